@@ -1,0 +1,139 @@
+"""Multi-resolution hash encoding (Mueller et al. 2022, arXiv 2201.05989): position -> features of L grids.
+
+Level l is a grid of ``N_l = floor(base_resolution * per_level_scale^l)`` cells per axis over [0, 1]^3, with one row
+of F features per vertex. Where its (N_l + 1)^3 vertices fit into ``2^log2_hashmap_size`` rows they are stored
+densely (x fastest), above that a vertex (i, j, k) shares row ``(i * 1 xor j * 2654435761 xor k * 805459861)
+mod 2^log2_hashmap_size`` with others. The encoding is the trilinear interpolation of each level, concatenated.
+
+Letters: N points, L levels, F features per level, E rows of the table (all levels, one after the other), c one of
+the 8 corners of a cell, w its trilinear weight.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.kernels.runtime import Implementation, choose
+
+PRIMES = (1, 2654435761, 805459861)
+
+
+@dataclass(frozen=True)
+class HashGridSpec:
+    """The shape of a hash grid. Everything else (resolutions, rows per level, table size) follows from it."""
+
+    n_levels: int = 16
+    n_features_per_level: int = 2
+    log2_hashmap_size: int = 19
+    base_resolution: int = 16
+    per_level_scale: float = 1.447269237440378
+
+    def __post_init__(self) -> None:
+        if min(self.n_levels, self.n_features_per_level, self.base_resolution) < 1 or self.per_level_scale < 1:
+            raise ValueError(f"hash grid: levels, features, resolution and scale must be at least 1; got {self}")
+        if not 1 <= self.log2_hashmap_size <= 30:
+            raise ValueError(f"hash grid: log2_hashmap_size is {self.log2_hashmap_size}; expected 1 to 30")
+        if self.resolutions[-1] >= 2**20:
+            raise ValueError(f"hash grid: the finest level has {self.resolutions[-1]} cells; expected below 2^20")
+
+    @functools.cached_property
+    def resolutions(self) -> tuple[int, ...]:
+        """Cells per axis of each level."""
+        scales = (self.per_level_scale**level for level in range(self.n_levels))
+        return tuple(math.floor(self.base_resolution * scale + 1e-6) for scale in scales)
+
+    @functools.cached_property
+    def level_rows(self) -> tuple[int, ...]:
+        """Rows of the table that each level owns."""
+        return tuple(min((n + 1) ** 3, 2**self.log2_hashmap_size) for n in self.resolutions)
+
+    @functools.cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First row of each level."""
+        return tuple(sum(self.level_rows[:level]) for level in range(self.n_levels))
+
+    @property
+    def dense(self) -> tuple[bool, ...]:
+        """Which levels are stored without hashing."""
+        return tuple((n + 1) ** 3 == rows for n, rows in zip(self.resolutions, self.level_rows, strict=True))
+
+    @property
+    def n_rows(self) -> int:
+        """E: rows of the table."""
+        return sum(self.level_rows)
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the table."""
+        return self.n_rows * self.n_features_per_level
+
+    @property
+    def n_output(self) -> int:
+        """Width L * F of the encoding."""
+        return self.n_levels * self.n_features_per_level
+
+    def init_table(self, generator: torch.Generator | None = None, scale: float = 1e-4) -> Float[Tensor, "E F"]:
+        """A fresh table, uniform in [-scale, scale] as in the paper, on the generator's device."""
+        device = "cpu" if generator is None else generator.device
+        table = torch.rand(self.n_rows, self.n_features_per_level, generator=generator, device=device)
+        return (table * 2 - 1) * scale
+
+
+def hash_grid(
+    x: Float[Tensor, "N 3"],
+    table: Float[Tensor, "E F"],
+    spec: HashGridSpec,
+    implementation: Implementation = "auto",
+) -> Float[Tensor, "N LF"]:
+    """The encoding of N points in [0, 1]^3 (points outside are moved to the nearest face, with zero gradient there).
+
+    Differentiable with respect to ``table`` and ``x``, twice. Feature f of level l is column ``l * F + f``. For speed
+    call it once per step with all points, contiguous and float32, and do not let ``x`` require grad unless a
+    normal is wanted: then only the table's gradient is computed.
+    """
+    _check(table, spec)
+    if choose(implementation, x, table) == "warp":
+        from usd.kernels import hash_grid_warp
+
+        return hash_grid_warp.encode(x, table, spec)
+    return hash_grid_torch(x, table, spec)
+
+
+def hash_grid_torch(x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec) -> Float[Tensor, "N LF"]:
+    """The twin: one gather of all corners of all levels, then a weighted sum. Any dtype and device."""
+    size = torch.tensor(spec.resolutions, device=x.device)
+    scaled = x.clamp(0, 1)[:, None, :] * size[:, None].to(x.dtype)
+    cell = torch.minimum(scaled.detach().floor().long(), size[:, None] - 1)
+    rows = _corner_rows(cell, spec)
+    weight = _corner_weights(scaled - cell.to(x.dtype))
+    corners = table.index_select(0, rows.reshape(-1)).reshape(*rows.shape, table.shape[1])
+    return (weight[..., None] * corners).sum(2).reshape(len(x), spec.n_output)
+
+
+def _corner_weights(fraction: Float[Tensor, "N L 3"]) -> Float[Tensor, "N L 8"]:
+    """Trilinear weights; corner c is at (c & 1, c >> 1 & 1, c >> 2 & 1)."""
+    pair = torch.stack([1 - fraction, fraction], -1)
+    wx, wy, wz = pair.unbind(-2)
+    return (wz[..., :, None, None] * wy[..., None, :, None] * wx[..., None, None, :]).flatten(-3)
+
+
+def _corner_rows(cell: Int[Tensor, "N L 3"], spec: HashGridSpec) -> Int[Tensor, "N L 8"]:
+    """Row of the table of each corner of each point's cell."""
+    bits = torch.arange(8, device=cell.device)
+    corner = cell[..., None, :] + torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], -1)
+    i, j, k = corner.unbind(-1)
+    side = torch.tensor(spec.resolutions, device=cell.device)[:, None] + 1
+    dense = i + side * (j + side * k)
+    hashed = (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) & (2**spec.log2_hashmap_size - 1)
+    is_dense = torch.tensor(spec.dense, device=cell.device)[:, None]
+    return torch.where(is_dense, dense, hashed) + torch.tensor(spec.offsets, device=cell.device)[:, None]
+
+
+def _check(table: Tensor, spec: HashGridSpec) -> None:
+    expected = (spec.n_rows, spec.n_features_per_level)
+    if tuple(table.shape) != expected:
+        raise ValueError(f"hash grid: the table is {tuple(table.shape)}; expected {expected} for {spec}")
