@@ -1,0 +1,102 @@
+"""Geometries: what fills space. A volumetric one gives densities, a surface gives a mesh; both end as one.
+
+Positions are world coordinates (+z up, object at the origin); the object lies in the cube [-radius, radius]^3.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.errors import UserError
+from usd.core.module import Module
+from usd.core.types import Field, Mesh
+from usd.math import mesh as meshes
+from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level
+
+Level = float | Literal["auto"]
+
+
+class Geometry(Module):
+    """An object's shape, and features for a material to colour it with."""
+
+    n_features: int
+    radius: float
+
+    @abstractmethod
+    def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
+        """The closed surface, without colours. None means what the geometry's own configuration says.
+
+        Raises ``UserError`` where there is no surface.
+        """
+
+    @abstractmethod
+    def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
+        """Density, and what ``needs`` names of ``features`` and ``normal``, at points."""
+
+    @classmethod
+    def convert(cls, config: object, source: "Geometry") -> Self:
+        """A geometry of this class that looks like ``source``: how a later stage starts from an earlier one."""
+        raise UserError(f"{cls.__name__} cannot be made from {type(source).__name__}")
+
+
+class Volumetric(Geometry):
+    """A density everywhere in the cube [-radius, radius]^3, zero outside it."""
+
+    @dataclass(frozen=True)
+    class Config:
+        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
+        isosurface_resolution: int = option(128, "lattice points a side when a mesh is made", ge=4, le=1024)
+        isosurface_threshold: Level = option("auto", "density of the surface; auto: silhouettes as rendered", gt=0)
+        isosurface_chunk: int = option(1 << 18, "points evaluated at once when a mesh is made", ge=1)
+        isosurface_remove_outliers: bool = option(True, "drop small components of a mesh")
+        isosurface_outlier_area: float = option(0.05, "components below this share of the largest one's area", ge=0, le=1)
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.radius = config.radius
+
+    @abstractmethod
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Optical depth per unit length, non-negative."""
+
+    @torch.no_grad()
+    def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
+        """Marching cubes of the density; with "auto" at the level of ``usd.math.isosurface.silhouette_level``."""
+        config, like = self.config, next(self.parameters())
+        side = config.isosurface_resolution if resolution is None else resolution
+        values = sample_grid(self.density, side, self.radius, like, config.isosurface_chunk)
+        wanted = config.isosurface_threshold if threshold is None else threshold
+        level = silhouette_level(values, 2 * self.radius / (side - 1)) if wanted == "auto" else wanted
+        vertices, faces = marching_cubes(values, level, self.radius)
+        if len(faces) == 0 or level <= 0:
+            raise _empty(float(values.max()), level, side)
+        if config.isosurface_remove_outliers:
+            keep = meshes.large_components(vertices, faces, config.isosurface_outlier_area)
+            vertices, faces = meshes.drop_unused(vertices, faces[keep])
+        return Mesh(vertices, faces)
+
+
+class Surface(Geometry):
+    """A surface that is a mesh at every step."""
+
+    @abstractmethod
+    def mesh(self) -> Mesh:
+        """The mesh, differentiable with respect to the geometry's parameters."""
+
+
+def _empty(largest: float, level: float, resolution: int) -> UserError:
+    """The error of a field without a surface, and its likely cause."""
+    if not largest == largest:
+        why = "the density is not a number; training diverged"
+    elif level <= 0:
+        why = "no line of sight is even half opaque, so nothing was learned yet; train longer, or give a threshold"
+    else:
+        why = f"the threshold {level:.4g} is above it; lower it, or use 'auto'"
+    return UserError(f"empty surface: the largest density on a {resolution}^3 grid is {largest:.4g}: {why}")

@@ -1,0 +1,109 @@
+"""A density field: hash grid, two small networks, and a bias that starts the object as a blob."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.core.types import Field
+from usd.geometry import Volumetric
+from usd.network.activation import ActivationName, activation
+from usd.network.encoding import HashGrid, HashGridConfig
+from usd.network.mlp import MLPConfig, mlp
+
+Bias = float | Literal["blob_magic3d", "blob_dreamfusion"]
+
+CORNERS = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1.0))
+
+
+def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) -> Float[Tensor, "N"]:
+    """What is added to the density before its activation.
+
+    A number is added everywhere; ``blob_magic3d`` is scale * (1 - r / std), ``blob_dreamfusion`` scale * exp(-r^2 / (2 std^2)).
+    """
+    if kind == "blob_magic3d":
+        return scale * (1 - x.norm(dim=-1) / std)
+    if kind == "blob_dreamfusion":
+        return scale * torch.exp(-0.5 * x.square().sum(-1) / std**2)
+    return torch.full_like(x[:, 0], kind)
+
+
+@register("implicit-volume")
+class ImplicitVolume(Volumetric):
+    """density = activation(network(encoding(x)) + bias(x)); features = another network of the same encoding."""
+
+    @dataclass(frozen=True)
+    class Config(Volumetric.Config):
+        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1)
+        density_activation: ActivationName = option("softplus", "makes densities non-negative")
+        density_bias: Bias = option("blob_magic3d", "a number, or the blob the object starts as")
+        density_blob_scale: float = option(10.0, "height of the blob")
+        density_blob_std: float = option(0.5, "radius of the blob", gt=0)
+        pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
+        mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
+        normal_type: Literal["analytic", "finite_difference", "pred"] | None = option(
+            "finite_difference", "how normals are computed where something needs them; null: nothing can"
+        )
+        finite_difference_normal_eps: float = option(0.01, "step of the finite differences, world units", gt=0)
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_features = config.n_feature_dims
+        self.encoding = HashGrid(config.pos_encoding_config)
+        width = self.encoding.n_output
+        self.density_network = mlp(width, 1, config.mlp_network_config)
+        self.feature_network = mlp(width, config.n_feature_dims, config.mlp_network_config)
+        predicted = config.normal_type == "pred"
+        self.normal_network = mlp(width, 3, config.mlp_network_config) if predicted else None
+        self._activate = activation(config.density_activation)
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Switch levels of a progressive hash grid on."""
+        self.encoding.update(step)
+
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Optical depth per unit length."""
+        return self._density(x, self._encode(x))
+
+    def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
+        """Density, and what ``needs`` names of ``features`` and ``normal``."""
+        analytic = "normal" in needs and self.config.normal_type == "analytic"
+        with torch.set_grad_enabled(torch.is_grad_enabled() or analytic):
+            at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
+            encoded = self._encode(at)
+            density = self._density(at, encoded)
+            normal = self._normal(at, encoded, density) if "normal" in needs else None
+        features = self.feature_network(encoded) if "features" in needs else None
+        return Field(density, features, normal)
+
+    def _encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
+        return self.encoding((x / self.radius + 1) * 0.5)
+
+    def _density(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
+        config = self.config
+        bias = density_bias(x, config.density_bias, config.density_blob_scale, config.density_blob_std)
+        return self._activate(self.density_network(encoded)[:, 0] + bias)
+
+    def _normal(self, x: Tensor, encoded: Tensor, density: Tensor) -> Float[Tensor, "N 3"]:
+        """Unit vectors that point where the density falls fastest."""
+        if self.normal_network is not None:
+            return torch.nn.functional.normalize(self.normal_network(encoded), dim=-1)
+        if self.config.normal_type == "finite_difference":
+            return -torch.nn.functional.normalize(self._tetrahedral_gradient(x), dim=-1)
+        if self.config.normal_type == "analytic":
+            (slope,) = torch.autograd.grad(density.sum(), x, create_graph=torch.is_grad_enabled())
+            return -torch.nn.functional.normalize(slope, dim=-1)
+        raise ValueError("implicit-volume: normals were asked for, but geometry.normal_type is null")
+
+    def _tetrahedral_gradient(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """The gradient of the density, of second order from four points around each."""
+        corners = x.new_tensor(CORNERS)
+        around = x[:, None, :] + self.config.finite_difference_normal_eps / 3**0.5 * corners
+        values = self.density(around.clamp(-self.radius, self.radius).reshape(-1, 3)).view(-1, 4)
+        return values @ corners

@@ -1,0 +1,52 @@
+"""Losses: pure functions of what was rendered, each of which says which fields of ``Render`` it needs.
+
+``usd.losses.table`` maps the YAML names ``lambda_*`` to them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.types import Render
+
+Scalar = Float[Tensor, ""]
+Picture = Float[Tensor, "B 4 H W"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A function of a render, and the fields of ``Render`` it cannot do without."""
+
+    function: Callable[[Render], Tensor]
+    needs: frozenset[str]
+
+    def __call__(self, render: Render) -> Scalar:
+        return self.function(render)
+
+
+@dataclass(frozen=True)
+class ReferenceLoss:
+    """A function of a render and the RGBA picture (straight alpha, [0, 1]) it should look like."""
+
+    function: Callable[[Render, Tensor], Tensor]
+    needs: frozenset[str]
+
+    def __call__(self, render: Render, picture: Picture) -> Scalar:
+        return self.function(render, picture)
+
+
+def loss(*needs: str) -> Callable[[Callable[[Render], Tensor]], Loss]:
+    """Decorator of a loss that needs these fields of ``Render``."""
+    return lambda function: Loss(function, frozenset(needs))
+
+
+def reference_loss(*needs: str) -> Callable[[Callable[[Render, Tensor], Tensor]], ReferenceLoss]:
+    """Decorator of a loss against a picture that needs these fields of ``Render``."""
+    return lambda function: ReferenceLoss(function, frozenset(needs))
+
+
+def needs_of(losses: Iterable[Loss | ReferenceLoss]) -> frozenset[str]:
+    """Everything that these losses need from the renderer."""
+    return frozenset().union(*(one.needs for one in losses))

@@ -1,0 +1,14 @@
+"""The YAML names: ``system.loss.lambda_NAME`` weighs the loss called NAME here."""
+
+from usd.losses import Loss, ReferenceLoss
+from usd.losses.opacity import opaque, sparsity
+from usd.losses.reference import reference_mask, reference_rgb
+from usd.losses.samples import orientation, z_variance
+
+REGULARIZERS: dict[str, Loss] = {
+    "sparsity": sparsity,
+    "opaque": opaque,
+    "orient": orientation,
+    "z_variance": z_variance,
+}
+REFERENCE_LOSSES: dict[str, ReferenceLoss] = {"rgb": reference_rgb, "mask": reference_mask}

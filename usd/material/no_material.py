@@ -1,0 +1,44 @@
+"""The features themselves as colours, whatever the view."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.material import Material
+from usd.network.activation import ActivationName, activation
+from usd.network.mlp import MLPConfig, mlp
+
+
+@register("no-material")
+class NoMaterial(Material):
+    """color = activation(features), or of a network of the features where one is configured."""
+
+    @dataclass(frozen=True)
+    class Config:
+        n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
+        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        input_feature_dims: int | None = option(None, "features per point; null: 3, used as they are", ge=1)
+        mlp_network_config: MLPConfig | None = option(None, "a network between features and colour")
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_features = config.input_feature_dims or 3
+        plain = config.mlp_network_config is None
+        self.network = None if plain else mlp(self.n_features, 3, config.mlp_network_config)
+        self._activate = activation(config.color_activation)
+
+    def color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N 3"]:
+        """Colours in [0, 1]."""
+        raw = features if self.network is None else self.network(features)
+        return self._activate(raw[:, :3])

@@ -1,0 +1,94 @@
+"""Triangle meshes as plain functions of vertices (V 3) and faces (F 3): measures, normals, components, cleaning.
+
+Faces turn counter-clockwise seen from outside. A mesh is *closed* when every edge is used once in each direction by
+its faces. Nothing here is differentiable by accident: measures and normals are, cleaning is not.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+Vertices = Float[Tensor, "V 3"]
+Faces = Int[Tensor, "F 3"]
+
+
+def face_cross(vertices: Vertices, faces: Faces) -> Float[Tensor, "F 3"]:
+    """Outward face normals, as long as twice the face's area."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a)
+
+
+def area(vertices: Vertices, faces: Faces) -> Float[Tensor, ""]:
+    """Surface area."""
+    return 0.5 * face_cross(vertices, faces).norm(dim=-1).sum()
+
+
+def volume(vertices: Vertices, faces: Faces) -> Float[Tensor, ""]:
+    """Enclosed volume (divergence theorem); negative when faces turn the wrong way. Meaningful for closed meshes."""
+    return (vertices[faces[:, 0]] * face_cross(vertices, faces)).sum() / 6
+
+
+def directed_edges(faces: Faces) -> Int[Tensor, "E 2"]:
+    """The three edges of every face, along its direction of turning."""
+    return torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+
+
+def is_closed(faces: Faces) -> bool:
+    """True when every edge is used exactly once in each direction (watertight and consistently oriented)."""
+    edges = directed_edges(faces)
+    n = int(faces.max()) + 1 if len(faces) else 1
+    forth, back = (edges[:, 0] * n + edges[:, 1]).sort().values, (edges[:, 1] * n + edges[:, 0]).sort().values
+    return bool(torch.equal(forth, back) and (forth[1:] != forth[:-1]).all())
+
+
+def euler_number(faces: Faces) -> int:
+    """V - E + F over the vertices in use: 2 for a sphere, 0 for a torus, summed over components."""
+    edges = directed_edges(faces).sort(dim=1).values
+    return len(torch.unique(faces)) - len(torch.unique(edges, dim=0)) + len(faces)
+
+
+def vertex_normals(vertices: Vertices, faces: Faces) -> Float[Tensor, "V 3"]:
+    """Unit normals at vertices, the faces around weighted by their area. Zero at vertices without faces."""
+    cross = face_cross(vertices, faces)
+    total = torch.zeros_like(vertices).index_add(0, faces.flatten(), cross.repeat_interleave(3, 0))
+    return torch.nn.functional.normalize(total, dim=-1)
+
+
+def components(faces: Faces, n_vertices: int) -> Int[Tensor, "F"]:
+    """For each face the number of the connected component (by shared vertices) that it belongs to, from 0."""
+    edges = directed_edges(faces).cpu().numpy()
+    graph = coo_matrix(([True] * len(edges), (edges[:, 0], edges[:, 1])), shape=(n_vertices, n_vertices))
+    label = torch.from_numpy(connected_components(graph, directed=False)[1]).to(faces.device)
+    return torch.unique(label[faces[:, 0]].long(), return_inverse=True)[1]
+
+
+def large_components(vertices: Vertices, faces: Faces, fraction: float) -> Bool[Tensor, "F"]:
+    """Which faces belong to components whose area is at least ``fraction`` of the largest component's area.
+
+    0 keeps everything, 1 keeps the largest component (and any that equals it).
+    """
+    if len(faces) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=faces.device)
+    label = components(faces, len(vertices))
+    each = 0.5 * face_cross(vertices, faces).norm(dim=-1)
+    areas = each.new_zeros(int(label.max()) + 1).index_add(0, label, each)
+    return (areas >= fraction * areas.max())[label]
+
+
+def drop_unused(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+    """The same surface without vertices that no face uses."""
+    used, renumbered = torch.unique(faces, return_inverse=True)
+    return vertices[used], renumbered.view(-1, 3)
+
+
+def merge_vertices(vertices: Vertices, faces: Faces, tolerance: float = 1e-6) -> tuple[Vertices, Faces]:
+    """Vertices that round to the same multiple of ``tolerance`` become one; faces that collapse are dropped."""
+    cell = (vertices / tolerance).round().long()
+    unique, label = torch.unique(cell, dim=0, return_inverse=True)
+    merged = torch.zeros(len(unique), 3, dtype=vertices.dtype, device=vertices.device)
+    merged.index_copy_(0, label, vertices)
+    renamed = label[faces]
+    a, b, c = renamed.unbind(1)
+    return drop_unused(merged, renamed[(a != b) & (b != c) & (c != a)])

@@ -1,0 +1,1 @@
+"""Small networks and encodings that components share: MLPs, hash grids, spherical harmonics, activations."""

@@ -1,0 +1,94 @@
+"""Encodings of positions and directions as modules: the multi-resolution hash grid, and spherical harmonics."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.kernels.hash_grid import HashGridSpec, hash_grid
+
+
+@dataclass(frozen=True)
+class HashGridConfig:
+    """``pos_encoding_config``."""
+
+    otype: Literal["HashGrid", "ProgressiveBandHashGrid"] = option(
+        "HashGrid", "HashGrid, or ProgressiveBandHashGrid that switches its levels on one by one"
+    )
+    n_levels: int = option(16, "number of grids", ge=1, le=32)
+    n_features_per_level: int = option(2, "features per grid point", ge=1, le=8)
+    log2_hashmap_size: int = option(19, "at most 2^this many rows per level", ge=1, le=24)
+    base_resolution: int = option(16, "cells per axis of the coarsest level", ge=1)
+    per_level_scale: float = option(1.447269237440378, "ratio of successive resolutions", ge=1)
+    start_level: int = option(4, "progressive: levels that are on from the beginning", ge=1)
+    start_step: int = option(0, "progressive: step at which the next level is switched on", ge=0)
+    update_steps: int = option(500, "progressive: steps between two levels", ge=1)
+
+
+class HashGrid(torch.nn.Module):
+    """Features of points in [0, 1]^3. ``n_output`` numbers a point; levels that are off give zeros."""
+
+    mask: Tensor | None
+
+    def __init__(self, config: HashGridConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = HashGridSpec(
+            config.n_levels,
+            config.n_features_per_level,
+            config.log2_hashmap_size,
+            config.base_resolution,
+            config.per_level_scale,
+        )
+        self.table = torch.nn.Parameter(self.spec.init_table())
+        progressive = config.otype == "ProgressiveBandHashGrid"
+        self.register_buffer("mask", torch.ones(self.spec.n_output) if progressive else None)
+        self.update(0)
+
+    @property
+    def n_output(self) -> int:
+        return self.spec.n_output
+
+    def active_levels(self, step: int) -> int:
+        """How many levels are on at a step."""
+        if self.config.otype == "HashGrid":
+            return self.config.n_levels
+        later = max(0, step - self.config.start_step) // self.config.update_steps
+        return min(self.config.start_level + later, self.config.n_levels)
+
+    def update(self, step: int) -> None:
+        """Switch levels on."""
+        if self.mask is not None:
+            on = self.active_levels(step) * self.config.n_features_per_level
+            self.mask.zero_()[:on] = 1
+
+    def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
+        features = hash_grid(x, self.table, self.spec)
+        return features if self.mask is None else features * self.mask
+
+
+@dataclass(frozen=True)
+class DirectionEncodingConfig:
+    """``dir_encoding_config``."""
+
+    otype: Literal["SphericalHarmonics"] = option("SphericalHarmonics", "the kind of encoding")
+    degree: int = option(3, "number of bands: degree^2 numbers a direction", ge=1, le=4)
+
+
+def spherical_harmonics(directions: Float[Tensor, "N 3"], degree: int) -> Float[Tensor, "N D"]:
+    """Real spherical harmonics of the first ``degree`` bands (1 to 4) of unit directions, orthonormal on the sphere."""
+    x, y, z = directions.unbind(-1)
+    bands = [torch.full_like(x, 0.28209479)]
+    if degree > 1:
+        bands += [-0.48860251 * y, 0.48860251 * z, -0.48860251 * x]
+    if degree > 2:
+        bands += [1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (3 * z * z - 1)]
+        bands += [-1.09254843 * x * z, 0.54627422 * (x * x - y * y)]
+    if degree > 3:
+        bands += [0.59004359 * y * (y * y - 3 * x * x), 2.89061144 * x * y * z, 0.45704579 * y * (1 - 5 * z * z)]
+        bands += [0.37317633 * z * (5 * z * z - 3), 0.45704579 * x * (1 - 5 * z * z)]
+        bands += [1.44530572 * z * (x * x - y * y), 0.59004359 * x * (3 * y * y - x * x)]
+    return torch.stack(bands, -1)
