@@ -1,0 +1,1 @@
+"""What every component stands on: configuration, registry, schedules, base classes, checkpoints."""

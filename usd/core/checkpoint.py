@@ -1,0 +1,102 @@
+"""Checkpoints: tensors and plain containers only, written whole or not at all.
+
+A checkpoint is a dict with at least ``format`` (this project's, below), ``global_step``, ``state_dict`` and
+``components``: for every part of the system its kind, registered name and configuration, so that a later stage
+can rebuild one of them without the experiment that made it.
+"""
+
+import errno
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usd.core.config import Spec, plain, spec
+from usd.core.errors import UserError, did_you_mean, listing
+
+FORMAT = "usd-1"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component of a checkpoint: its spec, its weights (keys without the component's own prefix) and the step."""
+
+    spec: Spec
+    weights: dict[str, Tensor]
+    step: int
+
+
+def save_atomic(obj: Mapping[str, Any], path: "Path | str") -> None:
+    """Writes beside ``path``, flushes to disk, then renames: ``path`` holds the old or the new content, never half.
+
+    Raises ``UserError`` when the disk is full or the folder cannot be written; the old file is then intact.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            torch.save(dict(obj), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: could not be written ({_reason(error)}); what was there before is intact"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> str:
+    """torch reports a full disk as a RuntimeError of its zip writer; its cause or context may hold the OSError."""
+    chain = [error, error.__cause__, error.__context__]
+    full = any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain)
+    if full or "PytorchStreamWriter" in str(error):
+        return "no space left on the device"
+    return getattr(error, "strerror", None) or str(error).splitlines()[0]
+
+
+def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict[str, Any]:
+    """The checkpoint at ``path``. Raises ``UserError`` when it is missing, truncated or not one of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint{_nearby(path)}")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: not a checkpoint of this project (it holds more than tensors)") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this project")
+    return content
+
+
+def _nearby(path: Path) -> str:
+    others = [file.name for file in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
+    return f"; there is {listing(others)}" if others else ""
+
+
+def describe(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
+    """The ``components`` entry of a checkpoint."""
+    return {key: {"kind": s.kind, "name": s.name, "config": plain(s.config)} for key, s in specs.items()}
+
+
+def part(checkpoint: Mapping[str, Any], name: str) -> Part:
+    """The component ``name`` (``geometry``, ``material``, ...) of a loaded checkpoint. Raises ``UserError``."""
+    known = checkpoint["components"]
+    if name not in known:
+        raise UserError(f"the checkpoint has no {name}; it has {listing(known)}.{did_you_mean(name, known)}")
+    entry = known[name]
+    prefix = f"{name}."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    return Part(
+        spec(entry["kind"], entry["name"], entry["config"], name), weights, int(checkpoint["global_step"])
+    )

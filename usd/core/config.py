@@ -1,0 +1,403 @@
+"""Configuration: YAML in threestudio's dialect, parsed strictly into frozen dataclasses.
+
+A component declares its options as the fields of a dataclass, with ``option`` and ``component``:
+
+    @dataclass(frozen=True)
+    class Config:
+        scale: float = option(7.5, "strength of the guidance", ge=0)
+        max_step_percent: Schedule = option(0.98, "largest noise level", ge=0, le=1)
+        geometry: Spec = component("geometry", "implicit-volume", "what the object is made of")
+
+``parse`` turns a mapping into such a dataclass. An unknown, misspelt, missing, wrongly typed or out-of-range value
+is a ``ConfigError`` whose message starts with the full key path. Nothing is ignored.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from usd.core import registry
+from usd.core.errors import ConfigError, UserError, did_you_mean, listing
+from usd.core.loading import load_config
+from usd.core.schedule import FORMS, Schedule
+
+__all__ = [
+    "ConfigError",
+    "Schedule",
+    "Spec",
+    "UserError",
+    "component",
+    "describe_type",
+    "load_config",
+    "option",
+    "parse",
+    "plain",
+    "spec",
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What ``option`` knows about a field beyond its type."""
+
+    help: str = ""
+    ge: int | float | None = None
+    gt: int | float | None = None
+    le: int | float | None = None
+    lt: int | float | None = None
+    choices: tuple[object, ...] | None = None
+    path: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """What ``component`` knows about a field."""
+
+    kind: str
+    default: str | None = None
+    help: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A component that was named but not built: its kind, its registered name and its parsed ``Config``."""
+
+    kind: str
+    name: str
+    config: Any
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    ge: int | float | None = None,
+    gt: int | float | None = None,
+    le: int | float | None = None,
+    lt: int | float | None = None,
+    choices: Sequence[object] | None = None,
+    path: bool = False,
+) -> Any:
+    """A dataclass field with a meaning and bounds. Bounds also hold for each element and each value of a schedule.
+
+    ``path=True`` marks a string that may be a file or folder: a relative one is looked up beside the configuration
+    file, then in the repository, and replaced by the absolute path when it exists there (a ``Path`` always is).
+    """
+    meta = Option(help, ge, gt, le, lt, None if choices is None else tuple(choices), path)
+    return _field(default, {"option": meta})
+
+
+def component(kind: str, default: str | None = None, help: str = "", optional: bool = False) -> Any:
+    """A dataclass field that holds a ``Spec``; in YAML ``<field>_type`` is its name and ``<field>`` its options.
+
+    With ``optional`` the name may be null, and the field is then None.
+    """
+    return _field(None if optional else MISSING, {"part": Part(kind, default, help, optional)})
+
+
+def _field(default: Any, metadata: Mapping[str, object]) -> Any:
+    if isinstance(default, list | dict | set):
+        return dataclasses.field(
+            default_factory=lambda: type(default)(default), metadata=metadata, kw_only=True
+        )
+    return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- parsing
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a value stands: its key path, and the folders that relative paths of each key refer to."""
+
+    key: str
+    origins: Mapping[str, Path]
+
+    def __truediv__(self, name: object) -> "_Place":
+        return _Place(f"{self.key}.{name}" if self.key else str(name), self.origins)
+
+    def error(self, message: str) -> ConfigError:
+        return ConfigError(f"{self.key or 'configuration'}: {message}")
+
+
+def parse(cls: type, mapping: Any, path: str = "", origins: Mapping[str, Path] | None = None) -> Any:
+    """``mapping`` as an instance of the dataclass ``cls``. ``path`` is its key path, for messages.
+
+    ``origins`` gives, for a full key path, the folder of the file that set it. Raises ``ConfigError``.
+    """
+    return _dataclass(cls, plain(mapping), _Place(path, origins or {}))
+
+
+def spec(kind: str, name: str, options: Any = None, path: str = "") -> Spec:
+    """The component ``name`` of ``kind`` with ``options`` parsed into its ``Config``."""
+    return _spec(kind, name, plain(options), _Place(path or kind, {}))
+
+
+def _dataclass(cls: type, values: Any, at: _Place) -> Any:
+    values = {} if values is None else values
+    if not isinstance(values, Mapping):
+        raise at.error(f"expected a mapping of options, got {_shown(values)}")
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    _refuse_unknown(values, _keys(fields), at)
+    hints = typing.get_type_hints(cls)
+    return cls(**{field.name: _read(field, hints[field.name], values, at) for field in fields})
+
+
+def _keys(fields: Sequence[dataclasses.Field]) -> list[str]:
+    named = [f"{field.name}_type" for field in fields if "part" in field.metadata]
+    return [field.name for field in fields] + named
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], at: _Place) -> None:
+    for key in values:
+        if key not in known:
+            hint = did_you_mean(str(key), known) or f" Known keys: {listing(known)}."
+            raise (at / key).error(f"unknown key.{hint}")
+
+
+def _read(field: dataclasses.Field, hint: Any, values: Mapping[str, Any], at: _Place) -> Any:
+    if "part" in field.metadata:
+        return _read_part(field.name, field.metadata["part"], values, at)
+    rules = field.metadata.get("option", Option())
+    if field.name in values:
+        return _checked(values[field.name], hint, rules, at / field.name)
+    if field.default is not MISSING:
+        return _checked(field.default, hint, rules, at / field.name)
+    if field.default_factory is not MISSING:
+        return _checked(field.default_factory(), hint, rules, at / field.name)
+    raise (at / field.name).error(f"required but not given; expected {describe_type(hint)}")
+
+
+def _read_part(name: str, part: Part, values: Mapping[str, Any], at: _Place) -> Spec | None:
+    chosen = values.get(f"{name}_type", part.default)
+    if chosen is None:
+        if not part.optional:
+            known = listing(registry.names(part.kind))
+            raise (at / f"{name}_type").error(f"required but not given; expected a {part.kind}: {known}")
+        if values.get(name):
+            raise (at / name).error(f"options for nothing: {name}_type is null")
+        return None
+    if not isinstance(chosen, str):
+        raise (at / f"{name}_type").error(f"expected the name of a {part.kind}, got {_shown(chosen)}")
+    return _spec(part.kind, chosen, values.get(name), at / name)
+
+
+def _spec(kind: str, name: str, options: Any, at: _Place) -> Spec:
+    try:
+        cls = registry.find(kind, name)
+    except UserError as error:
+        raise ConfigError(f"{at.key}_type: {error}") from error
+    return Spec(kind, name, _dataclass(cls.Config, options, at))
+
+
+# ----------------------------------------------------------------------------------------------------------- values
+
+
+def _checked(value: Any, hint: Any, rules: Option, at: _Place) -> Any:
+    result = _value(value, hint, rules.path, at)
+    if rules.choices is not None and result not in rules.choices:
+        known = [str(choice) for choice in rules.choices]
+        hint_text = did_you_mean(str(result), known)
+        raise at.error(f"{_shown(value)} is not a choice; expected one of {', '.join(known)}.{hint_text}")
+    for number in _numbers(result):
+        _check_bounds(number, rules, at)
+    return result
+
+
+def _numbers(value: Any) -> list[float]:
+    """Every number in a parsed value."""
+    if isinstance(value, Schedule):
+        return list(value.values)
+    if isinstance(value, tuple | list):
+        return [number for item in value for number in _numbers(item)]
+    if isinstance(value, dict):
+        return _numbers(list(value.values()))
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def _check_bounds(number: int | float, rules: Option, at: _Place) -> None:
+    wanted = [
+        (rules.ge, ">=", rules.ge is None or number >= rules.ge),
+        (rules.gt, ">", rules.gt is None or number > rules.gt),
+        (rules.le, "<=", rules.le is None or number <= rules.le),
+        (rules.lt, "<", rules.lt is None or number < rules.lt),
+    ]
+    if not all(ok for _, _, ok in wanted):
+        bounds = " and ".join(f"{sign} {bound:g}" for bound, sign, _ in wanted if bound is not None)
+        raise at.error(f"{number:g} is out of range; expected {bounds}")
+
+
+def _value(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _union(value, hint, is_path, at)
+    if origin is Literal:
+        return _literal(value, hint, at)
+    if origin in (tuple, list):
+        return _sequence(value, hint, is_path, at)
+    if origin is dict:
+        return _dict(value, hint, is_path, at)
+    if hint is Schedule:
+        return _schedule(value, at)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return value if isinstance(value, hint) else _dataclass(hint, value, at)
+    return _scalar(value, hint, is_path, at)
+
+
+def _union(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+    members = get_args(hint)
+    if value is None and type(None) in members:
+        return None
+    members = tuple(member for member in members if member is not type(None))
+    if len(members) == 1:
+        return _value(value, members[0], is_path, at)
+    for member in sorted(members, key=_eagerness):
+        try:
+            return _value(value, member, is_path, at)
+        except ConfigError:
+            continue
+    raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+
+
+def _eagerness(hint: Any) -> int:
+    """Order in which the members of a union are tried: the exact ones first, text last."""
+    order = [bool, int, float, Schedule]
+    return order.index(hint) if hint in order else (9 if hint in (str, Path) else 5)
+
+
+def _literal(value: Any, hint: Any, at: _Place) -> Any:
+    for choice in get_args(hint):
+        if value == choice and type(value) is type(choice):
+            return value
+    known = [str(choice) for choice in get_args(hint)]
+    hint_text = did_you_mean(str(value), known)
+    raise at.error(f"{_shown(value)} is not a choice; expected {describe_type(hint)}.{hint_text}")
+
+
+def _sequence(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+    kind, inner = get_origin(hint), get_args(hint)
+    if not isinstance(value, list | tuple):
+        raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+    if kind is list or inner[-1] is Ellipsis:
+        return kind(_value(item, inner[0], is_path, at / index) for index, item in enumerate(value))
+    if len(value) != len(inner):
+        raise at.error(f"expected {describe_type(hint)}, got {len(value)} elements")
+    pairs = enumerate(zip(value, inner))
+    return tuple(_value(item, item_hint, is_path, at / index) for index, (item, item_hint) in pairs)
+
+
+def _dict(value: Any, hint: Any, is_path: bool, at: _Place) -> dict[str, Any]:
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+    return {str(key): _value(item, get_args(hint)[1], is_path, at / key) for key, item in value.items()}
+
+
+def _schedule(value: Any, at: _Place) -> Schedule:
+    try:
+        return Schedule.parse(value)
+    except ValueError as error:
+        raise at.error(f"{error}; expected {FORMS}") from error
+
+
+def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and number and isinstance(value, int):
+        return value
+    if hint is float and number:
+        return float(value)
+    if hint is str and (number or isinstance(value, str)):
+        return _located(str(value), at, must=False) if is_path else str(value)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(_located(str(value), at, must=True))
+    raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+
+
+def _located(text: str, at: _Place, must: bool) -> str:
+    """``text`` as an absolute path: beside the file that set it, else in the repository.
+
+    Without ``must`` a text that names nothing there (a model id, say) is left as it is.
+    """
+    given = Path(text).expanduser()
+    if given.is_absolute() or not text:
+        return str(given) if text else text
+    folders = [at.origins.get(at.key, ROOT), ROOT]
+    found = [path for path in (folder / given for folder in folders) if path.exists()]
+    if found or must:
+        return str((found or [folders[0] / given])[0].resolve())
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------ description
+
+
+_NAMES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+}
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words, as error messages and ``--describe`` print it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe_type(member) for member in inner)
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in inner)
+    if origin in (tuple, list):
+        many = origin is list or inner[-1] is Ellipsis
+        return (
+            f"a list of ({describe_type(inner[0])})" if many else f"[{', '.join(map(describe_type, inner))}]"
+        )
+    if origin is dict:
+        return f"a mapping from names to ({describe_type(inner[1])})"
+    if hint is Schedule:
+        return f"a schedule: {FORMS}"
+    if dataclasses.is_dataclass(hint):
+        return "a mapping of options"
+    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _shown(value: Any) -> str:
+    """A value as the user wrote it, short."""
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def plain(value: Any) -> Any:
+    """A configuration as dicts, lists, numbers and strings: what YAML and checkpoints hold and ``parse`` reads."""
+    if isinstance(value, Schedule):
+        return value.plain()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain_dataclass(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) or type(value).__name__ == "ListConfig":
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _plain_dataclass(value: Any) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if "part" in field.metadata:
+            result[f"{field.name}_type"] = None if item is None else item.name
+            if item is not None:
+                result[field.name] = plain(item.config)
+        else:
+            result[field.name] = plain(item)
+    return result

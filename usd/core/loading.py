@@ -1,0 +1,165 @@
+"""Reading YAML: several files merge, ``base:`` inherits, ``${...}`` resolves, ``key=value`` overrides."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from usd.core.errors import ConfigError, UserError, listing
+from usd.core.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A merged configuration, interpolations unresolved, and for every leaf key the folder of the file that set it."""
+
+    config: DictConfig
+    origins: Mapping[str, Path]
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain containers without interpolations. Raises ``ConfigError`` naming the key that cannot be resolved."""
+        for key in sorted(OmegaConf.missing_keys(self.config)):
+            raise ConfigError(f"{key}: required but not given; pass {key}=<value>")
+        try:
+            return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None) or "configuration"
+            raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def load_config(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> DictConfig:
+    """Files merged in order, each over its ``base:``, then ``key=value`` overrides. Raises ``UserError``."""
+    return load(files, overrides).config
+
+
+def load(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> Loaded:
+    """``load_config``, remembering where each value came from."""
+    add_resolvers()
+    merged: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
+    for file in files:
+        for content, folder in _chain(Path(file), ()):
+            _merge(merged, content, folder, origins, "")
+    for override in overrides:
+        _override(merged, override, origins)
+    return Loaded(OmegaConf.create(merged), origins)
+
+
+def _chain(file: Path, above: tuple[Path, ...]) -> list[tuple[dict[str, Any], Path]]:
+    """A file's content preceded by that of everything it inherits from."""
+    file = file.resolve()
+    if file in above:
+        raise ConfigError(f"{file}: inherits from itself through base:")
+    content = _read(file)
+    base = content.pop("base", None) or []
+    bases = [base] if isinstance(base, str) else list(base)
+    inherited = [item for name in bases for item in _chain(file.parent / name, (*above, file))]
+    return [*inherited, (content, file.parent)]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        near = [path.name for path in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
+        there = f"; there is {listing(near)}" if near else ""
+        raise UserError(f"{file}: no such configuration{there}") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{file}{where}: not valid YAML ({what})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected a mapping of keys at the top level")
+    return content  # type: ignore[return-value]
+
+
+def _merge(
+    into: dict[str, Any], new: Mapping[str, Any], folder: Path, origins: dict[str, Path], path: str
+) -> None:
+    """Mappings merge key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``."""
+    for key, value in new.items():
+        full = f"{path}.{key}" if path else str(key)
+        part = str(key).removesuffix("_type")
+        if part != key and key in into and into[key] != value:
+            into.pop(part, None)
+    for key, value in new.items():
+        full = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value, folder, origins, full)
+            continue
+        if isinstance(value, Mapping):
+            into[key] = {}
+            _merge(into[key], value, folder, origins, full)
+            continue
+        into[key] = value
+        for leaf in _leaves(value, full):
+            origins[leaf] = folder
+
+
+def _leaves(value: Any, full: str) -> list[str]:
+    """The key of a leaf; for a list, those of its items too."""
+    items = value if isinstance(value, list) else []
+    return [full, *[leaf for index, item in enumerate(items) for leaf in _leaves(item, f"{full}.{index}")]]
+
+
+def _override(merged: dict[str, Any], text: str, origins: dict[str, Path]) -> None:
+    """Applies ``a.b.c=value``. Relative paths in it refer to the working directory, as the shell completes them."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text}: not an override; expected key=value")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{key}: '{value}' is not a valid value ({str(error).splitlines()[0]})") from error
+    content: Any = parsed["value"]  # type: ignore[index,call-overload]
+    for name in reversed(_split(merged, key)):
+        content = {name: content}
+    _merge(merged, content, Path.cwd(), origins, "")
+
+
+def _split(merged: Any, key: str) -> list[str]:
+    """``key`` at its dots, but names that hold dots themselves (``geometry.encoding`` of an optimizer) stay whole."""
+    parts, names = key.split("."), []
+    while parts:
+        options = [
+            n for n in range(len(parts), 0, -1) if isinstance(merged, dict) and ".".join(parts[:n]) in merged
+        ]
+        taken = options[0] if options else 1
+        name = ".".join(parts[:taken])
+        names.append(name)
+        merged = merged.get(name) if isinstance(merged, dict) else None
+        parts = parts[taken:]
+    return names
+
+
+def add_resolvers() -> None:
+    """The resolvers of threestudio's configurations. Idempotent."""
+    resolvers: dict[str, Callable[..., Any]] = {
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "idiv": lambda a, b: a // b,
+        "basename": lambda path: Path(path).name,
+        "rmspace": lambda text, by: str(text).replace(" ", by),
+        "tuple2": lambda value: [float(value), float(value)],
+        "gt0": lambda value: value > 0,
+        "not": lambda value: not value,
+        "cmaxgt0": lambda value: _maximum(value) > 0,
+        "cmaxgt0orcmaxgt0": lambda a, b: _maximum(a) > 0 or _maximum(b) > 0,
+        "calc_exp_lr_decay_rate": lambda factor, n: factor ** (1.0 / n),
+    }
+    for name, function in resolvers.items():
+        OmegaConf.register_resolver(name, function, replace=True)
+
+
+def _maximum(value: Any) -> float:
+    items = list(value) if not isinstance(value, int | float) else value
+    return Schedule.parse(items).maximum

@@ -1,0 +1,163 @@
+"""Names of components, and the one rule that finds them: **the YAML key names the folder, the value names the file.**
+
+``guidance_type: usd-guidance`` is ``usd/guidance/usd.py`` (or ``usd_guidance.py``), ``renderer_type: nerf-volume-renderer``
+is ``usd/renderer/nerf_volume.py``. Files are imported on first use: a missing optional package breaks one file only.
+``custom/<kind>/<file>.py`` is found the same way.
+"""
+
+import ast
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from usd.core.errors import UserError, did_you_mean, listing
+
+KINDS = (
+    "system",
+    "geometry",
+    "material",
+    "background",
+    "renderer",
+    "denoiser",
+    "prompt_processor",
+    "guidance",
+    "data",
+    "exporter",
+)
+SUFFIXES = tuple(f"_{kind}" for kind in KINDS) + ("_datamodule", "_data_module")
+PACKAGE = Path(__file__).resolve().parents[1]
+CUSTOM_VARIABLE = "USD_CUSTOM"
+
+Class = TypeVar("Class", bound=type)
+_classes: dict[tuple[str, str], type] = {}
+
+
+def register(*names: str) -> Callable[[Class], Class]:
+    """Class decorator: this class is what ``<kind>_type: <name>`` means. The kind is the folder of its base class."""
+
+    def decorate(cls: Class) -> Class:
+        for name in names:
+            _classes[_kind_of(cls), name] = cls
+        return cls
+
+    return decorate
+
+
+def _kind_of(cls: type) -> str:
+    for base in cls.__mro__:
+        parts = base.__module__.split(".")
+        if len(parts) == 2 and parts[0] == "usd" and parts[1] in KINDS:
+            return parts[1]
+    raise TypeError(f"{cls.__qualname__} must subclass the interface of a kind ({', '.join(KINDS)})")
+
+
+def find(kind: str, name: str) -> Any:
+    """The class registered as ``name`` in ``kind``, importing its file if need be. Raises ``UserError``."""
+    if kind not in KINDS:
+        raise UserError(f"'{kind}' is not a kind of component; expected one of {', '.join(KINDS)}")
+    if (kind, name) not in _classes:
+        for load in _candidates(kind, name):
+            _import(load, name)
+            if (kind, name) in _classes:
+                break
+        else:
+            known = names(kind)
+            raise UserError(
+                f"no {kind} is called '{name}'; known: {listing(known)}.{did_you_mean(name, known)}"
+            )
+    return _classes[kind, name]
+
+
+def build(spec: Any, **parts: Any) -> Any:
+    """The component a ``Spec`` names. ``parts`` are the other components its class asks for in ``__init__``."""
+    return find(spec.kind, spec.name)(spec.config, **parts)
+
+
+def stems(name: str) -> list[str]:
+    """File names (without ``.py``) that may define ``name``: its own, then without the kind's suffix."""
+    full = name.lower().replace("-", "_")
+    return [full] + [full.removesuffix(suffix) for suffix in SUFFIXES if full.endswith(suffix)]
+
+
+def names(kind: str) -> dict[str, Path]:
+    """Every name of a kind and the file that defines it, read without importing anything."""
+    files = [file for folder in _folders(kind) for file in sorted(folder.glob("*.py"))]
+    return {name: file for file in files for name in _names_in(file)}
+
+
+def registered(kind: str) -> list[str]:
+    """Names of a kind that are imported already (those defined outside the folders, as in tests, too)."""
+    return sorted(name for known, name in _classes if known == kind)
+
+
+def _candidates(kind: str, name: str) -> Iterator[Callable[[], ModuleType]]:
+    """Ways to import ``name``, likeliest first: by the file rule, by the kind's ALIASES, by reading the files."""
+    tried = [*stems(name), *[stem for stem in [_aliases(kind).get(name)] if stem]]
+    files = [folder / f"{stem}.py" for stem in tried for folder in _folders(kind)]
+    declared = names(kind).get(name)
+    for file in [*files, *([declared] if declared else [])]:
+        if file.is_file():
+            yield lambda file=file: _load(kind, file)  # type: ignore[misc]
+
+
+def _aliases(kind: str) -> dict[str, str]:
+    """``ALIASES = {name: file stem}`` of ``usd/<kind>/__init__.py``, where there is one."""
+    interface = importlib.import_module(f"usd.{kind}") if (PACKAGE / kind).is_dir() else None
+    return dict(getattr(interface, "ALIASES", {}))
+
+
+def custom_folders() -> list[Path]:
+    """Where drop-in components live: ``custom/`` of the repository, and what the variable USD_CUSTOM names."""
+    extra = os.environ.get(CUSTOM_VARIABLE, "")
+    return [PACKAGE.parent / "custom", *[Path(item) for item in extra.split(os.pathsep) if item]]
+
+
+def _folders(kind: str) -> list[Path]:
+    return [folder for folder in [PACKAGE / kind, *[c / kind for c in custom_folders()]] if folder.is_dir()]
+
+
+def _load(kind: str, file: Path) -> ModuleType:
+    if file.parent == PACKAGE / kind:
+        return importlib.import_module(f"usd.{kind}.{file.stem}")
+    name = f"custom.{kind}.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import(load: Callable[[], ModuleType], name: str) -> None:
+    try:
+        load()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("", "usd"):
+            raise
+        raise UserError(
+            f"'{name}' needs the package '{missing}', which is not installed; pip install it"
+        ) from error
+
+
+def _names_in(file: Path) -> list[str]:
+    """The string arguments of every ``@register(...)`` in a file."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return []
+    marks = [
+        mark for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for mark in node.decorator_list
+    ]
+    calls = [m for m in marks if isinstance(m, ast.Call) and ast.unparse(m.func).split(".")[-1] == "register"]
+    return [
+        arg.value
+        for c in calls
+        for arg in c.args
+        if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+    ]

@@ -1,0 +1,80 @@
+"""The objects that travel between components. Plain, typed, and without behaviour of their own."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a volumetric geometry says about N points. Parts nobody asked for are None."""
+
+    density: Float[Tensor, "N"]
+    features: Float[Tensor, "N F"] | None = None
+    normal: Float[Tensor, "N 3"] | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Packed samples along rays, as losses need them: S samples over R rays."""
+
+    ray_index: Int[Tensor, "S"]
+    t: Float[Tensor, "S"]
+    weight: Float[Tensor, "S"]
+    direction: Float[Tensor, "S 3"]
+    normal: Float[Tensor, "S 3"] | None = None
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh in world units, +z up. ``color`` is per vertex, linear in [0, 1] as rendered."""
+
+    vertices: Float[Tensor, "V 3"]
+    faces: Int[Tensor, "F 3"]
+    color: Float[Tensor, "V 3"] | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.faces.shape[0] == 0
+
+    def to(self, device: "torch.device | str") -> "Mesh":
+        color = None if self.color is None else self.color.to(device)
+        return replace(self, vertices=self.vertices.to(device), faces=self.faces.to(device), color=color)
+
+
+@dataclass(frozen=True)
+class Render:
+    """What a renderer returns for B cameras. None where nobody asked (see ``needs``).
+
+    ``rgb`` is composited over the background, ``foreground`` is premultiplied by ``opacity``; all values in [0, 1].
+    ``depth`` is the expected distance along the ray; ``normal`` is in world coordinates, unit length where opaque.
+    """
+
+    rgb: Float[Tensor, "B 3 H W"]
+    opacity: Float[Tensor, "B 1 H W"]
+    foreground: Float[Tensor, "B 3 H W"] | None = None
+    depth: Float[Tensor, "B 1 H W"] | None = None
+    normal: Float[Tensor, "B 3 H W"] | None = None
+    samples: Samples | None = None
+    mesh: Mesh | None = None
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Where a diffusion model lives. Two models may share a formula only if their spaces are equal."""
+
+    channels: int
+    height: int
+    width: int
+    image_size: int
+    scaling_factor: float
+
+
+@dataclass(frozen=True)
+class GuidanceOutput:
+    """A guidance's loss and the figures worth logging."""
+
+    loss: Float[Tensor, ""]
+    figures: dict[str, float] = field(default_factory=dict)

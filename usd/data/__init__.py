@@ -1,0 +1,76 @@
+"""Data: batches as a function of (seed, step), so that a resumed run sees what an unbroken one would have seen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from usd.core.module import Component
+from usd.core.random import generator
+
+Split = Literal["val", "test"]
+
+
+class Data(Component, LightningDataModule):
+    """Base of all data. A batch is any object with ``.to(device)``; it is never changed once made."""
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    config: Any
+    workers: int = 0
+
+    def __init__(self, config: Any) -> None:
+        LightningDataModule.__init__(self)
+        Component.__init__(self, config)
+        self.seed = 0
+
+    def batch(self, step: int, generator: torch.Generator) -> Any:
+        """The training batch of optimiser step ``step``; all randomness from ``generator`` (a CPU generator)."""
+        raise NotImplementedError
+
+    def eval_batches(self, split: Split) -> list[Any]:
+        """The batches of a split: deterministic, the same at every call."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        start = 0 if self.trainer is None else self.trainer.global_step
+        rank = 0 if self.trainer is None else self.trainer.global_rank
+        return DataLoader(Steps(self, start, rank), batch_size=None, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Listed(self.eval_batches("val")), batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(Listed(self.eval_batches("test")), batch_size=None)
+
+
+class Steps(IterableDataset):
+    """The endless sequence of training batches from step ``start`` on, in order whatever the number of workers."""
+
+    def __init__(self, data: Data, start: int, rank: int) -> None:
+        self.data, self.start, self.rank = data, start, rank
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        step, stride = (self.start + worker.id, worker.num_workers) if worker else (self.start, 1)
+        while True:
+            yield self.data.batch(step, generator("cpu", self.data.seed, "data", self.rank, step))
+            step += stride
+
+
+class Listed(Dataset):
+    """A list as a dataset."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]

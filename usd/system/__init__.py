@@ -1,0 +1,251 @@
+"""Systems: what is optimised, by which losses. The base class owns everything that is the same for all of them."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from usd.core.checkpoint import FORMAT, describe
+from usd.core.config import Schedule, Spec, option, plain
+from usd.core.errors import ConfigError, UserError, did_you_mean, listing
+from usd.core.module import Component, Module
+from usd.core.random import generator
+
+Setting = float | bool | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """``torch.optim`` by name. ``params`` gives module paths their own settings; without it all weights share ``args``."""
+
+    name: str = option("AdamW", "a class of torch.optim")
+    args: dict[str, Schedule | Setting] = option({}, "its arguments: lr (may be a schedule), betas, eps, ...")
+    params: dict[str, dict[str, Schedule | Setting]] = option(
+        {}, "module path -> settings of its parameters; lr may be a schedule"
+    )
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases, beside TensorBoard and CSV which are always written."""
+
+    enable: bool = option(False, "log there too; needs the package wandb")
+    project: str = option("usd", "the project's name there")
+    name: str | None = option(None, "the run's name; by default the trial's")
+
+
+@dataclass(frozen=True)
+class LoggersConfig:
+    wandb: WandbConfig = option({}, "Weights & Biases")
+
+
+class System(Component, LightningModule):
+    """Base of all systems.
+
+    A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
+    in ``transient`` (diffusion models) never enter a checkpoint; build those in ``on_fit_start``, so that testing and
+    exporting need none of them. ``self.save_dir`` is the trial's folder for pictures, ``self.step`` the number of
+    optimiser steps taken.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        optimizer: OptimizerConfig = option({}, "how weights are updated")
+        loggers: LoggersConfig = option({}, "where figures go beside TensorBoard and CSV")
+
+    config: Any
+    transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})
+
+    def __init__(self, config: Any) -> None:
+        LightningModule.__init__(self)
+        Component.__init__(self, config)
+        self.seed = 0
+        self.save_dir = Path("outputs")
+        self.figures: dict[str, float] = {}
+        self._restored_step = 0
+        self.build()
+
+    # ------------------------------------------------------------------------------------------ for subclasses
+
+    def build(self) -> None:
+        """Makes the parts from ``self.config``."""
+        raise NotImplementedError
+
+    def compute(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Named scalar losses, weights already applied; figures worth logging go to ``self.figures``."""
+        raise NotImplementedError
+
+    def validate(self, batch: Any, index: int) -> None:
+        """Writes pictures of one batch of ``data.eval_batches('val')`` to ``self.save_dir``."""
+
+    def test(self, batch: Any, index: int) -> None:
+        """Writes pictures of one batch of ``data.eval_batches('test')`` to ``self.save_dir``."""
+
+    def export(self, exporter: Any, folder: Path) -> list[Path]:
+        """Writes what was made to ``folder`` with an exporter; returns the files."""
+        raise UserError(f"{type(self).__name__} has nothing to export")
+
+    # --------------------------------------------------------------------------------------------- the machinery
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken, also when a finished trial is only tested or exported."""
+        trainer = self._trainer
+        return int(trainer.global_step) if trainer is not None and trainer.training else self._restored_step
+
+    def step_generator(self, step: int) -> torch.Generator:
+        """The only randomness of a training step: a function of seed, rank and step."""
+        return generator(self.device, self.seed, "step", self.global_rank, step)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        source = generator(self.device, self.seed, "update", self.global_rank, self.global_step)
+        for module in self.modules():
+            if isinstance(module, Module):
+                module.update(self.global_step, source)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""]:
+        step = self.global_step
+        self.figures = {}
+        losses = self.compute(batch, step, self.step_generator(step))
+        total = total_loss(losses, step)
+        self._log_losses(total, losses)
+        return total
+
+    def _log_losses(self, total: Tensor, losses: Mapping[str, Tensor]) -> None:
+        values = {f"train/{name}": loss.detach() for name, loss in losses.items()}
+        self.log_dict({"train/loss": total.detach(), **values, **self._prefixed()})
+
+    def _prefixed(self) -> dict[str, float]:
+        return {f"train/{name}": value for name, value in self.figures.items()}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Sets learning rates of this step, and stops on a gradient that is not finite, naming its parameter."""
+        for group in optimizer.param_groups:
+            if group.get("lr_schedule") is not None:
+                group["lr"] = Schedule.parse(group["lr_schedule"])(self.global_step)
+        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return make_optimizer(self, self.config.optimizer)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.validate(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.test(batch, batch_idx)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def specs(self) -> dict[str, Spec]:
+        """The components this system is configured with."""
+        return {key: value for key, value in vars(self.config).items() if isinstance(value, Spec)}
+
+    def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
+        full = super().state_dict(**arguments)
+        return {key: value for key, value in full.items() if key.split(".")[0] not in self.transient}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["format"] = FORMAT
+        checkpoint["system"] = {"class": type(self).__name__, "config": plain(self.config)}
+        checkpoint["components"] = describe(self.specs())
+        checkpoint["seed"] = self.seed
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        check_weights(self.state_dict(), state_dict, type(self).__name__)
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Takes weights and step from a loaded checkpoint, for testing and exporting."""
+        self.load_state_dict(checkpoint["state_dict"])
+        self._restored_step = int(checkpoint["global_step"])
+
+
+def total_loss(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:
+    """The sum of the losses. Raises ``UserError`` naming the first that is not finite."""
+    if not losses:
+        raise UserError(f"step {step}: no loss is active; set a system.loss.lambda_* above 0")
+    for name, loss in losses.items():
+        if not torch.isfinite(loss).all():
+            raise UserError(f"step {step}: loss '{name}' is {loss.item()}; training stopped")
+    return torch.stack([loss.float().reshape(()) for loss in losses.values()]).sum()
+
+
+def gradient_norm(parameters: Iterator[tuple[str, Tensor]], step: int) -> Float[Tensor, ""]:
+    """The norm of all gradients together. Raises ``UserError`` naming a parameter whose gradient is not finite."""
+    gradients = {name: p.grad for name, p in parameters if p.grad is not None}
+    if not gradients:
+        return torch.zeros(())
+    norms = torch.stack([norm.float().cpu() for norm in torch._foreach_norm(list(gradients.values()))])
+    for name, finite in zip(gradients, torch.isfinite(norms).tolist()):
+        if not finite:
+            raise UserError(f"step {step}: the gradient of '{name}' is not finite; training stopped")
+    return norms.norm()
+
+
+def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The configured optimiser over ``module``'s parameters. Unknown names are errors with their key path."""
+    cls = vars(torch.optim).get(config.name)
+    if not isinstance(cls, type):
+        known = [name for name, item in vars(torch.optim).items() if isinstance(item, type)]
+        raise ConfigError(
+            f"system.optimizer.name: torch.optim has no '{config.name}'.{did_you_mean(config.name, known)}"
+        )
+    accepted = [name for name in inspect.signature(cls).parameters if name != "params"]
+    _refuse_unknown("system.optimizer.args", config.args, accepted)
+    for path, settings in config.params.items():
+        _refuse_unknown(f"system.optimizer.params.{path}", settings, accepted)
+    try:
+        return cls(parameter_groups(module, config), **{k: v for k, v in config.args.items() if k != "lr"})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"system.optimizer: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unknown(key: str, settings: Mapping[str, Any], accepted: list[str]) -> None:
+    for name in settings:
+        if name not in accepted:
+            hint = did_you_mean(name, accepted) or f" Known: {listing(accepted)}."
+            raise ConfigError(f"{key}.{name}: unknown key.{hint}")
+
+
+def parameter_groups(module: torch.nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """One group per module path. A learning rate's schedule is kept as ``lr_schedule``, for every step to read."""
+    common = {"lr": config.args["lr"]} if "lr" in config.args else {}
+    if not config.params:
+        return [{"params": [p for p in module.parameters() if p.requires_grad], **_group(common)}]
+    items = config.params.items()
+    return [{"params": _parameters_at(module, path), **_group({**common, **own})} for path, own in items]
+
+
+def _group(settings: Mapping[str, Any]) -> dict[str, Any]:
+    lr = settings.get("lr")
+    scheduled = {"lr": lr(0), "lr_schedule": lr.plain()} if isinstance(lr, Schedule) else {}
+    return {**settings, **scheduled}
+
+
+def _parameters_at(module: torch.nn.Module, path: str) -> list[torch.nn.Parameter]:
+    found = [p for name, p in module.named_parameters() if name == path or name.startswith(f"{path}.")]
+    if not found:
+        known = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()}
+        hint = did_you_mean(path, known) or f" Known: {listing(known)}."
+        raise ConfigError(f"system.optimizer.params.{path}: no parameters there.{hint}")
+    return [p for p in found if p.requires_grad]
+
+
+def check_weights(own: Mapping[str, Any], given: Mapping[str, Any], name: str) -> None:
+    """Raises ``UserError`` when a checkpoint's weights are not those of this system."""
+    wrong = sorted(set(own) ^ set(given))
+    if wrong:
+        side = "lacks" if wrong[0] in own else "has"
+        raise UserError(f"the checkpoint is of another system: it {side} {wrong[0]}, unlike this {name}")
+    for key, value in given.items():
+        if isinstance(value, Tensor) and value.shape != own[key].shape:
+            shapes = f"{list(value.shape)} there, {list(own[key].shape)} in this {name}"
+            raise UserError(f"the checkpoint is of another configuration: {key} is {shapes}")
