@@ -33,12 +33,19 @@ class HashGridSpec:
     per_level_scale: float = 1.447269237440378
 
     def __post_init__(self) -> None:
-        if min(self.n_levels, self.n_features_per_level, self.base_resolution) < 1 or self.per_level_scale < 1:
-            raise ValueError(f"hash grid: levels, features, resolution and scale must be at least 1; got {self}")
+        if (
+            min(self.n_levels, self.n_features_per_level, self.base_resolution) < 1
+            or self.per_level_scale < 1
+        ):
+            raise ValueError(
+                f"hash grid: levels, features, resolution and scale must be at least 1; got {self}"
+            )
         if not 1 <= self.log2_hashmap_size <= 30:
             raise ValueError(f"hash grid: log2_hashmap_size is {self.log2_hashmap_size}; expected 1 to 30")
         if self.resolutions[-1] >= 2**20:
-            raise ValueError(f"hash grid: the finest level has {self.resolutions[-1]} cells; expected below 2^20")
+            raise ValueError(
+                f"hash grid: the finest level has {self.resolutions[-1]} cells; expected below 2^20"
+            )
 
     @functools.cached_property
     def resolutions(self) -> tuple[int, ...]:
@@ -76,7 +83,9 @@ class HashGridSpec:
         """Width L * F of the encoding."""
         return self.n_levels * self.n_features_per_level
 
-    def init_table(self, generator: torch.Generator | None = None, scale: float = 1e-4) -> Float[Tensor, "E F"]:
+    def init_table(
+        self, generator: torch.Generator | None = None, scale: float = 1e-4
+    ) -> Float[Tensor, "E F"]:
         """A fresh table, uniform in [-scale, scale] as in the paper, on the generator's device."""
         device = "cpu" if generator is None else generator.device
         table = torch.rand(self.n_rows, self.n_features_per_level, generator=generator, device=device)
@@ -103,7 +112,9 @@ def hash_grid(
     return hash_grid_torch(x, table, spec)
 
 
-def hash_grid_torch(x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec) -> Float[Tensor, "N LF"]:
+def hash_grid_torch(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
+) -> Float[Tensor, "N LF"]:
     """The twin: one gather of all corners of all levels, then a weighted sum. Any dtype and device."""
     size = torch.tensor(spec.resolutions, device=x.device)
     scaled = x.clamp(0, 1)[:, None, :] * size[:, None].to(x.dtype)

@@ -1,23 +1,25 @@
 """Which implementation serves a tensor, and how a Warp kernel is launched on torch tensors.
 
-A kernel of this package takes ``first: int`` as its first argument and works on item ``first + i``, i being the
-last of ``wp.tid()``. On the CPU, where Warp runs a launch on one thread, a launch is cut into ranges of items
-that a few threads run side by side (``wp.launch`` releases the interpreter lock); on CUDA it is one launch on
-torch's current stream. Items must not write to the same place: on the CPU Warp's ``atomic_add`` is a plain add.
-The result does not depend on the number of threads.
+On the CPU Warp runs a launch on one thread, but ``wp.launch`` releases the interpreter lock: a launch is cut along
+one axis into pieces that a few threads run side by side. On CUDA it is one launch on torch's current stream.
+A kernel of this package therefore takes ``first: int`` as its first argument and adds it to that axis of
+``wp.tid()``. Different indices of that axis must not write to the same place: on the CPU Warp's ``atomic_add`` is
+a plain add. So results do not depend on the number of threads.
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Implementation = Literal["auto", "warp", "torch"]
-ITEMS_PER_TASK = 4096
 
 
 @functools.cache
@@ -28,8 +30,26 @@ def find_warp() -> Any:
     except ImportError:
         return None
     wp.config.log_level = wp.LOG_ERROR
-    wp.init()
+    with _silent_stderr(not torch.cuda.is_available()):
+        wp.init()
     return wp
+
+
+@contextlib.contextmanager
+def _silent_stderr(silent: bool) -> Iterator[None]:
+    """Hide what native code prints: Warp warns of a missing CUDA driver on every machine without a GPU."""
+    if not silent:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def choose(implementation: Implementation, *tensors: Tensor) -> Literal["warp", "torch"]:
@@ -43,10 +63,14 @@ def choose(implementation: Implementation, *tensors: Tensor) -> Literal["warp", 
     if implementation == "torch":
         return "torch"
     if implementation not in ("auto", "warp"):
-        raise ValueError(f"kernels: unknown implementation '{implementation}'; expected 'auto', 'warp' or 'torch'")
+        raise ValueError(
+            f"kernels: unknown implementation '{implementation}'; expected 'auto', 'warp' or 'torch'"
+        )
     obstacle = _obstacle(tensors, devices.pop())
     if obstacle and implementation == "warp":
-        raise ValueError(f"kernels: {obstacle}; expected float32 tensors on a CPU or CUDA. Use 'auto' or 'torch'")
+        raise ValueError(
+            f"kernels: {obstacle}; expected float32 tensors on a CPU or CUDA. Use 'auto' or 'torch'"
+        )
     return "torch" if obstacle else "warp"
 
 
@@ -60,36 +84,48 @@ def _obstacle(tensors: Sequence[Tensor], device: torch.device) -> str:
     return "" if find_warp() is not None else "the package 'warp-lang' is not installed"
 
 
-def launch(
-    kernel: Any, n_items: int, arguments: Sequence[Any], device: torch.device, outer: tuple[int, ...] = ()
-) -> None:
-    """Run ``kernel(first, *arguments)`` over ``outer`` x ``n_items``; only the items are split over CPU threads.
+@dataclass(frozen=True)
+class Split:
+    """The shape of a launch, and along which axis (in pieces of at least ``grain``) CPU threads may share it."""
 
-    ``arguments`` are what ``array`` returns, numbers and Warp values.
-    """
-    if n_items == 0:
+    dim: tuple[int, ...]
+    axis: int = 0
+    grain: int = 2048
+
+    def pieces(self, n_threads: int) -> list[tuple[int, tuple[int, ...]]]:
+        """(first, dim) of each piece: a few per thread, so that no thread waits long for another."""
+        size = self.dim[self.axis]
+        n = max(1, min(4 * n_threads, size // self.grain)) if n_threads > 1 else 1
+        cuts = [size * i // n for i in range(n + 1)]
+        before, after = self.dim[: self.axis], self.dim[self.axis + 1 :]
+        return [
+            (first, (*before, last - first, *after)) for first, last in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
+
+
+def launch(kernel: Any, split: Split, arguments: Sequence[Any], device: torch.device) -> None:
+    """Run ``kernel(first, *arguments)`` over ``split.dim``; ``arguments`` are numbers, ``array``s and Warp structs."""
+    if 0 in split.dim:
         return
     if device.type == "cuda":
-        _launch_range(kernel, 0, n_items, arguments, device, outer)
+        _launch_piece(kernel, arguments, device, 0, split.dim)
         return
-    n_tasks = min(4 * torch.get_num_threads(), -(-n_items // ITEMS_PER_TASK))
-    cuts = [n_items * i // n_tasks for i in range(n_tasks + 1)]
     run_tasks(
         [
-            functools.partial(_launch_range, kernel, first, last - first, arguments, device, outer)
-            for first, last in zip(cuts[:-1], cuts[1:], strict=True)
+            functools.partial(_launch_piece, kernel, arguments, device, *piece)
+            for piece in split.pieces(torch.get_num_threads())
         ]
     )
 
 
-def _launch_range(
-    kernel: Any, first: int, count: int, arguments: Sequence[Any], device: torch.device, outer: tuple[int, ...]
+def _launch_piece(
+    kernel: Any, arguments: Sequence[Any], device: torch.device, first: int, dim: tuple[int, ...]
 ) -> None:
     wp = find_warp()
     where: dict[str, Any] = {"device": "cpu"}
     if device.type == "cuda":
         where = {"stream": wp.stream_from_torch(torch.cuda.current_stream(device))}
-    wp.launch(kernel, dim=(*outer, count), inputs=[first, *arguments], record_tape=False, **where)
+    wp.launch(kernel, dim=dim, inputs=[first, *arguments], record_tape=False, **where)
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]]) -> None:
