@@ -1,0 +1,180 @@
+"""Tiny diffusion models with random weights, as real folders in every published layout."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+WORDS = [
+    "<pad>",
+    "<unk>",
+    "<start>",
+    "<end>",
+    "a",
+    "red",
+    "car",
+    "view",
+    "side",
+    "front",
+    "back",
+    "overhead",
+    ",",
+]
+SIZE, WIDTH, EMBED = 16, 16, 12  # latent side 8 of pictures 16 px wide; token width; image embedding width
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """Folders: Stable Diffusion, Zero-1-to-3 in layouts A and B and as fp16 pickles, Stable Diffusion with v prediction."""
+
+    sd: Path
+    zero123_a: Path
+    zero123_b: Path
+    zero123_half: Path
+    sd_v: Path
+
+
+def _unet(seed: int, channels: int):
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=8,
+        norm_num_groups=4,
+    )
+
+
+def _vae(seed: int):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=SIZE,
+    )
+
+
+def _text_encoder(seed: int):
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(seed)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(WORDS),
+            hidden_size=WIDTH,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=10,
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=0,
+        )
+    )
+
+
+def _tokenizer():
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 2), ("<end>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<start>", eos_token="<end>"
+    )
+
+
+def _image_encoder(seed: int):
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(seed)
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+            projection_dim=EMBED,
+        )
+    )
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def _write_common(folder: Path, unet, prediction: str = "epsilon") -> None:
+    unet.save_pretrained(folder / "unet")
+    _vae(1).save_pretrained(folder / "vae")
+    _write_json(
+        folder / "scheduler/scheduler_config.json",
+        {"beta_schedule": "scaled_linear", "prediction_type": prediction, **BETAS},
+    )
+
+
+def _write_sd(folder: Path, prediction: str = "epsilon") -> Path:
+    _write_common(folder, _unet(0, 4), prediction)
+    _text_encoder(2).save_pretrained(folder / "text_encoder")
+    _tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
+def _write_zero123(folder: Path, place: str, layer: str, half: bool = False) -> Path:
+    unet, encoder = _unet(3, 8), _image_encoder(4)
+    torch.manual_seed(5)
+    projection = {
+        f"{layer}.weight": torch.randn(WIDTH, EMBED + 4) * 0.1,
+        f"{layer}.bias": torch.randn(WIDTH) * 0.1,
+    }
+    if half:
+        unet, encoder = unet.half(), encoder.half()
+        projection = {key: value.half() for key, value in projection.items()}
+    _write_common(folder, unet)
+    encoder.save_pretrained(folder / "image_encoder")
+    _write_json(
+        folder / "feature_extractor/preprocessor_config.json",
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2] * 3},
+    )
+    _write_json(folder / place / "config.json", {"_class_name": "published", "embedding_dim": EMBED})
+    torch.save(projection, folder / place / "diffusion_pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModels]:
+    """One set of folders for the whole run."""
+    root = tmp_path_factory.mktemp("models")
+    state = torch.random.get_rng_state()
+    yield TinyModels(
+        sd=_write_sd(root / "sd"),
+        zero123_a=_write_zero123(root / "a", "clip_camera_projection", "proj"),
+        zero123_b=_write_zero123(root / "b", "cc_projection", "projection"),
+        zero123_half=_write_zero123(root / "half", "clip_camera_projection", "proj", half=True),
+        sd_v=_write_sd(root / "v", "v_prediction"),
+    )
+    torch.random.set_rng_state(state)

@@ -1,0 +1,124 @@
+"""Denoisers: a diffusion model as "the noise predicted in x_t at t under this condition".
+
+``usd/denoiser/<name>.py`` holds one kind of model. A guidance asks ``open_denoiser`` for a model by alias
+(``load/models.yaml``), folder or hub id, and never sees which library is behind it. Every prediction is float32
+and carries no gradient; ``encode`` is differentiable. Weights are frozen and stay out of checkpoints.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.core.module import Module
+from usd.core.types import LatentSpace
+from usd.math.camera import Cameras
+
+
+class Embedding(ABC):
+    """What a denoiser is told besides x_t and t, for a batch of B pictures. Each denoiser has its own kind."""
+
+    @abstractmethod
+    def select(self, index: Int[Tensor, "N"]) -> "Embedding":
+        """The rows ``index``, in that order (repeats allowed)."""
+
+
+class Denoiser(Module):
+    """A diffusion model. ``latent`` is its space, ``alphas_cumprod`` its schedule.
+
+    ``parts`` names the subfolders that it is loaded from (``a|b``: either will do); a denoiser with parts has the
+    options ``folder`` and ``half_precision_weights``.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    latent: LatentSpace
+    alphas_cumprod: Tensor
+    name: str  # as the user wrote it, for messages
+
+    @abstractmethod
+    def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
+        """Latents of pictures in [0, 1] of any size (resized inside). Differentiable."""
+
+    @abstractmethod
+    def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
+        """Pictures in [0, 1]."""
+
+    @abstractmethod
+    def eps(
+        self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
+    ) -> Float[Tensor, "B c h w"]:
+        """The noise predicted in x_t, float32, without gradient."""
+
+    @abstractmethod
+    def unconditional(self, batch: int) -> Embedding:
+        """The condition that says nothing, as the model was trained on it."""
+
+
+class TextDenoiser(Denoiser):
+    """A denoiser told a sentence."""
+
+    @abstractmethod
+    def embed_text(self, prompts: Sequence[str]) -> Embedding:
+        """One row per prompt."""
+
+
+class Reading(ABC):
+    """A reference picture as a view denoiser remembers it: read once, used for every camera."""
+
+
+class ViewDenoiser(Denoiser):
+    """A denoiser told a picture and where its camera stands relative to the picture's."""
+
+    @abstractmethod
+    def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Reading:
+        """Encode the reference picture, in [0, 1] over white, and its one camera."""
+
+    @abstractmethod
+    def embed_view(self, reading: Reading, cameras: Cameras) -> Embedding:
+        """One row per camera."""
+
+
+def open_denoiser(name: str, role: str, where: str, half: bool = True) -> Denoiser:
+    """The denoiser behind an alias, folder or hub id.
+
+    ``role`` is "text" or "view"; ``where`` is the key path to blame in messages; ``half`` allows fp16 weights on
+    CUDA. The same model opened twice is one object. Raises UserError when it cannot be had or plays another role.
+    """
+    from usd.denoiser.load import open_model
+
+    denoiser = open_model(name, role, where, half)
+    wanted = {"text": TextDenoiser, "view": ViewDenoiser}[role]
+    if not isinstance(denoiser, wanted):
+        other = {
+            "text": "a text model such as 'sd-2.1-base'",
+            "view": "a picture model such as 'zero123-xl'",
+        }[role]
+        raise UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {other}")
+    return denoiser
+
+
+def check_shared_latents(first: Denoiser, second: Denoiser, where: str) -> None:
+    """One formula on two models needs one latent space: channels, pixels per latent, scaling and schedule."""
+    a, b = _space(first), _space(second)
+    if a != b:
+        said = "; ".join(f"'{m.name}' has {_words(s)}" for m, s in ((first, a), (second, b)))
+        raise UserError(f"{where}: the two models do not share a latent space: {said}")
+    if not torch.allclose(
+        first.alphas_cumprod, second.alphas_cumprod.to(first.alphas_cumprod.device), atol=1e-4
+    ):
+        raise UserError(
+            f"{where}: '{first.name}' and '{second.name}' were trained with different noise schedules"
+        )
+
+
+def _space(model: Denoiser) -> tuple[int, int, float]:
+    space = model.latent
+    return space.channels, space.image_size // space.height, round(space.scaling_factor, 6)
+
+
+def _words(space: tuple[int, int, float]) -> str:
+    return f"{space[0]} channels, {space[1]} px each, scaling {space[2]:g}"

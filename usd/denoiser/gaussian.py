@@ -1,0 +1,103 @@
+"""The analytic denoiser: exact noise predictions when pictures are normally distributed around a known one.
+
+Its latent is the picture itself, scaled to [-1, 1]. It needs no weights, so the whole path from camera to mesh runs
+in seconds and has closed-form answers; choose it with the model name ``gaussian``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.core.types import LatentSpace
+from usd.denoiser import Embedding, Reading, TextDenoiser, ViewDenoiser
+from usd.denoiser.picture import resized
+from usd.math.camera import Cameras
+from usd.math.diffusion import gaussian_eps, scaled_linear_alphas_cumprod
+
+Mean = Callable[[Cameras], Tensor]
+
+
+@dataclass(frozen=True)
+class Normal(Embedding):
+    """x0 ~ N(mean, std^2), independent per entry."""
+
+    mean: Float[Tensor, "B 3 S S"]
+    std: Float[Tensor, "B"]
+
+    def select(self, index: Int[Tensor, "N"]) -> "Normal":
+        return Normal(self.mean[index.to(self.mean.device)], self.std[index.to(self.std.device)])
+
+
+@dataclass(frozen=True)
+class MeanPicture(Reading):
+    """The reference picture, as latents, kept as the expected view from everywhere."""
+
+    z: Float[Tensor, "1 3 S S"]
+
+
+@register("gaussian")
+class GaussianDenoiser(TextDenoiser, ViewDenoiser):
+    """N(mean, std^2) when told nothing, N(condition, view_std^2) when told a picture or a sentence."""
+
+    @dataclass(frozen=True)
+    class Config:
+        size: int = option(32, "side of the square pictures it sees, in pixels", ge=1)
+        mean: float = option(0.0, "what it expects when told nothing, in [-1, 1]")
+        std: float = option(1.0, "spread around `mean`", gt=0)
+        text_mean: float = option(0.2, "what it expects when told any sentence")
+        view_std: float = option(0.2, "spread around a condition", gt=0)
+
+    config: Config
+
+    def __init__(self, config: Config, view_mean: Mean | None = None, name: str = "gaussian") -> None:
+        """``view_mean`` gives the expected latents of cameras; without it every view expects the reference."""
+        super().__init__(config)
+        self.name = name
+        self.view_mean = view_mean
+        self.latent = LatentSpace(3, config.size, config.size, config.size, 1.0)
+        self.register_buffer("alphas_cumprod", scaled_linear_alphas_cumprod(), persistent=False)
+
+    def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
+        return resized(image, self.config.size) * 2 - 1
+
+    def decode(self, z: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        return (z * 0.5 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def eps(
+        self, xt: Float[Tensor, "B 3 S S"], t: Int[Tensor, "B"], embedding: Embedding
+    ) -> Float[Tensor, "B 3 S S"]:
+        assert isinstance(embedding, Normal)
+        mean, std = embedding.mean.to(xt), embedding.std.to(xt)
+        return gaussian_eps(xt, mean.expand_as(xt), std, self.alphas_cumprod, t).float()
+
+    def unconditional(self, batch: int) -> Normal:
+        return self._flat([self.config.mean] * batch, self.config.std)
+
+    def embed_text(self, prompts: Sequence[str]) -> Normal:
+        """Any sentence means ``text_mean``; the empty one says nothing."""
+        flat = self._flat(
+            [self.config.text_mean if p else self.config.mean for p in prompts], self.config.view_std
+        )
+        empty = torch.tensor([not p for p in prompts], device=flat.std.device)
+        return Normal(flat.mean, torch.where(empty, self.config.std, flat.std))
+
+    def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> MeanPicture:
+        return MeanPicture(self.encode(rgb))
+
+    def embed_view(self, reading: Reading, cameras: Cameras) -> Normal:
+        assert isinstance(reading, MeanPicture)
+        mean = (
+            reading.z.expand(len(cameras), -1, -1, -1) if self.view_mean is None else self.view_mean(cameras)
+        )
+        return Normal(mean, mean.new_full((len(cameras),), self.config.view_std))
+
+    def _flat(self, means: Sequence[float], std: float) -> Normal:
+        size, like = self.config.size, self.alphas_cumprod
+        mean = like.new_tensor(list(means)).view(-1, 1, 1, 1).expand(-1, 3, size, size)
+        return Normal(mean, like.new_full((len(means),), std))

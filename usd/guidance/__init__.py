@@ -1,0 +1,188 @@
+"""Guidances: a formula on noise predictions that says how a rendered view should change.
+
+The base class renders nothing and knows no model: it encodes the view, draws t and noise, asks ``gradient`` for the
+formula, guards it and wraps it as a loss. ``usd/guidance/<name>.py`` holds one formula each.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.errors import UserError
+from usd.core.module import Module
+from usd.core.schedule import Schedule
+from usd.core.types import GuidanceOutput, Render
+from usd.denoiser import Denoiser, Reading, ViewDenoiser, open_denoiser
+from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
+from usd.math.distill import (
+    clip_gradient,
+    distillation_gradient,
+    predictions_needed,
+    surrogate_loss,
+    time_weight,
+)
+from usd.prompt_processor import PromptProcessor
+
+Predict = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A view on its way through a guidance: its latents z, noised to x_t at t; ``weight`` is w(t)."""
+
+    z: Float[Tensor, "B c h w"]
+    xt: Float[Tensor, "B c h w"]
+    noise: Float[Tensor, "B c h w"]
+    t: Int[Tensor, "B"]
+    weight: Float[Tensor, "B 1 1 1"]
+    step: int
+
+
+class Guidance(Module):
+    """Base of all. ``prompts`` is for guidances that are told a sentence; the others ignore it."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
+    model: Denoiser  # encodes the views
+
+    @dataclass(frozen=True)
+    class Config:
+        min_step_percent: Schedule = option(
+            0.02, "smallest noise level, as a share of the schedule", ge=0, le=1
+        )
+        max_step_percent: Schedule = option(
+            0.98, "largest noise level, as a share of the schedule", ge=0, le=1
+        )
+        weighting_strategy: Literal["sds", "uniform", "fantasia3d"] = option(
+            "sds", "w(t): sds 1 - alphabar, uniform 1, fantasia3d sqrt(alphabar) (1 - alphabar)"
+        )
+        grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
+        half_precision_weights: bool = option(True, "fp16 weights on CUDA; CPUs always use fp32")
+
+    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+        super().__init__(config)
+        self.options = config
+
+    @abstractmethod
+    def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
+        """How z should *not* look: the derivative of the (implicit) loss by z, without gradient."""
+
+    def forward(
+        self, render: Render, cameras: Cameras, step: int, generator: torch.Generator | None
+    ) -> GuidanceOutput:
+        """The loss 0.5 |z - sg(z - grad)|^2 / B and its figures. Raises UserError when something is not finite."""
+        self.finite(render.rgb, "the rendered picture", step)
+        z = self.finite(self.model.encode(render.rgb), "the latents of the rendered picture", step)
+        noised = self.noised(z, step, generator)
+        with torch.no_grad():
+            grad = self.finite(self.gradient(noised, cameras), "the gradient", step)
+            if self.options.grad_clip is not None:
+                grad = clip_gradient(grad, self.options.grad_clip(step))
+        return GuidanceOutput(surrogate_loss(z, grad), self.figures(noised, grad))
+
+    def noised(self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None) -> Noised:
+        """z at a random t of this step's range."""
+        bars = self.model.alphas_cumprod.to(z.device)
+        low, high = self.range(step)
+        t = sample_timesteps(len(z), low, high, generator, z.device)
+        fixed = z.detach()
+        noise = normal_like(fixed, generator)
+        weight = time_weight(self.options.weighting_strategy, bars, t)
+        return Noised(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
+
+    def range(self, step: int) -> tuple[int, int]:
+        """First and last t at this step."""
+        low, high = self.options.min_step_percent(step), self.options.max_step_percent(step)
+        try:
+            return timestep_range(low, high, len(self.model.alphas_cumprod))
+        except ValueError as problem:
+            raise UserError(f"system.guidance: at step {step}: {problem}") from None
+
+    def figures(self, noised: Noised, grad: Float[Tensor, "B c h w"]) -> dict[str, float]:
+        """What is logged: size of the gradient per picture, and the range t was drawn from."""
+        low, high = self.range(noised.step)
+        return {
+            "grad_norm": float(grad.flatten(1).norm(dim=1).mean()),
+            "min_step": float(low),
+            "max_step": float(high),
+            "t": float(noised.t.float().mean()),
+        }
+
+    def distill(self, noised: Noised, cond: Predict, ref: Predict, scale: float, lambda_: float) -> Tensor:
+        """The general formula of ``usd.math.distill``; only the predictions it needs are computed."""
+        needed = predictions_needed(scale, lambda_)
+        told = self.finite(cond(), "the conditional prediction", noised.step) if "cond" in needed else None
+        plain = self.finite(ref(), "the unconditional prediction", noised.step) if "ref" in needed else None
+        return distillation_gradient(noised.weight, noised.noise, told, plain, scale, lambda_)
+
+    def finite(self, tensor: Tensor, name: str, step: int) -> Tensor:
+        """``tensor``, or a clear stop."""
+        if not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"step {step}: {name} has {bad} of {tensor.numel()} values that are not finite (in {type(self).__name__}); "
+                "stopped before they reached the weights. Lower the learning rate, or set half_precision_weights: false"
+            )
+        return tensor
+
+
+class ViewGuidance(Guidance):
+    """A guidance told a reference picture: ``set_reference`` before the first call."""
+
+    @dataclass(frozen=True)
+    class Config(Guidance.Config):
+        image_path: str = option("", "the reference picture", path=True)
+        zero123_model_name_or_path: str = option(
+            "zero123-xl", "picture model: an alias of load/models.yaml, a folder or a hub id", path=True
+        )
+        elevation_deg: float = option(
+            15.0, "where the reference camera stands: degrees above the ground", ge=-90, le=90
+        )
+        azimuth_deg: float = option(90.0, "where the reference camera stands: degrees from +x towards +y")
+        distance: float = option(1.5, "where the reference camera stands: world units from the object", gt=0)
+        fov_y_deg: float = option(
+            39.597755335771296, "vertical field of view of the reference camera", gt=0, lt=180
+        )
+
+        def reference_cameras(self, size: int) -> Cameras:
+            """The camera that took the reference picture."""
+            return orbit_cameras_deg(
+                self.elevation_deg, self.azimuth_deg, self.distance, self.fov_y_deg, size
+            )
+
+    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+        super().__init__(config, prompts)
+        view = open_denoiser(
+            config.zero123_model_name_or_path,
+            "view",
+            "system.guidance.zero123_model_name_or_path",
+            config.half_precision_weights,
+        )
+        assert isinstance(view, ViewDenoiser)
+        self.model: ViewDenoiser = view
+        self._reading: Reading | None = None
+
+    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
+        """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
+        self._reading = self.model.read(rgb, cameras)
+
+    @property
+    def reading(self) -> Reading:
+        """What the model read from the reference."""
+        if self._reading is None:
+            raise RuntimeError(f"{type(self).__name__}: set_reference has not been called")
+        return self._reading
+
+    def view_eps(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
+        """The noise predicted from the reference and these cameras."""
+        return self.model.eps(noised.xt, noised.t, self.model.embed_view(self.reading, cameras))
+
+    def own_unconditional_eps(self, noised: Noised) -> Float[Tensor, "B c h w"]:
+        """The noise predicted by the same model told nothing."""
+        return self.model.eps(noised.xt, noised.t, self.model.unconditional(len(noised.xt)))

@@ -1,0 +1,68 @@
+"""Score distillation as plain functions.
+
+Most distillation gradients are one formula on noise predictions at the same x_t,
+
+    grad = w(t) * [ s * (eps_cond - eps_ref) + lambda * (eps_ref - noise) ],
+
+with eps_ref the unconditional prediction of the same model (lambda = 1: SDS, arXiv 2209.14988; lambda = 0: CSD,
+arXiv 2310.19415) or of another model that shares the latent space (lambda = 0: USD, arXiv 2312.06198).
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sds": lambda abar: 1 - abar,
+    "uniform": torch.ones_like,
+    "fantasia3d": lambda abar: abar.sqrt() * (1 - abar),
+}
+
+
+def time_weight(
+    name: str, alphas_cumprod: Float[Tensor, "T"], t: Int[Tensor, "B"]
+) -> Float[Tensor, "B 1 1 1"]:
+    """w(t): "sds" sigma^2 = 1 - alphabar, "uniform" 1, "fantasia3d" sqrt(alphabar) (1 - alphabar)."""
+    return WEIGHTS[name](alphas_cumprod.to(t.device)[t]).view(-1, 1, 1, 1)
+
+
+def predictions_needed(scale: float, lambda_: float) -> frozenset[str]:
+    """Which of "cond" and "ref" have a non-zero coefficient in the formula: s and lambda - s."""
+    return frozenset(name for name, factor in (("cond", scale), ("ref", lambda_ - scale)) if factor != 0)
+
+
+def distillation_gradient(
+    weight: Float[Tensor, "B 1 1 1"],
+    noise: Float[Tensor, "B C H W"],
+    cond: "Float[Tensor, 'B C H W'] | None",
+    ref: "Float[Tensor, 'B C H W'] | None",
+    scale: float,
+    lambda_: float,
+) -> Float[Tensor, "B C H W"]:
+    """The formula above. A prediction that ``predictions_needed`` leaves out may be None."""
+    total = -lambda_ * noise
+    for factor, prediction in ((scale, cond), (lambda_ - scale, ref)):
+        if factor != 0:
+            if prediction is None:
+                raise ValueError(f"a prediction with factor {factor:g} is missing")
+            total = total + factor * prediction
+    return weight * total
+
+
+def score_difference(
+    weight: Float[Tensor, "B 1 1 1"], rendered: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]
+) -> Float[Tensor, "B C H W"]:
+    """w(t) (eps(x_t of the render) - eps(x_t of the reference)): the reference-view term of the published code."""
+    return weight * (rendered - reference)
+
+
+def surrogate_loss(z: Float[Tensor, "B C H W"], grad: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
+    """0.5 |z - sg(z - grad)|^2 / B: a loss whose derivative by z is grad / B."""
+    return 0.5 * (z - (z - grad).detach()).square().sum() / len(z)
+
+
+def clip_gradient(grad: Float[Tensor, "B C H W"], limit: float) -> Float[Tensor, "B C H W"]:
+    """Every entry of ``grad`` limited to [-limit, limit]."""
+    return grad.clamp(-limit, limit)

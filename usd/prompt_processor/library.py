@@ -1,0 +1,35 @@
+"""Named prompts: ``lib:red_car`` means the one prompt of ``load/prompt_library.json`` with those words."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+
+LIBRARY_FILE = ROOT / "load" / "prompt_library.json"
+PREFIX = "lib:"
+
+
+@cache
+def library(file: Path = LIBRARY_FILE) -> tuple[str, ...]:
+    """All prompts of the file, a JSON object of lists. Raises UserError when it is missing or wrong."""
+    try:
+        groups = json.loads(file.read_text(encoding="utf-8"))
+        return tuple(str(prompt) for group in groups.values() for prompt in group)
+    except (OSError, ValueError, AttributeError) as problem:
+        raise UserError(f"{file}: is no prompt library ({problem})") from None
+
+
+def full_prompt(prompt: str, prompts: tuple[str, ...] | None = None) -> str:
+    """``prompt`` itself, or the library's when it starts with ``lib:``. Exactly one prompt must have all the words."""
+    if not prompt.startswith(PREFIX):
+        return prompt
+    wanted = [word.lower() for word in prompt.removeprefix(PREFIX).split("_") if word]
+    known = library() if prompts is None else prompts
+    found = [text for text in known if wanted and set(wanted) <= set(re.findall(r"\w+", text.lower()))]
+    if len(found) == 1:
+        return found[0]
+    said = f"{len(found)} library prompts fit" + (f", such as '{found[0]}' and '{found[1]}'" if found else "")
+    raise UserError(f"system.prompt_processor.prompt: '{prompt}': {said}; expected words of exactly one")
