@@ -211,7 +211,7 @@ def _checked(value: Any, hint: Any, rules: Option, at: _Place) -> Any:
     return result
 
 
-def _numbers(value: Any) -> list[float]:
+def _numbers(value: Any) -> list[int | float]:
     """Every number in a parsed value."""
     if isinstance(value, Schedule):
         return list(value.values)

@@ -15,14 +15,14 @@ from usd.core.checkpoint import FORMAT, describe
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
-from usd.core.random import generator
+from usd.core.random import generator, mix
 
 Setting = float | bool | tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """``torch.optim`` by name. ``params`` gives module paths their own settings; without it all weights share ``args``."""
+    """``torch.optim`` by name. ``params`` gives module paths their own settings; else all weights share ``args``."""
 
     name: str = option("AdamW", "a class of torch.optim")
     args: dict[str, Schedule | Setting] = option({}, "its arguments: lr (may be a schedule), betas, eps, ...")
@@ -68,6 +68,7 @@ class System(Component, LightningModule):
         self.seed = 0
         self.save_dir = Path("outputs")
         self.figures: dict[str, float] = {}
+        self.losses: dict[str, float] = {}
         self._restored_step = 0
         self.build()
 
@@ -96,14 +97,15 @@ class System(Component, LightningModule):
     @property
     def step(self) -> int:
         """Optimiser steps taken, also when a finished trial is only tested or exported."""
-        trainer = self._trainer
-        return int(trainer.global_step) if trainer is not None and trainer.training else self._restored_step
+        return max(self.global_step, self._restored_step)
 
     def step_generator(self, step: int) -> torch.Generator:
         """The only randomness of a training step: a function of seed, rank and step."""
         return generator(self.device, self.seed, "step", self.global_rank, step)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Updates every module. What draws from torch's global generator regardless is made to replay, too."""
+        torch.manual_seed(mix(self.seed, "global", self.global_rank, self.global_step))
         source = generator(self.device, self.seed, "update", self.global_rank, self.global_step)
         for module in self.modules():
             if isinstance(module, Module):
@@ -118,11 +120,9 @@ class System(Component, LightningModule):
         return total
 
     def _log_losses(self, total: Tensor, losses: Mapping[str, Tensor]) -> None:
-        values = {f"train/{name}": loss.detach() for name, loss in losses.items()}
-        self.log_dict({"train/loss": total.detach(), **values, **self._prefixed()})
-
-    def _prefixed(self) -> dict[str, float]:
-        return {f"train/{name}": value for name, value in self.figures.items()}
+        self.losses = {"loss": total.item(), **{name: loss.item() for name, loss in losses.items()}}
+        figures = {name: float(value) for name, value in self.figures.items()}
+        self.log_dict({f"train/{name}": value for name, value in {**self.losses, **figures}.items()})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets learning rates of this step, and stops on a gradient that is not finite, naming its parameter."""

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""From one picture, or a sentence, to a 3D object.
+
+python launch.py --config configs/usd-patch-mini.yaml --train system.guidance.image_path=photo.png
+python launch.py --config <trial>/configs/parsed.yaml --export resume=<trial>/ckpts/last.ckpt
+"""
+
+import argparse
+import logging
+import sys
+
+from usd.core.errors import UserError, did_you_mean
+
+FLAGS = [
+    "config",
+    "train",
+    "validate",
+    "test",
+    "export",
+    "gpu",
+    "verbose",
+    "typecheck",
+    "list",
+    "describe",
+    "doctor",
+]
+
+
+def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and everything else as ``key=value`` overrides."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    mode = parser.add_mutually_exclusive_group()
+    for name in ("train", "validate", "test", "export"):
+        mode.add_argument(
+            f"--{name}", dest="mode", action="store_const", const=name, help=f"{name} and leave"
+        )
+    mode.add_argument(
+        "--list", dest="mode", action="store_const", const="list", help="every component, by kind"
+    )
+    mode.add_argument("--describe", metavar="NAME", help="a component's options: type, default, meaning")
+    mode.add_argument(
+        "--doctor", dest="mode", action="store_const", const="doctor", help="this machine, for a report"
+    )
+    parser.add_argument("--gpu", metavar="0,1|cpu", help="devices; by default the first GPU, else the CPU")
+    parser.add_argument("--verbose", action="store_true", help="more logging, and tracebacks of user errors")
+    parser.add_argument(
+        "--typecheck", action="store_true", help="check types and shapes of every call (slower)"
+    )
+    flags, rest = parser.parse_known_args(argv)
+    overrides = [item for item in flags.config if "=" in item] + rest
+    flags.config = [item for item in flags.config if "=" not in item]
+    return flags, overrides
+
+
+def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
+    for item in overrides:
+        if item.startswith("-"):
+            raise UserError(f"{item}: unknown option.{did_you_mean(item.strip('-'), FLAGS)} See --help.")
+    if flags.mode in ("list", "doctor") or flags.describe:
+        from usd import catalog, doctor
+
+        report = {"list": catalog.listing_text, "doctor": doctor.report}.get(flags.mode)
+        print(report() if report else catalog.describe(flags.describe))
+        return
+    if not flags.mode or not flags.config:
+        raise UserError(
+            "nothing to do: expected --config FILE and one of --train, --validate, --test, --export"
+        )
+    from usd.train import run
+
+    run(flags.mode, flags.config, overrides, flags.gpu, [sys.executable, *sys.argv])
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags, overrides = arguments(sys.argv[1:] if argv is None else argv)
+    if flags.verbose:
+        logging.basicConfig(level=logging.DEBUG)
+        logging.getLogger("usd").setLevel(logging.DEBUG)
+    if flags.typecheck:
+        from jaxtyping import install_import_hook
+
+        install_import_hook("usd", "beartype.beartype")
+    try:
+        perform(flags, overrides)
+    except UserError as error:
+        if flags.verbose:
+            logging.exception("traceback")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"interrupted{stop}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

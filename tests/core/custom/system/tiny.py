@@ -1,0 +1,63 @@
+"""A system that trains in milliseconds, for tests of the machinery around."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usd.core.config import Schedule, option
+from usd.core.module import Module
+from usd.core.registry import register
+from usd.system import System
+
+
+class Counting(Module):
+    """A network with a buffer that ``update`` changes, as an occupancy grid does."""
+
+    def __init__(self, config: object) -> None:
+        super().__init__(config)
+        self.network = torch.nn.Linear(3, 1)
+        self.register_buffer("grid", torch.zeros(5))
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        self.grid = 0.9 * self.grid + torch.rand(5, generator=generator)
+
+
+@register("tiny-system")
+class TinySystem(System):
+    @dataclass(frozen=True)
+    class Config(System.Config):
+        target: float = option(1.0, "what every point should map to")
+        weight: Schedule = option(1.0, "of the loss", ge=0)
+        fail_at: int = option(-1, "step whose loss is not a number")
+        pause: float = option(0.0, "seconds to wait in every step")
+
+    config: Config
+
+    def build(self) -> None:
+        self.geometry = Counting(self.config)
+
+    def on_fit_start(self) -> None:
+        self.guidance = torch.nn.Linear(2, 2).requires_grad_(False)
+
+    def compute(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        noise = 0.1 * torch.randn(batch.x.shape, generator=generator) + 0.01 * torch.randn(3)
+        error = self.geometry.network(batch.x + noise) - self.config.target + self.geometry.grid.mean()
+        if step == self.config.fail_at:
+            error = error * float("nan")
+        time.sleep(self.config.pause)
+        self.figures = {"grid": float(self.geometry.grid.mean())}
+        return {"square": self.config.weight(step) * error.square().mean(), "small": 0.1 * error.abs().mean()}
+
+    def test(self, batch: Any, index: int) -> None:
+        folder = self.save_dir / f"it{self.step}-test"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index}.txt").write_text(f"{self.geometry.network(batch.x).item():.6f}")
+
+    def export(self, exporter: object, folder: Path) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights.txt").write_text(str(self.geometry.network.weight.tolist()))
+        return [folder / "weights.txt"]

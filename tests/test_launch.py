@@ -1,0 +1,241 @@
+"""The command line: what a user types, what comes back, and what is left when something goes wrong."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import launch
+from usd.core import checkpoint
+from usd.core.config import plain
+from usd.experiment import load_experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+CUSTOM = Path(__file__).parent / "core" / "custom"
+TINY = str(CUSTOM / "tiny.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_components(monkeypatch):
+    monkeypatch.setenv("USD_CUSTOM", str(CUSTOM))
+
+
+def run(*argv: str) -> int:
+    return launch.main(["--config", TINY, *argv])
+
+
+def start(out: Path, *argv: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "launch.py"), "--config", TINY, *argv, f"exp_root_dir={out}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out
+    )
+
+
+def losses(trial: Path) -> dict[int, tuple[str, ...]]:
+    """Step -> every logged figure, as text; later runs of the same trial win."""
+    rows = {}
+    for version in sorted(trial.glob("csv_logs/version_*/metrics.csv")):
+        for row in csv.DictReader(version.read_text().splitlines()):
+            rows[int(row["step"])] = tuple(row[key] for key in sorted(row))
+    return rows
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+# --------------------------------------------------------------------------------------------------- trials
+
+
+def test_a_trial_has_the_folders_that_scripts_rely_on(tmp_path):
+    assert run("--train", f"exp_root_dir={tmp_path}", "trainer.max_steps=3") == 0
+    trial = tmp_path / "tiny" / "run"
+    assert {item.name for item in trial.iterdir()} >= {
+        "ckpts",
+        "configs",
+        "save",
+        "tb_logs",
+        "csv_logs",
+        "cmd.txt",
+    }
+    assert {item.name for item in (trial / "configs").iterdir()} == {"raw.yaml", "parsed.yaml"}
+    assert {item.name for item in (trial / "ckpts").iterdir()} == {"last.ckpt", "epoch=0-step=3.ckpt"}
+    assert (trial / "save" / "it3-test" / "1.txt").exists()
+
+
+def test_the_parsed_snapshot_reads_back_as_the_same_experiment(tmp_path):
+    assert run("--train", f"exp_root_dir={tmp_path}", "trainer.max_steps=2", "use_timestamp=true") == 0
+    (trial,) = (tmp_path / "tiny").iterdir()
+    assert trial.name.startswith("run@20")
+    first, _ = load_experiment([trial / "configs" / "parsed.yaml"])
+    raw, _ = load_experiment([trial / "configs" / "raw.yaml"], [f"timestamp='{first.timestamp}'"])
+    assert plain(first) == plain(raw)
+
+
+def test_testing_and_exporting_a_trial_by_its_own_snapshot(tmp_path):
+    assert (
+        run("--train", f"exp_root_dir={tmp_path}", "trainer.max_steps=4", "trainer.test_after_fit=false") == 0
+    )
+    trial = tmp_path / "tiny" / "run"
+    snapshot, last = str(trial / "configs" / "parsed.yaml"), f"resume={trial / 'ckpts' / 'last.ckpt'}"
+    assert launch.main(["--config", snapshot, "--test", last]) == 0
+    assert launch.main(["--config", snapshot, "--validate", last]) == 0
+    assert launch.main(["--config", snapshot, "--export", last, "exporter_type=null"]) in (0, 2)
+    assert (trial / "save" / "it4-test" / "0.txt").exists()
+
+
+# ----------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_is_plain_and_knows_its_components(tmp_path):
+    run("--train", f"exp_root_dir={tmp_path}", "trainer.max_steps=2")
+    content = torch.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+    assert content["system"]["config"]["target"] == 1.0
+    assert "geometry.network.weight" in content["state_dict"]
+    assert not [key for key in content["state_dict"] if key.startswith("guidance")]
+
+
+def test_resuming_after_kill_9_equals_an_unbroken_run(tmp_path):
+    settings = ["--train", "trainer.max_steps=40", "checkpoint.last_every_n_steps=7"]
+    (tmp_path / "broken").mkdir()
+    killed = start(tmp_path / "broken", *settings, "system.pause=0.05")
+    trial = tmp_path / "broken" / "tiny" / "run"
+    log = trial / "csv_logs" / "version_0" / "metrics.csv"
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 18, killed)
+    killed.kill()
+    killed.wait()
+    step = checkpoint.load(trial / "ckpts" / "last.ckpt")["global_step"]
+    assert 14 <= step < 40
+    resume = f"resume={trial / 'ckpts' / 'last.ckpt'}"
+    assert run(*settings, resume, f"exp_root_dir={tmp_path / 'broken'}") == 0
+    assert run(*settings, f"exp_root_dir={tmp_path / 'whole'}") == 0
+    whole, resumed = losses(tmp_path / "whole" / "tiny" / "run"), losses(trial)
+    assert len(whole) == 40
+    assert whole == resumed
+    a = checkpoint.load(tmp_path / "whole" / "tiny" / "run" / "ckpts" / "last.ckpt")["state_dict"]
+    b = checkpoint.load(trial / "ckpts" / "last.ckpt")["state_dict"]
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path):
+    process = start(
+        tmp_path, "--train", "trainer.max_steps=4000", "system.pause=0.05", "checkpoint.last_every_n_steps=0"
+    )
+    trial = tmp_path / "tiny" / "run"
+    log = trial / "csv_logs" / "version_0" / "metrics.csv"
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "to continue pass resume=" in errors and "Traceback" not in errors
+    assert checkpoint.load(trial / "ckpts" / "last.ckpt")["global_step"] >= 3
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    keep = ["checkpoint.save_top_k=2", "checkpoint.every_n_train_steps=3", "trainer.max_steps=13"]
+    run("--train", f"exp_root_dir={tmp_path}", *keep)
+    names = {file.name for file in (tmp_path / "tiny" / "run" / "ckpts").iterdir()}
+    assert names == {"last.ckpt", "epoch=0-step=12.ckpt", "epoch=0-step=13.ckpt"}
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+def message(capsys, *argv: str) -> str:
+    """The one line a mistake ends in."""
+    assert launch.main(list(argv)) == 2
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    return errors.strip().splitlines()[-1].removeprefix("error: ")
+
+
+MISTAKES = {
+    "system.tagret=2": "system.tagret: unknown key. Did you mean 'target'?",
+    "system.target=high": "system.target: expected a number, got 'high'",
+    "system.weight=[1.5,0,1,3]": "system.weight: step 1.5 must be an integer number of optimiser steps; "
+    "expected a number, [start_step, start_value, end_value, end_step] or {steps: [...], values: [...]}",
+    "system.weight=-1": "system.weight: -1 is out of range; expected >= 0",
+    "trainer.max_steps=0": "trainer.max_steps: 0 is out of range; expected >= 1",
+    "trainer.max_steps=2.5": "trainer.max_steps: expected an integer, got 2.5",
+    "system.optimizer.name=AdamQW": "system.optimizer.name: torch.optim has no 'AdamQW'. Did you mean 'AdamW'?",
+    "system.optimizer.args.lrr=1": "system.optimizer.args.lrr: unknown key. Did you mean 'lr'?",
+    "system.optimizer.params.geometry.net.lr=1": "system.optimizer.params.geometry.net: no parameters there. "
+    "Did you mean 'geometry.network'?",
+    "system_type=tiny-sistem": "Did you mean 'tiny-system'?",
+    "trainer=3": "trainer: expected a mapping of options, got 3",
+    "tag=${nothing}": "tag: Interpolation key 'nothing' not found",
+    "--trian": "--trian: unknown option. Did you mean 'train'? See --help.",
+    "seed": "seed: not an override; expected key=value",
+    "tag=": "tag: required when use_timestamp is false; pass tag=<name of the trial>",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_that_says_where_and_what(mistake, tmp_path, capsys):
+    text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}", mistake)
+    assert MISTAKES[mistake] in text
+
+
+def test_a_file_that_is_not_yaml(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("name: [1, 2\nseed: 3")
+    assert f"{bad}, line 2" in message(capsys, "--config", str(bad), "--train")
+    bad.write_text("just words")
+    assert "expected a mapping" in message(capsys, "--config", str(bad), "--train")
+    assert f"{tmp_path / 'none.yaml'}: no such" in message(
+        capsys, "--config", str(tmp_path / "none.yaml"), "--train"
+    )
+    assert "nothing to do" in message(capsys, "--config", TINY)
+
+
+def test_bad_checkpoints_are_named_for_what_they_are(tmp_path, capsys):
+    out = f"exp_root_dir={tmp_path}"
+    run("--train", out, "trainer.max_steps=2")
+    good = tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt"
+    cut, other = tmp_path / "cut.ckpt", tmp_path / "other.ckpt"
+    cut.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    torch.save({"weights": torch.zeros(2)}, other)
+    base = ["--config", TINY, "--test", out]
+    assert "truncated, or not a checkpoint" in message(capsys, *base, f"resume={cut}")
+    assert "truncated, or not a checkpoint" in message(capsys, *base, f"resume={TINY}")
+    assert "not a checkpoint of this project" in message(capsys, *base, f"resume={other}")
+    assert "no such checkpoint; there is" in message(capsys, *base, f"resume={good.parent / 'lsat.ckpt'}")
+    assert "needs a trained checkpoint" in message(capsys, *base)
+    foreign = {**checkpoint.load(good), "state_dict": {"material.weight": torch.zeros(3)}}
+    checkpoint.save_atomic(foreign, other)
+    for mode in ("--test", "--train"):
+        assert "of another system" in message(capsys, "--config", TINY, mode, out, f"resume={other}")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
+    text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}", "system.fail_at=12")
+    assert text.startswith("step 12: loss 'square' is nan; training stopped (last checkpoint: ")
+    assert checkpoint.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt")["global_step"] == 10
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_said_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("--train", "--gpu", "0", f"exp_root_dir={tmp_path}", "trainer.max_steps=1") == 0
+    assert "no CUDA GPU is visible; using the CPU" in capsys.readouterr().out
+
+
+def test_wandb_without_the_package_is_a_clear_error(tmp_path, capsys):
+    pytest.importorskip("lightning")
+    if __import__("importlib").util.find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    text = message(
+        capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}", "system.loggers.wandb.enable=true"
+    )
+    assert text == "system.loggers.wandb.enable: the package wandb is not installed; pip install wandb"

@@ -1,0 +1,226 @@
+"""What the launcher does: training, validating, testing and exporting one experiment."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine
+from usd.core import checkpoint
+from usd.core.config import spec
+from usd.core.errors import UserError
+from usd.core.random import mix
+from usd.core.registry import build
+from usd.data import Data
+from usd.experiment import Experiment, Trial, load_experiment, open_trial, shown, snapshot, trial_of
+from usd.system import System
+
+Mode = Literal["train", "validate", "test", "export"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    trial: Trial
+    step: int
+    files: tuple[Path, ...] = ()
+
+
+def run(
+    mode: Mode,
+    files: Sequence["str | Path"],
+    overrides: Sequence[str] = (),
+    gpu: str | None = None,
+    argv: Sequence[str] = (),
+) -> Outcome:
+    """One run of the launcher. ``gpu`` is ``"0,1"``, ``"cpu"`` or None for the best there is.
+
+    Raises ``UserError`` for anything the user can mend, ``KeyboardInterrupt`` after Ctrl-C, with the state saved.
+    """
+    experiment, raw = load_experiment(files, overrides)
+    trial = trial_of(experiment)
+    open_trial(trial)
+    _say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
+    _say(f"trial: {shown(trial.folder)}")
+    with warnings.catch_warnings():
+        quiet()
+        if mode == "train":
+            snapshot(trial, experiment, raw, argv)
+            return train(experiment, trial, gpu)
+        return look(mode, experiment, trial, gpu)
+
+
+def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
+    """Trains, then tests as the configuration says."""
+    if experiment.resume is None and trial.last.exists():
+        _say(
+            f"note: starting over in a folder that holds a trial; to continue it pass resume={shown(trial.last)}"
+        )
+    if experiment.resume is not None:
+        checkpoint.load(experiment.resume)
+    system, data = parts(experiment, trial)
+    trainer = make_trainer(experiment, trial, gpu)
+    try:
+        trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
+    except UserError as error:
+        raise UserError(f"{error}{_last_saved(trial)}") from error
+    except Interrupted as stop:
+        raise KeyboardInterrupt(f"; to continue pass resume={shown(trial.last)}") from stop
+    except SystemExit as stop:  # how Lightning ends when Ctrl-C comes before the first or a second time
+        raise KeyboardInterrupt(_last_saved(trial)) from stop
+    if experiment.trainer.test_after_fit:
+        trainer.test(system, datamodule=data, verbose=False)
+    return Outcome(trial, system.step)
+
+
+def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
+    """Validates, tests or exports a checkpoint. No diffusion model is loaded."""
+    if experiment.resume is None:
+        raise UserError(f"--{mode} needs a trained checkpoint; pass resume=<trial>/ckpts/last.ckpt")
+    saved = checkpoint.load(experiment.resume)
+    system, data = parts(experiment, trial)
+    system.restore(saved)
+    if mode == "export":
+        return _export(experiment, trial, system, gpu)
+    trainer = make_trainer(experiment, trial, gpu, train=False)
+    (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
+    return Outcome(trial, system.step)
+
+
+def _export(experiment: Experiment, trial: Trial, system: System, gpu: str | None) -> Outcome:
+    accelerator, devices = choose_devices(gpu)
+    system.to(f"cuda:{devices[0]}" if isinstance(devices, list) and accelerator == "gpu" else "cpu").eval()
+    exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"))
+    files = system.export(exporter, trial.save / f"it{system.step}-export")
+    for file in files:
+        _say(f"wrote {shown(file)}")
+    return Outcome(trial, system.step, tuple(files))
+
+
+def parts(experiment: Experiment, trial: Trial) -> tuple[System, Data]:
+    """The system and the data of an experiment, seeded."""
+    torch.manual_seed(mix(experiment.seed, "weights"))
+    system, data = build(experiment.system), build(experiment.data)
+    system.seed = data.seed = experiment.seed
+    system.save_dir = trial.save
+    return system, data
+
+
+def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, train: bool = True) -> Trainer:
+    """Lightning's trainer with our checkpoints, progress and loggers."""
+    options = experiment.trainer
+    accelerator, devices = choose_devices(gpu)
+    return Trainer(
+        default_root_dir=trial.folder,
+        accelerator=accelerator,
+        devices=devices,
+        max_steps=options.max_steps,
+        max_epochs=-1,
+        precision=usable_precision(options.precision, accelerator),  # type: ignore[arg-type]
+        logger=loggers(experiment, trial) if train else False,
+        log_every_n_steps=options.log_every_n_steps,
+        num_sanity_val_steps=options.num_sanity_val_steps,
+        val_check_interval=options.val_check_interval or None,
+        limit_val_batches=1.0 if options.val_check_interval or not train else 0,
+        check_val_every_n_epoch=None,
+        gradient_clip_val=options.gradient_clip_val,
+        callbacks=callbacks(experiment, trial) if train else [],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        inference_mode=False,
+    )
+
+
+def callbacks(experiment: Experiment, trial: Trial) -> list[Callback]:
+    shown_progress = [ProgressLine()] if experiment.trainer.enable_progress_bar else []
+    return [*shown_progress, Checkpoints(trial, experiment.checkpoint)]
+
+
+def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:
+    """TensorBoard and CSV always; Weights & Biases when the configuration enables it."""
+    root = str(trial.folder)
+    flush = max(1, experiment.trainer.log_every_n_steps)
+    always: list[Logger] = [
+        TensorBoardLogger(root, name="tb_logs"),
+        CSVLogger(root, name="csv_logs", flush_logs_every_n_steps=flush),
+    ]
+    wandb = experiment.system.config.loggers.wandb
+    if not wandb.enable:
+        return always
+    try:
+        return [
+            *always,
+            WandbLogger(project=wandb.project, name=wandb.name or trial.folder.name, save_dir=root),
+        ]
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "system.loggers.wandb.enable: the package wandb is not installed; pip install wandb"
+        ) from error
+
+
+def choose_devices(gpu: str | None) -> tuple[str, Any]:
+    """Lightning's accelerator and devices for ``--gpu``. Raises ``UserError`` for an index that is not there."""
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpu == "cpu" or (gpu is None and not visible):
+        return "cpu", 1
+    if not visible:
+        _say(f"note: --gpu {gpu} was asked for, but no CUDA GPU is visible; using the CPU")
+        return "cpu", 1
+    chosen = [0] if gpu is None else _indices(gpu)
+    if max(chosen) >= visible:
+        raise UserError(f"--gpu {gpu}: only {visible} GPU(s) are visible; expected indices below {visible}")
+    return "gpu", chosen
+
+
+def _indices(gpu: str) -> list[int]:
+    try:
+        return [int(item) for item in gpu.split(",") if item.strip()]
+    except ValueError as error:
+        raise UserError(f"--gpu {gpu}: expected 'cpu' or indices such as 0 or 0,1") from error
+
+
+def usable_precision(precision: "int | str", accelerator: str) -> "int | str":
+    """The precision, with half floats (which CPUs have no arithmetic for) replaced by 32 bits there."""
+    if accelerator == "cpu" and str(precision).startswith("16"):
+        _say("note: trainer.precision 16 needs a GPU; using 32")
+        return 32
+    return {"16": "16-mixed", "bf16": "bf16-mixed"}.get(str(precision), precision)
+
+
+def quiet() -> None:
+    """Silences what Lightning tells everybody, unless a log level asks for it."""
+    if logging.getLogger("usd").level > logging.DEBUG or logging.getLogger("usd").level == 0:
+        for name in (
+            "lightning",
+            "lightning.pytorch",
+            "lightning.fabric",
+            "lightning.pytorch.utilities.rank_zero",
+        ):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        for text in (
+            ".*does not have many workers.*",
+            ".*`IterableDataset`.*",
+            ".*Checkpoint directory.*",
+            ".*LeafSpec.*",
+        ):
+            warnings.filterwarnings("ignore", text)
+
+
+def _last_saved(trial: Trial) -> str:
+    return f" (last checkpoint: {shown(trial.last)})" if trial.last.exists() else ""
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+__all__ = ["Outcome", "run", "train"]
