@@ -1,0 +1,99 @@
+import json
+import math
+
+import pytest
+import torch
+
+from usd.core.config import UserError
+from usd.data.pictures import write_picture
+from usd.data.transforms import read_transforms, write_transforms
+from usd.math.camera import orbit_cameras_deg
+
+IDENTITY = torch.eye(4).tolist()
+
+
+def write(path, **content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_cameras_survive_the_file(tmp_path):
+    cameras = orbit_cameras_deg([-10.0, 20.0, 45.0], [0.0, 120.0, 240.0], 1.5, 39.6, 48).resize(48, 64)
+    path = write_transforms(
+        tmp_path / "new/transforms.json", [cameras[:1], cameras[1:]], ["a.png", "b.png", "c.png"]
+    )
+    frames = read_transforms(path)
+    assert [frame.file_path for frame in frames] == ["a.png", "b.png", "c.png"]
+    assert torch.allclose(torch.cat([frame.camera.c2w for frame in frames]), cameras.c2w, atol=1e-6)
+    assert torch.allclose(torch.cat([frame.camera.fov_y for frame in frames]), cameras.fov_y, atol=1e-6)
+    assert all((frame.camera.height, frame.camera.width) == (48, 64) for frame in frames)
+
+
+def test_a_frame_may_have_its_own_intrinsics(tmp_path):
+    frames = [{"transform_matrix": IDENTITY}, {"transform_matrix": IDENTITY, "fl_x": 50, "w": 80, "h": 40}]
+    first, second = read_transforms(write(tmp_path / "t.json", w=64, h=64, fl_x=100, frames=frames))
+    assert first.camera.focal_px.item() == pytest.approx(100, rel=1e-5)
+    assert (second.camera.height, second.camera.width) == (40, 80)
+    assert second.camera.focal_px.item() == pytest.approx(50, rel=1e-5)
+
+
+def test_horizontal_angle_becomes_a_vertical_one(tmp_path):
+    path = write(tmp_path / "t.json", w=80, h=40, camera_angle_x=1.0, frames=[{"transform_matrix": IDENTITY}])
+    expected = 2 * math.atan(math.tan(0.5) * 40 / 80)
+    assert read_transforms(path)[0].camera.fov_y.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_nerf_synthetic_files_have_no_size_and_no_endings(tmp_path):
+    write_picture(tmp_path / "train/r_0.png", torch.rand(4, 12, 20))
+    frames = [{"file_path": "./train/r_0", "transform_matrix": IDENTITY}]
+    (frame,) = read_transforms(write(tmp_path / "t.json", camera_angle_x=0.7, frames=frames))
+    assert (frame.camera.height, frame.camera.width) == (12, 20)
+    assert frame.picture == tmp_path / "train/r_0.png"
+
+
+def test_a_three_by_four_pose_is_completed(tmp_path):
+    path = write(tmp_path / "t.json", w=8, h=8, fl_x=8, frames=[{"transform_matrix": IDENTITY[:3]}])
+    assert torch.equal(read_transforms(path)[0].camera.c2w[0], torch.eye(4))
+
+
+GOOD = {"w": 8, "h": 8, "fl_x": 8.0}
+MIRROR = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({**GOOD, "frames": []}, "has no frames"),
+        ({**GOOD}, "no list of `frames`"),
+        ({**GOOD, "frames": [3]}, r"frames\[0\]: is not a mapping"),
+        ({**GOOD, "w": 0, "frames": [{"transform_matrix": IDENTITY}]}, r"frames\[0\].w: is 0; expected"),
+        ({**GOOD, "h": 2.5, "frames": [{"transform_matrix": IDENTITY}]}, r"frames\[0\].h: is 2.5"),
+        ({**GOOD, "fl_x": -3, "frames": [{"transform_matrix": IDENTITY}]}, "fl_x: is -3"),
+        ({**GOOD, "fl_y": 9, "frames": [{"transform_matrix": IDENTITY}]}, "not square"),
+        ({**GOOD, "cx": 0, "frames": [{"transform_matrix": IDENTITY}]}, "cx: is 0; expected the middle"),
+        ({**GOOD, "k1": 0.1, "frames": [{"transform_matrix": IDENTITY}]}, "undistort"),
+        ({"w": 8, "h": 8, "frames": [{"transform_matrix": IDENTITY}]}, "has no fl_x"),
+        (
+            {"fl_x": 8, "frames": [{"file_path": "gone.png", "transform_matrix": IDENTITY}]},
+            "its picture does not exist",
+        ),
+        ({"w": 8, "h": 8, "camera_angle_x": 40, "frames": [{"transform_matrix": IDENTITY}]}, "degrees"),
+        ({**GOOD, "frames": [{}]}, "transform_matrix: is not a matrix"),
+        ({**GOOD, "frames": [{"transform_matrix": [[1, 2], [3, 4]]}]}, "not a finite 4 x 4"),
+        ({**GOOD, "frames": [{"transform_matrix": MIRROR}]}, "not a rotation"),
+    ],
+)
+def test_bad_files_say_where_and_what(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read_transforms(write(tmp_path / "t.json", **content))
+
+
+def test_missing_and_truncated_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="gone.json: no such file"):
+        read_transforms(tmp_path / "gone.json")
+    path = write_transforms(
+        tmp_path / "t.json", [orbit_cameras_deg(0.0, [0.0, 90.0], 1.5, 40.0, 8)], ["a", "b"]
+    )
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match="t.json: is not readable JSON, perhaps truncated"):
+        read_transforms(path)

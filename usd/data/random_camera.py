@@ -1,0 +1,183 @@
+"""Random cameras around the object for training, orbits and given cameras for evaluation.
+
+A training batch is a pure function of (seed, step). Evaluation cameras are deterministic: orbits at one elevation, or exactly
+the cameras of ``eval_transforms``.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import ConfigError, option
+from usd.core.registry import register
+from usd.data import Data, Split
+from usd.data.transforms import Frame, read_transforms
+from usd.math.camera import Cameras, Spherical, look_at, orbit_cameras
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CameraBatch:
+    """Views to render. ``reference`` is the reference picture's camera where there is one.
+
+    ``name`` says which set of views they belong to and ``first`` is the index of the first of them in it; ``frames`` are the
+    entries of ``eval_transforms`` these cameras come from, if they do.
+    """
+
+    cameras: Cameras
+    reference: Cameras | None = None
+    name: str = "train"
+    first: int = 0
+    frames: tuple[Frame, ...] = ()
+
+    def to(self, device: "torch.device | str") -> "CameraBatch":
+        reference = None if self.reference is None else self.reference.to(device)
+        return replace(self, cameras=self.cameras.to(device), reference=reference)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def view(self, index: int) -> "CameraBatch":
+        """One of its views."""
+        frames = self.frames[index : index + 1]
+        return replace(self, cameras=self.cameras[index : index + 1], first=self.first + index, frames=frames)
+
+
+@dataclass(frozen=True)
+class RandomCameraConfig:
+    """threestudio's keys; angles in degrees, distances in world units, lists [from, to]."""
+
+    batch_size: int | tuple[int, ...] = option(1, "views a step; a list follows resolution_milestones", ge=1)
+    height: int | tuple[int, ...] = option(64, "rows of a training picture; a list follows resolution_milestones", ge=1)
+    width: int | tuple[int, ...] = option(64, "columns of a training picture; likewise", ge=1)
+    resolution_milestones: tuple[int, ...] = option((), "steps at which height, width and batch_size take their next value", ge=1)
+    camera_distance_range: Range = option((1.0, 1.5), "distance from the origin", gt=0)
+    fovy_range: Range = option((40.0, 70.0), "vertical field of view", gt=0, lt=180)
+    elevation_range: Range = option((-10.0, 90.0), "angle above the ground", ge=-90, le=90)
+    azimuth_range: Range = option((-180.0, 180.0), "angle around +z, from +x towards +y", ge=-360, le=360)
+    elevation_sampling: Literal["sphere", "angle"] = option("sphere", "uniform by area on the sphere, or uniform in the angle")
+    batch_uniform_azimuth: bool = option(True, "spread the azimuths of one batch evenly")
+    progressive_until: int = option(0, "step by which the ranges of angles have grown from the evaluation view to full", ge=0)
+    camera_perturb: float = option(0.1, "position noise, uniform in [-p, p] per axis", ge=0)
+    center_perturb: float = option(0.2, "noise of the point looked at, standard deviation", ge=0)
+    up_perturb: float = option(0.02, "noise of the upward direction, standard deviation", ge=0)
+    eval_height: int = option(512, "rows of an evaluation picture", ge=1)
+    eval_width: int = option(512, "columns of an evaluation picture", ge=1)
+    eval_batch_size: int = option(1, "test views rendered at once", ge=1)
+    eval_elevation_deg: float = option(15.0, "elevation of the evaluation orbit", ge=-90, le=90)
+    eval_camera_distance: float = option(1.5, "its distance", gt=0)
+    eval_fovy_deg: float = option(70.0, "its vertical field of view", gt=0, lt=180)
+    n_val_views: int = option(4, "views of a validation grid, evenly around", ge=1)
+    n_test_views: int = option(120, "views of the test turntable, evenly around", ge=1)
+    eval_transforms: Path | None = option(None, "a transforms.json whose cameras the test renders")
+    eval_turntable: bool = option(True, "with eval_transforms: render the turntable too, into a folder of its own")
+
+
+@register("random-camera-datamodule")
+class RandomCameras(Data):
+    """Views sampled around the origin; batches are ``CameraBatch``."""
+
+    Config = RandomCameraConfig  # type: ignore[assignment]
+    config: RandomCameraConfig
+
+    def __init__(self, config: RandomCameraConfig) -> None:
+        super().__init__(config)
+        for key in ("camera_distance_range", "fovy_range", "elevation_range", "azimuth_range"):
+            low, high = getattr(config, key)
+            if low > high:
+                raise ConfigError(f"data.{key}: [{low:g}, {high:g}] runs backwards; expected [from, to]")
+        for key in ("height", "width", "batch_size"):
+            _check_milestones(key, getattr(config, key), config.resolution_milestones)
+        self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
+
+    def reference(self, step: int = 0) -> Cameras | None:
+        """The camera of the reference picture; none here."""
+        return None
+
+    def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
+        return CameraBatch(random_cameras(self.config, step, generator), self.reference(step))
+
+    def eval_batches(self, split: Split) -> list[CameraBatch]:
+        """Validation views in one batch; test views one by one in the file's order, and those of the turntable."""
+        if split == "val":
+            return [CameraBatch(orbit(self.config, self.config.n_val_views), self.reference(), "val")]
+        if self.given is None:
+            return self._turntable("test")
+        frames = [CameraBatch(f.camera, self.reference(), "test", i, (f,)) for i, f in enumerate(self.given)]
+        return frames + (self._turntable("turntable") if self.config.eval_turntable else [])
+
+    def _turntable(self, name: str) -> list[CameraBatch]:
+        cameras, size = orbit(self.config, self.config.n_test_views), self.config.eval_batch_size
+        starts = range(0, len(cameras), size)
+        return [CameraBatch(cameras[i : i + size], self.reference(), name, i) for i in starts]
+
+
+def _check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
+    if isinstance(value, tuple) and len(value) != len(milestones) + 1:
+        expected = len(milestones) + 1
+        raise ConfigError(f"data.{key}: has {len(value)} values; expected {expected}, one more than resolution_milestones")
+
+
+def at_step(value: int | tuple[int, ...], milestones: tuple[int, ...], step: int) -> int:
+    """The value in force at ``step``: the first before the first milestone, then the next."""
+    return value if isinstance(value, int) else value[sum(step >= milestone for milestone in milestones)]
+
+
+def random_cameras(config: RandomCameraConfig, step: int, generator: torch.Generator) -> Cameras:
+    """The training views of one step."""
+    height, width, count = (
+        at_step(value, config.resolution_milestones, step) for value in (config.height, config.width, config.batch_size)
+    )
+    place = random_places(config, step, count, generator)
+    position = place.xyz() + config.camera_perturb * (2 * torch.rand(count, 3, generator=generator) - 1)
+    target = config.center_perturb * torch.randn(count, 3, generator=generator)
+    up = torch.tensor([0.0, 0.0, 1.0]) + config.up_perturb * torch.randn(count, 3, generator=generator)
+    fov_y = _uniform(config.fovy_range, count, generator).deg2rad()
+    return Cameras(look_at(position, target, up), fov_y, height, width)
+
+
+def random_places(config: RandomCameraConfig, step: int, count: int, generator: torch.Generator) -> Spherical:
+    """Positions within the ranges of this step."""
+    grown = min(1.0, (step + 1) / (config.progressive_until + 1))
+    middle = 0.5 * (config.azimuth_range[0] + config.azimuth_range[1])
+    elevation = _elevation(_grown(config.elevation_range, config.eval_elevation_deg, grown), config, count, generator)
+    low, high = _grown(config.azimuth_range, middle, grown)
+    shares = torch.rand(count, generator=generator)
+    if config.batch_uniform_azimuth:
+        shares = (shares + torch.arange(count)) / count
+    azimuth = (low + (high - low) * shares).deg2rad()
+    return Spherical(elevation, azimuth, _uniform(config.camera_distance_range, count, generator))
+
+
+def _grown(full: Range, start: float, share: float) -> Range:
+    """A range that has grown from the point ``start`` (pulled inside) to ``full`` by ``share``."""
+    start = min(max(start, full[0]), full[1])
+    return start + (full[0] - start) * share, start + (full[1] - start) * share
+
+
+def _elevation(
+    limits: Range, config: RandomCameraConfig, count: int, generator: torch.Generator
+) -> Float[Tensor, "B"]:
+    """Elevations in radians. Area on the sphere is uniform in the sine of the elevation."""
+    if config.elevation_sampling == "angle":
+        return _uniform(limits, count, generator).deg2rad()
+    low, high = (math.sin(math.radians(limit)) for limit in limits)
+    return torch.asin(_uniform((low, high), count, generator).clamp(-1, 1))
+
+
+def _uniform(limits: Range, count: int, generator: torch.Generator) -> Float[Tensor, "B"]:
+    return limits[0] + (limits[1] - limits[0]) * torch.rand(count, generator=generator)
+
+
+def orbit(config: RandomCameraConfig, count: int) -> Cameras:
+    """``count`` evaluation views evenly around, the first at azimuth 0."""
+    azimuth = torch.arange(count) * (2 * math.pi / count)
+    elevation = torch.full((count,), math.radians(config.eval_elevation_deg))
+    place = Spherical(elevation, azimuth, torch.full((count,), config.eval_camera_distance))
+    return orbit_cameras(place, math.radians(config.eval_fovy_deg), config.eval_height, config.eval_width)

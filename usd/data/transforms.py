@@ -1,0 +1,186 @@
+"""transforms.json, the nerfstudio layout: cameras and the pictures they took, in one readable file.
+
+    {"w": 256, "h": 256, "fl_x": 355.5, "fl_y": 355.5, "cx": 128, "cy": 128,
+     "frames": [{"file_path": "views/0000.png", "transform_matrix": [[...], [...], [...], [...]]}, ...]}
+
+``transform_matrix`` is camera-to-world, OpenGL axes. Intrinsics stand at the top or in each frame (the frame wins); the
+field of view may be given as ``camera_angle_x`` / ``camera_angle_y`` instead. Our cameras are plain pinholes: square
+pixels, the principal point in the middle, no distortion; a file that says otherwise is refused.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from usd.core.config import UserError
+from usd.math.camera import Cameras
+
+DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera, and the picture it took if there is one on disk."""
+
+    camera: Cameras
+    file_path: str
+    picture: Path | None
+
+
+def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tuple[Frame, ...]:
+    """The frames of a transforms.json, in the file's order. Raises UserError with file, frame and key."""
+    path = Path(path)
+    content = _read_json(path, where)
+    if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
+        raise UserError(f"{where}: {path}: has no list of `frames`; expected nerfstudio's transforms.json")
+    if not content["frames"]:
+        raise UserError(f"{where}: {path}: has no frames; expected at least one")
+    return tuple(
+        _frame(f"{where}: {path}: frames[{i}]", path.parent, content, entry) for i, entry in enumerate(content["frames"])
+    )
+
+
+def _read_json(path: Path, where: str) -> Any:
+    if not path.is_file():
+        raise UserError(f"{where}: {path}: no such file; expected a transforms.json")
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{where}: {path}: is not readable JSON, perhaps truncated ({error})") from error
+
+
+def _frame(name: str, folder: Path, shared: Mapping[str, Any], entry: Any) -> Frame:
+    if not isinstance(entry, dict):
+        raise UserError(f"{name}: is not a mapping; expected file_path and transform_matrix")
+    keys = {**{key: value for key, value in shared.items() if key != "frames"}, **entry}
+    _refuse_distortion(name, keys)
+    file_path = keys.get("file_path", "")
+    if not isinstance(file_path, str):
+        raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
+    picture = _picture(folder, file_path)
+    width, height = _size(name, keys, picture)
+    camera = Cameras(_pose(name, keys.get("transform_matrix")), torch.tensor([_fov_y(name, keys, width, height)]), height, width)
+    return Frame(camera, file_path, picture)
+
+
+def _refuse_distortion(name: str, keys: Mapping[str, Any]) -> None:
+    bent = [key for key in DISTORTION if keys.get(key)]
+    if bent:
+        raise UserError(f"{name}.{bent[0]}: is {keys[bent[0]]}; expected 0: undistort the pictures first")
+    model = keys.get("camera_model", "PINHOLE")
+    if str(model).upper() not in ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE"):
+        raise UserError(f"{name}.camera_model: is {model}; expected a pinhole camera")
+
+
+def _picture(folder: Path, file_path: str) -> Path | None:
+    """The existing file meant by ``file_path``; NeRF-synthetic files leave the ending away."""
+    candidates = [folder / file_path, folder / f"{file_path}.png"] if file_path else []
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _size(name: str, keys: Mapping[str, Any], picture: Path | None) -> tuple[int, int]:
+    if "w" in keys or "h" in keys:
+        return _pixels(name, keys, "w"), _pixels(name, keys, "h")
+    if picture is None:
+        raise UserError(f"{name}: has no w and h, and its picture does not exist; expected the size in pixels")
+    try:
+        with Image.open(picture) as image:
+            return image.size
+    except OSError as error:
+        raise UserError(f"{name}: {picture}: cannot be read as a picture ({error})") from error
+
+
+def _pixels(name: str, keys: Mapping[str, Any], key: str) -> int:
+    value = _number(name, keys, key)
+    if value != int(value) or value < 1:
+        raise UserError(f"{name}.{key}: is {value:g}; expected a whole number of pixels, at least 1")
+    return int(value)
+
+
+def _number(name: str, keys: Mapping[str, Any], key: str) -> float:
+    value = keys.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{name}.{key}: is {value!r}; expected a number")
+    return float(value)
+
+
+def _fov_y(name: str, keys: Mapping[str, Any], width: int, height: int) -> float:
+    """Vertical field of view in radians, from whichever of the usual keys is there."""
+    focal = _focal_px(name, keys, width, height)
+    for key, middle in (("cx", width / 2), ("cy", height / 2)):
+        if key in keys and abs(_number(name, keys, key) - middle) > 1:
+            raise UserError(f"{name}.{key}: is {keys[key]}; expected the middle of the picture, {middle:g}")
+    return 2 * math.atan(0.5 * height / focal)
+
+
+def _focal_px(name: str, keys: Mapping[str, Any], width: int, height: int) -> float:
+    focals = [_positive(name, keys, key) for key in ("fl_y", "fl_x") if key in keys]
+    angles = (("camera_angle_y", height), ("camera_angle_x", width))
+    if not focals:
+        focals = [0.5 * size / math.tan(0.5 * _angle(name, keys, key)) for key, size in angles if key in keys]
+    if not focals:
+        raise UserError(f"{name}: has no fl_x, fl_y, camera_angle_x or camera_angle_y; expected one of them")
+    if max(focals) > 1.01 * min(focals):
+        raise UserError(f"{name}: has pixels that are not square (focal lengths {focals[0]:g} and {focals[1]:g}); expected equal ones")
+    return focals[0]
+
+
+def _positive(name: str, keys: Mapping[str, Any], key: str) -> float:
+    value = _number(name, keys, key)
+    if value <= 0:
+        raise UserError(f"{name}.{key}: is {value:g}; expected a positive number")
+    return value
+
+
+def _angle(name: str, keys: Mapping[str, Any], key: str) -> float:
+    value = _positive(name, keys, key)
+    if value >= math.pi:
+        raise UserError(f"{name}.{key}: is {value:g}; expected radians below pi (is it in degrees?)")
+    return value
+
+
+def _pose(name: str, matrix: Any) -> torch.Tensor:
+    """(1, 4, 4) camera-to-world; a 3 x 4 matrix gets its last row."""
+    try:
+        pose = torch.tensor(matrix, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}.transform_matrix: is not a matrix of numbers; expected 4 x 4") from error
+    if pose.shape == (3, 4):
+        pose = torch.cat([pose, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
+    if pose.shape != (4, 4) or not torch.isfinite(pose).all():
+        raise UserError(f"{name}.transform_matrix: is not a finite 4 x 4 matrix; expected camera-to-world")
+    rotation = pose[:3, :3]
+    if not torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) or torch.det(rotation) < 0:
+        raise UserError(f"{name}.transform_matrix: its 3 x 3 part is not a rotation; expected camera-to-world, OpenGL axes")
+    return pose[None]
+
+
+def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: Sequence[str]) -> Path:
+    """Write cameras and the names of their pictures (relative to the file); the folder is made.
+
+    ``cameras`` may come in batches of different sizes; there is one path for each camera in them.
+    """
+    single = [camera[i : i + 1].to("cpu") for camera in cameras for i in range(len(camera))]
+    if len(single) != len(file_paths):
+        raise ValueError(f"{len(single)} cameras but {len(file_paths)} file paths")
+    sizes = [_intrinsics(camera) for camera in single]
+    shared = sizes[0] if sizes and all(size == sizes[0] for size in sizes) else {}
+    frames = [
+        {"file_path": name, **({} if shared else size), "transform_matrix": camera.c2w[0].tolist()}
+        for name, size, camera in zip(file_paths, sizes, single)
+    ]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"camera_model": "PINHOLE", **shared, "frames": frames}, indent=1))
+    return path
+
+
+def _intrinsics(camera: Cameras) -> dict[str, float]:
+    focal, height, width = camera.focal_px.item(), camera.height, camera.width
+    return {"w": width, "h": height, "fl_x": focal, "fl_y": focal, "cx": width / 2, "cy": height / 2}

@@ -1,0 +1,71 @@
+"""Pictures for people: videos, contact sheets, and validation grids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v2 as imageio
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.types import Render
+from usd.data.pictures import contact_sheet, over, resize_rgba, straight, to_bytes, write_picture
+
+Rgba = Float[Tensor, "4 H W"]
+
+
+def rendered_rgba(render: Render) -> Float[Tensor, "B 4 H W"]:
+    """Straight-alpha pictures of a render that was asked for its foreground."""
+    if render.foreground is None:
+        raise ValueError("the render has no foreground; ask the renderer for it")
+    return straight(render.foreground, render.opacity)
+
+
+def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Path:
+    """An H.264 video over white. Odd sizes are padded by one pixel; all pictures take the first one's size."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = pictures[0].shape[-2:]
+    with imageio.get_writer(path, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
+        for picture in pictures:
+            writer.append_data(to_bytes(_even(over(resize_rgba(picture, height, width)))))
+    return path
+
+
+def _even(rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+    height, width = rgb.shape[-2:]
+    return torch.nn.functional.pad(rgb, (0, width % 2, 0, height % 2), value=1.0)
+
+
+def write_sheet(path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, columns: int = 8) -> Path:
+    """Up to ``at_most`` of the pictures, evenly chosen, over white."""
+    count = min(at_most, len(pictures))
+    chosen = [pictures[i * len(pictures) // count] for i in range(count)]
+    height, width = chosen[0].shape[-2:]
+    rows = torch.stack([over(resize_rgba(picture, height, width)) for picture in chosen])
+    return write_picture(path, contact_sheet(rows, columns))
+
+
+def validation_grid(render: Render, reference: Float[Tensor, "3 H W"] | None = None) -> Float[Tensor, "3 h w"]:
+    """One column a view: colours over white, opacity, and depth if there is one (near is bright).
+
+    The reference picture, if there is one, stands in front of the first row.
+    """
+    rows = [over(rendered_rgba(render)), render.opacity.expand(-1, 3, -1, -1)]
+    if render.depth is not None:
+        rows.append(depth_shade(render.depth, render.opacity).expand(-1, 3, -1, -1))
+    if reference is not None:
+        blank = torch.ones_like(rows[0][:1])
+        rows = [torch.cat([reference[None] if i == 0 else blank, row]) for i, row in enumerate(rows)]
+    return contact_sheet(torch.cat(rows), columns=len(rows[0]))
+
+
+def depth_shade(
+    depth: Float[Tensor, "B 1 H W"], opacity: Float[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B 1 H W"]:
+    """Grey levels from near (1) to far (0.2) among the visible pixels; 0 where nothing is."""
+    seen = opacity > 0.5
+    if not seen.any():
+        return torch.zeros_like(depth)
+    near, far = depth[seen].min(), depth[seen].max()
+    return torch.where(seen, 1 - 0.8 * (depth - near) / (far - near).clamp_min(1e-6), torch.zeros_like(depth))

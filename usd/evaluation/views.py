@@ -1,0 +1,60 @@
+"""Rendered views against ground-truth views: the table that ends up in metrics.json."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.data.pictures import over, read_rgba, resize_rgba
+from usd.data.transforms import Frame
+from usd.evaluation.metrics import mask_iou, psnr, ssim
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """One view's distance to the truth; PSNR in dB over white."""
+
+    psnr: float
+    ssim: float
+    mask_iou: float
+
+
+def score(rgba: Float[Tensor, "4 H W"], truth: Float[Tensor, "4 h w"]) -> ViewScore:
+    """Straight-alpha pictures compared over white; the truth is resampled when sizes differ."""
+    truth = resize_rgba(truth, rgba.shape[-2], rgba.shape[-1])
+    a, b = over(rgba)[None], over(truth)[None]
+    return ViewScore(psnr(a, b).item(), ssim(a, b).item(), mask_iou(rgba[None, 3:], truth[None, 3:]).item())
+
+
+def score_view(rendered: Path, truth: Path) -> ViewScore:
+    """Two files compared, so that anybody can repeat the comparison."""
+    return score(read_rgba(rendered, "rendered view"), read_rgba(truth, "ground truth"))
+
+
+def mean_score(scores: Sequence[ViewScore]) -> ViewScore:
+    """Means over views; a view that is exactly right counts as 100 dB so that the mean stays finite."""
+    count = len(scores)
+    return ViewScore(
+        math.fsum(min(s.psnr, 100.0) for s in scores) / count,
+        math.fsum(s.ssim for s in scores) / count,
+        math.fsum(s.mask_iou for s in scores) / count,
+    )
+
+
+def write_metrics(path: str | Path, frames: Sequence[Frame], scores: Mapping[int, ViewScore]) -> Path:
+    """metrics.json: means on top, then one entry a view."""
+    views = [{"file_path": frames[index].file_path, **_finite(score)} for index, score in scores.items()]
+    mean = asdict(mean_score(list(scores.values())))
+    content = {**mean, "views": len(views), "protocol": "over white, per view then mean", "per_view": views}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1))
+    return path
+
+
+def _finite(score: ViewScore) -> dict[str, float]:
+    return {key: min(value, 100.0) for key, value in asdict(score).items()}

@@ -1,0 +1,213 @@
+"""What image-to-3D and text-to-3D share: parts, one distillation step, pictures, and export.
+
+A step renders random views, asks the guidance for a loss on them, and adds the regularizers of ``usd.losses.table``.
+The guidance and its diffusion models are opened when training starts; testing and exporting never load one.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.background import Background
+from usd.core.config import ConfigError, Schedule, Spec, component, option
+from usd.core.errors import did_you_mean, listing
+from usd.core.registry import build
+from usd.core.types import Render
+from usd.data.pictures import write_picture
+from usd.data.random_camera import CameraBatch
+from usd.data.transforms import Frame, write_transforms
+from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet, write_video
+from usd.evaluation.views import ViewScore, mean_score, score_view, write_metrics
+from usd.geometry import Geometry
+from usd.losses import needs_of
+from usd.losses.table import REGULARIZERS
+from usd.material import Material
+from usd.renderer import Renderer
+from usd.system import System
+
+log = logging.getLogger(__name__)
+GUIDANCE_NAMES = ("usd", "vsd")  # the second is the published misnomer of the first
+
+
+@dataclass(frozen=True)
+class DistillationConfig(System.Config):
+    """Parts, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule."""
+
+    stage: Literal["coarse"] = option("coarse", "coarse: a radiance field from scratch")
+    geometry: Spec = component("geometry", "implicit-volume", "the shape")
+    material: Spec = component("material", "no-material", "its colours")
+    background: Spec = component("background", "solid-color-background", "what is behind it")
+    renderer: Spec = component("renderer", "nerf-volume-renderer", "how it is seen")
+    guidance: Spec = component("guidance", None, "the formula that pulls the renders towards the model")
+    prompt_processor: Spec | None = component("prompt_processor", None, "the words, if the guidance wants any", optional=True)
+    loss: dict[str, Schedule] = option({}, "lambda_usd (published as lambda_vsd), lambda_sparsity, lambda_opaque, ...", ge=0)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One test view as it was written."""
+
+    rgba: Float[Tensor, "4 H W"]
+    file: Path
+    batch: CameraBatch
+
+
+class DistillationSystem(System):
+    """Base of the distillation systems; a subclass adds losses in ``extra_losses`` and opens what they need."""
+
+    config: DistillationConfig
+    extra_weights: Mapping[str, float] = {}  # losses beyond the table, and their default weights
+    geometry: Geometry
+    material: Material
+    background: Background
+    renderer: Renderer
+
+    def build(self) -> None:
+        config = self.config
+        self.weights = loss_weights(config.loss, self.extra_weights)
+        self.geometry = build(config.geometry)
+        self.material = build(config.material)
+        self.background = build(config.background)
+        self.renderer = build(
+            config.renderer, geometry=self.geometry, material=self.material, background=self.background
+        )
+        self.guidance: Any = None
+        self.prompt_processor: Any = None
+        self.shown: dict[str, list[Shown]] = {}
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def on_fit_start(self) -> None:
+        """Opens the guidance, unless its weight is never above zero."""
+        if self.weights["usd"].maximum > 0 and self.guidance is None:
+            self.guidance = self.open_guidance().to(self.device)
+
+    def open_guidance(self) -> Any:
+        """The guidance with everything it asks for."""
+        raise NotImplementedError
+
+    def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        active = self.active(step)
+        losses = {**self._random_views(batch, step, generator, active), **self.extra_losses(batch, step, generator, active)}
+        return {name: active[name] * loss for name, loss in losses.items()}
+
+    def active(self, step: int) -> dict[str, float]:
+        """The losses with a weight at ``step``, and their weights."""
+        weights = {name: schedule(step) for name, schedule in self.weights.items()}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def extra_losses(
+        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Further losses by name, not yet weighted; only those in ``active``."""
+        return {}
+
+    def _random_views(
+        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """The guidance and the regularizers on the batch's random views."""
+        regularizers = {name: loss for name, loss in REGULARIZERS.items() if name in active}
+        guided = "usd" in active
+        if not guided and not regularizers:
+            return {}
+        needs = needs_of(regularizers.values()) | (self.guidance.needs if guided else frozenset())
+        render = self.renderer.render(batch.cameras, needs, generator)
+        losses = {name: loss(render) for name, loss in regularizers.items()}
+        if guided:
+            output = self.guidance(render, batch.cameras, step, generator)
+            self.figures.update(output.figures)
+            losses["usd"] = output.loss
+        self.figures["opacity"] = float(render.opacity.detach().mean())
+        return losses
+
+    # ------------------------------------------------------------------------------------------------- pictures
+
+    def look(self, batch: CameraBatch, *needs: str) -> Render:
+        """Evaluation pictures of all views of a batch, one view at a time, on the CPU."""
+        wanted = frozenset({"foreground", *needs})
+        with torch.no_grad():
+            views = [self.renderer.render(batch.cameras[i : i + 1], wanted, None) for i in range(len(batch))]
+        names = ("rgb", "opacity", *wanted)
+        return Render(**{name: torch.cat([getattr(view, name) for view in views]).cpu() for name in names})
+
+    def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
+        """A picture to show beside validation views."""
+        return None
+
+    def validate(self, batch: CameraBatch, index: int) -> None:
+        """Writes ``it<step>-<index>.png``: colours, opacity and depth of every validation view."""
+        grid = validation_grid(
+            self.look(batch, "depth"), self.reference_picture(batch.cameras.height, batch.cameras.width)
+        )
+        write_picture(self.save_dir / f"it{self.step}-{index}.png", grid)
+
+    def on_test_epoch_start(self) -> None:
+        self.shown = {}
+
+    def test(self, batch: CameraBatch, index: int) -> None:
+        """Writes the views of a batch as straight-alpha RGBA, ``it<step>-<name>/<index>.png``."""
+        folder = self.save_dir / f"it{self.step}-{batch.name}"
+        for i, rgba in enumerate(rendered_rgba(self.look(batch))):
+            file = write_picture(folder / f"{batch.first + i}.png", rgba)
+            self.shown.setdefault(batch.name, []).append(Shown(rgba, file, batch.view(i)))
+
+    def on_test_epoch_end(self) -> None:
+        """Beside every folder of views: its cameras, a contact sheet, scores if there is a truth, a video of the turntable."""
+        for name, shown in self.shown.items():
+            folder, pictures = shown[0].file.parent, [view.rgba for view in shown]
+            cameras = [view.batch.cameras for view in shown]
+            write_transforms(folder / "transforms.json", cameras, [view.file.name for view in shown])
+            write_sheet(self.save_dir / f"{folder.name}.png", pictures)
+            if len(pictures) > 1 and not any(view.batch.frames for view in shown):
+                write_video(self.save_dir / f"{folder.name}.mp4", pictures)
+            self._score(folder, shown)
+        self.shown = {}
+
+    def _score(self, folder: Path, shown: Sequence[Shown]) -> None:
+        frames = [frame for view in shown for frame in view.batch.frames]
+        scores = {i: score for i, view in enumerate(shown) if (score := score_shown(view)) is not None}
+        if scores:
+            write_metrics(folder / "metrics.json", frames, scores)
+            mean = mean_score(list(scores.values()))
+            self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
+
+    def export(self, exporter: Any, folder: Path) -> list[Path]:
+        self.eval()
+        return exporter.export(self.geometry, self.material, folder)
+
+
+def score_shown(view: Shown) -> ViewScore | None:
+    """How far a view is from its ground-truth picture, read back as written; None where there is none."""
+    frame: Frame | None = view.batch.frames[0] if view.batch.frames else None
+    return None if frame is None or frame.picture is None else score_view(view.file, frame.picture)
+
+
+def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> dict[str, Schedule]:
+    """Weights by loss name from ``lambda_NAME`` keys, the guidance's under "usd". Unknown keys are errors."""
+    known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
+    weights = {name: Schedule.constant(value) for name, value in known.items()}
+    keys = [f"lambda_{name}" for name in (*GUIDANCE_NAMES, "lora", *REGULARIZERS, *extra)]
+    for key, schedule in given.items():
+        if key not in keys:
+            hint = did_you_mean(key, keys) or f" Known keys: {listing(keys)}."
+            raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
+        if key == "lambda_lora":
+            _refuse_lora(schedule)
+        elif key.removeprefix("lambda_") in GUIDANCE_NAMES:
+            weights["usd"] = schedule
+        else:
+            weights[key.removeprefix("lambda_")] = schedule
+    return weights
+
+
+def _refuse_lora(schedule: Schedule) -> None:
+    if schedule.maximum != 0:
+        raise ConfigError(
+            f"system.loss.lambda_lora: is {schedule.maximum:g}; expected 0: the published method trains no LoRA in this stage"
+        )

@@ -1,0 +1,123 @@
+"""One picture to a 3D object: distillation from novel views, anchored to the picture at the reference camera."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import ConfigError, option, plain, spec
+from usd.core.registry import build, register
+from usd.core.types import Render
+from usd.data.pictures import over
+from usd.data.random_camera import CameraBatch
+from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
+from usd.guidance import ViewGuidance
+from usd.losses import needs_of
+from usd.losses.table import REFERENCE_LOSSES
+from usd.math.camera import Cameras
+from usd.system.distillation import DistillationConfig, DistillationSystem
+
+MODEL_KEYS = ("zero123_model_name_or_path", "pretrained_model_name_or_path", "half_precision_weights")
+
+
+@dataclass(frozen=True)
+class UsdConfig(DistillationConfig):
+    """``loss`` knows three more names: ``rgb`` and ``mask`` against the reference picture (0 by default), and ``reference_view``,
+    the published code's score term there (1 by default)."""
+
+    reference: ReferenceConfig = option({}, "how the reference picture is read")
+
+
+@register("usd-system")
+class UsdSystem(DistillationSystem):
+    """Needs data that knows the reference camera, and a guidance that looks at ``system.guidance.image_path``."""
+
+    Config = UsdConfig  # type: ignore[assignment]
+    config: UsdConfig
+    transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
+    extra_weights: ClassVar[Mapping[str, float]] = {"reference_view": 1.0, **dict.fromkeys(REFERENCE_LOSSES, 0.0)}
+
+    def build(self) -> None:
+        super().build()
+        if not isinstance(self.config.guidance.config, ViewGuidance.Config):
+            name = self.config.guidance.name
+            raise ConfigError(f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance")
+        self.reference_view: Any = None
+        self.reference: Reference | None = None
+        self._told = False
+
+    def on_fit_start(self) -> None:
+        """Reads the picture first: a wrong path should not cost a download."""
+        options = self.config.guidance.config
+        self.reference = load_reference(options.image_path, self.config.reference, "system.guidance.image_path")
+        self.print(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}")
+        self.save_dir.mkdir(parents=True, exist_ok=True)
+        overlay(self.reference).save(self.save_dir / "reference.png")
+        super().on_fit_start()
+        if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
+            self.reference_view = self._open_reference_view().to(self.device)
+        self._told = False
+
+    def open_guidance(self) -> Any:
+        prompts = None if self.config.prompt_processor is None else build(self.config.prompt_processor)
+        return build(self.config.guidance, prompts=prompts)
+
+    def _open_reference_view(self) -> Any:
+        """The published second term, on the same models as the guidance."""
+        options = plain(self.config.guidance.config)
+        return build(spec("guidance", "reference-view-guidance", {key: options[key] for key in MODEL_KEYS}))
+
+    def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if not self._told:
+            self._tell(reference_camera(batch))
+        return super().compute(batch, step, generator)
+
+    def _tell(self, camera: Cameras) -> None:
+        """Show the picture to whoever wants it, once, on the training device."""
+        assert self.reference is not None
+        picture = over(self.reference.rgba)[None].to(self.device)
+        for guidance in (self.guidance, self.reference_view):
+            if guidance is not None:
+                guidance.set_reference(picture, camera)
+        self._told = True
+
+    def extra_losses(
+        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Losses at the reference camera."""
+        wanted = {name: loss for name, loss in REFERENCE_LOSSES.items() if name in active}
+        scored = "reference_view" in active
+        if not wanted and not scored:
+            return {}
+        camera = reference_camera(batch)
+        needs = needs_of(wanted.values()) | ({"foreground"} if scored else frozenset())
+        render = self.renderer.render(camera, needs, generator)
+        losses = {name: loss(render, self._target(camera)) for name, loss in wanted.items()}
+        if scored:
+            output = self.reference_view(over_white(render), camera, step, generator)
+            self.figures.update({f"reference_{name}": value for name, value in output.figures.items()})
+            losses["reference_view"] = output.loss
+        return losses
+
+    def _target(self, camera: Cameras) -> Float[Tensor, "1 4 H W"]:
+        assert self.reference is not None
+        return self.reference.at(camera.height, camera.width)[None].to(self.device)
+
+    def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
+        return None if self.reference is None else over(self.reference.at(height, width))
+
+
+def reference_camera(batch: CameraBatch) -> Cameras:
+    """The batch's reference camera, or a clear error."""
+    if batch.reference is None:
+        raise ConfigError("data_type: knows no reference camera; expected usd-random-camera-datamodule")
+    return batch.reference
+
+
+def over_white(render: Render) -> Render:
+    """The render as the reference picture is shown to models."""
+    assert render.foreground is not None
+    return replace(render, rgb=render.foreground + (1 - render.opacity))

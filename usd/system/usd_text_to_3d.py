@@ -1,0 +1,22 @@
+"""A sentence to a 3D object, first stage: a radiance field."""
+
+from typing import Any
+
+from usd.core.config import ConfigError
+from usd.core.registry import build, register
+from usd.system.distillation import DistillationConfig, DistillationSystem
+
+
+@register("usd-text-to-3d-system")
+class UsdTextTo3DSystem(DistillationSystem):
+    """Needs a prompt processor; its guidance compares the told and the untold model."""
+
+    Config = DistillationConfig  # type: ignore[assignment]
+
+    def build(self) -> None:
+        super().build()
+        if self.config.prompt_processor is None:
+            raise ConfigError("system.prompt_processor_type: required but not given; expected a prompt processor")
+
+    def open_guidance(self) -> Any:
+        return build(self.config.guidance, prompts=build(self.config.prompt_processor))
