@@ -5,7 +5,7 @@ Positions are world coordinates (+z up, object at the origin); the object lies i
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -39,7 +39,7 @@ class Geometry(Module):
         """Density, and what ``needs`` names of ``features`` and ``normal``, at points."""
 
     @classmethod
-    def convert(cls, config: object, source: "Geometry") -> Self:
+    def convert(cls, config: object, source: "Geometry") -> "Geometry":
         """A geometry of this class that looks like ``source``: how a later stage starts from an earlier one."""
         raise UserError(f"{cls.__name__} cannot be made from {type(source).__name__}")
 

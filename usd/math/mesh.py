@@ -77,13 +77,15 @@ def large_components(vertices: Vertices, faces: Faces, fraction: float) -> Bool[
     return (areas >= fraction * areas.max())[label]
 
 
-def drop_unused(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def drop_unused(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "U 3"], Faces]:
     """The same surface without vertices that no face uses."""
     used, renumbered = torch.unique(faces, return_inverse=True)
     return vertices[used], renumbered.view(-1, 3)
 
 
-def merge_vertices(vertices: Vertices, faces: Faces, tolerance: float = 1e-6) -> tuple[Vertices, Faces]:
+def merge_vertices(
+    vertices: Vertices, faces: Faces, tolerance: float = 1e-6
+) -> tuple[Float[Tensor, "U 3"], Int[Tensor, "K 3"]]:
     """Vertices that round to the same multiple of ``tolerance`` become one; faces that collapse are dropped."""
     cell = (vertices / tolerance).round().long()
     unique, label = torch.unique(cell, dim=0, return_inverse=True)

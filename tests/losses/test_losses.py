@@ -1,0 +1,92 @@
+"""Losses at the points where their value is known."""
+
+import math
+
+import pytest
+import torch
+
+from usd.core.types import Render, Samples
+from usd.losses import needs_of
+from usd.losses.opacity import opaque, sparsity
+from usd.losses.reference import reference_mask, reference_rgb
+from usd.losses.samples import orientation, z_variance
+from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
+
+
+def rendered(opacity: float, color: float = 1.0, samples: Samples | None = None) -> Render:
+    o = torch.full((2, 1, 4, 5), opacity)
+    return Render(
+        rgb=torch.ones(2, 3, 4, 5), opacity=o, foreground=color * o.expand(2, 3, 4, 5), samples=samples
+    )
+
+
+def along(t: list[float], weight: list[float], ray: list[int], facing: float = 1.0) -> Samples:
+    direction = torch.tensor([[0.0, 0.0, -1.0]]).expand(len(t), 3)
+    return Samples(
+        torch.tensor(ray, dtype=torch.long),
+        torch.tensor(t),
+        torch.tensor(weight),
+        direction,
+        -facing * direction,
+    )
+
+
+def test_the_table_needs_what_its_losses_need() -> None:
+    assert needs_of(REGULARIZERS.values()) == {"opacity", "samples", "normal"}
+    assert needs_of(REFERENCE_LOSSES.values()) == {"opacity", "foreground"}
+    assert needs_of([]) == frozenset()
+
+
+def test_sparsity_of_an_empty_picture_is_a_tenth() -> None:
+    assert float(sparsity(rendered(0.0))) == pytest.approx(0.1)
+    assert float(sparsity(rendered(1.0))) == pytest.approx(math.sqrt(1.01))
+
+
+def test_opaque_is_the_entropy_of_a_coin() -> None:
+    assert float(opaque(rendered(0.5))) == pytest.approx(math.log(2))
+    assert float(opaque(rendered(0.0))) == pytest.approx(float(opaque(rendered(1.0))), rel=1e-4)
+    assert float(opaque(rendered(0.0))) < 0.01
+
+
+def test_orientation_punishes_only_normals_that_face_away() -> None:
+    toward = rendered(1.0, samples=along([1.0, 2.0], [0.5, 0.5], [0, 0], facing=1.0))
+    away = rendered(1.0, samples=along([1.0, 2.0], [0.5, 0.5], [0, 0], facing=-1.0))
+    assert float(orientation(toward)) == 0
+    assert float(orientation(away)) == pytest.approx(1 / 40)
+
+
+def test_z_variance_is_the_variance_of_the_distance() -> None:
+    two_peaks = rendered(1.0, samples=along([1.0, 3.0], [0.5, 0.5], [0, 0]))
+    assert float(z_variance(two_peaks)) == pytest.approx(1.0)
+    one_peak = rendered(1.0, samples=along([2.0, 5.0], [0.9, 0.3], [0, 1]))
+    assert float(z_variance(one_peak)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_z_variance_of_nothing_is_zero() -> None:
+    assert float(z_variance(rendered(0.0, samples=along([], [], [])))) == 0
+
+
+def test_z_variance_is_unchanged_by_a_shift_and_scales_with_the_square() -> None:
+    def variance(shift: float, scale: float) -> float:
+        t = [scale * v + shift for v in (1.0, 2.0, 4.0)]
+        return float(z_variance(rendered(1.0, samples=along(t, [0.2, 0.3, 0.4], [0, 0, 0]))))
+
+    assert variance(5.0, 1.0) == pytest.approx(variance(0.0, 1.0), rel=1e-4)
+    assert variance(0.0, 3.0) == pytest.approx(9 * variance(0.0, 1.0), rel=1e-4)
+
+
+def test_reference_losses_vanish_on_the_picture_itself() -> None:
+    render = rendered(0.6, color=0.25)
+    picture = torch.cat([torch.full((2, 3, 4, 5), 0.25), render.opacity], 1)
+    assert float(reference_rgb(render, picture)) == pytest.approx(0, abs=1e-12)
+    assert float(reference_mask(render, picture)) == pytest.approx(0, abs=1e-12)
+
+
+def test_colours_where_the_picture_is_transparent_do_not_matter() -> None:
+    picture = torch.cat([torch.rand(2, 3, 4, 5), torch.zeros(2, 1, 4, 5)], 1)
+    assert float(reference_rgb(rendered(0.0), picture)) == 0
+
+
+def test_a_missing_part_is_named() -> None:
+    with pytest.raises(ValueError, match="samples"):
+        z_variance(rendered(1.0))

@@ -1,0 +1,113 @@
+"""A full picture at low resolution with one patch at full resolution: large pictures in little memory."""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.background import Background
+from usd.core.config import Spec, component, option
+from usd.core.registry import build, register
+from usd.core.types import Render, Samples
+from usd.geometry import Geometry
+from usd.material import Material
+from usd.math.camera import Cameras
+from usd.renderer import Renderer, Window
+
+PICTURES = ("rgb", "opacity", "foreground", "depth", "normal")
+
+
+@register("patch-renderer")
+class PatchRenderer(Renderer):
+    """While training, pastes a patch of the base renderer's picture into its upsampled low-resolution picture.
+
+    A picture that is not larger than the patch, and every picture when not training, is rendered in full. Samples of the
+    low-resolution rays come before those of the patch.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        base_renderer: Spec = component("renderer", "nerf-volume-renderer", "renders both pictures")
+        patch_size: int = option(128, "side of the patch, pixels", ge=1)
+        global_downsample: int = option(4, "the low-resolution picture is smaller by this factor", ge=1)
+        global_detach: bool = option(False, "only the patch is trained")
+
+    config: Config
+
+    def __init__(self, config: Config, geometry: Geometry, material: Material, background: Background) -> None:
+        super().__init__(config, geometry, material, background)
+        self.base = build(config.base_renderer, geometry=geometry, material=material, background=background)
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Update the base renderer."""
+        self.base.update(step, generator)
+
+    def render(
+        self,
+        cameras: Cameras,
+        needs: frozenset[str] = frozenset(),
+        generator: torch.Generator | None = None,
+        window: Window | None = None,
+    ) -> Render:
+        """See ``Renderer.render``. Without a generator the patch is in the middle."""
+        size = self.config.patch_size
+        if not self.training or window is not None or size >= min(cameras.height, cameras.width):
+            return self.base.render(cameras, needs, generator, window)
+        patch = _place(cameras, size, generator)
+        seed = None if generator is None else _draw(1 << 62, generator)
+        small = cameras.resize(*(-(-n // self.config.global_downsample) for n in (cameras.height, cameras.width)))
+        coarse = self.base.render(small, needs, _seeded(seed, generator))
+        fine = self.base.render(cameras, needs, _seeded(seed, generator), patch)
+        return _paste(_detached(coarse) if self.config.global_detach else coarse, fine, patch, cameras)
+
+
+def _draw(stop: int, generator: torch.Generator) -> int:
+    return int(torch.randint(stop, (), generator=generator, device=generator.device))
+
+
+def _seeded(seed: int | None, like: torch.Generator | None) -> torch.Generator | None:
+    """The same stream each time, so that both pictures stand before the same random background."""
+    return None if seed is None or like is None else torch.Generator(like.device).manual_seed(seed)
+
+
+def _place(cameras: Cameras, size: int, generator: torch.Generator | None) -> Window:
+    spare = (cameras.height - size, cameras.width - size)
+    top, left = (n // 2 if generator is None else _draw(n + 1, generator) for n in spare)
+    return Window(top, left, size, size)
+
+
+def _detached(render: Render) -> Render:
+    pictures = {name: getattr(render, name) for name in PICTURES}
+    return replace(render, **{name: None if p is None else p.detach() for name, p in pictures.items()})
+
+
+def _paste(coarse: Render, fine: Render, at: Window, cameras: Cameras) -> Render:
+    """``coarse`` upsampled to the cameras' size, with ``fine`` in its window."""
+    pictures = {name: _pasted(getattr(coarse, name), getattr(fine, name), at, cameras) for name in PICTURES}
+    low_rays = coarse.rgb.shape[0] * coarse.rgb.shape[2] * coarse.rgb.shape[3]
+    return replace(fine, **pictures, samples=_joined(coarse.samples, fine.samples, low_rays))
+
+
+def _pasted(coarse: Tensor | None, fine: Tensor | None, at: Window, cameras: Cameras) -> Tensor | None:
+    if coarse is None or fine is None:
+        return None
+    picture = _enlarged(coarse, cameras.height, cameras.width)
+    picture[..., at.top : at.top + at.height, at.left : at.left + at.width] = fine
+    return picture
+
+
+def _enlarged(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Float[Tensor, "B C H W"]:
+    """The picture of the same view at another size, bilinear; exact where the two shapes are not quite similar."""
+    stretch = (width / height) / (picture.shape[3] / picture.shape[2])
+    to_small = picture.new_tensor([[stretch, 0, 0], [0, 1, 0]]).expand(len(picture), 2, 3)
+    grid = torch.nn.functional.affine_grid(to_small, [len(picture), 1, height, width], align_corners=False)
+    return torch.nn.functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)
+
+
+def _joined(first: Samples | None, second: Samples | None, first_rays: int) -> Samples | None:
+    if first is None or second is None:
+        return None
+    second = replace(second, ray_index=second.ray_index + first_rays)
+    pairs = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(Samples)}
+    return Samples(**{name: None if a is None or b is None else torch.cat([a, b]) for name, (a, b) in pairs.items()})
