@@ -1,0 +1,181 @@
+"""Samples along rays through occupied space, and what the rays see: marching and compositing, kernel and twin.
+
+The fastest way to render R rays::
+
+    samples = march(origins, directions, occupancy, step, generator)
+    x = samples.positions(origins, directions)                   # (S, 3): one call of the geometry for all rays
+    alpha = alpha_from_density(density(x), samples.lengths)      # usd.math.volume
+    view = composite(alpha, rgb, samples)
+
+S follows from the occupied share of space, so its cost falls as the occupancy grid learns. Where shading is dear, look
+at densities first without gradients, and shade ``samples.select(visible(...))`` only.
+
+Letters: R rays, S samples of all rays in one packed axis, C channels.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from usd.kernels.occupancy import Occupancy, is_occupied
+from usd.kernels.runtime import Implementation, choose
+from usd.math.volume import packed_sum, packed_transmittance
+
+
+@dataclass(frozen=True)
+class RaySamples:
+    """Packed samples: ray after ray, near to far. ``packed`` holds each ray's first sample and their number."""
+
+    ray_index: Int[Tensor, "S"]
+    t_start: Float[Tensor, "S"]
+    t_end: Float[Tensor, "S"]
+    packed: Int[Tensor, "R 2"]
+
+    def __len__(self) -> int:
+        return self.ray_index.shape[0]
+
+    @property
+    def n_rays(self) -> int:
+        return self.packed.shape[0]
+
+    @property
+    def t(self) -> Float[Tensor, "S"]:
+        """Distance of each sample's middle."""
+        return (self.t_start + self.t_end) / 2
+
+    @property
+    def lengths(self) -> Float[Tensor, "S"]:
+        return self.t_end - self.t_start
+
+    def positions(
+        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]
+    ) -> Float[Tensor, "S 3"]:
+        """The samples' middles."""
+        along = directions.index_select(0, self.ray_index) * self.t[:, None]
+        return along.add_(origins.index_select(0, self.ray_index))
+
+    def select(self, keep: Bool[Tensor, "S"]) -> "RaySamples":
+        """Some of the samples, still packed."""
+        index = keep.nonzero().squeeze(1)
+        ray_index = self.ray_index[index]
+        return RaySamples(
+            ray_index, self.t_start[index], self.t_end[index], packed_info(ray_index, self.n_rays)
+        )
+
+
+class Composite(NamedTuple):
+    """What R rays see. ``depth`` is the sum of weight times distance (divide by opacity for a mean)."""
+
+    weights: Float[Tensor, "S"]
+    opacity: Float[Tensor, "R"]
+    depth: Float[Tensor, "R"]
+    color: Float[Tensor, "R C"]
+
+
+def packed_info(ray_index: Int[Tensor, "S"], n_rays: int) -> Int[Tensor, "R 2"]:
+    """First sample and number of samples of each ray, from a sorted ``ray_index``."""
+    count = torch.bincount(ray_index, minlength=n_rays)
+    return torch.stack([count.cumsum(0) - count, count], -1)
+
+
+def intersect_box(
+    origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], radius: float, near: float, far: float
+) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
+    """Where each ray enters and leaves the cube [-radius, radius]^3, within [near, far]; equal for a miss."""
+    tiny = torch.full_like(directions, 1e-20)
+    inverse = 1 / torch.where(directions.abs() < tiny, tiny, directions)
+    a, b = (-radius - origins) * inverse, (radius - origins) * inverse
+    enter = torch.minimum(a, b).amax(-1).clamp(near, far)
+    leave = torch.maximum(a, b).amin(-1).clamp(near, far)
+    return enter, torch.maximum(enter, leave)
+
+
+def march(
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+    occupancy: Occupancy,
+    step: float,
+    generator: torch.Generator | None = None,
+    near: float = 0.0,
+    far: float = math.inf,
+    implementation: Implementation = "auto",
+) -> RaySamples:
+    """Samples of length ``step`` whose middles lie in occupied cells.
+
+    Middles stand at ``enter + (k + u) step``, k = 0, 1, ... from where the ray enters the cube; u is one uniform number
+    per ray from ``generator``, 0.5 without one. Directions are unit vectors for distances in world units. Not
+    differentiable: gradients flow through what is evaluated at the samples.
+    """
+    if not step > 0:
+        raise ValueError(f"march: step is {step}; expected a positive length")
+    with torch.no_grad():
+        enter, leave = intersect_box(origins, directions, occupancy.radius, near, far)
+        shift = torch.full_like(enter, 0.5)
+        if generator is not None:
+            shift = torch.rand(enter.shape, generator=generator, device=enter.device, dtype=enter.dtype)
+        first = enter + shift * step
+        if choose(implementation, origins, directions) == "warp":
+            from usd.kernels import ray_march_warp
+
+            return ray_march_warp.march(origins, directions, occupancy, step, first, leave)
+        return march_torch(origins, directions, occupancy, step, first, leave)
+
+
+def march_torch(
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+    occupancy: Occupancy,
+    step: float,
+    first: Float[Tensor, "R"],
+    leave: Float[Tensor, "R"],
+) -> RaySamples:
+    """The twin: look at every lattice point of every ray. ``first`` is the middle of sample 0."""
+    n = int(((leave - first) / step).amax().clamp(min=-1)) + 1 if len(first) else 0
+    t = first[:, None] + torch.arange(n, device=first.device) * step
+    inside = t < leave[:, None]
+    x = origins[:, None] + t[..., None] * directions[:, None]
+    keep = inside & is_occupied(occupancy, x.reshape(-1, 3)).view_as(inside)
+    ray_index = keep.nonzero()[:, 0]
+    middle = t[keep]
+    return RaySamples(ray_index, middle - step / 2, middle + step / 2, packed_info(ray_index, len(origins)))
+
+
+def composite(
+    alpha: Float[Tensor, "S"],
+    features: Float[Tensor, "S C"],
+    samples: RaySamples,
+    least_transmittance: float = 0.0,
+    implementation: Implementation = "auto",
+) -> Composite:
+    """Front-to-back compositing: w = alpha T, and its sums with 1, distance and ``features``.
+
+    Differentiable with respect to ``alpha`` and ``features`` through all four results. Samples reached by less than
+    ``least_transmittance`` of the light get weight and gradient 0. ``features`` may have no channels.
+    """
+    if choose(implementation, alpha, features, samples.t_start) == "warp":
+        from usd.kernels import ray_march_warp
+
+        return Composite(*ray_march_warp.composite(alpha, features, samples, least_transmittance))
+    return composite_torch(alpha, features, samples, least_transmittance)
+
+
+def composite_torch(
+    alpha: Float[Tensor, "S"],
+    features: Float[Tensor, "S C"],
+    samples: RaySamples,
+    least_transmittance: float = 0.0,
+) -> Composite:
+    """The twin: rays padded to the longest, cumulative products, sums by ray."""
+    reach = packed_transmittance(alpha, samples.packed, samples.ray_index)
+    weights = torch.where(reach >= least_transmittance, alpha * reach, torch.zeros_like(alpha))
+    by_ray = (samples.ray_index, samples.n_rays)
+    return Composite(
+        weights,
+        packed_sum(weights, *by_ray),
+        packed_sum(weights * samples.t, *by_ray),
+        packed_sum(weights[:, None] * features, *by_ray),
+    )
