@@ -66,7 +66,7 @@ class TextDenoiser(Denoiser):
         """One row per prompt."""
 
 
-class Reading(ABC):
+class Reading:
     """A reference picture as a view denoiser remembers it: read once, used for every camera."""
 
 

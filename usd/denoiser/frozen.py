@@ -1,26 +1,24 @@
 """Networks that are used but never trained or saved."""
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any
 
 import torch
 
-Net = TypeVar("Net", bound=torch.nn.Module)
 
-
-class Frozen(Generic[Net]):
+class Frozen:
     """A pretrained network, loaded when first needed and moved to wherever its input is.
 
     It is no ``nn.Module`` on purpose: parameters(), state_dict() and train() of its owner do not see it. With
     ``half`` it computes in fp16 on CUDA; everywhere else in fp32, whatever its file holds.
     """
 
-    def __init__(self, load: Callable[[], Net], half: bool) -> None:
+    def __init__(self, load: Callable[[], torch.nn.Module], half: bool) -> None:
         self._load = load
         self._half = half
-        self._network: Net | None = None
+        self._network: torch.nn.Module | None = None
 
-    def on(self, device: torch.device) -> Net:
+    def on(self, device: torch.device) -> Any:
         """The network on this device, in the dtype that suits it."""
         if self._network is None:
             self._network = self._load().eval().requires_grad_(False)

@@ -8,9 +8,10 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -26,7 +27,6 @@ LOG = logging.getLogger(__name__)
 ALIAS_FILE = ROOT / "load" / "models.yaml"
 HUB_TIMEOUT_S = 5.0
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
-Net = TypeVar("Net", bound=torch.nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,8 @@ def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
 
     if not file.is_file():
         raise UserError(f"{file}: is missing; expected the list of model aliases")
-    table = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(table, dict)
-    return {str(name): parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in table.items()}
+    table: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return {name: parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in table.items()}
 
 
 def entry_of(name: str) -> ModelEntry | None:
@@ -101,8 +100,10 @@ def _opened(name: str, role: str, where: str, half: bool) -> Denoiser:
     return cls(parse(cls.Config, options, where), name=name)
 
 
-def _local_folder(text: str) -> Path | None:
+def _local_folder(text: str | None) -> Path | None:
     """``text`` as a folder: absolute, in the repository, or as typed at the shell."""
+    if not text:
+        return None
     given = Path(text).expanduser()
     folders = [given] if given.is_absolute() else [ROOT / given, given.absolute()]
     return next((folder.resolve() for folder in folders if folder.is_dir()), None)
@@ -164,7 +165,8 @@ def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: 
     folder = f"no such folder ({entry.path})" if entry and entry.path else "no such folder"
     hint = "" if entry else did_you_mean(name, model_entries())
     return (
-        f"{where}: model '{name}' cannot be had: {folder}; {tried}. Give a downloaded folder, set HF_ENDPOINT to a mirror, "
+        f"{where}: model '{name}' cannot be had: {folder}; {tried}. "
+        "Give a downloaded folder, set HF_ENDPOINT to a mirror, "
         f"or use the embedded models toybox-sd and toybox-zero123 (configs/usd-patch-mini.yaml).{hint}"
     )
 
@@ -244,11 +246,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return said
 
 
-def load_network(cls: type[Net], folder: Path) -> Net:
+def load_network(cls: Any, folder: Path) -> torch.nn.Module:
     """A diffusers or transformers network from its subfolder, all weights present. Raises UserError."""
     with _quiet(), readable(folder, cls.__name__):
         options = {"variant": _variant(folder), "local_files_only": True, "output_loading_info": True}
-        network, report = cls.from_pretrained(folder, **options)  # type: ignore[attr-defined]
+        network, report = cls.from_pretrained(folder, **options)
         missing = sorted(map(str, report["missing_keys"]))
         if missing:
             raise UserError(f"{folder}: lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]}")
@@ -268,46 +270,34 @@ def load_tensors(folder: Path) -> dict[str, Tensor]:
         return load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
 
 
-class readable:
+@contextmanager
+def readable(folder: Path, what: str) -> Iterator[None]:
     """Turns whatever a library raises over a bad file into one line."""
-
-    def __init__(self, folder: Path, what: str) -> None:
-        self.folder, self.what = folder, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> None:
-        if isinstance(problem, Exception) and not isinstance(problem, UserError):
-            first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-            raise UserError(f"{self.folder}: cannot be read as {self.what}: {first[:200]}") from problem
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:  # each library has its own kinds
+        first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise UserError(f"{folder}: cannot be read as {what}: {first[:200]}") from problem
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """No progress bars or loading reports from the model libraries inside; their settings are put back."""
-
-    def __enter__(self) -> None:
-        self.state = [(log, log.level) for log in _library_logs()]
-        for log, _ in self.state:
-            log.setLevel(logging.ERROR)
-        self.bars = list(_switch_bars())
-
-    def __exit__(self, kind: type | None, problem: BaseException | None, trace: object) -> None:
-        for log, level in self.state:
-            log.setLevel(level)
-        for enable in self.bars:
-            enable()
-
-
-def _library_logs() -> list[logging.Logger]:
-    return [logging.getLogger(name) for name in ("diffusers", "transformers")]
-
-
-def _switch_bars() -> Iterator[Any]:
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    for library in (diffusers_logging, transformers_logging):
-        if library.is_progress_bar_enabled():
-            library.disable_progress_bar()
-            yield library.enable_progress_bar
+    libraries = (diffusers_logging, transformers_logging)
+    bars = [library for library in libraries if library.is_progress_bar_enabled()]
+    levels = [(library, library.get_verbosity()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
+        for library in bars:
+            library.enable_progress_bar()

@@ -30,24 +30,59 @@ def relative_pose(
 
 @dataclass(frozen=True)
 class CameraProjectionConfig:
-    """The shape of the projection. The defaults are the original: one linear layer, one token."""
+    """The shape of the projection. The defaults are the original's: one linear layer, one token."""
 
     embedding_dim: int = option(768, "width of the image embedding", ge=1)
     width: int = option(768, "width of the tokens that the UNet attends to", ge=1)
-    type: Literal["linear", "mlp"] = option("linear", "form of the layer")
-    harmonics: int = option(0, "extra sines and cosines of multiples of the azimuth difference", ge=0)
-    tokens: int = option(1, "tokens that carry embedding and pose", ge=1)
-    patch_tokens: bool = option(False, "append the image tower's patch tokens")
-    time_embedding: bool = option(False, "also give the pose to the UNet's time embedding")
+    type: Literal["linear", "steered"] = option(
+        "linear", "form of the layer: the original's, or steered by the pose"
+    )
+    tokens: int = option(1, "tokens that carry embedding and pose (steered)", ge=1)
+    harmonics: int = option(
+        3, "multiples of the azimuth difference by which features are turned (steered)", ge=1
+    )
+    channels: int = option(32, "pairs of features turned by each multiple (steered)", ge=1)
+    hidden: int = option(512, "width of the hidden layer (steered)", ge=1)
+    patch_dim: int = option(
+        0, "width of the image tower's patch tokens to append; 0 for none (steered)", ge=0
+    )
+    time_width: int = option(
+        0, "width of the vector for the UNet's time embedding; 0 for none (steered)", ge=0
+    )
+
+    @property
+    def patch_tokens(self) -> bool:
+        """Whether the projection reads the image tower's patch tokens."""
+        return self.patch_dim > 0
 
 
 class CameraProjection(torch.nn.Module):
-    """Image embedding and pose to cross-attention tokens: ``proj``, Linear(embedding_dim + 4 -> width)."""
+    """Image embedding and pose to cross-attention tokens.
+
+    ``linear`` is the original: ``proj``, Linear(embedding_dim + 4 -> width). ``steered`` is for small models, which do
+    not learn from one token to turn with the camera: linear features of the embedding are taken as pairs and turned by
+    multiples of the azimuth difference. What reads the azimuth of the reference then says the azimuth of the target,
+    by the addition theorem; unturned features keep the identity. A two-layer network makes tokens of both.
+    """
 
     def __init__(self, config: CameraProjectionConfig) -> None:
         super().__init__()
         self.config = config
-        self.proj = torch.nn.Linear(config.embedding_dim + 4, config.width)
+        if config.type == "linear":
+            self.proj = torch.nn.Linear(config.embedding_dim + 4, config.width)
+            return
+        turned = 2 * config.harmonics * config.channels
+        self.norm = torch.nn.LayerNorm(config.embedding_dim)
+        self.turn = torch.nn.Linear(config.embedding_dim, turned)
+        self.mix = torch.nn.Sequential(
+            torch.nn.Linear(config.embedding_dim + turned + 4, config.hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(config.hidden, config.hidden),
+            torch.nn.SiLU(),
+            torch.nn.Linear(config.hidden, config.tokens * config.width + config.time_width),
+        )
+        if config.patch_dim:
+            self.patches = torch.nn.Linear(config.patch_dim, config.width)
 
     def forward(
         self,
@@ -55,5 +90,26 @@ class CameraProjection(torch.nn.Module):
         image_tokens: Float[Tensor, "B T E"] | None,
         pose: Float[Tensor, "B 4"],
     ) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B V"] | None]:
-        """Tokens for the cross attention, and what is added to the time embedding (None in the original)."""
-        return self.proj(torch.cat([image_embedding, pose.to(image_embedding)], -1))[:, None], None
+        """Tokens for the cross attention, and what goes to the time embedding (None in the original)."""
+        if self.config.type == "linear":
+            return self.proj(torch.cat([image_embedding, pose.to(image_embedding)], -1))[:, None], None
+        embedding = self.norm(image_embedding)
+        pairs = self.turn(embedding).unflatten(-1, (self.config.harmonics, self.config.channels, 2))
+        turned = turn_pairs(pairs, pose[:, 1], pose[:, 2])
+        out = self.mix(torch.cat([embedding, turned.flatten(1), pose.to(embedding)], -1))
+        n = self.config.tokens * self.config.width
+        tokens = out[:, :n].unflatten(-1, (self.config.tokens, self.config.width))
+        if self.config.patch_dim and image_tokens is not None:
+            tokens = torch.cat([tokens, self.patches(image_tokens).to(tokens)], 1)
+        return tokens, out[:, n:] if self.config.time_width else None
+
+
+def turn_pairs(
+    pairs: Float[Tensor, "B K C 2"], sin: Float[Tensor, "B"], cos: Float[Tensor, "B"]
+) -> Float[Tensor, "B K C 2"]:
+    """Pairs of harmonic k (from 1) turned by k times the angle of which ``sin`` and ``cos`` are given."""
+    k = torch.arange(1, pairs.shape[1] + 1, device=pairs.device)
+    angle = torch.atan2(sin, cos)[:, None] * k
+    c, s = torch.cos(angle)[..., None].to(pairs), torch.sin(angle)[..., None].to(pairs)
+    x, y = pairs.unbind(-1)
+    return torch.stack([c * x - s * y, s * x + c * y], -1)

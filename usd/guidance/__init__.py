@@ -19,7 +19,7 @@ from usd.core.module import Module
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
 from usd.denoiser import Denoiser, Reading, ViewDenoiser, open_denoiser
-from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
 from usd.math.distill import (
     clip_gradient,
@@ -126,7 +126,7 @@ class Guidance(Module):
         if not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise UserError(
-                f"step {step}: {name} has {bad} of {tensor.numel()} values that are not finite (in {type(self).__name__}); "
+                f"step {step}: {name} has {bad} of {tensor.numel()} values not finite ({type(self).__name__}); "
                 "stopped before they reached the weights. Lower the learning rate, or set half_precision_weights: false"
             )
         return tensor
@@ -141,20 +141,6 @@ class ViewGuidance(Guidance):
         zero123_model_name_or_path: str = option(
             "zero123-xl", "picture model: an alias of load/models.yaml, a folder or a hub id", path=True
         )
-        elevation_deg: float = option(
-            15.0, "where the reference camera stands: degrees above the ground", ge=-90, le=90
-        )
-        azimuth_deg: float = option(90.0, "where the reference camera stands: degrees from +x towards +y")
-        distance: float = option(1.5, "where the reference camera stands: world units from the object", gt=0)
-        fov_y_deg: float = option(
-            39.597755335771296, "vertical field of view of the reference camera", gt=0, lt=180
-        )
-
-        def reference_cameras(self, size: int) -> Cameras:
-            """The camera that took the reference picture."""
-            return orbit_cameras_deg(
-                self.elevation_deg, self.azimuth_deg, self.distance, self.fov_y_deg, size
-            )
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)

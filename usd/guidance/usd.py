@@ -11,11 +11,10 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import option, parse, plain
+from usd.core.config import option
 from usd.core.registry import register
 from usd.denoiser import TextDenoiser, check_shared_latents, open_denoiser
 from usd.guidance import Noised, ViewGuidance
-from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.math.camera import Cameras
 from usd.prompt_processor import PromptProcessor
 
@@ -36,13 +35,11 @@ class UsdGuidance(ViewGuidance):
         unconditional: Literal["prior", "own"] = option(
             "prior", "eps_ref from the other model (unbiased), or Zero-1-to-3's own (SDS, CSD)"
         )
-        reference_view_term: bool = option(False, "build `reference_view`, the published code's second term")
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
         self.config: UsdGuidance.Config = config
         self.prior = self._prior() if config.unconditional == "prior" else None
-        self.reference_view = self._reference_view() if config.reference_view_term else None
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         return self.distill(
@@ -59,11 +56,6 @@ class UsdGuidance(ViewGuidance):
             return self.own_unconditional_eps(noised)
         return self.prior.eps(noised.xt, noised.t, self.prior.unconditional(len(noised.xt)))
 
-    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        super().set_reference(rgb, cameras)
-        if self.reference_view is not None:
-            self.reference_view.set_reference(rgb, cameras)
-
     def _prior(self) -> TextDenoiser:
         where = "system.guidance.pretrained_model_name_or_path"
         name, half = self.config.pretrained_model_name_or_path, self.config.half_precision_weights
@@ -71,11 +63,3 @@ class UsdGuidance(ViewGuidance):
         check_shared_latents(self.model, prior, where)
         assert isinstance(prior, TextDenoiser)
         return prior
-
-    def _reference_view(self) -> ReferenceViewGuidance:
-        """Shares both models; its own range of t, as published."""
-        shared = ("zero123_model_name_or_path", "pretrained_model_name_or_path", "half_precision_weights")
-        options = plain(self.config)
-        return ReferenceViewGuidance(
-            parse(ReferenceViewGuidance.Config, {key: options[key] for key in shared})
-        )

@@ -133,7 +133,8 @@ def timestep_range(min_percent: float, max_percent: float, count: int = 1000) ->
     """
     if not 0 <= min_percent <= max_percent <= 1:
         raise ValueError(
-            f"timestep range [{min_percent:g}, {max_percent:g}]; expected 0 <= min_step_percent <= max_step_percent <= 1"
+            f"timestep range [{min_percent:g}, {max_percent:g}]; "
+            "expected 0 <= min_step_percent <= max_step_percent <= 1"
         )
     return min(int(count * min_percent), count - 1), min(int(count * max_percent), count - 1)
 
@@ -189,7 +190,7 @@ def ddim_walk(
     noise_share: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """DDIM through ``times``; a time below 0 stands for the clean picture. Falling times denoise, rising ones invert."""
+    """DDIM through ``times``, falling to denoise and rising to invert; a time below 0 is the clean picture."""
     bars = [1.0 if t < 0 else float(alphas_cumprod[t]) for t in times]
     for now, abar, abar_next in zip(times, bars, bars[1:], strict=False):
         at = torch.full((len(x),), max(now, 0), device=x.device, dtype=torch.long)

@@ -29,7 +29,7 @@ SIZE, WIDTH, EMBED = 16, 16, 12  # latent side 8 of pictures 16 px wide; token w
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Folders: Stable Diffusion, Zero-1-to-3 in layouts A and B and as fp16 pickles, Stable Diffusion with v prediction."""
+    """Folders: Stable Diffusion; Zero-1-to-3 in layouts A, B and in fp16; Stable Diffusion with v prediction."""
 
     sd: Path
     zero123_a: Path

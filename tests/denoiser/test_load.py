@@ -1,0 +1,206 @@
+"""One way in for every model, and one line when there is none."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import TinyModels
+from usd.core.config import UserError
+from usd.denoiser import check_shared_latents, load, open_denoiser
+from usd.denoiser.frozen import Frozen
+
+WHERE = "system.guidance.zero123_model_name_or_path"
+
+
+def _message(name: str, role: str = "view") -> str:
+    with pytest.raises(UserError) as caught:
+        open_denoiser(name, role, WHERE)
+    text = str(caught.value)
+    assert "\n" not in text and text.startswith(WHERE)
+    return text
+
+
+def test_alias_file_is_complete() -> None:
+    entries = load.model_entries()
+    assert {"gaussian", "toybox-sd", "toybox-zero123", "sd-2.1-base", "sd-1.5", "zero123-xl"} <= set(entries)
+    for name, entry in entries.items():
+        assert entry.licence and entry.note, name
+        assert entry.denoiser in ("gaussian", "stable-diffusion", "zero123")
+        assert (entry.path or entry.repository) or entry.denoiser == "gaussian"
+    assert entries["toybox-sd"].path == "load/toybox/stable-diffusion"
+    assert entries["toybox-zero123"].path == "load/toybox/zero123"
+
+
+def test_an_id_that_moved_means_the_same_model() -> None:
+    assert load.entry_of("stabilityai/stable-diffusion-2-1-base") is load.entry_of("sd-2.1-base")
+
+
+def test_a_wrong_alias_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    with pytest.raises(UserError, match="is missing"):
+        load.model_entries(path)
+    path.write_text("x:\n  denoiser: zero123\n  repositry: a/b\n")
+    with pytest.raises(UserError, match=r"models.yaml: x.repositry: unknown key. Did you mean 'repository'"):
+        load.model_entries(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["zero123-xl", "nobody/nothing-at-all", "../elsewhere/zero123", "", "toybox-zero124"]
+)
+def test_a_model_that_cannot_be_had_is_one_line_and_quick(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No traceback, no minutes of retries; says what was tried and what to do."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", _refuse)
+    start = time.perf_counter()
+    text = _message(name)
+    assert time.perf_counter() - start < 5
+    if name:
+        assert f"'{name}'" in text and "HF_ENDPOINT" in text and "toybox-zero123" in text
+    if name == "toybox-zero124":
+        assert "Did you mean 'toybox-zero123'?" in text
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("no route to host")
+
+
+def test_mirrors_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class RepositoryNotFoundError(Exception):
+        pass
+
+    def absent(self: object, repository: str, **_: object) -> None:
+        asked.append(repository)
+        raise RepositoryNotFoundError("404")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", absent)
+    assert "ashawkey/zero123-xl-diffusers (not found)" in _message("zero123-xl")
+    assert asked == ["bennyguo/zero123-xl-diffusers", "ashawkey/zero123-xl-diffusers", "kxic/zero123-xl"]
+
+
+def test_a_cached_repository_needs_no_network(tiny: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cached(repository: str, **options: object) -> str:
+        assert options["local_files_only"]
+        return str(tiny.zero123_b)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", _refuse)
+    assert open_denoiser("someone/a-zero123", "view", WHERE).folder == tiny.zero123_b
+
+
+def test_only_the_parts_and_one_form_of_their_weights_are_fetched() -> None:
+    files = [
+        "README.md",
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.bin",
+        "cc_projection/config.json",
+        "cc_projection/diffusion_pytorch_model.bin",
+        "safety_checker/model.safetensors",
+    ]
+    wanted = load.wanted_files(files, ("unet", "vae", "clip_camera_projection|cc_projection"))
+    assert set(wanted) == {
+        "model_index.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.bin",
+        "cc_projection/config.json",
+        "cc_projection/diffusion_pytorch_model.bin",
+    }
+
+
+def test_the_wrong_kind_of_model_is_named(tiny: TinyModels) -> None:
+    assert "expected a picture model" in _message(str(tiny.sd))
+    assert "expected a text model" in _message(str(tiny.zero123_a), "text")
+
+
+@pytest.mark.parametrize("part", ["vae", "clip_camera_projection", "scheduler"])
+def test_a_folder_without_a_part_is_named(tiny: TinyModels, tmp_path: Path, part: str) -> None:
+    folder = Path(shutil.copytree(tiny.zero123_a, tmp_path / "model"))
+    shutil.rmtree(folder / part)
+    text = _message(str(folder))
+    assert part in text and str(folder) in text
+
+
+@pytest.mark.parametrize("part", ["unet", "image_encoder", "clip_camera_projection"])
+def test_a_truncated_file_is_one_line(tiny: TinyModels, tmp_path: Path, part: str) -> None:
+    folder = Path(shutil.copytree(tiny.zero123_a, tmp_path / "model"))
+    weights = next(f for f in (folder / part).iterdir() if f.suffix in (".safetensors", ".bin"))
+    weights.write_bytes(weights.read_bytes()[:200])
+    model = open_denoiser(str(folder), "view", WHERE)
+    with pytest.raises(UserError, match="cannot be read as") as caught:
+        {"unet": model.unet, "image_encoder": model.image_encoder}.get(part, model.projection).on(
+            torch.device("cpu")
+        )
+    assert "\n" not in str(caught.value) and part in str(caught.value)
+
+
+def test_missing_weights_are_an_error_and_not_random_numbers(tiny: TinyModels, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny.sd, tmp_path / "model"))
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights.pop("conv_in.weight")
+    save_file(weights, path, metadata={"format": "pt"})
+    model = open_denoiser(str(folder), "text", "x")
+    with pytest.raises(UserError, match="lacks 1 weights of UNet2DConditionModel, such as conv_in.weight"):
+        model.unet.on(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("prediction_type", "flow", "prediction_type 'flow' is not supported"),
+        ("beta_schedule", "squaredcos_cap_v2", "beta_schedule 'squaredcos_cap_v2' is not supported"),
+    ],
+)
+def test_an_unknown_scheduler_is_one_line(
+    tiny: TinyModels, tmp_path: Path, key: str, value: str, said: str
+) -> None:
+    folder = Path(shutil.copytree(tiny.sd, tmp_path / "model"))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=said):
+        open_denoiser(str(folder), "text", "x")
+
+
+def test_the_same_model_in_use_is_loaded_once(tiny: TinyModels) -> None:
+    first = open_denoiser(str(tiny.sd), "text", "x")
+    assert open_denoiser(str(tiny.sd), "text", "x") is first
+
+
+def test_models_of_different_latent_spaces_are_refused(tiny: TinyModels) -> None:
+    check_shared_latents(
+        open_denoiser(str(tiny.sd), "text", "x"), open_denoiser(str(tiny.zero123_b), "view", "x"), "x"
+    )
+    with pytest.raises(UserError, match="do not share a latent space") as caught:
+        check_shared_latents(
+            open_denoiser("gaussian", "view", "x"),
+            open_denoiser(str(tiny.sd), "text", "x"),
+            "system.guidance",
+        )
+    assert "3 channels, 1 px each" in str(caught.value) and "4 channels, 2 px each" in str(caught.value)
+
+
+def test_frozen_networks_are_invisible_to_their_owner_and_never_half_on_a_cpu() -> None:
+    holder = torch.nn.Module()
+    holder.net = Frozen(lambda: torch.nn.Linear(2, 2).half(), half=True)
+    network = holder.net.on(torch.device("cpu"))
+    assert network.weight.dtype == torch.float32 and not network.weight.requires_grad and not network.training
+    assert not list(holder.parameters()) and not holder.state_dict()
+    assert holder.net.dtype(torch.device("cuda")) == torch.float16
+    assert Frozen(lambda: torch.nn.Linear(2, 2), half=False).dtype(torch.device("cuda")) == torch.float32
