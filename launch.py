@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
             logging.exception("traceback")
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        sys.stderr.close()
     except KeyboardInterrupt as stop:
         print(f"interrupted{stop}", file=sys.stderr)
         return 130

@@ -68,11 +68,13 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint{_nearby(path)}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one")
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: not a checkpoint of this project (it holds more than tensors)") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project")

@@ -13,6 +13,7 @@ is a ``ConfigError`` whose message starts with the full key path. Nothing is ign
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from usd.core import registry
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
-from usd.core.loading import load_config
+from usd.core.loading import Origin, load_config
 from usd.core.schedule import FORMS, Schedule
 
 __all__ = [
@@ -87,8 +88,9 @@ def option(
 ) -> Any:
     """A dataclass field with a meaning and bounds. Bounds also hold for each element and each value of a schedule.
 
-    ``path=True`` marks a string that may be a file or folder: a relative one is looked up beside the configuration
-    file, then in the repository, and replaced by the absolute path when it exists there (a ``Path`` always is).
+    ``path=True`` marks a string that may be a file or folder: when it exists beside the configuration file (for a
+    value typed by hand: in the working directory) or in the repository, it becomes that absolute path; otherwise it
+    stays as it is, a model's name say. A field of type ``Path`` always becomes absolute.
     """
     meta = Option(help, ge, gt, le, lt, None if choices is None else tuple(choices), path)
     return _field(default, {"option": meta})
@@ -115,10 +117,10 @@ def _field(default: Any, metadata: Mapping[str, object]) -> Any:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a value stands: its key path, and the folders that relative paths of each key refer to."""
+    """Where a value stands: its key path, and where each key was written."""
 
     key: str
-    origins: Mapping[str, Path]
+    origins: Mapping[str, Origin]
 
     def __truediv__(self, name: object) -> "_Place":
         return _Place(f"{self.key}.{name}" if self.key else str(name), self.origins)
@@ -127,10 +129,10 @@ class _Place:
         return ConfigError(f"{self.key or 'configuration'}: {message}")
 
 
-def parse(cls: type, mapping: Any, path: str = "", origins: Mapping[str, Path] | None = None) -> Any:
+def parse(cls: type, mapping: Any, path: str = "", origins: Mapping[str, Origin] | None = None) -> Any:
     """``mapping`` as an instance of the dataclass ``cls``. ``path`` is its key path, for messages.
 
-    ``origins`` gives, for a full key path, the folder of the file that set it. Raises ``ConfigError``.
+    ``origins`` says, for a full key path, where the value was written; paths depend on it. Raises ``ConfigError``.
     """
     return _dataclass(cls, plain(mapping), _Place(path, origins or {}))
 
@@ -323,18 +325,19 @@ def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
 
 
 def _located(text: str, at: _Place, must: bool) -> str:
-    """``text`` as an absolute path: beside the file that set it, else in the repository.
+    """``text`` as an absolute path.
 
-    Without ``must`` a text that names nothing there (a model id, say) is left as it is.
+    What exists wins: beside the file that set it (or in the working directory when typed by hand), else in the
+    repository. What exists nowhere is meant to be made there, or, unless it ``must`` be a path, left as it is.
     """
     given = Path(text).expanduser()
-    if given.is_absolute() or not text:
+    if not text or given.is_absolute():
         return str(given) if text else text
-    folders = [at.origins.get(at.key, ROOT), ROOT]
-    found = [path for path in (folder / given for folder in folders) if path.exists()]
-    if found or must:
-        return str((found or [folders[0] / given])[0].resolve())
-    return text
+    origin = at.origins.get(at.key, Origin(ROOT))
+    found = [folder / given for folder in (origin.folder, ROOT) if (folder / given).exists()]
+    if not found and not must:
+        return text
+    return os.path.normpath(found[0] if found else (origin.folder if origin.by_hand else ROOT) / given)
 
 
 # ------------------------------------------------------------------------------------------------------ description

@@ -1,5 +1,6 @@
 """Reading YAML: several files merge, ``base:`` inherits, ``${...}`` resolves, ``key=value`` overrides."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,28 @@ from usd.core.schedule import Schedule
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a value was written: in a file of this folder, or by hand on a command line given in it."""
+
+    folder: Path
+    by_hand: bool = False
+
+
+Origins = dict[str, Origin]
+
+
+@dataclass(frozen=True)
 class Loaded:
-    """A merged configuration, interpolations unresolved, and for every leaf key the folder of the file that set it."""
+    """A merged configuration, interpolations unresolved, and for every leaf key where it was written."""
 
     config: DictConfig
-    origins: Mapping[str, Path]
+    origins: Mapping[str, Origin]
 
     def resolved(self) -> dict[str, Any]:
         """Plain containers without interpolations. Raises ``ConfigError`` naming the key that cannot be resolved."""
-        for key in sorted(OmegaConf.missing_keys(self.config)):
-            raise ConfigError(f"{key}: required but not given; pass {key}=<value>")
         try:
+            for key in sorted(OmegaConf.missing_keys(self.config)):
+                raise ConfigError(f"{key}: required but not given; pass {key}=<value>")
             return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None) or "configuration"
@@ -40,11 +52,11 @@ def load(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> Loaded
     """``load_config``, remembering where each value came from."""
     add_resolvers()
     merged: dict[str, Any] = {}
-    origins: dict[str, Path] = {}
+    origins: Origins = {}
     for file in files:
         for content, folder in _chain(Path(file), ()):
-            _merge(merged, content, folder, origins, "")
-    for override in overrides:
+            _merge(merged, content, Origin(folder), origins)
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("_type")):
         _override(merged, override, origins)
     return Loaded(OmegaConf.create(merged), origins)
 
@@ -63,14 +75,23 @@ def _chain(file: Path, above: tuple[Path, ...]) -> list[tuple[dict[str, Any], Pa
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.create(file.read_text(encoding="utf-8")))
+        text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = [path.name for path in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
         there = f"; there is {listing(near)}" if near else ""
         raise UserError(f"{file}: no such configuration{there}") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not valid YAML (it is not text)") from error
+    return _parse_yaml(text, file)
+
+
+def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
+    try:
+        is_mapping = isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text))) if is_mapping else None
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -81,26 +102,21 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _merge(
-    into: dict[str, Any], new: Mapping[str, Any], folder: Path, origins: dict[str, Path], path: str
+    into: dict[str, Any], new: Mapping[str, Any], origin: Origin, origins: Origins, path: str = ""
 ) -> None:
     """Mappings merge key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``."""
-    for key, value in new.items():
-        full = f"{path}.{key}" if path else str(key)
+    for key in new:
         part = str(key).removesuffix("_type")
-        if part != key and key in into and into[key] != value:
+        if part != key and key in into and into[key] != new[key]:
             into.pop(part, None)
     for key, value in new.items():
         full = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value, folder, origins, full)
-            continue
         if isinstance(value, Mapping):
-            into[key] = {}
-            _merge(into[key], value, folder, origins, full)
-            continue
-        into[key] = value
-        for leaf in _leaves(value, full):
-            origins[leaf] = folder
+            into[key] = into[key] if isinstance(into.get(key), dict) else {}
+            _merge(into[key], value, origin, origins, full)
+        else:
+            into[key] = value
+            origins.update(dict.fromkeys(_leaves(value, full), origin))
 
 
 def _leaves(value: Any, full: str) -> list[str]:
@@ -109,34 +125,33 @@ def _leaves(value: Any, full: str) -> list[str]:
     return [full, *[leaf for index, item in enumerate(items) for leaf in _leaves(item, f"{full}.{index}")]]
 
 
-def _override(merged: dict[str, Any], text: str, origins: dict[str, Path]) -> None:
+def _override(merged: dict[str, Any], text: str, origins: Origins) -> None:
     """Applies ``a.b.c=value``. Relative paths in it refer to the working directory, as the shell completes them."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: not an override; expected key=value")
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{key}: '{value}' is not a valid value ({str(error).splitlines()[0]})") from error
-    content: Any = parsed["value"]  # type: ignore[index,call-overload]
-    for name in reversed(_split(merged, key)):
+    content: Any = _value_of(key, value)
+    for name in reversed(_split(key)):
         content = {name: content}
-    _merge(merged, content, Path.cwd(), origins, "")
+    _merge(merged, content, Origin(Path.cwd(), by_hand=True), origins)
 
 
-def _split(merged: Any, key: str) -> list[str]:
-    """``key`` at its dots, but names that hold dots themselves (``geometry.encoding`` of an optimizer) stay whole."""
-    parts, names = key.split("."), []
-    while parts:
-        options = [
-            n for n in range(len(parts), 0, -1) if isinstance(merged, dict) and ".".join(parts[:n]) in merged
-        ]
-        taken = options[0] if options else 1
-        name = ".".join(parts[:taken])
-        names.append(name)
-        merged = merged.get(name) if isinstance(merged, dict) else None
-        parts = parts[taken:]
-    return names
+def _value_of(key: str, text: str) -> Any:
+    """The YAML value of ``text``; nothing after the equals sign is the empty text (write ``null`` for null)."""
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{key}: '{text}' is not a valid value ({str(error).splitlines()[0]})") from error
+    return parsed["value"] if text else ""  # type: ignore[index,call-overload]
+
+
+def _split(key: str) -> list[str]:
+    """``key`` at its dots. The names below ``optimizer.params`` are module paths, whose dots belong to them."""
+    head, mark, tail = key.partition(".optimizer.params.")
+    if not mark:
+        return key.split(".")
+    path, dot, setting = tail.rpartition(".")
+    return [*head.split("."), "optimizer", "params", *([path, setting] if dot else [tail])]
 
 
 def add_resolvers() -> None:

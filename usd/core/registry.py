@@ -1,7 +1,9 @@
 """Names of components, and the one rule that finds them: **the YAML key names the folder, the value names the file.**
 
-``guidance_type: usd-guidance`` is ``usd/guidance/usd.py`` (or ``usd_guidance.py``) and ``renderer_type:
-nerf-volume-renderer`` is ``usd/renderer/nerf_volume.py``. Files are imported on first use: a missing optional package breaks one file only.
+    guidance_type: usd-guidance            usd/guidance/usd.py (or usd_guidance.py)
+    renderer_type: nerf-volume-renderer    usd/renderer/nerf_volume.py
+
+Files are imported on first use, so a missing optional package breaks one file only.
 ``custom/<kind>/<file>.py`` is found the same way.
 """
 

@@ -1,0 +1,111 @@
+"""``launch.py --doctor``: this machine and this checkout, for a bug report."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import usd
+from usd.core.config import ROOT
+from usd.core.registry import KINDS, custom_folders, names
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "warp-lang",
+    "diffusers",
+    "transformers",
+    "omegaconf",
+    "numpy",
+    "trimesh",
+    "scipy",
+)
+OPTIONAL = ("wandb", "xformers", "tinycudann", "nerfacc", "nvdiffrast")
+
+
+def report() -> str:
+    """Lines of ``what: value``. A section that fails says so and does not hide the others."""
+    sections = [("system", _system), ("packages", _packages), ("devices", _devices), ("kernels", _kernels)]
+    return "\n".join(
+        _section(title, lines) for title, lines in [*sections, ("models", _models), ("parts", _parts)]
+    )
+
+
+def _section(title: str, lines: Callable[[], list[str]]) -> str:
+    try:
+        found = lines()
+    except Exception as error:  # a report must come out of a broken machine, too
+        found = [f"failed: {type(error).__name__}: {error}"]
+    return "\n".join([f"{title}:", *[f"  {line}" for line in found]])
+
+
+def _system() -> list[str]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return [
+        f"usd {usd.__version__}, python {platform.python_version()}, {platform.platform()}",
+        f"cpu: {os.cpu_count()} cores",
+        f"memory: {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
+        f"disk: {shutil.disk_usage(ROOT).free / 2**30:.1f} GiB free; command: {Path(sys.argv[0]).name}",
+    ]
+
+
+def _packages() -> list[str]:
+    return [
+        *[f"{name} {_version(name)}" for name in PACKAGES],
+        "optional: " + ", ".join(map(_optional, OPTIONAL)),
+    ]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "MISSING"
+
+
+def _optional(name: str) -> str:
+    return f"{name} {'yes' if importlib.util.find_spec(name) else 'no'}"
+
+
+def _devices() -> list[str]:
+    import torch
+
+    lines = [f"torch threads: {torch.get_num_threads()}, built for CUDA {torch.version.cuda or 'none'}"]
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        lines.append(
+            f"cuda:{index} {card.name}, {card.total_memory / 2**30:.1f} GiB, sm_{card.major}{card.minor}"
+        )
+    return lines if torch.cuda.is_available() else [*lines, "no CUDA GPU is visible; the CPU is used"]
+
+
+def _kernels() -> list[str]:
+    from usd.kernels.runtime import find_warp
+
+    warp = find_warp()
+    if warp is None:
+        return ["warp is not installed: the torch twins serve"]
+    return [
+        f"warp devices: {', '.join(map(str, warp.get_devices()))}",
+        f"cache: {warp.config.kernel_cache_dir}",
+    ]
+
+
+def _models() -> list[str]:
+    folders = sorted((ROOT / "load").glob("*/*/"))
+    sizes = [(f, sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) / 2**20) for f in folders]
+    return [f"{folder.relative_to(ROOT)}: {size:.1f} MiB" for folder, size in sizes] or ["none in load/"]
+
+
+def _parts() -> list[str]:
+    counts = ", ".join(f"{len(names(kind))} {kind}" for kind in KINDS)
+    return [
+        counts,
+        "custom folders: " + ", ".join(str(folder) for folder in custom_folders() if folder.is_dir()),
+    ]
