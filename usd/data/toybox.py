@@ -1,0 +1,217 @@
+"""``toybox-datamodule``: views of procedural toys, for training and judging the embedded models."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.config import ROOT, option
+from usd.core.registry import register
+from usd.data import Data, Split
+from usd.math.camera import Cameras
+from usd.toybox import TEST_SEED
+from usd.toybox.dataset import REFERENCES, SHARD, VIEWS, Shards, open_shards, training_cameras
+from usd.toybox.objects import NAMELESS, NAMELESS_SHARE, facing, make_toy, view_words
+from usd.toybox.render import render
+
+
+@dataclass(frozen=True)
+class ToyViews:
+    """B views of toys. ``pictures`` (B, 3, H, W) over white in [0, 1], or ``latents`` in their place, as asked for."""
+
+    pictures: Float[Tensor, "B 3 H W"] | None
+    latents: Float[Tensor, "B c h w"] | None
+    captions: list[str]
+    facing: Float[Tensor, "B"]
+    named: Tensor
+    cameras: Cameras
+
+    def to(self, device: "torch.device | str") -> "ToyViews":
+        def move(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device)
+
+        return replace(
+            self,
+            pictures=move(self.pictures),
+            latents=move(self.latents),
+            facing=self.facing.to(device),
+            named=self.named.to(device),
+            cameras=self.cameras.to(device),
+        )
+
+    def captions_with_views(self, chosen: list[bool]) -> list[str]:
+        """Captions, with the words of the view ("... from the front left") where ``chosen``."""
+        elevation = self.cameras.spherical.elevation
+        rows = zip(self.captions, self.facing.tolist(), elevation.tolist(), self.named.tolist(), chosen, strict=True)
+        return [f"{c}, {view_words(a, e)}" if said and named else c for c, a, e, named, said in rows]
+
+
+@dataclass(frozen=True)
+class ViewPairs:
+    """R reference views, and R * k target views of the same toys: target j belongs to reference j // k."""
+
+    reference: ToyViews
+    target: ToyViews
+
+    def to(self, device: "torch.device | str") -> "ViewPairs":
+        return ViewPairs(self.reference.to(device), self.target.to(device))
+
+
+@register("toybox-datamodule")
+class ToyboxData(Data):
+    """Batches of toys. Pictures are rendered once into ``cache`` and latents encoded once beside them."""
+
+    @dataclass(frozen=True)
+    class Config:
+        n_toys: int = option(16000, "training toys: seeds 0 up to this", ge=1, lt=TEST_SEED)
+        nameless_share: float = option(NAMELESS_SHARE, "share of nameless compositions among them", ge=0, le=1)
+        batch_size: int = option(64, "views a batch (target views, where pairs are asked for)", ge=1)
+        targets_per_reference: int = option(0, "0: single views; k: pairs, with k targets to each reference", ge=0)
+        front_share: float = option(0.5, "share of reference views taken about where the reference camera stands", ge=0, le=1)
+        autoencoder: str | None = option(None, "folder of an AutoencoderKL: batches then hold its latents", path=True)
+        cache: str = option("outputs/toybox-cache", "where rendered shards are kept (about 200 MB per 1000 toys)", path=True)
+        n_val_toys: int = option(48, "toys of the test split shown at validation", ge=1)
+        val_views: int = option(4, "views of each at validation, the first about the reference camera's", ge=1, le=VIEWS)
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._shards: Shards | None = None
+        self._latents: list[np.ndarray] = []
+
+    @property
+    def cache(self) -> Path:
+        path = Path(self.config.cache)
+        return path if path.is_absolute() else ROOT / path
+
+    def prepare_data(self) -> None:
+        """Renders missing shards and encodes missing latents (once, on one process)."""
+        shards = open_shards(self.cache, self.config.n_toys, self.config.nameless_share)
+        if self.config.autoencoder:
+            encode_shards(shards, Path(self.config.autoencoder), self._latent_folder())
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._shards = open_shards(self.cache, self.config.n_toys, self.config.nameless_share)
+            if self.config.autoencoder:
+                files = sorted(self._latent_folder().glob("*.npy"))[: len(self._shards.rgba)]
+                self._latents = [np.load(file) for file in files]
+
+    def _latent_folder(self) -> Path:
+        assert self.config.autoencoder is not None
+        folder = Path(self.config.autoencoder)
+        weights = next(iter(sorted(folder.glob("*.safetensors"))), None)
+        if weights is None:
+            raise FileNotFoundError(f"data.autoencoder: {folder} holds no .safetensors; train configs/toybox/vae.yaml first")
+        digest = hashlib.blake2b(weights.read_bytes(), digest_size=6).hexdigest()
+        return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
+
+    def batch(self, step: int, generator: torch.Generator) -> Any:
+        k = self.config.targets_per_reference
+        if not k:
+            toys = self._draw(len(self.shards), self.config.batch_size, generator)
+            return self._views(toys, self._draw(VIEWS, self.config.batch_size, generator), self.config.autoencoder is None)
+        n = self.config.batch_size // k
+        toys = self._draw(len(self.shards), n, generator)
+        front = torch.rand(n, generator=generator) < self.config.front_share
+        reference = torch.where(front, self._draw(REFERENCES, n, generator), self._draw(VIEWS, n, generator))
+        target = self._draw(VIEWS, n * k, generator)
+        return ViewPairs(self._views(toys, reference, True), self._views(toys.repeat_interleave(k), target, False))
+
+    @property
+    def shards(self) -> Shards:
+        if self._shards is None:
+            self.setup("fit")
+        assert self._shards is not None
+        return self._shards
+
+    @staticmethod
+    def _draw(n: int, size: int, generator: torch.Generator) -> Int[Tensor, "B"]:
+        return torch.randint(n, (size,), generator=generator)
+
+    def _views(self, toys: Tensor, views: Tensor, pictures: bool) -> ToyViews:
+        shards, latents = self.shards, None
+        if self.config.autoencoder:
+            pairs = zip(toys.tolist(), views.tolist(), strict=True)
+            latents = torch.from_numpy(np.stack([self._latents[t // SHARD][t % SHARD, v] for t, v in pairs])).float()
+        index = toys.tolist()
+        return ToyViews(
+            shards.over_white(toys, views) if pictures else None,
+            latents,
+            [shards.captions[t] for t in index],
+            torch.from_numpy(shards.facing[toys.numpy(), views.numpy()]),
+            torch.tensor([shards.categories[t] != NAMELESS for t in index]),
+            shards.cameras(toys, views),
+        )
+
+    def eval_batches(self, split: Split) -> list[ToyViews]:
+        """Test-split toys: one batch, toy by toy, the first view of each about the reference camera's."""
+        first = TEST_SEED if split == "val" else TEST_SEED + 10_000
+        return [held_out_views(range(first, first + self.config.n_val_toys), self.config.val_views, self.config.nameless_share)]
+
+
+def held_out_views(seeds: range, n_views: int, nameless_share: float = NAMELESS_SHARE, category: str | None = None) -> ToyViews:
+    """Views of test-split toys, ``n_views`` each: a reference view first, then views all around. Default light."""
+    views = []
+    for seed in seeds:
+        toy = make_toy(seed, nameless_share, category)
+        cameras = training_cameras(np.random.default_rng([seed, 7]))
+        order = [0, *range(REFERENCES, VIEWS), *range(1, REFERENCES)][:n_views]
+        cameras = cameras[order]
+        pictures = render([toy], cameras).over_white()
+        named = torch.full((n_views,), toy.category != NAMELESS)
+        views.append(ToyViews(pictures, None, [toy.caption] * n_views, facing(toy, cameras), named, cameras))
+    return join(views)
+
+
+def join(views: list[ToyViews]) -> ToyViews:
+    """Views one after another."""
+    cameras = [v.cameras for v in views]
+    poses = Cameras(
+        torch.cat([c.c2w for c in cameras]), torch.cat([c.fov_y for c in cameras]), cameras[0].height, cameras[0].width
+    )
+    pictures = [v.pictures for v in views if v.pictures is not None]
+    return ToyViews(
+        torch.cat(pictures) if pictures else None,
+        None,
+        [caption for v in views for caption in v.captions],
+        torch.cat([v.facing for v in views]),
+        torch.cat([v.named for v in views]),
+        poses,
+    )
+
+
+@torch.no_grad()
+def encode_shards(shards: Shards, autoencoder: Path, folder: Path) -> None:
+    """The latents (mode, scaled) of every picture, a float16 file a shard; those that stand are kept."""
+    from diffusers import AutoencoderKL
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vae = AutoencoderKL.from_pretrained(autoencoder).eval().to(torch.float32)
+    for index, rgba in enumerate(shards.rgba):
+        target = folder / f"shard-{index:05d}.npy"
+        if target.exists():
+            continue
+        flat = torch.from_numpy(np.asarray(rgba)).flatten(0, 1)
+        parts = [_encode(vae, chunk) for chunk in flat.split(256)]
+        latents = torch.cat(parts).view(*rgba.shape[:2], *parts[0].shape[1:])
+        aside = folder / f".part-{index:05d}.npy"
+        np.save(aside, latents.numpy().astype(np.float16))
+        aside.rename(target)
+
+
+def _encode(vae: Any, rgba: Tensor) -> Tensor:
+    picture = rgba.float() / 255
+    alpha = picture[..., 3:]
+    white = (picture[..., :3] * alpha + 1 - alpha).permute(0, 3, 1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        return vae.encode(white * 2 - 1).latent_dist.mode().float() * vae.config.scaling_factor
+
+

@@ -1,0 +1,186 @@
+"""Cameras: one type, and everything that can be derived from it.
+
+Conventions, written down once. The world is right-handed with +z up and the object at the origin. Cameras are
+OpenGL cameras: +x right, +y up, looking along -z. A spherical position is (elevation, azimuth, distance):
+elevation is the angle above the ground plane, azimuth turns from +x towards +y. Angles are radians; names that
+end in ``_deg`` are degrees. ``B`` counts cameras, ``H W`` pixels; pixel (0, 0) is the top left one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spherical:
+    """Positions around the origin. ``elevation`` and ``azimuth`` in radians, ``distance`` in world units, each (B,)."""
+
+    elevation: Tensor
+    azimuth: Tensor
+    distance: Tensor
+
+    def xyz(self) -> Float[Tensor, "B 3"]:
+        """Cartesian positions."""
+        flat = self.distance * torch.cos(self.elevation)
+        return torch.stack(
+            [flat * torch.cos(self.azimuth), flat * torch.sin(self.azimuth), self.distance * torch.sin(self.elevation)], -1
+        )
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of pinhole cameras of one picture size.
+
+    ``c2w`` (B, 4, 4) maps camera to world coordinates; ``fov_y`` (B,) is the vertical field of view in radians.
+    Pixels are square. Everything else is derived and never stored beside these four.
+    """
+
+    c2w: Float[Tensor, "B 4 4"]
+    fov_y: Float[Tensor, "B"]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.c2w.shape[0]
+
+    def __getitem__(self, index: "slice | Tensor | Sequence[int]") -> "Cameras":
+        return replace(self, c2w=self.c2w[index], fov_y=self.fov_y[index])
+
+    @property
+    def device(self) -> torch.device:
+        return self.c2w.device
+
+    def to(self, device: "torch.device | str") -> "Cameras":
+        return replace(self, c2w=self.c2w.to(device), fov_y=self.fov_y.to(device))
+
+    def resize(self, height: int, width: int) -> "Cameras":
+        """The same views at another picture size."""
+        return replace(self, height=height, width=width)
+
+    @property
+    def position(self) -> Float[Tensor, "B 3"]:
+        return self.c2w[:, :3, 3]
+
+    @property
+    def focal_px(self) -> Float[Tensor, "B"]:
+        """Focal length in pixels (square pixels, so one number)."""
+        return 0.5 * self.height / torch.tan(0.5 * self.fov_y)
+
+    @property
+    def spherical(self) -> Spherical:
+        x, y, z = self.position.unbind(-1)
+        distance = self.position.norm(dim=-1)
+        elevation = torch.asin((z / distance.clamp_min(1e-12)).clamp(-1, 1))
+        return Spherical(elevation, torch.atan2(y, x), distance)
+
+    def relative_to(self, other: "Cameras") -> Spherical:
+        """How much further up, round and away these cameras stand than ``other`` (one camera, or as many).
+
+        The azimuth difference is wrapped to (-pi, pi].
+        """
+        mine, theirs = self.spherical, other.spherical
+        turn = mine.azimuth - theirs.azimuth
+        return Spherical(
+            mine.elevation - theirs.elevation,
+            torch.atan2(torch.sin(turn), torch.cos(turn)),
+            mine.distance - theirs.distance,
+        )
+
+    def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
+        """Origins and unit directions through all pixel centres, in world coordinates."""
+        return self.crop_rays(0, 0, self.height, self.width)
+
+    def crop_rays(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
+        """Rays of the window whose first pixel is (top, left); equals ``rays()`` cut to that window."""
+        device, dtype = self.c2w.device, self.c2w.dtype
+        y = torch.arange(top, top + height, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
+        x = torch.arange(left, left + width, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        focal = self.focal_px[:, None, None]
+        local = torch.stack([grid_x / focal, -grid_y / focal, -torch.ones_like(focal) * torch.ones_like(grid_x)], -1)
+        world = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], local)
+        directions = torch.nn.functional.normalize(world, dim=-1)
+        origins = self.position[:, None, None, :].expand_as(directions)
+        return origins, directions
+
+    def world_to_camera(self) -> Float[Tensor, "B 4 4"]:
+        rotation = self.c2w[:, :3, :3].transpose(1, 2)
+        w2c = torch.zeros_like(self.c2w)
+        w2c[:, :3, :3] = rotation
+        w2c[:, :3, 3] = -torch.einsum("bij,bj->bi", rotation, self.position)
+        w2c[:, 3, 3] = 1
+        return w2c
+
+    def projection(self, near: float = 0.1, far: float = 100.0) -> Float[Tensor, "B 4 4"]:
+        """OpenGL projection matrices (clip space, y up)."""
+        cot = 1.0 / torch.tan(0.5 * self.fov_y)
+        out = torch.zeros_like(self.c2w)
+        out[:, 0, 0] = cot * self.height / self.width
+        out[:, 1, 1] = cot
+        out[:, 2, 2] = -(far + near) / (far - near)
+        out[:, 2, 3] = -2 * far * near / (far - near)
+        out[:, 3, 2] = -1
+        return out
+
+    def mvp(self, near: float = 0.1, far: float = 100.0) -> Float[Tensor, "B 4 4"]:
+        """World to clip coordinates."""
+        return self.projection(near, far) @ self.world_to_camera()
+
+    def project(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N"]]:
+        """Pixel coordinates (x right, y down; pixel centres at halves) and depths along the view axis."""
+        w2c = self.world_to_camera()
+        local = torch.einsum("bij,nj->bni", w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
+        depth = -local[..., 2]
+        scale = self.focal_px[:, None] / depth
+        x = local[..., 0] * scale + 0.5 * self.width
+        y = -local[..., 1] * scale + 0.5 * self.height
+        return torch.stack([x, y], -1), depth
+
+
+def look_at(
+    position: Float[Tensor, "B 3"], target: Float[Tensor, "B 3"], up: "Float[Tensor, 'B 3'] | None" = None
+) -> Float[Tensor, "B 4 4"]:
+    """Camera-to-world matrices that stand at ``position`` and look at ``target``; ``up`` defaults to +z.
+
+    Looking straight along ``up`` is allowed: +y then serves as the upward direction.
+    """
+    if up is None:
+        up = torch.tensor([0.0, 0.0, 1.0], device=position.device, dtype=position.dtype).expand_as(position)
+    forward = torch.nn.functional.normalize(target - position, dim=-1)
+    spare = torch.tensor([0.0, 1.0, 0.0], device=position.device, dtype=position.dtype).expand_as(position)
+    parallel = torch.linalg.cross(forward, up).norm(dim=-1, keepdim=True) < 1e-6
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.where(parallel, spare, up)), dim=-1)
+    upward = torch.linalg.cross(right, forward)
+    c2w = torch.zeros(len(position), 4, 4, device=position.device, dtype=position.dtype)
+    c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2], c2w[:, :3, 3] = right, upward, -forward, position
+    c2w[:, 3, 3] = 1
+    return c2w
+
+
+def orbit_cameras(position: Spherical, fov_y: "Tensor | float", height: int, width: int) -> Cameras:
+    """Cameras at spherical positions, all looking at the origin with +z up. ``fov_y`` in radians."""
+    xyz = position.xyz()
+    fov = torch.as_tensor(fov_y, device=xyz.device, dtype=xyz.dtype).expand(len(xyz))
+    return Cameras(look_at(xyz, torch.zeros_like(xyz)), fov, height, width)
+
+
+def orbit_cameras_deg(
+    elevation_deg: "Sequence[float] | float",
+    azimuth_deg: "Sequence[float] | float",
+    distance: float,
+    fov_y_deg: float,
+    size: int,
+) -> Cameras:
+    """Square cameras around the origin from degrees, the way YAML writes them; scalars broadcast."""
+    elevation = torch.atleast_1d(torch.as_tensor(elevation_deg, dtype=torch.float32)).deg2rad()
+    azimuth = torch.atleast_1d(torch.as_tensor(azimuth_deg, dtype=torch.float32)).deg2rad()
+    elevation, azimuth = torch.broadcast_tensors(elevation, azimuth)
+    return orbit_cameras(
+        Spherical(elevation, azimuth, torch.full_like(elevation, distance)), math.radians(fov_y_deg), size, size
+    )

@@ -1,0 +1,89 @@
+"""Base of the systems that train the embedded diffusion family: a running average of weights, and publishing."""
+
+import copy
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from usd.core.config import ROOT, option
+from usd.data.pictures import contact_sheet, write_picture
+from usd.system import System
+
+
+class ModelTraining(System):
+    """Trains ``self.network`` and keeps ``self.average``, the exponential moving average that is judged and published.
+
+    A subclass makes ``network`` in ``build_network``, its losses in ``compute``, figures and sheets in ``validate``, and
+    writes diffusers or transformers folders in ``publish``.
+    """
+
+    @dataclass(frozen=True)
+    class Config(System.Config):
+        ema_decay: float = option(0.999, "decay of the running average of weights, per step", ge=0, lt=1)
+        bf16: bool = option(True, "compute in bfloat16 where that is safe (weights stay float32)")
+        publish_to: str | None = option(None, "folder in the repository that finished weights are written to")
+
+    config: Config
+    network: nn.Module
+
+    def build(self) -> None:
+        self.network = self.build_network()
+        self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
+        self.register_buffer("averaged_steps", torch.zeros((), dtype=torch.long))
+
+    def build_network(self) -> nn.Module:
+        raise NotImplementedError
+
+    def publish(self, folder: Path) -> None:
+        """Writes ``self.average`` as ordinary model folders below ``folder``."""
+        raise NotImplementedError
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Moves the running average; early on it forgets faster, so that it never remembers the beginning."""
+        self.averaged_steps += 1
+        n = int(self.averaged_steps)
+        decay = min(self.config.ema_decay, (1 + n) / (10 + n))
+        average, network = list(self.average.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(average, network, 1 - decay)
+        for kept, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(current)
+
+    def on_validation_epoch_end(self) -> None:
+        self._write(self.save_dir / "model")
+
+    def on_fit_end(self) -> None:
+        if self.config.publish_to:
+            self._write(ROOT / self.config.publish_to)
+
+    @rank_zero_only
+    def _write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.publish(folder)
+
+    def report(self, figures: dict[str, float]) -> None:
+        """Logs validation figures under ``val/``."""
+        self.log_dict({f"val/{name}": value for name, value in figures.items()})
+
+    def sheet_path(self, name: str) -> Path:
+        self.save_dir.mkdir(parents=True, exist_ok=True)
+        return self.save_dir / f"it{self.global_step:06d}-{name}.png"
+
+
+def write_sheet(rows: list[Float[Tensor, "N 3 H W"]], path: Path) -> None:
+    """Rows of equally many pictures in [0, 1] as one PNG."""
+    write_picture(path, contact_sheet(torch.cat([row.float() for row in rows]), len(rows[0])))
+
+
+def half(module: nn.Module) -> nn.Module:
+    """A float16 copy for storing."""
+    return copy.deepcopy(module).to(torch.float16)

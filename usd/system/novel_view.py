@@ -1,0 +1,261 @@
+"""``novel-view-system``: fine-tunes the embedded Stable Diffusion into the embedded Zero-1-to-3 (arXiv 2303.11328).
+
+As in the original the UNet gets the reference latent beside x_t (input channels doubled, new ones zero at first) and,
+for its text, tokens made of the reference's CLIP embedding and the relative camera; both are dropped for a share of
+the samples. What a small model needs besides is configuration of ``CameraProjection``.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.data.toybox import ToyViews, ViewPairs
+from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose
+from usd.evaluation.metrics import psnr
+from usd.math.diffusion import ddim_sample, ddim_timesteps, eps_from_v, guided_fn, scaled_linear_alphas_cumprod
+from usd.system.clip import preprocessor
+from usd.system.diffusion_training import draw_timesteps, error_by_noise, noised, plain_attention, write_scheduler
+from usd.system.model_training import ModelTraining, write_sheet, half
+
+POSE_TIMES = (500, 700, 850)
+
+
+@dataclass(frozen=True)
+class ProjectionShape:
+    """How the reference and the pose reach the UNet; see ``CameraProjectionConfig``."""
+
+    type: str = option("steered", "linear or steered", choices=("linear", "steered"))
+    tokens: int = option(8, "tokens that carry embedding and pose", ge=1)
+    harmonics: int = option(3, "multiples of the azimuth difference", ge=1)
+    channels: int = option(32, "pairs of features turned by each", ge=1)
+    hidden: int = option(512, "width of the hidden layer", ge=1)
+    patch_tokens: bool = option(True, "append the image tower's patch tokens")
+    time_width: int = option(128, "width of the vector for the time embedding; 0 for none", ge=0)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told about B targets: CLIP embedding, patch tokens, reference latent, pose."""
+
+    embedding: Float[Tensor, "B D"]
+    patches: Float[Tensor, "B T E"]
+    latent: Float[Tensor, "B c h w"]
+    pose: Float[Tensor, "B 4"]
+
+    def turned(self, azimuth: Float[Tensor, "B"]) -> "Condition":
+        """The same with another azimuth difference (radians)."""
+        pose = torch.stack([self.pose[:, 0], torch.sin(azimuth), torch.cos(azimuth), self.pose[:, 3]], -1)
+        return replace(self, pose=pose)
+
+
+class NovelView(nn.Module):
+    """UNet and projection, which learn together."""
+
+    def __init__(self, unet: nn.Module, projection: CameraProjection) -> None:
+        super().__init__()
+        self.unet, self.projection = unet, projection
+
+    def forward(
+        self, xt: Tensor, t: Tensor, told: Condition, keep_tokens: Tensor | None = None, keep_latent: Tensor | None = None
+    ) -> Tensor:
+        """The v of x_t. ``keep_*`` (B,) of 0 and 1 drop conditions; unconditional is zeros for all of them."""
+        tokens, time = self.projection(told.embedding, told.patches, told.pose)
+        latent = told.latent
+        if keep_tokens is not None:
+            tokens = tokens * keep_tokens[:, None, None].to(tokens)
+            time = None if time is None else time * keep_tokens[:, None].to(time)
+        if keep_latent is not None:
+            latent = latent * keep_latent[:, None, None, None]
+        x = torch.cat([xt, latent.to(xt)], 1)
+        return self.unet(x, t, encoder_hidden_states=tokens, class_labels=time).sample
+
+
+@register("novel-view-system")
+class NovelViewSystem(ModelTraining):
+    """Needs load/toybox/stable-diffusion and load/toybox/clip (or others named here)."""
+
+    transient = ModelTraining.transient | {"tower"}
+
+    @dataclass(frozen=True)
+    class Config(ModelTraining.Config):
+        start_from: str = option("load/toybox/stable-diffusion", "Stable Diffusion folder to fine-tune", path=True)
+        clip: str = option("load/toybox/clip", "folder of the CLIP whose image tower reads the reference", path=True)
+        projection: ProjectionShape = option({}, "how reference and pose are given")
+        drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
+        drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
+        drop_latent: float = option(0.05, "share without the reference latent", ge=0, le=1)
+        high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
+
+    config: Config
+
+    def build_network(self) -> nn.Module:
+        base = Path(self.config.start_from)
+        self.tower = CLIPVisionModelWithProjection.from_pretrained(
+            self.config.clip, torch_dtype=torch.float32, attn_implementation="eager"
+        )
+        self.tower.requires_grad_(False).eval()
+        unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
+        shape, vision = self.config.projection, self.tower.config
+        projection = CameraProjectionConfig(
+            embedding_dim=vision.projection_dim,
+            width=unet.config.cross_attention_dim,
+            type=shape.type,  # type: ignore[arg-type]
+            tokens=shape.tokens,
+            harmonics=shape.harmonics,
+            channels=shape.channels,
+            hidden=shape.hidden,
+            patch_dim=vision.hidden_size if shape.patch_tokens else 0,
+            time_width=shape.time_width,
+        )
+        return NovelView(widened(unet, projection.time_width), CameraProjection(projection))
+
+    @torch.no_grad()
+    def read(self, reference: ToyViews, repeats: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings, patch tokens and latents of the references, each repeated for its targets."""
+        assert reference.pictures is not None
+        with self.autocast():
+            seen = self.tower((reference.pictures - 0.5) / 0.5)
+        parts = (seen.image_embeds.float(), seen.last_hidden_state[:, 1:].float(), latents)
+        embedding, patches, latent = (part.repeat_interleave(repeats, 0) for part in parts)
+        return embedding, patches, latent
+
+    def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        x0, latents = batch.target.latents, batch.reference.latents
+        assert x0 is not None and latents is not None
+        repeats = len(x0) // len(latents)
+        reference = batch.reference.cameras[torch.arange(len(latents)).repeat_interleave(repeats)]
+        told = Condition(*self.read(batch.reference, repeats, latents), relative_pose(batch.target.cameras, reference))
+        draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
+        c = self.config
+        keep_tokens = (draw >= c.drop_all + c.drop_tokens).float()
+        keep_latent = ((draw >= c.drop_all) & ((draw < c.drop_all + c.drop_tokens) | (draw >= c.drop_all + c.drop_tokens + c.drop_latent))).float()
+        t = draw_timesteps(len(x0), c.high_noise_share, generator, self.device)
+        xt, v = noised(x0, t, generator)
+        with self.autocast():
+            said = self.network(xt, t, told, keep_tokens, keep_latent)
+        error = (said.float() - v).square().mean(dim=(1, 2, 3))
+        self.figures.update(error_by_noise(error.detach(), t))
+        return {"v": error.mean()}
+
+    # ------------------------------------------------------------------------------------------------ validation
+
+    @torch.no_grad()
+    def validate(self, batch: ToyViews, index: int) -> None:
+        """Pose sensitivity on held-out toys, PSNR of sampled views beside copying the reference, and a sheet."""
+        pictures = batch.pictures
+        assert pictures is not None
+        vae = AutoencoderKL.from_pretrained(Path(self.config.start_from) / "vae", torch_dtype=torch.float32)
+        vae = vae.to(self.device).eval()
+        n_views = next(i for i, c in enumerate(batch.captions) if c != batch.captions[0])
+        first = torch.arange(0, len(pictures), n_views)
+        target = torch.tensor([i for i in range(len(pictures)) if i % n_views], device=self.device)
+        reference = ToyViews(
+            pictures[first], None, [], batch.facing[first], batch.named[first], batch.cameras[first]
+        )
+        latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
+        repeats = n_views - 1
+        pose = relative_pose(batch.cameras[target], reference.cameras[torch.arange(len(first)).repeat_interleave(repeats)])
+        told = Condition(*self.read(reference, repeats, latents[first]), pose)
+        figures = self._pose_figures(latents[target], told, batch.named[target])
+        copied = pictures[first].repeat_interleave(repeats, 0)
+        made = self._sample(told, vae)
+        figures["psnr"] = psnr(made, pictures[target]).mean().item()
+        figures["psnr_of_copying"] = psnr(copied, pictures[target]).mean().item()
+        self.report(figures)
+        k = min(16, len(first))
+        views = pictures.view(len(first), n_views, *pictures.shape[1:])
+        made = made.view(len(first), repeats, *pictures.shape[1:])
+        rows = [views[:k, 0]] + [r for j in range(repeats) for r in (views[:k, j + 1], made[:k, j])]
+        write_sheet(rows, self.sheet_path("views"))
+
+    def _pose_figures(self, x0: Tensor, told: Condition, named: Tensor) -> dict[str, float]:
+        """Noise error with a wrong azimuth over that with the true one; 1 means the azimuth is ignored."""
+        source = torch.Generator("cpu").manual_seed(0)
+        azimuth = torch.atan2(told.pose[:, 1], told.pose[:, 2])
+        wrong = {
+            "random": (torch.rand(len(x0), generator=source) * 2 * torch.pi).to(self.device),
+            "negated": -azimuth,
+        }
+        figures = {}
+        for time in POSE_TIMES:
+            t = torch.full((len(x0),), time, device=self.device)
+            xt, v = noised(x0, t, torch.Generator("cpu").manual_seed(time))
+            true = self._error(xt, v, t, told)[named].mean()
+            for name, angle in wrong.items():
+                other = self._error(xt, v, t, told.turned(angle))[named].mean()
+                figures[f"pose_{name}_{time}"] = (other / true).item()
+            figures[f"error_{time}"] = true.item()
+        return figures
+
+    def _error(self, xt: Tensor, v: Tensor, t: Tensor, told: Condition) -> Tensor:
+        with self.autocast():
+            return (self.average(xt, t, told).float() - v).square().mean(dim=(1, 2, 3))
+
+    def _sample(self, told: Condition, vae: Any, scale: float = 1.5, steps: int = 20) -> Tensor:
+        alphas = scaled_linear_alphas_cumprod().to(self.device)
+        noise = torch.randn(told.latent.shape, generator=torch.Generator("cpu").manual_seed(1)).to(self.device)
+        nothing = torch.zeros(len(noise), device=self.device)
+
+        def predictor(keep: Tensor | None):  # noqa: ANN202 - an EpsFn
+            return lambda xt, t: eps_from_v(xt, self.average(xt, t, told, keep, keep).float(), alphas, t)
+
+        with self.autocast():
+            z = ddim_sample(guided_fn(predictor(None), predictor(nothing), scale), noise, ddim_timesteps(steps), alphas)
+            return (vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def publish(self, folder: Path) -> None:
+        """The layout of published Zero-1-to-3 folders; the autoencoder is the base model's."""
+        half(self.average.unet).save_pretrained(folder / "unet")
+        half(self.tower).save_pretrained(folder / "image_encoder")
+        projection, place = half(self.average.projection), folder / "clip_camera_projection"
+        place.mkdir(parents=True, exist_ok=True)
+        save_file(projection.state_dict(), place / "diffusion_pytorch_model.safetensors")
+        config = asdict(self.average.projection.config)
+        (place / "config.json").write_text(json.dumps({"_class_name": "CameraProjection", **config}, indent=2))
+        write_scheduler(folder / "scheduler")
+        extractor = folder / "feature_extractor"
+        extractor.mkdir(exist_ok=True)
+        size = preprocessor(self.tower.config.image_size)
+        (extractor / "preprocessor_config.json").write_text(json.dumps(size, indent=2))
+        vae = AutoencoderKL.from_pretrained(Path(self.config.start_from) / "vae", torch_dtype=torch.float16)
+        vae.save_pretrained(folder / "vae")
+        (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2))
+
+
+MODEL_INDEX = {
+    "_class_name": "Zero123Pipeline",
+    "clip_camera_projection": ["usd.denoiser.zero123_condition", "CameraProjection"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+@torch.no_grad()
+def widened(unet: UNet2DConditionModel, time_width: int) -> UNet2DConditionModel:
+    """The UNet with its input channels doubled and, if wanted, a vector beside the time; it computes what it did before."""
+    config = dict(unet.config) | {"in_channels": 2 * unet.config.in_channels}
+    if time_width:
+        config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": time_width}
+    wide = UNet2DConditionModel.from_config(config)
+    weights = dict(unet.state_dict())
+    old = weights["conv_in.weight"]
+    weights["conv_in.weight"] = torch.cat([old, torch.zeros_like(old)], 1)
+    wide.load_state_dict(weights, strict=False)
+    if time_width:
+        last = wide.class_embedding.linear_2
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return plain_attention(wide)

@@ -1,0 +1,121 @@
+"""``python -m usd.toybox``: render a toy with its ground truth, or a sheet of many to look at."""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+from usd.core.errors import UserError
+from usd.core.types import Mesh
+from usd.data.pictures import contact_sheet, write_picture
+from usd.data.transforms import write_transforms
+from usd.exporter.mesh_file import glb_bytes
+from usd.math.camera import Cameras, Spherical, orbit_cameras
+from usd.toybox import (
+    REFERENCE_AZIMUTH_DEG,
+    REFERENCE_DISTANCE,
+    REFERENCE_ELEVATION_DEG,
+    REFERENCE_FOV_DEG,
+    TEST_SEED,
+)
+from usd.toybox.mesh import toy_mesh
+from usd.toybox.objects import NAMELESS_SHARE, make_toy
+from usd.toybox.render import render
+from usd.toybox.scene import Toy
+from usd.toybox.shapes import SHAPES
+
+HELD_OUT_ELEVATIONS_DEG = (0.0, 20.0, 10.0, 35.0)
+
+
+def cameras_at(elevation_deg: list[float], azimuth_deg: list[float], size: int) -> Cameras:
+    """Cameras at the reference's distance and field of view."""
+    angles = torch.tensor([elevation_deg, azimuth_deg]).deg2rad()
+    place = Spherical(angles[0], angles[1], torch.full_like(angles[0], REFERENCE_DISTANCE))
+    return orbit_cameras(place, math.radians(REFERENCE_FOV_DEG), size, size)
+
+
+def reference_camera(size: int) -> Cameras:
+    """The camera of ``input.png``: the configurations' default reference camera."""
+    return cameras_at([REFERENCE_ELEVATION_DEG], [REFERENCE_AZIMUTH_DEG], size)
+
+
+def held_out_cameras(count: int, size: int) -> Cameras:
+    """Evenly around the object, none at the reference's azimuth, heights in turn from ``HELD_OUT_ELEVATIONS_DEG``."""
+    azimuth = [REFERENCE_AZIMUTH_DEG + (i + 0.5) * 360 / count for i in range(count)]
+    elevation = [HELD_OUT_ELEVATIONS_DEG[i % len(HELD_OUT_ELEVATIONS_DEG)] for i in range(count)]
+    return cameras_at(elevation, azimuth, size)
+
+
+def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
+    """``input.png``, ``views/*.png``, ``transforms.json``, ``mesh.glb``, ``caption.txt`` (and depth and normals)."""
+    cameras = held_out_cameras(views, size)
+    pictures, first = render([toy], cameras), render([toy], reference_camera(size))
+    names = [f"views/{i:04d}.png" for i in range(views)]
+    rgba = torch.cat([pictures.rgb, pictures.alpha[..., None]], -1).permute(0, 3, 1, 2)
+    written = [write_picture(folder / name, picture) for name, picture in zip(names, rgba, strict=True)]
+    alpha = first.alpha[0, ..., None]
+    written.append(write_picture(folder / "input.png", torch.cat([first.rgb[0], alpha], -1).permute(2, 0, 1)))
+    written.append(write_transforms(folder / "transforms.json", [cameras[[i]] for i in range(views)], names))
+    for target, content in {
+        "mesh.glb": glb_bytes(toy_mesh(toy)),
+        "caption.txt": f"{toy.caption}\n".encode(),
+        "toy.json": json.dumps({"category": toy.category, "yaw_deg": math.degrees(toy.yaw)}).encode(),
+    }.items():
+        (folder / target).write_bytes(content)
+        written.append(folder / target)
+    return written
+
+
+def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:
+    """One column a category (nameless last), three toys below each other, each from the reference and from behind."""
+    cameras = cameras_at([REFERENCE_ELEVATION_DEG, 30.0], [REFERENCE_AZIMUTH_DEG, REFERENCE_AZIMUTH_DEG + 140], size)
+    rows = []
+    for k in range(3):
+        toys = [make_toy(first_seed + k, 0.0, category) for category in SHAPES] + [make_toy(first_seed + k, 1.0)]
+        rows.extend(render([toy], cameras).over_white() for toy in toys)
+    pictures = torch.cat(rows)
+    write_picture(path, contact_sheet(pictures, columns))
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m usd.toybox", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("render", help="a toy's input picture, held-out views, cameras, mesh and caption")
+    one.add_argument("--seed", type=int, required=True, help=f"from {TEST_SEED} up: the test split")
+    one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--views", type=int, default=16)
+    one.add_argument("--size", type=int, default=256)
+    one.add_argument("--category", choices=sorted(SHAPES), help="a named toy of this kind, whatever the seed says")
+    one.add_argument("--nameless-share", type=float, default=NAMELESS_SHARE)
+    many = verbs.add_parser("sheet", help="a contact sheet of all categories")
+    many.add_argument("--out", type=Path, default=Path("outputs/toybox.png"))
+    many.add_argument("--seed", type=int, default=0)
+    many.add_argument("--columns", type=int, default=16)
+    many.add_argument("--size", type=int, default=96)
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    if args.seed < 0 or args.size < 1 or getattr(args, "views", 1) < 1:
+        raise UserError("python -m usd.toybox: --seed must be at least 0, --size and --views at least 1")
+    if args.verb == "sheet":
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_sheet(args.out, args.seed, args.columns, args.size)
+        print(args.out)
+        return
+    (args.out / "views").mkdir(parents=True, exist_ok=True)
+    toy = make_toy(args.seed, args.nameless_share, args.category)
+    write_toy(toy, args.out, args.views, args.size)
+    print(f"{toy.caption}: {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

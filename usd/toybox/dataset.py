@@ -1,0 +1,141 @@
+"""Training pictures of toys, rendered once into shards on disk and read back by memory map.
+
+A shard holds ``SHARD`` toys with ``VIEWS`` views each. The first ``REFERENCES`` views of a toy stand about where the
+reference camera stands, the others all around it. Everything is a pure function of the toy's seed.
+"""
+
+import json
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from usd.math.camera import Cameras, Spherical, orbit_cameras
+from usd.toybox import (
+    REFERENCE_AZIMUTH_DEG,
+    REFERENCE_DISTANCE,
+    REFERENCE_ELEVATION_DEG,
+    REFERENCE_FOV_DEG,
+    TEST_SEED,
+)
+from usd.toybox.objects import facing, make_toy
+from usd.toybox.render import Light, render
+from usd.toybox.scene import RADIUS
+
+SHARD = 250
+VIEWS = 12
+REFERENCES = 4
+SIZE = 64
+
+
+def training_cameras(rng: np.random.Generator, size: int = SIZE) -> Cameras:
+    """The ``VIEWS`` cameras of one toy: one field of view for all, three in four toys from the reference distance."""
+    around = np.arange(VIEWS - REFERENCES) / (VIEWS - REFERENCES) * 360 + rng.uniform(0, 360)
+    azimuth = np.concatenate(
+        [
+            REFERENCE_AZIMUTH_DEG + rng.uniform(-20, 20, REFERENCES),
+            around + rng.uniform(-22.5, 22.5, VIEWS - REFERENCES),
+        ]
+    )
+    low, high = math.sin(math.radians(-15)), math.sin(math.radians(60))
+    elevation = np.concatenate(
+        [
+            np.clip(rng.normal(REFERENCE_ELEVATION_DEG, 10, REFERENCES), -20, 70),
+            np.degrees(np.arcsin(rng.uniform(low, high, VIEWS - REFERENCES))),
+        ]
+    )
+    fov, distance = math.radians(REFERENCE_FOV_DEG), np.full(VIEWS, REFERENCE_DISTANCE)
+    if rng.random() < 0.25:
+        fov = math.radians(rng.uniform(30, 55))
+        distance = RADIUS * 1.06 / math.sin(fov / 2) * rng.uniform(1.0, 1.3, VIEWS)
+    angles = torch.from_numpy(np.radians(np.stack([elevation, azimuth]))).float()
+    return orbit_cameras(Spherical(angles[0], angles[1], torch.from_numpy(distance).float()), fov, size, size)
+
+
+def training_light(rng: np.random.Generator) -> Light:
+    """The default light for four toys in five; any direction from above and other strengths for the fifth."""
+    if rng.random() < 0.8:
+        return Light()
+    turn, lift = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.4)
+    direction = (math.cos(lift) * math.cos(turn), math.cos(lift) * math.sin(turn), math.sin(lift))
+    diffuse = float(rng.uniform(0.2, 0.6))
+    return Light(direction, diffuse, 1.0 - diffuse + float(rng.uniform(-0.1, 0.1)), float(rng.uniform(0, 0.2)))
+
+
+def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
+    """Render shard ``index`` into ``folder`` unless it stands there; written aside and moved, so never half there."""
+    target = folder / f"shard-{index:05d}"
+    if target.exists():
+        return target
+    seeds = range(index * SHARD, (index + 1) * SHARD)
+    if seeds[-1] >= TEST_SEED:
+        raise ValueError(f"toybox: shard {index} would reach the test split (seeds from {TEST_SEED} up)")
+    pictures, poses, fovs, faces, captions, categories = [], [], [], [], [], []
+    for seed in seeds:
+        toy, rng = make_toy(seed, nameless_share), np.random.default_rng([seed, 7])
+        cameras = training_cameras(rng)
+        pictures.append(render([toy], cameras, lights=[training_light(rng)]).rgba8())
+        poses.append(cameras.c2w.numpy())
+        fovs.append(float(cameras.fov_y[0]))
+        faces.append(facing(toy, cameras).numpy())
+        captions.append(toy.caption)
+        categories.append(toy.category)
+    part = folder / f".part-{index:05d}-{os.getpid()}"
+    part.mkdir(parents=True)
+    np.save(part / "rgba.npy", np.stack(pictures))
+    np.save(part / "c2w.npy", np.stack(poses).astype(np.float32))
+    np.save(part / "fov.npy", np.array(fovs, np.float32))
+    np.save(part / "facing.npy", np.stack(faces).astype(np.float32))
+    (part / "words.json").write_text(json.dumps({"captions": captions, "categories": categories}))
+    try:
+        part.rename(target)
+    except OSError:  # another process was quicker
+        shutil.rmtree(part)
+    return target
+
+
+@dataclass(frozen=True)
+class Shards:
+    """N toys in memory maps. ``rgba`` (N, V, H, W, 4) bytes, ``c2w`` (N, V, 4, 4), ``fov`` (N,), ``facing`` (N, V)."""
+
+    rgba: list[np.ndarray]
+    c2w: np.ndarray
+    fov: np.ndarray
+    facing: np.ndarray
+    captions: list[str]
+    categories: list[str]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def over_white(self, toys: Tensor, views: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of the given toys and views."""
+        rgba = np.stack([self.rgba[t // SHARD][t % SHARD, v] for t, v in zip(toys.tolist(), views.tolist(), strict=True)])
+        picture = torch.from_numpy(rgba).float() / 255
+        alpha = picture[..., 3:]
+        return (picture[..., :3] * alpha + 1 - alpha).permute(0, 3, 1, 2).contiguous()
+
+    def cameras(self, toys: Tensor, views: Tensor) -> Cameras:
+        size = self.rgba[0].shape[2]
+        t, v = toys.numpy(), views.numpy()
+        return Cameras(torch.from_numpy(self.c2w[t, v]), torch.from_numpy(self.fov[t]), size, size)
+
+
+def open_shards(folder: Path, n_toys: int, nameless_share: float) -> Shards:
+    """The first ``n_toys`` (rounded up to whole shards), rendering what is missing."""
+    home = folder / f"nameless-{nameless_share:.2f}"
+    parts = [build_shard(home, index, nameless_share) for index in range(-(-n_toys // SHARD))]
+    words = [json.loads((part / "words.json").read_text()) for part in parts]
+    return Shards(
+        [np.load(part / "rgba.npy", mmap_mode="r") for part in parts],
+        np.concatenate([np.load(part / "c2w.npy") for part in parts]),
+        np.concatenate([np.load(part / "fov.npy") for part in parts]),
+        np.concatenate([np.load(part / "facing.npy") for part in parts]),
+        [caption for part in words for caption in part["captions"]],
+        [category for part in words for category in part["categories"]],
+    )

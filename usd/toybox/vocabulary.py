@@ -1,0 +1,59 @@
+"""The words that the embedded models know, and the word-level tokenizer that numbers them."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from usd.toybox.objects import VIEWS, make_toy
+from usd.toybox.shapes import COLORS, PATTERNS, SHAPES
+
+MAX_TOKENS = 32
+SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")
+EXTRA = ("and", "with", "from", "the", "above", "below", "view", "side", "overhead", "picture", "of", "normals", ",")
+SURVEY = 60
+"""Toys of each category whose captions are read for words; enough to meet every phrase of every shape."""
+
+
+@cache
+def words() -> tuple[str, ...]:
+    """All words, sorted: those of captions, views and prompts for views."""
+    found = {*COLORS, *PATTERNS, *EXTRA, *(word for view in VIEWS for word in view.split())}
+    for category in SHAPES:
+        for seed in range(SURVEY):
+            found.update(make_toy(seed, 0.0, category).caption.split())
+    for seed in range(SURVEY):
+        found.update(make_toy(seed, 1.0).caption.split())
+    return tuple(sorted(found))
+
+
+def make_tokenizer() -> Any:
+    """A ``transformers`` tokenizer: lower case, words and commas, ``<start> ... <end>``, padded to ``MAX_TOKENS``."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *words()])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        model_max_length=MAX_TOKENS,
+        pad_token="<pad>",
+        bos_token="<start>",
+        unk_token="<unknown>",
+        eos_token="<end>",
+    )
+
+
+def save_tokenizer(folder: Path) -> None:
+    make_tokenizer().save_pretrained(folder)
+
+
+def tokenize(tokenizer: Any, captions: list[str]) -> Any:
+    """Token numbers (B, MAX_TOKENS)."""
+    return tokenizer(
+        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
