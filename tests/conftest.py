@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -29,16 +29,17 @@ SIZE, WIDTH, EMBED = 16, 16, 12  # latent side 8 of pictures 16 px wide; token w
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Folders: Stable Diffusion; Zero-1-to-3 in layouts A, B and in fp16; Stable Diffusion with v prediction."""
+    """Folders: Stable Diffusion; Zero-1-to-3 in layouts A, B, in fp16 and steered; Stable Diffusion with v prediction."""
 
     sd: Path
     zero123_a: Path
     zero123_b: Path
     zero123_half: Path
+    zero123_steered: Path
     sd_v: Path
 
 
-def _unet(seed: int, channels: int):
+def _unet(seed: int, channels: int, time_width: int = 0):
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
@@ -53,6 +54,8 @@ def _unet(seed: int, channels: int):
         cross_attention_dim=WIDTH,
         attention_head_dim=8,
         norm_num_groups=4,
+        class_embed_type="projection" if time_width else None,
+        projection_class_embeddings_input_dim=time_width or None,
     )
 
 
@@ -165,6 +168,31 @@ def _write_zero123(folder: Path, place: str, layer: str, half: bool = False) -> 
     return folder
 
 
+def _write_steered(folder: Path) -> Path:
+    """The embedded form: several tokens, patch tokens, and a vector for the time embedding."""
+    from safetensors.torch import save_file
+
+    from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig
+
+    torch.manual_seed(6)
+    config = CameraProjectionConfig(
+        embedding_dim=EMBED,
+        width=WIDTH,
+        type="steered",
+        tokens=2,
+        channels=4,
+        hidden=16,
+        patch_dim=16,
+        time_width=6,
+    )
+    _write_common(folder, _unet(3, 8, time_width=6), "v_prediction")
+    _image_encoder(4).save_pretrained(folder / "image_encoder")
+    place = folder / "clip_camera_projection"
+    _write_json(place / "config.json", {"_class_name": "CameraProjection", **asdict(config)})
+    save_file(CameraProjection(config).state_dict(), place / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModels]:
     """One set of folders for the whole run."""
@@ -175,6 +203,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModels]:
         zero123_a=_write_zero123(root / "a", "clip_camera_projection", "proj"),
         zero123_b=_write_zero123(root / "b", "cc_projection", "projection"),
         zero123_half=_write_zero123(root / "half", "clip_camera_projection", "proj", half=True),
+        zero123_steered=_write_steered(root / "steered"),
         sd_v=_write_sd(root / "v", "v_prediction"),
     )
     torch.random.set_rng_state(state)

@@ -157,7 +157,7 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tiny: TinyModels, t
     weights.pop("conv_in.weight")
     save_file(weights, path, metadata={"format": "pt"})
     model = open_denoiser(str(folder), "text", "x")
-    with pytest.raises(UserError, match="lacks 1 weights of UNet2DConditionModel, such as conv_in.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 weights of UNet2DConditionModel, such as conv_in.weight"):
         model.unet.on(torch.device("cpu"))
 
 

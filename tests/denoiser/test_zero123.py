@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,19 @@ def test_a_projection_of_the_wrong_width_is_one_line(tiny: TinyModels, tmp_path:
     with pytest.raises(UserError, match="cannot be read as a camera projection") as caught:
         model.unconditional(1)
     assert "\n" not in str(caught.value)
+
+
+def test_the_embedded_form_is_a_difference_of_configuration_only(tiny: TinyModels) -> None:
+    """Several tokens, patch tokens and the time embedding: all reach the UNet, and all are zeros when told nothing."""
+    x, t = _inputs()
+    model = _open(tiny.zero123_steered)
+    told = model.embed_view(model.read(_picture(), REFERENCE), TARGETS)
+    assert told.tokens.shape == (2, 2 + 4, 16) and told.time is not None and told.time.shape == (2, 6)
+    nothing = model.unconditional(2)
+    assert (
+        nothing.tokens.shape == told.tokens.shape and nothing.time is not None and nothing.latent is not None
+    )
+    assert not nothing.tokens.any() and not nothing.time.any() and not nothing.latent.any()
+    without_time = replace(told, time=torch.zeros_like(told.time))
+    assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, without_time))
+    assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, nothing))

@@ -27,7 +27,7 @@ class UsdGuidance(ViewGuidance):
     class Config(ViewGuidance.Config):
         pretrained_model_name_or_path: str = option(
             "sd-2.1-base",
-            "the unconditional model (read when unconditional: prior, or for the reference term)",
+            "the unconditional model (read when unconditional: prior)",
             path=True,
         )
         guidance_scale: float = option(7.5, "s of the formula", ge=0)

@@ -1,0 +1,70 @@
+"""Sampling draws from the distribution the model describes, plain and rectified."""
+
+import pytest
+import torch
+
+from tests.conftest import TinyModels
+from usd.core.config import UserError, parse
+from usd.denoiser import open_denoiser
+from usd.denoiser.gaussian import GaussianDenoiser
+from usd.denoiser.sample import Sampler, sample_text, sample_views
+from usd.math.camera import orbit_cameras_deg
+
+REFERENCE = orbit_cameras_deg(15.0, 90.0, 1.5, 40.0, 8)
+VIEWS = orbit_cameras_deg(0.0, [0.0, 90.0, 180.0], 1.5, 40.0, 8)
+
+
+def _gaussian(**options: float) -> GaussianDenoiser:
+    return GaussianDenoiser(parse(GaussianDenoiser.Config, {"size": 16, **options}))
+
+
+def test_views_show_the_reference_when_the_model_says_so() -> None:
+    model, picture = (
+        _gaussian(view_std=1e-3),
+        torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+    )
+    made = sample_views(
+        model, model.read(picture, REFERENCE), VIEWS, Sampler(50, scale=1.0), torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(made, picture.expand(3, -1, -1, -1), atol=0.02, rtol=0)
+
+
+def test_a_biased_unconditional_prediction_is_rectified() -> None:
+    """Of equal spreads, guidance makes the mean mu_u + s (mu_c - mu_u): with mu_c = 0 only a neutral prior keeps it."""
+    grey = torch.full((1, 3, 16, 16), 0.5)
+    model, prior = _gaussian(mean=-0.2, std=0.2), _gaussian(std=0.2)
+    reading = model.read(grey, REFERENCE)
+    plain, rectified = (
+        sample_views(model, reading, VIEWS, Sampler(50, scale=3.0), torch.Generator().manual_seed(0), p)
+        for p in (None, prior)
+    )
+    assert float(rectified.mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(plain.mean()) == pytest.approx(0.7, abs=0.03)
+
+
+def test_sentences_are_sampled_and_replay() -> None:
+    model = _gaussian(text_mean=0.6)
+    made, again = (
+        sample_text(model, ["a car", ""], Sampler(50, scale=1.0), torch.Generator().manual_seed(0))
+        for _ in range(2)
+    )
+    assert torch.equal(made, again)
+    assert float(made[0].mean()) == pytest.approx(0.8, abs=0.03)
+
+
+def test_real_networks_sample_too(tiny: TinyModels) -> None:
+    view, prior = (
+        open_denoiser(str(tiny.zero123_steered), "view", "x"),
+        open_denoiser(str(tiny.sd), "text", "x"),
+    )
+    reading = view.read(torch.rand(1, 3, 16, 16), REFERENCE)  # type: ignore[attr-defined]
+    made = sample_views(view, reading, VIEWS, Sampler(3), torch.Generator().manual_seed(0), prior)  # type: ignore[arg-type]
+    assert made.shape == (3, 3, 16, 16) and float(made.min()) >= 0 and float(made.max()) <= 1
+    assert sample_text(prior, ["a red car"], Sampler(2), None).shape == (1, 3, 16, 16)  # type: ignore[arg-type]
+
+
+def test_models_without_a_common_latent_space_are_refused(tiny: TinyModels) -> None:
+    model, prior = _gaussian(), open_denoiser(str(tiny.sd), "text", "x")
+    reading = model.read(torch.rand(1, 3, 16, 16), REFERENCE)
+    with pytest.raises(UserError, match="do not share a latent space"):
+        sample_views(model, reading, VIEWS, Sampler(2), None, prior)  # type: ignore[arg-type]

@@ -1,0 +1,64 @@
+"""Ordinary sampling: pictures from noise, by DDIM, plain or rectified by a second model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.denoiser import Denoiser, Embedding, Reading, TextDenoiser, ViewDenoiser, check_shared_latents
+from usd.math.camera import Cameras
+from usd.math.diffusion import EpsFn, ddim_sample, ddim_timesteps, guided_fn
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """DDIM with ``steps`` steps, guidance ``scale``, and eta ``noise_share``."""
+
+    steps: int = 50
+    scale: float = 3.0
+    noise_share: float = 0.0
+
+
+def sample_views(
+    model: ViewDenoiser,
+    reading: Reading,
+    cameras: Cameras,
+    sampler: Sampler,
+    generator: torch.Generator | None,
+    prior: TextDenoiser | None = None,
+) -> Float[Tensor, "B 3 S S"]:
+    """Novel views in [0, 1]. With ``prior`` its unconditional prediction replaces the model's own (rectified)."""
+    if prior is not None:
+        check_shared_latents(model, prior, "sampling")
+    plain = model if prior is None else prior
+    told = told_fn(model, model.embed_view(reading, cameras))
+    untold = told_fn(plain, plain.unconditional(len(cameras)))
+    return _sampled(model, guided_fn(told, untold, sampler.scale), len(cameras), sampler, generator)
+
+
+def sample_text(
+    model: TextDenoiser, prompts: Sequence[str], sampler: Sampler, generator: torch.Generator | None
+) -> Float[Tensor, "B 3 S S"]:
+    """One picture in [0, 1] per prompt."""
+    told, untold = (told_fn(model, e) for e in (model.embed_text(prompts), model.unconditional(len(prompts))))
+    return _sampled(model, guided_fn(told, untold, sampler.scale), len(prompts), sampler, generator)
+
+
+def told_fn(model: Denoiser, embedding: Embedding) -> EpsFn:
+    """The model under one condition, as a noise predictor."""
+    return lambda xt, t: model.eps(xt, t, embedding)
+
+
+@torch.no_grad()
+def _sampled(
+    model: Denoiser, eps_fn: EpsFn, batch: int, sampler: Sampler, generator: torch.Generator | None
+) -> Float[Tensor, "B 3 S S"]:
+    space, device = model.latent, model.alphas_cumprod.device
+    source = device if generator is None else generator.device
+    shape = (batch, space.channels, space.height, space.width)
+    noise = torch.randn(shape, generator=generator, device=source).to(device)
+    times = ddim_timesteps(sampler.steps, len(model.alphas_cumprod) - 1)
+    z = ddim_sample(eps_fn, noise, times, model.alphas_cumprod, sampler.noise_share, generator)
+    return model.decode(z)
