@@ -1,7 +1,6 @@
 """``toybox-datamodule``: views of procedural toys, for training and judging the embedded models."""
 
 import hashlib
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,9 @@ class ToyViews:
     def captions_with_views(self, chosen: list[bool]) -> list[str]:
         """Captions, with the words of the view ("... from the front left") where ``chosen``."""
         elevation = self.cameras.spherical.elevation
-        rows = zip(self.captions, self.facing.tolist(), elevation.tolist(), self.named.tolist(), chosen, strict=True)
+        rows = zip(
+            self.captions, self.facing.tolist(), elevation.tolist(), self.named.tolist(), chosen, strict=True
+        )
         return [f"{c}, {view_words(a, e)}" if said and named else c for c, a, e, named, said in rows]
 
 
@@ -70,14 +71,26 @@ class ToyboxData(Data):
     @dataclass(frozen=True)
     class Config:
         n_toys: int = option(16000, "training toys: seeds 0 up to this", ge=1, lt=TEST_SEED)
-        nameless_share: float = option(NAMELESS_SHARE, "share of nameless compositions among them", ge=0, le=1)
+        nameless_share: float = option(
+            NAMELESS_SHARE, "share of nameless compositions among them", ge=0, le=1
+        )
         batch_size: int = option(64, "views a batch (target views, where pairs are asked for)", ge=1)
-        targets_per_reference: int = option(0, "0: single views; k: pairs, with k targets to each reference", ge=0)
-        front_share: float = option(0.5, "share of reference views taken about where the reference camera stands", ge=0, le=1)
-        autoencoder: str | None = option(None, "folder of an AutoencoderKL: batches then hold its latents", path=True)
-        cache: str = option("outputs/toybox-cache", "where rendered shards are kept (about 200 MB per 1000 toys)", path=True)
+        targets_per_reference: int = option(
+            0, "0: single views; k: pairs, with k targets to each reference", ge=0
+        )
+        front_share: float = option(
+            0.5, "share of reference views taken about where the reference camera stands", ge=0, le=1
+        )
+        autoencoder: str | None = option(
+            None, "folder of an AutoencoderKL: batches then hold its latents", path=True
+        )
+        cache: str = option(
+            "outputs/toybox-cache", "where rendered shards are kept (about 200 MB per 1000 toys)", path=True
+        )
         n_val_toys: int = option(48, "toys of the test split shown at validation", ge=1)
-        val_views: int = option(4, "views of each at validation, the first about the reference camera's", ge=1, le=VIEWS)
+        val_views: int = option(
+            4, "views of each at validation, the first about the reference camera's", ge=1, le=VIEWS
+        )
 
     config: Config
 
@@ -109,7 +122,9 @@ class ToyboxData(Data):
         folder = Path(self.config.autoencoder)
         weights = next(iter(sorted(folder.glob("*.safetensors"))), None)
         if weights is None:
-            raise FileNotFoundError(f"data.autoencoder: {folder} holds no .safetensors; train configs/toybox/vae.yaml first")
+            raise FileNotFoundError(
+                f"data.autoencoder: {folder} holds no .safetensors; train configs/toybox/vae.yaml first"
+            )
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=6).hexdigest()
         return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
 
@@ -117,13 +132,17 @@ class ToyboxData(Data):
         k = self.config.targets_per_reference
         if not k:
             toys = self._draw(len(self.shards), self.config.batch_size, generator)
-            return self._views(toys, self._draw(VIEWS, self.config.batch_size, generator), self.config.autoencoder is None)
+            return self._views(
+                toys, self._draw(VIEWS, self.config.batch_size, generator), self.config.autoencoder is None
+            )
         n = self.config.batch_size // k
         toys = self._draw(len(self.shards), n, generator)
         front = torch.rand(n, generator=generator) < self.config.front_share
         reference = torch.where(front, self._draw(REFERENCES, n, generator), self._draw(VIEWS, n, generator))
         target = self._draw(VIEWS, n * k, generator)
-        return ViewPairs(self._views(toys, reference, True), self._views(toys.repeat_interleave(k), target, False))
+        return ViewPairs(
+            self._views(toys, reference, True), self._views(toys.repeat_interleave(k), target, False)
+        )
 
     @property
     def shards(self) -> Shards:
@@ -140,7 +159,9 @@ class ToyboxData(Data):
         shards, latents = self.shards, None
         if self.config.autoencoder:
             pairs = zip(toys.tolist(), views.tolist(), strict=True)
-            latents = torch.from_numpy(np.stack([self._latents[t // SHARD][t % SHARD, v] for t, v in pairs])).float()
+            latents = torch.from_numpy(
+                np.stack([self._latents[t // SHARD][t % SHARD, v] for t, v in pairs])
+            ).float()
         index = toys.tolist()
         return ToyViews(
             shards.over_white(toys, views) if pictures else None,
@@ -154,10 +175,18 @@ class ToyboxData(Data):
     def eval_batches(self, split: Split) -> list[ToyViews]:
         """Test-split toys: one batch, toy by toy, the first view of each about the reference camera's."""
         first = TEST_SEED if split == "val" else TEST_SEED + 10_000
-        return [held_out_views(range(first, first + self.config.n_val_toys), self.config.val_views, self.config.nameless_share)]
+        return [
+            held_out_views(
+                range(first, first + self.config.n_val_toys),
+                self.config.val_views,
+                self.config.nameless_share,
+            )
+        ]
 
 
-def held_out_views(seeds: range, n_views: int, nameless_share: float = NAMELESS_SHARE, category: str | None = None) -> ToyViews:
+def held_out_views(
+    seeds: range, n_views: int, nameless_share: float = NAMELESS_SHARE, category: str | None = None
+) -> ToyViews:
     """Views of test-split toys, ``n_views`` each: a reference view first, then views all around. Default light."""
     views = []
     for seed in seeds:
@@ -175,7 +204,10 @@ def join(views: list[ToyViews]) -> ToyViews:
     """Views one after another."""
     cameras = [v.cameras for v in views]
     poses = Cameras(
-        torch.cat([c.c2w for c in cameras]), torch.cat([c.fov_y for c in cameras]), cameras[0].height, cameras[0].width
+        torch.cat([c.c2w for c in cameras]),
+        torch.cat([c.fov_y for c in cameras]),
+        cameras[0].height,
+        cameras[0].width,
     )
     pictures = [v.pictures for v in views if v.pictures is not None]
     return ToyViews(
@@ -213,5 +245,3 @@ def _encode(vae: Any, rgba: Tensor) -> Tensor:
     white = (picture[..., :3] * alpha + 1 - alpha).permute(0, 3, 1, 2)
     with torch.autocast("cpu", torch.bfloat16):
         return vae.encode(white * 2 - 1).latent_dist.mode().float() * vae.config.scaling_factor
-
-

@@ -14,7 +14,7 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
 from usd.evaluation.metrics import psnr, ssim
-from usd.system.model_training import ModelTraining, write_sheet, half
+from usd.system.model_training import ModelTraining, half, write_sheet
 
 
 @register("autoencoder-system")
@@ -34,7 +34,9 @@ class AutoencoderSystem(ModelTraining):
         crop_px: int = option(32, "side of the random crops", ge=8)
         crop_steps: int = option(0, "steps that see crops only", ge=0)
         latent_noise: float = option(0.05, "standard deviation of the noise on latents", ge=0)
-        lambda_size: float = option(1e-3, "weight of the latents' mean square, which keeps the noise felt", ge=0)
+        lambda_size: float = option(
+            1e-3, "weight of the latents' mean square, which keeps the noise felt", ge=0
+        )
 
     config: Config
 
@@ -75,12 +77,11 @@ class AutoencoderSystem(ModelTraining):
             back = (self.average.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
         self.report({"psnr": psnr(back, pictures).mean().item(), "ssim": ssim(back, pictures).mean().item()})
         write_sheet([pictures[:24], back[:24]], self.sheet_path("reconstructions"))
-        self.latest = (pictures, latents.float())
+        self.latest = latents.float()
 
     def publish(self, folder: Path) -> None:
-        pictures, latents = self.latest
         vae = copy.deepcopy(self.average)
-        fold_whitening(vae, latents)
+        fold_whitening(vae, self.latest)
         half(vae).save_pretrained(folder)
 
 

@@ -81,7 +81,10 @@ class ClipSystem(ModelTraining):
 
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         assert batch.pictures is not None
-        chosen = torch.rand(len(batch.captions), generator=generator, device=generator.device) < self.config.view_words
+        chosen = (
+            torch.rand(len(batch.captions), generator=generator, device=generator.device)
+            < self.config.view_words
+        )
         ids = tokenize(self.tokenizer, batch.captions_with_views(chosen.tolist())).to(self.device)
         with self.autocast():
             picture, text = self.network.picture(batch.pictures), self.network.text(ids)
@@ -90,7 +93,10 @@ class ClipSystem(ModelTraining):
         contrast, hits = contrastive(picture.float(), text.float(), scale)
         self.figures["retrieval"] = hits
         error = (view - view_targets(batch)).square().mean(1)[batch.named].mean()
-        return {"contrastive": self.config.lambda_contrastive * contrast, "view": self.config.lambda_view * error}
+        return {
+            "contrastive": self.config.lambda_contrastive * contrast,
+            "view": self.config.lambda_view * error,
+        }
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
@@ -99,7 +105,9 @@ class ClipSystem(ModelTraining):
         picture, text = self.average.picture(batch.pictures), self.average.text(ids)
         view = self.average.view(picture)[batch.named]
         azimuth = torch.atan2(view[:, 0], view[:, 1])
-        turn = torch.atan2(torch.sin(azimuth - batch.facing[batch.named]), torch.cos(azimuth - batch.facing[batch.named]))
+        turn = torch.atan2(
+            torch.sin(azimuth - batch.facing[batch.named]), torch.cos(azimuth - batch.facing[batch.named])
+        )
         distinct = {c: i for i, c in reversed(list(enumerate(batch.captions)))}
         rows = list(distinct.values())
         similarity = nn.functional.normalize(picture, dim=1) @ nn.functional.normalize(text[rows], dim=1).T
@@ -110,7 +118,9 @@ class ClipSystem(ModelTraining):
     def publish(self, folder: Path) -> None:
         half(self.average.clip).save_pretrained(folder)
         save_tokenizer(folder)
-        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(self.config.image_size), indent=2))
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(preprocessor(self.config.image_size), indent=2)
+        )
 
 
 def preprocessor(size: int) -> dict[str, object]:

@@ -30,7 +30,9 @@ def write_scheduler(folder: Path) -> None:
     (folder / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2))
 
 
-def make_unet(channels: tuple[int, ...], in_channels: int, latent_size: int, token_width: int) -> UNet2DConditionModel:
+def make_unet(
+    channels: tuple[int, ...], in_channels: int, latent_size: int, token_width: int
+) -> UNet2DConditionModel:
     """A small UNet of Stable Diffusion's kind: attention below the full resolution, one head for 64 channels."""
     n = len(channels)
     unet = UNet2DConditionModel(

@@ -17,7 +17,7 @@ from usd.system import System
 
 
 class ModelTraining(System):
-    """Trains ``self.network`` and keeps ``self.average``, the exponential moving average that is judged and published.
+    """Trains ``self.network`` and keeps ``self.average``, the running mean that is judged and published.
 
     A subclass makes ``network`` in ``build_network``, its losses in ``compute``, figures and sheets in ``validate``, and
     writes diffusers or transformers folders in ``publish``.

@@ -22,10 +22,22 @@ from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose
 from usd.evaluation.metrics import psnr
-from usd.math.diffusion import ddim_sample, ddim_timesteps, eps_from_v, guided_fn, scaled_linear_alphas_cumprod
+from usd.math.diffusion import (
+    ddim_sample,
+    ddim_timesteps,
+    eps_from_v,
+    guided_fn,
+    scaled_linear_alphas_cumprod,
+)
 from usd.system.clip import preprocessor
-from usd.system.diffusion_training import draw_timesteps, error_by_noise, noised, plain_attention, write_scheduler
-from usd.system.model_training import ModelTraining, write_sheet, half
+from usd.system.diffusion_training import (
+    draw_timesteps,
+    error_by_noise,
+    noised,
+    plain_attention,
+    write_scheduler,
+)
+from usd.system.model_training import ModelTraining, half, write_sheet
 
 POSE_TIMES = (500, 700, 850)
 
@@ -66,7 +78,12 @@ class NovelView(nn.Module):
         self.unet, self.projection = unet, projection
 
     def forward(
-        self, xt: Tensor, t: Tensor, told: Condition, keep_tokens: Tensor | None = None, keep_latent: Tensor | None = None
+        self,
+        xt: Tensor,
+        t: Tensor,
+        told: Condition,
+        keep_tokens: Tensor | None = None,
+        keep_latent: Tensor | None = None,
     ) -> Tensor:
         """The v of x_t. ``keep_*`` (B,) of 0 and 1 drop conditions; unconditional is zeros for all of them."""
         tokens, time = self.projection(told.embedding, told.patches, told.pose)
@@ -88,8 +105,12 @@ class NovelViewSystem(ModelTraining):
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
-        start_from: str = option("load/toybox/stable-diffusion", "Stable Diffusion folder to fine-tune", path=True)
-        clip: str = option("load/toybox/clip", "folder of the CLIP whose image tower reads the reference", path=True)
+        start_from: str = option(
+            "load/toybox/stable-diffusion", "Stable Diffusion folder to fine-tune", path=True
+        )
+        clip: str = option(
+            "load/toybox/clip", "folder of the CLIP whose image tower reads the reference", path=True
+        )
         projection: ProjectionShape = option({}, "how reference and pose are given")
         drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
         drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
@@ -134,11 +155,14 @@ class NovelViewSystem(ModelTraining):
         assert x0 is not None and latents is not None
         repeats = len(x0) // len(latents)
         reference = batch.reference.cameras[torch.arange(len(latents)).repeat_interleave(repeats)]
-        told = Condition(*self.read(batch.reference, repeats, latents), relative_pose(batch.target.cameras, reference))
+        told = Condition(
+            *self.read(batch.reference, repeats, latents), relative_pose(batch.target.cameras, reference)
+        )
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
         c = self.config
-        keep_tokens = (draw >= c.drop_all + c.drop_tokens).float()
-        keep_latent = ((draw >= c.drop_all) & ((draw < c.drop_all + c.drop_tokens) | (draw >= c.drop_all + c.drop_tokens + c.drop_latent))).float()
+        tokens_end, latent_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_latent
+        keep_tokens = (draw >= tokens_end).float()
+        keep_latent = ((draw >= c.drop_all) & ((draw < tokens_end) | (draw >= latent_end))).float()
         t = draw_timesteps(len(x0), c.high_noise_share, generator, self.device)
         xt, v = noised(x0, t, generator)
         with self.autocast():
@@ -164,7 +188,9 @@ class NovelViewSystem(ModelTraining):
         )
         latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
         repeats = n_views - 1
-        pose = relative_pose(batch.cameras[target], reference.cameras[torch.arange(len(first)).repeat_interleave(repeats)])
+        pose = relative_pose(
+            batch.cameras[target], reference.cameras[torch.arange(len(first)).repeat_interleave(repeats)]
+        )
         told = Condition(*self.read(reference, repeats, latents[first]), pose)
         figures = self._pose_figures(latents[target], told, batch.named[target])
         copied = pictures[first].repeat_interleave(repeats, 0)
@@ -203,14 +229,18 @@ class NovelViewSystem(ModelTraining):
 
     def _sample(self, told: Condition, vae: Any, scale: float = 1.5, steps: int = 20) -> Tensor:
         alphas = scaled_linear_alphas_cumprod().to(self.device)
-        noise = torch.randn(told.latent.shape, generator=torch.Generator("cpu").manual_seed(1)).to(self.device)
+        noise = torch.randn(told.latent.shape, generator=torch.Generator("cpu").manual_seed(1)).to(
+            self.device
+        )
         nothing = torch.zeros(len(noise), device=self.device)
 
-        def predictor(keep: Tensor | None):  # noqa: ANN202 - an EpsFn
+        def predictor(keep: Tensor | None):
             return lambda xt, t: eps_from_v(xt, self.average(xt, t, told, keep, keep).float(), alphas, t)
 
         with self.autocast():
-            z = ddim_sample(guided_fn(predictor(None), predictor(nothing), scale), noise, ddim_timesteps(steps), alphas)
+            z = ddim_sample(
+                guided_fn(predictor(None), predictor(nothing), scale), noise, ddim_timesteps(steps), alphas
+            )
             return (vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def publish(self, folder: Path) -> None:
@@ -221,7 +251,9 @@ class NovelViewSystem(ModelTraining):
         place.mkdir(parents=True, exist_ok=True)
         save_file(projection.state_dict(), place / "diffusion_pytorch_model.safetensors")
         config = asdict(self.average.projection.config)
-        (place / "config.json").write_text(json.dumps({"_class_name": "CameraProjection", **config}, indent=2))
+        (place / "config.json").write_text(
+            json.dumps({"_class_name": "CameraProjection", **config}, indent=2)
+        )
         write_scheduler(folder / "scheduler")
         extractor = folder / "feature_extractor"
         extractor.mkdir(exist_ok=True)
@@ -245,7 +277,7 @@ MODEL_INDEX = {
 
 @torch.no_grad()
 def widened(unet: UNet2DConditionModel, time_width: int) -> UNet2DConditionModel:
-    """The UNet with its input channels doubled and, if wanted, a vector beside the time; it computes what it did before."""
+    """The UNet with twice the input channels and, if wanted, a vector beside the time. It computes what it did."""
     config = dict(unet.config) | {"in_channels": 2 * unet.config.in_channels}
     if time_width:
         config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": time_width}

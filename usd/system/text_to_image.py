@@ -15,9 +15,22 @@ from transformers import CLIPTextModel
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
-from usd.math.diffusion import ddim_sample, ddim_timesteps, eps_from_v, guided_fn, scaled_linear_alphas_cumprod
-from usd.system.diffusion_training import draw_timesteps, error_by_noise, make_unet, noised, plain_attention, write_scheduler
-from usd.system.model_training import ModelTraining, write_sheet, half
+from usd.math.diffusion import (
+    ddim_sample,
+    ddim_timesteps,
+    eps_from_v,
+    guided_fn,
+    scaled_linear_alphas_cumprod,
+)
+from usd.system.diffusion_training import (
+    draw_timesteps,
+    error_by_noise,
+    make_unet,
+    noised,
+    plain_attention,
+    write_scheduler,
+)
+from usd.system.model_training import ModelTraining, half, write_sheet
 from usd.toybox.vocabulary import make_tokenizer, save_tokenizer, tokenize
 
 PROMPTS = (
@@ -47,8 +60,12 @@ class TextToImageSystem(ModelTraining):
     class Config(ModelTraining.Config):
         channels: tuple[int, ...] = option((64, 128, 192), "feature channels of each resolution")
         latent_size: int = option(16, "side of the latents", ge=4)
-        text_encoder: str = option("load/toybox/clip", "folder of the CLIP whose text tower is taken", path=True)
-        autoencoder: str = option("load/toybox/stable-diffusion/vae", "folder of the autoencoder (for sheets)", path=True)
+        text_encoder: str = option(
+            "load/toybox/clip", "folder of the CLIP whose text tower is taken", path=True
+        )
+        autoencoder: str = option(
+            "load/toybox/stable-diffusion/vae", "folder of the autoencoder (for sheets)", path=True
+        )
         start_from: str | None = option(None, "folder with unet and text_encoder to go on from", path=True)
         caption_dropout: float = option(0.15, "share of samples without a caption", ge=0, le=1)
         view_words: float = option(0.6, "share of captions that say the view", ge=0, le=1)
@@ -63,7 +80,9 @@ class TextToImageSystem(ModelTraining):
             folder = Path(self.config.start_from)
             from diffusers import UNet2DConditionModel
 
-            unet = plain_attention(UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32))
+            unet = plain_attention(
+                UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+            )
             return TextToImage(unet, read_text_encoder(folder / "text_encoder"))
         text = read_text_encoder(Path(self.config.text_encoder))
         unet = make_unet(self.config.channels, 4, self.config.latent_size, text.config.hidden_size)
@@ -88,17 +107,21 @@ class TextToImageSystem(ModelTraining):
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         ids = tokenize(self.tokenizer, list(PROMPTS)).to(self.device)
-        vae = AutoencoderKL.from_pretrained(self.config.autoencoder, torch_dtype=torch.float32).to(self.device)
+        vae = AutoencoderKL.from_pretrained(self.config.autoencoder, torch_dtype=torch.float32).to(
+            self.device
+        )
         source = torch.Generator("cpu").manual_seed(0)
         side = self.config.latent_size
-        rows = [self._sample(ids, torch.randn(len(ids), 4, side, side, generator=source), vae) for _ in range(4)]
+        rows = [
+            self._sample(ids, torch.randn(len(ids), 4, side, side, generator=source), vae) for _ in range(4)
+        ]
         write_sheet(rows, self.sheet_path("samples"))
 
     def _sample(self, ids: Tensor, noise: Tensor, vae: AutoencoderKL) -> Tensor:
         alphas = scaled_linear_alphas_cumprod().to(self.device)
         nothing = tokenize(self.tokenizer, [""] * len(ids)).to(self.device)
 
-        def predictor(words: Tensor):  # noqa: ANN202 - an EpsFn
+        def predictor(words: Tensor):
             return lambda xt, t: eps_from_v(xt, self.average(xt, t, words).float(), alphas, t)
 
         fn = guided_fn(predictor(ids), predictor(nothing), self.config.sample_scale)

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from usd.core.errors import UserError
-from usd.core.types import Mesh
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
 from usd.exporter.mesh_file import glb_bytes
@@ -54,10 +53,10 @@ def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
     cameras = held_out_cameras(views, size)
     pictures, first = render([toy], cameras), render([toy], reference_camera(size))
     names = [f"views/{i:04d}.png" for i in range(views)]
-    rgba = torch.cat([pictures.rgb, pictures.alpha[..., None]], -1).permute(0, 3, 1, 2)
-    written = [write_picture(folder / name, picture) for name, picture in zip(names, rgba, strict=True)]
-    alpha = first.alpha[0, ..., None]
-    written.append(write_picture(folder / "input.png", torch.cat([first.rgb[0], alpha], -1).permute(2, 0, 1)))
+    written = [
+        write_picture(folder / name, picture) for name, picture in zip(names, pictures.rgba(), strict=True)
+    ]
+    written.append(write_picture(folder / "input.png", first.rgba()[0]))
     written.append(write_transforms(folder / "transforms.json", [cameras[[i]] for i in range(views)], names))
     for target, content in {
         "mesh.glb": glb_bytes(toy_mesh(toy)),
@@ -71,10 +70,14 @@ def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
 
 def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:
     """One column a category (nameless last), three toys below each other, each from the reference and from behind."""
-    cameras = cameras_at([REFERENCE_ELEVATION_DEG, 30.0], [REFERENCE_AZIMUTH_DEG, REFERENCE_AZIMUTH_DEG + 140], size)
+    cameras = cameras_at(
+        [REFERENCE_ELEVATION_DEG, 30.0], [REFERENCE_AZIMUTH_DEG, REFERENCE_AZIMUTH_DEG + 140], size
+    )
     rows = []
     for k in range(3):
-        toys = [make_toy(first_seed + k, 0.0, category) for category in SHAPES] + [make_toy(first_seed + k, 1.0)]
+        toys = [make_toy(first_seed + k, 0.0, category) for category in SHAPES] + [
+            make_toy(first_seed + k, 1.0)
+        ]
         rows.extend(render([toy], cameras).over_white() for toy in toys)
     pictures = torch.cat(rows)
     write_picture(path, contact_sheet(pictures, columns))
@@ -88,7 +91,9 @@ def arguments() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--views", type=int, default=16)
     one.add_argument("--size", type=int, default=256)
-    one.add_argument("--category", choices=sorted(SHAPES), help="a named toy of this kind, whatever the seed says")
+    one.add_argument(
+        "--category", choices=sorted(SHAPES), help="a named toy of this kind, whatever the seed says"
+    )
     one.add_argument("--nameless-share", type=float, default=NAMELESS_SHARE)
     many = verbs.add_parser("sheet", help="a contact sheet of all categories")
     many.add_argument("--out", type=Path, default=Path("outputs/toybox.png"))

@@ -64,7 +64,14 @@ def training_light(rng: np.random.Generator) -> Light:
     turn, lift = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.4)
     direction = (math.cos(lift) * math.cos(turn), math.cos(lift) * math.sin(turn), math.sin(lift))
     diffuse = float(rng.uniform(0.2, 0.6))
-    return Light(direction, diffuse, 1.0 - diffuse + float(rng.uniform(-0.1, 0.1)), float(rng.uniform(0, 0.2)))
+    return Light(
+        direction, diffuse, 1.0 - diffuse + float(rng.uniform(-0.1, 0.1)), float(rng.uniform(0, 0.2))
+    )
+
+
+def to_bytes4(rgba: Tensor) -> np.ndarray:
+    """Pictures (B, 4, H, W) in [0, 1] as bytes (B, H, W, 4)."""
+    return (rgba.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
@@ -79,7 +86,7 @@ def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
     for seed in seeds:
         toy, rng = make_toy(seed, nameless_share), np.random.default_rng([seed, 7])
         cameras = training_cameras(rng)
-        pictures.append(render([toy], cameras, lights=[training_light(rng)]).rgba8())
+        pictures.append(to_bytes4(render([toy], cameras, lights=[training_light(rng)]).rgba()))
         poses.append(cameras.c2w.numpy())
         fovs.append(float(cameras.fov_y[0]))
         faces.append(facing(toy, cameras).numpy())
@@ -115,7 +122,9 @@ class Shards:
 
     def over_white(self, toys: Tensor, views: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] of the given toys and views."""
-        rgba = np.stack([self.rgba[t // SHARD][t % SHARD, v] for t, v in zip(toys.tolist(), views.tolist(), strict=True)])
+        rgba = np.stack(
+            [self.rgba[t // SHARD][t % SHARD, v] for t, v in zip(toys.tolist(), views.tolist(), strict=True)]
+        )
         picture = torch.from_numpy(rgba).float() / 255
         alpha = picture[..., 3:]
         return (picture[..., :3] * alpha + 1 - alpha).permute(0, 3, 1, 2).contiguous()

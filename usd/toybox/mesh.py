@@ -1,10 +1,11 @@
-"""The surface of a toy as a mesh: marching cubes of its distance, vertices moved onto the surface, colours as rendered."""
+"""The surface of a toy as a mesh: marching cubes of its distance, vertices moved onto it, colours as rendered."""
 
 import torch
 
 from usd.core.types import Mesh
 from usd.math.isosurface import marching_cubes, sample_grid
-from usd.toybox.render import Light, lit_colors, signed_distance
+from usd.toybox.distance import signed_distance
+from usd.toybox.render import Light, lit_colors
 from usd.toybox.scene import RADIUS, Toy
 
 NEWTON_STEPS = 3

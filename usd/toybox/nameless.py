@@ -31,7 +31,14 @@ def _part(b: Builder, d: Draw, name: str, first: bool) -> None:
     if kind == "ellipsoid":
         b.ellipsoid([size * d.between(0.5, 1.2) for _ in range(3)], at, paint, **turn)
     elif kind == "box":
-        b.box([size * d.between(0.3, 1.1) for _ in range(3)], at, paint, rounding=d.between(0, 0.06), **turn, **bend)
+        b.box(
+            [size * d.between(0.3, 1.1) for _ in range(3)],
+            at,
+            paint,
+            rounding=d.between(0, 0.06),
+            **turn,
+            **bend,
+        )
     elif kind == "cylinder":
         b.cylinder(size * d.between(0.3, 0.9), size * d.between(0.4, 1.4), at, paint, **turn, **bend)
     elif kind == "cone":

@@ -55,5 +55,7 @@ def view_words(azimuth: float, elevation: float) -> str:
     Left and right are the viewer's: seen from the "left" is from where the toy's own right hand is.
     """
     side = VIEWS[round(azimuth / (math.pi / 4)) % 8]
-    height = " and above" if elevation > math.radians(35) else " and below" if elevation < math.radians(-8) else ""
+    height = (
+        " and above" if elevation > math.radians(35) else " and below" if elevation < math.radians(-8) else ""
+    )
     return f"from the {side}{height}"

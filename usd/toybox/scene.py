@@ -46,6 +46,20 @@ class Toy:
     symmetric: bool
 
 
+@dataclass(frozen=True)
+class Placement:
+    """How a primitive is turned (degrees about x, then y, then z), softened, joined and bent."""
+
+    rx: float = 0.0
+    ry: float = 0.0
+    rz: float = 0.0
+    rounding: float = 0.0
+    blend: float = 0.0
+    subtract: float = 0.0
+    twist: float = 0.0
+    taper: float = 0.0
+
+
 @dataclass
 class Builder:
     """Collects primitives in the shape's own frame: front towards +y, up +z, any scale."""
@@ -64,7 +78,9 @@ class Builder:
     def cylinder(self, radius: float, half: float, at: Vector, paint: Paint, **options: float) -> None:
         self._add(CYLINDER, (radius, half, 0), at, paint, math.hypot(radius, half), **options)
 
-    def cone(self, bottom: float, top: float, half: float, at: Vector, paint: Paint, **options: float) -> None:
+    def cone(
+        self, bottom: float, top: float, half: float, at: Vector, paint: Paint, **options: float
+    ) -> None:
         self._add(CONE, (bottom, top, half), at, paint, math.hypot(max(bottom, top), half), **options)
 
     def torus(self, major: float, minor: float, at: Vector, paint: Paint, **options: float) -> None:
@@ -81,32 +97,17 @@ class Builder:
         tilt, turn = math.degrees(math.acos(z / length)), math.degrees(math.atan2(y, x))
         self.capsule(radius, length / 2, tuple((a + b) / 2), paint, ry=tilt, rz=turn)
 
-    def _add(
-        self,
-        kind: int,
-        size: Vector,
-        at: Vector,
-        paint: Paint,
-        bound: float,
-        *,
-        rx: float = 0.0,
-        ry: float = 0.0,
-        rz: float = 0.0,
-        rounding: float = 0.0,
-        blend: float = 0.0,
-        subtract: float = 0.0,
-        twist: float = 0.0,
-        taper: float = 0.0,
-    ) -> None:
+    def _add(self, kind: int, size: Vector, at: Vector, paint: Paint, bound: float, **options: float) -> None:
+        o = Placement(**options)
         row = np.zeros(ROW, np.float64)
-        row[0], row[1], row[2], row[3] = kind, SUBTRACT if subtract else UNION, blend, rounding
+        row[0], row[1], row[2], row[3] = kind, SUBTRACT if o.subtract else UNION, o.blend, o.rounding
         row[4 : 4 + len(size)] = size
-        row[8:17] = euler_deg(rx, ry, rz).T.ravel()
+        row[8:17] = euler_deg(o.rx, o.ry, o.rz).T.ravel()
         row[17:20] = at
-        row[20] = bound * (1 + abs(taper)) + rounding + blend
+        row[20] = bound * (1 + abs(o.taper)) + o.rounding + o.blend
         row[21:24], row[24:27] = paint.color, paint.second
         row[27], row[28], row[29] = paint.pattern, paint.frequency, paint.phase
-        row[30], row[31] = twist, taper
+        row[30], row[31] = o.twist, o.taper
         self.rows.append(row)
 
     def finish(self, yaw: float) -> np.ndarray:
@@ -146,12 +147,20 @@ def surface_points(row: np.ndarray) -> np.ndarray:
         lift = np.linspace(-np.pi / 2, np.pi / 2, 13)[:, None, None]
         local = (ring * np.cos(lift) + np.array([0, 0, 1]) * np.sin(lift)).reshape(-1, 3) * size[:3]
     elif kind == TORUS:
-        local = np.concatenate([ring * (size[0] + size[1]), ring * size[0] + [0, 0, size[1]], ring * size[0] - [0, 0, size[1]]])
+        local = np.concatenate(
+            [ring * (size[0] + size[1]), ring * size[0] + [0, 0, size[1]], ring * size[0] - [0, 0, size[1]]]
+        )
     elif kind == CONE:
         local = np.concatenate([ring * size[0] - [0, 0, size[2]], ring * size[1] + [0, 0, size[2]]])
     else:
         reach = size[1] + (size[0] if kind == CAPSULE else 0)
-        local = np.concatenate([ring * size[0] + [0, 0, size[1]], ring * size[0] - [0, 0, size[1]], [[0, 0, reach], [0, 0, -reach]]])
+        local = np.concatenate(
+            [
+                ring * size[0] + [0, 0, size[1]],
+                ring * size[0] - [0, 0, size[1]],
+                [[0, 0, reach], [0, 0, -reach]],
+            ]
+        )
     if row[30] or row[31]:
         local = local * (1 + abs(row[31]) * np.abs(local[:, 2:]).max())
     return local @ row[8:17].reshape(3, 3) + row[17:20]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from usd.toybox.scene import CHECKER, DOTS, GRADIENT, PLAIN, STRIPES, Builder, Paint
+from usd.toybox.scene import CHECKER, DOTS, GRADIENT, STRIPES, Builder, Paint
 
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.10),
@@ -66,14 +66,20 @@ class Draw:
         word, other = self.one(*PATTERNS), self.color(name)
         frequency = self.between(2.0, 3.5) / size
         second = self.plain(other).color
-        return Paint(base.color, second, PATTERNS[word], frequency, self.between(0, 1)), f"{word} {name} and {other}"
+        return Paint(
+            base.color, second, PATTERNS[word], frequency, self.between(0, 1)
+        ), f"{word} {name} and {other}"
 
 
 Shape = Callable[[Builder, Draw], str]
 
 
 def snowman(b: Builder, d: Draw) -> str:
-    hat, scarf, body = d.color("white"), d.color("white"), d.one("white", "white", "white", "gray", "teal", "pink")
+    hat, scarf, body = (
+        d.color("white"),
+        d.color("white"),
+        d.one("white", "white", "white", "gray", "teal", "pink"),
+    )
     snow, low, mid, head = d.plain(body), d.between(0.42, 0.52), d.between(0.30, 0.38), d.between(0.22, 0.28)
     z1 = low + 0.75 * (low + mid) * 0.8
     z2 = z1 + 0.8 * (mid + head)
@@ -90,7 +96,9 @@ def snowman(b: Builder, d: Draw) -> str:
     b.cylinder(head * 0.75, d.between(0.1, 0.2), (0, 0, z2 + head * 0.72 + 0.15), d.plain(hat))
     if d.chance(0.6):
         for side in (-1, 1):
-            b.rod(0.03, (side * mid * 0.9, 0, z1), (side * (mid + 0.35), 0.05, z1 + d.between(0.1, 0.3)), WOOD)
+            b.rod(
+                0.03, (side * mid * 0.9, 0, z1), (side * (mid + 0.35), 0.05, z1 + d.between(0.1, 0.3)), WOOD
+            )
     return f"{body} snowman with a {hat} hat and a {scarf} scarf"
 
 
@@ -114,7 +122,12 @@ def mushroom(b: Builder, d: Draw) -> str:
 def chair(b: Builder, d: Draw) -> str:
     seat, legs = d.color(), d.color()
     paint, words = d.paint(seat, 0.8, 0.3)
-    w, deep, h, back = d.between(0.36, 0.48), d.between(0.36, 0.46), d.between(0.4, 0.55), d.between(0.4, 0.62)
+    w, deep, h, back = (
+        d.between(0.36, 0.48),
+        d.between(0.36, 0.46),
+        d.between(0.4, 0.55),
+        d.between(0.4, 0.62),
+    )
     metal = d.plain(legs)
     b.box((w, deep, 0.05), (0, 0, 2 * h * 0.85), paint, rounding=0.02)
     seat_z = 2 * h * 0.85
@@ -184,8 +197,8 @@ def house(b: Builder, d: Draw) -> str:
     slope = (w + 0.08) / np.cos(np.radians(pitch))
     tiles = d.plain(roof)
     for side in (-1, 1):
-        x = side * (w + 0.08) / 2
-        b.box((slope / 2, deep + 0.1, 0.04), (x, 0, 2 * h + 0.5 * (w - 0.08) * np.tan(np.radians(pitch))), tiles, ry=side * pitch)
+        x, z = side * (w + 0.08) / 2, 2 * h + 0.5 * (w - 0.08) * np.tan(np.radians(pitch))
+        b.box((slope / 2, deep + 0.1, 0.04), (x, 0, z), tiles, ry=side * pitch)
     b.box((w * 0.5, deep * 0.96, 0.16), (0, 0, 2 * h + 0.05), paint)
     b.box((0.1, 0.02, 0.19), (d.between(-0.15, 0.15), deep + 0.01, 0.19), d.plain(door))
     glass = Paint((0.55, 0.78, 0.92))
@@ -209,7 +222,8 @@ def pine(b: Builder, d: Draw) -> str:
     if d.chance(0.4):
         for k in range(7):
             a, u = 2.4 * k, 0.3 + k * 0.15
-            b.ball(0.06, (r * 0.85 * (1 - u / 1.6) * np.cos(a), r * 0.85 * (1 - u / 1.6) * np.sin(a), 0.25 + u), d.plain(d.color(leaf)))
+            out = r * 0.85 * (1 - u / 1.6)
+            b.ball(0.06, (out * np.cos(a), out * np.sin(a), 0.25 + u), d.plain(d.color(leaf)))
         return f"{leaf} pine with colored balls"
     return f"{leaf} pine"
 
@@ -224,7 +238,11 @@ def tree(b: Builder, d: Draw) -> str:
     fruit = d.chance(0.4)
     if fruit:
         for k in range(5):
-            b.ball(0.07, (0.42 * np.cos(1.3 * k), 0.42 * np.sin(1.3 * k), 2 * h + d.between(0.1, 0.35)), d.plain("red"))
+            b.ball(
+                0.07,
+                (0.42 * np.cos(1.3 * k), 0.42 * np.sin(1.3 * k), 2 * h + d.between(0.1, 0.35)),
+                d.plain("red"),
+            )
     return f"{leaf} tree with a {trunk} trunk" + (" and fruit" if fruit else "")
 
 
@@ -486,8 +504,29 @@ def sofa(b: Builder, d: Draw) -> str:
 SHAPES: dict[str, Shape] = {
     f.__name__: f
     for f in (
-        snowman, mushroom, chair, table, car, house, pine, tree, rocket, lamp, mug, duck, robot, boat, icecream,
-        airplane, bottle, cake, owl, kettle, dog, fish, sofa,
+        snowman,
+        mushroom,
+        chair,
+        table,
+        car,
+        house,
+        pine,
+        tree,
+        rocket,
+        lamp,
+        mug,
+        duck,
+        robot,
+        boat,
+        icecream,
+        airplane,
+        bottle,
+        cake,
+        owl,
+        kettle,
+        dog,
+        fish,
+        sofa,
     )
 }
 SYMMETRIC = frozenset({"mushroom", "pine", "tree", "bottle", "table", "lamp", "icecream", "rocket", "cake"})

@@ -9,7 +9,21 @@ from usd.toybox.shapes import COLORS, PATTERNS, SHAPES
 
 MAX_TOKENS = 32
 SPECIAL = ("<pad>", "<start>", "<unknown>", "<end>")
-EXTRA = ("and", "with", "from", "the", "above", "below", "view", "side", "overhead", "picture", "of", "normals", ",")
+EXTRA = (
+    "and",
+    "with",
+    "from",
+    "the",
+    "above",
+    "below",
+    "view",
+    "side",
+    "overhead",
+    "picture",
+    "of",
+    "normals",
+    ",",
+)
 SURVEY = 60
 """Toys of each category whose captions are read for words; enough to meet every phrase of every shape."""
 
