@@ -1,18 +1,22 @@
+# ruff: noqa: PLR0913, PLR0917 - a kernel takes as many arguments as it has arrays
+# mypy: disable-error-code="name-defined, valid-type"
 """Hash grid kernels, twice differentiable by hand. Read ``hash_grid`` first: it says what is computed.
 
-With w_c(x) the weight of corner c and T_c its row, the encoding is y = sum_c w_c T_c. Everything its first and
+With w_k(x) the weight of corner k and T_k its row, the encoding is y = sum_k w_k T_k. Everything its first and
 second derivatives need is one of six sums over corners, three in w and the same three in its derivative along a
 direction v, written w' = (v . grad) w:
 
-    interpolate  y    = sum_c w_c T_c              slope        y'    = sum_c w'_c T_c
-    scatter      T_c += w_c g                      scatter_slope  T_c += w'_c g
-    pull         p    = sum_c grad w_c (T_c . g)   pull_slope   p     = sum_c grad w'_c (T_c . g)
+    interpolate  y    = sum_k w_k T_k              slope          y'   = sum_k w'_k T_k
+    scatter      T_k += w_k g                      scatter_slope  T_k += w'_k g
+    pull         p    = sum_k grad w_k (T_k . g)   pull_slope     p    = sum_k grad w'_k (T_k . g)
+
+The innermost lines are C++ that Warp compiles for the CPU and for CUDA alike: written in Warp's Python they took twice
+as long on a CPU, because every access to an array checks for a negative index and multiplies by a stride.
 """
 
 import functools
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float
@@ -23,11 +27,81 @@ from usd.kernels import runtime
 from usd.kernels.hash_grid import PRIMES, HashGridSpec
 
 wp = runtime.find_warp()
-PRIME_Y = wp.constant(wp.uint32(PRIMES[1]))
-PRIME_Z = wp.constant(wp.uint32(PRIMES[2]))
+POINTS_PER_CHUNK = 256
+
+# The cell of point i: X, Y, Z are the factors of w for the lower and upper corner along each axis, dX, dY, dZ their
+# derivatives (0 outside [0, 1]), r the rows of the corners.
+CELL = """
+    constexpr int F = FEATURES;
+    float* T = reinterpret_cast<float*>(table.data) + size_t(offset) * F;
+    float* y = reinterpret_cast<float*>(features.data) + (size_t(i) * features.shape[1] + level) * F;
+    const float* p = reinterpret_cast<const float*>(x.data + i);
+    const float* u = reinterpret_cast<const float*>(v.data + i);
+    float f[3], rate[3];
+    unsigned corner[3];
+    for (int d = 0; d < 3; ++d) {
+        const float scaled = (p[d] < 0.0f ? 0.0f : (p[d] > 1.0f ? 1.0f : p[d])) * (float)size;
+        int low = (int)scaled;
+        low = low < 0 ? 0 : (low < size ? low : size - 1);
+        corner[d] = unsigned(low);
+        f[d] = scaled - (float)low;
+        rate[d] = p[d] >= 0.0f && p[d] <= 1.0f ? (float)size : 0.0f;
+    }
+    const float X[2] = {1.0f - f[0], f[0]}, Y[2] = {1.0f - f[1], f[1]}, Z[2] = {1.0f - f[2], f[2]};
+    const float dX[2] = {-rate[0], rate[0]}, dY[2] = {-rate[1], rate[1]}, dZ[2] = {-rate[2], rate[2]};
+    const unsigned side = unsigned(size) + 1u;
+    const unsigned step_y = dense ? side : PRIME_Y, step_z = dense ? side * side : PRIME_Z;
+    const unsigned ky[2] = {corner[1] * step_y, corner[1] * step_y + step_y};
+    const unsigned kz[2] = {corner[2] * step_z, corner[2] * step_z + step_z};
+    unsigned r[8];
+    if (dense)
+        for (int k = 0; k < 8; ++k)
+            r[k] = corner[0] + (k & 1) + ky[k >> 1 & 1] + kz[k >> 2];
+    else
+        for (int k = 0; k < 8; ++k)
+            r[k] = ((corner[0] + (k & 1)) ^ ky[k >> 1 & 1] ^ kz[k >> 2]) & unsigned(mask);
+"""
+CORNERS = """
+    for (int k = 0; k < 8; ++k) {
+        const int a = k & 1, b = k >> 1 & 1, c = k >> 2;
+        float* row = T + size_t(r[k]) * F;
+"""
+WEIGHT = "const float w = X[a] * Y[b] * Z[c];"
+SLOPE = (
+    "const float w = dX[a] * Y[b] * Z[c] * u[0] + X[a] * dY[b] * Z[c] * u[1] + X[a] * Y[b] * dZ[c] * u[2];"
+)
+GATHER = "for (int q = 0; q < F; ++q) sum[q] += w * row[q];"
+SCATTER = "for (int q = 0; q < F; ++q) wp::atomic_add(row + q, w * g[q]);"
+DOT = "float dot = 0.0f; for (int q = 0; q < F; ++q) dot += row[q] * g[q];"
+PULL = """
+        sum[0] += dot * dX[a] * Y[b] * Z[c];
+        sum[1] += dot * X[a] * dY[b] * Z[c];
+        sum[2] += dot * X[a] * Y[b] * dZ[c];
+"""
+PULL_SLOPE = """
+        const float xy = dX[a] * dY[b] * Z[c], yz = X[a] * dY[b] * dZ[c], zx = dX[a] * Y[b] * dZ[c];
+        sum[0] += dot * (xy * u[1] + zx * u[2]);
+        sum[1] += dot * (xy * u[0] + yz * u[2]);
+        sum[2] += dot * (zx * u[0] + yz * u[1]);
+"""
+LOAD = "float g[F]; for (int q = 0; q < F; ++q) g[q] = y[q];"
+ZERO, STORE = "float sum[F] = {};", "for (int q = 0; q < F; ++q) y[q] = sum[q];"
+ZERO_3, ADD_3 = (
+    "float sum[3] = {};",
+    "for (int d = 0; d < 3; ++d) wp::atomic_add(&position.data[i][d], sum[d]);",
+)
+BODIES = {
+    "interpolate": (ZERO, CORNERS, WEIGHT, GATHER, "}", STORE),
+    "slope": (ZERO, CORNERS, SLOPE, GATHER, "}", STORE),
+    "scatter": (LOAD, CORNERS, WEIGHT, SCATTER, "}"),
+    "scatter_slope": (LOAD, CORNERS, SLOPE, SCATTER, "}"),
+    "pull": (LOAD, ZERO_3, CORNERS, DOT, PULL, "}", ADD_3),
+    "pull_slope": (LOAD, ZERO_3, CORNERS, DOT, PULL_SLOPE, "}", ADD_3),
+}
 
 
 @wp.struct
+@no_type_check
 class Levels:
     """Per level: cells per axis, first row, whether it is stored densely; and the hash's bit mask."""
 
@@ -37,209 +111,64 @@ class Levels:
     mask: wp.int32
 
 
-@wp.func
-def scaled(levels: Levels, level: wp.int32, x: wp.vec3f) -> wp.vec3f:
-    """The point in units of cells."""
-    size = float(levels.size[level])
-    return wp.vec3f(
-        wp.clamp(x[0], 0.0, 1.0) * size, wp.clamp(x[1], 0.0, 1.0) * size, wp.clamp(x[2], 0.0, 1.0) * size
-    )
-
-
-@wp.func
-def lowest_corner(levels: Levels, level: wp.int32, s: wp.vec3f) -> wp.vec3i:
-    last = levels.size[level] - 1
-    return wp.vec3i(wp.min(int(s[0]), last), wp.min(int(s[1]), last), wp.min(int(s[2]), last))
-
-
-@wp.func
-def rates(levels: Levels, level: wp.int32, x: wp.vec3f) -> wp.vec3f:
-    """d fraction / d x: the level's size, zero outside [0, 1]."""
-    size = float(levels.size[level])
-    return wp.vec3f(
-        wp.where(x[0] >= 0.0 and x[0] <= 1.0, size, 0.0),
-        wp.where(x[1] >= 0.0 and x[1] <= 1.0, size, 0.0),
-        wp.where(x[2] >= 0.0 and x[2] <= 1.0, size, 0.0),
-    )
-
-
-@wp.func
-def row(levels: Levels, level: wp.int32, corner: wp.vec3i, c: wp.int32) -> wp.int32:
-    i = corner[0] + (c & 1)
-    j = corner[1] + ((c >> 1) & 1)
-    k = corner[2] + (c >> 2)
-    if levels.dense[level] != 0:
-        side = levels.size[level] + 1
-        return levels.offset[level] + i + side * (j + side * k)
-    hashed = wp.uint32(i) ^ (wp.uint32(j) * PRIME_Y) ^ (wp.uint32(k) * PRIME_Z)
-    return levels.offset[level] + int(hashed & wp.uint32(levels.mask))
-
-
-@wp.func
-def factors(fraction: wp.vec3f, c: wp.int32) -> wp.vec3f:
-    """w_c is the product of these."""
-    return wp.vec3f(
-        wp.where((c & 1) == 1, fraction[0], 1.0 - fraction[0]),
-        wp.where(((c >> 1) & 1) == 1, fraction[1], 1.0 - fraction[1]),
-        wp.where((c >> 2) == 1, fraction[2], 1.0 - fraction[2]),
-    )
-
-
-@wp.func
-def signed(rate: wp.vec3f, c: wp.int32) -> wp.vec3f:
-    """The derivatives of the factors."""
-    return wp.vec3f(
-        wp.where((c & 1) == 1, rate[0], -rate[0]),
-        wp.where(((c >> 1) & 1) == 1, rate[1], -rate[1]),
-        wp.where((c >> 2) == 1, rate[2], -rate[2]),
-    )
-
-
-@wp.func
-def weight(fraction: wp.vec3f, c: wp.int32) -> wp.float32:
-    f = factors(fraction, c)
-    return f[0] * f[1] * f[2]
-
-
-@wp.func
-def weight_grad(fraction: wp.vec3f, rate: wp.vec3f, c: wp.int32) -> wp.vec3f:
-    f = factors(fraction, c)
-    r = signed(rate, c)
-    return wp.vec3f(r[0] * f[1] * f[2], f[0] * r[1] * f[2], f[0] * f[1] * r[2])
-
-
-@wp.func
-def weight_hessian_times(fraction: wp.vec3f, rate: wp.vec3f, c: wp.int32, v: wp.vec3f) -> wp.vec3f:
-    """grad w'_c; the diagonal of the Hessian is zero."""
-    f = factors(fraction, c)
-    r = signed(rate, c)
-    xy = r[0] * r[1] * f[2]
-    yz = r[1] * r[2] * f[0]
-    zx = r[2] * r[0] * f[1]
-    return wp.vec3f(xy * v[1] + zx * v[2], xy * v[0] + yz * v[2], zx * v[0] + yz * v[1])
-
-
 @functools.cache
-def kernels(n_features: int) -> SimpleNamespace:
-    """The six kernels for one number of features per level."""
+def kernel(name: str, n_features: int) -> Any:
+    """One of the six kernels for one number of features per level: a range of points of one level."""
     vec = wp.types.vector(n_features, wp.float32)
-    register = functools.partial(wp.kernel, module=f"usd_hash_grid_{n_features}", enable_backward=False)
+    add_point = _point_function(name, n_features)
 
-    def interpolate(
+    @no_type_check
+    def walk(
         first: wp.int32,
-        levels: Levels,
-        x: wp.array(dtype=wp.vec3f),
-        table: wp.array(dtype=vec),
-        out: wp.array2d(dtype=vec),
-    ):
-        level, lane = wp.tid()
-        i = first + lane
-        s = scaled(levels, level, x[i])
-        corner = lowest_corner(levels, level, s)
-        f = s - wp.vec3f(corner)
-        total = vec()
-        for c in range(8):
-            total += weight(f, c) * table[row(levels, level, corner, c)]
-        out[i, level] = total
-
-    def slope(
-        first: wp.int32,
+        first_is_level: wp.bool,
+        chunk: wp.int32,
         levels: Levels,
         x: wp.array(dtype=wp.vec3f),
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
-        out: wp.array2d(dtype=vec),
+        features: wp.array2d(dtype=vec),
+        position: wp.array(dtype=wp.vec3f),
     ):
         level, lane = wp.tid()
-        i = first + lane
-        s = scaled(levels, level, x[i])
-        corner = lowest_corner(levels, level, s)
-        f = s - wp.vec3f(corner)
-        r = rates(levels, level, x[i])
-        total = vec()
-        for c in range(8):
-            total += wp.dot(weight_grad(f, r, c), v[i]) * table[row(levels, level, corner, c)]
-        out[i, level] = total
+        if first_is_level:
+            level += first
+        else:
+            lane += first
+        size = levels.size[level]
+        offset = levels.offset[level]
+        dense = levels.dense[level]
+        for i in range(lane * chunk, wp.min((lane + 1) * chunk, x.shape[0])):
+            add_point(x, v, table, features, position, i, level, size, offset, dense, levels.mask)
 
-    def scatter(
-        first: wp.int32,
-        levels: Levels,
-        x: wp.array(dtype=wp.vec3f),
-        g: wp.array2d(dtype=vec),
-        table: wp.array(dtype=vec),
-    ):
-        lane, i = wp.tid()
-        level = first + lane
-        s = scaled(levels, level, x[i])
-        corner = lowest_corner(levels, level, s)
-        f = s - wp.vec3f(corner)
-        g_here = g[i, level]
-        for c in range(8):
-            wp.atomic_add(table, row(levels, level, corner, c), weight(f, c) * g_here)
+    walk.__name__ = walk.__qualname__ = name
+    return wp.kernel(walk, module=f"usd_hash_grid_{n_features}", enable_backward=False)
 
-    def scatter_slope(
-        first: wp.int32,
-        levels: Levels,
-        x: wp.array(dtype=wp.vec3f),
-        v: wp.array(dtype=wp.vec3f),
-        g: wp.array2d(dtype=vec),
-        table: wp.array(dtype=vec),
-    ):
-        lane, i = wp.tid()
-        level = first + lane
-        s = scaled(levels, level, x[i])
-        corner = lowest_corner(levels, level, s)
-        f = s - wp.vec3f(corner)
-        r = rates(levels, level, x[i])
-        g_here = g[i, level]
-        for c in range(8):
-            wp.atomic_add(table, row(levels, level, corner, c), wp.dot(weight_grad(f, r, c), v[i]) * g_here)
 
-    def pull(
-        first: wp.int32,
-        levels: Levels,
-        x: wp.array(dtype=wp.vec3f),
-        table: wp.array(dtype=vec),
-        g: wp.array2d(dtype=vec),
-        out: wp.array(dtype=wp.vec3f),
-    ):
-        level, lane = wp.tid()
-        i = first + lane
-        s = scaled(levels, level, x[i])
-        corner = lowest_corner(levels, level, s)
-        f = s - wp.vec3f(corner)
-        r = rates(levels, level, x[i])
-        g_here = g[i, level]
-        total = wp.vec3f()
-        for c in range(8):
-            total += weight_grad(f, r, c) * wp.dot(table[row(levels, level, corner, c)], g_here)
-        wp.atomic_add(out, i, total)
+def _point_function(name: str, n_features: int) -> Any:
+    """The C++ of one sum at one point and level."""
+    vec = wp.types.vector(n_features, wp.float32)
+    constants = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
+    code = "\n".join((CELL, *BODIES[name]))
+    for constant, value in constants.items():
+        code = code.replace(constant, str(value))
 
-    def pull_slope(
-        first: wp.int32,
-        levels: Levels,
+    @no_type_check
+    def add_point(
         x: wp.array(dtype=wp.vec3f),
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
-        g: wp.array2d(dtype=vec),
-        out: wp.array(dtype=wp.vec3f),
-    ):
-        level, lane = wp.tid()
-        i = first + lane
-        s = scaled(levels, level, x[i])
-        corner = lowest_corner(levels, level, s)
-        f = s - wp.vec3f(corner)
-        r = rates(levels, level, x[i])
-        g_here = g[i, level]
-        total = wp.vec3f()
-        for c in range(8):
-            total += weight_hessian_times(f, r, c, v[i]) * wp.dot(
-                table[row(levels, level, corner, c)], g_here
-            )
-        wp.atomic_add(out, i, total)
+        features: wp.array2d(dtype=vec),
+        position: wp.array(dtype=wp.vec3f),
+        i: wp.int32,
+        level: wp.int32,
+        size: wp.int32,
+        offset: wp.int32,
+        dense: wp.int32,
+        mask: wp.int32,
+    ): ...
 
-    made = (interpolate, slope, scatter, scatter_slope, pull, pull_slope)
-    return SimpleNamespace(vec=vec, **{kernel.__name__: register(kernel) for kernel in made})
+    add_point.__name__ = add_point.__qualname__ = f"{name}_at_point"
+    return wp.func_native(code)(add_point)
 
 
 @functools.lru_cache(maxsize=32)
@@ -256,66 +185,51 @@ def _levels(spec: HashGridSpec, device: torch.device) -> tuple[Any, tuple[Tensor
 
 
 @dataclass(frozen=True)
-class Launcher:
-    """The six sums as functions of tensors: x, v (N, 3); g and encodings (N, L * F); tables (E, F)."""
+class Sums:
+    """The six sums as functions of contiguous tensors: x, v (N, 3); g (N, L * F); tables (E, F)."""
 
     spec: HashGridSpec
 
     def interpolate(self, x: Tensor, table: Tensor) -> Tensor:
-        return self._encoding("interpolate", x, _points(x), self._rows(table))
+        return self._run("interpolate", x, x, table, x.new_empty(len(x), self.spec.n_output), x)[1]
 
     def slope(self, x: Tensor, v: Tensor, table: Tensor) -> Tensor:
-        return self._encoding("slope", x, _points(x), _points(v), self._rows(table))
+        return self._run("slope", x, v, table, x.new_empty(len(x), self.spec.n_output), x)[1]
 
     def scatter(self, x: Tensor, g: Tensor) -> Tensor:
-        return self._table("scatter", x, _points(x), self._features(g))
+        return self._run("scatter", x, x, self._empty_table(x), g, x)[0]
 
     def scatter_slope(self, x: Tensor, v: Tensor, g: Tensor) -> Tensor:
-        return self._table("scatter_slope", x, _points(x), _points(v), self._features(g))
+        return self._run("scatter_slope", x, v, self._empty_table(x), g, x)[0]
 
     def pull(self, x: Tensor, table: Tensor, g: Tensor) -> Tensor:
-        return self._position("pull", x, _points(x), self._rows(table), self._features(g))
+        return self._run("pull", x, x, table, g, torch.zeros_like(x))[2]
 
     def pull_slope(self, x: Tensor, v: Tensor, table: Tensor, g: Tensor) -> Tensor:
-        return self._position("pull_slope", x, _points(x), _points(v), self._rows(table), self._features(g))
+        return self._run("pull_slope", x, v, table, g, torch.zeros_like(x))[2]
 
-    def _rows(self, table: Tensor) -> Any:
-        return runtime.array(table, self._kernels.vec)
+    def _empty_table(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.spec.n_rows, self.spec.n_features_per_level)
 
-    def _features(self, g: Tensor) -> Any:
-        return runtime.array(g.reshape(len(g), self.spec.n_levels, -1), self._kernels.vec)
-
-    @property
-    def _kernels(self) -> SimpleNamespace:
-        return kernels(self.spec.n_features_per_level)
-
-    def _encoding(self, name: str, x: Tensor, *inputs: Any) -> Tensor:
-        """Level after level on the CPU, so that one level's rows stay in its cache."""
-        out = x.new_empty(len(x), self.spec.n_output)
-        self._launch(
-            name, x, (*inputs, self._features(out)), runtime.Split((self.spec.n_levels, len(x)), axis=1)
+    def _run(
+        self, name: str, x: Tensor, v: Tensor, table: Tensor, features: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Level after level, so that a CPU's cache holds one level's rows; a thread owns points, or in a scatter
+        whole levels."""
+        spec, by_level = self.spec, name.startswith("scatter")
+        vec = wp.types.vector(spec.n_features_per_level, wp.float32)
+        chunk = 1 if x.is_cuda else POINTS_PER_CHUNK
+        levels, _ = _levels(spec, x.device)
+        split = runtime.Split((spec.n_levels, -(-len(x) // chunk)), axis=0 if by_level else 1, grain=1)
+        arrays = (
+            *(runtime.array(t, wp.vec3f) for t in (x, v)),
+            runtime.array(table, vec),
+            runtime.array(features.view(len(x), spec.n_levels, -1), vec),
+            runtime.array(position, wp.vec3f),
         )
-        return out
-
-    def _table(self, name: str, x: Tensor, *inputs: Any) -> Tensor:
-        """On the CPU a level's rows are written by one thread only."""
-        out = x.new_zeros(self.spec.n_rows, self.spec.n_features_per_level)
-        split = runtime.Split((self.spec.n_levels, len(x)), axis=0, grain=1)
-        self._launch(name, x, (*inputs, self._rows(out)), split)
-        return out
-
-    def _position(self, name: str, x: Tensor, *inputs: Any) -> Tensor:
-        out = torch.zeros_like(x)
-        self._launch(name, x, (*inputs, _points(out)), runtime.Split((self.spec.n_levels, len(x)), axis=1))
-        return out
-
-    def _launch(self, name: str, x: Tensor, arrays: tuple[Any, ...], split: runtime.Split) -> None:
-        levels, _ = _levels(self.spec, x.device)
-        runtime.launch(getattr(self._kernels, name), split, (levels, *arrays), x.device)
-
-
-def _points(x: Tensor) -> Any:
-    return runtime.array(x, wp.vec3f)
+        run = kernel(name, spec.n_features_per_level)
+        runtime.launch(run, split, (by_level, chunk, levels, *arrays), x.device)
+        return table, features, position
 
 
 class _Encode(torch.autograd.Function):
@@ -323,7 +237,7 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
         ctx.save_for_backward(x, table)
         ctx.spec = spec
-        return Launcher(spec).interpolate(x, table)
+        return Sums(spec).interpolate(x, table)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -333,7 +247,7 @@ class _Encode(torch.autograd.Function):
 
 
 class _EncodeGrad(torch.autograd.Function):
-    """(x, table, g) -> (pull, scatter), the gradient as a function that can be differentiated once more."""
+    """(x, table, g) -> (pull, scatter): the gradient, as a function that can be differentiated once more."""
 
     @staticmethod
     def forward(
@@ -343,8 +257,8 @@ class _EncodeGrad(torch.autograd.Function):
         ctx.save_for_backward(x, table, g)
         ctx.spec = spec
         ctx.set_materialize_grads(False)
-        launcher = Launcher(spec)
-        return launcher.pull(x, table, g) if needs[0] else None, launcher.scatter(x, g) if needs[1] else None
+        sums = Sums(spec)
+        return sums.pull(x, table, g) if needs[0] else None, sums.scatter(x, g) if needs[1] else None
 
     @staticmethod
     @once_differentiable
@@ -352,17 +266,17 @@ class _EncodeGrad(torch.autograd.Function):
         """Gradients of v . pull + v_table . scatter."""
         x, table, g = ctx.saved_tensors
         needs_x, needs_table, needs_g = ctx.needs_input_grad[:3]
-        launcher = Launcher(ctx.spec)
+        sums = Sums(ctx.spec)
         g_x = g_table = g_g = None
         if v is not None:
             v = v.contiguous()
-            g_x = launcher.pull_slope(x, v, table, g) if needs_x else None
-            g_table = launcher.scatter_slope(x, v, g) if needs_table else None
-            g_g = launcher.slope(x, v, table) if needs_g else None
+            g_x = sums.pull_slope(x, v, table, g) if needs_x else None
+            g_table = sums.scatter_slope(x, v, g) if needs_table else None
+            g_g = sums.slope(x, v, table) if needs_g else None
         if v_table is not None:
             v_table = v_table.contiguous()
-            g_x = _sum(g_x, launcher.pull(x, v_table, g)) if needs_x else None
-            g_g = _sum(g_g, launcher.interpolate(x, v_table)) if needs_g else None
+            g_x = _sum(g_x, sums.pull(x, v_table, g)) if needs_x else None
+            g_g = _sum(g_g, sums.interpolate(x, v_table)) if needs_g else None
         return g_x, g_table, g_g, None, None
 
 

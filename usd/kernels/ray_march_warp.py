@@ -1,4 +1,4 @@
-# mypy: disable-error-code="name-defined, valid-type"
+# ruff: noqa: PLR0913, PLR0917, UP018, RUF046 - kernels: many arrays; int(0) declares a variable that changes
 """Ray marching and compositing kernels; one thread walks one ray. Read ``ray_march`` first.
 
 Backward of compositing, without dividing by 1 - alpha: with g_k the gradient that reaches w_k by any way, and
@@ -6,7 +6,7 @@ B_k = sum_{j > k} g_j alpha_j prod_{k < i < j} (1 - alpha_i), the gradient of al
 B_{k-1} = alpha_k g_k + (1 - alpha_k) B_k. One walk from far to near.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ kernel = wp.kernel(module="usd_ray_march", enable_backward=False)
 
 
 @wp.func
+@no_type_check
 def is_occupied(binary: wp.array3d(dtype=wp.bool), x: wp.vec3f, radius: wp.float32) -> wp.bool:
     last = binary.shape[0] - 1
     scale = 0.5 * float(binary.shape[0]) / radius
@@ -31,6 +32,7 @@ def is_occupied(binary: wp.array3d(dtype=wp.bool), x: wp.vec3f, radius: wp.float
 
 
 @kernel
+@no_type_check
 def count_samples(
     first: wp.int32,
     origins: wp.array(dtype=wp.vec3f),
@@ -55,6 +57,7 @@ def count_samples(
 
 
 @kernel
+@no_type_check
 def write_samples(
     first: wp.int32,
     origins: wp.array(dtype=wp.vec3f),
@@ -85,6 +88,7 @@ def write_samples(
 
 
 @kernel
+@no_type_check
 def composite_rays(
     first: wp.int32,
     packed: wp.array2d(dtype=wp.int64),
@@ -119,6 +123,7 @@ def composite_rays(
 
 
 @kernel
+@no_type_check
 def composite_rays_backward(
     first: wp.int32,
     packed: wp.array2d(dtype=wp.int64),

@@ -9,6 +9,7 @@ a plain add. So results do not depend on the number of threads.
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -98,9 +99,7 @@ class Split:
         n = max(1, min(4 * n_threads, size // self.grain)) if n_threads > 1 else 1
         cuts = [size * i // n for i in range(n + 1)]
         before, after = self.dim[: self.axis], self.dim[self.axis + 1 :]
-        return [
-            (first, (*before, last - first, *after)) for first, last in zip(cuts[:-1], cuts[1:], strict=True)
-        ]
+        return [(first, (*before, last - first, *after)) for first, last in itertools.pairwise(cuts)]
 
 
 def launch(kernel: Any, split: Split, arguments: Sequence[Any], device: torch.device) -> None:
