@@ -1,5 +1,9 @@
 """Stable Diffusion folders: text in, noise out, agreeing with the libraries' own classes."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -127,3 +131,37 @@ def test_clip_pictures_match_the_librarys_preprocessing() -> None:
     ).pixel_values
     ours = ClipPicture(32)(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255)
     assert float((ours - theirs).abs().max()) < 2.5 / 255 / 0.26
+
+
+def test_the_originals_tokenizer_files_are_read(tiny: TinyModels, tmp_path: Path) -> None:
+    """Stable Diffusion ships CLIP's byte pairs as vocab.json and merges.txt, not as one tokenizer.json."""
+    folder = Path(shutil.copytree(tiny.sd, tmp_path / "model"))
+    place = folder / "tokenizer"
+    shutil.rmtree(place)
+    place.mkdir()
+    pieces = [
+        "!",
+        "r",
+        "e",
+        "d",
+        "r</w>",
+        "e</w>",
+        "d</w>",
+        "re",
+        "red</w>",
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "!",
+    }
+    (place / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
+    (place / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", **special}))
+    model = _open(folder)
+    ids = model.tokenizer("red", padding="max_length", max_length=5).input_ids
+    assert ids == [9, 8, 10, 0, 0]
+    assert model.embed_text(["red", ""]).tokens.shape == (2, 10, 16)

@@ -1,0 +1,1 @@
+"""Interfaces that are not ours by design: the shapes under which other programs know these models."""
