@@ -12,40 +12,13 @@ from usd.core.errors import UserError
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
 from usd.exporter.mesh_file import glb_bytes
-from usd.math.camera import Cameras, Spherical, orbit_cameras
-from usd.toybox import (
-    REFERENCE_AZIMUTH_DEG,
-    REFERENCE_DISTANCE,
-    REFERENCE_ELEVATION_DEG,
-    REFERENCE_FOV_DEG,
-    TEST_SEED,
-)
+from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
+from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
 from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import NAMELESS_SHARE, make_toy
 from usd.toybox.render import render
 from usd.toybox.scene import Toy
 from usd.toybox.shapes import SHAPES
-
-HELD_OUT_ELEVATIONS_DEG = (0.0, 20.0, 10.0, 35.0)
-
-
-def cameras_at(elevation_deg: list[float], azimuth_deg: list[float], size: int) -> Cameras:
-    """Cameras at the reference's distance and field of view."""
-    angles = torch.tensor([elevation_deg, azimuth_deg]).deg2rad()
-    place = Spherical(angles[0], angles[1], torch.full_like(angles[0], REFERENCE_DISTANCE))
-    return orbit_cameras(place, math.radians(REFERENCE_FOV_DEG), size, size)
-
-
-def reference_camera(size: int) -> Cameras:
-    """The camera of ``input.png``: the configurations' default reference camera."""
-    return cameras_at([REFERENCE_ELEVATION_DEG], [REFERENCE_AZIMUTH_DEG], size)
-
-
-def held_out_cameras(count: int, size: int) -> Cameras:
-    """Evenly around the object, none at the reference's azimuth, heights in turn from ``HELD_OUT_ELEVATIONS_DEG``."""
-    azimuth = [REFERENCE_AZIMUTH_DEG + (i + 0.5) * 360 / count for i in range(count)]
-    elevation = [HELD_OUT_ELEVATIONS_DEG[i % len(HELD_OUT_ELEVATIONS_DEG)] for i in range(count)]
-    return cameras_at(elevation, azimuth, size)
 
 
 def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:

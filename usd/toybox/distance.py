@@ -85,7 +85,7 @@ def cone_distance(q: float, z: float, bottom: float, top: float, half: float) ->
     along = wp.clamp(((top - q) * kx + (half - z) * ky) / (kx * kx + ky * ky), 0.0, 1.0)
     bx = q - top + kx * along
     by = z - half + ky * along
-    sign = 1.0
+    sign = float(1.0)
     if bx < 0.0 and ay < 0.0:
         sign = -1.0
     return sign * wp.sqrt(wp.min(ax * ax + ay * ay, bx * bx + by * by))
@@ -112,7 +112,7 @@ def solid_distance(kind: int, p: wp.vec3, a: float, b: float, c: float) -> float
 @wp.func
 def primitive_distance(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> float:
     p = local_point(rows, i, world)
-    safety = 1.0
+    safety = float(1.0)
     if rows[i, 30] != 0.0 or rows[i, 31] != 0.0:
         p = unbent(p, rows[i, 30], rows[i, 31])
         safety = wp.static(BENT_SAFETY)
@@ -124,8 +124,8 @@ def toy_distance(
     rows: wp.array2d(dtype=wp.float32), start: int, count: int, mask: wp.uint64, p: wp.vec3
 ) -> wp.vec2:
     """Signed distance and the index of the primitive that decides it, among those in ``mask``."""
-    best = 1.0e3
-    owner = -1
+    best = float(1.0e3)
+    owner = int(-1)
     for j in range(count):
         if (mask >> wp.uint64(j)) & wp.uint64(1):
             i = start + j
@@ -138,7 +138,7 @@ def toy_distance(
                 if d < best:
                     owner = i
                 k = rows[i, 2]
-                h = 0.0
+                h = float(0.0)
                 if k > 0.0:
                     h = wp.max(k - wp.abs(d - best), 0.0) / k
                 best = wp.min(d, best) - h * h * k * 0.25

@@ -33,7 +33,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Pictures:
-    """B pictures. ``rgb`` is straight, not premultiplied; ``depth`` runs along the ray. Both are 0 where ``alpha`` is."""
+    """B pictures. ``rgb`` is straight (not premultiplied); it and ``depth`` (along the ray) are 0 at misses."""
 
     rgb: Float[Tensor, "B H W 3"]
     alpha: Float[Tensor, "B H W"]
@@ -242,7 +242,7 @@ def edge_pass(first: int, scene: Scene, frames: Frames, side: int):
     slack = 2.0e-3 + 2.0 * scene.tans[view] / float(scene.height) * wp.length(o)
     mask = view_mask(scene, view, o, direction(scene, view, float(x) + 0.5, float(y) + 0.5), slack)
     total = wp.vec3(0.0, 0.0, 0.0)
-    hits = 0.0
+    hits = float(0.0)
     for s in range(side * side):
         v = s // side
         u = s - v * side

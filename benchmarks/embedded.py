@@ -1,0 +1,125 @@
+"""What the embedded family can do on toys it never saw: one command prints every figure and writes the sheets.
+
+    python benchmarks/embedded.py --out outputs/embedded [--toys 32] [--json F]
+
+VAE: PSNR of reconstructions. CLIP: how often a render finds its own caption among all. Text to image: the same for
+pictures made from the captions. Novel views (DDIM, one reference picture): PSNR, SSIM and mask IoU beside copying the
+reference, with plain and with rectified guidance; pose retrieval among seven azimuths on asymmetric toys.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.data.pictures import contact_sheet, write_picture
+from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser
+from usd.evaluation import embedded as e
+
+VIEWS = 8
+
+
+def mean_and_spread(values: list[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "n": len(values)}
+
+
+def text_figures(sd: TextDenoiser, clip: e.Clip, toys: list[e.Toy], out: Path) -> dict[str, float]:
+    captions = [toy.caption for toy in toys]
+    size = sd.latent.image_size
+    real = torch.cat([e.see(toy, e.reference_camera(size)).pictures for toy in toys])
+    made = e.sample(sd, sd.embed_text(captions), (sd, sd.unconditional(len(toys))), len(toys), 4.0)
+    both = torch.stack([real, made], 1).flatten(0, 1)
+    write_picture(out / "text_to_image.png", contact_sheet(both, 16))
+    return {
+        "clip_on_renders": e.recognition(clip, real, captions),
+        "clip_on_samples": e.recognition(clip, made, captions),
+        "captions": len(captions),
+    }
+
+
+def novel_views(
+    model: ViewDenoiser, base: TextDenoiser | None, toys: list[e.Toy], scale: float, out: Path
+) -> dict[str, object]:
+    rows: list[Tensor] = []
+    figures: list[dict[str, float]] = []
+    for toy in toys:
+        views = e.held_out_views(toy, VIEWS, model.latent.image_size)
+        made = e.sample_views(model, views, scale, base)
+        figures.append(e.view_figures(made, views))
+        blank = torch.ones_like(views.reference)
+        rows += [torch.cat([views.reference, views.pictures]), torch.cat([blank, made])]
+    write_picture(out, contact_sheet(torch.cat(rows), VIEWS + 1))
+    return {key: mean_and_spread([f[key] for f in figures]) for key in figures[0]}
+
+
+def pose_retrieval(model: ViewDenoiser, toys: list[e.Toy], scale: float, out: Path) -> dict[str, object]:
+    right, rows = [], []
+    for toy in toys:
+        views = e.see(toy, e.around(model.latent.image_size))
+        made = e.sample_views(model, views, scale)
+        right.append(e.retrieved(made, views.pictures).float().mean().item())
+        rows += [
+            torch.cat([views.reference, views.pictures]),
+            torch.cat([torch.ones_like(views.reference), made]),
+        ]
+    write_picture(out, contact_sheet(torch.cat(rows), len(e.AZIMUTHS_DEG) + 1))
+    return {"accuracy": mean_and_spread(right), "chance": 1 / len(e.AZIMUTHS_DEG)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/embedded"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--toys", type=int, default=32, help="toys of the test split for each figure")
+    parser.add_argument("--scale", type=float, default=1.5, help="guidance scale of novel views")
+    parser.add_argument("--zero123", default="toybox-zero123")
+    parser.add_argument("--stable-diffusion", default="toybox-sd")
+    parser.add_argument("--clip", type=Path, default=ROOT / "load/toybox/clip")
+    args = parser.parse_args()
+    started = time.time()
+    view = open_denoiser(args.zero123, "view", "--zero123")
+    text = open_denoiser(args.stable_diffusion, "text", "--stable-diffusion")
+    assert isinstance(view, ViewDenoiser)
+    assert isinstance(text, TextDenoiser)
+    toys = e.split_toys(args.toys)
+    pictures = torch.cat([e.held_out_views(toy, 4, view.latent.image_size).pictures for toy in toys])
+    result: dict[str, object] = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
+    result["autoencoder"] = e.autoencoder_figures(view, pictures)
+    print("autoencoder", result["autoencoder"], flush=True)
+    result["text_to_image"] = text_figures(text, e.Clip.load(args.clip), e.split_toys(2 * args.toys), args.out)
+    print("text to image", result["text_to_image"], flush=True)
+    result["pose_retrieval"] = pose_retrieval(
+        view, e.split_toys(args.toys, e.asymmetric), args.scale, args.out / "pose_retrieval.png"
+    )
+    print("pose retrieval", result["pose_retrieval"], flush=True)
+    for name, base in {"plain": None, "rectified": text}.items():
+        result[f"novel_views_{name}"] = novel_views(
+            view, base, toys, args.scale, args.out / f"novel_views_{name}.png"
+        )
+        print(f"novel views, {name} guidance", result[f"novel_views_{name}"], flush=True)
+    result["seconds"] = round(time.time() - started, 1)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=2))
+    print(f"{result['seconds']} s; sheets in {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,172 @@
+"""What the embedded family can do, measured against the toybox: autoencoder, CLIP, text to image, novel views.
+
+Everything goes through the denoisers' public path, so the same figures can be had of any models of the same kinds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.ndimage import binary_fill_holes
+from torch import Tensor
+
+from usd.denoiser import Denoiser, Embedding, TextDenoiser, ViewDenoiser
+from usd.evaluation.metrics import mask_iou, psnr, ssim
+from usd.math.camera import Cameras
+from usd.math.diffusion import ddim_sample, ddim_timesteps, guided_fn
+from usd.toybox import TEST_SEED
+from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
+from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.render import Pictures, render
+from usd.toybox.scene import Toy
+
+AZIMUTHS_DEG = tuple(range(45, 360, 45))
+WHITE = 0.94
+STEPS = 25
+
+
+@dataclass(frozen=True)
+class Views:
+    """One toy: its reference picture, its views, and their cameras."""
+
+    toy: Toy
+    reference: Float[Tensor, "1 3 H W"]
+    pictures: Float[Tensor, "V 3 H W"]
+    alpha: Float[Tensor, "V 1 H W"]
+    cameras: Cameras
+
+
+def split_toys(count: int, keep: Callable[[Toy], bool] = lambda _: True) -> list[Toy]:
+    """The first ``count`` toys of the test split that ``keep`` accepts."""
+    found: list[Toy] = []
+    seed = TEST_SEED
+    while len(found) < count:
+        toy = make_toy(seed)
+        if keep(toy):
+            found.append(toy)
+        seed += 1
+    return found
+
+
+def asymmetric(toy: Toy) -> bool:
+    """Named, and of a category whose outline tells the azimuth."""
+    return toy.category != NAMELESS and not toy.symmetric
+
+
+def see(toy: Toy, cameras: Cameras) -> Views:
+    size = cameras.height
+    pictures: Pictures = render([toy], cameras)
+    reference = render([toy], reference_camera(size)).over_white()
+    return Views(toy, reference, pictures.over_white(), pictures.alpha[:, None], cameras)
+
+
+def around(size: int) -> Cameras:
+    """Seven cameras at the reference's height, 45 degrees apart, the reference's own place left out."""
+    return cameras_at([15.0] * len(AZIMUTHS_DEG), [90.0 + a for a in AZIMUTHS_DEG], size)
+
+
+# ------------------------------------------------------------------------------------------------------- sampling
+
+
+@torch.no_grad()
+def sample(
+    model: Denoiser,
+    cond: Embedding,
+    uncond: tuple[Denoiser, Embedding],
+    count: int,
+    scale: float,
+    seed: int = 0,
+) -> Float[Tensor, "B 3 S S"]:
+    """DDIM pictures; ``uncond`` is another prediction of the same space (the model's own, or rectified: another's)."""
+    space = model.latent
+    source = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn(count, space.channels, space.height, space.width, generator=source)
+    fn = guided_fn(lambda xt, t: model.eps(xt, t, cond), lambda xt, t: uncond[0].eps(xt, t, uncond[1]), scale)
+    return model.decode(ddim_sample(fn, noise, ddim_timesteps(STEPS), model.alphas_cumprod))
+
+
+def sample_views(
+    model: ViewDenoiser, views: Views, scale: float, base: TextDenoiser | None = None, seed: int = 0
+) -> Float[Tensor, "V 3 S S"]:
+    """Novel views from the reference alone. With ``base`` its unconditional prediction is used (rectified sampling)."""
+    count = len(views.cameras)
+    reading = model.read(views.reference, reference_camera(views.reference.shape[-1]))
+    other: tuple[Denoiser, Embedding] = (base or model, (base or model).unconditional(count))
+    return sample(model, model.embed_view(reading, views.cameras), other, count, scale, seed)
+
+
+# -------------------------------------------------------------------------------------------------------- figures
+
+
+def object_mask(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """Where a picture over white shows something, holes filled (white parts of toys count as shown when enclosed)."""
+    dark = (pictures.amin(1) < WHITE).cpu().numpy()
+    filled = np.stack([binary_fill_holes(mask) for mask in dark])
+    return torch.from_numpy(filled).float()[:, None].to(pictures)
+
+
+def autoencoder_figures(model: Denoiser, pictures: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
+    with torch.no_grad():
+        back = torch.cat([model.decode(model.encode(chunk)) for chunk in pictures.split(64)])
+    return {"psnr": psnr(back, pictures).mean().item(), "ssim": ssim(back, pictures).mean().item()}
+
+
+def view_figures(made: Tensor, views: Views) -> dict[str, float]:
+    """Means over one toy's views: the sampled pictures, and the copied reference, against the truth."""
+    copied = views.reference.expand_as(views.pictures)
+    return {
+        "psnr": psnr(made, views.pictures).mean().item(),
+        "ssim": ssim(made, views.pictures).mean().item(),
+        "iou": mask_iou(object_mask(made), views.alpha).mean().item(),
+        "copy_psnr": psnr(copied, views.pictures).mean().item(),
+        "copy_iou": mask_iou(object_mask(copied), views.alpha).mean().item(),
+    }
+
+
+def retrieved(made: Float[Tensor, "V 3 H W"], truth: Float[Tensor, "V 3 H W"]) -> Bool[Tensor, "V"]:
+    """Whether each sampled view is nearest (mean square) to the true view of its own azimuth."""
+    distance = (made[:, None] - truth[None]).square().mean(dim=(2, 3, 4))
+    return distance.argmin(1) == torch.arange(len(made))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The embedded CLIP, for recognising pictures."""
+
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path) -> "Clip":
+        from transformers import AutoTokenizer, CLIPModel
+
+        model = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+        return cls(model, AutoTokenizer.from_pretrained(folder))
+
+    @torch.no_grad()
+    def similarity(self, pictures: Float[Tensor, "B 3 H W"], captions: list[str]) -> Float[Tensor, "B N"]:
+        """Cosines between pictures and captions."""
+        size = self.model.config.vision_config.image_size
+        small = torch.nn.functional.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+        pooled = self.model.vision_model((small - 0.5) / 0.5).pooler_output
+        seen = self.model.visual_projection(pooled)
+        length = self.model.config.text_config.max_position_embeddings
+        ids = self.tokenizer(
+            captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        said = self.model.text_projection(self.model.text_model(ids.input_ids).pooler_output)
+        return torch.nn.functional.normalize(seen, dim=1) @ torch.nn.functional.normalize(said, dim=1).T
+
+
+def recognition(clip: Clip, pictures: Float[Tensor, "N 3 H W"], captions: list[str]) -> float:
+    """How often picture i is closest to caption i among all of them (equal captions count as one)."""
+    found = clip.similarity(pictures, captions).argmax(1).tolist()
+    return sum(captions[k] == own for k, own in zip(found, captions, strict=True)) / len(captions)
+
+
+def held_out_views(toy: Toy, count: int, size: int) -> Views:
+    return see(toy, held_out_cameras(count, size))
