@@ -6,7 +6,7 @@ Three questions are answered here, and each answer is a sentence in ``Reference.
 - *Where is it?* ``framing: keep`` leaves the object where it is (the picture was taken by the reference camera);
   ``recenter`` centres its bounding box and scales its longest side to ``fraction`` of the picture.
   ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centred within
-  20 %, longest side between 40 % and 98 % of the picture, not cut off by the border - and recentres everything else.
+  20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recentres everything else.
 - *How big?* Source pixels are kept; a consumer asks for the size it wants.
 """
 
@@ -170,7 +170,7 @@ def is_framed(alpha: Float[Tensor, "H W"]) -> bool:
     whole = box.left > 0 and box.top > 0 and box.right < width and box.bottom < height
     off_x = abs(box.left + box.right - width) / (2 * width)
     off_y = abs(box.top + box.bottom - height) / (2 * height)
-    return height == width and whole and max(off_x, off_y) <= 0.2 and 0.4 <= box.longest / width <= 0.98
+    return height == width and whole and max(off_x, off_y) <= 0.2 and 0.35 <= box.longest / width <= 0.98
 
 
 def frame(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig) -> tuple[Float[Tensor, "4 S S"], str]:

@@ -181,6 +181,6 @@ def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: S
     return path
 
 
-def _intrinsics(camera: Cameras) -> dict[str, float]:
+def _intrinsics(camera: Cameras) -> dict[str, int | float]:
     focal, height, width = camera.focal_px.item(), camera.height, camera.width
     return {"w": width, "h": height, "fl_x": focal, "fl_y": focal, "cx": width / 2, "cy": height / 2}

@@ -32,7 +32,6 @@ from usd.renderer import Renderer
 from usd.system import System
 
 log = logging.getLogger(__name__)
-GUIDANCE_NAMES = ("usd", "vsd")  # the second is the published misnomer of the first
 
 
 @dataclass(frozen=True)
@@ -189,18 +188,21 @@ def score_shown(view: Shown) -> ViewScore | None:
 
 
 def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> dict[str, Schedule]:
-    """Weights by loss name from ``lambda_NAME`` keys, the guidance's under "usd". Unknown keys are errors."""
+    """Weights by loss name from ``lambda_NAME`` keys. Unknown keys are errors.
+
+    ``lambda_vsd``, as published, is the guidance's weight unless ``lambda_usd`` says otherwise.
+    """
     known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
     weights = {name: Schedule.constant(value) for name, value in known.items()}
-    keys = [f"lambda_{name}" for name in (*GUIDANCE_NAMES, "lora", *REGULARIZERS, *extra)]
+    keys = [f"lambda_{name}" for name in ("usd", "vsd", "lora", *REGULARIZERS, *extra)]
     for key, schedule in given.items():
         if key not in keys:
             hint = did_you_mean(key, keys) or f" Known keys: {listing(keys)}."
             raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
         if key == "lambda_lora":
             _refuse_lora(schedule)
-        elif key.removeprefix("lambda_") in GUIDANCE_NAMES:
-            weights["usd"] = schedule
+        elif key == "lambda_vsd":
+            weights["usd"] = given.get("lambda_usd", schedule)
         else:
             weights[key.removeprefix("lambda_")] = schedule
     return weights

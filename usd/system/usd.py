@@ -1,5 +1,6 @@
 """One picture to a 3D object: distillation from novel views, anchored to the picture at the reference camera."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -53,7 +54,8 @@ class UsdSystem(DistillationSystem):
         """Reads the picture first: a wrong path should not cost a download."""
         options = self.config.guidance.config
         self.reference = load_reference(options.image_path, self.config.reference, "system.guidance.image_path")
-        self.print(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}")
+        if self.global_rank == 0:
+            sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
         self.save_dir.mkdir(parents=True, exist_ok=True)
         overlay(self.reference).save(self.save_dir / "reference.png")
         super().on_fit_start()

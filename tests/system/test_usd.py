@@ -1,0 +1,198 @@
+"""Image to 3D from picture to files: losses do what they say, resuming replays, nothing needs a model but training."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import imageio.v2 as imageio
+import pytest
+import torch
+
+import launch
+from tests.small import CONFIGS, command, save_disc, trial
+from usd.core import checkpoint
+from usd.core.config import ConfigError, Schedule
+from usd.data.pictures import read_rgba
+from usd.data.transforms import read_transforms, write_transforms
+from usd.math.camera import orbit_cameras_deg
+from usd.system.distillation import loss_weights
+
+MINI = "usd-patch-mini.yaml"
+QUIET = ["trainer.val_check_interval=0", "trainer.test_after_fit=false"]
+ALONE = ["system.loss.lambda_usd=0", "system.loss.lambda_sparsity=0", "system.loss.lambda_opaque=0"]
+
+
+def train(out, *overrides, tag="run", name=MINI):
+    assert launch.main(command(name, out, *overrides, tag=tag)) == 0
+    return trial(out, tag)
+
+
+def refused(capsys, out, *overrides, name=MINI):
+    assert launch.main(command(name, out, *overrides)) == 2
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    return errors.strip().splitlines()[-1]
+
+
+def losses(folder):
+    """Step -> all figures of training, as text; later runs of a trial win."""
+    rows = {}
+    for file in sorted(folder.folder.glob("csv_logs/version_*/metrics.csv")):
+        for row in csv.DictReader(file.read_text().splitlines()):
+            if row["train/loss"]:
+                rows[int(row["step"])] = {key: value for key, value in row.items() if key.startswith("train/")}
+    return rows
+
+
+def view_files(tmp_path, truth=True):
+    """A transforms.json of three views; the second shows the disc that is also the reference."""
+    cameras = orbit_cameras_deg(15.0, [0.0, 90.0, 200.0], 1.5, 39.597755, 16)
+    if truth:
+        save_disc(tmp_path / "1.png", 16)
+    return write_transforms(tmp_path / "views.json", [cameras], ["0.png", "1.png", "2.png"])
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def test_the_reference_losses_make_the_reference_view_look_like_the_picture(tmp_path):
+    picture = save_disc(tmp_path / "disc.png")
+    options = [*ALONE, f"system.guidance.image_path={picture}", f"data.eval_transforms={view_files(tmp_path)}"]
+    done = train(tmp_path, *options, "trainer.max_steps=60", "trainer.val_check_interval=0", "data.eval_turntable=false")
+    found = json.loads((done.save / "it60-test/metrics.json").read_text())
+    assert found["views"] == 1 and found["per_view"][0]["file_path"] == "1.png"
+    assert found["psnr"] > 18 and found["mask_iou"] > 0.8
+    history = losses(done)
+    assert float(history[59]["train/rgb"]) < 0.2 * float(history[0]["train/rgb"])
+    assert "train/usd" not in history[0] or not history[0]["train/usd"]
+
+
+def test_the_published_names_of_the_loss_mean_the_same(tmp_path):
+    ours = train(tmp_path, *QUIET, "trainer.max_steps=2", "system.loss.lambda_usd=2", tag="ours")
+    theirs = train(tmp_path, *QUIET, "trainer.max_steps=2", "system.loss.lambda_vsd=2", tag="theirs")
+    assert losses(ours) == losses(theirs)
+
+
+def test_weights_scale_their_loss_and_a_schedule_switches_it_on(tmp_path):
+    once = train(tmp_path, *QUIET, "trainer.max_steps=1", "system.loss.lambda_sparsity=1", tag="once")
+    thrice = train(tmp_path, *QUIET, "trainer.max_steps=1", "system.loss.lambda_sparsity=3", tag="thrice")
+    a, b = (float(losses(done)[0]["train/sparsity"]) for done in (once, thrice))
+    assert b == pytest.approx(3 * a, rel=1e-5)
+    late = train(tmp_path, *QUIET, "trainer.max_steps=3", "system.loss.lambda_sparsity=[1,0,1,2]", tag="late")
+    history = losses(late)
+    assert not history[1].get("train/sparsity") and float(history[2]["train/sparsity"]) > 0
+
+
+@pytest.mark.parametrize("guidance", ["usd-guidance", "zero123-guidance"])
+def test_every_picture_guidance_and_the_reference_view_term_train(guidance, tmp_path, tiny):
+    models = [
+        f"system.guidance_type={guidance}",
+        f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
+        f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
+        f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
+        "system.guidance.guidance_scale=7.5",
+        "system.loss.lambda_reference_view=1",
+    ]
+    history = losses(train(tmp_path, *QUIET, *models, "trainer.max_steps=2"))
+    assert all(float(history[1][f"train/{name}"]) > 0 for name in ("usd", "reference_view", "rgb", "mask"))
+
+
+def test_a_killed_run_resumed_replays_the_unbroken_one(tmp_path):
+    settings = ["trainer.val_check_interval=5", "trainer.test_after_fit=false", "trainer.max_steps=24"]
+    settings += ["checkpoint.last_every_n_steps=3"]
+    argv = command(MINI, tmp_path / "broken", *settings)
+    (tmp_path / "broken").mkdir()
+    launcher = [sys.executable, str(CONFIGS.parent / "launch.py"), *argv]
+    with open(tmp_path / "log.txt", "w") as log:
+        killed = subprocess.Popen(launcher, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+    broken = trial(tmp_path / "broken")
+    end = time.monotonic() + 240
+    while not broken.last.exists():
+        assert killed.poll() is None and time.monotonic() < end, (tmp_path / "log.txt").read_text()
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert checkpoint.load(broken.last)["global_step"] < 24
+    train(tmp_path / "broken", *settings, f"resume={broken.last}")
+    whole = train(tmp_path / "whole", *settings)
+    expected, found = losses(whole), losses(broken)
+    assert len(expected) == 24 and {step: found[step] for step in expected} == expected
+    weights = [checkpoint.load(t.last)["state_dict"] for t in (whole, broken)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+# ------------------------------------------------------------------------------------------------------- looking
+
+
+def test_looking_and_exporting_never_open_a_model_or_the_picture(tmp_path, monkeypatch):
+    picture = save_disc(tmp_path / "disc.png")
+    options = [*QUIET, *ALONE, f"system.guidance.image_path={picture}", "trainer.max_steps=40"]
+    done = train(tmp_path, *options)
+    picture.unlink()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a diffusion model was opened")
+
+    monkeypatch.setattr("usd.denoiser.load.open_model", refuse)
+    views = [f"resume={done.last}", f"data.eval_transforms={view_files(tmp_path, truth=False)}"]
+    for mode in ("--test", "--validate", "--export"):
+        options = [*views, f"system.guidance.image_path={picture}"]
+        assert launch.main(command(MINI, tmp_path, *options, mode=mode)) == 0
+    test = done.save / "it40-test"
+    assert not (test / "metrics.json").exists()
+    assert read_rgba(test / "2.png").shape == (4, 16, 16)
+    frames = read_transforms(test / "transforms.json")
+    given = read_transforms(tmp_path / "views.json")
+    assert all(torch.allclose(a.camera.c2w, b.camera.c2w, atol=1e-6) for a, b in zip(frames, given, strict=True))
+    assert all(frame.picture is not None for frame in frames)
+    assert len(imageio.mimread(done.save / "it40-turntable.mp4")) == 3
+    assert not list(done.save.glob("it40-test.mp4"))
+    assert (done.save / "it40-export" / "model.glb").stat().st_size > 500
+
+
+def test_views_are_straight_alpha_without_a_white_fringe(tmp_path):
+    picture = save_disc(tmp_path / "disc.png")
+    options = [*ALONE, f"system.guidance.image_path={picture}", f"data.eval_transforms={view_files(tmp_path)}"]
+    done = train(tmp_path, *options, "trainer.max_steps=80", "trainer.val_check_interval=0")
+    rgba = read_rgba(done.save / "it80-test/1.png")
+    rim = (rgba[3] > 0.1) & (rgba[3] < 0.7)
+    assert rim.any() and rgba[1:3, rim].mean() < 0.5 and rgba[0, rim].mean() > rgba[1:3, rim].mean() + 0.15
+
+
+# -------------------------------------------------------------------------------------------------------- errors
+
+
+def test_names_of_losses_are_checked():
+    weights = loss_weights({"lambda_vsd": Schedule.constant(2.0)}, {"rgb": 0.0})
+    assert weights["usd"](0) == 2 and weights["rgb"](0) == 0 and weights["opaque"](0) == 0
+    with pytest.raises(ConfigError, match=r"system.loss.lambda_sparsty: unknown key. Did you mean 'lambda_sparsity'"):
+        loss_weights({"lambda_sparsty": Schedule.constant(1.0)}, {})
+    with pytest.raises(ConfigError, match=r"system.loss.lambda_lora: is 1; expected 0"):
+        loss_weights({"lambda_lora": Schedule.constant(1.0)}, {})
+    both = {"lambda_usd": Schedule.constant(3.0), "lambda_vsd": Schedule.constant(1.0)}
+    assert loss_weights(both, {})["usd"](0) == loss_weights(dict(reversed(both.items())), {})["usd"](0) == 3
+
+
+def test_what_cannot_work_is_said_before_any_model_is_opened(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("usd.denoiser.load.open_model", lambda *args: opened.append(args))
+    gone = refused(capsys, tmp_path, "system.guidance.image_path=gone.png")
+    assert "system.guidance.image_path: " in gone and "gone.png: no such file" in gone
+    unread = tmp_path / "text.png"
+    unread.write_text("no picture")
+    assert "cannot be read as a picture" in refused(capsys, tmp_path, f"system.guidance.image_path={unread}")
+    assert "looks at no picture" in refused(
+        capsys, tmp_path, "system.guidance_type=stable-diffusion-guidance", "system.guidance={}"
+    )
+    assert "system.stage" in refused(capsys, tmp_path, "system.stage=refine")
+    assert "no such file" in refused(capsys, tmp_path, "data.eval_transforms=gone.json")
+    assert not opened
+
+
+def test_data_without_a_reference_camera_is_a_clear_error(tmp_path, capsys):
+    errors = refused(capsys, tmp_path, *QUIET, "data_type=random-camera-datamodule", "data={width: 16, height: 16}")
+    assert "expected usd-random-camera-datamodule" in errors
