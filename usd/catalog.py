@@ -58,7 +58,7 @@ def _option_lines(field: dataclasses.Field, hint: Any, indent: str) -> list[str]
         default = part.default or ("null" if part.optional else "required")
         return [f"{indent}{field.name}_type: a {part.kind}  [{default}]  {part.help}".rstrip()]
     rules = field.metadata.get("option", Option())
-    head = f"{indent}{field.name}: {_type_text(hint, rules)}"
+    head = f"{indent}{field.name.removesuffix('_')}: {_type_text(hint, rules)}"
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and hint is not Schedule:
         return [f"{head}  {rules.help}".rstrip(), *_options(hint, indent + "  ")]
     return [f"{head}  [{_default_text(field)}]  {rules.help}".rstrip()]
@@ -67,7 +67,7 @@ def _option_lines(field: dataclasses.Field, hint: Any, indent: str) -> list[str]
 def _type_text(hint: Any, rules: Option) -> str:
     if rules.choices is not None:
         return "one of " + ", ".join(dict.fromkeys(map(str, rules.choices)))
-    kind = "a number or a schedule" if hint is Schedule else describe_type(hint)
+    kind = describe_type(hint)
     bounds = {">=": rules.ge, ">": rules.gt, "<=": rules.le, "<": rules.lt}
     given = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
     return f"{kind}, {given}" if given else kind

@@ -147,6 +147,9 @@ def _dataclass(cls: type, values: Any, at: _Place) -> Any:
     if not isinstance(values, Mapping):
         raise at.error(f"expected a mapping of options, got {_shown(values)}")
     fields = [field for field in dataclasses.fields(cls) if field.init]
+    values = {
+        _key_of(str(key)) if key in {f.name for f in fields} else key: item for key, item in values.items()
+    }
     _refuse_unknown(values, _keys(fields), at)
     hints = typing.get_type_hints(cls)
     return cls(**{field.name: _read(field, hints[field.name], values, at) for field in fields})
@@ -154,7 +157,12 @@ def _dataclass(cls: type, values: Any, at: _Place) -> Any:
 
 def _keys(fields: Sequence[dataclasses.Field]) -> list[str]:
     named = [f"{field.name}_type" for field in fields if "part" in field.metadata]
-    return [field.name for field in fields] + named
+    return [_key_of(field.name) for field in fields] + named
+
+
+def _key_of(name: str) -> str:
+    """A field whose YAML key is a word of Python ends in an underscore: ``lambda_`` is written ``lambda``."""
+    return name.removesuffix("_")
 
 
 def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], at: _Place) -> None:
@@ -167,14 +175,14 @@ def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], at: _Place)
 def _read(field: dataclasses.Field, hint: Any, values: Mapping[str, Any], at: _Place) -> Any:
     if "part" in field.metadata:
         return _read_part(field.name, field.metadata["part"], values, at)
-    rules = field.metadata.get("option", Option())
-    if field.name in values:
-        return _checked(values[field.name], hint, rules, at / field.name)
+    rules, key = field.metadata.get("option", Option()), _key_of(field.name)
+    if key in values:
+        return _checked(values[key], hint, rules, at / key)
     if field.default is not MISSING:
-        return _checked(field.default, hint, rules, at / field.name)
+        return _checked(field.default, hint, rules, at / key)
     if field.default_factory is not MISSING:
-        return _checked(field.default_factory(), hint, rules, at / field.name)
-    raise (at / field.name).error(f"required but not given; expected {describe_type(hint)}")
+        return _checked(field.default_factory(), hint, rules, at / key)
+    raise (at / key).error(f"required but not given; expected {describe_type(hint)}")
 
 
 def _read_part(name: str, part: Part, values: Mapping[str, Any], at: _Place) -> Spec | None:
@@ -367,9 +375,7 @@ def describe_type(hint: Any) -> str:
         )
     if origin is dict:
         return f"a mapping from names to ({describe_type(inner[1])})"
-    if hint is Schedule:
-        return f"a schedule: {FORMS}"
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) and hint is not Schedule:
         return "a mapping of options"
     return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
@@ -402,5 +408,5 @@ def _plain_dataclass(value: Any) -> dict[str, Any]:
             if item is not None:
                 result[field.name] = plain(item.config)
         else:
-            result[field.name] = plain(item)
+            result[_key_of(field.name)] = plain(item)
     return result

@@ -65,7 +65,7 @@ class Schedule:
             return _from_list(list(value))
         return cls.constant(_number(value))
 
-    def plain(self) -> "float | list[float]":
+    def plain(self) -> "float | list[int | float]":
         """The shortest YAML form that reads back as this schedule."""
         if len(self.steps) == 1:
             return self.values[0]

@@ -1,0 +1,37 @@
+# make setup   a virtual environment in .venv with everything installed (again only when the requirements change)
+# make demo    one picture to a 3D object with the embedded models: no GPU, no downloads beyond wheels
+# make test    lint, formatting, types, tests
+#
+# On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
+#   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test lint types clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -r requirements-dev.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python -m usd.demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache outputs

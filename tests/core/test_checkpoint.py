@@ -1,0 +1,81 @@
+import errno
+import os
+
+import pytest
+import torch
+
+from usd.core import checkpoint
+from usd.core.config import spec
+from usd.core.errors import UserError
+
+
+def example(step: int = 7) -> dict:
+    specs = {"background": spec("background", "solid-color-background", {"color": [0, 0, 1]})}
+    weights = {"background.value": torch.tensor([0.0, 0.0, 1.0]), "geometry.w": torch.zeros(2)}
+    components = checkpoint.describe(specs)
+    return {"format": checkpoint.FORMAT, "global_step": step, "state_dict": weights, "components": components}
+
+
+def test_what_is_saved_is_what_loads(tmp_path):
+    checkpoint.save_atomic(example(), tmp_path / "deep" / "a.ckpt")
+    loaded = checkpoint.load(tmp_path / "deep" / "a.ckpt")
+    assert loaded["global_step"] == 7
+    assert torch.equal(loaded["state_dict"]["background.value"], torch.tensor([0.0, 0.0, 1.0]))
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["a.ckpt"]
+
+
+def test_a_later_stage_reads_one_component(tmp_path):
+    part = checkpoint.part(example(), "background")
+    assert part.spec.config.color == (0.0, 0.0, 1.0)
+    assert list(part.weights) == ["value"]
+    assert part.step == 7
+    with pytest.raises(UserError, match=r"has no backgroud; it has background\. Did you mean 'background'"):
+        checkpoint.part(example(), "backgroud")
+
+
+@pytest.mark.parametrize("failure", ["write", "rename"])
+def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch, failure):
+    path = tmp_path / "last.ckpt"
+    checkpoint.save_atomic(example(1), path)
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync" if failure == "write" else "replace", full)
+    with pytest.raises(UserError, match="no space left on the device"):
+        checkpoint.save_atomic(example(2), path)
+    monkeypatch.undo()
+    assert checkpoint.load(path)["global_step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_torch_s_own_error_on_a_full_disk_is_understood():
+    with pytest.raises((OSError, RuntimeError)) as caught, open("/dev/full", "wb") as file:
+        torch.save({"x": torch.zeros(10**6)}, file)
+    assert checkpoint._reason(caught.value) == "no space left on the device"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -200, -1])
+def test_a_truncated_file_is_called_so(tmp_path, cut):
+    path = tmp_path / "a.ckpt"
+    checkpoint.save_atomic(example(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    with pytest.raises(UserError, match="truncated, or not a checkpoint"):
+        checkpoint.load(path)
+
+
+class Surprise:
+    """Something that only unpickling with code execution could load."""
+
+
+def test_files_that_are_not_ours(tmp_path):
+    torch.save({"x": Surprise()}, tmp_path / "code.ckpt")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="holds more than tensors"):
+        checkpoint.load(tmp_path / "code.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        checkpoint.load(tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"no such checkpoint; there is code.ckpt, other.ckpt"):
+        checkpoint.load(tmp_path / "none.ckpt")

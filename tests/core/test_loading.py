@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from usd.core.config import load_config
+from usd.core.errors import ConfigError, UserError
+from usd.core.loading import load
+
+
+def write(folder: Path, **files: str) -> list[Path]:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return [folder / f"{name}.yaml" for name in files]
+
+
+def test_later_files_win_key_by_key(tmp_path):
+    files = write(tmp_path, a="x: {p: 1, q: 2}\nl: [1, 2]", b="x: {q: 3}\nl: [4]")
+    assert load_config(files) == {"x": {"p": 1, "q": 3}, "l": [4]}
+
+
+def test_base_is_relative_to_the_file_that_names_it(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, root="a: 1\nb: 1\nc: 1")
+    write(tmp_path / "sub", mid="base: ../root.yaml\nb: 2\nc: 2", leaf="base: mid.yaml\nc: 3")
+    assert load_config([tmp_path / "sub" / "leaf.yaml"]) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_a_circle_of_bases_is_an_error(tmp_path):
+    files = write(tmp_path, a="base: b.yaml", b="base: a.yaml")
+    with pytest.raises(ConfigError, match="inherits from itself"):
+        load_config(files[:1])
+
+
+def test_another_type_drops_the_options_of_the_former(tmp_path):
+    files = write(
+        tmp_path, a="g_type: one\ng: {p: 1}\nh_type: one\nh: {p: 1}", b="g_type: two\ng: {q: 2}\nh_type: one"
+    )
+    assert load_config(files) == {"g_type": "two", "g": {"q": 2}, "h_type": "one", "h": {"p": 1}}
+
+
+def test_overrides_choose_types_first_whatever_their_order(tmp_path):
+    files = write(tmp_path, a="g_type: one\ng: {p: 1}")
+    assert load_config(files, ["g.q=2", "g_type=two"]) == {"g_type": "two", "g": {"q": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("a b", "a b"),
+        ("[1,2]", [1, 2]),
+        ("null", None),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("'5'", "5"),
+    ],
+)
+def test_override_values_are_yaml(text, value):
+    assert load_config([], [f"x.y={text}"]) == {"x": {"y": value}}
+
+
+def test_module_paths_of_an_optimizer_keep_their_dots(tmp_path):
+    (file,) = write(tmp_path, a="system: {optimizer: {params: {geometry.encoding: {lr: 0.1, eps: 1}}}}")
+    config = load_config([file], ["system.optimizer.params.geometry.encoding.lr=0.2"])
+    assert config.system.optimizer.params == {"geometry.encoding": {"lr": 0.2, "eps": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${add:1,2}", 3),
+        ("${sub:3,2}", 1),
+        ("${mul:3,2}", 6),
+        ("${div:3,2}", 1.5),
+        ("${idiv:3,2}", 1),
+        ("${basename:a/b.png}", "b.png"),
+        ("${rmspace:a b c,_}", "a_b_c"),
+        ("${tuple2:3}", [3.0, 3.0]),
+        ("${gt0:0}", False),
+        ("${not:false}", True),
+        ("${cmaxgt0:${w}}", True),
+        ("${cmaxgt0:0}", False),
+        ("${cmaxgt0orcmaxgt0:0,${w}}", True),
+        ("${calc_exp_lr_decay_rate:0.25,2}", 0.5),
+    ],
+)
+def test_resolvers(tmp_path, text, value):
+    (file,) = write(tmp_path, a=f"w: [0, 0, 1, 5]\nx: {text}")
+    assert load([file]).resolved()["x"] == value
+
+
+def test_a_value_still_missing_is_named(tmp_path):
+    (file,) = write(tmp_path, a="a:\n  prompt: ???\ntag: '${rmspace:${a.prompt},_}'")
+    with pytest.raises(ConfigError, match=r"^a.prompt: required but not given; pass a.prompt=<value>$"):
+        load([file]).resolved()
+    assert load([file], ["a.prompt=a red fox"]).resolved()["tag"] == "a_red_fox"
+
+
+def test_origins_say_where_each_leaf_was_written(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, root="a: {p: x, q: y}")
+    write(tmp_path / "sub", leaf="base: ../root.yaml\na: {q: z}")
+    origins = load([tmp_path / "sub" / "leaf.yaml"], ["a.r=1"]).origins
+    assert origins["a.p"].folder == tmp_path and origins["a.q"].folder == tmp_path / "sub"
+    assert origins["a.r"].by_hand and not origins["a.q"].by_hand
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    for name, what in [
+        ("none.yaml", "no such configuration"),
+        ("binary.yaml", "not valid YAML"),
+        (".", "cannot be read"),
+    ]:
+        with pytest.raises(UserError, match=what):
+            load_config([tmp_path / name])

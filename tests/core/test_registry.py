@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from usd.core import registry
+from usd.core.errors import UserError
+
+EXAMPLE = """
+from dataclasses import dataclass
+from usd.background import Background
+from usd.core.registry import register
+
+@register("{name}")
+class Plain(Background):
+    pass
+"""
+
+
+@pytest.fixture
+def custom(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "background").mkdir()
+    monkeypatch.setenv("USD_CUSTOM", str(tmp_path))
+    return tmp_path / "background"
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("usd-guidance", "usd"),
+        ("usd-text-to-3D_guidance", "usd_text_to_3d"),
+        ("nerf-volume-renderer", "nerf_volume"),
+        ("usd-random-camera-datamodule", "usd_random_camera"),
+        ("stable-diffusion-prompt-processor", "stable_diffusion"),
+        ("implicit-volume", "implicit_volume"),
+    ],
+)
+def test_the_value_names_the_file(name, stem):
+    assert stem in registry.stems(name)
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_component_stands_in_the_file_its_name_says(kind):
+    for name, file in registry.names(kind).items():
+        aliases = getattr(__import__(f"usd.{kind}", fromlist=["x"]), "ALIASES", {})
+        assert file.stem in [*registry.stems(name), aliases.get(name)], f"{name} is in {file}"
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_component_can_be_found_and_declares_a_config(kind):
+    assert registry.names(kind), f"no {kind} at all"
+    for name in registry.names(kind):
+        assert hasattr(registry.find(kind, name).Config, "__dataclass_fields__")
+
+
+def test_a_dropped_in_file_is_found_listed_and_used(custom):
+    (custom / "plain_one.py").write_text(EXAMPLE.format(name="plain-one"))
+    assert registry.names("background")["plain-one"] == custom / "plain_one.py"
+    assert registry.find("background", "plain-one").__name__ == "Plain"
+
+
+def test_the_example_in_custom_works():
+    assert registry.find("background", "sky-background").__name__ == "Sky"
+
+
+def test_a_missing_package_breaks_only_the_file_that_needs_it(custom):
+    (custom / "broken.py").write_text("import no_such_package\n" + EXAMPLE.format(name="broken-background"))
+    with pytest.raises(UserError, match="'broken-background' needs the package 'no_such_package'"):
+        registry.find("background", "broken-background")
+    assert registry.find("background", "solid-color-background")
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'solid-color-background'"):
+        registry.find("background", "solid-colour-background")
+    with pytest.raises(UserError, match="not a kind of component"):
+        registry.find("camera", "x")
+
+
+def test_only_subclasses_of_an_interface_can_be_registered():
+    with pytest.raises(TypeError, match="must subclass the interface of a kind"):
+        registry.register("x")(type("Stray", (), {}))
