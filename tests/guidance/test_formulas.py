@@ -164,6 +164,14 @@ def test_gradient_reaches_the_picture_and_nothing_else(tiny: TinyModels) -> None
     assert not list(guidance.parameters())
 
 
+def test_networks_that_only_read_the_condition_are_freed(tiny: TinyModels) -> None:
+    guidance = _picture_guidance(tiny)
+    guidance(_render(_rgb()), VIEWS, 0, torch.Generator().manual_seed(0))
+    assert guidance.model.unet.loaded and guidance.prior.unet.loaded and guidance.model.vae.loaded
+    assert not guidance.model.image_encoder.loaded and not guidance.prior.text_encoder.loaded
+    assert not guidance.prior.vae.loaded
+
+
 def test_the_loss_replays_from_the_generator(tiny: TinyModels) -> None:
     guidance = _picture_guidance(tiny)
     first, again, other = (
@@ -205,15 +213,15 @@ def test_a_range_upside_down_is_one_line(tiny: TinyModels) -> None:
         guidance(_render(_rgb()), VIEWS, 100, torch.Generator().manual_seed(0))
 
 
-def _spoil_picture(guidance: Any) -> torch.Tensor:
+def _spoil_picture(guidance: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     rgb = _rgb()
     rgb[0, 0, 0, 0] = float("nan")
     return rgb
 
 
-def _spoil_network(guidance: Any) -> torch.Tensor:
+def _spoil_network(guidance: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     eps = guidance.model.eps
-    guidance.model.eps = lambda *told: eps(*told) / 0
+    monkeypatch.setattr(guidance.model, "eps", lambda *told: eps(*told) / 0)
     return _rgb()
 
 
@@ -222,12 +230,12 @@ def _spoil_network(guidance: Any) -> torch.Tensor:
     [(_spoil_picture, "the rendered picture"), (_spoil_network, "the conditional prediction")],
 )
 def test_what_is_not_finite_stops_with_its_name_and_step(
-    spoil: Callable[[Any], torch.Tensor], named: str
+    spoil: Callable[..., torch.Tensor], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guidance = build(spec("guidance", "usd-guidance", ANALYTIC))
     guidance.set_reference(PICTURE, REFERENCE)
     with pytest.raises(UserError, match=f"^step 7: {named} has .* not finite") as caught:
-        guidance(_render(spoil(guidance)), VIEWS, 7, torch.Generator().manual_seed(0))
+        guidance(_render(spoil(guidance, monkeypatch)), VIEWS, 7, torch.Generator().manual_seed(0))
     assert "\n" not in str(caught.value)
 
 

@@ -57,6 +57,9 @@ class Denoiser(Module):
     def unconditional(self, batch: int) -> Embedding:
         """The condition that says nothing, as the model was trained on it."""
 
+    def release_encoders(self) -> None:
+        """Free the networks that only read conditions; they are read again when needed."""
+
 
 class TextDenoiser(Denoiser):
     """A denoiser told a sentence."""

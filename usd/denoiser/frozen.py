@@ -31,6 +31,10 @@ class Frozen:
     def dtype(self, device: torch.device) -> torch.dtype:
         return torch.float16 if self._half and device.type == "cuda" else torch.float32
 
+    @property
+    def loaded(self) -> bool:
+        return self._network is not None
+
     def drop(self) -> None:
         """Forget the weights; they are read again when needed."""
         self._network = None

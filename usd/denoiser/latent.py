@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -53,11 +52,14 @@ class LatentDenoiser(Denoiser):
         super().__init__(config)
         self.folder = Path(config.folder)
         self.name = name or self.folder.name
-        half = config.half_precision_weights
-        self.unet = Frozen(lambda: load_network(UNet2DConditionModel, self.folder / "unet"), half)
-        self.vae = Frozen(lambda: load_network(AutoencoderKL, self.folder / "vae"), half=False)
-        self.latent = latent_space(self.folder)
-        scheduler = self.folder / "scheduler" / "scheduler_config.json"
+        folder, half = (
+            self.folder,
+            config.half_precision_weights,
+        )  # closures must not hold self: weights would outlive it
+        self.unet = Frozen(lambda: load_network("diffusers", "UNet2DConditionModel", folder / "unet"), half)
+        self.vae = Frozen(lambda: load_network("diffusers", "AutoencoderKL", folder / "vae"), half=False)
+        self.latent = latent_space(folder)
+        scheduler = folder / "scheduler" / "scheduler_config.json"
         self.predicts = prediction_type(read_json(scheduler), scheduler)
         self.register_buffer(
             "alphas_cumprod", scheduler_alphas(read_json(scheduler), scheduler), persistent=False

@@ -4,6 +4,7 @@ Nothing here knows what a model computes. Downloads happen only in ``_fetch``; e
 """
 
 import dataclasses
+import importlib
 import json
 import logging
 import re
@@ -80,9 +81,7 @@ def open_model(name: str, role: str, where: str, half: bool) -> Denoiser:
 
 def _opened(name: str, role: str, where: str, half: bool) -> Denoiser:
     entry = entry_of(name)
-    folder = (
-        None if entry is not None and entry.path is None else _local_folder(entry.path if entry else name)
-    )
+    folder = _local_folder(entry.path if entry else name)
     kind = entry.denoiser if entry else _kind_of(folder, name, role)
     cls = find("denoiser", kind)
     if not cls.parts:
@@ -94,10 +93,14 @@ def _opened(name: str, role: str, where: str, half: bool) -> Denoiser:
         raise UserError(
             f"{where}: folder {folder} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
+    shared = _open.get((str(folder), half))
+    if shared is not None:
+        return shared
     options: dict[str, object] = {"folder": str(folder), "half_precision_weights": half}
     if entry is not None and entry.fourth_number != "distance":
         options["fourth_number"] = entry.fourth_number
-    return cls(parse(cls.Config, options, where), name=name)
+    denoiser = _open[str(folder), half] = cls(parse(cls.Config, options, where), name=name)
+    return denoiser
 
 
 def _local_folder(text: str | None) -> Path | None:
@@ -161,11 +164,15 @@ def _repositories(name: str, entry: ModelEntry | None) -> list[str]:
 
 def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
     """The one line that says what was tried and what to do."""
+    if entry is not None and entry.path:
+        place = ROOT / entry.path
+        return (
+            f"{where}: model '{name}' comes with the repository, but {place} is missing; restore it with git"
+        )
     tried = f"Hugging Face: {', '.join(reasons)}" if reasons else "it is no Hugging Face id"
-    folder = f"no such folder ({entry.path})" if entry and entry.path else "no such folder"
     hint = "" if entry else did_you_mean(name, model_entries())
     return (
-        f"{where}: model '{name}' cannot be had: {folder}; {tried}. "
+        f"{where}: model '{name}' cannot be had: no such folder; {tried}. "
         "Give a downloaded folder, set HF_ENDPOINT to a mirror, "
         f"or use the embedded models toybox-sd and toybox-zero123 (configs/usd-patch-mini.yaml).{hint}"
     )
@@ -246,14 +253,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return said
 
 
-def load_network(cls: Any, folder: Path) -> torch.nn.Module:
-    """A diffusers or transformers network from its subfolder, all weights present. Raises UserError."""
-    with _quiet(), readable(folder, cls.__name__):
+def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
+    """A network of a library (imported only now), read from its subfolder, all weights present. Raises UserError."""
+    cls = getattr(importlib.import_module(library), name)
+    with _quiet(), readable(folder, name):
         options = {"variant": _variant(folder), "local_files_only": True, "output_loading_info": True}
         network, report = cls.from_pretrained(folder, **options)
         missing = sorted(map(str, report["missing_keys"]))
         if missing:
-            raise UserError(f"{folder}: lacks {len(missing)} weights of {cls.__name__}, such as {missing[0]}")
+            raise UserError(f"{folder}: lacks {len(missing)} weights of {name}, such as {missing[0]}")
     return network
 
 

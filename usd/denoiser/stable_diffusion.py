@@ -1,9 +1,9 @@
 """Stable Diffusion: the noise predicted in a latent under a sentence."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 from usd.core.registry import register
 from usd.denoiser import TextDenoiser
@@ -21,13 +21,18 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
     def __init__(self, config: LatentDenoiser.Config, name: str = "") -> None:
         super().__init__(config, name)
         folder, half = self.folder, config.half_precision_weights
-        self.text_encoder = Frozen(lambda: load_network(CLIPTextModel, folder / "text_encoder"), half)
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.text_encoder = Frozen(
+            lambda: load_network("transformers", "CLIPTextModel", folder / "text_encoder"), half
+        )
+        self._tokenizer: Any = None
         self._nothing: NetworkInput | None = None
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Any:
+        """Words to numbers: CLIP's byte pairs in the original, whole words in the embedded model."""
         if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
             folder = self.folder / "tokenizer"
             with readable(folder, "a tokenizer"):
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -46,7 +51,13 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
             return NetworkInput(encoder(words.input_ids.to(device))[0].float())
 
     def unconditional(self, batch: int) -> NetworkInput:
-        """The empty prompt, encoded once."""
+        """The empty prompt, encoded once; a text encoder that was read only for it is freed."""
         if self._nothing is None:
+            in_use = self.text_encoder.loaded
             self._nothing = self.embed_text([""])
+            if not in_use:
+                self.release_encoders()
         return NetworkInput(self._nothing.tokens.expand(batch, -1, -1))
+
+    def release_encoders(self) -> None:
+        self.text_encoder.drop()

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
 
 from usd.core.config import option, parse
 from usd.core.errors import UserError
@@ -56,7 +55,7 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         folder = self.folder
         self.fourth_number = config.fourth_number
         self.image_encoder = Frozen(
-            lambda: load_network(CLIPVisionModelWithProjection, folder / "image_encoder"),
+            lambda: load_network("transformers", "CLIPVisionModelWithProjection", folder / "image_encoder"),
             config.half_precision_weights,
         )
         self.projection = Frozen(lambda: load_projection(folder), half=False)
@@ -101,6 +100,9 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
         )
+
+    def release_encoders(self) -> None:
+        self.image_encoder.drop()
 
     def _project(self, embedding: Tensor, patches: Tensor, pose: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens and time vector for each pose, float32."""

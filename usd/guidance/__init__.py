@@ -157,6 +157,7 @@ class ViewGuidance(Guidance):
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
         """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
         self._reading = self.model.read(rgb, cameras)
+        self.model.release_encoders()
 
     @property
     def reading(self) -> Reading:

@@ -75,6 +75,7 @@ class StableDiffusionPromptProcessor(PromptProcessor):
             ).to(device)
             assert isinstance(model, TextDenoiser)
             self._table = model.embed_text(texts), model.embed_text([self.config.negative_prompt])
+            model.release_encoders()
         return self._table
 
 
