@@ -20,6 +20,7 @@ from transformers import CLIPVisionModelWithProjection
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
+from usd.denoiser.zero123 import load_projection
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose
 from usd.evaluation.metrics import psnr
 from usd.math.diffusion import (
@@ -40,6 +41,7 @@ from usd.system.diffusion_training import (
 from usd.system.model_training import ModelTraining, half, write_sheet
 
 POSE_TIMES = (500, 700, 850)
+LAYOUT = "clip_camera_projection"
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,14 @@ class NovelViewSystem(ModelTraining):
         )
         self.tower.requires_grad_(False).eval()
         unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
+        if (base / LAYOUT).is_dir():
+            return NovelView(plain_attention(unet), load_projection(base))
+        projection = CameraProjection(self._projection_config(unet))
+        return NovelView(widened(unet, projection.config.time_width), projection)
+
+    def _projection_config(self, unet: UNet2DConditionModel) -> CameraProjectionConfig:
         shape, vision = self.config.projection, self.tower.config
-        projection = CameraProjectionConfig(
+        return CameraProjectionConfig(
             embedding_dim=vision.projection_dim,
             width=unet.config.cross_attention_dim,
             type=shape.type,  # type: ignore[arg-type]
@@ -138,7 +146,6 @@ class NovelViewSystem(ModelTraining):
             patch_dim=vision.hidden_size if shape.patch_tokens else 0,
             time_width=shape.time_width,
         )
-        return NovelView(widened(unet, projection.time_width), CameraProjection(projection))
 
     @torch.no_grad()
     def read(self, reference: ToyViews, repeats: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -247,7 +254,7 @@ class NovelViewSystem(ModelTraining):
         """The layout of published Zero-1-to-3 folders; the autoencoder is the base model's."""
         half(self.average.unet).save_pretrained(folder / "unet")
         half(self.tower).save_pretrained(folder / "image_encoder")
-        projection, place = half(self.average.projection), folder / "clip_camera_projection"
+        projection, place = half(self.average.projection), folder / LAYOUT
         place.mkdir(parents=True, exist_ok=True)
         save_file(projection.state_dict(), place / "diffusion_pytorch_model.safetensors")
         config = asdict(self.average.projection.config)

@@ -4,7 +4,7 @@ Distances are negative inside. They are exact outside unions of all primitives b
 for those, and where parts are cut away or blended, they are lower bounds, so sphere tracing never steps too far.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ BENT_SAFETY = 0.5
 
 
 @wp.func
+@no_type_check
 def local_point(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> wp.vec3:
     """A point in the frame of primitive i."""
     d = world - wp.vec3(rows[i, 17], rows[i, 18], rows[i, 19])
@@ -33,6 +34,7 @@ def local_point(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> w
 
 
 @wp.func
+@no_type_check
 def unbent(p: wp.vec3, twist: float, taper: float) -> wp.vec3:
     """Undoes the twist and taper of a primitive."""
     c = wp.cos(twist * p[2])
@@ -42,6 +44,7 @@ def unbent(p: wp.vec3, twist: float, taper: float) -> wp.vec3:
 
 
 @wp.func
+@no_type_check
 def ellipsoid_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
     k0 = wp.length(wp.vec3(p[0] / a, p[1] / b, p[2] / c))
     k1 = wp.length(wp.vec3(p[0] / (a * a), p[1] / (b * b), p[2] / (c * c)))
@@ -55,6 +58,7 @@ def ellipsoid_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
 
 
 @wp.func
+@no_type_check
 def box_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
     x = wp.abs(p[0]) - a
     y = wp.abs(p[1]) - b
@@ -64,6 +68,7 @@ def box_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
 
 
 @wp.func
+@no_type_check
 def cylinder_distance(q: float, z: float, radius: float, half: float) -> float:
     x = q - radius
     y = wp.abs(z) - half
@@ -73,6 +78,7 @@ def cylinder_distance(q: float, z: float, radius: float, half: float) -> float:
 
 
 @wp.func
+@no_type_check
 def cone_distance(q: float, z: float, bottom: float, top: float, half: float) -> float:
     """A capped cone: the nearer of its flat ends and its slope, in the plane of axis and point."""
     limit = top
@@ -92,6 +98,7 @@ def cone_distance(q: float, z: float, bottom: float, top: float, half: float) ->
 
 
 @wp.func
+@no_type_check
 def solid_distance(kind: int, p: wp.vec3, a: float, b: float, c: float) -> float:
     """Distance to a primitive in its own frame."""
     if kind == 0:
@@ -110,6 +117,7 @@ def solid_distance(kind: int, p: wp.vec3, a: float, b: float, c: float) -> float
 
 
 @wp.func
+@no_type_check
 def primitive_distance(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> float:
     p = local_point(rows, i, world)
     safety = float(1.0)
@@ -120,6 +128,7 @@ def primitive_distance(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec
 
 
 @wp.func
+@no_type_check
 def toy_distance(
     rows: wp.array2d(dtype=wp.float32), start: int, count: int, mask: wp.uint64, p: wp.vec3
 ) -> wp.vec2:
@@ -146,6 +155,7 @@ def toy_distance(
 
 
 @wp.kernel
+@no_type_check
 def distance_kernel(
     first: int,
     rows: wp.array2d(dtype=wp.float32),

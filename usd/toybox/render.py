@@ -1,7 +1,7 @@
 """Sphere tracing of toys: pictures with alpha, depth and normals, any number of toys and cameras in one launch."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class Pictures:
 
 
 @wp.struct
+@no_type_check
 class Scene:
     """Toys, cameras and lights. View v sees spans[v, 1] primitives from spans[v, 0] on, under lights[v]."""
 
@@ -66,6 +67,7 @@ class Scene:
 
 
 @wp.struct
+@no_type_check
 class Frames:
     """What is rendered, one entry a pixel of all views; ``owner`` is the primitive seen, -1 for none."""
 
@@ -78,6 +80,7 @@ class Frames:
 
 
 @wp.func
+@no_type_check
 def view_mask(scene: Scene, view: int, o: wp.vec3, d: wp.vec3, slack: float) -> wp.uint64:
     """Bits of the primitives whose bounding ball the ray comes near."""
     mask = wp.uint64(0)
@@ -92,6 +95,7 @@ def view_mask(scene: Scene, view: int, o: wp.vec3, d: wp.vec3, slack: float) -> 
 
 
 @wp.func
+@no_type_check
 def trace(scene: Scene, view: int, mask: wp.uint64, o: wp.vec3, d: wp.vec3) -> wp.vec2:
     """Distance to the surface along the ray (negative: missed) and the primitive hit."""
     along = -wp.dot(o, d)
@@ -112,6 +116,7 @@ def trace(scene: Scene, view: int, mask: wp.uint64, o: wp.vec3, d: wp.vec3) -> w
 
 
 @wp.func
+@no_type_check
 def normal_at(scene: Scene, view: int, mask: wp.uint64, p: wp.vec3) -> wp.vec3:
     """Gradient of the distance by four samples on a tetrahedron."""
     total = wp.vec3(0.0, 0.0, 0.0)
@@ -126,6 +131,7 @@ def normal_at(scene: Scene, view: int, mask: wp.uint64, p: wp.vec3) -> wp.vec3:
 
 
 @wp.func
+@no_type_check
 def pattern_share(pattern: int, x: float, y: float, z: float) -> float:
     """How much of the second colour shows at a point of pattern space: stripes, checker, dots, gradient."""
     if pattern == 1:
@@ -140,6 +146,7 @@ def pattern_share(pattern: int, x: float, y: float, z: float) -> float:
 
 
 @wp.func
+@no_type_check
 def paint_color(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> wp.vec3:
     base = wp.vec3(rows[i, 21], rows[i, 22], rows[i, 23])
     pattern = int(rows[i, 27])
@@ -151,6 +158,7 @@ def paint_color(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> w
 
 
 @wp.func
+@no_type_check
 def shade(color: wp.vec3, normal: wp.vec3, lights: wp.array2d(dtype=wp.float32), view: int) -> wp.vec3:
     toward = wp.vec3(lights[view, 0], lights[view, 1], lights[view, 2])
     level = (
@@ -161,12 +169,14 @@ def shade(color: wp.vec3, normal: wp.vec3, lights: wp.array2d(dtype=wp.float32),
 
 
 @wp.func
+@no_type_check
 def eye(scene: Scene, view: int) -> wp.vec3:
     c2w = scene.poses[view]
     return wp.vec3(c2w[0, 3], c2w[1, 3], c2w[2, 3])
 
 
 @wp.func
+@no_type_check
 def direction(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
     """Unit direction through the picture position (x, y) in pixels."""
     c2w = scene.poses[view]
@@ -183,6 +193,7 @@ def direction(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
 
 
 @wp.kernel
+@no_type_check
 def first_pass(first: int, scene: Scene, frames: Frames):
     """One ray through the middle of each pixel."""
     index = first + wp.tid()
@@ -203,6 +214,7 @@ def first_pass(first: int, scene: Scene, frames: Frames):
 
 
 @wp.func
+@no_type_check
 def differs(frames: Frames, i: int, j: int) -> bool:
     """Whether an edge runs between two pixels: another part, a crease, or a change of colour."""
     if frames.owner[i] != frames.owner[j]:
@@ -213,6 +225,7 @@ def differs(frames: Frames, i: int, j: int) -> bool:
 
 
 @wp.func
+@no_type_check
 def on_edge(scene: Scene, frames: Frames, index: int, x: int, y: int) -> bool:
     found = bool(False)
     if x > 0:
@@ -227,6 +240,7 @@ def on_edge(scene: Scene, frames: Frames, index: int, x: int, y: int) -> bool:
 
 
 @wp.kernel
+@no_type_check
 def edge_pass(first: int, scene: Scene, frames: Frames, side: int):
     """Averages side x side rays over pixels on an edge; copies the others."""
     index = first + wp.tid()
@@ -261,6 +275,7 @@ def edge_pass(first: int, scene: Scene, frames: Frames, side: int):
 
 
 @wp.kernel
+@no_type_check
 def color_kernel(
     first: int,
     scene: Scene,

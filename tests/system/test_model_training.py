@@ -1,0 +1,216 @@
+"""Training the embedded family at tiny size: the pieces as theorems, and what is published loads through the denoisers."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from lightning.pytorch import Trainer
+
+from usd.core.config import parse
+from usd.data.toybox import ToyboxData, held_out_views
+from usd.denoiser import open_denoiser
+from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose, turn_pairs
+from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
+from usd.system.autoencoder import AutoencoderSystem, fold_whitening
+from usd.system.clip import ClipSystem, contrastive
+from usd.system.diffusion_training import draw_timesteps, make_unet, noised
+from usd.system.novel_view import Condition, NovelViewSystem, widened
+from usd.system.text_to_image import TextToImageSystem
+from usd.toybox import dataset
+
+OPTIMIZER = {"name": "AdamW", "args": {"lr": 1e-3}}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
+    """Two training steps, one validation, and what it publishes."""
+    system.save_dir = folder / "save"
+    trainer = Trainer(
+        max_steps=2, val_check_interval=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(system, data)
+    return system
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole tiny family, each member trained two steps on the ones before."""
+    home, patch = tmp_path_factory.mktemp("family"), pytest.MonkeyPatch()
+    patch.setattr(dataset, "SHARD", 2)
+    patch.setattr("usd.data.toybox.SHARD", 2)
+    options = {"n_toys": 4, "batch_size": 4, "cache": str(home / "cache"), "n_val_toys": 6, "val_views": 3}
+    common = {"optimizer": OPTIMIZER}
+
+    def data(**more: object) -> ToyboxData:
+        return ToyboxData(parse(ToyboxData.Config, {**options, **more}, "data"))
+
+    vae = AutoencoderSystem(parse(AutoencoderSystem.Config, {"channels": [16, 16, 16], **common}, "system"))
+    fitted(vae, data(), home / "vae").publish(home / "stable-diffusion" / "vae")
+    small = {"vision_layers": 1, "vision_width": 64, "text_width": 64, "text_layers": 1, "projection_dim": 32}
+    clip = ClipSystem(parse(ClipSystem.Config, {**small, **common}, "system"))
+    fitted(clip, data(), home / "clip").publish(home / "clip" / "out")
+    folders = {"autoencoder": str(home / "stable-diffusion" / "vae")}
+    text = {"channels": [64, 64], "text_encoder": str(home / "clip" / "out"), **folders, **common}
+    sd = TextToImageSystem(parse(TextToImageSystem.Config, text, "system"))
+    fitted(sd, data(**folders), home / "sd").publish(home / "stable-diffusion")
+    view = {"start_from": str(home / "stable-diffusion"), "clip": str(home / "clip" / "out"), **common}
+    novel = NovelViewSystem(parse(NovelViewSystem.Config, view, "system"))
+    fitted(novel, data(targets_per_reference=2, **folders), home / "zero123")
+    novel.publish(home / "zero123" / "out")
+    patch.undo()
+    torch.save(novel.state_dict(), home / "novel.pt")
+    return home
+
+
+def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, 16), norm_num_groups=8, sample_size=16, mid_block_add_attention=False,
+    ).eval()  # fmt: skip
+    pictures = torch.rand(8, 3, 16, 16, generator=generator()) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.mode()
+        before = vae.decode(latents).sample
+        fold_whitening(vae, latents)
+        white = vae.encode(pictures).latent_dist
+        after = vae.decode(white.mode()).sample
+    torch.testing.assert_close(after, before, atol=2e-5, rtol=1e-4)
+    flat = white.mode().double().permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(torch.cov(flat), torch.eye(4).double(), atol=1e-3, rtol=0)
+    assert flat.mean(1).abs().max() < 1e-3
+    assert white.std.max() < 1e-3
+
+
+def test_a_widened_unet_computes_what_it_did() -> None:
+    torch.manual_seed(0)
+    unet = make_unet((64, 64), 4, 8, 32).eval()
+    wide = widened(unet, 16).eval()
+    x, extra, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
+    t = torch.tensor([10, 700])
+    with torch.no_grad():
+        before = unet(x, t, encoder_hidden_states=tokens).sample
+        told = torch.cat([x, extra], 1)
+        after = wide(told, t, encoder_hidden_states=tokens, class_labels=torch.randn(2, 16)).sample
+    torch.testing.assert_close(after, before)
+
+
+def test_turning_pairs_is_a_rotation_that_adds_up() -> None:
+    pairs = torch.randn(3, 4, 5, 2, generator=generator())
+    a, b = torch.tensor([0.3, -2.0, 3.0]), torch.tensor([1.0, 2.5, 1.5])
+    twice = turn_pairs(turn_pairs(pairs, a.sin(), a.cos()), b.sin(), b.cos())
+    torch.testing.assert_close(twice, turn_pairs(pairs, (a + b).sin(), (a + b).cos()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(twice.norm(dim=-1), pairs.norm(dim=-1))
+
+
+def test_a_steered_projection_sees_the_sum_of_read_and_relative_azimuth() -> None:
+    """With features (cos a, sin a) of the embedding, what leaves the turn depends on a + difference only."""
+    config = CameraProjectionConfig(embedding_dim=8, width=16, type="steered", harmonics=1, channels=1)
+    projection = CameraProjection(config)
+    read = torch.tensor([0.4, 1.0])
+    difference = torch.tensor([1.1, 0.5])
+    pairs = torch.stack([read.cos(), read.sin()], -1)[:, None, None]
+    turned = turn_pairs(pairs, difference.sin(), difference.cos())
+    torch.testing.assert_close(turned[0], turned[1])
+    tokens, time = projection(torch.randn(2, 8), None, torch.randn(2, 4))
+    assert tokens.shape == (2, 1, 16)
+    assert time is None
+
+
+def test_the_target_of_noised_inverts_to_the_noise() -> None:
+    x0, t = torch.randn(5, 4, 8, 8, generator=generator()), torch.tensor([0, 100, 500, 800, 999])
+    xt, v = noised(x0, t, generator(1))
+    eps = eps_from_v(xt, v, scaled_linear_alphas_cumprod(), t)
+    noise = torch.randn(x0.shape, generator=generator(1))
+    torch.testing.assert_close(eps, noise, atol=1e-4, rtol=1e-4)
+
+
+def test_timesteps_favour_high_noise_by_the_share() -> None:
+    t = draw_timesteps(20000, 0.5, generator(), "cpu")
+    assert abs((t >= 450).float().mean().item() - (0.5 + 0.5 * 0.55)) < 0.02
+    assert t.min() < 10
+    assert t.max() > 990
+
+
+def test_contrastive_loss_of_matching_pairs_is_small() -> None:
+    one_hot = torch.eye(8)
+    loss, hits = contrastive(one_hot, one_hot, torch.tensor(50.0))
+    assert loss < 1e-3
+    assert hits == 1.0
+    wrong, misses = contrastive(one_hot, one_hot.roll(1, 0), torch.tensor(50.0))
+    assert wrong > 10
+    assert misses == 0.0
+
+
+@pytest.mark.slow
+def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> None:
+    """The novel-view network inside training, and the published folder through the public path, agree."""
+    model: Any = open_denoiser(str(family / "zero123" / "out"), "view", "test")
+    view = {
+        "start_from": str(family / "stable-diffusion"),
+        "clip": str(family / "clip" / "out"),
+        "bf16": False,
+    }
+    system = NovelViewSystem(parse(NovelViewSystem.Config, {**view, "optimizer": OPTIMIZER}, "system"))
+    system.load_state_dict(torch.load(family / "novel.pt", weights_only=True))
+    views = held_out_views(range(1_000_000, 1_000_001), 3)
+    assert views.pictures is not None
+    reading = model.read(views.pictures[:1], views.cameras[[0]])
+    told = model.embed_view(reading, views.cameras[[1, 2]])
+    x, t = torch.randn(2, 4, 16, 16, generator=generator()), torch.tensor([100, 800])
+    latents = model.latent_mode(views.pictures[:1])
+    reference = dataclasses.replace(views, pictures=views.pictures[:1])
+    parts = system.read(reference, 2, latents)
+    condition = Condition(*parts, relative_pose(views.cameras[[1, 2]], views.cameras[[0]]))
+    with torch.no_grad():
+        said = system.average(x, t, condition)
+        nothing = system.average(x, t, condition, torch.zeros(2), torch.zeros(2))
+    alphas = scaled_linear_alphas_cumprod()
+    close = {"atol": 2e-2, "rtol": 2e-2}  # the folder holds float16
+    torch.testing.assert_close(model.eps(x, t, told), eps_from_v(x, said, alphas, t), **close)
+    torch.testing.assert_close(
+        model.eps(x, t, model.unconditional(2)), eps_from_v(x, nothing, alphas, t), **close
+    )
+
+
+@pytest.mark.slow
+def test_the_published_text_model_loads(family: Path) -> None:
+    model: Any = open_denoiser(str(family / "stable-diffusion"), "text", "test")
+    x = torch.randn(2, 4, 16, 16, generator=generator())
+    eps = model.eps(x, torch.tensor([10, 900]), model.embed_text(["a red car", ""]))
+    assert torch.isfinite(eps).all()
+    assert model.latent.channels == 4
+
+
+def test_the_view_is_part_of_the_condition_of_every_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Targets belong to their reference's toy, and a batch is a pure function of its generator."""
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    monkeypatch.setattr("usd.data.toybox.SHARD", 2)
+    options = {"n_toys": 6, "batch_size": 6, "targets_per_reference": 3, "cache": str(tmp_path)}
+    data = ToyboxData(parse(ToyboxData.Config, options, "data"))
+    batch, again = data.batch(0, generator(5)), data.batch(0, generator(5))
+    assert torch.equal(batch.reference.pictures, again.reference.pictures)
+    assert torch.equal(batch.target.cameras.c2w, again.target.cameras.c2w)
+    assert batch.target.captions == [c for c in batch.reference.captions for _ in range(3)]
+
+
+def test_the_training_split_never_reaches_the_test_split(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="test split"):
+        dataset.build_shard(tmp_path, 1_000_000 // dataset.SHARD, 0.1)
+
+
+def test_cameras_of_training_see_the_toy_from_all_around() -> None:
+    cameras = dataset.training_cameras(np.random.default_rng(0))
+    turned = cameras[dataset.REFERENCES :].spherical
+    gaps = turned.azimuth.sort().values.diff()
+    assert gaps.max() < 1.7
