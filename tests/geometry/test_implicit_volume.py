@@ -57,10 +57,12 @@ def test_normals_are_unit_vectors_and_trainable(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["analytic", "finite_difference"])
 def test_normals_of_the_blob_point_outwards_also_without_gradients(kind: str) -> None:
     with torch.no_grad():
-        x = points()
-        normal = volume(normal_type=kind).query(x, frozenset({"normal"})).normal
+        x = torch.nn.functional.normalize(points(), dim=-1) * 0.4
+        geometry = volume(normal_type=kind)
+        torch.nn.init.zeros_(geometry.encoding.table)
+        normal = geometry.query(x, frozenset({"normal"})).normal
     assert normal is not None and not normal.requires_grad
-    assert (normal * torch.nn.functional.normalize(x, dim=-1)).sum(-1).min() > 0.99
+    assert (normal * x).sum(-1).min() > 0.399
 
 
 def test_normals_without_a_normal_type_are_refused() -> None:
@@ -98,9 +100,9 @@ def test_a_given_threshold_is_the_density_at_the_vertices() -> None:
 
 
 def test_an_empty_volume_says_why() -> None:
-    with pytest.raises(UserError, match=r"largest density on a 16\^3 grid is 0\.0\d+: no line of sight"):
+    with pytest.raises(UserError, match=r"no line of sight .* largest density on the 16\^3 grid is 0\.0\d+"):
         volume(density_bias=-4.0).export_mesh(16)
-    with pytest.raises(UserError, match="the threshold 1000 is above it"):
+    with pytest.raises(UserError, match="the threshold 1000 is above"):
         volume().export_mesh(16, 1000.0)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from usd.math import isosurface, mesh
-from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level
+from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
 
 LIKE = torch.zeros(())
 
@@ -85,18 +85,64 @@ def test_sampling_in_chunks_changes_nothing() -> None:
 @pytest.mark.parametrize("softness", [0.02, 0.1])
 def test_silhouette_level_recovers_the_radius_that_renders_opaque(softness: float) -> None:
     """A ball with a soft rim: the surface's silhouette is where columns of the density reach optical depth ln 2."""
-    n, peak = 96, 40.0
+    n, spacing = 96, 2 / 95
 
     def density(x: torch.Tensor) -> torch.Tensor:
-        return peak * torch.sigmoid((0.5 - x.norm(dim=-1)) / softness)
+        return 40 * torch.sigmoid((0.5 - x.norm(dim=-1)) / softness)
 
     values = sample_grid(density, n, 1.0, LIKE)
-    level = silhouette_level(values, 2 / (n - 1))
-    vertices, _ = marching_cubes(values, level, 1.0)
-    opaque = (values.sum(0) * 2 / (n - 1)) > math.log(2)
-    rendered_radius = math.sqrt(float(opaque.sum()) * (2 / (n - 1)) ** 2 / math.pi)
+    opaque = (values.sum(0) * spacing) > math.log(2)
+    rendered_radius = math.sqrt(float(opaque.sum()) * spacing**2 / math.pi)
+    field = solid_field(values, spacing)
+    level = silhouette_level(field, values, spacing)
+    assert level is not None
+    vertices, _ = marching_cubes(field, level, 1.0)
     assert float(vertices.norm(dim=-1).mean()) == pytest.approx(rendered_radius, abs=0.02)
 
 
-def test_silhouette_level_of_fog_is_zero() -> None:
-    assert silhouette_level(torch.full((8, 8, 8), 0.01), 0.1) == 0.0
+def test_silhouette_level_of_fog_is_none() -> None:
+    fog = torch.full((8, 8, 8), 0.01)
+    assert silhouette_level(fog, fog, 0.1) is None
+
+
+def test_a_solid_field_has_no_cavities_and_keeps_open_hollows() -> None:
+    """A hollow shell becomes a ball; a tube, which one can look through, stays a tube."""
+
+    def shell(x: torch.Tensor) -> torch.Tensor:
+        return 200.0 * ((x.norm(dim=-1) - 0.6).abs() < 0.06)
+
+    def tube(x: torch.Tensor) -> torch.Tensor:
+        return 200.0 * (((x[:, :2].norm(dim=-1) - 0.5).abs() < 0.1) & (x[:, 2].abs() < 0.5))
+
+    euler = []
+    for shape in (shell, tube):
+        values = sample_grid(shape, 64, 1.0, LIKE)
+        euler.append(mesh.euler_number(marching_cubes(solid_field(values, 2 / 63), 0.5, 1.0)[1]))
+    assert euler == [2, 0]
+
+
+def test_noise_inside_and_on_the_surface_is_smoothed_away() -> None:
+    noise = torch.rand(64, 64, 64, generator=torch.Generator().manual_seed(0))
+    noisy = sample_grid(ball, 64, 1.0, LIKE).gt(0) * 80 * noise
+    assert mesh.euler_number(marching_cubes(noisy, 10.0, 1.0)[1]) > 100
+    vertices, faces = marching_cubes(solid_field(noisy, 2 / 63), 0.5, 1.0)
+    assert mesh.euler_number(faces) == 2
+    assert float(mesh.volume(vertices, faces)) == pytest.approx(4 / 3 * math.pi * 0.6**3, rel=0.05)
+
+
+def test_hidden_is_what_an_opaque_wall_surrounds() -> None:
+    values = torch.zeros(7, 7, 7)
+    values[1:6, 1:6, 1:6] = 100.0
+    values[3, 3, 3] = 0.0
+    inside = isosurface.hidden(values, 1.0)
+    assert bool(inside[3, 3, 3]) and int(inside.sum()) == 27
+
+
+def test_blurring_keeps_constants_and_the_mean() -> None:
+    assert torch.allclose(isosurface.binomial_blur(torch.full((4, 5, 6), 0.7)), torch.tensor(0.7))
+    spike = torch.zeros(5, 5, 5)
+    spike[2, 2, 2] = 1
+    blurred = isosurface.binomial_blur(spike)
+    assert (
+        blurred[2, 2, 2] == 0.125 and blurred[1, 2, 2] == 0.0625 and float(blurred.sum()) == pytest.approx(1)
+    )

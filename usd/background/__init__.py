@@ -13,7 +13,9 @@ class Background(Module):
     """Colours of ray directions."""
 
     @abstractmethod
-    def color(self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None) -> Float[Tensor, "R 3"]:
+    def color(
+        self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "R 3"]:
         """Colours in [0, 1] along unit directions. In training mode a generator may bring random augmentation."""
 
 

@@ -25,7 +25,9 @@ class NeuralEnvironmentMap(Background):
     class Config:
         n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
         color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
-        dir_encoding_config: DirectionEncodingConfig = option(DirectionEncodingConfig(), "encoding of directions")
+        dir_encoding_config: DirectionEncodingConfig = option(
+            DirectionEncodingConfig(), "encoding of directions"
+        )
         mlp_network_config: MLPConfig = option(MLPConfig(n_neurons=16, n_hidden_layers=2), "the network")
         random_aug: bool = option(False, "while training, sometimes one random colour instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
@@ -40,7 +42,9 @@ class NeuralEnvironmentMap(Background):
         self.network = mlp(config.dir_encoding_config.degree**2, 3, config.mlp_network_config)
         self._activate = activation(config.color_activation)
 
-    def color(self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None) -> Float[Tensor, "R 3"]:
+    def color(
+        self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "R 3"]:
         """Colours in [0, 1]."""
         if not self.training and self.config.eval_color is not None:
             return directions.new_tensor(self.config.eval_color).expand(len(directions), 3)
@@ -48,4 +52,6 @@ class NeuralEnvironmentMap(Background):
         other = random_color(self.config.random_aug_prob, generator, directions) if augment else None
         if other is not None:
             return other.expand(len(directions), 3)
-        return self._activate(self.network(spherical_harmonics(directions, self.config.dir_encoding_config.degree)))
+        return self._activate(
+            self.network(spherical_harmonics(directions, self.config.dir_encoding_config.degree))
+        )

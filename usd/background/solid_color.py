@@ -29,7 +29,9 @@ class SolidColor(Background):
         super().__init__(config)
         self.value = torch.nn.Parameter(torch.tensor(config.color), requires_grad=config.learned)
 
-    def color(self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None) -> Float[Tensor, "R 3"]:
+    def color(
+        self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "R 3"]:
         """The colour, for every ray."""
         augment = self.training and self.config.random_aug
         other = random_color(self.config.random_aug_prob, generator, self.value) if augment else None

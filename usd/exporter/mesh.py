@@ -1,6 +1,7 @@
 """The surface of an object as a mesh file with vertex colours."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,9 @@ class MeshExporter(Exporter):
     class Config:
         fmt: Format | tuple[Format, ...] = option("glb", "file format, or several")
         save_name: str = option("model", "file name without its ending")
-        resolution: int | None = option(None, "lattice points a side; null: the geometry's own", ge=4, le=1024)
+        resolution: int | None = option(
+            None, "lattice points a side; null: the geometry's own", ge=4, le=1024
+        )
         threshold: Level | None = option(None, "density of the surface; null: the geometry's own", gt=0)
         save_color: bool = option(True, "store vertex colours")
         unlit: bool = option(False, "glb: viewers show the colours without their own lights")
@@ -54,7 +57,9 @@ class MeshExporter(Exporter):
         return obj_bytes(mesh) if fmt == "obj" else ply_bytes(mesh)
 
 
-def vertex_colors(mesh: Mesh, geometry: Geometry, material: Material, chunk: int = 1 << 18) -> Float[Tensor, "V 3"]:
+def vertex_colors(
+    mesh: Mesh, geometry: Geometry, material: Material, chunk: int = 1 << 18
+) -> Float[Tensor, "V 3"]:
     """The material's colours at the vertices, from a camera that looks along the surface's normal."""
     normals = vertex_normals(mesh.vertices, mesh.faces)
     parts = zip(mesh.vertices.split(chunk), normals.split(chunk))
@@ -75,6 +80,7 @@ def _write(path: Path, content: bytes) -> Path:
         part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     return path

@@ -4,7 +4,7 @@ Our world is +z up and our colours are display values (sRGB), as pictures hold t
 
 format  axes                                            colours
 glb     glTF: +y up, front +z; (x, y, z) -> (x, z, -y)  linear (glTF 2.0, section 3.7.2.1), float32 ``COLOR_0``
-obj     +y up as importers assume; same turn            sRGB, three numbers after each vertex, as Blender and MeshLab read
+obj     +y up as importers assume; same turn            sRGB, three numbers after each vertex
 ply     +z up, our own axes                             sRGB bytes
 
 A viewer that follows glTF shows the linear values through the sRGB curve and so as we rendered them; with
@@ -43,13 +43,17 @@ def glb_bytes(mesh: Mesh, unlit: bool = False) -> bytes:
     arrays = {"POSITION": y_up(mesh.vertices), "NORMAL": y_up(normals)}
     if mesh.color is not None:
         arrays["COLOR_0"] = linear_from_srgb(mesh.color.clamp(0, 1))
-    return _glb({name: _array(a, np.float32) for name, a in arrays.items()}, _array(mesh.faces, np.uint32), unlit)
+    return _glb(
+        {name: _array(a, np.float32) for name, a in arrays.items()}, _array(mesh.faces, np.uint32), unlit
+    )
 
 
 def obj_bytes(mesh: Mesh) -> bytes:
     """A Wavefront OBJ file with colours behind the coordinates."""
     turned = _trimesh(Mesh(y_up(mesh.vertices), mesh.faces, mesh.color))
-    return trimesh.exchange.obj.export_obj(turned, include_color=mesh.color is not None, include_texture=False).encode()
+    return trimesh.exchange.obj.export_obj(
+        turned, include_color=mesh.color is not None, include_texture=False
+    ).encode()
 
 
 def ply_bytes(mesh: Mesh) -> bytes:
@@ -58,7 +62,11 @@ def ply_bytes(mesh: Mesh) -> bytes:
 
 
 def _trimesh(mesh: Mesh) -> trimesh.Trimesh:
-    color = None if mesh.color is None else (_array(mesh.color.clamp(0, 1), np.float32) * 255).round().astype(np.uint8)
+    color = (
+        None
+        if mesh.color is None
+        else (_array(mesh.color.clamp(0, 1), np.float32) * 255).round().astype(np.uint8)
+    )
     faces, vertices = _array(mesh.faces, np.int64), _array(mesh.vertices, np.float32)
     return trimesh.Trimesh(vertices, faces, vertex_colors=color, process=False)
 
@@ -102,5 +110,7 @@ def _accessor(view: int, array: np.ndarray) -> dict:
 
 def _container(text: bytes, data: bytes) -> bytes:
     text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(data), 0x004E4942) + data
+    chunks = (
+        struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(data), 0x004E4942) + data
+    )
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks

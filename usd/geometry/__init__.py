@@ -16,7 +16,7 @@ from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.types import Field, Mesh
 from usd.math import mesh as meshes
-from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level
+from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
 
 Level = float | Literal["auto"]
 
@@ -51,10 +51,14 @@ class Volumetric(Geometry):
     class Config:
         radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
         isosurface_resolution: int = option(128, "lattice points a side when a mesh is made", ge=4, le=1024)
-        isosurface_threshold: Level = option("auto", "density of the surface; auto: silhouettes as rendered", gt=0)
+        isosurface_threshold: Level = option(
+            "auto", "density of the surface; auto: silhouettes as rendered", gt=0
+        )
         isosurface_chunk: int = option(1 << 18, "points evaluated at once when a mesh is made", ge=1)
         isosurface_remove_outliers: bool = option(True, "drop small components of a mesh")
-        isosurface_outlier_area: float = option(0.05, "components below this share of the largest one's area", ge=0, le=1)
+        isosurface_outlier_area: float = option(
+            0.05, "components below this share of the largest one's area", ge=0, le=1
+        )
 
     config: Config
 
@@ -68,15 +72,21 @@ class Volumetric(Geometry):
 
     @torch.no_grad()
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
-        """Marching cubes of the density; with "auto" at the level of ``usd.math.isosurface.silhouette_level``."""
+        """Marching cubes: of the density at a threshold, or with "auto" of its solid field at the silhouette level.
+
+        See ``usd.math.isosurface``.
+        """
         config, like = self.config, next(self.parameters())
         side = config.isosurface_resolution if resolution is None else resolution
-        values = sample_grid(self.density, side, self.radius, like, config.isosurface_chunk)
-        wanted = config.isosurface_threshold if threshold is None else threshold
-        level = silhouette_level(values, 2 * self.radius / (side - 1)) if wanted == "auto" else wanted
-        vertices, faces = marching_cubes(values, level, self.radius)
-        if len(faces) == 0 or level <= 0:
-            raise _empty(float(values.max()), level, side)
+        density = sample_grid(self.density, side, self.radius, like, config.isosurface_chunk)
+        field, level = _surface_level(
+            density, config.isosurface_threshold if threshold is None else threshold, self.radius
+        )
+        vertices, faces = marching_cubes(field, level, self.radius)
+        if len(faces) == 0:
+            raise UserError(
+                f"empty surface: the threshold {level:.4g} is above the largest density; {_found(density)}"
+            )
         if config.isosurface_remove_outliers:
             keep = meshes.large_components(vertices, faces, config.isosurface_outlier_area)
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
@@ -91,12 +101,22 @@ class Surface(Geometry):
         """The mesh, differentiable with respect to the geometry's parameters."""
 
 
-def _empty(largest: float, level: float, resolution: int) -> UserError:
-    """The error of a field without a surface, and its likely cause."""
-    if not largest == largest:
-        why = "the density is not a number; training diverged"
-    elif level <= 0:
-        why = "no line of sight is even half opaque, so nothing was learned yet; train longer, or give a threshold"
-    else:
-        why = f"the threshold {level:.4g} is above it; lower it, or use 'auto'"
-    return UserError(f"empty surface: the largest density on a {resolution}^3 grid is {largest:.4g}: {why}")
+def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:
+    """The field to march through, and the level of its surface."""
+    if not bool(density.isfinite().all()):
+        raise UserError(
+            f"empty surface: some densities are not numbers, so training diverged; {_found(density)}"
+        )
+    if threshold != "auto":
+        return density, threshold
+    spacing = 2 * radius / (len(density) - 1)
+    field = solid_field(density, spacing)
+    level = silhouette_level(field, density, spacing)
+    if level is None:
+        why = "no line of sight is even half opaque: train longer, or give a threshold"
+        raise UserError(f"empty surface: {why}; {_found(density)}")
+    return field, level
+
+
+def _found(density: Float[Tensor, "X Y Z"]) -> str:
+    return f"the largest density on the {len(density)}^3 grid is {float(density.max()):.4g}"

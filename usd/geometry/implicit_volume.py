@@ -23,7 +23,8 @@ CORNERS = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1
 def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) -> Float[Tensor, "N"]:
     """What is added to the density before its activation.
 
-    A number is added everywhere; ``blob_magic3d`` is scale * (1 - r / std), ``blob_dreamfusion`` scale * exp(-r^2 / (2 std^2)).
+    A number is added everywhere; ``blob_magic3d`` is scale * (1 - r / std), ``blob_dreamfusion`` is
+    scale * exp(-r^2 / (2 std^2)).
     """
     if kind == "blob_magic3d":
         return scale * (1 - x.norm(dim=-1) / std)
@@ -48,7 +49,9 @@ class ImplicitVolume(Volumetric):
         normal_type: Literal["analytic", "finite_difference", "pred"] | None = option(
             "finite_difference", "how normals are computed where something needs them; null: nothing can"
         )
-        finite_difference_normal_eps: float = option(0.01, "step of the finite differences, world units", gt=0)
+        finite_difference_normal_eps: float = option(
+            0.01, "step of the finite differences, world units", gt=0
+        )
 
     config: Config
 
@@ -73,14 +76,22 @@ class ImplicitVolume(Volumetric):
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         """Density, and what ``needs`` names of ``features`` and ``normal``."""
+        if "normal" not in needs or self.config.normal_type != "analytic" or torch.is_grad_enabled():
+            return self._query(x, needs, keep_graph=True)
+        with torch.enable_grad():
+            field = self._query(x, needs, keep_graph=False)
+        features, normal = (
+            None if part is None else part.detach() for part in (field.features, field.normal)
+        )
+        return Field(field.density.detach(), features, normal)
+
+    def _query(self, x: Float[Tensor, "N 3"], needs: frozenset[str], keep_graph: bool) -> Field:
         analytic = "normal" in needs and self.config.normal_type == "analytic"
-        with torch.set_grad_enabled(torch.is_grad_enabled() or analytic):
-            at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
-            encoded = self._encode(at)
-            density = self._density(at, encoded)
-            normal = self._normal(at, encoded, density) if "normal" in needs else None
-        features = self.feature_network(encoded) if "features" in needs else None
-        return Field(density, features, normal)
+        at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
+        encoded = self._encode(at)
+        density = self._density(at, encoded)
+        normal = self._normal(at, encoded, density, keep_graph) if "normal" in needs else None
+        return Field(density, self.feature_network(encoded) if "features" in needs else None, normal)
 
     def _encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
         return self.encoding((x / self.radius + 1) * 0.5)
@@ -90,14 +101,14 @@ class ImplicitVolume(Volumetric):
         bias = density_bias(x, config.density_bias, config.density_blob_scale, config.density_blob_std)
         return self._activate(self.density_network(encoded)[:, 0] + bias)
 
-    def _normal(self, x: Tensor, encoded: Tensor, density: Tensor) -> Float[Tensor, "N 3"]:
+    def _normal(self, x: Tensor, encoded: Tensor, density: Tensor, keep_graph: bool) -> Float[Tensor, "N 3"]:
         """Unit vectors that point where the density falls fastest."""
         if self.normal_network is not None:
             return torch.nn.functional.normalize(self.normal_network(encoded), dim=-1)
         if self.config.normal_type == "finite_difference":
             return -torch.nn.functional.normalize(self._tetrahedral_gradient(x), dim=-1)
         if self.config.normal_type == "analytic":
-            (slope,) = torch.autograd.grad(density.sum(), x, create_graph=torch.is_grad_enabled())
+            (slope,) = torch.autograd.grad(density.sum(), x, create_graph=keep_graph, retain_graph=True)
             return -torch.nn.functional.normalize(slope, dim=-1)
         raise ValueError("implicit-volume: normals were asked for, but geometry.normal_type is null")
 

@@ -15,7 +15,9 @@ def orientation(render: Render) -> Tensor:
     """
     samples = _samples(render)
     if samples.normal is None:
-        raise ValueError("orientation loss: the samples carry no normals; expected a geometry with a normal_type")
+        raise ValueError(
+            "orientation loss: the samples carry no normals; expected a geometry with a normal_type"
+        )
     away = (samples.normal * samples.direction).sum(-1).relu().square()
     return (samples.weight.detach() * away).sum() / (render.opacity > 0).sum().clamp_min(1)
 

@@ -28,8 +28,8 @@ class NoMaterial(Material):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.n_features = config.input_feature_dims or 3
-        plain = config.mlp_network_config is None
-        self.network = None if plain else mlp(self.n_features, 3, config.mlp_network_config)
+        network = config.mlp_network_config
+        self.network = None if network is None else mlp(self.n_features, 3, network)
         self._activate = activation(config.color_activation)
 
     def color(

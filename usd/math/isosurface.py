@@ -4,11 +4,11 @@ The language: a grid of values X Y Z has its corners at lattice points; a point 
 the level. A cell is the cube between eight neighbouring points. Corner ``c`` of a cell stands at the offsets
 (c & 1, c >> 1 & 1, c >> 2 & 1); its *case* is the number whose bit c says that corner c is inside.
 
-Every case's triangles follow from three rules. (1) A cell edge carries a vertex where its two ends differ. (2) On each of
-the six faces the vertices are joined by segments that cut off the *inside* corners one by one, so two cells that
-share a face always agree. (3) The segments close to loops, and a loop is filled with triangles none of whose diagonals
-lies in a face of the cell. From these every surface is closed, consistently oriented (normals point outside) and has
-exactly two triangles on each edge.
+Every case's triangles follow from three rules. (1) A cell edge carries a vertex where its two ends differ. (2) On
+each of the six faces the vertices are joined by segments that cut off the *inside* corners one by one, so two cells
+that share a face always agree. (3) The segments close to loops, and a loop is filled with triangles none of whose
+diagonals lies in a face of the cell. From these every surface is closed, consistently oriented (normals point
+outside) and has exactly two triangles on each edge.
 """
 
 import math
@@ -17,13 +17,15 @@ from functools import cache
 from itertools import product
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Edge = tuple[int, int]
 Loop = tuple[int, ...]
 
-EDGES: tuple[Edge, ...] = tuple((a, a | 1 << axis) for axis in range(3) for a in range(8) if not a >> axis & 1)
+EDGES: tuple[Edge, ...] = tuple(
+    (a, a | 1 << axis) for axis in range(3) for a in range(8) if not a >> axis & 1
+)
 
 
 def grid_points(
@@ -38,7 +40,7 @@ def grid_points(
 def sample_grid(
     field: Callable[[Tensor], Tensor], resolution: int, radius: float, like: Tensor, chunk: int = 1 << 18
 ) -> Float[Tensor, "X Y Z"]:
-    """Values of ``field`` (N 3 -> N) at the lattice points of the cube [-radius, radius]^3, ``chunk`` points at a time."""
+    """Values of ``field`` (N 3 -> N) at the lattice points of the cube [-radius, radius]^3, ``chunk`` at a time."""
     slabs = max(1, chunk // resolution**2)
     parts = [
         field(grid_points(start, min(start + slabs, resolution), resolution, -radius, radius, like)).flatten()
@@ -91,14 +93,16 @@ def _active_cells(inside: Tensor) -> Int[Tensor, "C"]:
 def _triangle_edges(inside: Tensor, cells: Int[Tensor, "C"]) -> Int[Tensor, "F3"]:
     """Three grid edges for each triangle, as ``3 * first point + axis``."""
     flat, offsets = inside.flatten(), _corner_offsets(inside.shape)
-    case = sum(flat[cells + offset].long() << c for c, offset in enumerate(offsets))
+    case = torch.stack([flat[cells + offset].long() << c for c, offset in enumerate(offsets)]).sum(0)
     table, counts = _table(inside.device)
     per_cell = counts[case]
     owner = torch.repeat_interleave(cells, per_cell)
     first = torch.repeat_interleave(per_cell.cumsum(0) - per_cell, per_cell)
     rank = torch.arange(len(owner), device=inside.device) - first
     triangle = table[torch.repeat_interleave(case, per_cell), rank]
-    relative = torch.tensor([3 * offsets[a] + (a ^ b).bit_length() - 1 for a, b in EDGES], device=inside.device)
+    relative = torch.tensor(
+        [3 * offsets[a] + (a ^ b).bit_length() - 1 for a, b in EDGES], device=inside.device
+    )
     return (3 * owner[:, None] + relative[triangle]).flatten()
 
 
@@ -110,7 +114,9 @@ def _edge_points(padded: Tensor, edges: Int[Tensor, "V"]) -> Float[Tensor, "V 3"
     a, b = flat[start], flat[stop]
     t = (a / (a - b)).nan_to_num(0.5).clamp(0, 1)[:, None]
     limit = torch.tensor(padded.shape, device=edges.device) - 3
-    p, q = (_unravel(i, padded.shape).sub(1).clamp_min(0).minimum(limit).to(padded.dtype) for i in (start, stop))
+    p, q = (
+        _unravel(i, padded.shape).sub(1).clamp_min(0).minimum(limit).to(padded.dtype) for i in (start, stop)
+    )
     return p + t * (q - p)
 
 
@@ -187,7 +193,9 @@ def _fill(loop: Loop) -> list[tuple[int, int, int]]:
     first, last = loop[0], loop[-1]
     for k in range(1, len(loop) - 1):
         left, right = loop[: k + 1], loop[k:]
-        if len(left) > 2 and _share_a_face(first, loop[k]) or len(right) > 2 and _share_a_face(loop[k], last):
+        if (len(left) > 2 and _share_a_face(first, loop[k])) or (
+            len(right) > 2 and _share_a_face(loop[k], last)
+        ):
             continue
         parts = [_fill(part) for part in (left, right) if len(part) > 2]
         if all(parts):
@@ -195,21 +203,53 @@ def _fill(loop: Loop) -> list[tuple[int, int, int]]:
     return []
 
 
-def silhouette_level(values: Float[Tensor, "X Y Z"], spacing: float, candidates: int = 64) -> float:
-    """The level whose surface looks, from the six axis directions, as large as the density field renders.
+def solid_field(density: Float[Tensor, "X Y Z"], spacing: float) -> Float[Tensor, "X Y Z"]:
+    """A density field as something with a clean surface: in [0, 1], full inside, smooth across the rim.
 
-    ``values`` are densities (optical depth per unit length) on a grid with the given ``spacing``. A column of the grid renders
-    opaque where 1 - exp(-sum of density * spacing) exceeds one half; the surface at level L covers it where its largest
-    density exceeds L. Among ``candidates`` levels the one with the largest intersection over union is returned, and
-    the middle of them (in the logarithm) where several agree equally well. 0 if no column is opaque.
+    What no axis direction sees is full: cavities and noise inside an object never show in a render. Elsewhere it
+    is the opacity of a stretch of four grid spacings, which saturates where the object is dense. Then it is blurred
+    by one spacing.
     """
-    peak = torch.cat([values.amax(axis).flatten() for axis in range(3)])
-    opaque = torch.cat([values.sum(axis).flatten() for axis in range(3)]) * spacing > math.log(2)
+    opacity = -torch.expm1(-4 * spacing * density)
+    return binomial_blur(opacity.masked_fill(hidden(density, spacing), 1.0))
+
+
+def hidden(density: Float[Tensor, "X Y Z"], spacing: float) -> Bool[Tensor, "X Y Z"]:
+    """Grid points that less than half the light reaches from each of the six axis directions."""
+    depth = torch.full_like(density, math.inf)
+    for axis in range(3):
+        until = density.cumsum(axis) * spacing
+        beyond = until.narrow(axis, density.shape[axis] - 1, 1) - until
+        depth = torch.minimum(depth, torch.minimum(until - density * spacing, beyond))
+    return depth > math.log(2)
+
+
+def binomial_blur(values: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:
+    """Weighted mean (1, 2, 1) / 4 along each axis; the border repeats."""
+    for axis in range(3):
+        n = values.shape[axis]
+        index = torch.arange(-1, n + 1, device=values.device).clamp(0, n - 1)
+        wide = values.index_select(axis, index)
+        values = 0.25 * wide.narrow(axis, 0, n) + 0.5 * values + 0.25 * wide.narrow(axis, 2, n)
+    return values
+
+
+def silhouette_level(
+    field: Float[Tensor, "X Y Z"], density: Float[Tensor, "X Y Z"], spacing: float, candidates: int = 64
+) -> float | None:
+    """The level of ``field`` whose surface looks, along the axes, as large as the density renders.
+
+    A column of the grid renders opaque where 1 - exp(-sum of density * spacing) exceeds one half; the surface at
+    level L covers it where the field's largest value exceeds L. Among ``candidates`` levels between 0 and the
+    largest value, the one with the largest intersection over union is returned (the middle one where several agree
+    equally well). None if no column is opaque.
+    """
+    peak = torch.cat([field.amax(axis).flatten() for axis in range(3)])
+    opaque = torch.cat([density.sum(axis).flatten() for axis in range(3)]) * spacing > math.log(2)
     if not opaque.any():
-        return 0.0
-    top = float(peak.max())
-    low = max(min(float(peak[opaque].min()), top), 1e-3 * top)
-    levels = torch.logspace(math.log10(0.5 * low), math.log10(top), candidates + 1, device=values.device)[:-1]
+        return None
+    shares = torch.arange(1, candidates + 1, device=field.device) / (candidates + 1)
+    levels = shares * peak.max()
     covered = peak > levels[:, None]
     iou = (covered & opaque).sum(1) / (covered | opaque).sum(1)
     best = (iou >= iou.max() - 1e-3).nonzero().flatten()

@@ -1,24 +1,26 @@
 """Activations by the names configurations use."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-ActivationName = Literal["none", "relu", "softplus", "shifted_softplus", "exp", "trunc_exp", "sigmoid", "tanh"]
+ActivationName = Literal[
+    "none", "relu", "softplus", "shifted_softplus", "exp", "trunc_exp", "sigmoid", "tanh"
+]
 
 
 class _TruncatedExp(torch.autograd.Function):
     """exp(x) whose gradient is computed at min(x, 15), so that one outlier cannot blow up a step."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         return x.exp()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return gradient * x.clamp(max=15).exp()
 

@@ -88,7 +88,11 @@ def spherical_harmonics(directions: Float[Tensor, "N 3"], degree: int) -> Float[
         bands += [1.09254843 * x * y, -1.09254843 * y * z, 0.31539157 * (3 * z * z - 1)]
         bands += [-1.09254843 * x * z, 0.54627422 * (x * x - y * y)]
     if degree > 3:
-        bands += [0.59004359 * y * (y * y - 3 * x * x), 2.89061144 * x * y * z, 0.45704579 * y * (1 - 5 * z * z)]
+        bands += [
+            0.59004359 * y * (y * y - 3 * x * x),
+            2.89061144 * x * y * z,
+            0.45704579 * y * (1 - 5 * z * z),
+        ]
         bands += [0.37317633 * z * (5 * z * z - 3), 0.45704579 * x * (1 - 5 * z * z)]
         bands += [1.44530572 * z * (x * x - y * y), 0.59004359 * x * (3 * y * y - x * x)]
     return torch.stack(bands, -1)

@@ -1,6 +1,7 @@
 """Multilayer perceptrons without biases, as small fields use them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -25,6 +26,6 @@ def mlp(n_input: int, n_output: int, config: MLPConfig) -> torch.nn.Sequential:
     """``n_hidden_layers`` hidden layers and a linear last one, Kaiming-uniform weights, no biases."""
     widths = [n_input, *[config.n_neurons] * config.n_hidden_layers]
     layers: list[torch.nn.Module] = []
-    for before, after in zip(widths, widths[1:]):
+    for before, after in pairwise(widths):
         layers += [torch.nn.Linear(before, after, bias=False), _NONLINEARITIES[config.activation]()]
     return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], n_output, bias=False))

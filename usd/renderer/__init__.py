@@ -38,7 +38,9 @@ class Scene:
 class Renderer(Module):
     """Pictures of a scene, differentiable with respect to its parameters."""
 
-    def __init__(self, config: object, geometry: Geometry, material: Material, background: Background) -> None:
+    def __init__(
+        self, config: object, geometry: Geometry, material: Material, background: Background
+    ) -> None:
         super().__init__(config)
         self.scene = Scene(geometry, material, background)
 
@@ -52,6 +54,6 @@ class Renderer(Module):
     ) -> Render:
         """All cameras' pictures, or one window of each.
 
-        ``needs`` names the fields of ``Render`` wanted beside ``rgb`` and ``opacity``. The generator is the only randomness; without
-        one the result is deterministic. With one, a random background is drawn before anything else.
+        ``needs`` names the fields of ``Render`` wanted beside ``rgb`` and ``opacity``. The generator is the only
+        randomness; without one the result is deterministic. With one, a random background is drawn first.
         """

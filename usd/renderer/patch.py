@@ -1,6 +1,6 @@
 """A full picture at low resolution with one patch at full resolution: large pictures in little memory."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,15 +15,13 @@ from usd.material import Material
 from usd.math.camera import Cameras
 from usd.renderer import Renderer, Window
 
-PICTURES = ("rgb", "opacity", "foreground", "depth", "normal")
-
 
 @register("patch-renderer")
 class PatchRenderer(Renderer):
     """While training, pastes a patch of the base renderer's picture into its upsampled low-resolution picture.
 
-    A picture that is not larger than the patch, and every picture when not training, is rendered in full. Samples of the
-    low-resolution rays come before those of the patch.
+    A picture that is not larger than the patch, and every picture when not training, is rendered in full.
+    Samples of the low-resolution rays come before those of the patch.
     """
 
     @dataclass(frozen=True)
@@ -35,13 +33,11 @@ class PatchRenderer(Renderer):
 
     config: Config
 
-    def __init__(self, config: Config, geometry: Geometry, material: Material, background: Background) -> None:
+    def __init__(
+        self, config: Config, geometry: Geometry, material: Material, background: Background
+    ) -> None:
         super().__init__(config, geometry, material, background)
         self.base = build(config.base_renderer, geometry=geometry, material=material, background=background)
-
-    def update(self, step: int, generator: torch.Generator) -> None:
-        """Update the base renderer."""
-        self.base.update(step, generator)
 
     def render(
         self,
@@ -56,10 +52,13 @@ class PatchRenderer(Renderer):
             return self.base.render(cameras, needs, generator, window)
         patch = _place(cameras, size, generator)
         seed = None if generator is None else _draw(1 << 62, generator)
-        small = cameras.resize(*(-(-n // self.config.global_downsample) for n in (cameras.height, cameras.width)))
-        coarse = self.base.render(small, needs, _seeded(seed, generator))
+        small = cameras.resize(
+            *(-(-n // self.config.global_downsample) for n in (cameras.height, cameras.width))
+        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.global_detach):
+            coarse = self.base.render(small, needs, _seeded(seed, generator))
         fine = self.base.render(cameras, needs, _seeded(seed, generator), patch)
-        return _paste(_detached(coarse) if self.config.global_detach else coarse, fine, patch, cameras)
+        return _paste(coarse, fine, patch, cameras)
 
 
 def _draw(stop: int, generator: torch.Generator) -> int:
@@ -77,24 +76,25 @@ def _place(cameras: Cameras, size: int, generator: torch.Generator | None) -> Wi
     return Window(top, left, size, size)
 
 
-def _detached(render: Render) -> Render:
-    pictures = {name: getattr(render, name) for name in PICTURES}
-    return replace(render, **{name: None if p is None else p.detach() for name, p in pictures.items()})
-
-
 def _paste(coarse: Render, fine: Render, at: Window, cameras: Cameras) -> Render:
     """``coarse`` upsampled to the cameras' size, with ``fine`` in its window."""
-    pictures = {name: _pasted(getattr(coarse, name), getattr(fine, name), at, cameras) for name in PICTURES}
-    low_rays = coarse.rgb.shape[0] * coarse.rgb.shape[2] * coarse.rgb.shape[3]
-    return replace(fine, **pictures, samples=_joined(coarse.samples, fine.samples, low_rays))
 
+    def pasted(small: Tensor, patch: Tensor) -> Tensor:
+        picture = _enlarged(small, cameras.height, cameras.width)
+        picture[..., at.top : at.top + at.height, at.left : at.left + at.width] = patch
+        return picture
 
-def _pasted(coarse: Tensor | None, fine: Tensor | None, at: Window, cameras: Cameras) -> Tensor | None:
-    if coarse is None or fine is None:
-        return None
-    picture = _enlarged(coarse, cameras.height, cameras.width)
-    picture[..., at.top : at.top + at.height, at.left : at.left + at.width] = fine
-    return picture
+    def known(small: Tensor | None, patch: Tensor | None) -> Tensor | None:
+        return None if small is None or patch is None else pasted(small, patch)
+
+    return Render(
+        rgb=pasted(coarse.rgb, fine.rgb),
+        opacity=pasted(coarse.opacity, fine.opacity),
+        foreground=known(coarse.foreground, fine.foreground),
+        depth=known(coarse.depth, fine.depth),
+        normal=known(coarse.normal, fine.normal),
+        samples=_joined(coarse.samples, fine.samples, coarse.opacity.numel()),
+    )
 
 
 def _enlarged(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Float[Tensor, "B C H W"]:
@@ -108,6 +108,11 @@ def _enlarged(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Flo
 def _joined(first: Samples | None, second: Samples | None, first_rays: int) -> Samples | None:
     if first is None or second is None:
         return None
-    second = replace(second, ray_index=second.ray_index + first_rays)
-    pairs = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(Samples)}
-    return Samples(**{name: None if a is None or b is None else torch.cat([a, b]) for name, (a, b) in pairs.items()})
+    normals = [part for part in (first.normal, second.normal) if part is not None]
+    return Samples(
+        ray_index=torch.cat([first.ray_index, second.ray_index + first_rays]),
+        t=torch.cat([first.t, second.t]),
+        weight=torch.cat([first.weight, second.weight]),
+        direction=torch.cat([first.direction, second.direction]),
+        normal=torch.cat(normals) if len(normals) == 2 else None,
+    )
