@@ -27,6 +27,7 @@ from usd.denoiser.zero123_condition import FourthNumber
 LOG = logging.getLogger(__name__)
 ALIAS_FILE = ROOT / "load" / "models.yaml"
 HUB_TIMEOUT_S = 5.0
+SINGLE_FILES = (".ckpt", ".safetensors", ".bin", ".pt")
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
 
 
@@ -81,6 +82,10 @@ def open_model(name: str, role: str, where: str, half: bool) -> Denoiser:
 
 def _opened(name: str, role: str, where: str, half: bool) -> Denoiser:
     entry = entry_of(name)
+    if name.endswith(SINGLE_FILES):
+        raise UserError(
+            f"{where}: '{name}' is a single file; expected a diffusers folder, an alias or a hub id"
+        )
     folder = _local_folder(entry.path if entry else name)
     kind = entry.denoiser if entry else _kind_of(folder, name, role)
     cls = find("denoiser", kind)
@@ -200,7 +205,8 @@ def _fetch(repository: str, revision: str, parts: Sequence[str], entry: ModelEnt
 
     info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
     files = wanted_files([sibling.rfilename for sibling in info.siblings or []], parts)
-    LOG.warning("fetching %s (licence: %s)", repository, entry.licence if entry else "see its page")
+    said = f"{entry.note}; licence: {entry.licence}" if entry else "licence: see its page"
+    LOG.warning("fetching %s (%s)", repository, said)
     return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
