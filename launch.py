@@ -77,7 +77,7 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     flags, overrides = arguments(sys.argv[1:] if argv is None else argv)
     if flags.verbose:
-        logging.basicConfig(level=logging.DEBUG)
+        logging.basicConfig(level=logging.INFO)
         logging.getLogger("usd").setLevel(logging.DEBUG)
     if flags.typecheck:
         from jaxtyping import install_import_hook

@@ -1,6 +1,7 @@
 """The command line: what a user types, what comes back, and what is left when something goes wrong."""
 
 import csv
+import errno
 import os
 import signal
 import subprocess
@@ -47,7 +48,7 @@ def losses(trial: Path) -> dict[int, tuple[str, ...]]:
     return rows
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 60) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -137,7 +138,7 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path):
     log = trial / "csv_logs" / "version_0" / "metrics.csv"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "to continue pass resume=" in errors and "Traceback" not in errors
     assert checkpoint.load(trial / "ckpts" / "last.ckpt")["global_step"] >= 3
@@ -223,6 +224,41 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
     text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}", "system.fail_at=12")
     assert text.startswith("step 12: loss 'square' is nan; training stopped (last checkpoint: ")
     assert checkpoint.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt")["global_step"] == 10
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):
+    real = checkpoint.save_atomic
+
+    def full(content, path):
+        if content["global_step"] > 10:
+            monkeypatch.setattr(
+                "os.fsync", lambda number: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+            )
+        real(content, path)
+
+    monkeypatch.setattr(checkpoint, "save_atomic", full)
+    text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}")
+    last = tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt"
+    assert text.startswith(f"{last}: could not be written (no space left on the device)")
+    assert checkpoint.load(last)["global_step"] == 10
+
+
+def test_running_out_of_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", full)
+    text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}")
+    assert text.startswith("out of GPU memory: lower data.width")
+
+
+def test_other_options_than_the_checkpoint_s_are_pointed_out(tmp_path, capsys):
+    out = f"exp_root_dir={tmp_path}"
+    run("--train", out, "trainer.max_steps=2")
+    resume = f"resume={tmp_path / 'tiny' / 'run' / 'ckpts' / 'last.ckpt'}"
+    capsys.readouterr()
+    assert run("--train", out, resume, "trainer.max_steps=2") == 0
+    assert "the checkpoint is at step 2 of 2; raise trainer.max_steps" in capsys.readouterr().out
 
 
 def test_asking_for_a_gpu_that_is_not_there_is_said_once(tmp_path, capsys, monkeypatch):

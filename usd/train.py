@@ -1,8 +1,10 @@
 """What the launcher does: training, validating, testing and exporting one experiment."""
 
+import contextlib
+import errno
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,12 +51,26 @@ def run(
     open_trial(trial)
     _say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
     _say(f"trial: {shown(trial.folder)}")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), plain_errors(trial):
         quiet()
         if mode == "train":
             snapshot(trial, experiment, raw, argv)
             return train(experiment, trial, gpu)
         return look(mode, experiment, trial, gpu)
+
+
+@contextlib.contextmanager
+def plain_errors(trial: Trial) -> Iterator[None]:
+    """Turns what a machine runs out of into ``UserError``."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = "lower data.width and data.height, data.batch_size or the renderer's num_samples_per_ray"
+        raise UserError(f"out of GPU memory: {advice}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{trial.folder}: no space left on the device") from error
 
 
 def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
@@ -63,12 +79,13 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         _say(
             f"note: starting over in a folder that holds a trial; to continue it pass resume={shown(trial.last)}"
         )
-    if experiment.resume is not None:
-        checkpoint.load(experiment.resume)
     system, data = parts(experiment, trial)
+    if experiment.resume is not None:
+        _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
     trainer = make_trainer(experiment, trial, gpu)
     try:
-        trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
+        with plain_errors(trial):
+            trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{_last_saved(trial)}") from error
     except Interrupted as stop:
@@ -86,12 +103,23 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
         raise UserError(f"--{mode} needs a trained checkpoint; pass resume=<trial>/ckpts/last.ckpt")
     saved = checkpoint.load(experiment.resume)
     system, data = parts(experiment, trial)
+    _compare(saved, system)
     system.restore(saved)
     if mode == "export":
         return _export(experiment, trial, system, gpu)
     trainer = make_trainer(experiment, trial, gpu, train=False)
     (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
     return Outcome(trial, system.step)
+
+
+def _compare(saved: Mapping[str, Any], system: System, max_steps: int | None = None) -> None:
+    """Says where a checkpoint was made with other options than those of this run, and when nothing is left to do."""
+    if max_steps is not None and saved["global_step"] >= max_steps:
+        _say(
+            f"note: the checkpoint is at step {saved['global_step']} of {max_steps}; raise trainer.max_steps to go on"
+        )
+    for key, (then, now) in checkpoint.differences(saved["components"], system.specs()).items():
+        _say(f"note: system.{key} is {now}, but was {then} when the checkpoint was made")
 
 
 def _export(experiment: Experiment, trial: Trial, system: System, gpu: str | None) -> Outcome:

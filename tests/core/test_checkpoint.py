@@ -33,6 +33,15 @@ def test_a_later_stage_reads_one_component(tmp_path):
         checkpoint.part(example(), "backgroud")
 
 
+def test_options_that_changed_since_are_found():
+    saved = checkpoint.describe(
+        {"background": spec("background", "solid-color-background", {"color": [0, 0, 1]})}
+    )
+    now = {"background": spec("background", "solid-color-background", {"color": [0, 1, 1]})}
+    assert checkpoint.differences(saved, now) == {"background.color": ([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])}
+    assert checkpoint.differences(checkpoint.describe(now), now) == {}
+
+
 @pytest.mark.parametrize("failure", ["write", "rename"])
 def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch, failure):
     path = tmp_path / "last.ckpt"

@@ -9,7 +9,7 @@ import errno
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,18 @@ def _nearby(path: Path) -> str:
 def describe(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
     """The ``components`` entry of a checkpoint."""
     return {key: {"kind": s.kind, "name": s.name, "config": plain(s.config)} for key, s in specs.items()}
+
+
+def differences(saved: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, tuple[Any, Any]]:
+    """Options that differ between a checkpoint's ``components`` and ``specs``: key -> (then, now)."""
+    then, now = (dict(_leaves(entries, "")) for entries in (saved, describe(specs)))
+    return {key: (then[key], now[key]) for key in now if key in then and then[key] != now[key]}
+
+
+def _leaves(entries: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for key, value in entries.items():
+        name = {"config": path, "name": f"{path}_type"}.get(key, f"{path}.{key}" if path else key)
+        yield from _leaves(value, name) if isinstance(value, Mapping) else [(name, value)]
 
 
 def part(checkpoint: Mapping[str, Any], name: str) -> Part:

@@ -107,9 +107,10 @@ class System(Component, LightningModule):
         """Updates every module. What draws from torch's global generator regardless is made to replay, too."""
         torch.manual_seed(mix(self.seed, "global", self.global_rank, self.global_step))
         source = generator(self.device, self.seed, "update", self.global_rank, self.global_step)
-        for module in self.modules():
-            if isinstance(module, Module):
-                module.update(self.global_step, source)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, Module):
+                    module.update(self.global_step, source)
 
     def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""]:
         step = self.global_step
@@ -129,7 +130,8 @@ class System(Component, LightningModule):
         for group in optimizer.param_groups:
             if group.get("lr_schedule") is not None:
                 group["lr"] = Schedule.parse(group["lr_schedule"])(self.global_step)
-        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step))
+        strict = not str(self.trainer.precision).startswith("16")
+        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step, strict))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self, self.config.optimizer)
@@ -178,14 +180,20 @@ def total_loss(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:
     return torch.stack([loss.float().reshape(()) for loss in losses.values()]).sum()
 
 
-def gradient_norm(parameters: Iterator[tuple[str, Tensor]], step: int) -> Float[Tensor, ""]:
-    """The norm of all gradients together. Raises ``UserError`` naming a parameter whose gradient is not finite."""
+def gradient_norm(
+    parameters: Iterator[tuple[str, Tensor]], step: int, strict: bool = True
+) -> Float[Tensor, ""]:
+    """The norm of all gradients together.
+
+    Where ``strict``, raises ``UserError`` naming a parameter whose gradient is not finite. (A loss scaled for half
+    floats overflows now and then by design, and that step is skipped.)
+    """
     gradients = {name: p.grad for name, p in parameters if p.grad is not None}
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack([norm.float().cpu() for norm in torch._foreach_norm(list(gradients.values()))])
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients.values()))])
     for name, finite in zip(gradients, torch.isfinite(norms).tolist()):
-        if not finite:
+        if strict and not finite:
             raise UserError(f"step {step}: the gradient of '{name}' is not finite; training stopped")
     return norms.norm()
 
