@@ -141,7 +141,7 @@ def kernel(name: str, n_features: int) -> Any:
             add_point(x, v, table, features, position, i, level, size, offset, dense, levels.mask)
 
     walk.__name__ = walk.__qualname__ = name
-    return wp.kernel(walk, module=f"usd_hash_grid_{n_features}", enable_backward=False)
+    return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
 
 
 def _point_function(name: str, n_features: int) -> Any:
@@ -224,7 +224,7 @@ class Sums:
         arrays = (
             *(runtime.array(t, wp.vec3f) for t in (x, v)),
             runtime.array(table, vec),
-            runtime.array(features.view(len(x), spec.n_levels, -1), vec),
+            runtime.array(features.view(len(x), spec.n_levels, spec.n_features_per_level), vec),
             runtime.array(position, wp.vec3f),
         )
         run = kernel(name, spec.n_features_per_level)

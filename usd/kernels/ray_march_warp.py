@@ -156,6 +156,9 @@ def composite_rays_backward(
         behind = alpha[s] * g + (1.0 - alpha[s]) * behind
 
 
+KERNELS = (count_samples, write_samples, composite_rays, composite_rays_backward)
+
+
 def march(
     origins: Tensor, directions: Tensor, occupancy: Occupancy, step: float, nearest: Tensor, leave: Tensor
 ) -> RaySamples:

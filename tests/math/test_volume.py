@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usd.math.volume import (
+    alpha_from_density,
+    alpha_weights,
+    depth_variance,
+    distortion,
+    expected_depth,
+    from_dense,
+    packed_slots,
+    packed_sum,
+    packed_transmittance,
+    to_dense,
+    transmittance,
+    visible,
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ragged(counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    count = torch.tensor(counts, dtype=torch.long)
+    return torch.stack([count.cumsum(0) - count, count], -1), torch.repeat_interleave(
+        torch.arange(len(counts)), count
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_weights_and_transmitted_light_sum_to_one(values):
+    alpha = torch.tensor(values, dtype=torch.float64)
+    through = transmittance(alpha)[-1] * (1 - alpha[-1])
+    torch.testing.assert_close((alpha_weights(alpha).sum() + through).item(), 1.0)
+
+
+def test_transmittance_starts_at_one_and_never_grows():
+    reach = transmittance(torch.rand(5, 30, generator=seeded()))
+    assert (reach[:, 0] == 1).all() and (reach.diff(dim=-1) <= 0).all()
+    assert transmittance(torch.zeros(4, 0)).shape == (4, 0)
+
+
+@pytest.mark.parametrize("density", [1e-6, 0.3, 40.0])
+def test_splitting_a_stretch_changes_nothing(density):
+    """Ten stretches of constant density hide as much as one of ten times the length."""
+    whole = alpha_from_density(torch.tensor([density], dtype=torch.float64), torch.tensor([1.0]).double())
+    parts = alpha_from_density(torch.full((10,), density).double(), torch.full((10,), 0.1).double())
+    torch.testing.assert_close(alpha_weights(parts).sum(), whole[0])
+
+
+def test_thin_alpha_is_density_times_length():
+    alpha = alpha_from_density(torch.tensor([1e-9]), torch.tensor([0.5]))
+    torch.testing.assert_close(alpha, torch.tensor([5e-10]), rtol=1e-5, atol=0)
+
+
+def test_exponential_law_of_constant_density():
+    sigma, n = 2.0, 4000
+    t = (torch.arange(n).double() + 0.5) * (20 / n)
+    w = alpha_weights(alpha_from_density(torch.full((n,), sigma).double(), torch.full((n,), 20 / n).double()))
+    assert expected_depth(w, t).item() == pytest.approx(1 / sigma, rel=1e-4)
+    assert depth_variance(w, t).item() == pytest.approx(1 / sigma**2, rel=1e-3)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 0], [], [7]])
+def test_packed_equals_dense_ray_by_ray(counts):
+    packed, ray_index = ragged(counts)
+    alpha = torch.rand(len(ray_index), generator=seeded())
+    reach = packed_transmittance(alpha, packed, ray_index)
+    for ray, (start, count) in enumerate(packed.tolist()):
+        own = slice(start, start + count)
+        torch.testing.assert_close(reach[own], transmittance(alpha[own]))
+        torch.testing.assert_close(packed_sum(alpha, ray_index, len(counts))[ray], alpha[own].sum())
+    torch.testing.assert_close(from_dense(to_dense(alpha, packed, ray_index), packed, ray_index), alpha)
+    assert packed_slots(packed, ray_index).tolist() == [k for count in counts for k in range(count)]
+
+
+def test_dense_fill_stands_behind_each_ray():
+    packed, ray_index = ragged([1, 3])
+    dense = to_dense(torch.tensor([1.0, 2.0, 3.0, 4.0]), packed, ray_index, fill=-1.0)
+    assert dense.tolist() == [[1.0, -1.0, -1.0], [2.0, 3.0, 4.0]]
+
+
+def test_packed_sum_keeps_channels():
+    _, ray_index = ragged([2, 0, 1])
+    assert packed_sum(torch.ones(3, 4), ray_index, 3).tolist() == [[2.0] * 4, [0.0] * 4, [1.0] * 4]
+
+
+def test_packed_transmittance_passes_gradcheck():
+    packed, ray_index = ragged([3, 0, 4])
+    alpha = torch.rand(7, generator=seeded(), dtype=torch.float64).requires_grad_()
+    torch.autograd.gradcheck(lambda a: packed_transmittance(a, packed, ray_index), (alpha,))
+
+
+def test_gradient_survives_an_opaque_sample():
+    alpha = torch.tensor([0.3, 1.0, 0.5], requires_grad=True)
+    (g,) = torch.autograd.grad((alpha_weights(alpha) * torch.tensor([1.0, 2.0, 3.0])).sum(), alpha)
+    torch.testing.assert_close(g, torch.tensor([1 - 2.0, 0.7 * (2 - 1.5), 0.0]))
+
+
+def test_depth_of_nothing_is_far():
+    t = torch.tensor([[1.0, 2.0]])
+    assert expected_depth(torch.zeros(1, 2), t, far=9.0).item() == 9.0
+    weights = torch.zeros(1, 2, requires_grad=True)
+    expected_depth(weights, t).sum().backward()
+    assert weights.grad is not None and weights.grad.isfinite().all()
+
+
+def naive_distortion(w: torch.Tensor, t: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    pairs = w[..., :, None] * w[..., None, :] * (t[..., :, None] - t[..., None, :]).abs()
+    return pairs.sum((-1, -2)) + (w**2 * length).sum(-1) / 3
+
+
+def test_distortion_equals_its_definition():
+    t = torch.rand(6, 25, generator=seeded(1), dtype=torch.float64).sort(-1).values
+    w, length = (torch.rand(6, 25, generator=seeded(s), dtype=torch.float64) for s in (2, 3))
+    torch.testing.assert_close(distortion(w, t, length), naive_distortion(w, t, length))
+
+
+def test_distortion_is_shift_invariant_and_scales_with_distance():
+    t = torch.rand(25, generator=seeded(1), dtype=torch.float64).sort().values
+    w, length = (torch.rand(25, generator=seeded(s), dtype=torch.float64) for s in (2, 3))
+    torch.testing.assert_close(distortion(w, t + 100, length), distortion(w, t, length))
+    torch.testing.assert_close(distortion(w, 3 * t, 3 * length), 3 * distortion(w, t, length))
+
+
+def test_distortion_of_one_thin_surface_is_zero():
+    w = torch.tensor([0.0, 1.0, 0.0])
+    assert distortion(w, torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3)).item() == pytest.approx(0)
+
+
+def test_visible_needs_light_and_substance():
+    seen = visible(torch.tensor([1.0, 1e-5, 0.5]), torch.tensor([0.5, 0.5, 0.0]), 1e-4)
+    assert seen.tolist() == [True, False, False]
+
+
+def test_opacity_of_a_gaussian_cloud():
+    """A ray through a cloud sigma(t) = exp(-t^2 / 2) hides 1 - exp(-sqrt(2 pi))."""
+    t = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    w = alpha_weights(alpha_from_density(torch.exp(-(t**2) / 2), torch.full_like(t, 16 / 4000)))
+    assert w.sum().item() == pytest.approx(1 - math.exp(-math.sqrt(2 * math.pi)), rel=1e-6)

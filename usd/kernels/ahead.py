@@ -1,0 +1,27 @@
+"""Compiling every kernel before it is needed: to ship binaries, or to prove without a GPU that CUDA accepts them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from usd.kernels.runtime import find_warp
+
+
+def modules(n_features: int = 2) -> dict[str, Any]:
+    """Warp's modules by name: all kernels of this package, the hash grid's for ``n_features`` per level."""
+    from usd.kernels import hash_grid_warp, ray_march_warp
+
+    kernels = [hash_grid_warp.kernel(name, n_features) for name in hash_grid_warp.BODIES]
+    return {kernel.module.name: kernel.module for kernel in (*kernels, *ray_march_warp.KERNELS)}
+
+
+def compile_for_cuda(
+    folder: Path, architectures: Sequence[int] = (80, 90), n_features: int = 2
+) -> list[Path]:
+    """Write a CUDA binary of every module for every architecture (80 is sm_80); needs neither GPU nor driver."""
+    wp = find_warp()
+    return [
+        Path(path)
+        for module in modules(n_features).values()
+        for path in wp.compile_aot_module(module, arch=list(architectures), module_dir=folder, use_ptx=False)
+    ]
