@@ -176,10 +176,8 @@ def arguments(node: ast.FunctionDef) -> int:
 
 def is_kernel(node: ast.FunctionDef) -> bool:
     """Warp kernels pass their arrays one by one."""
-    return any(
-        ast.unparse(mark).split("(")[0] in ("wp.kernel", "wp.func", "warp.kernel")
-        for mark in node.decorator_list
-    )
+    marks = {ast.unparse(mark).split("(")[0] for mark in node.decorator_list}
+    return bool(marks & {"wp.kernel", "wp.func", "kernel", "no_type_check"})
 
 
 @pytest.mark.parametrize("file", OURS, ids=name_of)
