@@ -21,7 +21,8 @@ PLAIN, STRIPES, CHECKER, DOTS, GRADIENT = range(5)
 RADIUS = 0.48
 """Every toy is scaled into a ball of this radius around the origin: it fits the reference camera from any side."""
 
-Vector = Sequence[float]
+Number = float | int
+Vector = Sequence[Number]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Paint:
     color: tuple[float, float, float]
     second: tuple[float, float, float] = (0.0, 0.0, 0.0)
     pattern: int = PLAIN
-    frequency: float = 20.0
-    phase: float = 0.0
+    frequency: Number = 20.0
+    phase: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ class Toy:
 class Placement:
     """How a primitive is turned (degrees about x, then y, then z), softened, joined and bent."""
 
-    rx: float = 0.0
-    ry: float = 0.0
-    rz: float = 0.0
-    rounding: float = 0.0
-    blend: float = 0.0
-    subtract: float = 0.0
-    twist: float = 0.0
-    taper: float = 0.0
+    rx: Number = 0.0
+    ry: Number = 0.0
+    rz: Number = 0.0
+    rounding: Number = 0.0
+    blend: Number = 0.0
+    subtract: Number = 0.0
+    twist: Number = 0.0
+    taper: Number = 0.0
 
 
 @dataclass
@@ -66,30 +67,30 @@ class Builder:
 
     rows: list[np.ndarray] = field(default_factory=list)
 
-    def ellipsoid(self, radii: Vector, at: Vector, paint: Paint, **options: float) -> None:
+    def ellipsoid(self, radii: Vector, at: Vector, paint: Paint, **options: Number) -> None:
         self._add(ELLIPSOID, radii, at, paint, max(radii), **options)
 
-    def ball(self, radius: float, at: Vector, paint: Paint, **options: float) -> None:
+    def ball(self, radius: Number, at: Vector, paint: Paint, **options: Number) -> None:
         self.ellipsoid((radius, radius, radius), at, paint, **options)
 
-    def box(self, half: Vector, at: Vector, paint: Paint, **options: float) -> None:
+    def box(self, half: Vector, at: Vector, paint: Paint, **options: Number) -> None:
         self._add(BOX, half, at, paint, math.hypot(*half), **options)
 
-    def cylinder(self, radius: float, half: float, at: Vector, paint: Paint, **options: float) -> None:
+    def cylinder(self, radius: Number, half: Number, at: Vector, paint: Paint, **options: Number) -> None:
         self._add(CYLINDER, (radius, half, 0), at, paint, math.hypot(radius, half), **options)
 
     def cone(
-        self, bottom: float, top: float, half: float, at: Vector, paint: Paint, **options: float
+        self, bottom: Number, top: Number, half: Number, at: Vector, paint: Paint, **options: Number
     ) -> None:
         self._add(CONE, (bottom, top, half), at, paint, math.hypot(max(bottom, top), half), **options)
 
-    def torus(self, major: float, minor: float, at: Vector, paint: Paint, **options: float) -> None:
+    def torus(self, major: Number, minor: Number, at: Vector, paint: Paint, **options: Number) -> None:
         self._add(TORUS, (major, minor, 0), at, paint, major + minor, **options)
 
-    def capsule(self, radius: float, half: float, at: Vector, paint: Paint, **options: float) -> None:
+    def capsule(self, radius: Number, half: Number, at: Vector, paint: Paint, **options: Number) -> None:
         self._add(CAPSULE, (radius, half, 0), at, paint, radius + half, **options)
 
-    def rod(self, radius: float, start: Vector, end: Vector, paint: Paint) -> None:
+    def rod(self, radius: Number, start: Vector, end: Vector, paint: Paint) -> None:
         """A capsule between two points."""
         a, b = np.asarray(start, float), np.asarray(end, float)
         x, y, z = b - a
@@ -97,7 +98,7 @@ class Builder:
         tilt, turn = math.degrees(math.acos(z / length)), math.degrees(math.atan2(y, x))
         self.capsule(radius, length / 2, tuple((a + b) / 2), paint, ry=tilt, rz=turn)
 
-    def _add(self, kind: int, size: Vector, at: Vector, paint: Paint, bound: float, **options: float) -> None:
+    def _add(self, kind: int, size: Vector, at: Vector, paint: Paint, bound: Number, **options: Number) -> None:
         o = Placement(**options)
         row = np.zeros(ROW, np.float64)
         row[0], row[1], row[2], row[3] = kind, SUBTRACT if o.subtract else UNION, o.blend, o.rounding
@@ -110,7 +111,7 @@ class Builder:
         row[30], row[31] = o.twist, o.taper
         self.rows.append(row)
 
-    def finish(self, yaw: float) -> np.ndarray:
+    def finish(self, yaw: Number) -> np.ndarray:
         """The packed primitives, turned by ``yaw``, centred and scaled into the ball of radius ``RADIUS``."""
         rows = np.stack(self.rows)
         points = np.concatenate([surface_points(row) for row in rows if row[1] == UNION])
@@ -127,7 +128,7 @@ class Builder:
         return rows.astype(np.float32)
 
 
-def euler_deg(x: float, y: float, z: float) -> np.ndarray:
+def euler_deg(x: Number, y: Number, z: Number) -> np.ndarray:
     """The rotation (3, 3) that turns about x, then y, then z, in degrees."""
     a, b, c = np.radians([x, y, z])
     rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from usd.toybox.scene import CHECKER, DOTS, GRADIENT, STRIPES, Builder, Paint
+from usd.toybox.scene import CHECKER, DOTS, GRADIENT, STRIPES, Builder, Number, Paint
 
 COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.85, 0.12, 0.10),
@@ -38,7 +38,7 @@ class Draw:
 
     rng: np.random.Generator
 
-    def between(self, low: float, high: float) -> float:
+    def between(self, low: Number, high: Number) -> float:
         return float(self.rng.uniform(low, high))
 
     def chance(self, p: float) -> bool:
@@ -58,7 +58,7 @@ class Draw:
         r, g, b = np.clip(np.array(COLORS[name]) + jitter, 0.02, 0.98)
         return Paint((float(r), float(g), float(b)))
 
-    def paint(self, name: str, size: float = 1.0, p_pattern: float = 0.25) -> tuple[Paint, str]:
+    def paint(self, name: str, size: Number = 1.0, p_pattern: float = 0.25) -> tuple[Paint, str]:
         """A colour, sometimes with a pattern over it; the words for both. ``size`` is that of the painted part."""
         base = self.plain(name)
         if not self.chance(p_pattern):
