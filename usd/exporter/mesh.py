@@ -16,11 +16,13 @@ from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.exporter import Exporter
 from usd.exporter.mesh_file import glb_bytes, obj_bytes, ply_bytes
-from usd.geometry import Geometry, Level
+from usd.geometry import Geometry, Level, Volumetric
 from usd.material import Material
 from usd.math.mesh import vertex_normals
+from usd.math.volume import alpha_from_density, alpha_weights
 
 Format = Literal["glb", "obj", "ply"]
+RAY_STEPS = 16
 
 
 @register("mesh-exporter")
@@ -37,7 +39,7 @@ class MeshExporter(Exporter):
         threshold: Level | None = option(None, "density of the surface; null: the geometry's own", gt=0)
         save_color: bool = option(True, "store vertex colours")
         unlit: bool = option(False, "glb: viewers show the colours without their own lights")
-        chunk: int = option(1 << 18, "vertices coloured at once", ge=1)
+        chunk: int = option(1 << 18, "points evaluated at once for colours", ge=1)
 
     config: Config
 
@@ -60,16 +62,37 @@ class MeshExporter(Exporter):
 def vertex_colors(
     mesh: Mesh, geometry: Geometry, material: Material, chunk: int = 1 << 18
 ) -> Float[Tensor, "V 3"]:
-    """The material's colours at the vertices, from a camera that looks along the surface's normal."""
+    """Colours that a camera close by sees at the vertices, looking along the surface's normal.
+
+    In a volume colour lies a little below the surface: rays of ``RAY_STEPS`` edge lengths are composited there.
+    """
     normals = vertex_normals(mesh.vertices, mesh.faces)
-    parts = zip(mesh.vertices.split(chunk), normals.split(chunk))
-    return torch.cat([_colors(x, normal, geometry, material) for x, normal in parts])
+    edges = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
+    steps = (
+        torch.arange(RAY_STEPS, device=edges.device) - 2.0
+        if isinstance(geometry, Volumetric)
+        else edges.new_zeros(1)
+    )
+    t = steps * edges.norm(dim=-1).mean()
+    rows = max(1, chunk // len(t))
+    parts = zip(mesh.vertices.split(rows), normals.split(rows))
+    return torch.cat([_seen_colors(x, normal, t, geometry, material) for x, normal in parts])
 
 
-def _colors(x: Tensor, normal: Tensor, geometry: Geometry, material: Material) -> Tensor:
-    features = geometry.query(x, frozenset({"features"})).features
-    assert features is not None
-    return material.color(features, x, -normal, normal)
+def _seen_colors(
+    x: Tensor, normal: Tensor, t: Tensor, geometry: Geometry, material: Material
+) -> Float[Tensor, "V 3"]:
+    """Composited colours along rays against the normals, ``t`` being distances below the surface."""
+    points = (x[:, None] - t[:, None] * normal[:, None]).clamp(-geometry.radius, geometry.radius).view(-1, 3)
+    outward = normal.repeat_interleave(len(t), 0)
+    field = geometry.query(points, frozenset({"features"}))
+    assert field.features is not None
+    color = material.color(field.features, points, -outward, outward).view(len(x), len(t), 3)
+    if len(t) == 1:
+        return color[:, 0]
+    alpha = alpha_from_density(field.density, t[1] - t[0]).view(len(x), len(t))
+    weight = alpha_weights(alpha) + 1e-6
+    return (weight[..., None] * color).sum(1) / weight.sum(1, keepdim=True)
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -26,11 +26,13 @@ def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) 
     A number is added everywhere; ``blob_magic3d`` is scale * (1 - r / std), ``blob_dreamfusion`` is
     scale * exp(-r^2 / (2 std^2)).
     """
+    if isinstance(kind, float):
+        return torch.full_like(x[:, 0], kind)
+    a, b, c = x.unbind(-1)
+    square = a * a + b * b + c * c  # much faster than a norm over an axis of three
     if kind == "blob_magic3d":
-        return scale * (1 - x.norm(dim=-1) / std)
-    if kind == "blob_dreamfusion":
-        return scale * torch.exp(-0.5 * x.square().sum(-1) / std**2)
-    return torch.full_like(x[:, 0], kind)
+        return scale * (1 - square.clamp_min(1e-20).sqrt() / std)
+    return scale * torch.exp(-0.5 * square / std**2)
 
 
 @register("implicit-volume")

@@ -87,7 +87,7 @@ def _active_cells(inside: Tensor) -> Int[Tensor, "C"]:
         some = some.narrow(axis, 0, n) | some.narrow(axis, 1, n)
         every = every.narrow(axis, 0, n) & every.narrow(axis, 1, n)
     at = (some & ~every).nonzero()
-    return at @ torch.tensor(_strides(inside.shape), device=inside.device)
+    return (at * torch.tensor(_strides(inside.shape), device=inside.device)).sum(-1)
 
 
 def _triangle_edges(inside: Tensor, cells: Int[Tensor, "C"]) -> Int[Tensor, "F3"]:

@@ -1,5 +1,6 @@
 """Multilayer perceptrons without biases, as small fields use them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -8,7 +9,11 @@ import torch
 
 from usd.core.config import option
 
-_NONLINEARITIES = {"ReLU": torch.nn.ReLU, "Softplus": torch.nn.Softplus, "SiLU": torch.nn.SiLU}
+_NONLINEARITIES: dict[str, Callable[[], torch.nn.Module]] = {
+    "ReLU": lambda: torch.nn.ReLU(inplace=True),
+    "Softplus": torch.nn.Softplus,
+    "SiLU": torch.nn.SiLU,
+}
 
 
 @dataclass(frozen=True)

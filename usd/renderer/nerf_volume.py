@@ -6,7 +6,7 @@ Letters: R rays of all cameras, S samples of all rays in one packed axis (see ``
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from usd.background import Background
@@ -24,6 +24,7 @@ from usd.math.volume import alpha_from_density
 from usd.renderer import Renderer, Window
 
 LEAST_TRANSMITTANCE = 1e-4
+PROBE_STRIDE, PROBE_SHARE = 16, 0.6  # every 16th ray; below this visible share it pays to leave the rest out
 WARM_UP_STEPS = 256
 
 
@@ -108,13 +109,14 @@ class NerfVolumeRenderer(Renderer):
         )
         background = self.scene.background.color(d, generator)
         samples = self._visible_samples(o, d, generator if self.training and self.config.randomized else None)
-        values, weights, normal = self._composite(o, d, samples, needs)
+        direction = d.index_select(0, samples.ray_index)
+        x = o.index_select(0, samples.ray_index).addcmul_(direction, samples.t[:, None])
+        values, weights, normal = self._composite(x, direction, samples, "normal" in needs)
         shape = (len(cameras), part.height, part.width)
         render = _pictures(values, background, needs, shape)
         if "samples" not in needs:
             return render
-        ray = samples.ray_index
-        return replace(render, samples=Samples(ray, samples.t, weights, d.index_select(0, ray), normal))
+        return replace(render, samples=Samples(samples.ray_index, samples.t, weights, direction, normal))
 
     @torch.no_grad()
     def _visible_samples(
@@ -126,22 +128,35 @@ class NerfVolumeRenderer(Renderer):
         return pieces[0] if len(pieces) == 1 else _joined(pieces, rays)
 
     def _march(self, o: Tensor, d: Tensor, generator: torch.Generator | None) -> RaySamples:
-        config = self.config
-        samples = march(o, d, self.occupancy, self.step_size, generator, config.near_plane, config.far_plane)
-        if not config.prune_alpha_threshold or len(samples) == 0:
+        """One chunk of rays. Looking for hidden samples costs a density each: a few rays tell whether that pays."""
+        samples = self._in_occupied_cells(o, d, generator)
+        if not self.config.prune_alpha_threshold or len(samples) == 0:
             return samples
+        if len(samples) <= self.config.eval_chunk_size:
+            some = slice(None, None, PROBE_STRIDE)
+            seen = self._is_visible(o[some], d[some], self._in_occupied_cells(o[some], d[some], None))
+            if float(seen.float().mean()) > PROBE_SHARE:
+                return samples
+        return samples.select(self._is_visible(o, d, samples))
+
+    def _in_occupied_cells(self, o: Tensor, d: Tensor, generator: torch.Generator | None) -> RaySamples:
+        near, far = self.config.near_plane, self.config.far_plane
+        return march(o, d, self.occupancy, self.step_size, generator, near, far)
+
+    def _is_visible(self, o: Tensor, d: Tensor, samples: RaySamples) -> Bool[Tensor, "S"]:
         alpha = alpha_from_density(self._density(samples.positions(o, d)), samples.lengths)
-        return samples.select(
-            composite(alpha, alpha.new_zeros(len(alpha), 0), samples, LEAST_TRANSMITTANCE).weights > 0
-        )
+        return composite(alpha, alpha.new_zeros(len(alpha), 0), samples, LEAST_TRANSMITTANCE).weights > 0
 
     def _composite(
-        self, o: Tensor, d: Tensor, samples: RaySamples, needs: frozenset[str]
+        self,
+        x: Float[Tensor, "S 3"],
+        direction: Float[Tensor, "S 3"],
+        samples: RaySamples,
+        wants_normal: bool,
     ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "S"], Float[Tensor, "S 3"] | None]:
         """Sums along rays of weight times (colour, 1, distance, normal), the weights, and the samples' normals."""
-        shade = _Shading(self.scene.geometry, self.scene.material, "normal" in needs)
+        shade = _Shading(self.scene.geometry, self.scene.material, wants_normal)
         chunk = len(samples) + 1 if torch.is_grad_enabled() else self.config.eval_chunk_size
-        x, direction = samples.positions(o, d), d.index_select(0, samples.ray_index)
         parts = [shade(*piece) for piece in zip(x.split(chunk), direction.split(chunk))]
         density, color, normal = (_cat(each) for each in zip(*parts))
         assert density is not None and color is not None
