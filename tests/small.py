@@ -15,8 +15,8 @@ SIZES = [
     "data.eval_height=16",
     "data.n_val_views=2",
     "data.n_test_views=3",
-    "system.geometry.pos_encoding_config.n_levels=2",
-    "system.geometry.pos_encoding_config.log2_hashmap_size=8",
+    "system.geometry.pos_encoding_config.n_levels=3",
+    "system.geometry.pos_encoding_config.log2_hashmap_size=10",
     "system.geometry.isosurface_resolution=24",
     "trainer.enable_progress_bar=false",
 ]

@@ -23,7 +23,9 @@ from usd.system.distillation import loss_weights
 
 MINI = "usd-patch-mini.yaml"
 QUIET = ["trainer.val_check_interval=0", "trainer.test_after_fit=false"]
-ALONE = ["system.loss.lambda_usd=0", "system.loss.lambda_sparsity=0", "system.loss.lambda_opaque=0"]
+FAST = [f"system.optimizer.params.geometry.{part}_network.lr=0.01" for part in ("density", "feature")]
+FAST += ["system.optimizer.params.geometry.encoding.lr=0.03"]
+ALONE = [*FAST, "system.loss.lambda_usd=0", "system.loss.lambda_sparsity=0", "system.loss.lambda_opaque=0"]
 
 
 def train(out, *overrides, tag="run", name=MINI):
@@ -59,16 +61,31 @@ def view_files(tmp_path, truth=True):
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def test_the_reference_losses_make_the_reference_view_look_like_the_picture(tmp_path):
-    picture = save_disc(tmp_path / "disc.png")
-    options = [*ALONE, f"system.guidance.image_path={picture}", f"data.eval_transforms={view_files(tmp_path)}"]
-    done = train(tmp_path, *options, "trainer.max_steps=60", "trainer.val_check_interval=0", "data.eval_turntable=false")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trial fitted to the disc alone, tested against it, and the folder it was made in."""
+    root = tmp_path_factory.mktemp("trained")
+    picture = save_disc(root / "disc.png")
+    options = [*ALONE, f"system.guidance.image_path={picture}", f"data.eval_transforms={view_files(root)}"]
+    steps = ["trainer.max_steps=60", "trainer.val_check_interval=0", "data.eval_turntable=false"]
+    return root, train(root, *options, *steps)
+
+
+def test_the_reference_losses_make_the_reference_view_look_like_the_picture(trained):
+    _, done = trained
     found = json.loads((done.save / "it60-test/metrics.json").read_text())
     assert found["views"] == 1 and found["per_view"][0]["file_path"] == "1.png"
     assert found["psnr"] > 18 and found["mask_iou"] > 0.8
     history = losses(done)
     assert float(history[59]["train/rgb"]) < 0.2 * float(history[0]["train/rgb"])
-    assert "train/usd" not in history[0] or not history[0]["train/usd"]
+    assert not history[0].get("train/usd")
+
+
+def test_views_are_straight_alpha_without_a_white_fringe(trained):
+    _, done = trained
+    rgba = read_rgba(done.save / "it60-test/1.png")
+    rim = (rgba[3] > 0.1) & (rgba[3] < 0.7)
+    assert rim.any() and rgba[1:3, rim].mean() < 0.5 and rgba[0, rim].mean() > rgba[1:3, rim].mean() + 0.15
 
 
 def test_the_published_names_of_the_loss_mean_the_same(tmp_path):
@@ -116,11 +133,13 @@ def test_a_killed_run_resumed_replays_the_unbroken_one(tmp_path):
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert checkpoint.load(broken.last)["global_step"] < 24
+    step = checkpoint.load(broken.last)["global_step"]
+    assert 0 < step < 24
     train(tmp_path / "broken", *settings, f"resume={broken.last}")
     whole = train(tmp_path / "whole", *settings)
     expected, found = losses(whole), losses(broken)
-    assert len(expected) == 24 and {step: found[step] for step in expected} == expected
+    assert len(expected) == 24 and set(found) >= set(range(step, 24))  # a killed run may lose its last row
+    assert all(found[step] == expected[step] for step in found)
     weights = [checkpoint.load(t.last)["state_dict"] for t in (whole, broken)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
@@ -128,39 +147,28 @@ def test_a_killed_run_resumed_replays_the_unbroken_one(tmp_path):
 # ------------------------------------------------------------------------------------------------------- looking
 
 
-def test_looking_and_exporting_never_open_a_model_or_the_picture(tmp_path, monkeypatch):
-    picture = save_disc(tmp_path / "disc.png")
-    options = [*QUIET, *ALONE, f"system.guidance.image_path={picture}", "trainer.max_steps=40"]
-    done = train(tmp_path, *options)
-    picture.unlink()
+def test_looking_and_exporting_never_open_a_model_or_the_picture(trained, tmp_path, monkeypatch):
+    _, made = trained
+    done = trial(tmp_path)
 
     def refuse(*args, **kwargs):
         raise AssertionError("a diffusion model was opened")
 
     monkeypatch.setattr("usd.denoiser.load.open_model", refuse)
-    views = [f"resume={done.last}", f"data.eval_transforms={view_files(tmp_path, truth=False)}"]
+    views = [f"resume={made.last}", f"data.eval_transforms={view_files(tmp_path, truth=False)}"]
     for mode in ("--test", "--validate", "--export"):
-        options = [*views, f"system.guidance.image_path={picture}"]
+        options = [*views, "system.guidance.image_path=gone.png"]
         assert launch.main(command(MINI, tmp_path, *options, mode=mode)) == 0
-    test = done.save / "it40-test"
+    test = done.save / "it60-test"
     assert not (test / "metrics.json").exists()
     assert read_rgba(test / "2.png").shape == (4, 16, 16)
     frames = read_transforms(test / "transforms.json")
     given = read_transforms(tmp_path / "views.json")
     assert all(torch.allclose(a.camera.c2w, b.camera.c2w, atol=1e-6) for a, b in zip(frames, given, strict=True))
     assert all(frame.picture is not None for frame in frames)
-    assert len(imageio.mimread(done.save / "it40-turntable.mp4")) == 3
-    assert not list(done.save.glob("it40-test.mp4"))
-    assert (done.save / "it40-export" / "model.glb").stat().st_size > 500
-
-
-def test_views_are_straight_alpha_without_a_white_fringe(tmp_path):
-    picture = save_disc(tmp_path / "disc.png")
-    options = [*ALONE, f"system.guidance.image_path={picture}", f"data.eval_transforms={view_files(tmp_path)}"]
-    done = train(tmp_path, *options, "trainer.max_steps=80", "trainer.val_check_interval=0")
-    rgba = read_rgba(done.save / "it80-test/1.png")
-    rim = (rgba[3] > 0.1) & (rgba[3] < 0.7)
-    assert rim.any() and rgba[1:3, rim].mean() < 0.5 and rgba[0, rim].mean() > rgba[1:3, rim].mean() + 0.15
+    assert len(imageio.mimread(done.save / "it60-turntable.mp4")) == 3
+    assert not list(done.save.glob("it60-test.mp4"))
+    assert (done.save / "it60-export" / "model.glb").stat().st_size > 500
 
 
 # -------------------------------------------------------------------------------------------------------- errors
@@ -185,9 +193,9 @@ def test_what_cannot_work_is_said_before_any_model_is_opened(tmp_path, capsys, m
     unread = tmp_path / "text.png"
     unread.write_text("no picture")
     assert "cannot be read as a picture" in refused(capsys, tmp_path, f"system.guidance.image_path={unread}")
-    assert "looks at no picture" in refused(
-        capsys, tmp_path, "system.guidance_type=stable-diffusion-guidance", "system.guidance={}"
-    )
+    mini = ["--config", str(CONFIGS / MINI), "--train", f"exp_root_dir={tmp_path}", "system.prompt_processor.prompt=x"]
+    assert launch.main([*mini, "tag=x", "system.guidance_type=stable-diffusion-guidance"]) == 2
+    assert "looks at no picture" in capsys.readouterr().err
     assert "system.stage" in refused(capsys, tmp_path, "system.stage=refine")
     assert "no such file" in refused(capsys, tmp_path, "data.eval_transforms=gone.json")
     assert not opened
