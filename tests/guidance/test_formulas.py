@@ -194,13 +194,20 @@ def test_figures_and_range_follow_the_schedule(tiny: TinyModels) -> None:
         assert guidance.range(step) == (20, high)
     figures = guidance(_render(_rgb()), VIEWS, 6000, torch.Generator().manual_seed(0)).figures
     assert (figures["min_step"], figures["max_step"]) == (20, 500)
-    assert 20 <= figures["t"] <= 500 and figures["grad_norm"] > 0
+    assert 20 <= figures["t"] <= 500 and figures["guidance_grad_norm"] > 0
+
+
+def test_the_logged_norm_is_the_losses_own(tiny: TinyModels) -> None:
+    """The loss is half the squared gradient: its figure must not be mistaken for the norm over the weights."""
+    one = VIEWS[[0]]
+    output = _picture_guidance(tiny)(_render(_rgb()[:1]), one, 0, torch.Generator().manual_seed(0))
+    assert float(output.loss) == pytest.approx(0.5 * output.figures["guidance_grad_norm"] ** 2, rel=1e-3)
 
 
 def test_clipping_follows_its_schedule(tiny: TinyModels) -> None:
     free, clipped = _picture_guidance(tiny), _picture_guidance(tiny, grad_clip=[0, 1e-3, 1e3, 10])
     norms = [
-        g(_render(_rgb()), VIEWS, step, torch.Generator().manual_seed(0)).figures["grad_norm"]
+        g(_render(_rgb()), VIEWS, step, torch.Generator().manual_seed(0)).figures["guidance_grad_norm"]
         for g, step in ((free, 0), (clipped, 0), (clipped, 10))
     ]
     assert norms[0] == norms[2] > norms[1]

@@ -108,7 +108,7 @@ class Guidance(Module):
         """What is logged: size of the gradient per picture, and the range t was drawn from."""
         low, high = self.range(noised.step)
         return {
-            "grad_norm": float(grad.flatten(1).norm(dim=1).mean()),
+            "guidance_grad_norm": float(grad.flatten(1).norm(dim=1).mean()),
             "min_step": float(low),
             "max_step": float(high),
             "t": float(noised.t.float().mean()),
