@@ -29,37 +29,56 @@ from usd.kernels.hash_grid import PRIMES, HashGridSpec
 wp = runtime.find_warp()
 POINTS_PER_CHUNK = 256
 
-# The cell of point i: X, Y, Z are the factors of w for the lower and upper corner along each axis, dX, dY, dZ their
-# derivatives (0 outside [0, 1]), r the rows of the corners.
-CELL = """
+# Points are taken in blocks: first the cells of a block (f: place in the cell, r: rows of its corners), then the sums.
+# So reads and writes of the table do not wait for the arithmetic of the next point. A CUDA thread has one point.
+CELLS = """
+#if defined(__CUDA_ARCH__)
+    constexpr int BLOCK = 1;
+#else
+    constexpr int BLOCK = 16;
+#endif
     constexpr int F = FEATURES;
     float* T = reinterpret_cast<float*>(table.data) + size_t(offset) * F;
-    float* y = reinterpret_cast<float*>(features.data) + (size_t(i) * features.shape[1] + level) * F;
-    const float* p = reinterpret_cast<const float*>(x.data + i);
-    const float* u = reinterpret_cast<const float*>(v.data + i);
-    float f[3], rate[3];
-    unsigned corner[3];
-    for (int d = 0; d < 3; ++d) {
-        const float scaled = (p[d] < 0.0f ? 0.0f : (p[d] > 1.0f ? 1.0f : p[d])) * (float)size;
-        int low = (int)scaled;
-        low = low < 0 ? 0 : (low < size ? low : size - 1);
-        corner[d] = unsigned(low);
-        f[d] = scaled - (float)low;
-        rate[d] = p[d] >= 0.0f && p[d] <= 1.0f ? (float)size : 0.0f;
-    }
-    const float X[2] = {1.0f - f[0], f[0]}, Y[2] = {1.0f - f[1], f[1]}, Z[2] = {1.0f - f[2], f[2]};
-    const float dX[2] = {-rate[0], rate[0]}, dY[2] = {-rate[1], rate[1]}, dZ[2] = {-rate[2], rate[2]};
     const unsigned side = unsigned(size) + 1u;
     const unsigned step_y = dense ? side : PRIME_Y, step_z = dense ? side * side : PRIME_Z;
-    const unsigned ky[2] = {corner[1] * step_y, corner[1] * step_y + step_y};
-    const unsigned kz[2] = {corner[2] * step_z, corner[2] * step_z + step_z};
-    unsigned r[8];
-    if (dense)
-        for (int k = 0; k < 8; ++k)
-            r[k] = corner[0] + (k & 1) + ky[k >> 1 & 1] + kz[k >> 2];
-    else
-        for (int k = 0; k < 8; ++k)
-            r[k] = ((corner[0] + (k & 1)) ^ ky[k >> 1 & 1] ^ kz[k >> 2]) & unsigned(mask);
+    float fs[BLOCK][3];
+    unsigned rs[BLOCK][8];
+    for (int start = first; start < last; start += BLOCK) {
+    const int n = last - start < BLOCK ? last - start : BLOCK;
+    for (int s = 0; s < n; ++s) {
+        const float* p = reinterpret_cast<const float*>(x.data + start + s);
+        unsigned corner[3];
+        for (int d = 0; d < 3; ++d) {
+            const float scaled = (p[d] < 0.0f ? 0.0f : (p[d] > 1.0f ? 1.0f : p[d])) * (float)size;
+            int low = (int)scaled;
+            low = low < 0 ? 0 : (low < size ? low : size - 1);
+            corner[d] = unsigned(low);
+            fs[s][d] = scaled - (float)low;
+        }
+        const unsigned ky[2] = {corner[1] * step_y, corner[1] * step_y + step_y};
+        const unsigned kz[2] = {corner[2] * step_z, corner[2] * step_z + step_z};
+        if (dense)
+            for (int k = 0; k < 8; ++k)
+                rs[s][k] = corner[0] + (k & 1) + ky[k >> 1 & 1] + kz[k >> 2];
+        else
+            for (int k = 0; k < 8; ++k)
+                rs[s][k] = ((corner[0] + (k & 1)) ^ ky[k >> 1 & 1] ^ kz[k >> 2]) & unsigned(mask);
+    }
+"""
+# Of point i: X, Y, Z are the factors of w at the lower and upper corner, dX, dY, dZ their derivatives, 0 outside.
+FACTORS = """
+    for (int s = 0; s < n; ++s) {
+    const int i = start + s;
+    const float* f = fs[s];
+    const unsigned* r = rs[s];
+    const float* p = reinterpret_cast<const float*>(x.data + i);
+    const float* u = reinterpret_cast<const float*>(v.data + i);
+    float* y = reinterpret_cast<float*>(features.data) + (size_t(i) * features.shape[1] + level) * F;
+    float rate[3];
+    for (int d = 0; d < 3; ++d)
+        rate[d] = p[d] >= 0.0f && p[d] <= 1.0f ? (float)size : 0.0f;
+    const float X[2] = {1.0f - f[0], f[0]}, Y[2] = {1.0f - f[1], f[1]}, Z[2] = {1.0f - f[2], f[2]};
+    const float dX[2] = {-rate[0], rate[0]}, dY[2] = {-rate[1], rate[1]}, dZ[2] = {-rate[2], rate[2]};
 """
 CORNERS = """
     for (int k = 0; k < 8; ++k) {
@@ -115,7 +134,7 @@ class Levels:
 def kernel(name: str, n_features: int) -> Any:
     """One of the six kernels for one number of features per level: a range of points of one level."""
     vec = wp.types.vector(n_features, wp.float32)
-    add_point = _point_function(name, n_features)
+    add_points = _sum_over_points(name, n_features)
 
     @no_type_check
     def walk(
@@ -137,29 +156,31 @@ def kernel(name: str, n_features: int) -> Any:
         size = levels.size[level]
         offset = levels.offset[level]
         dense = levels.dense[level]
-        for i in range(lane * chunk, wp.min((lane + 1) * chunk, x.shape[0])):
-            add_point(x, v, table, features, position, i, level, size, offset, dense, levels.mask)
+        start = lane * chunk
+        end = wp.min(start + chunk, x.shape[0])
+        add_points(x, v, table, features, position, start, end, level, size, offset, dense, levels.mask)
 
     walk.__name__ = walk.__qualname__ = name
     return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
 
 
-def _point_function(name: str, n_features: int) -> Any:
-    """The C++ of one sum at one point and level."""
+def _sum_over_points(name: str, n_features: int) -> Any:
+    """The C++ of one sum over points ``first`` to ``last`` of one level."""
     vec = wp.types.vector(n_features, wp.float32)
     constants = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
-    code = "\n".join((CELL, *BODIES[name]))
+    code = "\n".join((CELLS, FACTORS, *BODIES[name], "} }"))
     for constant, value in constants.items():
         code = code.replace(constant, str(value))
 
     @no_type_check
-    def add_point(
+    def add_points(
         x: wp.array(dtype=wp.vec3f),
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
         features: wp.array2d(dtype=vec),
         position: wp.array(dtype=wp.vec3f),
-        i: wp.int32,
+        first: wp.int32,
+        last: wp.int32,
         level: wp.int32,
         size: wp.int32,
         offset: wp.int32,
@@ -167,8 +188,8 @@ def _point_function(name: str, n_features: int) -> Any:
         mask: wp.int32,
     ): ...
 
-    add_point.__name__ = add_point.__qualname__ = f"{name}_at_point"
-    return wp.func_native(code)(add_point)
+    add_points.__name__ = add_points.__qualname__ = f"{name}_over_points"
+    return wp.func_native(code)(add_points)
 
 
 @functools.lru_cache(maxsize=32)
