@@ -1,6 +1,7 @@
 """Export and read back: the same object, the right axes, the colours as rendered, no half-written files."""
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Field
-from usd.exporter.mesh import MeshExporter
+from usd.exporter.mesh import MeshExporter, vertex_colors
 from usd.exporter.mesh_file import linear_from_srgb, y_up
 from usd.geometry import Volumetric
 from usd.material.no_material import NoMaterial
@@ -71,11 +72,39 @@ def test_turning_up_is_a_rotation() -> None:
     assert torch.equal(y_up(torch.tensor([[0.0, 0.0, 1.0]])), torch.tensor([[0.0, 1.0, 0.0]]))
 
 
+RED = torch.tensor([2.0, -2.0, 0.5]).sigmoid().numpy()
+ON_TOP = torch.tensor([[0.048, 0.15, 0.7]])  # on the upper side of the red part
+
+
+def nearest(vertices: np.ndarray, point: Tensor) -> int:
+    return int(np.linalg.norm(vertices - point.numpy(), axis=1).argmin())
+
+
 @pytest.mark.parametrize("fmt", ["obj", "ply"])
 def test_colours_are_display_values(tmp_path: Path, fmt: str) -> None:
     mesh = read(export(tmp_path, fmt=fmt)[0])
-    right = mesh.visual.vertex_colors[mesh.vertices[:, 0] > 0.05][0, :3] / 255
-    assert np.allclose(right, torch.tensor([2.0, -2.0, 0.5]).sigmoid().numpy(), atol=0.005)
+    top = nearest(mesh.vertices, ON_TOP if fmt == "ply" else y_up(ON_TOP))
+    assert np.allclose(mesh.visual.vertex_colors[top, :3] / 255, RED, atol=0.005)
+
+
+class Coated(Box):
+    """Dense blue from a tenth below the top on, under a red veil."""
+
+    def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
+        veil = x[:, 2] > UPPER[2] - 0.1
+        color = torch.where(veil[:, None], torch.tensor([9.0, -9.0, -9.0]), torch.tensor([-9.0, -9.0, 9.0]))
+        inside = x[:, 2] < UPPER[2]
+        return Field(inside * torch.where(veil, torch.tensor(5.0), torch.tensor(500.0)), color)
+
+
+def test_colours_are_what_a_camera_sees_through_a_veil() -> None:
+    """Optical depth 0.5 of red, then blue: the red's share is 1 - exp(-0.5)."""
+    geometry = Coated()
+    mesh = geometry.export_mesh(128)
+    colors = vertex_colors(mesh, geometry, NoMaterial(parse(NoMaterial.Config, {})))
+    seen = colors[nearest(mesh.vertices.numpy(), torch.tensor([[-0.2, 0.15, 0.7]]))]
+    share = 1 - math.exp(-0.5)
+    assert torch.allclose(seen, torch.tensor([share, 0.0, 1 - share]), atol=0.08)
 
 
 def glb_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -96,9 +125,9 @@ def glb_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def test_glb_colours_are_linear_so_that_viewers_show_display_values(tmp_path: Path) -> None:
     arrays = glb_arrays(export(tmp_path, fmt="glb")[0])
-    linear = arrays["COLOR_0"][arrays["POSITION"][:, 0] > 0.05][0]
+    linear = arrays["COLOR_0"][nearest(arrays["POSITION"], y_up(ON_TOP))]
     shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    assert np.allclose(shown, torch.tensor([2.0, -2.0, 0.5]).sigmoid().numpy(), atol=1e-4)
+    assert np.allclose(shown, RED, atol=1e-3)
     assert np.allclose(np.linalg.norm(arrays["NORMAL"], axis=1), 1, atol=1e-4)
 
 
