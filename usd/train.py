@@ -84,17 +84,25 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
     trainer = make_trainer(experiment, trial, gpu)
     try:
-        with plain_errors(trial):
+        with plain_errors(trial), interruptible(trial):
             trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{_last_saved(trial)}") from error
+    if experiment.trainer.test_after_fit:
+        with interruptible(trial):
+            trainer.test(system, datamodule=data, verbose=False)
+    return Outcome(trial, system.step)
+
+
+@contextlib.contextmanager
+def interruptible(trial: Trial) -> Iterator[None]:
+    """Turns both ways in which training stops at Ctrl-C into a ``KeyboardInterrupt`` that says what is saved."""
+    try:
+        yield
     except Interrupted as stop:
         raise KeyboardInterrupt(f"; to continue pass resume={shown(trial.last)}") from stop
-    except SystemExit as stop:  # how Lightning ends when Ctrl-C comes before the first or a second time
+    except SystemExit as stop:  # how Lightning ends when Ctrl-C comes between steps, or a second time
         raise KeyboardInterrupt(_last_saved(trial)) from stop
-    if experiment.trainer.test_after_fit:
-        trainer.test(system, datamodule=data, verbose=False)
-    return Outcome(trial, system.step)
 
 
 def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
@@ -108,7 +116,8 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
     if mode == "export":
         return _export(experiment, trial, system, gpu)
     trainer = make_trainer(experiment, trial, gpu, train=False)
-    (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
+    with interruptible(trial):
+        (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
     return Outcome(trial, system.step)
 
 
@@ -149,6 +158,9 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         default_root_dir=trial.folder,
         accelerator=accelerator,
         devices=devices,
+        strategy="ddp_find_unused_parameters_true"
+        if isinstance(devices, list) and len(devices) > 1
+        else "auto",
         max_steps=options.max_steps,
         max_epochs=-1,
         precision=usable_precision(options.precision, accelerator),  # type: ignore[arg-type]

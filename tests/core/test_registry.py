@@ -69,6 +69,12 @@ def test_a_missing_package_breaks_only_the_file_that_needs_it(custom):
     assert registry.find("background", "solid-color-background")
 
 
+def test_a_file_with_a_mistake_says_where(custom):
+    (custom / "typo.py").write_text("def f(:\n")
+    with pytest.raises(UserError, match=r"typo\.py, line 1: invalid syntax"):
+        registry.find("background", "typo-background")
+
+
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'solid-color-background'"):
         registry.find("background", "solid-colour-background")

@@ -145,6 +145,8 @@ def _import(load: Callable[[], ModuleType], name: str) -> None:
         raise UserError(
             f"'{name}' needs the package '{missing}', which is not installed; pip install it"
         ) from error
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
 
 
 def _names_in(file: Path) -> list[str]:
