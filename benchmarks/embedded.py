@@ -22,6 +22,7 @@ from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.data.pictures import contact_sheet, write_picture
 from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser
+from usd.denoiser.sample import Sampler, sample_text
 from usd.evaluation import embedded as e
 
 VIEWS = 8
@@ -35,7 +36,7 @@ def text_figures(sd: TextDenoiser, clip: e.Clip, toys: list[e.Toy], out: Path) -
     captions = [toy.caption for toy in toys]
     size = sd.latent.image_size
     real = torch.cat([e.see(toy, e.reference_camera(size)).pictures for toy in toys])
-    made = e.sample(sd, sd.embed_text(captions), (sd, sd.unconditional(len(toys))), len(toys), 4.0)
+    made = sample_text(sd, captions, Sampler(e.STEPS, 4.0), torch.Generator("cpu").manual_seed(0))
     both = torch.stack([real, made], 1).flatten(0, 1)
     write_picture(out / "text_to_image.png", contact_sheet(both, 16))
     return {
@@ -52,7 +53,7 @@ def novel_views(
     figures: list[dict[str, float]] = []
     for toy in toys:
         views = e.held_out_views(toy, VIEWS, model.latent.image_size)
-        made = e.sample_views(model, views, scale, base)
+        made = e.novel_views(model, views, scale, base)
         figures.append(e.view_figures(made, views))
         blank = torch.ones_like(views.reference)
         rows += [torch.cat([views.reference, views.pictures]), torch.cat([blank, made])]
@@ -64,7 +65,7 @@ def pose_retrieval(model: ViewDenoiser, toys: list[e.Toy], scale: float, out: Pa
     right, rows = [], []
     for toy in toys:
         views = e.see(toy, e.around(model.latent.image_size))
-        made = e.sample_views(model, views, scale)
+        made = e.novel_views(model, views, scale)
         right.append(e.retrieved(made, views.pictures).float().mean().item())
         rows += [
             torch.cat([views.reference, views.pictures]),
@@ -99,7 +100,9 @@ def main() -> None:
     }
     result["autoencoder"] = e.autoencoder_figures(view, pictures)
     print("autoencoder", result["autoencoder"], flush=True)
-    result["text_to_image"] = text_figures(text, e.Clip.load(args.clip), e.split_toys(2 * args.toys), args.out)
+    result["text_to_image"] = text_figures(
+        text, e.Clip.load(args.clip), e.split_toys(2 * args.toys), args.out
+    )
     print("text to image", result["text_to_image"], flush=True)
     result["pose_retrieval"] = pose_retrieval(
         view, e.split_toys(args.toys, e.asymmetric), args.scale, args.out / "pose_retrieval.png"

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from usd.denoiser import Denoiser, Embedding, TextDenoiser, ViewDenoiser
+from usd.denoiser import Denoiser, TextDenoiser, ViewDenoiser
+from usd.denoiser.sample import Sampler, sample_views
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.math.camera import Cameras
-from usd.math.diffusion import ddim_sample, ddim_timesteps, guided_fn
 from usd.toybox import TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
 from usd.toybox.objects import NAMELESS, make_toy
@@ -72,31 +72,13 @@ def around(size: int) -> Cameras:
 # ------------------------------------------------------------------------------------------------------- sampling
 
 
-@torch.no_grad()
-def sample(
-    model: Denoiser,
-    cond: Embedding,
-    uncond: tuple[Denoiser, Embedding],
-    count: int,
-    scale: float,
-    seed: int = 0,
-) -> Float[Tensor, "B 3 S S"]:
-    """DDIM pictures; ``uncond`` is another prediction of the same space (the model's own, or rectified: another's)."""
-    space = model.latent
-    source = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn(count, space.channels, space.height, space.width, generator=source)
-    fn = guided_fn(lambda xt, t: model.eps(xt, t, cond), lambda xt, t: uncond[0].eps(xt, t, uncond[1]), scale)
-    return model.decode(ddim_sample(fn, noise, ddim_timesteps(STEPS), model.alphas_cumprod))
-
-
-def sample_views(
-    model: ViewDenoiser, views: Views, scale: float, base: TextDenoiser | None = None, seed: int = 0
+def novel_views(
+    model: ViewDenoiser, views: Views, scale: float, prior: TextDenoiser | None = None, seed: int = 0
 ) -> Float[Tensor, "V 3 S S"]:
-    """Novel views from the reference alone. With ``base`` its unconditional prediction is used (rectified sampling)."""
-    count = len(views.cameras)
+    """Views by DDIM from the reference alone. With ``prior`` its unconditional prediction is used (rectified)."""
     reading = model.read(views.reference, reference_camera(views.reference.shape[-1]))
-    other: tuple[Denoiser, Embedding] = (base or model, (base or model).unconditional(count))
-    return sample(model, model.embed_view(reading, views.cameras), other, count, scale, seed)
+    source = torch.Generator("cpu").manual_seed(seed)
+    return sample_views(model, reading, views.cameras, Sampler(STEPS, scale), source, prior)
 
 
 # -------------------------------------------------------------------------------------------------------- figures
