@@ -4,8 +4,8 @@
     python benchmarks/image_to_3d.py                          12 objects, every method
     python benchmarks/image_to_3d.py --objects 6 --methods usd sds trainer.max_steps=600
 
-Each (object, method) is one run of ``launch.py`` and one file ``runs/<seed>-<method>.json``; a second call continues where the
-first was stopped, also in the middle of a run. Writes ``table.md`` and ``sheet.png`` to ``--out`` after every run.
+Each (object, method) is one run of ``launch.py`` and one file ``runs/<seed>-<method>.json``; a second call continues
+where the first was stopped, also in the middle of a run. Writes ``table.md`` and ``sheet.png`` to ``--out`` after every run.
 ``key=value`` arguments apply to every trained method and belong to the identity of a run.
 """
 
@@ -104,11 +104,21 @@ def perform(bench: Bench, seed: int, method: str) -> None:
     began = time.monotonic()
     score = copied(bench.toy(seed)) if method == "copy-reference" else trained(bench, seed, method)
     minutes = (time.monotonic() - began) / 60
-    result = Result(seed, method, caption(bench, seed), **asdict(score), minutes=minutes, overrides=settings(bench, method))
+    result = Result(
+        seed,
+        method,
+        caption(bench, seed),
+        **asdict(score),
+        minutes=minutes,
+        overrides=settings(bench, method),
+    )
     file = bench.result(seed, method)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(result), indent=1))
-    print(f"{seed} {method}: PSNR {score.psnr:.2f}, SSIM {score.ssim:.3f}, IoU {score.mask_iou:.3f}, {minutes:.1f} min", flush=True)
+    print(
+        f"{seed} {method}: PSNR {score.psnr:.2f}, SSIM {score.ssim:.3f}, IoU {score.mask_iou:.3f}, {minutes:.1f} min",
+        flush=True,
+    )
 
 
 def copied(toy: Path) -> ViewScore:
@@ -120,8 +130,16 @@ def trained(bench: Bench, seed: int, method: str) -> ViewScore:
     trial, toy = bench.trial(seed, method), bench.toy(seed)
     command = [sys.executable, str(ROOT / "launch.py"), "--config", str(bench.config), "--train"]
     command += ["--gpu", bench.gpu] if bench.gpu else []
-    command += [f"exp_root_dir={bench.out / 'trials'}", "name=bench", f"tag={trial.name}", "use_timestamp=false"]
-    command += [f"system.guidance.image_path={toy / 'input.png'}", f"data.eval_transforms={toy / 'transforms.json'}"]
+    command += [
+        f"exp_root_dir={bench.out / 'trials'}",
+        "name=bench",
+        f"tag={trial.name}",
+        "use_timestamp=false",
+    ]
+    command += [
+        f"system.guidance.image_path={toy / 'input.png'}",
+        f"data.eval_transforms={toy / 'transforms.json'}",
+    ]
     command += ["data.eval_turntable=false", "trainer.enable_progress_bar=false"]
     command += [*METHODS[method], *bench.overrides]
     last, mark = trial / "ckpts" / "last.ckpt", trial / "settings.json"
@@ -130,7 +148,9 @@ def trained(bench: Bench, seed: int, method: str) -> ViewScore:
     trial.mkdir(parents=True, exist_ok=True)
     mark.write_text(json.dumps(settings(bench, method)))
     with open(trial / "log.txt", "a") as log:
-        subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True, env=dict(os.environ))
+        subprocess.run(
+            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True, env=dict(os.environ)
+        )
     views = bench.views(seed, method)
     assert views is not None
     found = json.loads((views / "metrics.json").read_text())
@@ -143,13 +163,18 @@ def caption(bench: Bench, seed: int) -> str:
 
 def table(bench: Bench, results: list[Result]) -> str:
     """Means and spreads by method, then every object."""
-    lines = [f"Image to 3D, {VIEWS} held-out views of {len(bench.seeds)} test objects, `{bench.config.name}`."]
+    lines = [
+        f"Image to 3D, {VIEWS} held-out views of {len(bench.seeds)} test objects, `{bench.config.name}`."
+    ]
     lines += ["Mean +- standard deviation over objects; PSNR over white, per view then mean.", ""]
     lines += ["| method | objects | PSNR, dB | SSIM | mask IoU | minutes |", "|---|---|---|---|---|---|"]
     for method in bench.methods:
         mine = [result for result in results if result.method == method]
         if mine:
-            cells = [spread([getattr(result, key) for result in mine]) for key in ("psnr", "ssim", "mask_iou", "minutes")]
+            cells = [
+                spread([getattr(result, key) for result in mine])
+                for key in ("psnr", "ssim", "mask_iou", "minutes")
+            ]
             lines.append(f"| {method} | {len(mine)} | " + " | ".join(cells) + " |")
     lines += ["", *(f"- {method}: {MEANING[method]}" for method in bench.methods), ""]
     lines += ["| object | " + " | ".join(bench.methods) + " |", "|---" * (len(bench.methods) + 1) + "|"]
@@ -204,7 +229,9 @@ def write_summary(bench: Bench) -> str:
 
 
 def arguments(argv: list[str] | None = None) -> tuple[Bench, int]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--objects", type=int, default=12, help="how many objects")
     parser.add_argument("--first-seed", type=int, default=TEST_SEED + 100, help="seed of the first object")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
@@ -229,8 +256,16 @@ def main() -> int:
         bench.toy(seed).mkdir(parents=True, exist_ok=True)
         if not (bench.toy(seed) / "caption.txt").is_file():
             write_toy(make_toy(seed), bench.toy(seed), VIEWS, SIZE)
-    todo = [(seed, method) for method in bench.methods for seed in bench.seeds if known(bench, seed, method) is None]
-    print(f"{len(todo)} of {len(bench.seeds) * len(bench.methods)} runs to do; results in {bench.out}", flush=True)
+    todo = [
+        (seed, method)
+        for method in bench.methods
+        for seed in bench.seeds
+        if known(bench, seed, method) is None
+    ]
+    print(
+        f"{len(todo)} of {len(bench.seeds) * len(bench.methods)} runs to do; results in {bench.out}",
+        flush=True,
+    )
     failures = 0
     with ThreadPoolExecutor(jobs) as pool:
         for job, future in [(job, pool.submit(perform, bench, *job)) for job in todo]:

@@ -24,7 +24,11 @@ PATCHES = ["system.renderer.patch_size=8", "system.renderer.base_renderer.num_sa
 VOLUME = ["system.renderer.num_samples_per_ray=16"]
 MODELS = ["system.guidance.pretrained_model_name_or_path=gaussian"]
 VIEWS = [*MODELS, "system.guidance.zero123_model_name_or_path=gaussian"]
-WORDS = [*MODELS, "system.prompt_processor.pretrained_model_name_or_path=gaussian", "system.prompt_processor.prompt=a chair"]
+WORDS = [
+    *MODELS,
+    "system.prompt_processor.pretrained_model_name_or_path=gaussian",
+    "system.prompt_processor.prompt=a chair",
+]
 
 SHRUNK = {
     "usd-patch.yaml": [*SIZES, *PATCHES, *VIEWS],

@@ -1,7 +1,7 @@
 """``python -m usd.demo``: a toy nobody trained on, from one picture to a 3D object, measured against the truth.
 
-Renders a toybox object of the test split, trains ``configs/usd-patch-mini.yaml`` on its one picture, exports a mesh, and compares
-16 views that were held out. ``key=value`` arguments are passed on to the launcher.
+Renders a toybox object of the test split, trains ``configs/usd-patch-mini.yaml`` on its one picture, exports a mesh,
+and compares 16 views that were held out. ``key=value`` arguments are passed on to the launcher.
 """
 
 import argparse
@@ -58,8 +58,12 @@ def report(outcome: Outcome, mesh: Path, began: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m usd.demo", description=__doc__)
-    parser.add_argument("--seed", type=int, default=DEMO_SEED, help=f"the toy; {TEST_SEED} and up were never trained on")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo", help="where the toy's pictures go")
+    parser.add_argument(
+        "--seed", type=int, default=DEMO_SEED, help=f"the toy; {TEST_SEED} and up were never trained on"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "outputs" / "demo", help="where the toy's pictures go"
+    )
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
     began = time.monotonic()

@@ -90,7 +90,9 @@ def test_resolution_follows_its_milestones():
 
 
 def test_ranges_grow_progressively():
-    data = cameras(batch_size=256, elevation_range=[0, 60], eval_elevation_deg=30.0, progressive_until=99, **STILL)
+    data = cameras(
+        batch_size=256, elevation_range=[0, 60], eval_elevation_deg=30.0, progressive_until=99, **STILL
+    )
     early = drawn(data, 9).cameras.spherical.elevation.rad2deg()
     assert early.min() >= 27 - 1e-3 and early.max() <= 33 + 1e-3
     assert drawn(data, 500).cameras.spherical.elevation.rad2deg().max() > 55
@@ -126,7 +128,9 @@ def test_the_reference_camera_is_the_published_one_unless_configured():
     assert place.elevation.rad2deg().item() == pytest.approx(15, abs=1e-3)
     assert place.azimuth.rad2deg().item() == pytest.approx(90, abs=1e-3)
     assert place.distance.item() == pytest.approx(1.5, abs=1e-5)
-    other = cameras(UsdRandomCameras, reference_elevation_deg=0.0, reference_fovy_deg=49.1, reference_camera_distance=1.8)
+    other = cameras(
+        UsdRandomCameras, reference_elevation_deg=0.0, reference_fovy_deg=49.1, reference_camera_distance=1.8
+    )
     reference = drawn(other).reference
     assert reference.fov_y.rad2deg().item() == pytest.approx(49.1, abs=1e-3)
     assert reference.spherical.distance.item() == pytest.approx(1.8, abs=1e-5)

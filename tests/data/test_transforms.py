@@ -89,11 +89,11 @@ def test_bad_files_say_where_and_what(tmp_path, content, message):
 
 
 def test_missing_and_truncated_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="gone.json: no such file"):
+    with pytest.raises(UserError, match=r"gone\.json: no such file"):
         read_transforms(tmp_path / "gone.json")
     path = write_transforms(
         tmp_path / "t.json", [orbit_cameras_deg(0.0, [0.0, 90.0], 1.5, 40.0, 8)], ["a", "b"]
     )
     path.write_text(path.read_text()[:100])
-    with pytest.raises(UserError, match="t.json: is not readable JSON, perhaps truncated"):
+    with pytest.raises(UserError, match=r"t\.json: is not readable JSON, perhaps truncated"):
         read_transforms(path)

@@ -46,7 +46,9 @@ def losses(folder):
     for file in sorted(folder.folder.glob("csv_logs/version_*/metrics.csv")):
         for row in csv.DictReader(file.read_text().splitlines()):
             if row["train/loss"]:
-                rows[int(row["step"])] = {key: value for key, value in row.items() if key.startswith("train/")}
+                rows[int(row["step"])] = {
+                    key: value for key, value in row.items() if key.startswith("train/")
+                }
     return rows
 
 
@@ -125,7 +127,9 @@ def test_a_killed_run_resumed_replays_the_unbroken_one(tmp_path):
     (tmp_path / "broken").mkdir()
     launcher = [sys.executable, str(CONFIGS.parent / "launch.py"), *argv]
     with open(tmp_path / "log.txt", "w") as log:
-        killed = subprocess.Popen(launcher, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+        killed = subprocess.Popen(
+            launcher, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+        )
     broken = trial(tmp_path / "broken")
     end = time.monotonic() + 240
     while not broken.last.exists():
@@ -164,7 +168,9 @@ def test_looking_and_exporting_never_open_a_model_or_the_picture(trained, tmp_pa
     assert read_rgba(test / "2.png").shape == (4, 16, 16)
     frames = read_transforms(test / "transforms.json")
     given = read_transforms(tmp_path / "views.json")
-    assert all(torch.allclose(a.camera.c2w, b.camera.c2w, atol=1e-6) for a, b in zip(frames, given, strict=True))
+    assert all(
+        torch.allclose(a.camera.c2w, b.camera.c2w, atol=1e-6) for a, b in zip(frames, given, strict=True)
+    )
     assert all(frame.picture is not None for frame in frames)
     assert len(imageio.mimread(done.save / "it60-turntable.mp4")) == 3
     assert not list(done.save.glob("it60-test.mp4"))
@@ -177,7 +183,9 @@ def test_looking_and_exporting_never_open_a_model_or_the_picture(trained, tmp_pa
 def test_names_of_losses_are_checked():
     weights = loss_weights({"lambda_vsd": Schedule.constant(2.0)}, {"rgb": 0.0})
     assert weights["usd"](0) == 2 and weights["rgb"](0) == 0 and weights["opaque"](0) == 0
-    with pytest.raises(ConfigError, match=r"system.loss.lambda_sparsty: unknown key. Did you mean 'lambda_sparsity'"):
+    with pytest.raises(
+        ConfigError, match=r"system.loss.lambda_sparsty: unknown key. Did you mean 'lambda_sparsity'"
+    ):
         loss_weights({"lambda_sparsty": Schedule.constant(1.0)}, {})
     with pytest.raises(ConfigError, match=r"system.loss.lambda_lora: is 1; expected 0"):
         loss_weights({"lambda_lora": Schedule.constant(1.0)}, {})
@@ -193,7 +201,13 @@ def test_what_cannot_work_is_said_before_any_model_is_opened(tmp_path, capsys, m
     unread = tmp_path / "text.png"
     unread.write_text("no picture")
     assert "cannot be read as a picture" in refused(capsys, tmp_path, f"system.guidance.image_path={unread}")
-    mini = ["--config", str(CONFIGS / MINI), "--train", f"exp_root_dir={tmp_path}", "system.prompt_processor.prompt=x"]
+    mini = [
+        "--config",
+        str(CONFIGS / MINI),
+        "--train",
+        f"exp_root_dir={tmp_path}",
+        "system.prompt_processor.prompt=x",
+    ]
     assert launch.main([*mini, "tag=x", "system.guidance_type=stable-diffusion-guidance"]) == 2
     assert "looks at no picture" in capsys.readouterr().err
     assert "system.stage" in refused(capsys, tmp_path, "system.stage=refine")
@@ -202,5 +216,7 @@ def test_what_cannot_work_is_said_before_any_model_is_opened(tmp_path, capsys, m
 
 
 def test_data_without_a_reference_camera_is_a_clear_error(tmp_path, capsys):
-    errors = refused(capsys, tmp_path, *QUIET, "data_type=random-camera-datamodule", "data={width: 16, height: 16}")
+    errors = refused(
+        capsys, tmp_path, *QUIET, "data_type=random-camera-datamodule", "data={width: 16, height: 16}"
+    )
     assert "expected usd-random-camera-datamodule" in errors

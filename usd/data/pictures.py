@@ -87,7 +87,9 @@ def contact_sheet(
     count, channels, height, width = pictures.shape
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = pictures.new_full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), background)
+    sheet = pictures.new_full(
+        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), background
+    )
     for index, picture in enumerate(pictures):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture

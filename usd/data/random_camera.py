@@ -1,7 +1,7 @@
 """Random cameras around the object for training, orbits and given cameras for evaluation.
 
-A training batch is a pure function of (seed, step). Evaluation cameras are deterministic: orbits at one elevation, or exactly
-the cameras of ``eval_transforms``.
+A training batch is a pure function of (seed, step). Evaluation cameras are deterministic: orbits at one elevation,
+or exactly the cameras of ``eval_transforms``.
 """
 
 import math
@@ -26,8 +26,8 @@ Range = tuple[float, float]
 class CameraBatch:
     """Views to render. ``reference`` is the reference picture's camera where there is one.
 
-    ``name`` says which set of views they belong to and ``first`` is the index of the first of them in it; ``frames`` are the
-    entries of ``eval_transforms`` these cameras come from, if they do.
+    ``name`` says which set of views they belong to and ``first`` is the index of the first of them in it; ``frames``
+    are the entries of ``eval_transforms`` these cameras come from, if they do.
     """
 
     cameras: Cameras
@@ -54,16 +54,24 @@ class RandomCameraConfig:
     """threestudio's keys; angles in degrees, distances in world units, lists [from, to]."""
 
     batch_size: int | tuple[int, ...] = option(1, "views a step; a list follows resolution_milestones", ge=1)
-    height: int | tuple[int, ...] = option(64, "rows of a training picture; a list follows resolution_milestones", ge=1)
+    height: int | tuple[int, ...] = option(
+        64, "rows of a training picture; a list follows resolution_milestones", ge=1
+    )
     width: int | tuple[int, ...] = option(64, "columns of a training picture; likewise", ge=1)
-    resolution_milestones: tuple[int, ...] = option((), "steps at which height, width and batch_size take their next value", ge=1)
+    resolution_milestones: tuple[int, ...] = option(
+        (), "steps at which height, width and batch_size take their next value", ge=1
+    )
     camera_distance_range: Range = option((1.0, 1.5), "distance from the origin", gt=0)
     fovy_range: Range = option((40.0, 70.0), "vertical field of view", gt=0, lt=180)
     elevation_range: Range = option((-10.0, 90.0), "angle above the ground", ge=-90, le=90)
     azimuth_range: Range = option((-180.0, 180.0), "angle around +z, from +x towards +y", ge=-360, le=360)
-    elevation_sampling: Literal["sphere", "angle"] = option("sphere", "uniform by area on the sphere, or uniform in the angle")
+    elevation_sampling: Literal["sphere", "angle"] = option(
+        "sphere", "uniform by area on the sphere, or uniform in the angle"
+    )
     batch_uniform_azimuth: bool = option(True, "spread the azimuths of one batch evenly")
-    progressive_until: int = option(0, "step by which the ranges of angles have grown from the evaluation view to full", ge=0)
+    progressive_until: int = option(
+        0, "step by which the ranges of angles have grown from the evaluation view to full", ge=0
+    )
     camera_perturb: float = option(0.1, "position noise, uniform in [-p, p] per axis", ge=0)
     center_perturb: float = option(0.2, "noise of the point looked at, standard deviation", ge=0)
     up_perturb: float = option(0.02, "noise of the upward direction, standard deviation", ge=0)
@@ -76,7 +84,9 @@ class RandomCameraConfig:
     n_val_views: int = option(4, "views of a validation grid, evenly around", ge=1)
     n_test_views: int = option(120, "views of the test turntable, evenly around", ge=1)
     eval_transforms: Path | None = option(None, "a transforms.json whose cameras the test renders")
-    eval_turntable: bool = option(True, "with eval_transforms: render the turntable too, into a folder of its own")
+    eval_turntable: bool = option(
+        True, "with eval_transforms: render the turntable too, into a folder of its own"
+    )
 
 
 @register("random-camera-datamodule")
@@ -121,7 +131,9 @@ class RandomCameras(Data):
 def _check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
     if isinstance(value, tuple) and len(value) != len(milestones) + 1:
         expected = len(milestones) + 1
-        raise ConfigError(f"data.{key}: has {len(value)} values; expected {expected}, one more than resolution_milestones")
+        raise ConfigError(
+            f"data.{key}: has {len(value)} values; expected {expected}, one more than resolution_milestones"
+        )
 
 
 def at_step(value: int | tuple[int, ...], milestones: tuple[int, ...], step: int) -> int:
@@ -132,7 +144,8 @@ def at_step(value: int | tuple[int, ...], milestones: tuple[int, ...], step: int
 def random_cameras(config: RandomCameraConfig, step: int, generator: torch.Generator) -> Cameras:
     """The training views of one step."""
     height, width, count = (
-        at_step(value, config.resolution_milestones, step) for value in (config.height, config.width, config.batch_size)
+        at_step(value, config.resolution_milestones, step)
+        for value in (config.height, config.width, config.batch_size)
     )
     place = random_places(config, step, count, generator)
     position = place.xyz() + config.camera_perturb * (2 * torch.rand(count, 3, generator=generator) - 1)
@@ -146,7 +159,9 @@ def random_places(config: RandomCameraConfig, step: int, count: int, generator: 
     """Positions within the ranges of this step."""
     grown = min(1.0, (step + 1) / (config.progressive_until + 1))
     middle = 0.5 * (config.azimuth_range[0] + config.azimuth_range[1])
-    elevation = _elevation(_grown(config.elevation_range, config.eval_elevation_deg, grown), config, count, generator)
+    elevation = _elevation(
+        _grown(config.elevation_range, config.eval_elevation_deg, grown), config, count, generator
+    )
     low, high = _grown(config.azimuth_range, middle, grown)
     shares = torch.rand(count, generator=generator)
     if config.batch_uniform_azimuth:

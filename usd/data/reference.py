@@ -32,13 +32,19 @@ class ReferenceConfig:
     """How a picture file becomes a reference."""
 
     framing: Literal["auto", "keep", "recenter"] = option(
-        "auto", "keep: as is; recenter: centred and scaled to `fraction`; auto: keep only what is framed already"
+        "auto",
+        "keep: as is; recenter: centred and scaled to `fraction`; auto: keep only what is framed already",
     )
-    fraction: float = option(0.78, "longest side of the object over the picture's side after recentring", gt=0, le=1)
+    fraction: float = option(
+        0.78, "longest side of the object over the picture's side after recentring", gt=0, le=1
+    )
     background: Literal["auto", "alpha", "remove"] = option(
-        "auto", "alpha: trust the file's alpha; remove: flood-fill a plain border colour; auto: alpha if there is any"
+        "auto",
+        "alpha: trust the file's alpha; remove: flood-fill a plain border colour; auto: alpha if there is any",
     )
-    tolerance: float = option(0.08, "how far a background pixel may be from the border colour, of 1", gt=0, lt=1)
+    tolerance: float = option(
+        0.08, "how far a background pixel may be from the border colour, of 1", gt=0, lt=1
+    )
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,17 @@ def load_reference(path: str | Path, config: ReferenceConfig, where: str = "imag
     return Reference(framed, cut, (cut_note, frame_note))
 
 
-def cut_out(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str) -> tuple[Float[Tensor, "4 H W"], str]:
+def cut_out(
+    rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str
+) -> tuple[Float[Tensor, "4 H W"], str]:
     """The object with alpha, and one sentence about where the alpha came from."""
     has_alpha = bool((rgba[3] < 0.5).any())
     if has_alpha and config.background != "remove":
         return rgba, f"alpha taken from the file ({_percent(rgba[3].mean())} of the picture)"
     if config.background == "alpha":
-        raise UserError(f"{name}: has no transparency; expected a cut-out, or `background: auto` for a plain background")
+        raise UserError(
+            f"{name}: has no transparency; expected a cut-out, or `background: auto` for a plain background"
+        )
     return remove_plain_background(over(rgba, 1.0), config.tolerance, name)
 
 
@@ -109,12 +119,14 @@ def remove_plain_background(
     agreement = float(_border(flat[..., None]).mean())
     if agreement < 0.7:
         raise UserError(
-            f"{name}: has no alpha and no plain background (only {agreement:.0%} of its border is near {_hex(colour)}); "
+            f"{name}: has no alpha and no plain background ({agreement:.0%} of its border is near {_hex(colour)}); "
             "expected a cut-out with alpha, or a plain background"
         )
     mask = _without_specks(~_connected_to_border(flat))
     if mask.mean() < 5e-4:
-        raise UserError(f"{name}: nothing remains after removing the background {_hex(colour)}; expected a visible object")
+        raise UserError(
+            f"{name}: nothing remains after removing the background {_hex(colour)}; expected a visible object"
+        )
     note = f"no alpha: assumed a plain background {_hex(colour)} ({agreement:.0%} of the border), "
     return _unmixed(pixels, mask, colour), note + f"{mask.mean():.0%} of the picture is object"
 
@@ -182,7 +194,7 @@ def frame(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig) -> tuple[Float[
     box = bounding_box(rgba[3])
     side = max(round(box.longest / config.fraction), box.longest)
     left, top = (box.left + box.right - side) // 2, (box.top + box.bottom - side) // 2
-    note = f"recentred: the object's longest side is {config.fraction:.0%} of the picture (was {box.longest} px of {width} x {height})"
+    note = f"recentred: longest side {config.fraction:.0%} of the picture (was {box.longest} px of {width} x {height})"
     return _window(rgba, left, top, side), note
 
 

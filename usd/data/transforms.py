@@ -42,7 +42,8 @@ def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tu
     if not content["frames"]:
         raise UserError(f"{where}: {path}: has no frames; expected at least one")
     return tuple(
-        _frame(f"{where}: {path}: frames[{i}]", path.parent, content, entry) for i, entry in enumerate(content["frames"])
+        _frame(f"{where}: {path}: frames[{i}]", path.parent, content, entry)
+        for i, entry in enumerate(content["frames"])
     )
 
 
@@ -65,7 +66,12 @@ def _frame(name: str, folder: Path, shared: Mapping[str, Any], entry: Any) -> Fr
         raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
     picture = _picture(folder, file_path)
     width, height = _size(name, keys, picture)
-    camera = Cameras(_pose(name, keys.get("transform_matrix")), torch.tensor([_fov_y(name, keys, width, height)]), height, width)
+    camera = Cameras(
+        _pose(name, keys.get("transform_matrix")),
+        torch.tensor([_fov_y(name, keys, width, height)]),
+        height,
+        width,
+    )
     return Frame(camera, file_path, picture)
 
 
@@ -88,7 +94,9 @@ def _size(name: str, keys: Mapping[str, Any], picture: Path | None) -> tuple[int
     if "w" in keys or "h" in keys:
         return _pixels(name, keys, "w"), _pixels(name, keys, "h")
     if picture is None:
-        raise UserError(f"{name}: has no w and h, and its picture does not exist; expected the size in pixels")
+        raise UserError(
+            f"{name}: has no w and h, and its picture does not exist; expected the size in pixels"
+        )
     try:
         with Image.open(picture) as image:
             return image.size
@@ -127,7 +135,9 @@ def _focal_px(name: str, keys: Mapping[str, Any], width: int, height: int) -> fl
     if not focals:
         raise UserError(f"{name}: has no fl_x, fl_y, camera_angle_x or camera_angle_y; expected one of them")
     if max(focals) > 1.01 * min(focals):
-        raise UserError(f"{name}: has pixels that are not square (focal lengths {focals[0]:g} and {focals[1]:g}); expected equal ones")
+        raise UserError(
+            f"{name}: has pixels that are not square (focal lengths {focals[0]:g}, {focals[1]:g}); expected equal ones"
+        )
     return focals[0]
 
 
@@ -157,7 +167,9 @@ def _pose(name: str, matrix: Any) -> torch.Tensor:
         raise UserError(f"{name}.transform_matrix: is not a finite 4 x 4 matrix; expected camera-to-world")
     rotation = pose[:3, :3]
     if not torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) or torch.det(rotation) < 0:
-        raise UserError(f"{name}.transform_matrix: its 3 x 3 part is not a rotation; expected camera-to-world, OpenGL axes")
+        raise UserError(
+            f"{name}.transform_matrix: its 3 x 3 part is not a rotation; expected camera-to-world, OpenGL axes"
+        )
     return pose[None]
 
 

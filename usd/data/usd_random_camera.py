@@ -12,17 +12,21 @@ from usd.math.camera import Cameras, orbit_cameras_deg
 class UsdRandomCameraConfig(RandomCameraConfig):
     """The defaults are the published reference camera; a photograph from another height needs its own elevation."""
 
-    reference_elevation_deg: float = option(15.0, "how high above the object's middle the picture was taken", ge=-90, le=90)
+    reference_elevation_deg: float = option(
+        15.0, "how high above the object's middle the picture was taken", ge=-90, le=90
+    )
     reference_azimuth_deg: float = option(90.0, "where around the object; turns the result, nothing else")
     reference_camera_distance: float | None = option(None, "its distance; null: eval_camera_distance", gt=0)
-    reference_fovy_deg: float | None = option(None, "its vertical field of view; null: eval_fovy_deg", gt=0, lt=180)
+    reference_fovy_deg: float | None = option(
+        None, "its vertical field of view; null: eval_fovy_deg", gt=0, lt=180
+    )
 
 
 @register("usd-random-camera-datamodule")
 class UsdRandomCameras(RandomCameras):
     """``RandomCameras`` whose batches know the reference camera, at the training picture's height (square)."""
 
-    Config = UsdRandomCameraConfig  # type: ignore[assignment]
+    Config = UsdRandomCameraConfig
     config: UsdRandomCameraConfig
 
     def reference(self, step: int = 0) -> Cameras:
@@ -31,4 +35,6 @@ class UsdRandomCameras(RandomCameras):
         distance = config.reference_camera_distance or config.eval_camera_distance
         fovy = config.reference_fovy_deg or config.eval_fovy_deg
         size = at_step(config.height, config.resolution_milestones, step)
-        return orbit_cameras_deg(config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size)
+        return orbit_cameras_deg(
+            config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size
+        )

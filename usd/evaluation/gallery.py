@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import torch
@@ -26,9 +27,8 @@ def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Pa
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = pictures[0].shape[-2:]
-    with imageio.get_writer(path, fps=fps, codec="libx264", quality=8, macro_block_size=2) as writer:
-        for picture in pictures:
-            writer.append_data(to_bytes(_even(over(resize_rgba(picture, height, width)))))
+    frames: list[Any] = [to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures]
+    imageio.mimwrite(path, frames, fps=fps, codec="libx264", quality=8, macro_block_size=2)
     return path
 
 
@@ -46,7 +46,9 @@ def write_sheet(path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, c
     return write_picture(path, contact_sheet(rows, columns))
 
 
-def validation_grid(render: Render, reference: Float[Tensor, "3 H W"] | None = None) -> Float[Tensor, "3 h w"]:
+def validation_grid(
+    render: Render, reference: Float[Tensor, "3 H W"] | None = None
+) -> Float[Tensor, "3 h w"]:
     """One column a view: colours over white, opacity, and depth if there is one (near is bright).
 
     The reference picture, if there is one, stands in front of the first row.

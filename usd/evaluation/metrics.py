@@ -18,7 +18,7 @@ def psnr(picture: Float[Tensor, "B c H W"], truth: Float[Tensor, "B c H W"]) -> 
 def ssim(
     picture: Float[Tensor, "B c H W"], truth: Float[Tensor, "B c H W"], window: int = 11, sigma: float = 1.5
 ) -> Float[Tensor, "B"]:
-    """Structural similarity (Wang et al. 2004): Gaussian window, K1 = .01, K2 = .03, only whole windows, mean of channels.
+    """Structural similarity (Wang et al. 2004): Gaussian window, K1 = .01, K2 = .03, whole windows only.
 
     Pictures smaller than the window get the largest odd window that fits.
     """
@@ -49,4 +49,6 @@ def mask_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -
     a, b = alpha > 0.5, truth > 0.5
     union = (a | b).sum(dim=(1, 2, 3))
     both = (a & b).sum(dim=(1, 2, 3))
-    return torch.where(union > 0, both / union.clamp_min(1), torch.ones_like(both, dtype=torch.float32)).to(alpha)
+    return torch.where(union > 0, both / union.clamp_min(1), torch.ones_like(both, dtype=torch.float32)).to(
+        alpha
+    )

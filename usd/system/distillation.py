@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -44,8 +44,12 @@ class DistillationConfig(System.Config):
     background: Spec = component("background", "solid-color-background", "what is behind it")
     renderer: Spec = component("renderer", "nerf-volume-renderer", "how it is seen")
     guidance: Spec = component("guidance", None, "the formula that pulls the renders towards the model")
-    prompt_processor: Spec | None = component("prompt_processor", None, "the words, if the guidance wants any", optional=True)
-    loss: dict[str, Schedule] = option({}, "lambda_usd (published as lambda_vsd), lambda_sparsity, lambda_opaque, ...", ge=0)
+    prompt_processor: Spec | None = component(
+        "prompt_processor", None, "the words, if the guidance wants any", optional=True
+    )
+    loss: dict[str, Schedule] = option(
+        {}, "lambda_usd (published as lambda_vsd), lambda_sparsity, lambda_opaque, ...", ge=0
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class DistillationSystem(System):
     """Base of the distillation systems; a subclass adds losses in ``extra_losses`` and opens what they need."""
 
     config: DistillationConfig
-    extra_weights: Mapping[str, float] = {}  # losses beyond the table, and their default weights
+    extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
     geometry: Geometry
     material: Material
     background: Background
@@ -93,7 +97,10 @@ class DistillationSystem(System):
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         active = self.active(step)
-        losses = {**self._random_views(batch, step, generator, active), **self.extra_losses(batch, step, generator, active)}
+        losses = {
+            **self._random_views(batch, step, generator, active),
+            **self.extra_losses(batch, step, generator, active),
+        }
         return {name: active[name] * loss for name, loss in losses.items()}
 
     def active(self, step: int) -> dict[str, float]:
@@ -132,8 +139,7 @@ class DistillationSystem(System):
         wanted = frozenset({"foreground", *needs})
         with torch.no_grad():
             views = [self.renderer.render(batch.cameras[i : i + 1], wanted, None) for i in range(len(batch))]
-        names = ("rgb", "opacity", *wanted)
-        return Render(**{name: torch.cat([getattr(view, name) for view in views]).cpu() for name in names})
+        return stacked(views)
 
     def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
         """A picture to show beside validation views."""
@@ -157,8 +163,8 @@ class DistillationSystem(System):
             self.shown.setdefault(batch.name, []).append(Shown(rgba, file, batch.view(i)))
 
     def on_test_epoch_end(self) -> None:
-        """Beside every folder of views: its cameras, a contact sheet, scores if there is a truth, a video of the turntable."""
-        for name, shown in self.shown.items():
+        """For every folder of views: cameras, contact sheet, scores if there is a truth, a video of the turntable."""
+        for shown in self.shown.values():
             folder, pictures = shown[0].file.parent, [view.rgba for view in shown]
             cameras = [view.batch.cameras for view in shown]
             write_transforms(folder / "transforms.json", cameras, [view.file.name for view in shown])
@@ -179,6 +185,22 @@ class DistillationSystem(System):
     def export(self, exporter: Any, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
+
+
+def stacked(views: Sequence[Render]) -> Render:
+    """The pictures of several renders as one, on the CPU; parts that are not pictures are left out."""
+
+    def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.cat(there).cpu() if len(there) == len(parts) else None
+
+    return Render(
+        torch.cat([view.rgb for view in views]).cpu(),
+        torch.cat([view.opacity for view in views]).cpu(),
+        joined([view.foreground for view in views]),
+        joined([view.depth for view in views]),
+        joined([view.normal for view in views]),
+    )
 
 
 def score_shown(view: Shown) -> ViewScore | None:
@@ -211,5 +233,5 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
 def _refuse_lora(schedule: Schedule) -> None:
     if schedule.maximum != 0:
         raise ConfigError(
-            f"system.loss.lambda_lora: is {schedule.maximum:g}; expected 0: the published method trains no LoRA in this stage"
+            f"system.loss.lambda_lora: is {schedule.maximum:g}; expected 0: this method trains no LoRA"
         )

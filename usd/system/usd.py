@@ -26,8 +26,8 @@ MODEL_KEYS = ("zero123_model_name_or_path", "pretrained_model_name_or_path", "ha
 
 @dataclass(frozen=True)
 class UsdConfig(DistillationConfig):
-    """``loss`` knows three more names: ``rgb`` and ``mask`` against the reference picture (0 by default), and ``reference_view``,
-    the published code's score term there (1 by default)."""
+    """``loss`` knows three more names: ``rgb`` and ``mask`` against the reference picture (0 by default), and
+    ``reference_view``, the published code's score term there (1 by default)."""
 
     reference: ReferenceConfig = option({}, "how the reference picture is read")
 
@@ -39,13 +39,18 @@ class UsdSystem(DistillationSystem):
     Config = UsdConfig  # type: ignore[assignment]
     config: UsdConfig
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
-    extra_weights: ClassVar[Mapping[str, float]] = {"reference_view": 1.0, **dict.fromkeys(REFERENCE_LOSSES, 0.0)}
+    extra_weights: ClassVar[Mapping[str, float]] = {
+        "reference_view": 1.0,
+        **dict.fromkeys(REFERENCE_LOSSES, 0.0),
+    }
 
     def build(self) -> None:
         super().build()
         if not isinstance(self.config.guidance.config, ViewGuidance.Config):
             name = self.config.guidance.name
-            raise ConfigError(f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance")
+            raise ConfigError(
+                f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance"
+            )
         self.reference_view: Any = None
         self.reference: Reference | None = None
         self._told = False
@@ -53,7 +58,9 @@ class UsdSystem(DistillationSystem):
     def on_fit_start(self) -> None:
         """Reads the picture first: a wrong path should not cost a download."""
         options = self.config.guidance.config
-        self.reference = load_reference(options.image_path, self.config.reference, "system.guidance.image_path")
+        self.reference = load_reference(
+            options.image_path, self.config.reference, "system.guidance.image_path"
+        )
         if self.global_rank == 0:
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
         self.save_dir.mkdir(parents=True, exist_ok=True)

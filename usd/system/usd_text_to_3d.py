@@ -16,7 +16,9 @@ class UsdTextTo3DSystem(DistillationSystem):
     def build(self) -> None:
         super().build()
         if self.config.prompt_processor is None:
-            raise ConfigError("system.prompt_processor_type: required but not given; expected a prompt processor")
+            raise ConfigError(
+                "system.prompt_processor_type: required but not given; expected a prompt processor"
+            )
 
     def open_guidance(self) -> Any:
         return build(self.config.guidance, prompts=build(self.config.prompt_processor))
