@@ -125,6 +125,21 @@ def test_a_steered_projection_sees_the_sum_of_read_and_relative_azimuth() -> Non
     assert time is None
 
 
+def test_turned_features_started_from_a_view_reader_say_the_targets_azimuth() -> None:
+    """Whatever the phase of a channel, reading plus difference is all that enters it."""
+    config = CameraProjectionConfig(embedding_dim=6, width=8, type="steered", harmonics=3, channels=4)
+    projection = CameraProjection(config)
+    azimuth = torch.tensor([0.7, -1.2])
+    waves = [f(k * azimuth) for k in (1, 2, 3) for f in (torch.sin, torch.cos)]
+    projection.read_view_from({"weight": torch.eye(7, 6), "bias": torch.zeros(7)})
+    pairs = projection.turn(torch.stack(waves, -1)).unflatten(-1, (3, 4, 2))
+    difference = torch.tensor([0.5, 0.5 + 1.9])
+    turned = turn_pairs(pairs, difference.sin(), difference.cos())
+    torch.testing.assert_close(turned[0], turned[1], atol=1e-5, rtol=1e-5)
+    first = torch.stack([torch.cos(azimuth + difference), torch.sin(azimuth + difference)], -1)
+    torch.testing.assert_close(turned[:, 0, 0], first, atol=1e-5, rtol=1e-5)
+
+
 def test_the_target_of_noised_inverts_to_the_noise() -> None:
     x0, t = torch.randn(5, 4, 8, 8, generator=generator()), torch.tensor([0, 100, 500, 800, 999])
     xt, v = noised(x0, t, generator(1))

@@ -94,7 +94,7 @@ class CameraProjection(torch.nn.Module):
         if self.config.type == "linear":
             return self.proj(torch.cat([image_embedding, pose.to(image_embedding)], -1))[:, None], None
         embedding = self.norm(image_embedding)
-        pairs = self.turn(embedding).unflatten(-1, (self.config.harmonics, self.config.channels, 2))
+        pairs = self.turn(image_embedding).unflatten(-1, (self.config.harmonics, self.config.channels, 2))
         turned = turn_pairs(pairs, pose[:, 1], pose[:, 2])
         out = self.mix(torch.cat([embedding, turned.flatten(1), pose.to(embedding)], -1))
         n = self.config.tokens * self.config.width
@@ -102,6 +102,24 @@ class CameraProjection(torch.nn.Module):
         if self.config.patch_dim and image_tokens is not None:
             tokens = torch.cat([tokens, self.patches(image_tokens).to(tokens)], 1)
         return tokens, out[:, n:] if self.config.time_width else None
+
+    @torch.no_grad()
+    def read_view_from(self, reader: dict[str, Tensor]) -> None:
+        """Starts the turned features from a linear map that reads the view off the embedding.
+
+        ``reader`` holds ``weight`` (2 K + ..., D) and ``bias`` with rows sin and cos of the first K multiples of the
+        azimuth. Every channel gets that reading at a phase of its own; together they spell the azimuth of the target.
+        """
+        k, c = self.config.harmonics, self.config.channels
+        phase = torch.arange(c) * (2 * torch.pi / c)
+        parts = []
+        for rows in (reader["weight"].float()[: 2 * k], reader["bias"].float()[: 2 * k, None]):
+            sin, cos = rows.unflatten(0, (k, 2)).unbind(1)
+            x = cos[:, None] * phase.cos()[:, None] - sin[:, None] * phase.sin()[:, None]
+            y = sin[:, None] * phase.cos()[:, None] + cos[:, None] * phase.sin()[:, None]
+            parts.append(torch.stack([x, y], 2).flatten(0, 2))
+        self.turn.weight.copy_(parts[0])
+        self.turn.bias.copy_(parts[1][:, 0])
 
 
 def turn_pairs(

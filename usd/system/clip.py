@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
@@ -21,10 +22,11 @@ from usd.toybox.vocabulary import MAX_TOKENS, SPECIAL, make_tokenizer, save_toke
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 HARMONICS = 3
+VIEW_READER = "view_reader.safetensors"
 
 
 class ViewReadingClip(nn.Module):
-    """A CLIP, and the linear map that reads the view from the picture's embedding (used in training only)."""
+    """A CLIP, and the linear map that reads the view from the picture's embedding."""
 
     def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
@@ -118,6 +120,8 @@ class ClipSystem(ModelTraining):
     def publish(self, folder: Path) -> None:
         half(self.average.clip).save_pretrained(folder)
         save_tokenizer(folder)
+        reader = {key: value.contiguous() for key, value in half(self.average.view).state_dict().items()}
+        save_file(reader, folder / VIEW_READER)
         (folder / "preprocessor_config.json").write_text(
             json.dumps(preprocessor(self.config.image_size), indent=2)
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
@@ -30,7 +30,7 @@ from usd.math.diffusion import (
     guided_fn,
     scaled_linear_alphas_cumprod,
 )
-from usd.system.clip import preprocessor
+from usd.system.clip import VIEW_READER, preprocessor
 from usd.system.diffusion_training import (
     draw_timesteps,
     error_by_noise,
@@ -131,6 +131,9 @@ class NovelViewSystem(ModelTraining):
         if (base / LAYOUT).is_dir():
             return NovelView(plain_attention(unet), load_projection(base))
         projection = CameraProjection(self._projection_config(unet))
+        reader = Path(self.config.clip) / VIEW_READER
+        if projection.config.type == "steered" and reader.is_file():
+            projection.read_view_from(load_file(reader))
         return NovelView(widened(unet, projection.config.time_width), projection)
 
     def _projection_config(self, unet: UNet2DConditionModel) -> CameraProjectionConfig:
