@@ -4,9 +4,9 @@
     python benchmarks/image_to_3d.py                          12 objects, every method
     python benchmarks/image_to_3d.py --objects 6 --methods usd sds trainer.max_steps=600
 
-Each (object, method) is one run of ``launch.py`` and one file ``runs/<seed>-<method>.json``; a second call continues
-where the first was stopped, also in the middle of a run. Writes ``table.md`` and ``sheet.png`` to ``--out`` after every run.
-``key=value`` arguments apply to every trained method and belong to the identity of a run.
+Each (object, method) is one run of ``launch.py`` and one file ``runs/<seed>-<method>.json``. A second call continues
+where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are written to ``--out`` after
+every run. ``key=value`` arguments apply to every trained method and belong to the identity of a run.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from usd.core.config import UserError
-from usd.data.pictures import over, read_rgba, resize_rgba, straight, write_picture
+from usd.data.pictures import over, read_rgba, resize_rgba, straight, write_picture, writing
 from usd.data.reference import ReferenceConfig, bounding_box, is_framed, load_reference, overlay
 
 RED = np.array([200, 40, 30], np.uint8)
@@ -176,3 +176,11 @@ def test_the_overlay_shows_both_pictures(tmp_path):
     picture = overlay(reference, 64)
     assert picture.size == (132, 64)
     assert np.asarray(picture)[:, 68:, 0].std() > 5
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"file/a\.png: could not be written"):
+        write_picture(tmp_path / "file" / "a.png", torch.zeros(3, 4, 4))
+    with pytest.raises(UserError, match="No space left"), writing(tmp_path / "a"):
+        raise OSError(28, "No space left on device")

@@ -4,6 +4,8 @@ Colours are *straight*: a pixel's colour is not multiplied by its alpha, and no 
 :func:`over` composites. Tensors are channel-first, ``4 H W``, row 0 on top.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +45,21 @@ def _rgba(picture: Image.Image) -> Float[Tensor, "4 H W"]:
 
 def write_picture(path: str | Path, picture: Float[Tensor, "c H W"]) -> Path:
     """Write one, three or four channels in [0, 1] as an 8-bit PNG; the folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = to_bytes(picture)
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
-    return path
+    with writing(path) as file:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file)
+    return file
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Make the folder of ``path``; a full disk or a missing permission becomes a UserError that names the file."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def to_bytes(picture: Float[Tensor, "c H W"]) -> np.ndarray:

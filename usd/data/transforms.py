@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from usd.core.config import UserError
+from usd.data.pictures import writing
 from usd.math.camera import Cameras
 
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -187,10 +188,9 @@ def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: S
         {"file_path": name, **({} if shared else size), "transform_matrix": camera.c2w[0].tolist()}
         for name, size, camera in zip(file_paths, sizes, single)
     ]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"camera_model": "PINHOLE", **shared, "frames": frames}, indent=1))
-    return path
+    with writing(path) as file:
+        file.write_text(json.dumps({"camera_model": "PINHOLE", **shared, "frames": frames}, indent=1))
+    return file
 
 
 def _intrinsics(camera: Cameras) -> dict[str, int | float]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.types import Render
-from usd.data.pictures import contact_sheet, over, resize_rgba, straight, to_bytes, write_picture
+from usd.data.pictures import contact_sheet, over, resize_rgba, straight, to_bytes, write_picture, writing
 
 Rgba = Float[Tensor, "4 H W"]
 
@@ -24,12 +24,11 @@ def rendered_rgba(render: Render) -> Float[Tensor, "B 4 H W"]:
 
 def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Path:
     """An H.264 video over white. Odd sizes are padded by one pixel; all pictures take the first one's size."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     height, width = pictures[0].shape[-2:]
     frames: list[Any] = [to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures]
-    imageio.mimwrite(path, frames, fps=fps, codec="libx264", quality=8, macro_block_size=2)
-    return path
+    with writing(path) as file:
+        imageio.mimwrite(file, frames, fps=fps, codec="libx264", quality=8, macro_block_size=2)
+    return file
 
 
 def _even(rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:

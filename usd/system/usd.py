@@ -12,7 +12,7 @@ from torch import Tensor
 from usd.core.config import ConfigError, option, plain, spec
 from usd.core.registry import build, register
 from usd.core.types import Render
-from usd.data.pictures import over
+from usd.data.pictures import over, writing
 from usd.data.random_camera import CameraBatch
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
 from usd.guidance import ViewGuidance
@@ -63,8 +63,8 @@ class UsdSystem(DistillationSystem):
         )
         if self.global_rank == 0:
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
-        self.save_dir.mkdir(parents=True, exist_ok=True)
-        overlay(self.reference).save(self.save_dir / "reference.png")
+        with writing(self.save_dir / "reference.png") as file:
+            overlay(self.reference).save(file)
         super().on_fit_start()
         if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
             self.reference_view = self._open_reference_view().to(self.device)
