@@ -91,15 +91,16 @@ def measure(candidates: dict[str, Phases], rounds: int, repeats: int, clock: str
     return {name: timing(values) for name, values in samples.items()}
 
 
-def advanced_indexing(x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
-    """``table[rows]`` over all levels and corners at once, as most code in plain torch does it."""
+def index_select(x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
+    """The twin with ``index_select`` for ``table[rows]``: the fastest in plain torch that we know."""
     from usd.kernels.hash_grid import _corner_rows, _corner_weights
 
     size = torch.tensor(spec.resolutions)
     scaled = x.clamp(0, 1)[:, None] * size[:, None]
     cell = torch.minimum(scaled.floor().long(), size[:, None] - 1)
-    weight = _corner_weights(scaled - cell)
-    return (weight[..., None] * table[_corner_rows(cell, spec)]).sum(2).flatten(1)
+    weight, rows = _corner_weights(scaled - cell), _corner_rows(cell, spec)
+    corners = table.index_select(0, rows.flatten()).view(*rows.shape, -1)
+    return (weight[..., None] * corners).sum(2).flatten(1)
 
 
 def level_by_level(x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
@@ -134,7 +135,7 @@ def grid_candidates(spec: HashGridSpec, formulations: bool) -> dict[str, Phases]
         "twin": lambda: hash_grid(x, table, spec, "torch"),
     }
     if formulations:
-        functions["advanced indexing"] = lambda: advanced_indexing(x, table, spec)
+        functions["index_select"] = lambda: index_select(x, table, spec)
         functions["level by level"] = lambda: level_by_level(x, table, spec)
     expected = functions["kernel"]().detach()
     for name, function in functions.items():

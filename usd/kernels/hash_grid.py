@@ -121,8 +121,7 @@ def hash_grid_torch(
     cell = torch.minimum(scaled.detach().floor().long(), size[:, None] - 1)
     rows = _corner_rows(cell, spec)
     weight = _corner_weights(scaled - cell.to(x.dtype))
-    corners = table.index_select(0, rows.reshape(-1)).reshape(*rows.shape, table.shape[1])
-    return (weight[..., None] * corners).sum(2).reshape(len(x), spec.n_output)
+    return (weight[..., None] * table[rows]).sum(2).reshape(len(x), spec.n_output)
 
 
 def _corner_weights(fraction: Float[Tensor, "N L 3"]) -> Float[Tensor, "N L 8"]:
