@@ -82,7 +82,7 @@ def test_light_is_fixed_to_the_world() -> None:
     origins, directions = cameras.rays()
     seen = pictures.alpha[0] == 1
     points = (origins[0] + pictures.depth[0][..., None] * directions[0])[seen]
-    where, depth = cameras[[1]].project(points)
+    where, _ = cameras[[1]].project(points)
     x, y = where[0].floor().long().unbind(-1)
     other_depth = pictures.depth[1][y, x]
     distance = (points - cameras.position[1]).norm(dim=-1)

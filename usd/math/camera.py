@@ -27,7 +27,12 @@ class Spherical:
         """Cartesian positions."""
         flat = self.distance * torch.cos(self.elevation)
         return torch.stack(
-            [flat * torch.cos(self.azimuth), flat * torch.sin(self.azimuth), self.distance * torch.sin(self.elevation)], -1
+            [
+                flat * torch.cos(self.azimuth),
+                flat * torch.sin(self.azimuth),
+                self.distance * torch.sin(self.elevation),
+            ],
+            -1,
         )
 
 
@@ -103,7 +108,9 @@ class Cameras:
         x = torch.arange(left, left + width, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         focal = self.focal_px[:, None, None]
-        local = torch.stack([grid_x / focal, -grid_y / focal, -torch.ones_like(focal) * torch.ones_like(grid_x)], -1)
+        local = torch.stack(
+            [grid_x / focal, -grid_y / focal, -torch.ones_like(focal) * torch.ones_like(grid_x)], -1
+        )
         world = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], local)
         directions = torch.nn.functional.normalize(world, dim=-1)
         origins = self.position[:, None, None, :].expand_as(directions)
@@ -155,7 +162,9 @@ def look_at(
     forward = torch.nn.functional.normalize(target - position, dim=-1)
     spare = torch.tensor([0.0, 1.0, 0.0], device=position.device, dtype=position.dtype).expand_as(position)
     parallel = torch.linalg.cross(forward, up).norm(dim=-1, keepdim=True) < 1e-6
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.where(parallel, spare, up)), dim=-1)
+    right = torch.nn.functional.normalize(
+        torch.linalg.cross(forward, torch.where(parallel, spare, up)), dim=-1
+    )
     upward = torch.linalg.cross(right, forward)
     c2w = torch.zeros(len(position), 4, 4, device=position.device, dtype=position.dtype)
     c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2], c2w[:, :3, 3] = right, upward, -forward, position
@@ -182,5 +191,8 @@ def orbit_cameras_deg(
     azimuth = torch.atleast_1d(torch.as_tensor(azimuth_deg, dtype=torch.float32)).deg2rad()
     elevation, azimuth = torch.broadcast_tensors(elevation, azimuth)
     return orbit_cameras(
-        Spherical(elevation, azimuth, torch.full_like(elevation, distance)), math.radians(fov_y_deg), size, size
+        Spherical(elevation, azimuth, torch.full_like(elevation, distance)),
+        math.radians(fov_y_deg),
+        size,
+        size,
     )

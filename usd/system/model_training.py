@@ -17,9 +17,9 @@ from usd.system import System
 
 
 class ModelTraining(System):
-    """Trains ``self.network`` and keeps ``self.average``, the running mean that is judged and published.
+    """Trains ``self.network`` and keeps ``self.average``, its running mean, which is judged and published.
 
-    A subclass makes ``network`` in ``build_network``, its losses in ``compute``, figures and sheets in ``validate``, and
+    A subclass makes ``network`` in ``build_network``, losses in ``compute``, figures and sheets in ``validate``, and
     writes diffusers or transformers folders in ``publish``.
     """
 
@@ -30,7 +30,9 @@ class ModelTraining(System):
         publish_to: str | None = option(None, "folder in the repository that finished weights are written to")
 
     config: Config
-    network: nn.Module
+    network: Any  # an nn.Module; which, the subclass knows
+    average: Any
+    averaged_steps: Tensor
 
     def build(self) -> None:
         self.network = self.build_network()
@@ -53,8 +55,8 @@ class ModelTraining(System):
         self.averaged_steps += 1
         n = int(self.averaged_steps)
         decay = min(self.config.ema_decay, (1 + n) / (10 + n))
-        average, network = list(self.average.parameters()), list(self.network.parameters())
-        torch._foreach_lerp_(average, network, 1 - decay)
+        for kept, current in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            kept.lerp_(current, 1 - decay)
         for kept, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
             kept.copy_(current)
 
@@ -84,6 +86,6 @@ def write_sheet(rows: list[Float[Tensor, "N 3 H W"]], path: Path) -> None:
     write_picture(path, contact_sheet(torch.cat([row.float() for row in rows]), len(rows[0])))
 
 
-def half(module: nn.Module) -> nn.Module:
+def half(module: Any) -> Any:
     """A float16 copy for storing."""
     return copy.deepcopy(module).to(torch.float16)

@@ -46,7 +46,7 @@ def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:
     cameras = cameras_at(
         [REFERENCE_ELEVATION_DEG, 30.0], [REFERENCE_AZIMUTH_DEG, REFERENCE_AZIMUTH_DEG + 140], size
     )
-    rows = []
+    rows: list[torch.Tensor] = []
     for k in range(3):
         toys = [make_toy(first_seed + k, 0.0, category) for category in SHAPES] + [
             make_toy(first_seed + k, 1.0)

@@ -98,7 +98,9 @@ class Builder:
         tilt, turn = math.degrees(math.acos(z / length)), math.degrees(math.atan2(y, x))
         self.capsule(radius, length / 2, tuple((a + b) / 2), paint, ry=tilt, rz=turn)
 
-    def _add(self, kind: int, size: Vector, at: Vector, paint: Paint, bound: Number, **options: Number) -> None:
+    def _add(
+        self, kind: int, size: Vector, at: Vector, paint: Paint, bound: Number, **options: Number
+    ) -> None:
         o = Placement(**options)
         row = np.zeros(ROW, np.float64)
         row[0], row[1], row[2], row[3] = kind, SUBTRACT if o.subtract else UNION, o.blend, o.rounding
