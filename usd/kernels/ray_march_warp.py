@@ -64,7 +64,6 @@ WRITE = """
             }
 """
 COMPOSITE = """
-    const int C = features.shape[1];
     const wp::int64 start = packed.data[2 * size_t(r)], end = start + packed.data[2 * size_t(r) + 1];
     float* sums = color.data + size_t(r) * C;
     float through = 1.0f, sum_w = 0.0f, sum_wt = 0.0f;
@@ -83,14 +82,13 @@ COMPOSITE = """
     depth.data[r] = sum_wt;
 """
 COMPOSITE_BACKWARD = """
-    const int C = features.shape[1];
     const wp::int64 start = packed.data[2 * size_t(r)], end = start + packed.data[2 * size_t(r) + 1];
     const float* g_sums = g_color.data + size_t(r) * C;
     const float g_one = g_opacity.data[r], g_t = g_depth.data[r] * 0.5f;
     float behind = 0.0f;
     for (wp::int64 s = end - 1; s >= start; --s) {
         const float a = alpha.data[s], w = weights.data[s];
-        float g = g_weights.data[s] + g_one + g_t * (t_start.data[s] + t_end.data[s]);
+        float g = (g_weights.shape[0] > 0 ? g_weights.data[s] : 0.0f) + g_one + g_t * (t_start.data[s] + t_end.data[s]);
         for (int c = 0; c < C; ++c) {
             g += g_sums[c] * features.data[s * C + c];
             g_features.data[s * C + c] = w * g_sums[c];
@@ -99,6 +97,14 @@ COMPOSITE_BACKWARD = """
         g_alpha.data[s] = reach.data[s] * (g - behind);
         behind = a * g + (1.0f - a) * behind;
     }
+"""
+
+
+def for_channels(code: str) -> str:
+    """The code for C channels: C known to the compiler where it is 3, as for colours, or else read at run time."""
+    return f"""
+    if (features.shape[1] == 3) {{ constexpr int C = 3; {code} }}
+    else {{ const int C = features.shape[1]; {code} }}
 """
 
 
@@ -166,7 +172,7 @@ def write_samples(
     write_samples_of_ray(first + wp.tid(), bits, step, nearest, packed, ray_index, t_start, t_end)
 
 
-@wp.func_native(COMPOSITE)
+@wp.func_native(for_channels(COMPOSITE))
 @no_type_check
 def composite_rays_of_ray(
     r: wp.int32,
@@ -216,7 +222,7 @@ def composite_rays(
     )
 
 
-@wp.func_native(COMPOSITE_BACKWARD)
+@wp.func_native(for_channels(COMPOSITE_BACKWARD))
 @no_type_check
 def composite_rays_backward_of_ray(
     r: wp.int32,
@@ -312,20 +318,23 @@ class _Composite(torch.autograd.Function):
         runtime.launch(composite_rays, runtime.Split((n,), grain=128), (*inputs, least, *out), alpha.device)
         ctx.save_for_backward(samples.packed, samples.t_start, samples.t_end, alpha, features, weights, reach)
         ctx.least = least
+        ctx.set_materialize_grads(False)
         return weights, opacity, depth, color
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, weights, reach = ctx.saved_tensors
         alpha, features = inputs[3:]
+        n = len(inputs[0])
+        shapes = ((0,), (n,), (n,), (n, features.shape[1]))  # none is needed for weights, the long one
+        incoming = [
+            alpha.new_zeros(shape) if g is None else g.contiguous()
+            for g, shape in zip(grads, shapes, strict=True)
+        ]
         out = (torch.empty_like(alpha), torch.empty_like(features))
-        arrays = (
-            *_arrays(*inputs),
-            ctx.least,
-            *_arrays(weights, reach, *(g.contiguous() for g in grads), *out),
-        )
-        split = runtime.Split((inputs[0].shape[0],), grain=128)
+        arrays = (*_arrays(*inputs), ctx.least, *_arrays(weights, reach, *incoming, *out))
+        split = runtime.Split((n,), grain=128)
         runtime.launch(composite_rays_backward, split, arrays, alpha.device)
         return *out, None, None
 
