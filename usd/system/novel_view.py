@@ -151,22 +151,24 @@ class NovelViewSystem(ModelTraining):
         )
 
     @torch.no_grad()
-    def read(self, reference: ToyViews, repeats: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read(
+        self, pictures: Float[Tensor, "R 3 H W"], repeats: int, latents: Float[Tensor, "R c h w"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings, patch tokens and latents of the references, each repeated for its targets."""
-        assert reference.pictures is not None
         with self.autocast():
-            seen = self.tower((reference.pictures - 0.5) / 0.5)
+            seen = self.tower((pictures - 0.5) / 0.5)
         parts = (seen.image_embeds.float(), seen.last_hidden_state[:, 1:].float(), latents)
         embedding, patches, latent = (part.repeat_interleave(repeats, 0) for part in parts)
         return embedding, patches, latent
 
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         x0, latents = batch.target.latents, batch.reference.latents
-        assert x0 is not None and latents is not None
+        assert x0 is not None and latents is not None and batch.reference.pictures is not None
         repeats = len(x0) // len(latents)
         reference = batch.reference.cameras[torch.arange(len(latents)).repeat_interleave(repeats)]
         told = Condition(
-            *self.read(batch.reference, repeats, latents), relative_pose(batch.target.cameras, reference)
+            *self.read(batch.reference.pictures, repeats, latents),
+            relative_pose(batch.target.cameras, reference),
         )
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
         c = self.config
@@ -193,15 +195,10 @@ class NovelViewSystem(ModelTraining):
         n_views = next(i for i, c in enumerate(batch.captions) if c != batch.captions[0])
         first = torch.arange(0, len(pictures), n_views)
         target = torch.tensor([i for i in range(len(pictures)) if i % n_views], device=self.device)
-        reference = ToyViews(
-            pictures[first], None, [], batch.facing[first], batch.named[first], batch.cameras[first]
-        )
         latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
         repeats = n_views - 1
-        pose = relative_pose(
-            batch.cameras[target], reference.cameras[torch.arange(len(first)).repeat_interleave(repeats)]
-        )
-        told = Condition(*self.read(reference, repeats, latents[first]), pose)
+        pose = relative_pose(batch.cameras[target], batch.cameras[first.repeat_interleave(repeats)])
+        told = Condition(*self.read(pictures[first], repeats, latents[first]), pose)
         figures = self._pose_figures(latents[target], told, batch.named[target])
         copied = pictures[first].repeat_interleave(repeats, 0)
         made = self._sample(told, vae)
@@ -288,10 +285,11 @@ MODEL_INDEX = {
 @torch.no_grad()
 def widened(unet: UNet2DConditionModel, time_width: int) -> UNet2DConditionModel:
     """The UNet with twice the input channels and, if wanted, a vector beside the time. It computes what it did."""
-    config = dict(unet.config) | {"in_channels": 2 * unet.config.in_channels}
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    config |= {"in_channels": 2 * unet.config.in_channels}
     if time_width:
         config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": time_width}
-    wide = UNet2DConditionModel.from_config(config)
+    wide = UNet2DConditionModel(**config)
     weights = dict(unet.state_dict())
     old = weights["conv_in.weight"]
     weights["conv_in.weight"] = torch.cat([old, torch.zeros_like(old)], 1)
