@@ -32,17 +32,20 @@ from usd.toybox import TEST_SEED  # noqa: E402
 from usd.toybox.__main__ import write_toy  # noqa: E402
 from usd.toybox.objects import make_toy  # noqa: E402
 
+STRONG = ["system.guidance.lambda=0", "system.guidance.guidance_scale=5", "system.loss.lambda_usd=0.5"]
 METHODS: dict[str, list[str]] = {
-    "usd": ["system.guidance_type=usd-guidance"],
-    "sds": ["system.guidance_type=zero123-guidance"],
-    "lambda0": ["system.guidance_type=usd-guidance", "system.guidance.unconditional=own"],
+    "usd": [],
+    "usd-lambda0": STRONG,
+    "sds": ["system.guidance.unconditional=own"],
+    "lambda0": ["system.guidance.unconditional=own", *STRONG],
     "reference-only": ["system.loss.lambda_usd=0"],
     "copy-reference": [],
 }
 MEANING = {
-    "usd": "Zero-1-to-3's condition against Stable Diffusion's unconditional prediction, lambda 0",
-    "sds": "Zero-1-to-3 against its own unconditional prediction, lambda 1",
-    "lambda0": "Zero-1-to-3 against its own unconditional prediction, lambda 0",
+    "usd": "the configuration as it is: Stable Diffusion's unconditional prediction, lambda 1, scale 2",
+    "usd-lambda0": "the same with lambda 0, at the scale and weight that suit it (5, 0.5)",
+    "sds": "as usd, but against Zero-1-to-3's own unconditional prediction",
+    "lambda0": "as usd-lambda0, but against Zero-1-to-3's own unconditional prediction",
     "reference-only": "the reference picture's losses and the regularizers alone",
     "copy-reference": "the reference picture shown for every view",
 }

@@ -16,12 +16,15 @@ def modules(n_features: int = 2) -> dict[str, Any]:
 
 
 def compile_for_cuda(
-    folder: Path, architectures: Sequence[int] = (80, 90), n_features: int = 2
+    folder: Path, architectures: Sequence[int] = (80, 90), wanted: dict[str, Any] | None = None
 ) -> list[Path]:
-    """Write a CUDA binary of every module for every architecture (80 is sm_80); needs neither GPU nor driver."""
+    """Write a CUDA binary of every module for every architecture (80 is sm_80); needs neither GPU nor driver.
+
+    ``wanted`` are Warp's modules by name; by default all of this package.
+    """
     wp = find_warp()
     return [
         Path(path)
-        for module in modules(n_features).values()
+        for module in (wanted or modules()).values()
         for path in wp.compile_aot_module(module, arch=list(architectures), module_dir=folder, use_ptx=False)
     ]
