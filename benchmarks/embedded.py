@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from usd.core.config import ROOT
-from usd.core.errors import UserError
-from usd.data.pictures import contact_sheet, write_picture
-from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser
-from usd.denoiser.sample import Sampler, sample_text
-from usd.evaluation import embedded as e
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from usd.core.errors import UserError  # noqa: E402
+from usd.data.pictures import contact_sheet, write_picture  # noqa: E402
+from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser  # noqa: E402
+from usd.denoiser.sample import Sampler, sample_text  # noqa: E402
+from usd.evaluation import embedded as e  # noqa: E402
 
 VIEWS = 8
 
