@@ -68,3 +68,12 @@ def test_later_stages_are_refused_with_what_there_is(capsys):
 def test_a_prompt_is_required(capsys):
     assert launch.main(["--config", str(CONFIGS / "usd-text-to-3D-patch.yaml"), "--train"]) == 2
     assert "system.prompt_processor.prompt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "toybox").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_recipe_of_the_embedded_family_parses_and_says_where_it_publishes(file):
+    """Their training itself is run, at tiny size, by tests/system/test_model_training.py."""
+    experiment, _ = load_experiment([file])
+    assert experiment.data.name == "toybox-datamodule"
+    assert experiment.system.config.publish_to.startswith("load/toybox/")
+    assert experiment.data.config.n_toys < 1_000_000
