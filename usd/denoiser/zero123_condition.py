@@ -62,7 +62,7 @@ class CameraProjection(torch.nn.Module):
     ``linear`` is the original: ``proj``, Linear(embedding_dim + 4 -> width). ``steered`` is for small models, which do
     not learn from one token to turn with the camera: linear features of the embedding are taken as pairs and turned by
     multiples of the azimuth difference. What reads the azimuth of the reference then says the azimuth of the target,
-    by the addition theorem; unturned features keep the identity. A two-layer network makes tokens of both.
+    by the addition theorem; unturned features keep the identity. A small network makes tokens of both.
     """
 
     def __init__(self, config: CameraProjectionConfig) -> None:
