@@ -94,11 +94,35 @@ class Volumetric(Geometry):
 
 
 class Surface(Geometry):
-    """A surface that is a mesh at every step."""
+    """A surface that is a mesh at every step: what the rasterizer renders."""
 
     @abstractmethod
-    def mesh(self) -> Mesh:
-        """The mesh, differentiable with respect to the geometry's parameters."""
+    def surface(self) -> Mesh:
+        """The mesh as it is now, differentiable with respect to the geometry's parameters.
+
+        Faces turn counter-clockwise seen from outside. ``color`` is None: colours are made of ``features``.
+        """
+
+    @abstractmethod
+    def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
+        """What a material colours points of the surface with; differentiable, by the position too."""
+
+    def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
+        """Features. A surface has no density (zero everywhere) and no normal beside its faces'."""
+        return Field(torch.zeros_like(x[:, 0]), self.features(x) if "features" in needs else None)
+
+    @torch.no_grad()
+    def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
+        """The mesh as it is rendered; a surface has neither another resolution nor a threshold."""
+        if resolution is not None or threshold is not None:
+            raise UserError(
+                f"exporter.{'threshold' if resolution is None else 'resolution'}: expected null: "
+                f"{type(self).__name__} is a mesh already and is exported as it is"
+            )
+        mesh = self.surface()
+        if mesh.empty:
+            raise UserError("empty surface: the mesh has no faces")
+        return Mesh(mesh.vertices.detach(), mesh.faces)
 
 
 def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:
