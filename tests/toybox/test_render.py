@@ -1,12 +1,14 @@
 """Pictures of toys against closed forms, and the distance kernel against its twin in torch."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from usd.evaluation.metrics import mask_iou
 from usd.math import mesh as mesh_math
-from usd.math.camera import orbit_cameras_deg
+from usd.math.camera import Spherical, orbit_cameras, orbit_cameras_deg, orthographic_cameras
 from usd.toybox.distance import signed_distance, signed_distance_torch
 from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import make_toy
@@ -111,3 +113,16 @@ def test_the_mesh_of_a_ball() -> None:
     torch.testing.assert_close(
         mesh.vertices.norm(dim=-1), torch.full((len(mesh.vertices),), RADIUS), atol=1e-4, rtol=0
     )
+
+
+def test_orthographic_pictures_are_the_limit_of_far_pinholes():
+    toy, far, span = make_toy(1_000_003), 60.0, 1.1
+    place = Spherical(torch.tensor([0.3]), torch.tensor([1.0]), torch.tensor([far]))
+    pinhole = orbit_cameras(place, 2 * math.atan(0.5 * span / far), 48, 40)
+    near = orbit_cameras(replace(place, distance=torch.tensor([1.5])), 0.1, 48, 40)
+    parallel = render([toy], orthographic_cameras(near.c2w, span, 48, 40))
+    distant = render([toy], pinhole)
+    assert mask_iou(parallel.alpha[:, None], distant.alpha[:, None]).item() > 0.97
+    assert (parallel.over_white() - distant.over_white()).abs().mean() < 0.01
+    seen = (parallel.alpha == 1) & (distant.alpha == 1)
+    assert (parallel.depth[seen] + far - 1.5 - distant.depth[seen]).abs().median() < 0.01

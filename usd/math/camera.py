@@ -38,33 +38,45 @@ class Spherical:
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of pinhole cameras of one picture size.
+    """A batch of cameras of one picture size: pinholes, or orthographic where ``span_y`` is given.
 
     ``c2w`` (B, 4, 4) maps camera to world coordinates; ``fov_y`` (B,) is the vertical field of view in radians.
-    Pixels are square. Everything else is derived and never stored beside these four.
+    ``span_y`` (B,) is the height of the picture in world units of orthographic cameras, whose ``fov_y`` is 0.
+    Pixels are square. Everything else is derived and never stored beside these.
     """
 
     c2w: Float[Tensor, "B 4 4"]
     fov_y: Float[Tensor, "B"]
     height: int
     width: int
+    span_y: Float[Tensor, "B"] | None = None
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
     def __getitem__(self, index: "slice | Tensor | Sequence[int]") -> "Cameras":
-        return replace(self, c2w=self.c2w[index], fov_y=self.fov_y[index])
+        span = None if self.span_y is None else self.span_y[index]
+        return replace(self, c2w=self.c2w[index], fov_y=self.fov_y[index], span_y=span)
 
     @property
     def device(self) -> torch.device:
         return self.c2w.device
 
     def to(self, device: "torch.device | str") -> "Cameras":
-        return replace(self, c2w=self.c2w.to(device), fov_y=self.fov_y.to(device))
+        span = None if self.span_y is None else self.span_y.to(device)
+        return replace(self, c2w=self.c2w.to(device), fov_y=self.fov_y.to(device), span_y=span)
 
     def resize(self, height: int, width: int) -> "Cameras":
         """The same views at another picture size."""
         return replace(self, height=height, width=width)
+
+    def turned(self, angle: Float[Tensor, "B"]) -> "Cameras":
+        """Each camera carried about the vertical by its angle (radians, from +x towards +y)."""
+        c, s = torch.cos(angle), torch.sin(angle)
+        rotation = torch.zeros_like(self.c2w)
+        rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = c, -s, s, c
+        rotation[:, 2, 2], rotation[:, 3, 3] = 1, 1
+        return replace(self, c2w=rotation @ self.c2w)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
@@ -72,7 +84,7 @@ class Cameras:
 
     @property
     def focal_px(self) -> Float[Tensor, "B"]:
-        """Focal length in pixels (square pixels, so one number)."""
+        """Focal length in pixels (square pixels, so one number); infinite for orthographic cameras."""
         return 0.5 * self.height / torch.tan(0.5 * self.fov_y)
 
     @property
@@ -107,6 +119,8 @@ class Cameras:
         y = torch.arange(top, top + height, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
         x = torch.arange(left, left + width, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        if self.span_y is not None:
+            return self._parallel_rays(grid_x, grid_y, self.span_y)
         focal = self.focal_px[:, None, None]
         local = torch.stack(
             [grid_x / focal, -grid_y / focal, -torch.ones_like(focal) * torch.ones_like(grid_x)], -1
@@ -115,6 +129,15 @@ class Cameras:
         directions = torch.nn.functional.normalize(world, dim=-1)
         origins = self.position[:, None, None, :].expand_as(directions)
         return origins, directions
+
+    def _parallel_rays(
+        self, x: Float[Tensor, "h w"], y: Float[Tensor, "h w"], span_y: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
+        """Rays of orthographic cameras through picture positions (pixels from the middle, y down)."""
+        plane = torch.stack([x, -y], -1)[None] * (span_y / self.height)[:, None, None, None]
+        offset = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :2], plane)
+        origins = self.position[:, None, None, :] + offset
+        return origins, -self.c2w[:, None, None, :3, 2].expand_as(origins)
 
     def world_to_camera(self) -> Float[Tensor, "B 4 4"]:
         rotation = self.c2w[:, :3, :3].transpose(1, 2)
@@ -126,8 +149,13 @@ class Cameras:
 
     def projection(self, near: float = 0.1, far: float = 100.0) -> Float[Tensor, "B 4 4"]:
         """OpenGL projection matrices (clip space, y up)."""
-        cot = 1.0 / torch.tan(0.5 * self.fov_y)
         out = torch.zeros_like(self.c2w)
+        if self.span_y is not None:
+            out[:, 0, 0], out[:, 1, 1] = 2 / self.span_y * self.height / self.width, 2 / self.span_y
+            out[:, 2, 2], out[:, 2, 3] = -2 / (far - near), -(far + near) / (far - near)
+            out[:, 3, 3] = 1
+            return out
+        cot = 1.0 / torch.tan(0.5 * self.fov_y)
         out[:, 0, 0] = cot * self.height / self.width
         out[:, 1, 1] = cot
         out[:, 2, 2] = -(far + near) / (far - near)
@@ -144,10 +172,35 @@ class Cameras:
         w2c = self.world_to_camera()
         local = torch.einsum("bij,nj->bni", w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
         depth = -local[..., 2]
-        scale = self.focal_px[:, None] / depth
+        if self.span_y is None:
+            scale = self.focal_px[:, None] / depth
+        else:
+            scale = (self.height / self.span_y)[:, None].expand_as(depth)
         x = local[..., 0] * scale + 0.5 * self.width
         y = -local[..., 1] * scale + 0.5 * self.height
         return torch.stack([x, y], -1), depth
+
+
+def orthographic_cameras(
+    c2w: Float[Tensor, "B 4 4"], span_y: "Tensor | float | int", height: int, width: int
+) -> Cameras:
+    """Cameras with parallel rays whose pictures are ``span_y`` world units high."""
+    span = torch.as_tensor(span_y, device=c2w.device, dtype=c2w.dtype).expand(len(c2w))
+    return Cameras(c2w, torch.zeros_like(span), height, width, span)
+
+
+def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
+    """One batch of several of the same picture size and kind. Raises ValueError where they differ."""
+    kinds = {(part.height, part.width, part.span_y is None) for part in parts}
+    if len(kinds) != 1:
+        raise ValueError(f"cameras differ in picture size or kind: {sorted(kinds)}")
+    spans = [part.span_y for part in parts if part.span_y is not None]
+    return replace(
+        parts[0],
+        c2w=torch.cat([part.c2w for part in parts]),
+        fov_y=torch.cat([part.fov_y for part in parts]),
+        span_y=torch.cat(spans) if spans else None,
+    )
 
 
 def look_at(

@@ -54,12 +54,16 @@ class Pictures:
 @wp.struct
 @no_type_check
 class Scene:
-    """Toys, cameras and lights. View v sees spans[v, 1] primitives from spans[v, 0] on, under lights[v]."""
+    """Toys, cameras and lights. View v sees spans[v, 1] primitives from spans[v, 0] on, under lights[v].
+
+    spans_y[v] is the world height of an orthographic picture, 0 for a pinhole.
+    """
 
     rows: wp.array2d(dtype=wp.float32)
     spans: wp.array2d(dtype=wp.int32)
     poses: wp.array(dtype=wp.mat44)
     tans: wp.array(dtype=wp.float32)
+    spans_y: wp.array(dtype=wp.float32)
     lights: wp.array2d(dtype=wp.float32)
     height: int
     width: int
@@ -170,9 +174,17 @@ def shade(color: wp.vec3, normal: wp.vec3, lights: wp.array2d(dtype=wp.float32),
 
 @wp.func
 @no_type_check
-def eye(scene: Scene, view: int) -> wp.vec3:
+def eye(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
+    """Where the ray through the picture position (x, y) in pixels starts."""
     c2w = scene.poses[view]
-    return wp.vec3(c2w[0, 3], c2w[1, 3], c2w[2, 3])
+    scale = scene.spans_y[view] / float(scene.height)
+    lx = (x - 0.5 * float(scene.width)) * scale
+    ly = (0.5 * float(scene.height) - y) * scale
+    return wp.vec3(
+        c2w[0, 3] + c2w[0, 0] * lx + c2w[0, 1] * ly,
+        c2w[1, 3] + c2w[1, 0] * lx + c2w[1, 1] * ly,
+        c2w[2, 3] + c2w[2, 0] * lx + c2w[2, 1] * ly,
+    )
 
 
 @wp.func
@@ -199,8 +211,8 @@ def first_pass(first: int, scene: Scene, frames: Frames):
     index = first + wp.tid()
     view = index // (scene.height * scene.width)
     pixel = index - view * scene.height * scene.width
-    o = eye(scene, view)
     y = pixel // scene.width
+    o = eye(scene, view, float(pixel - y * scene.width) + 0.5, float(y) + 0.5)
     d = direction(scene, view, float(pixel - y * scene.width) + 0.5, float(y) + 0.5)
     mask = view_mask(scene, view, o, d, 2.0e-3)
     hit = trace(scene, view, mask, o, d)
@@ -252,20 +264,22 @@ def edge_pass(first: int, scene: Scene, frames: Frames, side: int):
         frames.smooth[index] = frames.rgb[index]
         frames.alpha[index] = wp.where(frames.owner[index] >= 0, 1.0, 0.0)
         return
-    o = eye(scene, view)
-    slack = 2.0e-3 + 2.0 * scene.tans[view] / float(scene.height) * wp.length(o)
+    o = eye(scene, view, float(x) + 0.5, float(y) + 0.5)
+    wide = 2.0 * scene.tans[view] * wp.length(o) + scene.spans_y[view]
+    slack = 2.0e-3 + wide / float(scene.height)
     mask = view_mask(scene, view, o, direction(scene, view, float(x) + 0.5, float(y) + 0.5), slack)
     total = wp.vec3(0.0, 0.0, 0.0)
     hits = float(0.0)
     for s in range(side * side):
         v = s // side
         u = s - v * side
-        d = direction(
-            scene, view, float(x) + (float(u) + 0.5) / float(side), float(y) + (float(v) + 0.5) / float(side)
-        )
-        hit = trace(scene, view, mask, o, d)
+        px = float(x) + (float(u) + 0.5) / float(side)
+        py = float(y) + (float(v) + 0.5) / float(side)
+        start = eye(scene, view, px, py)
+        d = direction(scene, view, px, py)
+        hit = trace(scene, view, mask, start, d)
         if hit[0] >= 0.0:
-            p = o + hit[0] * d
+            p = start + hit[0] * d
             n = normal_at(scene, view, mask, p)
             total += shade(paint_color(scene.rows, int(hit[1]), p), n, scene.lights, view)
             hits += 1.0
@@ -332,6 +346,8 @@ def _scene(rows: Tensor, lights: Tensor, cameras: Cameras, spans: Tensor) -> Any
     scene.spans = wp.from_torch(spans.to(device))
     scene.poses = wp.from_torch(cameras.c2w.float().contiguous(), dtype=wp.mat44)
     scene.tans = wp.from_torch(torch.tan(0.5 * cameras.fov_y.float()).contiguous())
+    spans_y = torch.zeros_like(cameras.fov_y) if cameras.span_y is None else cameras.span_y
+    scene.spans_y = wp.from_torch(spans_y.float().contiguous())
     scene.lights = wp.from_torch(lights.to(device).contiguous())
     scene.height, scene.width, scene.radius = cameras.height, cameras.width, RADIUS * 1.1
     return scene
