@@ -36,6 +36,7 @@ class TinyModels:
     zero123_b: Path
     zero123_half: Path
     zero123_steered: Path
+    zero123_volume: Path
     sd_v: Path
 
 
@@ -193,6 +194,28 @@ def _write_steered(folder: Path) -> Path:
     return folder
 
 
+TINY_VOLUME = {
+    "picture": 16,
+    "latent": 8,
+    "features": 8,
+    "coarse": 4,
+    "coarse_channels": 8,
+    "fine_channels": 4,
+}
+TINY_VOLUME |= {"samples": 6, "head": 8, "hint": 5}
+
+
+def _write_volume(folder: Path) -> Path:
+    """The embedded form with a view volume, whose hint widens the UNet's input."""
+    from usd.denoiser.view_volume import VOLUME, ViewVolume, ViewVolumeConfig, write_volume
+
+    _write_zero123(folder, "clip_camera_projection", "proj")
+    _unet(3, 4 + 4 + TINY_VOLUME["hint"]).save_pretrained(folder / "unet")
+    torch.manual_seed(7)
+    write_volume(ViewVolume(ViewVolumeConfig(**TINY_VOLUME)), folder / VOLUME)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModels]:
     """One set of folders for the whole run."""
@@ -204,6 +227,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModels]:
         zero123_b=_write_zero123(root / "b", "cc_projection", "projection"),
         zero123_half=_write_zero123(root / "half", "clip_camera_projection", "proj", half=True),
         zero123_steered=_write_steered(root / "steered"),
+        zero123_volume=_write_volume(root / "volume"),
         sd_v=_write_sd(root / "v", "v_prediction"),
     )
     torch.random.set_rng_state(state)

@@ -137,3 +137,18 @@ def test_the_embedded_form_is_a_difference_of_configuration_only(tiny: TinyModel
     without_time = replace(told, time=torch.zeros_like(told.time))
     assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, without_time))
     assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, nothing))
+
+
+def test_a_view_volume_adds_its_hint_beside_the_noise(tiny: TinyModels) -> None:
+    """Reference latent, then hint; zeros when told nothing; without the folder the model is the original."""
+    x, t = _inputs()
+    model = _open(tiny.zero123_volume)
+    reading = model.read(_picture(), REFERENCE)
+    told, nothing = model.embed_view(reading, TARGETS), model.unconditional(2)
+    assert told.latent is not None and nothing.latent is not None
+    assert told.latent.shape == nothing.latent.shape == (2, 4 + 5, 8, 8)
+    assert torch.equal(told.latent[:, :4], reading.latent.expand(2, -1, -1, -1))
+    assert not torch.allclose(told.latent[0, 4:], told.latent[1, 4:]) and not nothing.latent.any()
+    blind = replace(told, latent=torch.cat([told.latent[:, :4], torch.zeros(2, 5, 8, 8)], 1))
+    assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, blind))
+    assert _open(tiny.zero123_a).read(_picture(), REFERENCE).volume is None

@@ -12,13 +12,14 @@ from lightning.pytorch import Trainer
 from usd.core.config import parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_denoiser
-from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose, turn_pairs
+from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, turn_pairs
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.clip import ClipSystem, contrastive
 from usd.system.diffusion_training import draw_timesteps, make_unet, noised
-from usd.system.novel_view import Condition, NovelViewSystem, widened
+from usd.system.novel_view import NovelViewSystem, widened
 from usd.system.text_to_image import TextToImageSystem
+from usd.system.view_volume import ViewVolumeSystem
 from usd.toybox import dataset
 
 OPTIMIZER = {"name": "AdamW", "args": {"lr": 1e-3}}
@@ -60,7 +61,12 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = {"channels": [64, 64], "text_encoder": str(home / "clip" / "out"), **folders, **common}
     sd = TextToImageSystem(parse(TextToImageSystem.Config, text, "system"))
     fitted(sd, data(**folders), home / "sd").publish(home / "stable-diffusion")
+    pairs = data(targets_per_reference=2, target_pictures=True, **folders)
+    shape = {"features": 8, "coarse": 4, "coarse_channels": 8, "fine_channels": 4, "samples": 4, "head": 8}
+    lift = ViewVolumeSystem(parse(ViewVolumeSystem.Config, {"volume": shape, **folders, **common}, "system"))
+    fitted(lift, pairs, home / "lift").publish(home / "view_volume")
     view = {"start_from": str(home / "stable-diffusion"), "clip": str(home / "clip" / "out"), **common}
+    view["volume"] = str(home / "view_volume")
     novel = NovelViewSystem(parse(NovelViewSystem.Config, view, "system"))
     fitted(novel, data(targets_per_reference=2, **folders), home / "zero123")
     novel.publish(home / "zero123" / "out")
@@ -92,7 +98,7 @@ def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
 def test_a_widened_unet_computes_what_it_did() -> None:
     torch.manual_seed(0)
     unet = make_unet((64, 64), 4, 8, 32).eval()
-    wide = widened(unet, 16).eval()
+    wide = widened(unet, 4, 16).eval()
     x, extra, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
     t = torch.tensor([10, 700])
     with torch.no_grad():
@@ -171,6 +177,7 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     view = {
         "start_from": str(family / "stable-diffusion"),
         "clip": str(family / "clip" / "out"),
+        "volume": str(family / "view_volume"),
         "bf16": False,
     }
     system = NovelViewSystem(parse(NovelViewSystem.Config, {**view, "optimizer": OPTIMIZER}, "system"))
@@ -181,8 +188,7 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     told = model.embed_view(reading, views.cameras[[1, 2]])
     x, t = torch.randn(2, 4, 16, 16, generator=generator()), torch.tensor([100, 800])
     latents = model.latent_mode(views.pictures[:1])
-    parts = system.read(views.pictures[:1], 2, latents)
-    condition = Condition(*parts, relative_pose(views.cameras[[1, 2]], views.cameras[[0]]))
+    condition = system.tell(views.pictures[:1], latents, views.cameras[[0]], views.cameras[[1, 2]])
     with torch.no_grad():
         said = system.average(x, t, condition)
         nothing = system.average(x, t, condition, torch.zeros(2), torch.zeros(2))

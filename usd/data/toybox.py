@@ -22,7 +22,7 @@ from usd.toybox.render import render
 
 @dataclass(frozen=True)
 class ToyViews:
-    """B views of toys. ``pictures`` (B, 3, H, W) over white in [0, 1], or ``latents`` in their place, as asked for."""
+    """B views of toys: ``pictures`` over white in [0, 1] with their ``alpha``, or ``latents``, as asked for."""
 
     pictures: Float[Tensor, "B 3 H W"] | None
     latents: Float[Tensor, "B c h w"] | None
@@ -30,6 +30,7 @@ class ToyViews:
     facing: Float[Tensor, "B"]
     named: Tensor
     cameras: Cameras
+    alpha: Float[Tensor, "B 1 H W"] | None = None
 
     def to(self, device: "torch.device | str") -> "ToyViews":
         def move(t: Tensor | None) -> Tensor | None:
@@ -42,7 +43,12 @@ class ToyViews:
             facing=self.facing.to(device),
             named=self.named.to(device),
             cameras=self.cameras.to(device),
+            alpha=move(self.alpha),
         )
+
+    def views_each(self) -> int:
+        """How many views each toy has, where they stand toy by toy as in ``held_out_views``."""
+        return next((i for i, c in enumerate(self.captions) if c != self.captions[0]), len(self.captions))
 
     def captions_with_views(self, chosen: list[bool]) -> list[str]:
         """Captions, with the words of the view ("... from the front left") where ``chosen``."""
@@ -78,6 +84,7 @@ class ToyboxData(Data):
         targets_per_reference: int = option(
             0, "0: single views; k: pairs, with k targets to each reference", ge=0
         )
+        target_pictures: bool = option(False, "give the targets' pictures besides their latents")
         front_share: float = option(
             0.5, "share of reference views taken about where the reference camera stands", ge=0, le=1
         )
@@ -141,7 +148,8 @@ class ToyboxData(Data):
         reference = torch.where(front, self._draw(REFERENCES, n, generator), self._draw(VIEWS, n, generator))
         target = self._draw(VIEWS, n * k, generator)
         return ViewPairs(
-            self._views(toys, reference, True), self._views(toys.repeat_interleave(k), target, False)
+            self._views(toys, reference, True),
+            self._views(toys.repeat_interleave(k), target, self.config.target_pictures),
         )
 
     @property
@@ -163,13 +171,15 @@ class ToyboxData(Data):
                 np.stack([self._latents[t // SHARD][t % SHARD, v] for t, v in pairs])
             ).float()
         index = toys.tolist()
+        shown, alpha = shards.over_white(toys, views) if pictures else (None, None)
         return ToyViews(
-            shards.over_white(toys, views) if pictures else None,
+            shown,
             latents,
             [shards.captions[t] for t in index],
             torch.from_numpy(shards.facing[toys.numpy(), views.numpy()]),
             torch.tensor([shards.categories[t] != NAMELESS for t in index]),
             shards.cameras(toys, views),
+            alpha,
         )
 
     def eval_batches(self, split: Split) -> list[ToyViews]:
@@ -194,9 +204,11 @@ def held_out_views(
         cameras = training_cameras(np.random.default_rng([seed, 7]))
         order = [0, *range(REFERENCES, VIEWS), *range(1, REFERENCES)][:n_views]
         cameras = cameras[order]
-        pictures = render([toy], cameras).over_white()
+        seen = render([toy], cameras)
         named = torch.full((n_views,), toy.category != NAMELESS)
-        views.append(ToyViews(pictures, None, [toy.caption] * n_views, facing(toy, cameras), named, cameras))
+        pictures, alpha = seen.over_white(), seen.alpha[:, None]
+        captions = [toy.caption] * n_views
+        views.append(ToyViews(pictures, None, captions, facing(toy, cameras), named, cameras, alpha))
     return join(views)
 
 
@@ -210,6 +222,7 @@ def join(views: list[ToyViews]) -> ToyViews:
         cameras[0].width,
     )
     pictures = [v.pictures for v in views if v.pictures is not None]
+    alpha = [v.alpha for v in views if v.alpha is not None]
     return ToyViews(
         torch.cat(pictures) if pictures else None,
         None,
@@ -217,6 +230,7 @@ def join(views: list[ToyViews]) -> ToyViews:
         torch.cat([v.facing for v in views]),
         torch.cat([v.named for v in views]),
         poses,
+        torch.cat(alpha) if alpha else None,
     )
 
 

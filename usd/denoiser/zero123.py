@@ -16,6 +16,7 @@ from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
 from usd.denoiser.load import load_network, load_tensors, read_json, readable
 from usd.denoiser.picture import ClipPicture
+from usd.denoiser.view_volume import VOLUME, load_volume
 from usd.denoiser.zero123_condition import (
     CameraProjection,
     CameraProjectionConfig,
@@ -29,12 +30,13 @@ PROJECTIONS = ("clip_camera_projection", "cc_projection")  # the two published l
 
 @dataclass(frozen=True)
 class Zero123Reading(Reading):
-    """The reference as Zero-1-to-3 knows it: CLIP embedding, patch tokens, unscaled latent, camera."""
+    """The reference as Zero-1-to-3 knows it: CLIP embedding, patch tokens, unscaled latent, camera, view volume."""
 
     embedding: Float[Tensor, "1 D"]
     patches: Float[Tensor, "1 T E"]
     latent: Float[Tensor, "1 c h w"]
     cameras: Cameras
+    volume: Float[Tensor, "1 C n n n"] | None = None
 
 
 @register("zero123")
@@ -59,6 +61,8 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
             config.half_precision_weights,
         )
         self.projection = Frozen(lambda: load_projection(folder), half=False)
+        place = folder / VOLUME
+        self.volume = Frozen(lambda: load_volume(place), half=False) if place.is_dir() else None
         self._vision = read_json(folder / "image_encoder" / "config.json")
         self._clip_picture = ClipPicture.from_folder(
             folder / "feature_extractor", int(self._vision["image_size"])
@@ -74,20 +78,29 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         with torch.autocast(rgb.device.type, enabled=False):
             seen = encoder(picture)
         patches = seen.last_hidden_state[:, 1:].float()
-        return Zero123Reading(seen.image_embeds.float(), patches, self.latent_mode(rgb), cameras)
+        volume = (
+            None
+            if self.volume is None
+            else self.volume.on(rgb.device).lift(rgb.float(), cameras.to(rgb.device))
+        )
+        return Zero123Reading(seen.image_embeds.float(), patches, self.latent_mode(rgb), cameras, volume)
 
     @torch.no_grad()
     def embed_view(self, reading: Reading, cameras: Cameras) -> NetworkInput:
         assert isinstance(reading, Zero123Reading)
-        pose = relative_pose(
-            cameras.to(reading.latent.device), reading.cameras.to(reading.latent.device), self.fourth_number
-        )
+        device = reading.latent.device
+        target, reference = cameras.to(device), reading.cameras.to(device)
+        pose = relative_pose(target, reference, self.fourth_number)
         tokens, time = self._project(reading.embedding, reading.patches, pose)
-        return NetworkInput(tokens, reading.latent.expand(len(cameras), -1, -1, -1), time)
+        beside = reading.latent.expand(len(cameras), -1, -1, -1)
+        if self.volume is not None and reading.volume is not None:
+            hint = self.volume.on(device).see(reading.volume, reference, target).hint
+            beside = torch.cat([beside, hint], 1)
+        return NetworkInput(tokens, beside, time)
 
     @torch.no_grad()
     def unconditional(self, batch: int) -> NetworkInput:
-        """Zeros for the tokens, the latent and the time embedding."""
+        """Zeros for the tokens, the time embedding and all channels beside x_t."""
         like, vision = self.alphas_cumprod, self._vision
         patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
         tokens, time = self._project(
@@ -96,7 +109,8 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
             like.new_zeros(batch, 4),
         )
         space = self.latent
-        latent = like.new_zeros(batch, space.channels, space.height, space.width)
+        beside = int(read_json(self.folder / "unet" / "config.json").get("in_channels", 8)) - space.channels
+        latent = like.new_zeros(batch, beside, space.height, space.width)
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
         )

@@ -1,12 +1,12 @@
 """``novel-view-system``: fine-tunes the embedded Stable Diffusion into the embedded Zero-1-to-3 (arXiv 2303.11328).
 
-As in the original the UNet gets the reference latent beside x_t (input channels doubled, new ones zero at first) and,
-for its text, tokens made of the reference's CLIP embedding and the relative camera; both are dropped for a share of
-the samples. What a small model needs besides is configuration of ``CameraProjection``.
+As in the original the UNet gets the reference latent beside x_t (new input channels zero at first) and, for its text,
+tokens made of the reference's CLIP embedding and the relative camera; both are dropped for a share of the samples.
+What a small model needs besides is configuration: of ``CameraProjection``, and a ``ViewVolume`` trained before.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from transformers import CLIPVisionModelWithProjection
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
+from usd.denoiser.view_volume import VOLUME, load_volume, write_volume, wrong_azimuths
 from usd.denoiser.zero123 import load_projection
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose
 from usd.evaluation.metrics import psnr
+from usd.math.camera import Cameras
 from usd.math.diffusion import (
     ddim_sample,
     ddim_timesteps,
@@ -59,17 +61,15 @@ class ProjectionShape:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network is told about B targets: CLIP embedding, patch tokens, reference latent, pose."""
+    """What the network is told about B targets: CLIP embedding, patch tokens, pose, and the channels beside x_t.
+
+    ``beside`` is the reference latent, and the hint of the view volume where there is one.
+    """
 
     embedding: Float[Tensor, "B D"]
     patches: Float[Tensor, "B T E"]
-    latent: Float[Tensor, "B c h w"]
     pose: Float[Tensor, "B 4"]
-
-    def turned(self, azimuth: Float[Tensor, "B"]) -> "Condition":
-        """The same with another azimuth difference (radians)."""
-        pose = torch.stack([self.pose[:, 0], torch.sin(azimuth), torch.cos(azimuth), self.pose[:, 3]], -1)
-        return replace(self, pose=pose)
+    beside: Float[Tensor, "B c h w"]
 
 
 class NovelView(nn.Module):
@@ -85,17 +85,17 @@ class NovelView(nn.Module):
         t: Tensor,
         told: Condition,
         keep_tokens: Tensor | None = None,
-        keep_latent: Tensor | None = None,
+        keep_beside: Tensor | None = None,
     ) -> Tensor:
         """The v of x_t. ``keep_*`` (B,) of 0 and 1 drop conditions; unconditional is zeros for all of them."""
         tokens, time = self.projection(told.embedding, told.patches, told.pose)
-        latent = told.latent
+        beside = told.beside
         if keep_tokens is not None:
             tokens = tokens * keep_tokens[:, None, None].to(tokens)
             time = None if time is None else time * keep_tokens[:, None].to(time)
-        if keep_latent is not None:
-            latent = latent * keep_latent[:, None, None, None]
-        x = torch.cat([xt, latent.to(xt)], 1)
+        if keep_beside is not None:
+            beside = beside * keep_beside[:, None, None, None]
+        x = torch.cat([xt, beside.to(xt)], 1)
         return self.unet(x, t, encoder_hidden_states=tokens, class_labels=time).sample
 
 
@@ -103,7 +103,7 @@ class NovelView(nn.Module):
 class NovelViewSystem(ModelTraining):
     """Needs load/toybox/stable-diffusion and load/toybox/clip (or others named here)."""
 
-    transient = ModelTraining.transient | {"tower"}
+    transient = ModelTraining.transient | {"tower", "volume"}
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
@@ -113,10 +113,15 @@ class NovelViewSystem(ModelTraining):
         clip: str = option(
             "load/toybox/clip", "folder of the CLIP whose image tower reads the reference", path=True
         )
+        volume: str | None = option(
+            None,
+            "folder of a view volume (configs/toybox/view_volume.yaml) whose hint lies beside x_t",
+            path=True,
+        )
         projection: ProjectionShape = option({}, "how reference and pose are given")
         drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
         drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
-        drop_latent: float = option(0.05, "share without the reference latent", ge=0, le=1)
+        drop_beside: float = option(0.05, "share without reference latent and hint", ge=0, le=1)
         high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
 
     config: Config
@@ -127,6 +132,7 @@ class NovelViewSystem(ModelTraining):
             self.config.clip, torch_dtype=torch.float32, attn_implementation="eager"
         )
         self.tower.requires_grad_(False).eval()
+        self.volume = load_volume(Path(self.config.volume)) if self.config.volume else None
         unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
         if (base / LAYOUT).is_dir():
             return NovelView(plain_attention(unet), load_projection(base))
@@ -134,7 +140,8 @@ class NovelViewSystem(ModelTraining):
         reader = Path(self.config.clip) / VIEW_READER
         if projection.config.type == "steered" and reader.is_file():
             projection.read_view_from(load_file(reader))
-        return NovelView(widened(unet, projection.config.time_width), projection)
+        beside = unet.config.in_channels + (self.volume.config.hint if self.volume else 0)
+        return NovelView(widened(unet, beside, projection.config.time_width), projection)
 
     def _projection_config(self, unet: UNet2DConditionModel) -> CameraProjectionConfig:
         shape, vision = self.config.projection, self.tower.config
@@ -151,34 +158,42 @@ class NovelViewSystem(ModelTraining):
         )
 
     @torch.no_grad()
-    def read(
-        self, pictures: Float[Tensor, "R 3 H W"], repeats: int, latents: Float[Tensor, "R c h w"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings, patch tokens and latents of the references, each repeated for its targets."""
+    def tell(
+        self,
+        pictures: Float[Tensor, "R 3 H W"],
+        latents: Float[Tensor, "R c h w"],
+        reference: Cameras,
+        target: Cameras,
+    ) -> Condition:
+        """The condition of R * k targets: target j belongs to reference j // k."""
+        k = len(target) // len(reference)
         with self.autocast():
             seen = self.tower((pictures - 0.5) / 0.5)
-        parts = (seen.image_embeds.float(), seen.last_hidden_state[:, 1:].float(), latents)
-        embedding, patches, latent = (part.repeat_interleave(repeats, 0) for part in parts)
-        return embedding, patches, latent
+            beside = latents.repeat_interleave(k, 0)
+            if self.volume is not None:
+                views = self.volume.see(self.volume.lift(pictures, reference), reference, target)
+                beside = torch.cat([beside, views.hint], 1)
+        rows = torch.arange(len(reference), device=target.device).repeat_interleave(k)
+        return Condition(
+            seen.image_embeds.float()[rows],
+            seen.last_hidden_state[:, 1:].float()[rows],
+            relative_pose(target, reference[rows]),
+            beside,
+        )
 
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         x0, latents = batch.target.latents, batch.reference.latents
         assert x0 is not None and latents is not None and batch.reference.pictures is not None
-        repeats = len(x0) // len(latents)
-        reference = batch.reference.cameras[torch.arange(len(latents)).repeat_interleave(repeats)]
-        told = Condition(
-            *self.read(batch.reference.pictures, repeats, latents),
-            relative_pose(batch.target.cameras, reference),
-        )
+        told = self.tell(batch.reference.pictures, latents, batch.reference.cameras, batch.target.cameras)
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
         c = self.config
-        tokens_end, latent_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_latent
+        tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
         keep_tokens = (draw >= tokens_end).float()
-        keep_latent = ((draw >= c.drop_all) & ((draw < tokens_end) | (draw >= latent_end))).float()
+        keep_beside = ((draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))).float()
         t = draw_timesteps(len(x0), c.high_noise_share, generator, self.device)
         xt, v = noised(x0, t, generator)
         with self.autocast():
-            said = self.network(xt, t, told, keep_tokens, keep_latent)
+            said = self.network(xt, t, told, keep_tokens, keep_beside)
         error = (said.float() - v).square().mean(dim=(1, 2, 3))
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
@@ -192,14 +207,20 @@ class NovelViewSystem(ModelTraining):
         assert pictures is not None
         vae = AutoencoderKL.from_pretrained(Path(self.config.start_from) / "vae", torch_dtype=torch.float32)
         vae = vae.to(self.device).eval()
-        n_views = next(i for i, c in enumerate(batch.captions) if c != batch.captions[0])
+        n_views = batch.views_each()
         first = torch.arange(0, len(pictures), n_views)
         target = torch.tensor([i for i in range(len(pictures)) if i % n_views], device=self.device)
         latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
         repeats = n_views - 1
-        pose = relative_pose(batch.cameras[target], batch.cameras[first.repeat_interleave(repeats)])
-        told = Condition(*self.read(pictures[first], repeats, latents[first]), pose)
-        figures = self._pose_figures(latents[target], told, batch.named[target])
+
+        def tell(cameras: Cameras) -> Condition:
+            return self.tell(pictures[first], latents[first], batch.cameras[first], cameras)
+
+        told, theirs = tell(batch.cameras[target]), batch.cameras[first.repeat_interleave(repeats)]
+        wrong = {
+            name: tell(cameras) for name, cameras in wrong_azimuths(batch.cameras[target], theirs).items()
+        }
+        figures = self._pose_figures(latents[target], told, wrong, batch.named[target])
         copied = pictures[first].repeat_interleave(repeats, 0)
         made = self._sample(told, vae)
         figures["psnr"] = psnr(made, pictures[target]).mean().item()
@@ -211,22 +232,17 @@ class NovelViewSystem(ModelTraining):
         rows = [views[:k, 0]] + [r for j in range(repeats) for r in (views[:k, j + 1], made[:k, j])]
         write_sheet(rows, self.sheet_path("views"))
 
-    def _pose_figures(self, x0: Tensor, told: Condition, named: Tensor) -> dict[str, float]:
+    def _pose_figures(
+        self, x0: Tensor, told: Condition, wrong: dict[str, Condition], named: Tensor
+    ) -> dict[str, float]:
         """Noise error with a wrong azimuth over that with the true one; 1 means the azimuth is ignored."""
-        source = torch.Generator("cpu").manual_seed(0)
-        azimuth = torch.atan2(told.pose[:, 1], told.pose[:, 2])
-        wrong = {
-            "random": (torch.rand(len(x0), generator=source) * 2 * torch.pi).to(self.device),
-            "negated": -azimuth,
-        }
         figures = {}
         for time in POSE_TIMES:
             t = torch.full((len(x0),), time, device=self.device)
             xt, v = noised(x0, t, torch.Generator("cpu").manual_seed(time))
             true = self._error(xt, v, t, told)[named].mean()
-            for name, angle in wrong.items():
-                other = self._error(xt, v, t, told.turned(angle))[named].mean()
-                figures[f"pose_{name}_{time}"] = (other / true).item()
+            for name, other in wrong.items():
+                figures[f"pose_{name}_{time}"] = (self._error(xt, v, t, other)[named].mean() / true).item()
             figures[f"error_{time}"] = true.item()
         return figures
 
@@ -236,9 +252,8 @@ class NovelViewSystem(ModelTraining):
 
     def _sample(self, told: Condition, vae: Any, scale: float = 1.5, steps: int = 20) -> Tensor:
         alphas = scaled_linear_alphas_cumprod().to(self.device)
-        noise = torch.randn(told.latent.shape, generator=torch.Generator("cpu").manual_seed(1)).to(
-            self.device
-        )
+        shape = (len(told.pose), self.average.unet.config.out_channels, *told.beside.shape[2:])
+        noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(1)).to(self.device)
         nothing = torch.zeros(len(noise), device=self.device)
 
         def predictor(keep: Tensor | None):
@@ -261,6 +276,8 @@ class NovelViewSystem(ModelTraining):
         (place / "config.json").write_text(
             json.dumps({"_class_name": "CameraProjection", **config}, indent=2)
         )
+        if self.volume is not None:
+            write_volume(half(self.volume), folder / VOLUME)
         write_scheduler(folder / "scheduler")
         extractor = folder / "feature_extractor"
         extractor.mkdir(exist_ok=True)
@@ -283,16 +300,19 @@ MODEL_INDEX = {
 
 
 @torch.no_grad()
-def widened(unet: UNet2DConditionModel, time_width: int) -> UNet2DConditionModel:
-    """The UNet with twice the input channels and, if wanted, a vector beside the time. It computes what it did."""
+def widened(unet: UNet2DConditionModel, beside: int, time_width: int) -> UNet2DConditionModel:
+    """The UNet with ``beside`` more input channels and, if wanted, a vector beside the time.
+
+    At first it computes what it did.
+    """
     config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
-    config |= {"in_channels": 2 * unet.config.in_channels}
+    config |= {"in_channels": unet.config.in_channels + beside}
     if time_width:
         config |= {"class_embed_type": "projection", "projection_class_embeddings_input_dim": time_width}
     wide = UNet2DConditionModel(**config)
     weights = dict(unet.state_dict())
     old = weights["conv_in.weight"]
-    weights["conv_in.weight"] = torch.cat([old, torch.zeros_like(old)], 1)
+    weights["conv_in.weight"] = torch.cat([old, old.new_zeros(len(old), beside, *old.shape[2:])], 1)
     wide.load_state_dict(weights, strict=False)
     if time_width:
         last = wide.class_embedding.linear_2

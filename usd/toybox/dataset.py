@@ -120,14 +120,14 @@ class Shards:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def over_white(self, toys: Tensor, views: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] of the given toys and views."""
+    def over_white(self, toys: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) over white and alpha (B, 1, H, W), in [0, 1], of the given toys and views."""
         rgba = np.stack(
             [self.rgba[t // SHARD][t % SHARD, v] for t, v in zip(toys.tolist(), views.tolist(), strict=True)]
         )
-        picture = torch.from_numpy(rgba).float() / 255
-        alpha = picture[..., 3:]
-        return (picture[..., :3] * alpha + 1 - alpha).permute(0, 3, 1, 2).contiguous()
+        picture = (torch.from_numpy(rgba).float() / 255).permute(0, 3, 1, 2).contiguous()
+        alpha = picture[:, 3:]
+        return picture[:, :3] * alpha + 1 - alpha, alpha
 
     def cameras(self, toys: Tensor, views: Tensor) -> Cameras:
         size = self.rgba[0].shape[2]
