@@ -262,6 +262,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
     """A network of a library (imported only now), read from its subfolder, all weights present. Raises UserError."""
     cls = getattr(importlib.import_module(library), name)
+    folder = weights_folder(folder)
     with _quiet(), readable(folder, name):
         options = {"variant": _variant(folder), "local_files_only": True, "output_loading_info": True}
         network, report = cls.from_pretrained(folder, **options)
@@ -269,6 +270,16 @@ def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
         if missing:
             raise UserError(f"{folder}: lacks {len(missing)} weights of {name}, such as {missing[0]}")
     return network
+
+
+def weights_folder(part: Path) -> Path:
+    """Where a part's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
+
+    Models of one family may share a part (the embedded two share their autoencoder) without storing it twice.
+    """
+    path = part / "config.json"
+    other = read_json(path).get("weights_of") if path.is_file() else None
+    return part if other is None else (part / str(other)).resolve()
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:

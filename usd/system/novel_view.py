@@ -6,12 +6,14 @@ What a small model needs besides is configuration: of ``CameraProjection``, and 
 """
 
 import json
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from transformers import CLIPVisionModelWithProjection
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
+from usd.denoiser.load import load_network, read_json, weights_folder
 from usd.denoiser.view_volume import VOLUME, load_volume, write_volume, wrong_azimuths
 from usd.denoiser.zero123 import load_projection
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, relative_pose
@@ -119,6 +122,9 @@ class NovelViewSystem(ModelTraining):
             path=True,
         )
         projection: ProjectionShape = option({}, "how reference and pose are given")
+        share_autoencoder: bool = option(
+            False, "publish a pointer to the base model's autoencoder in place of a copy"
+        )
         drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
         drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
         drop_beside: float = option(0.05, "share without reference latent and hint", ge=0, le=1)
@@ -205,8 +211,7 @@ class NovelViewSystem(ModelTraining):
         """Pose sensitivity on held-out toys, PSNR of sampled views beside copying the reference, and a sheet."""
         pictures = batch.pictures
         assert pictures is not None
-        vae = AutoencoderKL.from_pretrained(Path(self.config.start_from) / "vae", torch_dtype=torch.float32)
-        vae = vae.to(self.device).eval()
+        vae = self._autoencoder().to(self.device).eval()
         n_views = batch.views_each()
         first = torch.arange(0, len(pictures), n_views)
         target = torch.tensor([i for i in range(len(pictures)) if i % n_views], device=self.device)
@@ -283,9 +288,24 @@ class NovelViewSystem(ModelTraining):
         extractor.mkdir(exist_ok=True)
         size = preprocessor(self.tower.config.image_size)
         (extractor / "preprocessor_config.json").write_text(json.dumps(size, indent=2))
-        vae = AutoencoderKL.from_pretrained(Path(self.config.start_from) / "vae", torch_dtype=torch.float16)
-        vae.save_pretrained(folder / "vae")
+        self._publish_autoencoder(folder / "vae")
         (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2))
+
+    def _autoencoder(self) -> Any:
+        return load_network("diffusers", "AutoencoderKL", Path(self.config.start_from) / "vae")
+
+    def _publish_autoencoder(self, place: Path) -> None:
+        """A copy, or its configuration with a pointer to the base model's weights."""
+        if not self.config.share_autoencoder:
+            half(self._autoencoder()).save_pretrained(place)
+            return
+        owner = weights_folder(Path(self.config.start_from) / "vae")
+        if owner.resolve() == place.resolve():
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        said = read_json(owner / "config.json") | {"weights_of": os.path.relpath(owner, place)}
+        (place / "config.json").write_text(json.dumps(said, indent=2))
 
 
 MODEL_INDEX = {

@@ -106,10 +106,10 @@ def mushroom(b: Builder, d: Draw) -> str:
     cap, stem, spots = d.color(), d.one("white", "gray", "brown", "yellow"), d.chance(0.7)
     r, h, s = d.between(0.5, 0.7), d.between(0.3, 0.55), d.between(0.13, 0.24)
     lift = d.between(0.25, 0.45)
-    b.cone(s * 1.2, s, h, (0, 0, h), d.plain(stem))
-    paint = d.plain(cap)
+    foot, paint = d.plain(stem), d.plain(cap)
     b.ellipsoid((r, r, lift), (0, 0, 2 * h), paint)
     b.cylinder(r * 0.9, lift * 0.6, (0, 0, 2 * h - lift * 0.75), d.plain(stem), subtract=1)
+    b.cone(s * 1.2, s, h, (0, 0, h), foot)  # after the cut, which would take its top
     if spots:
         dot = d.plain(d.color(cap))
         for k in range(d.count(4, 7)):
