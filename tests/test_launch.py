@@ -130,14 +130,15 @@ def test_resuming_after_kill_9_equals_an_unbroken_run(tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_ctrl_c_saves_the_step_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_saves_the_step_and_says_how_to_go_on(tmp_path, number):
     process = start(
         tmp_path, "--train", "trainer.max_steps=4000", "system.pause=0.05", "checkpoint.last_every_n_steps=0"
     )
     trial = tmp_path / "tiny" / "run"
     log = trial / "csv_logs" / "version_0" / "metrics.csv"
     wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 3, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "to continue pass resume=" in errors and "Traceback" not in errors

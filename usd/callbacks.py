@@ -35,17 +35,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Writes ``ckpts/epoch=0-step=<n>.ckpt`` and ``last.ckpt``, at the configured steps, at the end, and on Ctrl-C."""
+    """Writes ``ckpts/epoch=0-step=<n>.ckpt`` and ``last.ckpt``, at the configured steps, at the end, on Ctrl-C and SIGTERM."""
 
     def __init__(self, trial: Trial, config: CheckpointConfig) -> None:
         self.trial = trial
         self.config = config
         self.asked_to_stop = False
         self._saved_step = -1
-        self._previous_handler: Any = None
+        self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._previous_handler = signal.signal(signal.SIGINT, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM):  # a job scheduler or `docker stop` sends the second
+            self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         step, config = trainer.global_step, self.config
@@ -61,12 +62,12 @@ class Checkpoints(Callback):
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_handler()
+        self._restore_handlers()
         if trainer.global_step != self._saved_step:
             self._save_numbered(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore_handler()
+        self._restore_handlers()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.asked_to_stop:
@@ -74,10 +75,10 @@ class Checkpoints(Callback):
         self.asked_to_stop = True
         print("\nstopping after this step; press Ctrl-C again to abort at once", file=sys.stderr, flush=True)
 
-    def _restore_handler(self) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
 
     def _stop(self, trainer: Trainer) -> None:
         self._save(trainer, self.trial.last)
