@@ -5,7 +5,8 @@
 
 ``transform_matrix`` is camera-to-world, OpenGL axes. Intrinsics stand at the top or in each frame (the frame wins); the
 field of view may be given as ``camera_angle_x`` / ``camera_angle_y`` instead. Our cameras are plain pinholes: square
-pixels, the principal point in the middle, no distortion; a file that says otherwise is refused.
+pixels, the principal point in the middle, no distortion; a file that says otherwise is refused. Orthographic cameras
+are an extension of ours: ``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height in world units.
 """
 
 import json
@@ -20,18 +21,19 @@ from PIL import Image
 
 from usd.core.config import UserError
 from usd.data.pictures import writing
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, orthographic_cameras
 
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera, and the picture it took if there is one on disk."""
+    """One camera, and the picture it took if there is one on disk, and its mask (``mask_path``) likewise."""
 
     camera: Cameras
     file_path: str
     picture: Path | None
+    mask: Path | None = None
 
 
 def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tuple[Frame, ...]:
@@ -67,13 +69,26 @@ def _frame(name: str, folder: Path, shared: Mapping[str, Any], entry: Any) -> Fr
         raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
     picture = _picture(folder, file_path)
     width, height = _size(name, keys, picture)
-    camera = Cameras(
-        _pose(name, keys.get("transform_matrix")),
-        torch.tensor([_fov_y(name, keys, width, height)]),
-        height,
-        width,
-    )
-    return Frame(camera, file_path, picture)
+    pose = _pose(name, keys.get("transform_matrix"))
+    if _is_orthographic(keys):
+        camera = orthographic_cameras(pose, _positive(name, keys, "span_y"), height, width)
+    else:
+        camera = Cameras(pose, torch.tensor([_fov_y(name, keys, width, height)]), height, width)
+    return Frame(camera, file_path, picture, _mask(name, folder, keys))
+
+
+def _is_orthographic(keys: Mapping[str, Any]) -> bool:
+    return str(keys.get("camera_model")).upper() == "ORTHOGRAPHIC"
+
+
+def _mask(name: str, folder: Path, keys: Mapping[str, Any]) -> Path | None:
+    """The file that ``mask_path`` names. Raises UserError where it is named but not there."""
+    if not isinstance(keys.get("mask_path"), str):
+        return None
+    file = folder / keys["mask_path"]
+    if not file.is_file():
+        raise UserError(f"{name}.mask_path: {file}: no such file; expected a mask")
+    return file
 
 
 def _refuse_distortion(name: str, keys: Mapping[str, Any]) -> None:
@@ -81,7 +96,7 @@ def _refuse_distortion(name: str, keys: Mapping[str, Any]) -> None:
     if bent:
         raise UserError(f"{name}.{bent[0]}: is {keys[bent[0]]}; expected 0: undistort the pictures first")
     model = keys.get("camera_model", "PINHOLE")
-    if str(model).upper() not in ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE"):
+    if str(model).upper() not in ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE", "ORTHOGRAPHIC"):
         raise UserError(f"{name}.camera_model: is {model}; expected a pinhole camera")
 
 
@@ -193,6 +208,9 @@ def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: S
     return file
 
 
-def _intrinsics(camera: Cameras) -> dict[str, int | float]:
-    focal, height, width = camera.focal_px.item(), camera.height, camera.width
+def _intrinsics(camera: Cameras) -> dict[str, int | float | str]:
+    height, width = camera.height, camera.width
+    if camera.span_y is not None:
+        return {"camera_model": "ORTHOGRAPHIC", "w": width, "h": height, "span_y": camera.span_y.item()}
+    focal = camera.focal_px.item()
     return {"w": width, "h": height, "fl_x": focal, "fl_y": focal, "cx": width / 2, "cy": height / 2}

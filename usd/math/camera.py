@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -129,6 +129,21 @@ class Cameras:
         directions = torch.nn.functional.normalize(world, dim=-1)
         origins = self.position[:, None, None, :].expand_as(directions)
         return origins, directions
+
+    def rays_at(
+        self, camera: Int[Tensor, "R"], x: Int[Tensor, "R"], y: Int[Tensor, "R"]
+    ) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
+        """Rays through the centres of single pixels, column ``x`` and row ``y`` of the given cameras."""
+        right = x.to(self.c2w) + 0.5 - 0.5 * self.width
+        up = 0.5 * self.height - 0.5 - y.to(self.c2w)
+        c2w = self.c2w[camera]
+        if self.span_y is None:
+            focal = self.focal_px[camera]
+            local = torch.stack([right / focal, up / focal, -torch.ones_like(focal)], -1)
+            world = torch.einsum("rij,rj->ri", c2w[:, :3, :3], local)
+            return c2w[:, :3, 3], torch.nn.functional.normalize(world, dim=-1)
+        plane = torch.stack([right, up], -1) * (self.span_y[camera] / self.height)[:, None]
+        return c2w[:, :3, 3] + torch.einsum("rij,rj->ri", c2w[:, :3, :2], plane), -c2w[:, :3, 2]
 
     def _parallel_rays(
         self, x: Float[Tensor, "h w"], y: Float[Tensor, "h w"], span_y: Float[Tensor, "B"]

@@ -1,0 +1,328 @@
+"""COLMAP's sparse models, text or binary: cameras and poses of pictures taken by a real camera.
+
+    <folder>/sparse/0/{cameras,images}.{bin,txt}    <folder>/images/*    <folder>/masks/* (optional)
+
+COLMAP's cameras look along +z with +y down (OpenCV), and its poses are world-to-camera; ours are OpenGL,
+camera-to-world. Our pinholes have square pixels and their principal point in the middle: pictures are cropped about
+theirs and, where pixels are not square, resampled. Lens distortion is refused: `colmap image_undistorter` removes it.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import UserError
+from usd.data.pictures import resize_rgba
+
+MODELS: dict[int, tuple[str, int]] = {
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+    5: ("OPENCV_FISHEYE", 8),
+    6: ("FULL_OPENCV", 12),
+    7: ("FOV", 5),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+    10: ("THIN_PRISM_FISHEYE", 12),
+}
+"""Numbers of COLMAP's camera models: name, and how many parameters."""
+ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+TWO_FOCALS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole in pixels: picture size, focal lengths, principal point (from the top left corner)."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
+class Posed:
+    """One picture of the model: its file name, camera number, and camera-to-world matrix (OpenGL axes)."""
+
+    name: str
+    camera: int
+    c2w: Float[Tensor, "4 4"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A sparse model without its points, pictures in the order of their names."""
+
+    cameras: dict[int, Intrinsics]
+    pictures: tuple[Posed, ...]
+
+
+def find_model(folder: Path) -> Path | None:
+    """The folder of the sparse model in or below ``folder``; None if there is none."""
+    for name in ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse"):
+        place = folder / name
+        if any(
+            (place / f"{part}.{end}").is_file() for end in ("bin", "txt") for part in ("cameras", "images")
+        ):
+            return place
+    return None
+
+
+def read_model(folder: Path, where: str) -> Model:
+    """The model in ``folder``, binary if it is there. Raises UserError for files that are missing or cut short."""
+    end = "bin" if (folder / "images.bin").is_file() or (folder / "cameras.bin").is_file() else "txt"
+    for part in ("cameras", "images"):
+        if not (folder / f"{part}.{end}").is_file():
+            raise UserError(f"{where}: {folder}: has no {part}.{end}; expected a whole COLMAP model")
+    binary = end == "bin"
+    cameras = (cameras_binary if binary else cameras_text)(folder / f"cameras.{end}", where)
+    pictures = (images_binary if binary else images_text)(folder / f"images.{end}", where)
+    if not pictures:
+        raise UserError(
+            f"{where}: {folder / f'images.{end}'}: has no pictures; expected a reconstructed model"
+        )
+    lost = [picture for picture in pictures if picture.camera not in cameras]
+    if lost:
+        raise UserError(
+            f"{where}: {folder}: {lost[0].name} was taken by camera {lost[0].camera}, which cameras.{end} does not have"
+        )
+    return Model(cameras, tuple(sorted(pictures, key=lambda picture: picture.name)))
+
+
+def intrinsics_of(model: str, width: int, height: int, values: list[float], name: str) -> Intrinsics:
+    """A camera's numbers by the name of its model. Raises UserError where the lens bends."""
+    if model not in (*ONE_FOCAL, *TWO_FOCALS):
+        raise UserError(
+            f"{name}: is a {model} camera; expected a pinhole: run `colmap image_undistorter` first"
+        )
+    if model in ONE_FOCAL:
+        values = [values[0], *values]
+    fx, fy, cx, cy, *bent = values
+    if any(abs(value) > 1e-6 for value in bent):
+        raise UserError(
+            f"{name}: {model} with distortion {bent[0]:.3g}; expected none: run `colmap image_undistorter` first"
+        )
+    if min(fx, fy, width, height) <= 0:
+        raise UserError(
+            f"{name}: focal lengths {fx:g}, {fy:g} at {width} x {height} pixels; expected positive ones"
+        )
+    return Intrinsics(width, height, fx, fy, cx, cy)
+
+
+def pose_of(quaternion: list[float], translation: list[float], name: str) -> Float[Tensor, "4 4"]:
+    """OpenGL camera-to-world from COLMAP's world-to-camera quaternion (w, x, y, z) and translation."""
+    q = torch.tensor(quaternion, dtype=torch.float64)
+    if not torch.isfinite(q).all() or abs(float(q.norm()) - 1) > 0.05:
+        raise UserError(f"{name}: its rotation is {quaternion}; expected a unit quaternion")
+    w, x, y, z = (q / q.norm()).tolist()
+    rotation = torch.tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ],
+        dtype=torch.float64,
+    )
+    c2w = torch.eye(4, dtype=torch.float64)
+    c2w[:3, :3] = rotation.T @ torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
+    c2w[:3, 3] = -rotation.T @ torch.tensor(translation, dtype=torch.float64)
+    return c2w.float()
+
+
+# -------------------------------------------------------------------------------------------------------- binary
+
+
+class Bytes:
+    """The rest of a binary file. Raises UserError that names the place where the file ends too early."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        self.name, self.at = f"{where}: {path}", 0
+        try:
+            self.data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.name}: cannot be read ({error.strerror})") from error
+
+    def take(self, form: str, what: str) -> tuple:
+        """Little-endian values as ``struct`` describes them."""
+        size = struct.calcsize("<" + form)
+        self.skip(size, what)
+        return struct.unpack_from("<" + form, self.data, self.at - size)
+
+    def skip(self, size: int, what: str) -> None:
+        if self.at + size > len(self.data):
+            raise UserError(
+                f"{self.name}: is cut short: ends at byte {len(self.data)}, within {what}; expected a whole file"
+            )
+        self.at += size
+
+    def text(self, what: str) -> str:
+        """Up to the next zero byte."""
+        end = self.data.find(b"\0", self.at)
+        if end < 0:
+            raise UserError(
+                f"{self.name}: is cut short: ends at byte {len(self.data)}, within {what}; expected a whole file"
+            )
+        found, self.at = self.data[self.at : end], end + 1
+        return found.decode("utf-8", "replace")
+
+
+def cameras_binary(path: Path, where: str) -> dict[int, Intrinsics]:
+    """``cameras.bin``: a count, then (id, model, width, height, parameters)."""
+    file = Bytes(path, where)
+    (count,) = file.take("Q", "the number of cameras")
+    cameras = {}
+    for index in range(count):
+        what = f"camera {index + 1} of {count}"
+        number, model, width, height = file.take("iiQQ", what)
+        if model not in MODELS:
+            raise UserError(f"{file.name}: {what} is of model {model}, which is unknown; expected 0 to 10")
+        name, length = MODELS[model]
+        values = list(file.take(f"{length}d", what))
+        cameras[number] = intrinsics_of(name, width, height, values, f"{file.name}: camera {number}")
+    return cameras
+
+
+def images_binary(path: Path, where: str) -> list[Posed]:
+    """``images.bin``: a count, then (id, quaternion, translation, camera, name, observations)."""
+    file = Bytes(path, where)
+    (count,) = file.take("Q", "the number of pictures")
+    pictures = []
+    for index in range(count):
+        what = f"picture {index + 1} of {count}"
+        _, *pose, camera = file.take("i7di", what)
+        name = file.text(what)
+        (points,) = file.take("Q", what)
+        file.skip(24 * points, what)
+        pictures.append(Posed(name, camera, pose_of(pose[:4], pose[4:], f"{file.name}: {name}")))
+    return pictures
+
+
+# ---------------------------------------------------------------------------------------------------------- text
+
+
+def _lines(path: Path, where: str) -> tuple[list[tuple[int, str]], int | None]:
+    """Numbered lines without comments, and the count that the head comment promises (None if it says nothing)."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{where}: {path}: cannot be read ({error.strerror})") from error
+    numbered = list(enumerate(text.splitlines(), 1))
+    promised = [
+        line.split(":")[1].split(",")[0].strip() for _, line in numbered if line.startswith("# Number of")
+    ]
+    count = int(promised[0]) if promised and promised[0].isdigit() else None
+    return [(number, line) for number, line in numbered if not line.startswith("#")], count
+
+
+def _fields(path: Path, where: str, number: int, line: str, least: int) -> list[str]:
+    parts = line.split(maxsplit=9) if least == 10 else line.split()
+    if len(parts) < least:
+        raise UserError(
+            f"{where}: {path}: line {number} has {len(parts)} fields; expected at least {least}: is the file cut short?"
+        )
+    return parts
+
+
+def _numbers(name: str, number: int, parts: list[str], kind: Callable[[str], float]) -> list:
+    try:
+        return [kind(part) for part in parts]
+    except ValueError as error:
+        raise UserError(f"{name}: line {number}: {error}; expected numbers") from error
+
+
+def _promised(path: Path, where: str, what: str, found: int, promised: int | None) -> None:
+    if promised is not None and found < promised:
+        raise UserError(
+            f"{where}: {path}: is cut short: has {found} of {promised} {what}; expected a whole file"
+        )
+
+
+def cameras_text(path: Path, where: str) -> dict[int, Intrinsics]:
+    """``cameras.txt``: CAMERA_ID MODEL WIDTH HEIGHT PARAMS..."""
+    lines, promised = _lines(path, where)
+    lengths = dict(MODELS.values())
+    cameras = {}
+    for number, line in lines:
+        if not line.strip():
+            continue
+        parts = _fields(path, where, number, line, 5)
+        name = f"{where}: {path}"
+        model = parts[1]
+        camera, width, height = _numbers(name, number, [parts[0], parts[2], parts[3]], int)
+        values = _numbers(name, number, parts[4:], float)
+        if len(values) < lengths.get(model, 0):
+            raise UserError(
+                f"{name}: line {number}: {model} with {len(values)} parameters; expected {lengths[model]}: "
+                "is the file cut short?"
+            )
+        cameras[camera] = intrinsics_of(model, width, height, values, f"{name}: camera {camera}")
+    _promised(path, where, "cameras", len(cameras), promised)
+    return cameras
+
+
+def images_text(path: Path, where: str) -> list[Posed]:
+    """``images.txt``: two lines a picture: IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then its observations."""
+    lines, promised = _lines(path, where)
+    while lines and not lines[0][1].strip():
+        lines = lines[1:]
+    pictures = []
+    for number, line in lines[::2]:
+        if not line.strip():
+            continue
+        parts = _fields(path, where, number, line, 10)
+        name = f"{where}: {path}"
+        pose = _numbers(name, number, parts[1:8], float)
+        (camera,) = _numbers(name, number, parts[8:9], int)
+        pictures.append(Posed(parts[9].strip(), camera, pose_of(pose[:4], pose[4:], f"{name}: {parts[9]}")))
+    _promised(path, where, "pictures", len(pictures), promised)
+    return pictures
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+def centred(
+    picture: Float[Tensor, "4 h w"], camera: Intrinsics, name: str
+) -> tuple[Float[Tensor, "4 H W"], float]:
+    """The picture cropped about its principal point and with square pixels, and its vertical field of view (radians).
+
+    The picture may be a resampled copy of what COLMAP saw; the crop is rounded to whole pixels.
+    """
+    height, width = picture.shape[-2:]
+    if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
+        raise UserError(
+            f"{name}: is {width} x {height} pixels; expected the shape that COLMAP saw, "
+            f"{camera.width} x {camera.height}"
+        )
+    zoom = height / camera.height
+    left, wide = _about(camera.cx * width / camera.width, width)
+    top, high = _about(camera.cy * zoom, height)
+    if min(wide, high) < 2:
+        raise UserError(
+            f"{name}: principal point ({camera.cx:g}, {camera.cy:g}) outside the picture; expected inside"
+        )
+    cut = picture[:, top : top + high, left : left + wide]
+    focal_y, focal_x = camera.fy * zoom, camera.fx * width / camera.width
+    square = (
+        cut
+        if abs(focal_x - focal_y) < 0.002 * focal_y
+        else resize_rgba(cut, high, round(wide * focal_y / focal_x))
+    )
+    return square.contiguous(), 2 * float(torch.atan(torch.tensor(0.5 * high / focal_y, dtype=torch.float64)))
+
+
+def _about(middle: float, size: int) -> tuple[int, int]:
+    """First pixel and length of the largest window about ``middle``; the whole side when it is within half a pixel."""
+    if abs(middle - size / 2) <= 0.5:
+        return 0, size
+    half = min(middle, size - middle)
+    return max(round(middle - half), 0), round(2 * half)

@@ -1,0 +1,152 @@
+"""``python -m usd.data.convert``: views in the file layouts of other systems, and those systems' cameras.
+
+    python -m usd.data.convert 1000022 out --layout wonder3d        a toy, seen by that system's cameras
+    python -m usd.data.convert <views> out --layout zero123         views that have the layout's cameras already
+    python -m usd.data.convert --cameras syncdreamer out            only transforms.json, the layout's cameras
+
+To bring a trial into a layout, render its cameras (launch.py --test data.eval_transforms=out/transforms.json) and
+convert the trial. Pictures keep their pixels. Views whose cameras are not the layout's are refused: nothing is warped.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from usd.core.errors import UserError
+from usd.data import syncdreamer, wonder3d, zero123_views
+from usd.data.pictures import write_picture
+from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
+from usd.data.transforms import write_transforms
+from usd.data.view_readers import ViewOptions, read_views
+from usd.data.view_set import ViewSet
+from usd.math.camera import Cameras
+
+LAYOUTS = ("transforms", "syncdreamer", "wonder3d", "zero123")
+REFERENCE_AZIMUTH_DEG = 90.0
+"""Where our reference camera stands, and so where those systems' input picture is taken to come from."""
+
+
+def layout_cameras(layout: str, size: int, azimuth_deg: float, count: int = 12) -> Cameras:
+    """The cameras a layout prescribes, its input picture taken from ``azimuth_deg``. ``count`` where it is free."""
+    if layout == "syncdreamer":
+        return syncdreamer.target_cameras(size, azimuth_deg)
+    if layout == "wonder3d":
+        return wonder3d.target_cameras(size, azimuth_deg)
+    cameras = sphere_cameras(count, size)
+    if layout == "zero123":
+        return Cameras(cameras.c2w, torch.full_like(cameras.fov_y, zero123_views.FOV), size, size)
+    return cameras
+
+
+def write_views(views: ViewSet, folder: Path) -> list[Path]:
+    """Our own layout: ``transforms.json`` and ``views/*.png`` with straight alpha."""
+    names = [f"views/{i:04d}.png" for i in range(len(views))]
+    written = [write_picture(folder / name, picture) for name, picture in zip(names, views.rgba, strict=True)]
+    return [write_transforms(folder / "transforms.json", [views.cameras], names), *written]
+
+
+def write_layout(views: ViewSet, folder: Path, layout: str, azimuth_deg: float) -> list[Path]:
+    """Write views in a layout. Raises UserError where their cameras or sizes are not the layout's."""
+    height, width = views.rgba.shape[-2:]
+    if layout == "transforms":
+        return write_views(views, folder)
+    if height != width:
+        raise UserError(f"{folder}: views are {width} x {height} pixels; expected square ones for {layout}")
+    if layout == "zero123":
+        _refuse_other_lens(views, folder)
+        return zero123_views.write_views(views, folder)
+    expected = layout_cameras(layout, height, azimuth_deg)
+    ordered = matched(views, expected, f"{folder}: {layout}")
+    return (
+        syncdreamer.write_strip(ordered, folder)
+        if layout == "syncdreamer"
+        else wonder3d.write_scene(ordered, folder)
+    )
+
+
+def _refuse_other_lens(views: ViewSet, folder: Path) -> None:
+    fov = views.cameras.fov_y.rad2deg()
+    if views.cameras.span_y is not None or (fov - 49.1343).abs().max() > 0.2:
+        seen = "orthographic" if views.cameras.span_y is not None else f"{fov.min():.1f} degrees wide"
+        raise UserError(f"{folder}: views are {seen}; expected the 49.13 degrees of Zero-1-to-3's layout")
+
+
+def matched(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
+    """The views in the order of the cameras a layout prescribes. Raises UserError that says which is missing."""
+    if (views.cameras.span_y is None) != (expected.span_y is None):
+        kinds = "pinhole views", "orthographic ones"
+        raise UserError(
+            f"{where}: has {kinds[views.cameras.span_y is not None]}; expected {kinds[expected.span_y is not None]}"
+        )
+    order = []
+    for index in range(len(expected)):
+        apart = (views.cameras.c2w - expected.c2w[index]).abs().amax(dim=(1, 2))
+        apart = apart + (views.cameras.fov_y - expected.fov_y[index]).abs()
+        if views.cameras.span_y is not None and expected.span_y is not None:
+            apart = apart + (views.cameras.span_y - expected.span_y[index]).abs()
+        if float(apart.min()) > 0.02:
+            place = expected.spherical
+            raise UserError(
+                f"{where}: no view was taken by its camera {index} (azimuth "
+                f"{place.azimuth[index].rad2deg():.1f}, elevation {place.elevation[index].rad2deg():.1f} degrees, "
+                f"distance {place.distance[index]:.2f}); expected all {len(expected)}: render them with --cameras"
+            )
+        order.append(int(apart.argmin()))
+    return views.select(order)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m usd.data.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", nargs="?", help="views with cameras, a trial folder, or a toybox seed")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--layout", choices=LAYOUTS, help="write the views so")
+    what.add_argument("--cameras", choices=LAYOUTS[1:], help="write only the cameras of this layout")
+    parser.add_argument("--size", type=int, default=256, help="pixels a side (toys, cameras)")
+    parser.add_argument("--views", type=int, default=12, help="how many, where the layout leaves it free")
+    parser.add_argument(
+        "--azimuth",
+        type=float,
+        default=REFERENCE_AZIMUTH_DEG,
+        help="of the input picture, in degrees, in our world",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = arguments().parse_args(argv)
+    if args.size < 8 or args.views < 1:
+        raise UserError("python -m usd.data.convert: --size must be at least 8, --views at least 1")
+    if args.cameras:
+        cameras = layout_cameras(args.cameras, args.size, args.azimuth, args.views)
+        names = [f"views/{i:04d}.png" for i in range(len(cameras))]
+        _say([write_transforms(args.out / "transforms.json", [cameras], names)])
+        return
+    if args.source is None:
+        raise UserError("python -m usd.data.convert: no views given; expected SOURCE OUT --layout NAME")
+    seed = toy_seed(args.source)
+    if seed is not None and not Path(args.source).exists():
+        views = see_toy(seed, layout_cameras(args.layout, args.size, args.azimuth, args.views))
+    else:
+        views = read_views(args.source, ViewOptions(), args.source)
+    _say([*write_layout(views, args.out, args.layout, args.azimuth)], views.notes)
+
+
+def _say(written: list[Path], notes: tuple[str, ...] = ()) -> None:
+    for note in notes:
+        sys.stdout.write(f"{note}\n")
+    sys.stdout.write(f"{len(written)} files, {written[0]} first\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None

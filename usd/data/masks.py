@@ -1,0 +1,114 @@
+"""Which pixels of a picture are object: from its alpha, from a file beside it, or from a plain background.
+
+What was assumed is said in a sentence. A policy is one of
+
+    auto        alpha if any picture has it, else mask files, else a plain border colour, else nothing is known
+    alpha       the pictures' own alpha; an error where there is none
+    files       mask files; an error where one is missing
+    background  flood-fill the colour of the border, whatever the alpha says
+    none        every pixel counts as object: nothing is known
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import UserError
+from usd.data.pictures import over, read_rgba, resize_rgba
+from usd.data.reference import remove_plain_background
+
+MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
+TOLERANCE = 0.06
+"""How far a background pixel may be from the border colour, of 1."""
+
+Pictures = list[Float[Tensor, "4 h w"]]
+
+
+def masked(
+    pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], policy: MaskPolicy, where: str
+) -> tuple[Pictures, bool, list[str]]:
+    """The pictures with alpha as the policy says, whether alpha means anything, and what was assumed.
+
+    ``files`` are the masks that belong to the pictures, None where there is no such file.
+    """
+    if policy == "auto":
+        return _guessed(pictures, names, files, where)
+    if policy == "alpha":
+        if not _has_alpha(pictures):
+            raise UserError(f"{where}: no picture has transparency; expected RGBA, or another `masks` policy")
+        return pictures, True, ["masks are the pictures' alpha"]
+    if policy == "files":
+        return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
+    if policy == "background":
+        return [_cut(picture, f"{where}: {name}") for picture, name in zip(pictures, names)], True, [PLAIN]
+    return [_opaque(picture) for picture in pictures], False, ["masks ignored: every pixel counts as object"]
+
+
+PLAIN = "masks made by removing the plain colour of the border; parts of that colour at the outline are lost"
+UNKNOWN = "no masks and no plain background: every pixel counts as object, silhouettes say nothing"
+
+
+def _guessed(
+    pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], where: str
+) -> tuple[Pictures, bool, list[str]]:
+    if _has_alpha(pictures):
+        opaque = sum(not _has_alpha([picture]) for picture in pictures)
+        note = f"masks are the pictures' alpha ({opaque} of {len(pictures)} are opaque throughout)"
+        return pictures, True, [note if opaque else "masks are the pictures' alpha"]
+    if any(file is not None for file in files):
+        return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
+    try:
+        return [_cut(picture, where) for picture in pictures], True, [PLAIN]
+    except UserError:
+        return [_opaque(picture) for picture in pictures], False, [UNKNOWN]
+
+
+def _has_alpha(pictures: Pictures) -> bool:
+    return any(bool((picture[3] < 0.5).any()) for picture in pictures)
+
+
+def _opaque(picture: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
+    return torch.cat([picture[:3], torch.ones_like(picture[3:])])
+
+
+def _cut(picture: Float[Tensor, "4 h w"], name: str) -> Float[Tensor, "4 h w"]:
+    return remove_plain_background(over(picture), TOLERANCE, name)[0]
+
+
+def _from_files(
+    pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], where: str
+) -> Pictures:
+    missing = [name for name, file in zip(names, files) if file is None]
+    if missing:
+        raise UserError(
+            f"{where}: {len(missing)} of {len(names)} pictures have no mask ({missing[0]}); expected a mask for each, "
+            "or `masks: none`"
+        )
+    return [
+        _with_mask(picture, read_mask(file, where), where, file)
+        for picture, file in zip(pictures, files)
+        if file is not None
+    ]
+
+
+def read_mask(path: Path, where: str) -> Float[Tensor, "h w"]:
+    """A mask file: its alpha if it has one, else its brightness (white is object)."""
+    rgba = read_rgba(path, where)
+    return rgba[3] if bool((rgba[3] < 0.5).any()) else rgba[:3].mean(0)
+
+
+def _with_mask(
+    picture: Float[Tensor, "4 h w"], mask: Float[Tensor, "H W"], where: str, file: Path
+) -> Float[Tensor, "4 h w"]:
+    height, width = picture.shape[-2:]
+    if mask.shape[0] * width != mask.shape[1] * height:
+        raise UserError(
+            f"{where}: {file}: is {mask.shape[1]} x {mask.shape[0]} pixels; expected the shape of its picture, "
+            f"{width} x {height}"
+        )
+    grey = torch.cat([torch.ones_like(mask)[None].expand(3, -1, -1), mask[None]])
+    return torch.cat([picture[:3], resize_rgba(grey, height, width)[3:]])

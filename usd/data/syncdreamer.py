@@ -1,0 +1,66 @@
+"""SyncDreamer's output (arXiv 2309.03453): one PNG strip of 16 views over white, without a camera file.
+
+    <output>/<sample>.png     16 square views side by side, 256 pixels each
+
+The cameras are the published ones: every 22.5 degrees from the azimuth of the input picture, all 30 degrees up,
+distance 1.5, focal length 280 at 256 pixels. View 0 shares the input picture's azimuth, not its elevation.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+
+from usd.core.config import UserError
+from usd.data.pictures import over, read_rgba, write_picture
+from usd.data.view_set import ViewSet, view_set
+from usd.math.camera import Cameras, orbit_cameras_deg
+
+VIEWS = 16
+SIZE = 256
+FOCAL = 280 / 256
+"""Focal length in picture heights."""
+ELEVATION_DEG, DISTANCE = 30.0, 1.5
+
+
+def target_cameras(size: int = SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
+    """The 16 published cameras, the input picture taken from ``azimuth_deg``."""
+    azimuth = [azimuth_deg + 360 / VIEWS * i for i in range(VIEWS)]
+    return orbit_cameras_deg(ELEVATION_DEG, azimuth, DISTANCE, math.degrees(2 * math.atan(0.5 / FOCAL)), size)
+
+
+def find_strip(path: Path) -> Path | None:
+    """The strip meant by a PNG or by a folder of samples (the first in order of name); None if there is none."""
+    files = (
+        [path] if path.is_file() else sorted(path.glob("*.png"), key=lambda file: (len(file.stem), file.stem))
+    )
+    return next((file for file in files if _is_strip(file)), None)
+
+
+def _is_strip(file: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return picture.width == VIEWS * picture.height
+    except OSError:
+        return False
+
+
+def read_strip(file: Path, where: str) -> ViewSet:
+    """The 16 views in the system's own frame: the input picture at azimuth 0. Opaque pictures over white."""
+    strip = read_rgba(file, where)
+    height, width = strip.shape[-2:]
+    if width != VIEWS * height:
+        raise UserError(
+            f"{where}: {file}: is {width} x {height} pixels; expected {VIEWS} square views side by side"
+        )
+    names = [f"{file.name}[{i}]" for i in range(VIEWS)]
+    note = f"SyncDreamer's strip {file.name}: 16 views, cameras as published"
+    return view_set(list(strip.split(height, dim=-1)), target_cameras(height), names, [note])
+
+
+def write_strip(views: ViewSet, folder: Path, name: str = "0") -> list[Path]:
+    """``<folder>/<name>.png``. The views must have been taken by ``target_cameras``, in their order."""
+    strip = torch.cat([over(picture) for picture in views.rgba], dim=-1)
+    return [write_picture(folder / f"{name}.png", strip)]

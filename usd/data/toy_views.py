@@ -1,0 +1,39 @@
+"""Views of a toy of the toybox: ground truth for reconstruction and evaluation, named by its seed."""
+
+import math
+import re
+
+import torch
+
+from usd.data.view_set import ViewSet
+from usd.math.camera import Cameras, Spherical, orbit_cameras
+from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
+from usd.toybox.objects import make_toy
+from usd.toybox.render import Pictures, render
+
+GOLDEN = math.pi * (3 - math.sqrt(5))
+
+
+def toy_seed(text: str) -> int | None:
+    """The seed that ``1000022`` or ``toybox:1000022`` names; None for anything else."""
+    found = re.fullmatch(r"(?:toybox:)?(\d{1,12})", text)
+    return int(found[1]) if found else None
+
+
+def sphere_cameras(count: int, size: int) -> Cameras:
+    """``count`` cameras spread evenly over the whole sphere (a Fibonacci spiral), looking at the origin."""
+    index = torch.arange(count, dtype=torch.float64)
+    elevation = torch.asin(1 - (2 * index + 1) / count)
+    azimuth = (index * GOLDEN).remainder(2 * math.pi)
+    place = Spherical(elevation.float(), azimuth.float(), torch.full((count,), REFERENCE_DISTANCE))
+    return orbit_cameras(place, math.radians(REFERENCE_FOV_DEG), size, size)
+
+
+def see_toy(seed: int, cameras: Cameras) -> ViewSet:
+    """Exact pictures, masks and normals of a toy from any cameras, orthographic ones included."""
+    toy = make_toy(seed)
+    seen: Pictures = render([toy], cameras)
+    normals = seen.normal.permute(0, 3, 1, 2).contiguous()
+    names = tuple(f"{i:04d}.png" for i in range(len(cameras)))
+    note = f"toybox {seed}: {toy.caption}"
+    return ViewSet(seen.rgba(), cameras, names, torch.ones(len(cameras)), normals, notes=(note,))

@@ -1,0 +1,249 @@
+"""From a folder to views: whichever of the known layouts it has.
+
+    transforms.json                nerfstudio, Blender (also transforms_train.json, transforms_test.json)
+    sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
+    save/it<step>-<name>/          the trial folder of an image-to-3D run: its newest rendered views
+    <strip>.png                    SyncDreamer's 16 views
+    normals_000_front.png ...      Wonder3D's 6 orthographic views with normals
+    000.npy, 000.png ...           Zero-1-to-3's views
+    1000022                        the toy of that seed, rendered here
+
+The order is the order in which they are looked for.
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from usd.core.config import UserError, option
+from usd.data import colmap, syncdreamer, wonder3d, zero123_views
+from usd.data.masks import MaskPolicy, masked
+from usd.data.pictures import read_rgba
+from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
+from usd.data.transforms import Frame, read_transforms
+from usd.data.view_set import ViewSet, fitted, same_size, turned, view_set
+from usd.math.camera import Cameras, join_cameras
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+LAYOUTS = (
+    "transforms.json, a COLMAP model (sparse/0), a trial folder, "
+    "or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
+)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How a folder is read."""
+
+    masks: MaskPolicy = option(
+        "auto",
+        "where masks come from: auto, alpha, files (beside the pictures), background (a plain colour), none",
+    )
+    size: int | None = option(None, "longest side of the pictures after resampling; null: as they are", ge=1)
+    frame: Literal["auto", "keep", "fit"] = option(
+        "auto",
+        "fit: centre the object, turn mean up to +z, scale its bounding radius to 0.5; keep: the file's world; "
+        "auto: fit for COLMAP, whose worlds are arbitrary, keep for all others",
+    )
+    input_azimuth_deg: float = option(
+        0.0, "turn the world of SyncDreamer's and Wonder3D's views so that their input was taken from here"
+    )
+    trial_views: str | None = option(
+        None, "of a trial: which rendered views (`test`, `turntable`, ...); null: turntable, else test"
+    )
+    toy_views: int = option(64, "of a toy: how many views, spread over the sphere", ge=1)
+    toy_size: int = option(128, "of a toy: pixels a side", ge=1)
+
+
+def read_views(source: "str | Path", options: ViewOptions, where: str = "data.path") -> ViewSet:
+    """The views in ``source``. Raises UserError with file and reason; what was assumed stands in the notes."""
+    seed = toy_seed(str(source))
+    if seed is not None and not Path(source).exists():
+        return see_toy(seed, sphere_cameras(options.toy_views, options.size or options.toy_size))
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
+    views, fits = _read(path, options, where)
+    wanted = fits if options.frame == "auto" else options.frame == "fit"
+    return fitted(views) if wanted else views
+
+
+def _read(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
+    """The views, and whether their world is arbitrary."""
+    if transforms := find_transforms(path):
+        return read_transforms_views(transforms, options, where), False
+    if path.is_dir() and (model := colmap.find_model(path)):
+        return read_colmap_views(path, model, options, where), True
+    if is_trial(path):
+        return read_trial_views(path, options, where), False
+    if scene := wonder3d.find_scene(path):
+        views = _resampled(wonder3d.read_scene(scene, where), options)
+        return turned(views, math.radians(options.input_azimuth_deg + 90)), False
+    if folder := zero123_views.find_views(path):
+        return zero123_views.read_views(folder, where, options.size), False
+    if strip := syncdreamer.find_strip(path):
+        return _syncdreamer(strip, options, where), False
+    raise UserError(_nothing(path, where))
+
+
+def _nothing(path: Path, where: str) -> str:
+    if path.is_file():
+        return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
+    count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+    found = f"has {count} pictures but no cameras" if count else "holds neither pictures nor cameras"
+    return f"{where}: {path}: {found}; expected {LAYOUTS}"
+
+
+def _resampled(views: ViewSet, options: ViewOptions) -> ViewSet:
+    return views if options.size is None else views.resized(options.size, options.size)
+
+
+def _syncdreamer(strip: Path, options: ViewOptions, where: str) -> ViewSet:
+    views = syncdreamer.read_strip(strip, where)
+    return turned(
+        _resampled(_with_masks(views, [None] * len(views), options.masks, where), options),
+        math.radians(options.input_azimuth_deg),
+    )
+
+
+def _with_masks(views: ViewSet, files: list[Path | None], policy: MaskPolicy, where: str) -> ViewSet:
+    pictures, known, notes = masked(list(views.rgba), views.names, files, policy, where)
+    made = view_set(pictures, views.cameras, views.names, [*views.notes, *notes])
+    return replace(made, masked=known)
+
+
+# ----------------------------------------------------------------------------------------------------- transforms
+
+
+def find_transforms(path: Path) -> Path | None:
+    """The cameras' file meant by a path: itself, or the usual names in a folder."""
+    if path.is_file():
+        return path if path.suffix == ".json" else None
+    names = ("transforms.json", "transforms_train.json", "transforms_test.json")
+    return next((path / name for name in names if (path / name).is_file()), None)
+
+
+def read_transforms_views(file: Path, options: ViewOptions, where: str) -> ViewSet:
+    """The frames of a transforms.json that have a picture, with masks from ``mask_path``, ``masks/`` or alpha."""
+    frames = read_transforms(file, where)
+    shown = [frame for frame in frames if frame.picture is not None]
+    if not shown:
+        missing = frames[0].file_path or "no file_path"
+        raise UserError(
+            f"{where}: {file}: none of its {len(frames)} pictures exist ({missing}); expected them beside it"
+        )
+    notes = (
+        [f"{len(frames) - len(shown)} of {len(frames)} frames have no picture"]
+        if len(shown) < len(frames)
+        else []
+    )
+    names = [frame.file_path for frame in shown]
+    pictures = [read_rgba(frame.picture, f"{where}: {file}") for frame in shown if frame.picture is not None]
+    pictures = same_size(pictures, names, options.size, f"{where}: {file}")
+    cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
+    masks = [_mask_file(file.parent, frame) for frame in shown]
+    return _with_masks(view_set(pictures, cameras, names, notes), masks, options.masks, f"{where}: {file}")
+
+
+def _one_batch(cameras: list[Cameras], shape: torch.Size, names: list[str], where: str) -> Cameras:
+    """All cameras at the pictures' size. Raises UserError where a camera's shape is not its picture's."""
+    height, width = shape[-2:]
+    for name, camera in zip(names, cameras):
+        if abs(camera.height * width - camera.width * height) > max(
+            height, width, camera.height, camera.width
+        ):
+            raise UserError(
+                f"{where}: {name}: its camera is {camera.width} x {camera.height} but its picture {width} x {height} "
+                "pixels; expected the same shape"
+            )
+    if len({camera.span_y is None for camera in cameras}) > 1:
+        raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
+    return join_cameras([camera.resize(height, width) for camera in cameras])
+
+
+def _mask_file(folder: Path, frame: Frame) -> Path | None:
+    """``mask_path`` of the frame, or the file of the picture's name in ``masks/``."""
+    if frame.mask is not None:
+        return frame.mask
+    return _beside(folder / "masks", Path(frame.file_path).name)
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    """The mask of the picture ``name``: the same name, with ``.png`` behind it or in place of its ending."""
+    candidates = [folder / name, folder / f"{name}.png", (folder / name).with_suffix(".png")]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+# --------------------------------------------------------------------------------------------------------- COLMAP
+
+
+def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, where: str) -> ViewSet:
+    """The pictures of a COLMAP model, cropped about their principal points."""
+    model = colmap.read_model(model_folder, where)
+    images = next(
+        (folder for folder in (path / "images", path, path.parent / "images") if folder.is_dir()), path
+    )
+    present = [posed for posed in model.pictures if (images / posed.name).is_file()]
+    if not present:
+        raise UserError(
+            f"{where}: {path}: none of the {len(model.pictures)} pictures of its COLMAP model exist "
+            f"({images / model.pictures[0].name}); expected them in images/"
+        )
+    names = [posed.name for posed in present]
+    files = [_beside(path / "masks", name) for name in names]
+    pictures = [read_rgba(images / name, where) for name in names]
+    pictures, known, notes = masked(pictures, names, files, options.masks, f"{where}: {path}")
+    cut = [
+        colmap.centred(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
+        for picture, posed in zip(pictures, present)
+    ]
+    pictures = same_size([picture for picture, _ in cut], names, options.size, f"{where}: {path}")
+    cameras = Cameras(
+        torch.stack([posed.c2w for posed in present]),
+        torch.tensor([fov for _, fov in cut]),
+        *pictures[0].shape[-2:],
+    )
+    head = f"COLMAP model: {len(present)} of {len(model.pictures)} pictures found"
+    views = view_set(pictures, cameras, names, [head, *notes])
+    return replace(views, masked=known)
+
+
+# ---------------------------------------------------------------------------------------------------------- trial
+
+
+def is_trial(path: Path) -> bool:
+    return (
+        path.is_dir()
+        and (path / "save").is_dir()
+        and ((path / "ckpts").is_dir() or (path / "configs").is_dir())
+    )
+
+
+def trial_folders(path: Path) -> dict[str, Path]:
+    """The newest rendered views of a trial by name: ``{"test": save/it800-test, ...}``."""
+    found: dict[str, tuple[int, Path]] = {}
+    for folder in (path / "save").glob("it*-*"):
+        match = re.fullmatch(r"it(\d+)-(.+)", folder.name)
+        if match and (folder / "transforms.json").is_file():
+            step, name = int(match[1]), match[2]
+            if name not in found or step > found[name][0]:
+                found[name] = step, folder
+    return {name: folder for name, (_, folder) in found.items()}
+
+
+def read_trial_views(path: Path, options: ViewOptions, where: str) -> ViewSet:
+    """The views a trial rendered."""
+    folders = trial_folders(path)
+    wanted = [options.trial_views] if options.trial_views else ["turntable", "test", *sorted(folders)]
+    folder = next((folders[name] for name in wanted if name in folders), None)
+    if folder is None:
+        known = ", ".join(sorted(folders)) or "none"
+        raise UserError(
+            f"{where}: {path}: has no rendered {options.trial_views or 'views'} (found: {known}); "
+            "expected save/it<step>-<name>/transforms.json, which launch.py --test writes"
+        )
+    return read_transforms_views(folder / "transforms.json", options, where).noting(f"views of {folder.name}")

@@ -1,0 +1,266 @@
+"""A set of views: pictures and the cameras that took them, whatever files they came from.
+
+One type comes out of every reader. Its promises: colours are straight (not multiplied by alpha); all pictures have one
+size; cameras are OpenGL cameras in a world with +z up and the object about the origin; normals are unit vectors in that
+world. What a file did not say and the reader had to assume stands as a sentence in ``notes``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import UserError
+from usd.data.pictures import resize_rgba
+from usd.math.camera import Cameras
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """V views. ``weights`` say how far each is to be trusted (1 by default).
+
+    ``normals`` are unit vectors in world coordinates, 0 where unknown. ``masked`` is false when alpha says nothing:
+    the pictures were opaque and no mask came with them. ``reference`` is the index of the input picture's view, if
+    the views were made from one and it is among them.
+    """
+
+    rgba: Float[Tensor, "V 4 H W"]
+    cameras: Cameras
+    names: tuple[str, ...]
+    weights: Float[Tensor, "V"]
+    normals: Float[Tensor, "V 3 H W"] | None = None
+    masked: bool = True
+    reference: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.rgba.shape[0]
+
+    def select(self, indices: Sequence[int]) -> "ViewSet":
+        """Some of the views, in the given order."""
+        chosen = list(indices)
+        return replace(
+            self,
+            rgba=self.rgba[chosen],
+            cameras=self.cameras[chosen],
+            names=tuple(self.names[i] for i in chosen),
+            weights=self.weights[chosen],
+            normals=None if self.normals is None else self.normals[chosen],
+            reference=chosen.index(self.reference) if self.reference in chosen else None,
+        )
+
+    def to(self, device: "torch.device | str") -> "ViewSet":
+        normals = None if self.normals is None else self.normals.to(device)
+        return replace(
+            self,
+            rgba=self.rgba.to(device),
+            cameras=self.cameras.to(device),
+            weights=self.weights.to(device),
+            normals=normals,
+        )
+
+    def resized(self, height: int, width: int) -> "ViewSet":
+        """The same views with other pixels; colours of transparent pixels do not bleed."""
+        if self.rgba.shape[-2:] == (height, width):
+            return self
+        rgba = torch.stack([resize_rgba(picture, height, width) for picture in self.rgba])
+        normals = None if self.normals is None else _resized_normals(self.normals, height, width)
+        return replace(self, rgba=rgba, cameras=self.cameras.resize(height, width), normals=normals)
+
+    def noting(self, *notes: str) -> "ViewSet":
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def view_set(
+    pictures: Sequence[Float[Tensor, "4 h w"]],
+    cameras: Cameras,
+    names: Sequence[str],
+    notes: Sequence[str] = (),
+) -> ViewSet:
+    """Views of weight 1 without normals. Pictures must have one size; cameras take it."""
+    rgba = torch.stack(list(pictures))
+    sized = cameras.resize(rgba.shape[-2], rgba.shape[-1])
+    return ViewSet(rgba, sized, tuple(names), torch.ones(len(rgba)), notes=tuple(notes))
+
+
+def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int) -> Float[Tensor, "V 3 h w"]:
+    """Antialiased; directions stay unit vectors, and 0 where most of what is mixed was unknown."""
+    small = torch.nn.functional.interpolate(normals, size=(height, width), mode="bilinear", antialias=True)
+    known = small.norm(dim=1, keepdim=True) > 0.5
+    return torch.where(known, torch.nn.functional.normalize(small, dim=1), torch.zeros_like(small))
+
+
+def same_size(
+    pictures: Sequence[Float[Tensor, "4 h w"]], names: Sequence[str], size: int | None, where: str
+) -> list[Float[Tensor, "4 H W"]]:
+    """All pictures at one size. ``size`` is the longest side to resample to; without it sizes must agree already.
+
+    Raises UserError where they differ, also in shape.
+    """
+    shapes = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
+    for name, (height, width) in zip(names, shapes):
+        first_height, first_width = shapes[0]
+        if size is None and (height, width) != shapes[0]:
+            raise UserError(
+                f"{where}: views of different size: {names[0]} is {first_width} x {first_height}, {name} is "
+                f"{width} x {height} pixels; expected one size, or `size` to resample all to"
+            )
+        if abs(height * first_width - width * first_height) > max(first_height, first_width):
+            raise UserError(
+                f"{where}: views of different shape: {names[0]} is {first_width} x {first_height}, {name} is "
+                f"{width} x {height} pixels; expected one ratio of width to height"
+            )
+    if size is None:
+        return list(pictures)
+    height, width = _with_longest_side(shapes[0], size)
+    return [resize_rgba(picture, height, width) for picture in pictures]
+
+
+def _with_longest_side(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    longest = max(shape)
+    return max(1, round(shape[0] * size / longest)), max(1, round(shape[1] * size / longest))
+
+
+# ------------------------------------------------------------------------------------------------------- the frame
+
+
+def focus(views: ViewSet) -> Float[Tensor, "3"]:
+    """The point nearest (least squares) to the lines of sight to the object.
+
+    Those run through the middle of each silhouette, or along the optical axes where there are no masks.
+    """
+    lines = [_line_of_sight(views, i) for i in range(len(views))]
+    origins, directions = torch.stack([o for o, _ in lines]), torch.stack([d for _, d in lines])
+    across = torch.eye(3) - directions[:, :, None] * directions[:, None, :]
+    right = torch.einsum("vij,vj->i", across, origins)
+    return torch.linalg.lstsq(across.sum(0), right[:, None]).solution[:, 0]
+
+
+def _line_of_sight(views: ViewSet, index: int) -> tuple[Tensor, Tensor]:
+    """Origin and unit direction (3,) of the middle ray of a view, or of its silhouette."""
+    camera = views.cameras[index : index + 1]
+    origins, directions = camera.rays()
+    seen = views.rgba[index, 3] > 0.5
+    weight = seen if views.masked and seen.any() else torch.ones_like(seen)
+    origin = origins[0][weight].mean(0)
+    return origin, torch.nn.functional.normalize(directions[0][weight].mean(0), dim=0)
+
+
+def silhouette_radius(views: ViewSet, centre: Float[Tensor, "3"]) -> float:
+    """The largest distance from ``centre`` at which a view's silhouette passes it: the object's bounding radius.
+
+    The outermost hundredth of the pixels of each silhouette is left out, as specks of bad masks live there.
+    """
+    largest = 0.0
+    for index in range(len(views)):
+        origins, directions = views.cameras[index : index + 1].rays()
+        seen = views.rgba[index, 3] > 0.5
+        if seen.any():
+            offset = torch.linalg.cross(centre - origins[0][seen], directions[0][seen]).norm(dim=-1)
+            largest = max(largest, float(offset.quantile(0.99)))
+    return largest
+
+
+def fitted(views: ViewSet, radius: float = 0.5) -> ViewSet:
+    """The views in our frame: the object about the origin, +z up, with bounding radius ``radius``.
+
+    Up is the mean upward direction of the cameras. Without masks the size is unknown, and the median camera distance
+    becomes 1.5 instead. Directions of normals turn along.
+    """
+    centre = focus(views)
+    up = views.cameras.c2w[:, :3, 1].mean(0)
+    rotation = _turn_to_z(torch.nn.functional.normalize(up, dim=0))
+    if views.masked:
+        scale, how = (
+            radius / max(silhouette_radius(views, centre), 1e-9),
+            f"silhouettes' radius to {radius:g}",
+        )
+    else:
+        distance = (views.cameras.position - centre).norm(dim=-1).median()
+        scale, how = 1.5 / max(float(distance), 1e-9), "median camera distance to 1.5"
+    note = (
+        f"world fitted: centre {_shown(centre)}, scaled by {scale:.4g} ({how}), mean up of the cameras to +z"
+    )
+    return moved(views, rotation, centre, scale).noting(note)
+
+
+def moved(
+    views: ViewSet, rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"], scale: float
+) -> ViewSet:
+    """The views in a world where x became ``scale * rotation @ (x - centre)``."""
+    c2w = views.cameras.c2w.clone()
+    c2w[:, :3, :3] = rotation @ c2w[:, :3, :3]
+    c2w[:, :3, 3] = scale * (views.cameras.position - centre) @ rotation.T
+    span = None if views.cameras.span_y is None else views.cameras.span_y * scale
+    normals = None if views.normals is None else torch.einsum("ij,vjhw->vihw", rotation, views.normals)
+    return replace(views, cameras=replace(views.cameras, c2w=c2w, span_y=span), normals=normals)
+
+
+def turned(views: ViewSet, angle: float) -> ViewSet:
+    """The views carried about the vertical by ``angle`` (radians)."""
+    c, s = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
+    rotation = torch.eye(3)
+    rotation[0, 0], rotation[0, 1], rotation[1, 0], rotation[1, 1] = c, -s, s, c
+    return moved(views, rotation, torch.zeros(3), 1.0)
+
+
+def _turn_to_z(up: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """The smallest rotation that brings the unit vector ``up`` to +z."""
+    z = torch.tensor([0.0, 0.0, 1.0])
+    axis, cosine = torch.linalg.cross(up, z), float(up @ z)
+    if cosine < -0.9999:
+        return torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    cross = torch.zeros(3, 3)
+    cross[0, 1], cross[0, 2], cross[1, 2] = -axis[2], axis[1], -axis[0]
+    cross = cross - cross.T
+    return torch.eye(3) + cross + cross @ cross / (1 + cosine)
+
+
+def _shown(point: Tensor) -> str:
+    return "(" + ", ".join(f"{value:.3g}" for value in point.tolist()) + ")"
+
+
+# -------------------------------------------------------------------------------------------------------- checking
+
+
+def cameras_inside(views: ViewSet) -> list[int]:
+    """Indices of the cameras that stand inside the object: every other view shows the object in front of them.
+
+    Only silhouettes can tell, and two of them at least must have the camera in their picture.
+    """
+    if not views.masked:
+        return []
+    positions = views.cameras.position
+    pixels, depth = views.cameras.project(positions)
+    height, width = views.rgba.shape[-2:]
+    x, y = pixels[..., 0].long(), pixels[..., 1].long()
+    framed = (pixels >= 0).all(-1) & (x < width) & (y < height) & (depth > 0)
+    framed.fill_diagonal_(False)
+    rows = torch.arange(len(views))[:, None].expand_as(x)
+    covered = views.rgba[rows, 3, y.clamp(0, height - 1), x.clamp(0, width - 1)] > 0.5
+    inside = (framed.sum(0) >= 2) & (covered | ~framed).all(0)
+    return inside.nonzero()[:, 0].tolist()
+
+
+def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
+    """The views, if an object can be made of them. Raises UserError that says which view is wrong."""
+    if len(views) < at_least:
+        raise UserError(
+            f"{where}: has {len(views)} view{'s' * (len(views) != 1)}; expected at least {at_least}: depth cannot be "
+            "told from fewer"
+        )
+    empty = [name for name, picture in zip(views.names, views.rgba) if not (picture[3] > 0.5).any()]
+    if len(empty) == len(views):
+        raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
+    inside = cameras_inside(views)
+    if inside:
+        names = ", ".join(views.names[i] for i in inside[:3])
+        raise UserError(
+            f"{where}: {len(inside)} of {len(views)} cameras stand inside the object ({names}); expected cameras "
+            "around it: are the matrices world-to-camera, or in other units than the object?"
+        )
+    if empty:
+        return views.noting(f"{len(empty)} of {len(views)} views show nothing of the object ({empty[0]})")
+    return views

@@ -1,0 +1,261 @@
+"""``views-datamodule``: random rays through given views, for reconstruction; views held out of them, to judge it by.
+
+The views of a folder (or a toybox seed) come from ``view_readers``. A training batch is a pure function of
+(seed, step): ``n_rays`` rays, a share of them through pixels about the object. ``batch.first(k)`` is a batch of k of
+them, drawn alike, so that a system may change its number of rays without changing what it draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.config import ConfigError, option
+from usd.core.registry import register
+from usd.data import Data, Split
+from usd.data.pictures import over
+from usd.data.view_readers import ViewOptions, read_views
+from usd.data.view_set import ViewSet, refuse_useless
+from usd.math.camera import Cameras
+
+
+@dataclass(frozen=True)
+class RayBatch:
+    """R rays and what is seen along them. World coordinates; ``directions`` are unit vectors.
+
+    ``rgb`` is the object's own colour (straight, undefined where ``mask`` is 0) and ``mask`` the share of the pixel
+    that it covers: over a background b the pixel shows ``rgb * mask + b * (1 - mask)``. ``mask`` is None when nothing
+    is known about it. ``normals`` are unit vectors, 0 where unknown; None if no view has any. ``weight`` is how far
+    the ray's view is trusted, ``view`` its index.
+    """
+
+    origins: Float[Tensor, "R 3"]
+    directions: Float[Tensor, "R 3"]
+    rgb: Float[Tensor, "R 3"]
+    mask: Float[Tensor, "R"] | None
+    normals: Float[Tensor, "R 3"] | None
+    weight: Float[Tensor, "R"]
+    view: Int[Tensor, "R"]
+
+    def __len__(self) -> int:
+        return self.origins.shape[0]
+
+    def to(self, device: "torch.device | str") -> "RayBatch":
+        return self._each(lambda tensor: tensor.to(device))
+
+    def first(self, count: int) -> "RayBatch":
+        """The first ``count`` rays: they are as random as all."""
+        return self._each(lambda tensor: tensor[:count])
+
+    def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
+        """What the pixels show in front of a colour."""
+        return (
+            self.rgb
+            if self.mask is None
+            else self.rgb * self.mask[:, None] + background * (1 - self.mask[:, None])
+        )
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "RayBatch":
+        mask = None if self.mask is None else change(self.mask)
+        normals = None if self.normals is None else change(self.normals)
+        return RayBatch(
+            change(self.origins),
+            change(self.directions),
+            change(self.rgb),
+            mask,
+            normals,
+            change(self.weight),
+            change(self.view),
+        )
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """Whole views to judge by. ``first`` is the index of the first of them in its split."""
+
+    views: ViewSet
+    name: str
+    first: int
+
+    @property
+    def cameras(self) -> Cameras:
+        return self.views.cameras
+
+    def over(self, background: float = 1.0) -> Float[Tensor, "V 3 H W"]:
+        return over(self.views.rgba, background)
+
+    def to(self, device: "torch.device | str") -> "ViewBatch":
+        return replace(self, views=self.views.to(device))
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+
+@dataclass(frozen=True)
+class ViewsConfig(ViewOptions):
+    """What to reconstruct from, and which of it to keep for judging."""
+
+    path: str = option(
+        "",
+        "a folder of views with cameras, a trial folder, the output of another system, or a toybox seed",
+        path=True,
+    )
+    eval_path: str | None = option(
+        None, "likewise: views to judge by; null: those held out, or a few of the training views", path=True
+    )
+    hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
+    n_rays: int = option(2048, "rays a batch", ge=1)
+    object_share: float = option(
+        0.5,
+        "share of the rays drawn from pixels of the object and its surroundings; the rest from anywhere",
+        ge=0,
+        le=1,
+    )
+    margin: int = option(8, "pixels about the silhouette that count as its surroundings", ge=0)
+    view_weights: tuple[float, ...] = option(
+        (), "how far each view is trusted, one number a view; empty: as the reader says, mostly 1", ge=0
+    )
+    drop_views: tuple[int, ...] = option((), "indices of views to leave out entirely", ge=0)
+    use_normals: bool = option(True, "hand out the views' normals where there are any")
+    n_val_views: int = option(4, "views of a validation grid, evenly chosen from those of the test", ge=1)
+
+
+@register("views-datamodule")
+class ViewsData(Data):
+    """Rays of given views. ``train_views`` and ``test_views`` are read on first use."""
+
+    Config = ViewsConfig  # type: ignore[assignment]
+    config: ViewsConfig
+
+    def __init__(self, config: ViewsConfig) -> None:
+        super().__init__(config)
+        if not config.path:
+            raise ConfigError(
+                "data.path: required but not given; expected a folder of views, or a toybox seed"
+            )
+        self._split: tuple[ViewSet, ViewSet] | None = None
+        self._pool: RayPool | None = None
+
+    @property
+    def train_views(self) -> ViewSet:
+        return self._views()[0]
+
+    @property
+    def test_views(self) -> ViewSet:
+        return self._views()[1]
+
+    def _views(self) -> tuple[ViewSet, ViewSet]:
+        if self._split is None:
+            self._split = open_views(self.config)
+        return self._split
+
+    def batch(self, step: int, generator: torch.Generator) -> RayBatch:
+        return self.rays(self.config.n_rays, generator)
+
+    def rays(self, count: int, generator: torch.Generator) -> RayBatch:
+        """``count`` random rays of the training views; all randomness from ``generator`` (a CPU generator)."""
+        if self._pool is None:
+            self._pool = RayPool(self.train_views, self.config.margin, self.config.use_normals)
+        return self._pool.draw(count, self.config.object_share, generator)
+
+    def eval_batches(self, split: Split) -> list[ViewBatch]:
+        """Validation views in one batch; test views one by one."""
+        views = self.test_views
+        if split == "val":
+            return [ViewBatch(views.select(evenly(len(views), self.config.n_val_views)), "val", 0)]
+        return [ViewBatch(views.select([i]), "test", i) for i in range(len(views))]
+
+
+def open_views(config: ViewsConfig) -> tuple[ViewSet, ViewSet]:
+    """Views to train on and views to judge by. Raises UserError for views an object cannot be made of."""
+    views = weighted(read_views(config.path, config), config)
+    kept = [i for i in range(len(views)) if i not in config.drop_views]
+    views = views.select(kept)
+    if config.eval_path is not None:
+        test = read_views(config.eval_path, config, "data.eval_path")
+        return refuse_useless(views, f"data.path: {config.path}"), test
+    if len(views) - config.hold_out < 2 <= len(views):
+        raise ConfigError(
+            f"data.hold_out: {config.hold_out} of {len(views)} views leaves {len(views) - config.hold_out}; "
+            "expected at least 2 to reconstruct from"
+        )
+    held = evenly(len(views), config.hold_out)
+    train = refuse_useless(
+        views.select([i for i in range(len(views)) if i not in held]), f"data.path: {config.path}"
+    )
+    return train, views.select(held) if held else train
+
+
+def weighted(views: ViewSet, config: ViewsConfig) -> ViewSet:
+    """The views with the configured weights, and drops that exist."""
+    if config.view_weights and len(config.view_weights) != len(views):
+        raise ConfigError(
+            f"data.view_weights: has {len(config.view_weights)} values; expected {len(views)}, one a view"
+        )
+    for index in config.drop_views:
+        if index >= len(views):
+            raise ConfigError(
+                f"data.drop_views: {index} is out of range; expected indices below {len(views)}"
+            )
+    return replace(views, weights=torch.tensor(config.view_weights)) if config.view_weights else views
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """``wanted`` indices below ``count`` (at most all), the middles of as many equal stretches."""
+    wanted = min(count, wanted)
+    return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
+
+
+class RayPool:
+    """All pixels of some views, ready to draw from. Kept as bytes' worth of floats on the CPU."""
+
+    def __init__(self, views: ViewSet, margin: int, normals: bool) -> None:
+        self.views = views
+        self.pixels = views.rgba.permute(0, 2, 3, 1).reshape(-1, 4)
+        known = views.normals if normals else None
+        self.normals = None if known is None else known.permute(0, 2, 3, 1).reshape(-1, 3)
+        self.near = near_object(views, margin) if views.masked else torch.arange(len(self.pixels))
+
+    def draw(self, count: int, object_share: float, generator: torch.Generator) -> RayBatch:
+        """Independent pixels, each about the object with probability ``object_share``."""
+        anywhere = torch.randint(len(self.pixels), (count,), generator=generator)
+        about = self.near[torch.randint(len(self.near), (count,), generator=generator)]
+        chosen = torch.rand(count, generator=generator) < object_share
+        return self.at(torch.where(chosen, about, anywhere))
+
+    def at(self, index: Int[Tensor, "R"]) -> RayBatch:
+        """The rays of pixels by their number: views one after the other, row by row."""
+        height, width = self.views.rgba.shape[-2:]
+        view, rest = index // (height * width), index % (height * width)
+        origins, directions = self.views.cameras.rays_at(view, rest % width, rest // width)
+        pixel = self.pixels[index]
+        return RayBatch(
+            origins,
+            directions,
+            pixel[:, :3],
+            pixel[:, 3] if self.views.masked else None,
+            None if self.normals is None else self.normals[index],
+            self.views.weights[view],
+            view,
+        )
+
+
+def near_object(views: ViewSet, margin: int) -> Int[Tensor, "N"]:
+    """Numbers of the pixels within ``margin`` of the silhouettes' bounding boxes."""
+    height, width = views.rgba.shape[-2:]
+    inside = torch.zeros(len(views), height, width, dtype=torch.bool)
+    for index, alpha in enumerate(views.rgba[:, 3]):
+        rows, columns = torch.nonzero(alpha > 0.02, as_tuple=True)
+        if len(rows):
+            top, left = max(int(rows.min()) - margin, 0), max(int(columns.min()) - margin, 0)
+            inside[index, top : int(rows.max()) + margin + 1, left : int(columns.max()) + margin + 1] = True
+    return inside.flatten().nonzero()[:, 0]
+
+
+def describe(views: ViewSet) -> str:
+    """One line for the log: how many views, of what size, and everything that was assumed."""
+    height, width = views.rgba.shape[-2:]
+    kind = "pinhole" if views.cameras.span_y is None else "orthographic"
+    return "; ".join([f"{len(views)} {kind} views of {width} x {height} pixels", *views.notes])

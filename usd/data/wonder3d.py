@@ -1,0 +1,130 @@
+"""Wonder3D's output (arXiv 2310.15008): six orthographic views with normals, without a camera file.
+
+    <scene>/rgb_000_<view>.png             colours over white
+    <scene>/masked_colors/rgb_000_<view>.png   the same, cut out (RGBA)
+    <scene>/normals_000_<view>.png         normals, cut out (RGBA); <scene>/normals/ holds them as generated
+
+Views: front, front_right, right, back, left, front_left, at 256 pixels, the object's longest side on 192 of them; the
+picture is 1.35 world units wide. All normals are given in the *front* camera's OpenGL axes, (n + 1) / 2 as a colour.
+The poses are the published ones, labels that the model was trained with, in the frame of the input camera: front stands
+at -y. They are not corrected, although its users find views at other angles than the labels say. Nor are the published
+weights of the views.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import UserError
+from usd.data.masks import PLAIN, masked
+from usd.data.pictures import over, read_rgba, write_picture
+from usd.data.view_set import ViewSet, same_size
+from usd.math.camera import Cameras, Spherical, look_at, orthographic_cameras
+
+VIEWS = ("front", "front_right", "right", "back", "left", "front_left")
+AZIMUTH_DEG = (-90.0, -45.0, 0.0, 90.0, 180.0, -135.0)
+DISTANCE = (1.3, 1.3 * math.sqrt(2), 1.3, 1.3, 1.3, 1.3 * math.sqrt(2))
+WEIGHTS = (1.0, 0.8, 0.2, 1.0, 0.4, 0.7)
+SPAN, SIZE = 1.35, 256
+
+
+def target_cameras(size: int = SIZE, azimuth_deg: float | int = -90.0) -> Cameras:
+    """The six published cameras, the front one at ``azimuth_deg`` (-90 in the system's own frame)."""
+    azimuth = (torch.tensor(AZIMUTH_DEG) + 90.0 + azimuth_deg).deg2rad()
+    place = Spherical(torch.zeros(len(VIEWS)), azimuth, torch.tensor(DISTANCE)).xyz()
+    return orthographic_cameras(look_at(place, torch.zeros_like(place)), SPAN, size, size)
+
+
+def find_scene(path: Path) -> Path | None:
+    """The scene's folder: ``path`` or the only scene in it; None where there is none."""
+    if _is_scene(path):
+        return path
+    scenes = [folder for folder in sorted(path.glob("*")) if _is_scene(folder)] if path.is_dir() else []
+    return scenes[0] if len(scenes) == 1 else None
+
+
+def _is_scene(folder: Path) -> bool:
+    return any((folder / f"{kind}_000_{view}.png").is_file() for kind in ("rgb", "normals") for view in VIEWS)
+
+
+def read_scene(folder: Path, where: str) -> ViewSet:
+    """The six views in the system's own frame, with world normals. Raises UserError that names a missing file."""
+    colours, notes = _colours(folder, where)
+    cameras = target_cameras(colours[0].shape[-1])
+    normals, note = _normals(folder, cameras, colours[0].shape[-1], where)
+    names = tuple(f"rgb_000_{view}.png" for view in VIEWS)
+    head = f"Wonder3D's scene {folder.name}: 6 orthographic views, cameras and weights as published"
+    return ViewSet(
+        torch.stack(colours),
+        cameras,
+        names,
+        torch.tensor(WEIGHTS),
+        normals,
+        reference=0,
+        notes=(head, *notes, *note),
+    )
+
+
+def _colours(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:
+    """Cut-out colours: ``masked_colors`` where all are there, else those over white with their background removed."""
+    cut = [folder / "masked_colors" / f"rgb_000_{view}.png" for view in VIEWS]
+    plain = [folder / f"rgb_000_{view}.png" for view in VIEWS]
+    files = cut if all(file.is_file() for file in cut) else plain
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{where}: {folder}: has no {missing[0]}; expected the six views {', '.join(VIEWS)}")
+    names = [file.name for file in files]
+    pictures = same_size([read_rgba(file, where) for file in files], names, None, f"{where}: {folder}")
+    if pictures[0].shape[-1] != pictures[0].shape[-2]:
+        height, width = pictures[0].shape[-2:]
+        raise UserError(f"{where}: {folder}: views are {width} x {height} pixels; expected square ones")
+    if files is cut:
+        return pictures, ["masks are those of masked_colors"]
+    return masked(pictures, names, [], "background", f"{where}: {folder}")[0], [PLAIN]
+
+
+def _normals(
+    folder: Path, cameras: Cameras, size: int, where: str
+) -> tuple[Float[Tensor, "V 3 H W"] | None, tuple[str, ...]]:
+    files = [folder / f"normals_000_{view}.png" for view in VIEWS]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        return None, (f"no normals: {missing[0]} is not there",)
+    maps = torch.stack(
+        same_size(
+            [read_rgba(file, where) for file in files], [f.name for f in files], size, f"{where}: {folder}"
+        )
+    )
+    return world_normals(maps, cameras.c2w[0, :3, :3]), ("normals turned from the front camera to the world",)
+
+
+def world_normals(maps: Float[Tensor, "V 4 H W"], front: Float[Tensor, "3 3"]) -> Float[Tensor, "V 3 H W"]:
+    """Unit normals from cut-out normal pictures; 0 where they are transparent. ``front`` is camera-to-world."""
+    directions = torch.einsum("ij,vjhw->vihw", front, 2 * maps[:, :3] - 1)
+    known = (maps[:, 3:] > 0.5) & (directions.norm(dim=1, keepdim=True) > 0.1)
+    return torch.where(known, torch.nn.functional.normalize(directions, dim=1), torch.zeros_like(directions))
+
+
+def write_scene(views: ViewSet, folder: Path) -> list[Path]:
+    """The whole layout. The views must have been taken by ``target_cameras``, in their order, and have normals."""
+    if views.normals is None:
+        raise UserError(f"{folder}: Wonder3D's layout holds normals, and these views have none")
+    front = views.cameras.c2w[0, :3, :3]
+    local = torch.einsum("ji,vjhw->vihw", front, views.normals)
+    alpha = views.rgba[:, 3:]
+    shade = torch.where(
+        views.normals.norm(dim=1, keepdim=True) > 0.5, 0.5 + 0.5 * local, torch.ones_like(local)
+    )
+    written = []
+    for view, rgba, normal, a in zip(VIEWS, views.rgba, shade, alpha, strict=True):
+        cut = torch.cat([normal, a])
+        written += [
+            write_picture(folder / f"rgb_000_{view}.png", over(rgba)),
+            write_picture(folder / "masked_colors" / f"rgb_000_{view}.png", rgba),
+            write_picture(folder / "normals" / f"normals_000_{view}.png", over(cut)),
+            write_picture(folder / f"normals_000_{view}.png", cut),
+        ]
+    return written
