@@ -38,6 +38,10 @@ class Geometry(Module):
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         """Density, and what ``needs`` names of ``features`` and ``normal``, at points."""
 
+    def initialize(self) -> Mesh | None:
+        """Takes the shape that a new training starts from; returns a mesh with the colours to start from, if any."""
+        return None
+
     @classmethod
     def convert(cls, config: object, source: "Geometry") -> "Geometry":
         """A geometry of this class that looks like ``source``: how a later stage starts from an earlier one."""
@@ -123,6 +127,31 @@ class Surface(Geometry):
         if mesh.empty:
             raise UserError("empty surface: the mesh has no faces")
         return Mesh(mesh.vertices.detach(), mesh.faces)
+
+
+@dataclass(frozen=True)
+class DistanceField:
+    """What a signed distance says about N points. Parts nobody asked for are None."""
+
+    distance: Float[Tensor, "N"]
+    gradient: Float[Tensor, "N 3"] | None = None
+    laplacian: Float[Tensor, "N"] | None = None
+    features: Float[Tensor, "N F"] | None = None
+
+
+class SignedDistance(Geometry):
+    """A signed distance everywhere: *positive outside*, zero on the surface, negative inside; world units.
+
+    So its gradient is the outward normal, of length one where the distance is true.
+    """
+
+    @abstractmethod
+    def distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Signed distances of points."""
+
+    @abstractmethod
+    def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
+        """Distances, and what ``needs`` names of ``gradient`` (not normalised), ``laplacian`` and ``features``."""
 
 
 def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:

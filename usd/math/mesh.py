@@ -56,6 +56,17 @@ def vertex_normals(vertices: Vertices, faces: Faces) -> Float[Tensor, "V 3"]:
     return torch.nn.functional.normalize(total, dim=-1)
 
 
+def surface_samples(
+    vertices: Vertices, faces: Faces, n: int, generator: torch.Generator | None = None
+) -> tuple[Int[Tensor, "N"], Float[Tensor, "N 3"]]:
+    """``n`` points spread evenly over the area: the face of each, and its weights for the face's three corners."""
+    areas = face_cross(vertices.detach(), faces).norm(dim=-1).double().cumsum(0)
+    u = torch.rand(n, 3, generator=generator, device=vertices.device, dtype=vertices.dtype)
+    face = torch.searchsorted(areas, u[:, 0].double() * areas[-1]).clamp_max(len(faces) - 1)
+    root = u[:, 1].sqrt()
+    return face, torch.stack([1 - root, root * (1 - u[:, 2]), root * u[:, 2]], -1)
+
+
 def components(faces: Faces, n_vertices: int) -> Int[Tensor, "F"]:
     """For each face the number of the connected component (by shared vertices) that it belongs to, from 0."""
     edges = directed_edges(faces).cpu().numpy()
@@ -83,14 +94,21 @@ def drop_unused(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "U 3"],
     return vertices[used], renumbered.view(-1, 3)
 
 
+def coincident(vertices: Vertices, tolerance: float) -> Int[Tensor, "V"]:
+    """For each vertex the number of its group, from 0: all that round to the same multiple of ``tolerance``."""
+    return torch.unique((vertices / tolerance).round().long(), dim=0, return_inverse=True)[1]
+
+
 def merge_vertices(
     vertices: Vertices, faces: Faces, tolerance: float = 1e-6
 ) -> tuple[Float[Tensor, "U 3"], Int[Tensor, "K 3"]]:
-    """Vertices that round to the same multiple of ``tolerance`` become one; faces that collapse are dropped."""
-    cell = (vertices / tolerance).round().long()
-    unique, label = torch.unique(cell, dim=0, return_inverse=True)
-    merged = torch.zeros(len(unique), 3, dtype=vertices.dtype, device=vertices.device)
-    merged.index_copy_(0, label, vertices)
-    renamed = label[faces]
-    a, b, c = renamed.unbind(1)
-    return drop_unused(merged, renamed[(a != b) & (b != c) & (c != a)])
+    """Coincident vertices become one; faces that collapse are dropped."""
+    label = coincident(vertices, tolerance)
+    merged = vertices.new_zeros(int(label.max()) + 1, 3).index_copy(0, label, vertices)
+    return drop_unused(merged, without_collapsed(label[faces]))
+
+
+def without_collapsed(faces: Faces) -> Int[Tensor, "K 3"]:
+    """The faces that name three different vertices."""
+    a, b, c = faces.unbind(1)
+    return faces[(a != b) & (b != c) & (c != a)]

@@ -1,4 +1,6 @@
-"""Closed triangle meshes from signed distances on tetrahedra: a grid made in code, marching tetrahedra (arXiv 2111.04276).
+"""Closed triangle meshes from signed distances on tetrahedra: a grid made in code, and what DMTet marches through.
+
+The differentiable surface is that of arXiv 2111.04276, section 3.
 
 Signed distances are *positive outside*; a grid point is inside where its distance is below zero.
 
@@ -134,10 +136,10 @@ def bounded_shift(shift: Float[Tensor, "V 3"], length: float) -> Float[Tensor, "
 def marching_tetrahedra(
     points: Float[Tensor, "V 3"], distance: Float[Tensor, "V"], tetrahedra: Int[Tensor, "T 4"]
 ) -> tuple[Float[Tensor, "W 3"], Int[Tensor, "F 3"]]:
-    """The surface where ``distance``, linear in every tetrahedron, is zero. Faces turn counter-clockwise seen from outside.
+    """The surface where ``distance``, linear in every tetrahedron, is zero.
 
-    Vertices are differentiable with respect to points and distances. Both results are empty where no tetrahedron is
-    cut. Vertices are shared. What is inside on the grid's border stays open there.
+    Faces turn counter-clockwise seen from outside. Vertices are shared, and differentiable with respect to points and
+    distances. Both results are empty where no tetrahedron is cut. What is inside on the grid's border stays open there.
     """
     inside = distance.detach() < 0
     case = _cases(inside, tetrahedra)

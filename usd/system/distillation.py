@@ -17,6 +17,7 @@ from torch import Tensor
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
+from usd.core.random import generator
 from usd.core.registry import build
 from usd.core.types import Render
 from usd.data.pictures import write_picture
@@ -30,6 +31,7 @@ from usd.losses.table import REGULARIZERS
 from usd.material import Material
 from usd.renderer import Renderer
 from usd.system import System
+from usd.system.conversion import Handover, Parts, begin
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,13 @@ class DistillationConfig(System.Config):
 
     stage: Literal["coarse"] = option("coarse", "coarse: a radiance field from scratch")
     geometry: Spec = component("geometry", "implicit-volume", "the shape")
+    geometry_convert_from: Path | None = option(
+        None, "a checkpoint or trial whose object this training starts from, on this geometry"
+    )
+    geometry_convert_inherit_texture: bool = option(True, "start from its colours, too")
+    geometry_convert_override: dict[str, bool | int | float | str] = option(
+        {}, "options of its geometry to change, isosurface_threshold for example"
+    )
     material: Spec = component("material", "no-material", "its colours")
     background: Spec = component("background", "solid-color-background", "what is behind it")
     renderer: Spec = component("renderer", "nerf-volume-renderer", "how it is seen")
@@ -87,9 +96,22 @@ class DistillationSystem(System):
     # ------------------------------------------------------------------------------------------------- training
 
     def on_fit_start(self) -> None:
-        """Opens the guidance, unless its weight is never above zero."""
+        """Takes the shape to start from; opens the guidance, unless its weight is never above zero."""
+        if self.trainer.ckpt_path is None:
+            self._start_shape()
         if self.weights["usd"].maximum > 0 and self.guidance is None:
             self.guidance = self.open_guidance().to(self.device)
+
+    def _start_shape(self) -> None:
+        """A new training's shape and colours: those of an earlier one, or what the geometry's options say."""
+        config = self.config
+        earlier = Handover(
+            config.geometry_convert_from,
+            config.geometry_convert_override,
+            config.geometry_convert_inherit_texture,
+        )
+        parts = Parts(self.geometry, self.material, config.geometry, config.material)
+        begin(parts, earlier, generator(self.device, self.seed, "colors"))
 
     def open_guidance(self) -> Any:
         """The guidance with everything it asks for."""

@@ -1,0 +1,83 @@
+"""Surfaces whose features are a small network of a hash grid, as the volumes' are."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option, plain
+from usd.geometry import Geometry, Surface
+from usd.network.encoding import HashGrid, HashGridConfig
+from usd.network.mlp import MLPConfig, mlp
+
+NETWORKS = ("encoding", "feature_network")  # what makes features, by the names optimizer settings address
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Options of what a point's features are."""
+
+    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
+    n_input_dims: int = option(3, "numbers a position has", choices=(3,))
+    n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0)
+    pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
+    mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
+
+
+class FeatureSurface(Surface):
+    """features(x) = network(encoding(x)); without networks (``colored`` false) they are zeros that nothing trains."""
+
+    encoding: HashGrid | None
+    feature_network: torch.nn.Module | None
+
+    def __init__(self, config: FeatureConfig, colored: bool = True) -> None:
+        super().__init__(config)
+        self.radius, self.n_features = config.radius, config.n_feature_dims
+        self.encoding = HashGrid(config.pos_encoding_config) if colored else None
+        self.feature_network = (
+            mlp(self.encoding.n_output, config.n_feature_dims, config.mlp_network_config)
+            if self.encoding is not None and config.n_feature_dims > 0
+            else None
+        )
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Switch levels of a progressive hash grid on."""
+        if self.encoding is not None:
+            self.encoding.update(step)
+
+    def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
+        """What a material colours points with."""
+        if self.feature_network is None:
+            return x.new_zeros(len(x), self.n_features)
+        return self.feature_network(self.encode(x))
+
+    def encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
+        """The hash grid at world coordinates."""
+        assert self.encoding is not None
+        return self.encoding((x / self.radius + 1) * 0.5)
+
+
+def inherit_features(target: Geometry, source: Geometry) -> bool:
+    """Copies the networks of features from a geometry that has the same ones; says whether it had.
+
+    They are functions of the position: what they gave at a point they give there again.
+    """
+    mine, theirs = (dict(g.named_children()) for g in (target, source))
+    parts = [(mine.get(name), theirs.get(name)) for name in NETWORKS]
+    if target.radius != source.radius or any(a is None or b is None for a, b in parts):
+        return False
+    if not all(_alike(a, b) for a, b in parts):
+        return False
+    for a, b in parts:
+        assert a is not None and b is not None
+        a.load_state_dict(b.state_dict())
+    return True
+
+
+def _alike(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
+    """The same networks: of one shape, and hash grids of the same settings."""
+    if isinstance(a, HashGrid) and isinstance(b, HashGrid) and plain(a.config) != plain(b.config):
+        return False
+    shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (a, b) if part]
+    return len(shapes) == 2 and shapes[0] == shapes[1]

@@ -1,0 +1,91 @@
+"""The shape a surface starts as, as signed distances, positive outside: sphere, ellipsoid, or a mesh of the user's."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.errors import ConfigError, did_you_mean
+from usd.core.types import Mesh
+from usd.geometry.mesh_input import Axis, Placement, read_mesh
+from usd.kernels.mesh_distance import mesh_distance
+
+Params = float | tuple[float, float, float]
+SPHERE = 0.5  # default radius of the sphere, in radii of the object's cube
+MESH = "mesh:"
+KINDS = ("sphere", "ellipsoid", "mesh:FILE")
+
+
+@dataclass(frozen=True)
+class ShapeConfig:
+    """Options of the shape that a training starts from."""
+
+    shape_init: str | None = option(
+        None, "sphere, ellipsoid or mesh:FILE; null: a sphere of half the radius", path=True
+    )
+    shape_init_params: Params | None = option(
+        None,
+        "sphere: its radius; ellipsoid: three half axes; mesh: largest coordinate, null: as in the file",
+        gt=0,
+    )
+    shape_init_mesh_up: Axis | None = option(None, "the file's axis that is up; null: as its format has it")
+    shape_init_mesh_front: Axis | None = option(None, "the file's axis that becomes +x; null: +x")
+    force_shape_init: bool = option(False, "start from shape_init even where an earlier stage was converted")
+
+
+def mesh_file(config: ShapeConfig) -> Path | None:
+    """The file of ``shape_init: mesh:FILE``; None for other shapes. Raises ``ConfigError`` for unknown ones."""
+    kind = config.shape_init
+    if kind is not None and kind.startswith(MESH):
+        return Path(kind.removeprefix(MESH)).expanduser()
+    if kind not in (None, "sphere", "ellipsoid"):
+        hint = did_you_mean(kind, KINDS)
+        raise ConfigError(
+            f"system.geometry.shape_init: '{kind}' is no shape; expected {', '.join(KINDS)}.{hint}"
+        )
+    return None
+
+
+def initial_mesh(config: ShapeConfig, radius: float) -> Mesh:
+    """The mesh of ``shape_init: mesh:FILE``, placed as the options say. Raises ``UserError``."""
+    file = mesh_file(config)
+    assert file is not None
+    size = config.shape_init_params
+    if isinstance(size, tuple):
+        raise ConfigError("system.geometry.shape_init_params: a mesh has one size; expected a number or null")
+    return read_mesh(file, Placement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius)
+
+
+def initial_distance(config: ShapeConfig, x: Float[Tensor, "N 3"], radius: float) -> Float[Tensor, "N"]:
+    """Signed distance to the initial shape. Raises ``UserError`` where there is none to be had."""
+    if mesh_file(config) is None:
+        return start_distance(config.shape_init or "sphere", config.shape_init_params, x, radius)
+    mesh = initial_mesh(config, radius).to(x.device)
+    return mesh_distance(x, mesh.vertices, mesh.faces)
+
+
+def start_distance(
+    kind: str, params: Params | None, x: Float[Tensor, "N 3"], radius: float
+) -> Float[Tensor, "N"]:
+    """|x| - r for a sphere; for an ellipsoid of half axes s k (k - 1) / |x / s^2| with k = |x / s|.
+
+    The latter is the distance to first order at the surface, and exact where the axes are equal.
+    """
+    given = SPHERE * radius if params is None else params
+    axes = (given,) * 3 if isinstance(given, float | int) else given
+    if kind == "sphere":
+        if len(set(axes)) != 1:
+            raise ConfigError("system.geometry.shape_init_params: a sphere has one radius, got three numbers")
+        return _length(x) - axes[0]
+    size = x.new_tensor(axes)
+    k = _length(x / size)
+    return torch.where(k < 1e-6, -size.min(), k * (k - 1) / _length(x / size**2))
+
+
+def _length(x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    """|x| with a finite gradient (zero) at the origin."""
+    a, b, c = x.unbind(-1)
+    return (a * a + b * b + c * c).clamp_min(1e-20).sqrt()

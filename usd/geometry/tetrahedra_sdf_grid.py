@@ -1,0 +1,176 @@
+"""A deformable tetrahedral grid of signed distances (DMTet, arXiv 2111.04276), and the mesh marched through it.
+
+Signed distances are positive outside. The grid's points may move, each less than it takes to turn a tetrahedron over;
+so the mesh is closed, a manifold, and never cuts itself, whatever is learned.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.errors import UserError
+from usd.core.registry import register
+from usd.core.types import Mesh
+from usd.geometry import Geometry
+from usd.geometry.features import FeatureConfig, FeatureSurface, inherit_features
+from usd.geometry.initial_shape import ShapeConfig, initial_distance, initial_mesh, mesh_file
+from usd.kernels.mesh_distance import mesh_distance
+from usd.math import mesh as meshes
+from usd.math.tetrahedra import (
+    FREEDOM,
+    TetrahedralGrid,
+    bounded_shift,
+    cells_for,
+    grid_surface,
+    tetrahedral_grid,
+)
+
+MARGIN = 1.25  # a grid made around an object is this much larger than the object
+
+
+@register("tetrahedra-sdf-grid")
+class TetrahedraSDFGrid(FeatureSurface):
+    """Weights: ``sdf`` (one number a grid point, world units), ``deformation``, and the networks of features."""
+
+    @dataclass(frozen=True)
+    class Config(ShapeConfig, FeatureConfig):
+        isosurface_resolution: int = option(
+            128, "fineness of the grid: (half of this)^3 points, so 128 has about 270,000", ge=4, le=512
+        )
+        isosurface_deformable_grid: bool = option(True, "let grid points move")
+        isosurface_remove_outliers: bool = option(False, "drop small components of the mesh")
+        isosurface_outlier_n_faces_threshold: int | float = option(
+            0.01, "components with fewer faces: a share of the largest one's if below 1, else a number", ge=0
+        )
+        geometry_only: bool = option(False, "no features: they are zeros")
+        fix_geometry: bool = option(False, "keep the shape, train the features")
+
+    config: Config
+    sdf: Tensor
+    deformation: Tensor | None
+    box: Tensor
+    points: Tensor
+    tetrahedra: Tensor
+    border: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, colored=not config.geometry_only)
+        self.from_file = mesh_file(config) is not None
+        grid = tetrahedral_grid(cells_for(config.isosurface_resolution))
+        self.cells = grid.cells
+        self.register_buffer("points", grid.points, persistent=False)
+        self.register_buffer("tetrahedra", grid.tetrahedra, persistent=False)
+        self.register_buffer("border", grid.border, persistent=False)
+        self.register_buffer("box", torch.tensor([[-config.radius] * 3, [config.radius] * 3]))
+        self._learn("sdf", torch.full((len(grid.points),), config.radius))
+        moving = config.isosurface_deformable_grid
+        self._learn("deformation", torch.zeros_like(grid.points) if moving else None)
+        self._kept: tuple[object, Mesh] | None = None
+        if not self.from_file:
+            self.initialize()
+
+    def _learn(self, name: str, value: Tensor | None) -> None:
+        """A parameter, or a buffer where the shape is fixed."""
+        if self.config.fix_geometry or value is None:
+            self.register_buffer(name, value)
+        else:
+            self.register_parameter(name, torch.nn.Parameter(value))
+
+    @torch.no_grad()
+    def initialize(self) -> Mesh | None:
+        """Takes the shape that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
+        if not self.from_file:
+            x = self.positions()
+            self._set(self.box, initial_distance(self.config, x, self.radius))
+            return None
+        mesh = initial_mesh(self.config, self.radius).to(self.box.device)
+        self._take_mesh(mesh)
+        return mesh
+
+    @property
+    def grid(self) -> TetrahedralGrid:
+        """The grid in the unit cube, not deformed."""
+        return TetrahedralGrid(self.points, self.tetrahedra, self.border, self.cells)
+
+    def positions(self) -> Float[Tensor, "V 3"]:
+        """Grid points in the world, moved as learned. Those on the border stay."""
+        unit = self.points
+        if self.deformation is not None:
+            shift = bounded_shift(self.deformation, FREEDOM / self.cells)
+            unit = unit + shift.masked_fill(self.border[:, None], 0.0)
+        return self.box[0] + unit * (self.box[1] - self.box[0])
+
+    def surface(self) -> Mesh:
+        """The mesh as it is now. Raises ``UserError`` where nothing is inside any more."""
+        if not self.config.fix_geometry:
+            return self._march()
+        state = (self.sdf._version, self.box._version, self.sdf.device, id(self.sdf))
+        if self._kept is None or self._kept[0] != state:
+            self._kept = (state, self._march())
+        return self._kept[1]
+
+    def _march(self) -> Mesh:
+        vertices, faces = grid_surface(self.grid, self.positions(), self.sdf)
+        if len(faces) == 0:
+            sdf = self.sdf.detach()
+            raise UserError(
+                f"empty surface: signed distances are between {float(sdf.min()):.4g} and {float(sdf.max()):.4g};"
+                " some must be below zero (inside)"
+            )
+        if self.config.isosurface_remove_outliers:
+            keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
+            vertices, faces = meshes.drop_unused(vertices, faces[keep])
+        return Mesh(vertices, faces)
+
+    @classmethod
+    def convert(cls, config: object, source: Geometry) -> "TetrahedraSDFGrid":
+        """The surface that ``source`` exports, as distances on a grid around it, and its features where they fit.
+
+        A grid of the same settings is taken over as it is.
+        """
+        assert isinstance(config, cls.Config)
+        made = cls(config).to(next(iter(source.state_dict().values())).device)
+        with torch.no_grad():
+            made._take_shape(source)
+            inherit_features(made, source)
+        return made
+
+    def _take_shape(self, source: Geometry) -> None:
+        if isinstance(source, TetrahedraSDFGrid) and self._holds(source):
+            self._set(source.box, source.sdf)
+            if self.deformation is not None and source.deformation is not None:
+                self.deformation.copy_(source.deformation)
+            return
+        self._take_mesh(source.export_mesh())
+
+    def _take_mesh(self, mesh: Mesh) -> None:
+        """A grid around a mesh, and the distances to it."""
+        self._set(box_around(mesh.vertices, MARGIN), self.sdf)
+        self._set(self.box, mesh_distance(self.positions(), mesh.vertices, mesh.faces))
+
+    def _holds(self, source: "TetrahedraSDFGrid") -> bool:
+        """Whether another grid's state fits into this one."""
+        return source.cells == self.cells and (source.deformation is None or self.deformation is not None)
+
+    def _set(self, box: Tensor, sdf: Tensor) -> None:
+        self.box.copy_(box)
+        self.sdf.copy_(sdf)
+
+
+def box_around(vertices: Float[Tensor, "V 3"], margin: float) -> Float[Tensor, "2 3"]:
+    """The cube around a mesh's bounding box, ``margin`` times as wide as its longest side."""
+    low, high = vertices.amin(0), vertices.amax(0)
+    half = (high - low).max() / 2 * margin
+    middle = (low + high) / 2
+    return torch.stack([middle - half, middle + half])
+
+
+def large_by_faces(faces: Int[Tensor, "F 3"], n_vertices: int, threshold: int | float) -> Bool[Tensor, "F"]:
+    """Which faces belong to components with at least ``threshold`` faces, or that share of the largest one's."""
+    label = meshes.components(faces, n_vertices)
+    sizes = torch.bincount(label)
+    least = threshold * int(sizes.max()) if threshold < 1 else min(float(threshold), float(sizes.max()))
+    return (sizes >= least)[label]
