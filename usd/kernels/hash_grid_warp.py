@@ -27,10 +27,12 @@ from usd.kernels import runtime
 from usd.kernels.hash_grid import PRIMES, HashGridSpec
 
 wp = runtime.find_warp()
-POINTS_PER_CHUNK = 256
+POINTS_PER_TILE = 256
 
-# Points are taken in blocks: first the cells of a block (f: place in the cell, r: rows of its corners), then the sums.
-# So reads and writes of the table do not wait for the arithmetic of the next point. A CUDA thread has one point.
+# Points are taken in blocks. First the arithmetic, point beside point, so that a CPU's vector unit has them all at
+# once: p, u (position, direction), P and D (the factors of w at the lower and upper corner, their derivatives, 0
+# outside), r (rows of the corners). Then point after point what touches the table; no address waits for arithmetic.
+# A CUDA thread has one point.
 CELLS = """
 #if defined(__CUDA_ARCH__)
     constexpr int BLOCK = 1;
@@ -39,84 +41,128 @@ CELLS = """
 #endif
     constexpr int F = FEATURES;
     float* T = reinterpret_cast<float*>(table.data) + size_t(offset) * F;
+    float* tile = reinterpret_cast<float*>(features.data) + size_t(tile_row) * F;
     const unsigned side = unsigned(size) + 1u;
     const unsigned step_y = dense ? side : PRIME_Y, step_z = dense ? side * side : PRIME_Z;
-    float fs[BLOCK][3];
-    unsigned rs[BLOCK][8];
+    float p[3][BLOCK] = {}, P[3][2][BLOCK];
+    unsigned low[3][BLOCK], r[8][BLOCK];
     for (int start = first; start < last; start += BLOCK) {
     const int n = last - start < BLOCK ? last - start : BLOCK;
-    for (int s = 0; s < n; ++s) {
-        const float* p = reinterpret_cast<const float*>(x.data + start + s);
-        unsigned corner[3];
-        for (int d = 0; d < 3; ++d) {
-            const float scaled = (p[d] < 0.0f ? 0.0f : (p[d] > 1.0f ? 1.0f : p[d])) * (float)size;
-            int low = (int)scaled;
-            low = low < 0 ? 0 : (low < size ? low : size - 1);
-            corner[d] = unsigned(low);
-            fs[s][d] = scaled - (float)low;
+    for (int s = 0; s < n; ++s)
+        for (int d = 0; d < 3; ++d)
+            p[d][s] = x.data[start + s][d];
+    for (int d = 0; d < 3; ++d)
+        for (int s = 0; s < BLOCK; ++s) {
+            const float inside = p[d][s] < 0.0f ? 0.0f : (p[d][s] > 1.0f ? 1.0f : p[d][s]);
+            const float scaled = inside * (float)size;
+            int cell = (int)scaled;
+            cell = cell < 0 ? 0 : (cell < size ? cell : size - 1);
+            low[d][s] = unsigned(cell);
+            P[d][1][s] = scaled - (float)cell;
+            P[d][0][s] = 1.0f - P[d][1][s];
         }
-        const unsigned ky[2] = {corner[1] * step_y, corner[1] * step_y + step_y};
-        const unsigned kz[2] = {corner[2] * step_z, corner[2] * step_z + step_z};
+    for (int k = 0; k < 8; ++k) {
+        const unsigned a = k & 1, b = k >> 1 & 1, c = k >> 2;
         if (dense)
-            for (int k = 0; k < 8; ++k)
-                rs[s][k] = corner[0] + (k & 1) + ky[k >> 1 & 1] + kz[k >> 2];
+            for (int s = 0; s < BLOCK; ++s)
+                r[k][s] = low[0][s] + a + (low[1][s] + b) * step_y + (low[2][s] + c) * step_z;
         else
-            for (int k = 0; k < 8; ++k)
-                rs[s][k] = ((corner[0] + (k & 1)) ^ ky[k >> 1 & 1] ^ kz[k >> 2]) & unsigned(mask);
+            for (int s = 0; s < BLOCK; ++s)
+                r[k][s] = ((low[0][s] + a) ^ ((low[1][s] + b) * step_y) ^ ((low[2][s] + c) * step_z)) & unsigned(mask);
     }
 """
-# Of point i: X, Y, Z are the factors of w at the lower and upper corner, dX, dY, dZ their derivatives, 0 outside.
-FACTORS = """
-    for (int s = 0; s < n; ++s) {
-    const int i = start + s;
-    const float* f = fs[s];
-    const unsigned* r = rs[s];
-    const float* p = reinterpret_cast<const float*>(x.data + i);
-    const float* u = reinterpret_cast<const float*>(v.data + i);
-    float* y = reinterpret_cast<float*>(features.data) + (size_t(i) * features.shape[1] + level) * F;
-    float rate[3];
+RATES = """
+    float D[3][2][BLOCK];
     for (int d = 0; d < 3; ++d)
-        rate[d] = p[d] >= 0.0f && p[d] <= 1.0f ? (float)size : 0.0f;
-    const float X[2] = {1.0f - f[0], f[0]}, Y[2] = {1.0f - f[1], f[1]}, Z[2] = {1.0f - f[2], f[2]};
-    const float dX[2] = {-rate[0], rate[0]}, dY[2] = {-rate[1], rate[1]}, dZ[2] = {-rate[2], rate[2]};
+        for (int s = 0; s < BLOCK; ++s) {
+            D[d][1][s] = p[d][s] >= 0.0f && p[d][s] <= 1.0f ? (float)size : 0.0f;
+            D[d][0][s] = -D[d][1][s];
+        }
+"""
+DIRECTION = """
+    float u[3][BLOCK] = {};
+    for (int s = 0; s < n; ++s)
+        for (int d = 0; d < 3; ++d)
+            u[d][s] = v.data[start + s][d];
 """
 CORNERS = """
     for (int k = 0; k < 8; ++k) {
         const int a = k & 1, b = k >> 1 & 1, c = k >> 2;
-        float* row = T + size_t(r[k]) * F;
+        for (int s = 0; s < BLOCK; ++s) {
+            const float X = P[0][a][s], Y = P[1][b][s], Z = P[2][c][s];
 """
-WEIGHT = "const float w = X[a] * Y[b] * Z[c];"
+DERIVATIVES = "const float dX = D[0][a][s], dY = D[1][b][s], dZ = D[2][c][s];"
+WEIGHT = ("float w[8][BLOCK];", CORNERS, "w[k][s] = X * Y * Z; } }")
 SLOPE = (
-    "const float w = dX[a] * Y[b] * Z[c] * u[0] + X[a] * dY[b] * Z[c] * u[1] + X[a] * Y[b] * dZ[c] * u[2];"
+    *(RATES, DIRECTION, "float w[8][BLOCK];", CORNERS, DERIVATIVES),
+    "w[k][s] = dX * Y * Z * u[0][s] + X * dY * Z * u[1][s] + X * Y * dZ * u[2][s]; } }",
 )
-GATHER = "for (int q = 0; q < F; ++q) sum[q] += w * row[q];"
-SCATTER = "for (int q = 0; q < F; ++q) wp::atomic_add(row + q, w * g[q]);"
-DOT = "float dot = 0.0f; for (int q = 0; q < F; ++q) dot += row[q] * g[q];"
+ROWS = """
+    for (int s = 0; s < n; ++s) {
+        float* y = tile + size_t(start - first + s) * F;
+"""
+ROW = """
+        for (int k = 0; k < 8; ++k) {
+            float* row = T + size_t(r[k][s]) * F;
+"""
+GATHER = (
+    *(ROWS, "float sum[F] = {};", ROW, "for (int q = 0; q < F; ++q) sum[q] += w[k][s] * row[q]; }"),
+    "for (int q = 0; q < F; ++q) y[q] = sum[q]; }",
+)
+# On a CPU one thread owns a level.
+SCATTER = (
+    *(ROWS, "float g[F]; for (int q = 0; q < F; ++q) g[q] = y[q];", ROW),
+    """
+#if defined(__CUDA_ARCH__)
+            for (int q = 0; q < F; ++q) wp::atomic_add(row + q, w[k][s] * g[q]);
+#else
+            for (int q = 0; q < F; ++q) row[q] += w[k][s] * g[q];
+#endif
+        } }
+""",
+)
+DOT = (
+    *("float dot[8][BLOCK] = {};", ROWS, ROW),
+    "float sum = 0.0f; for (int q = 0; q < F; ++q) sum += row[q] * y[q]; dot[k][s] = sum; } }",
+    "float sum[3][BLOCK] = {};",
+)
 PULL = """
-        sum[0] += dot * dX[a] * Y[b] * Z[c];
-        sum[1] += dot * X[a] * dY[b] * Z[c];
-        sum[2] += dot * X[a] * Y[b] * dZ[c];
+            sum[0][s] += dot[k][s] * dX * Y * Z;
+            sum[1][s] += dot[k][s] * X * dY * Z;
+            sum[2][s] += dot[k][s] * X * Y * dZ;
+        } }
 """
 PULL_SLOPE = """
-        const float xy = dX[a] * dY[b] * Z[c], yz = X[a] * dY[b] * dZ[c], zx = dX[a] * Y[b] * dZ[c];
-        sum[0] += dot * (xy * u[1] + zx * u[2]);
-        sum[1] += dot * (xy * u[0] + yz * u[2]);
-        sum[2] += dot * (zx * u[0] + yz * u[1]);
+            const float xy = dX * dY * Z, yz = X * dY * dZ, zx = dX * Y * dZ;
+            sum[0][s] += dot[k][s] * (xy * u[1][s] + zx * u[2][s]);
+            sum[1][s] += dot[k][s] * (xy * u[0][s] + yz * u[2][s]);
+            sum[2][s] += dot[k][s] * (zx * u[0][s] + yz * u[1][s]);
+        } }
 """
-LOAD = "float g[F]; for (int q = 0; q < F; ++q) g[q] = y[q];"
-ZERO, STORE = "float sum[F] = {};", "for (int q = 0; q < F; ++q) y[q] = sum[q];"
-ZERO_3, ADD_3 = (
-    "float sum[3] = {};",
-    "for (int d = 0; d < 3; ++d) wp::atomic_add(&position.data[i][d], sum[d]);",
-)
+ADD = """
+    for (int s = 0; s < n; ++s)
+        for (int d = 0; d < 3; ++d)
+            wp::atomic_add(&position.data[start + s][d], sum[d][s]);
+"""
 BODIES = {
-    "interpolate": (ZERO, CORNERS, WEIGHT, GATHER, "}", STORE),
-    "slope": (ZERO, CORNERS, SLOPE, GATHER, "}", STORE),
-    "scatter": (LOAD, CORNERS, WEIGHT, SCATTER, "}"),
-    "scatter_slope": (LOAD, CORNERS, SLOPE, SCATTER, "}"),
-    "pull": (LOAD, ZERO_3, CORNERS, DOT, PULL, "}", ADD_3),
-    "pull_slope": (LOAD, ZERO_3, CORNERS, DOT, PULL_SLOPE, "}", ADD_3),
+    "interpolate": (*WEIGHT, *GATHER),
+    "slope": (*SLOPE, *GATHER),
+    "scatter": (*WEIGHT, *SCATTER),
+    "scatter_slope": (*SLOPE, *SCATTER),
+    "pull": (RATES, *DOT, CORNERS, DERIVATIVES, PULL, ADD),
+    "pull_slope": (RATES, DIRECTION, *DOT, CORNERS, DERIVATIVES, PULL_SLOPE, ADD),
 }
+# A tile's rows are ordered by level, then point; in the features as the caller knows them by point, then level.
+COPY = """
+    constexpr int F = FEATURES;
+    const int n = last - first;
+    for (int s = 0; s < n; ++s)
+        for (int level = 0; level < n_levels; ++level) {
+            float* row = reinterpret_cast<float*>(features.data) + (size_t(first + s) * n_levels + level) * F;
+            float* tile = reinterpret_cast<float*>(tiles.data) + ((size_t(first) * n_levels) + size_t(level) * chunk + s) * F;
+            for (int q = 0; q < F; ++q) TO[q] = FROM[q];
+        }
+"""
 
 
 @wp.struct
@@ -132,7 +178,7 @@ class Levels:
 
 @functools.cache
 def kernel(name: str, n_features: int) -> Any:
-    """One of the six kernels for one number of features per level: a range of points of one level."""
+    """One of the six kernels for one number of features per level: the points of a tile, at one level."""
     vec = wp.types.vector(n_features, wp.float32)
     add_points = _sum_over_points(name, n_features)
 
@@ -145,7 +191,7 @@ def kernel(name: str, n_features: int) -> Any:
         x: wp.array(dtype=wp.vec3f),
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
-        features: wp.array2d(dtype=vec),
+        features: wp.array(dtype=vec),
         position: wp.array(dtype=wp.vec3f),
     ):
         level, lane = wp.tid()
@@ -158,7 +204,8 @@ def kernel(name: str, n_features: int) -> Any:
         dense = levels.dense[level]
         start = lane * chunk
         end = wp.min(start + chunk, x.shape[0])
-        add_points(x, v, table, features, position, start, end, level, size, offset, dense, levels.mask)
+        tile_row = (lane * levels.size.shape[0] + level) * chunk
+        add_points(x, v, table, features, position, start, end, tile_row, size, offset, dense, levels.mask)
 
     walk.__name__ = walk.__qualname__ = name
     return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
@@ -168,7 +215,7 @@ def _sum_over_points(name: str, n_features: int) -> Any:
     """The C++ of one sum over points ``first`` to ``last`` of one level."""
     vec = wp.types.vector(n_features, wp.float32)
     constants = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
-    code = "\n".join((CELLS, FACTORS, *BODIES[name], "} }"))
+    code = "\n".join((CELLS, *BODIES[name], "}"))
     for constant, value in constants.items():
         code = code.replace(constant, str(value))
 
@@ -177,11 +224,11 @@ def _sum_over_points(name: str, n_features: int) -> Any:
         x: wp.array(dtype=wp.vec3f),
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
-        features: wp.array2d(dtype=vec),
+        features: wp.array(dtype=vec),
         position: wp.array(dtype=wp.vec3f),
         first: wp.int32,
         last: wp.int32,
-        level: wp.int32,
+        tile_row: wp.int32,
         size: wp.int32,
         offset: wp.int32,
         dense: wp.int32,
@@ -190,6 +237,50 @@ def _sum_over_points(name: str, n_features: int) -> Any:
 
     add_points.__name__ = add_points.__qualname__ = f"{name}_over_points"
     return wp.func_native(code)(add_points)
+
+
+@functools.cache
+def copy_kernel(into_tiles: bool, n_features: int) -> Any:
+    """Features of all points from rows into tiles, or back."""
+    vec = wp.types.vector(n_features, wp.float32)
+    to, source = ("tile", "row") if into_tiles else ("row", "tile")
+    code = COPY.replace("FEATURES", str(n_features)).replace("TO[", f"{to}[").replace("FROM[", f"{source}[")
+    name = "into_tiles" if into_tiles else "out_of_tiles"
+
+    @no_type_check
+    def copy_points(
+        features: wp.array(dtype=vec),
+        tiles: wp.array(dtype=vec),
+        first: wp.int32,
+        last: wp.int32,
+        n_levels: wp.int32,
+        chunk: wp.int32,
+    ): ...
+
+    copy_points.__name__ = copy_points.__qualname__ = f"{name}_of_points"
+    copy_points = wp.func_native(code)(copy_points)
+
+    @no_type_check
+    def walk(
+        first: wp.int32,
+        chunk: wp.int32,
+        n_levels: wp.int32,
+        features: wp.array(dtype=vec),
+        tiles: wp.array(dtype=vec),
+    ):
+        start = (wp.tid() + first) * chunk
+        end = wp.min(start + chunk, features.shape[0] // n_levels)
+        copy_points(features, tiles, start, end, n_levels, chunk)
+
+    walk.__name__ = walk.__qualname__ = name
+    return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
+
+
+def kernels(n_features: int) -> list[Any]:
+    """All kernels for one number of features per level."""
+    return [kernel(name, n_features) for name in BODIES] + [
+        copy_kernel(into_tiles, n_features) for into_tiles in (True, False)
+    ]
 
 
 @functools.lru_cache(maxsize=32)
@@ -207,50 +298,84 @@ def _levels(spec: HashGridSpec, device: torch.device) -> tuple[Any, tuple[Tensor
 
 @dataclass(frozen=True)
 class Sums:
-    """The six sums as functions of contiguous tensors: x, v (N, 3); g (N, L * F); tables (E, F)."""
+    """The six sums as functions of contiguous tensors: x, v (N, 3); tables (E, F); features (N, L * F).
+
+    Inside, a CPU keeps features in tiles: of 256 points those of the first level, then those of the second ... A sum
+    runs level after level, so that the cache holds one level's rows, and then reads or writes features in sequence;
+    from (N, L * F) it would take one number pair from each cache line, and that took as long as the table. Incoming
+    features are handed over as ``tiled``. A CUDA thread takes one point, and a tile of one point is a plain row.
+    """
 
     spec: HashGridSpec
 
+    def tiled(self, g: Tensor) -> Tensor:
+        """Features as the sums want them."""
+        return g if g.is_cuda else self._copy(g, self._tiles(g), True)[1]
+
     def interpolate(self, x: Tensor, table: Tensor) -> Tensor:
-        return self._run("interpolate", x, x, table, x.new_empty(len(x), self.spec.n_output), x)[1]
+        return self._rows(self._run("interpolate", x, x, table, self._tiles(x), x)[1], x)
 
     def slope(self, x: Tensor, v: Tensor, table: Tensor) -> Tensor:
-        return self._run("slope", x, v, table, x.new_empty(len(x), self.spec.n_output), x)[1]
+        return self._rows(self._run("slope", x, v, table, self._tiles(x), x)[1], x)
 
-    def scatter(self, x: Tensor, g: Tensor) -> Tensor:
-        return self._run("scatter", x, x, self._empty_table(x), g, x)[0]
+    def scatter(self, x: Tensor, tiles: Tensor) -> Tensor:
+        return self._run("scatter", x, x, self._empty_table(x), tiles, x)[0]
 
-    def scatter_slope(self, x: Tensor, v: Tensor, g: Tensor) -> Tensor:
-        return self._run("scatter_slope", x, v, self._empty_table(x), g, x)[0]
+    def scatter_slope(self, x: Tensor, v: Tensor, tiles: Tensor) -> Tensor:
+        return self._run("scatter_slope", x, v, self._empty_table(x), tiles, x)[0]
 
-    def pull(self, x: Tensor, table: Tensor, g: Tensor) -> Tensor:
-        return self._run("pull", x, x, table, g, torch.zeros_like(x))[2]
+    def pull(self, x: Tensor, table: Tensor, tiles: Tensor) -> Tensor:
+        return self._run("pull", x, x, table, tiles, torch.zeros_like(x))[2]
 
-    def pull_slope(self, x: Tensor, v: Tensor, table: Tensor, g: Tensor) -> Tensor:
-        return self._run("pull_slope", x, v, table, g, torch.zeros_like(x))[2]
+    def pull_slope(self, x: Tensor, v: Tensor, table: Tensor, tiles: Tensor) -> Tensor:
+        return self._run("pull_slope", x, v, table, tiles, torch.zeros_like(x))[2]
 
     def _empty_table(self, x: Tensor) -> Tensor:
-        return x.new_zeros(self.spec.n_rows, self.spec.n_features_per_level)
+        return runtime.zeros((self.spec.n_rows, self.spec.n_features_per_level), x.device)
+
+    def _tiles(self, x: Tensor) -> Tensor:
+        """Room for the features of all points."""
+        chunk = _chunk(x)
+        return runtime.room((-(-len(x) // chunk) * chunk, self.spec.n_output), x.device)
+
+    def _rows(self, tiles: Tensor, x: Tensor) -> Tensor:
+        """Features as the caller wants them."""
+        if x.is_cuda:
+            return tiles
+        return self._copy(runtime.room((len(x), self.spec.n_output), x.device), tiles, False)[0]
+
+    def _copy(self, features: Tensor, tiles: Tensor, into_tiles: bool) -> tuple[Tensor, Tensor]:
+        chunk, width = _chunk(features), self.spec.n_features_per_level
+        split = runtime.Split((-(-len(features) // chunk),), grain=16)
+        arrays = (self._vectors(features), self._vectors(tiles))
+        run = copy_kernel(into_tiles, width)
+        runtime.launch(run, split, (chunk, self.spec.n_levels, *arrays), features.device)
+        return features, tiles
+
+    def _vectors(self, features: Tensor) -> Any:
+        width = self.spec.n_features_per_level
+        return runtime.array(features.view(-1, width), wp.types.vector(width, wp.float32))
 
     def _run(
         self, name: str, x: Tensor, v: Tensor, table: Tensor, features: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Level after level, so that a CPU's cache holds one level's rows; a thread owns points, or in a scatter
-        whole levels."""
-        spec, by_level = self.spec, name.startswith("scatter")
-        vec = wp.types.vector(spec.n_features_per_level, wp.float32)
-        chunk = 1 if x.is_cuda else POINTS_PER_CHUNK
-        levels, _ = _levels(spec, x.device)
-        split = runtime.Split((spec.n_levels, -(-len(x) // chunk)), axis=0 if by_level else 1, grain=1)
+        """On CPU threads, a thread owns points, or in a scatter whole levels."""
+        by_level, chunk = name.startswith("scatter"), _chunk(x)
+        levels, _ = _levels(self.spec, x.device)
+        split = runtime.Split((self.spec.n_levels, -(-len(x) // chunk)), axis=0 if by_level else 1, grain=1)
         arrays = (
             *(runtime.array(t, wp.vec3f) for t in (x, v)),
-            runtime.array(table, vec),
-            runtime.array(features.view(len(x), spec.n_levels, spec.n_features_per_level), vec),
+            *(self._vectors(t) for t in (table, features)),
             runtime.array(position, wp.vec3f),
         )
-        run = kernel(name, spec.n_features_per_level)
+        run = kernel(name, self.spec.n_features_per_level)
         runtime.launch(run, split, (by_level, chunk, levels, *arrays), x.device)
         return table, features, position
+
+
+def _chunk(x: Tensor) -> int:
+    """Points of a tile."""
+    return 1 if x.is_cuda else POINTS_PER_TILE
 
 
 class _Encode(torch.autograd.Function):
@@ -274,11 +399,11 @@ class _EncodeGrad(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, table: Tensor, g: Tensor, spec: HashGridSpec, needs: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        g = g.contiguous()
+        sums = Sums(spec)
+        g = sums.tiled(g.contiguous())
         ctx.save_for_backward(x, table, g)
         ctx.spec = spec
         ctx.set_materialize_grads(False)
-        sums = Sums(spec)
         return sums.pull(x, table, g) if needs[0] else None, sums.scatter(x, g) if needs[1] else None
 
     @staticmethod

@@ -10,6 +10,8 @@ a plain add. So results do not depend on the number of threads.
 import contextlib
 import functools
 import itertools
+import math
+import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+LARGE = 4 << 20  # bytes
 Implementation = Literal["auto", "warp", "torch"]
 
 
@@ -159,3 +162,29 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked worker has non
 def array(tensor: Tensor, dtype: Any = None) -> Any:
     """A view of a contiguous tensor for a kernel; ``dtype`` may be a Warp vector that takes up the last axis."""
     return find_warp().from_torch(tensor.detach(), dtype=dtype, return_ctype=True)
+
+
+def zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """float32 zeros for a kernel to add to."""
+    return _fresh_pages(shape) if _is_large(shape, device) else torch.zeros(shape, device=device)
+
+
+def room(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """float32 memory for a kernel to fill."""
+    return _fresh_pages(shape) if _is_large(shape, device) else torch.empty(shape, device=device)
+
+
+def _is_large(shape: tuple[int, ...], device: torch.device) -> bool:
+    return device.type == "cpu" and sys.platform == "linux" and 4 * math.prod(shape) >= LARGE
+
+
+def _fresh_pages(shape: tuple[int, ...]) -> Tensor:
+    """Zeros on the operating system's large pages, where it has any, instead of 4 KiB ones.
+
+    Large results are new to the process each time, and half of the time of filling one was spent entering pages.
+    The system hands over zeros, page by page, to the thread that writes there first: nothing is cleared twice.
+    """
+    memory = mmap.mmap(-1, 4 * math.prod(shape), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a system without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32).view(shape)

@@ -1,0 +1,217 @@
+"""Pictures of triangle meshes, differentiable with respect to vertex positions, attributes and textures.
+
+The three steps of a rasterizer (Laine et al., arXiv 2011.03277), on rays through pixel centres::
+
+    tracer = Tracer(vertices, faces)                                  # builds the tree of boxes
+    seen = rasterize(tracer, view)                                    # which face is where: no gradient
+    weights, t = barycentric(vertices, faces, view, seen)             # perspective-correct, differentiable
+    values = interpolate(attributes, faces, seen, weights)            # of covered pixels
+    picture = antialias(seen.picture(values), vertices, crossings(tracer, view, seen), view)
+
+Visibility is a ray query of Warp's mesh (a bounding volume hierarchy, on CPU and CUDA) or, in the twin, a test of every
+ray with every face. ``rasterize_antialias`` blends pixels across silhouettes; only through it do silhouettes move.
+
+Letters: B views, H W pixels of each, P covered pixels, R rays, V F vertices and faces, C channels.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.kernels.runtime import Implementation, choose
+from usd.math.camera import Cameras
+
+NOTHING = -1
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class View:
+    """A window of each camera's picture: its first pixel (top, left) and its size. Pixel centres are at halves."""
+
+    cameras: Cameras
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.cameras), self.height, self.width
+
+    @functools.cached_property
+    def rays(self) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
+        """Origins and unit directions through all pixel centres, view by view, row by row."""
+        o, d = self.cameras.crop_rays(self.top, self.left, self.height, self.width)
+        return o.reshape(-1, 3), d.reshape(-1, 3)
+
+    def project(
+        self, points: Float[Tensor, "N 3"], camera: Int[Tensor, "N"]
+    ) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:
+        """Where cameras see points: (x right, y down) from the window's corner, and depth along the view axis."""
+        rotation, position = self.cameras.c2w[:, :3, :3], self.cameras.position
+        offset = points - position.index_select(0, camera)
+        local = (offset[:, :, None] * rotation.index_select(0, camera)).sum(1)
+        depth = -local[:, 2]
+        scale = self.cameras.focal_px.index_select(0, camera) / depth
+        center = local.new_tensor(self._center)
+        return local[:, :2] * scale[:, None] * local.new_tensor([1.0, -1.0]) + center, depth
+
+    def rays_through(
+        self, pixels: Float[Tensor, "N 2"], camera: Int[Tensor, "N"]
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+        """Origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
+        plane = (pixels - pixels.new_tensor(self._center)) / self.cameras.focal_px[camera, None]
+        local = torch.stack([plane[:, 0], -plane[:, 1], -torch.ones_like(plane[:, 0])], -1)
+        rotation = self.cameras.c2w[:, :3, :3].index_select(0, camera)
+        return self.cameras.position.index_select(0, camera), (rotation * local[:, None, :]).sum(-1)
+
+    @property
+    def _center(self) -> list[float]:
+        return [0.5 * self.cameras.width - self.left, 0.5 * self.cameras.height - self.top]
+
+
+def whole(cameras: Cameras) -> View:
+    """The cameras' full pictures."""
+    return View(cameras, 0, 0, cameras.height, cameras.width)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The covered pixels, in order: their number (views one after the other, row by row), face and distance.
+
+    ``t`` is the distance along the pixel's ray, without gradient. ``shape`` is (B, H, W).
+    """
+
+    pixel: Int[Tensor, "P"]
+    face: Int[Tensor, "P"]
+    t: Float[Tensor, "P"]
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return self.pixel.shape[0]
+
+    def picture(self, values: Float[Tensor, "P C"]) -> Float[Tensor, "B H W C"]:
+        """Values of covered pixels as pictures, zero elsewhere."""
+        rows = values.new_zeros(math.prod(self.shape), values.shape[1])
+        return rows.index_copy(0, self.pixel, values).view(*self.shape, -1)
+
+
+class Tracer:
+    """A mesh made ready for ray queries. It sees the vertices as they are now; it has no gradient."""
+
+    def __init__(
+        self,
+        vertices: Float[Tensor, "V 3"],
+        faces: Int[Tensor, "F 3"],
+        implementation: Implementation = "auto",
+    ) -> None:
+        self.vertices, self.faces = vertices.detach().contiguous(), faces
+        self._tree: Any = None
+        if len(faces) and choose(implementation, vertices, faces) == "warp":
+            from usd.kernels import rasterize_warp
+
+            self._tree = rasterize_warp.Tree(self.vertices, faces)
+
+    @torch.no_grad()
+    def cast(
+        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]
+    ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
+        """The nearest face each ray meets, from either side, and where: origin + t direction, t > 0.
+
+        ``NOTHING`` (-1) and infinity where there is none.
+        """
+        if self._tree is not None:
+            return self._tree.cast(origins, directions)
+        return cast_torch(self.vertices, self.faces, origins, directions)
+
+
+def cast_torch(
+    vertices: Float[Tensor, "V 3"],
+    faces: Int[Tensor, "F 3"],
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
+    """The twin of the ray query: every ray with every face, a chunk of rays at once."""
+    corners = vertices[faces]
+    rows = max(1, CHUNK // max(1, len(faces)))
+    parts = [_nearest(corners, *part) for part in zip(origins.split(rows), directions.split(rows))]
+    face, t = zip(*parts) if parts else ((faces.new_empty(0),), (vertices.new_empty(0),))
+    return torch.cat(face).long(), torch.cat(t)
+
+
+def _nearest(
+    corners: Float[Tensor, "F 3 3"], o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"]
+) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
+    if len(corners) == 0:
+        return torch.full_like(o[:, 0], NOTHING).long(), torch.full_like(o[:, 0], math.inf)
+    weights, t = intersect(corners, o[:, None], d[:, None])
+    hit = (weights >= 0).all(-1) & (t > 0)
+    t, face = torch.where(hit, t, torch.full_like(t, math.inf)).min(1)
+    return torch.where(t.isfinite(), face, torch.full_like(face, NOTHING)), t
+
+
+def intersect(
+    corners: Float[Tensor, "*#n 3 3"], o: Float[Tensor, "*#n 3"], d: Float[Tensor, "*#n 3"]
+) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n"]]:
+    """Where lines o + t d meet the planes of triangles: weights of the corners (they sum to 1), and t.
+
+    Moeller and Trumbore's equations. A line in the plane gives values that are not finite.
+    """
+    a, b, c = corners.unbind(-2)
+    ab, ac, ao = b - a, c - a, o - a
+    d, ab, ac, ao = torch.broadcast_tensors(d, ab, ac, ao)
+    h, q = torch.linalg.cross(d, ac), torch.linalg.cross(ao, ab)
+    inverse = 1 / _dot(ab, h)
+    v, w, t = _dot(ao, h) * inverse, _dot(d, q) * inverse, _dot(ac, q) * inverse
+    return torch.stack([1 - v - w, v, w], -1), t
+
+
+def _dot(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
+    return (a * b).sum(-1)
+
+
+@torch.no_grad()
+def rasterize(tracer: Tracer, view: View) -> Seen:
+    """The face that each pixel's centre shows. Not differentiable."""
+    face, t = tracer.cast(*view.rays)
+    pixel = (face != NOTHING).nonzero().squeeze(1)
+    return Seen(pixel, face[pixel], t[pixel], view.shape)
+
+
+def barycentric(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, seen: Seen
+) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P"]]:
+    """Weights of the three corners at covered pixels, and the distance along the pixels' rays.
+
+    Differentiable by vertices (and cameras). Weights are those of points in space, hence perspective-correct.
+    """
+    o, d = (rays.index_select(0, seen.pixel) for rays in view.rays)
+    corners = interpolate_corners(vertices, faces, seen)
+    weights, rest = intersect(
+        corners, o + seen.t[:, None] * d, d
+    )  # from nearby: tiny faces keep their digits
+    return weights, seen.t + rest
+
+
+def interpolate_corners(
+    attributes: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], seen: Seen
+) -> Float[Tensor, "P 3 C"]:
+    """The attributes of the three corners of each covered pixel's face."""
+    index = faces.index_select(0, seen.face)
+    return attributes.index_select(0, index.flatten()).view(len(index), 3, -1)
+
+
+def interpolate(
+    attributes: Float[Tensor, "V C"],
+    faces: Int[Tensor, "F 3"],
+    seen: Seen,
+    weights: Float[Tensor, "P 3"],
+) -> Float[Tensor, "P C"]:
+    """Vertex attributes at covered pixels. ``faces`` may number other corners than the mesh's (texture seams)."""
+    return (interpolate_corners(attributes, faces, seen) * weights[:, :, None]).sum(1)

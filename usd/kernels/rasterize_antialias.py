@@ -1,0 +1,256 @@
+"""Analytic antialiasing: neighbouring pixels on the two sides of a silhouette are blended by where it crosses.
+
+The idea is that of arXiv 2011.03277, section 3.4. Between the centre of a covered pixel A (at 0) and that of
+its neighbour B (at 1) a silhouette crosses at alpha; the border of the pixels is at 1/2::
+
+    alpha > 1/2:  B <- B + (alpha - 1/2) (A - B)        alpha < 1/2:  A <- A + (1/2 - alpha) (B - A)
+
+A row's sum is then exactly the covered length and moves with the edge. alpha depends on the edge's two
+vertices, which is how gradients reach them. Three things differ from the paper. Crossings are found from the
+edges, not from the triangles that two pixels show, so that faces smaller than a pixel lose none. Whether a
+crossing is visible is decided by a ray just beside it. Rows are blended before columns, so that a picture in
+[0, 1] stays there.
+
+An edge is a *silhouette* of a view if all its faces lie on one side of it, as seen from there: folds, borders
+of open meshes, and anything non-manifold; how faces turn does not matter. Edges steeper than 45 degrees are
+crossed by rows, the others by columns; where an outline passes 45 degrees a pixel may jump by a part of its
+value.
+
+Letters: B views, E edges, S silhouettes of all views, K crossings, C channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from usd.kernels.rasterize import Seen, Tracer, View
+
+BESIDE_PX = 0.01  # how far outside its silhouette a crossing's visibility is looked at
+LEAST_GAP = 1e-3  # what is behind a silhouette is further away by at least this share
+LEAST_DEPTH = 1e-6  # edges that end nearer to the camera's plane are left out
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The edges of a mesh, and the three half-edges of each face; half-edge k belongs to face k % F.
+
+    ``turn`` is 1 where a half-edge runs along its edge, -1 where against it.
+    """
+
+    ends: Int[Tensor, "E 2"]
+    of_half: Int[Tensor, "3*F"]
+    turn: Float[Tensor, "3*F"]
+    n_faces: Float[Tensor, "E"]
+
+
+def edges_of(faces: Int[Tensor, "F 3"], n_vertices: int, like: Float[Tensor, "..."]) -> Edges:
+    """Every edge once, its lower vertex first."""
+    half = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    low, high = torch.minimum(*half.unbind(1)), torch.maximum(*half.unbind(1))
+    key, of_half = torch.unique(low * n_vertices + high, return_inverse=True)
+    ends = torch.stack([key // n_vertices, key % n_vertices], -1)
+    turn = torch.where(half[:, 0] == low, 1.0, -1.0).to(like)
+    return Edges(ends, of_half, turn, torch.bincount(of_half, minlength=len(key)).to(like))
+
+
+@dataclass(frozen=True)
+class Silhouettes:
+    """Edges with all their faces on one side, in one view. ``side`` is +1 where that is the right of p0 -> p1.
+
+    "Right" is meant in a picture whose y axis points down.
+    """
+
+    view: Int[Tensor, "S"]
+    ends: Int[Tensor, "S 2"]
+    side: Float[Tensor, "S"]
+
+
+def silhouettes(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, edges: Edges
+) -> Silhouettes:
+    """All views' silhouettes. Edges without an extent, as seen by a camera, are none."""
+    position = view.cameras.position
+    a, b, c = vertices[faces].unbind(1)
+    normal = torch.linalg.cross(b - a, c - a)
+    facing = ((a - position[:, None]) * normal).sum(-1).sign()
+    total = facing.new_zeros(len(position), len(edges.ends))
+    total.index_add_(1, edges.of_half, facing.repeat(1, 3) * edges.turn)
+    which, edge = (total.abs() == edges.n_faces).nonzero().unbind(1)
+    return Silhouettes(which, edges.ends[edge], total[which, edge].sign())
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Where visible silhouettes cross the segments between neighbouring pixels' centres, one for each segment at most.
+
+    ``inner`` is the pixel that shows the silhouette's surface, ``outer`` its neighbour in the same row or, where
+    ``in_row`` is false, in the same column; both are numbered as ``Seen.pixel``. ``ends`` are the edge's vertices.
+    """
+
+    view: Int[Tensor, "K"]
+    ends: Int[Tensor, "K 2"]
+    in_row: Bool[Tensor, "K"]
+    inner: Int[Tensor, "K"]
+    outer: Int[Tensor, "K"]
+
+    def __len__(self) -> int:
+        return self.view.shape[0]
+
+    def select(self, index: Tensor) -> "Crossings":
+        return Crossings(
+            self.view[index], self.ends[index], self.in_row[index], self.inner[index], self.outer[index]
+        )
+
+
+@torch.no_grad()
+def crossings(tracer: Tracer, view: View, seen: Seen) -> Crossings:
+    """The crossings that change the picture of what is ``seen``. Not differentiable; ``crossing_points`` is."""
+    edges = edges_of(tracer.faces, len(tracer.vertices), tracer.vertices)
+    outlines = silhouettes(tracer.vertices, tracer.faces, view, edges)
+    found = _scan(tracer.vertices, outlines, view)
+    distance = torch.full_like(view.rays[0][:, 0], torch.inf).index_copy(0, seen.pixel, seen.t)
+    found = found.select(distance[found.inner] < distance[found.outer])
+    found = found.select(_is_visible(tracer, found, view, distance))
+    return _outermost(found, crossing_points(tracer.vertices, found, view).alpha)
+
+
+def _scan(vertices: Float[Tensor, "V 3"], outlines: Silhouettes, view: View) -> Crossings:
+    """Every crossing of a silhouette with a row or column of pixel centres, between two pixels of the picture."""
+    (p0, depth0), (p1, depth1) = (view.project(vertices[i], outlines.view) for i in outlines.ends.unbind(1))
+    run, rise = (p1 - p0).unbind(1)
+    in_row = rise.abs() >= run.abs()
+    start, end, n_lines = p0.gather(1, axis(in_row)), p1.gather(1, axis(in_row)), lines(in_row, view)
+    in_front = (depth0 > LEAST_DEPTH) & (depth1 > LEAST_DEPTH)
+    edge, line = _lines_between(start.squeeze(1), end.squeeze(1), n_lines, in_front)
+    in_row = in_row[edge]
+    place = _place(p0[edge], p1[edge], in_row, line)
+    low = (place - 0.5).floor()
+    inside = (low >= 0) & (low + 1 < lines(~in_row, view))
+    inner_is_high = torch.where(in_row, -rise[edge], run[edge]) * outlines.side[edge] > 0
+    found = (part[inside] for part in (edge, in_row, line, low.long(), inner_is_high))
+    return _numbered(outlines, view, *found)
+
+
+def axis(in_row: Bool[Tensor, "K"]) -> Int[Tensor, "K 1"]:
+    """The coordinate that numbers lines: y for rows, x for columns."""
+    return in_row.long()[:, None]
+
+
+def lines(in_row: Bool[Tensor, "K"], view: View) -> Int[Tensor, "K"]:
+    """How many rows, or else columns, a picture has."""
+    return torch.where(in_row, view.height, view.width)
+
+
+def _lines_between(
+    start: Float[Tensor, "S"], end: Float[Tensor, "S"], n_lines: Int[Tensor, "S"], wanted: Bool[Tensor, "S"]
+) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
+    """(edge, line) for every line whose centre lies between start and end, the lower one included."""
+    low, high = torch.minimum(start, end), torch.maximum(start, end)
+    first, stop = ((x - 0.5).ceil().clamp(min=0).minimum(n_lines.to(low)) for x in (low, high))
+    count = torch.where(wanted, stop - first, torch.zeros_like(first)).long()
+    edge = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    before = (count.cumsum(0) - count)[edge]
+    return edge, first[edge].long() + torch.arange(len(edge), device=edge.device) - before
+
+
+def _place(
+    p0: Float[Tensor, "K 2"], p1: Float[Tensor, "K 2"], in_row: Bool[Tensor, "K"], line: Int[Tensor, "K"]
+) -> Float[Tensor, "K"]:
+    """Where, on the other axis, the edge p0 p1 meets the line."""
+    along, across = axis(in_row), axis(~in_row)
+    share = (line[:, None] + 0.5 - p0.gather(1, along)) / (p1 - p0).gather(1, along)
+    return (p0 + share * (p1 - p0)).gather(1, across).squeeze(1)
+
+
+def _numbered(
+    outlines: Silhouettes,
+    view: View,
+    edge: Tensor,
+    in_row: Tensor,
+    line: Tensor,
+    low: Tensor,
+    inner_is_high: Tensor,
+) -> Crossings:
+    """Crossings between pixels ``low`` and ``low + 1`` of lines."""
+    which = outlines.view[edge]
+    first = which * (view.height * view.width)
+    step = torch.where(in_row, 1, view.width)
+    lower = first + torch.where(in_row, line * view.width + low, low * view.width + line)
+    inner, outer = lower + step * inner_is_high, lower + step * ~inner_is_high
+    return Crossings(which, outlines.ends[edge], in_row, inner, outer)
+
+
+@dataclass(frozen=True)
+class CrossingPoints:
+    """Crossings as points: in the picture (pixels), their depth, and their distance from the inner pixel's centre."""
+
+    pixels: Float[Tensor, "K 2"]
+    depth: Float[Tensor, "K"]
+    alpha: Float[Tensor, "K"]
+
+
+def crossing_points(vertices: Float[Tensor, "V 3"], found: Crossings, view: View) -> CrossingPoints:
+    """Where the edges cross; differentiable by vertices and cameras. alpha is in [0, 1], 1 at the outer pixel."""
+    (p0, depth0), (p1, depth1) = (
+        view.project(vertices.index_select(0, ends), found.view) for ends in found.ends.unbind(1)
+    )
+    center, outward = _center(found.inner, view), _center(found.outer, view) - _center(found.inner, view)
+    along, across = axis(found.in_row), axis(~found.in_row)
+    share = (center - p0).gather(1, along) / (p1 - p0).gather(1, along)
+    pixels = p0 + share * (p1 - p0)
+    alpha = ((pixels - center) * outward).gather(1, across).squeeze(1)
+    share = share.squeeze(1)
+    return CrossingPoints(pixels, 1 / ((1 - share) / depth0 + share / depth1), alpha)
+
+
+def _center(pixel: Int[Tensor, "K"], view: View) -> Float[Tensor, "K 2"]:
+    x, y = pixel % view.width, pixel.div(view.width, rounding_mode="floor") % view.height
+    return torch.stack([x, y], -1) + 0.5
+
+
+def _is_visible(
+    tracer: Tracer, found: Crossings, view: View, distance: Float[Tensor, "N"]
+) -> Bool[Tensor, "K"]:
+    """Nothing hides the edge, something further away begins behind it, and its two pixels lie on these two sides."""
+    at = crossing_points(tracer.vertices, found, view)
+    outward = _center(found.outer, view) - _center(found.inner, view)
+    origins, through = view.rays_through(at.pixels + BESIDE_PX * outward.to(at.pixels), found.view)
+    behind = tracer.cast(origins, through)[1]
+    length = through.norm(dim=-1)
+    border = 0.5 * (at.depth + behind) * length
+    gap = behind > at.depth * (1 + LEAST_GAP)
+    return gap & (distance[found.inner] < border) & (distance[found.outer] >= border)
+
+
+def _outermost(found: Crossings, alpha: Float[Tensor, "K"]) -> Crossings:
+    """Of several crossings between the same two pixels the one nearest to the outer pixel."""
+    order = alpha.argsort()
+    segment = 2 * torch.minimum(found.inner, found.outer) + found.in_row
+    order = order[segment[order].argsort(stable=True)]
+    last = torch.ones_like(order, dtype=torch.bool)
+    last[:-1] = segment[order[1:]] != segment[order[:-1]]
+    return found.select(order[last])
+
+
+def antialias(
+    picture: Float[Tensor, "B H W C"], vertices: Float[Tensor, "V 3"], found: Crossings, view: View
+) -> Float[Tensor, "B H W C"]:
+    """The picture blended across its silhouettes. Differentiable by the picture and by vertices (and cameras)."""
+    alpha = crossing_points(vertices, found, view).alpha.to(picture)
+    rows = picture.reshape(-1, picture.shape[-1])
+    for chosen in (found.in_row, ~found.in_row):
+        index = chosen.nonzero().squeeze(1)
+        rows = _blend(rows, found.inner[index], found.outer[index], alpha[index] - 0.5)
+    return rows.view_as(picture)
+
+
+def _blend(
+    rows: Float[Tensor, "N C"], inner: Int[Tensor, "K"], outer: Int[Tensor, "K"], beyond: Float[Tensor, "K"]
+) -> Float[Tensor, "N C"]:
+    """``beyond`` in [-1/2, 1/2] is how far the inner surface reaches over the border of the two pixels."""
+    grows = beyond > 0
+    to, source = torch.where(grows, outer, inner), torch.where(grows, inner, outer)
+    change = rows.index_select(0, source) - rows.index_select(0, to)
+    return rows.index_add(0, to, beyond.abs()[:, None] * change)
