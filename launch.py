@@ -3,6 +3,9 @@
 
 python launch.py --config configs/usd-patch-mini.yaml --train system.guidance.image_path=photo.png
 python launch.py --config <trial>/configs/parsed.yaml --export resume=<trial>/ckpts/last.ckpt
+python launch.py --config configs/usd-text-to-3D-mini.yaml --train system.prompt_processor.prompt="a red car"
+
+A configuration with `stages:` runs them all; the same command again skips what is done and goes on from there.
 """
 
 import argparse
@@ -69,9 +72,11 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(
             "nothing to do: expected --config FILE and one of --train, --validate, --test, --export"
         )
+    from usd.stages import is_staged, run_stages
     from usd.train import run
 
-    run(flags.mode, flags.config, overrides, flags.gpu, [sys.executable, *sys.argv])
+    start = run_stages if is_staged(flags.config, overrides) else run
+    start(flags.mode, flags.config, overrides, flags.gpu, [sys.executable, *sys.argv])
 
 
 def main(argv: list[str] | None = None) -> int:

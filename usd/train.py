@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from omegaconf import DictConfig
 
 from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine
 from usd.core import checkpoint
@@ -47,10 +48,21 @@ def run(
     Raises ``UserError`` for anything the user can mend, ``KeyboardInterrupt`` after Ctrl-C, with the state saved.
     """
     experiment, raw = load_experiment(files, overrides)
+    return execute(mode, experiment, raw, gpu, argv)
+
+
+def execute(
+    mode: Mode,
+    experiment: Experiment,
+    raw: DictConfig,
+    gpu: str | None = None,
+    argv: Sequence[str] = (),
+) -> Outcome:
+    """``run`` for an experiment that is parsed already; ``raw`` is the YAML it came from."""
     trial = trial_of(experiment)
     open_trial(trial)
-    _say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
-    _say(f"trial: {shown(trial.folder)}")
+    say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
+    say(f"trial: {shown(trial.folder)}")
     with warnings.catch_warnings(), plain_errors(trial):
         quiet()
         if mode == "train":
@@ -76,7 +88,7 @@ def plain_errors(trial: Trial) -> Iterator[None]:
 def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
     """Trains, then tests as the configuration says."""
     if experiment.resume is None and trial.last.exists():
-        _say(
+        say(
             f"note: starting over in a folder that holds a trial; to continue it pass resume={shown(trial.last)}"
         )
     system, data = parts(experiment, trial)
@@ -124,11 +136,11 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
 def _compare(saved: Mapping[str, Any], system: System, max_steps: int | None = None) -> None:
     """Says where a checkpoint was made with other options than those of this run, and when nothing is left to do."""
     if max_steps is not None and saved["global_step"] >= max_steps:
-        _say(
+        say(
             f"note: the checkpoint is at step {saved['global_step']} of {max_steps}; raise trainer.max_steps to go on"
         )
     for key, (then, now) in checkpoint.differences(saved["components"], system.specs()).items():
-        _say(f"note: system.{key} is {now}, but was {then} when the checkpoint was made")
+        say(f"note: system.{key} is {now}, but was {then} when the checkpoint was made")
 
 
 def _export(experiment: Experiment, trial: Trial, system: System, gpu: str | None) -> Outcome:
@@ -137,7 +149,7 @@ def _export(experiment: Experiment, trial: Trial, system: System, gpu: str | Non
     exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"))
     files = system.export(exporter, trial.save / f"it{system.step}-export")
     for file in files:
-        _say(f"wrote {shown(file)}")
+        say(f"wrote {shown(file)}")
     return Outcome(trial, system.step, tuple(files))
 
 
@@ -213,7 +225,7 @@ def choose_devices(gpu: str | None) -> tuple[str, Any]:
     if gpu == "cpu" or (gpu is None and not visible):
         return "cpu", 1
     if not visible:
-        _say(f"note: --gpu {gpu} was asked for, but no CUDA GPU is visible; using the CPU")
+        say(f"note: --gpu {gpu} was asked for, but no CUDA GPU is visible; using the CPU")
         return "cpu", 1
     chosen = [0] if gpu is None else _indices(gpu)
     if max(chosen) >= visible:
@@ -231,7 +243,7 @@ def _indices(gpu: str) -> list[int]:
 def usable_precision(precision: "int | str", accelerator: str) -> "int | str":
     """The precision, with half floats (which CPUs have no arithmetic for) replaced by 32 bits there."""
     if accelerator == "cpu" and str(precision).startswith("16"):
-        _say("note: trainer.precision 16 needs a GPU; using 32")
+        say("note: trainer.precision 16 needs a GPU; using 32")
         return 32
     return {"16": "16-mixed", "bf16": "bf16-mixed"}.get(str(precision), precision)
 
@@ -259,8 +271,8 @@ def _last_saved(trial: Trial) -> str:
     return f" (last checkpoint: {shown(trial.last)})" if trial.last.exists() else ""
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, flush=True)
 
 
-__all__ = ["Outcome", "run", "train"]
+__all__ = ["Mode", "Outcome", "choose_devices", "execute", "run", "say", "train"]

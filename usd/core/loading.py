@@ -24,6 +24,9 @@ class Origin:
 
 Origins = dict[str, Origin]
 
+Content = tuple[Mapping[str, Any], Path]
+"""What a file says, and the folder that its relative paths refer to."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -50,19 +53,27 @@ def load_config(files: Sequence["str | Path"], overrides: Sequence[str] = ()) ->
 
 def load(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> Loaded:
     """``load_config``, remembering where each value came from."""
+    return merge([content for file in files for content in chain(file)], overrides)
+
+
+def merge(contents: Sequence[Content], overrides: Sequence[str] = ()) -> Loaded:
+    """Contents merged in order, then ``key=value`` overrides. Raises ``ConfigError``."""
     add_resolvers()
     merged: dict[str, Any] = {}
     origins: Origins = {}
-    for file in files:
-        for content, folder in _chain(Path(file), ()):
-            _merge(merged, content, Origin(folder), origins)
+    for content, folder in contents:
+        _merge(merged, content, Origin(folder), origins)
     for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("_type")):
         _override(merged, override, origins)
     return Loaded(OmegaConf.create(merged), origins)
 
 
+def chain(file: "str | Path") -> list[Content]:
+    """A file's content preceded by that of everything it inherits from. Raises ``UserError``."""
+    return list(_chain(Path(file), ()))
+
+
 def _chain(file: Path, above: tuple[Path, ...]) -> list[tuple[dict[str, Any], Path]]:
-    """A file's content preceded by that of everything it inherits from."""
     file = file.resolve()
     if file in above:
         raise ConfigError(f"{file}: inherits from itself through base:")

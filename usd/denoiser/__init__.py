@@ -5,9 +5,10 @@
 and carries no gradient; ``encode`` is differentiable. Weights are frozen and stay out of checkpoints.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,13 +19,37 @@ from usd.core.module import Module
 from usd.core.types import LatentSpace
 from usd.math.camera import Cameras
 
+Same = TypeVar("Same", bound="Embedding")
 
-class Embedding(ABC):
-    """What a denoiser is told besides x_t and t, for a batch of B pictures. Each denoiser has its own kind."""
 
-    @abstractmethod
-    def select(self, index: Int[Tensor, "N"]) -> "Embedding":
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """What a denoiser is told besides x_t and t, for a batch of B pictures. Each denoiser has its own kind.
+
+    A kind is a frozen dataclass of tensors with one row per picture; a field is None where it is not used.
+    """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields in use, by name."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def each(self: Same, change: Callable[[str, Tensor], Tensor]) -> Same:
+        """The same with ``change(name, tensor)`` for every field in use."""
+        return dataclasses.replace(self, **{name: change(name, x) for name, x in self.tensors().items()})
+
+    def select(self: Same, index: Int[Tensor, "N"]) -> Same:
         """The rows ``index``, in that order (repeats allowed)."""
+        return self.each(lambda _, x: x[index.to(x.device)])
+
+    def lerp(self: Same, other: Same, share: Float[Tensor, "B"]) -> Same:
+        """``(1 - share) self + share other``, row by row."""
+        theirs = other.tensors()
+
+        def between(name: str, x: Tensor) -> Tensor:
+            return torch.lerp(x, theirs[name], share.to(x).view(-1, *[1] * (x.dim() - 1)))
+
+        return self.each(between)
 
 
 class Denoiser(Module):
@@ -62,11 +87,29 @@ class Denoiser(Module):
 
 
 class TextDenoiser(Denoiser):
-    """A denoiser told a sentence."""
+    """A denoiser told a sentence. ``embedding`` is the kind of what ``embed_text`` returns."""
+
+    embedding: ClassVar[type[Embedding]]
 
     @abstractmethod
     def embed_text(self, prompts: Sequence[str]) -> Embedding:
         """One row per prompt."""
+
+    def vocabulary(self) -> frozenset[str] | None:
+        """The words it knows, where it reads whole words and knows only some; None where it reads anything."""
+        return None
+
+    def overflow(self, prompt: str) -> tuple[int, int] | None:
+        """(tokens of the prompt, tokens it can read) where a prompt is too long for it, else None."""
+        return None
+
+    def fingerprint(self) -> str | None:
+        """A digest of everything that ``embed_text`` depends on but the prompt; None where that is nothing on disk."""
+        return None
+
+    def recall(self, tensors: Mapping[str, Tensor]) -> Embedding:
+        """What ``embed_text`` returned, from its ``tensors()``."""
+        return self.embedding(**tensors)
 
 
 class Reading:

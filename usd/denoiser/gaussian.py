@@ -29,9 +29,6 @@ class Normal(Embedding):
     mean: Float[Tensor, "B 3 S S"]
     std: Float[Tensor, "B"]
 
-    def select(self, index: Int[Tensor, "N"]) -> "Normal":
-        return Normal(self.mean[index.to(self.mean.device)], self.std[index.to(self.std.device)])
-
 
 @dataclass(frozen=True)
 class MeanPicture(Reading):
@@ -53,6 +50,7 @@ class GaussianDenoiser(TextDenoiser, ViewDenoiser):
         view_std: float = option(0.2, "spread around a condition", gt=0)
 
     config: Config
+    embedding = Normal
 
     def __init__(self, config: Config, view_mean: Mean | None = None, name: str = "gaussian") -> None:
         """``view_mean`` gives the expected latents of cameras; without it every view expects the reference."""

@@ -33,12 +33,6 @@ class NetworkInput(Embedding):
     latent: Float[Tensor, "B c h w"] | None = None
     time: Float[Tensor, "B V"] | None = None
 
-    def select(self, index: Int[Tensor, "N"]) -> "NetworkInput":
-        def rows(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[index.to(x.device)]
-
-        return NetworkInput(self.tokens[index.to(self.tokens.device)], rows(self.latent), rows(self.time))
-
 
 class LatentDenoiser(Denoiser):
     """A diffusers folder: ``unet``, ``vae``, ``scheduler``; subclasses add their condition."""

@@ -1,6 +1,8 @@
 """Stable Diffusion: the noise predicted in a latent under a sentence."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from usd.core.registry import register
 from usd.denoiser import TextDenoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
-from usd.denoiser.load import load_network, readable
+from usd.denoiser.load import load_network, read_json, readable, weights_folder
 
 
 @register("stable-diffusion")
@@ -17,6 +19,7 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
     """An ordinary diffusers folder of Stable Diffusion 1.x or 2.x (epsilon or v prediction)."""
 
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    embedding = NetworkInput
 
     def __init__(self, config: LatentDenoiser.Config, name: str = "") -> None:
         super().__init__(config, name)
@@ -50,6 +53,24 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         with torch.autocast(device.type, enabled=False):
             return NetworkInput(encoder(words.input_ids.to(device))[0].float())
 
+    def vocabulary(self) -> frozenset[str] | None:
+        """Whole words, as the embedded model reads them. CLIP's byte pairs spell everything."""
+        known = self.tokenizer.get_vocab()
+        spelling = any(piece.endswith("</w>") for piece in known)
+        return None if spelling else frozenset(known) - set(self.tokenizer.all_special_tokens)
+
+    def overflow(self, prompt: str) -> tuple[int, int] | None:
+        config = read_json(self.folder / "text_encoder" / "config.json")
+        length, most = len(self.tokenizer(prompt).input_ids), int(config.get("max_position_embeddings", 77))
+        return (length, most) if length > most else None
+
+    def fingerprint(self) -> str:
+        """Of the files of text encoder and tokenizer, and of the precision they are used in."""
+        folders = (weights_folder(self.folder / "text_encoder"), self.folder / "tokenizer")
+        device = self.alphas_cumprod.device
+        half = device.type == "cuda" and self.config.half_precision_weights
+        return digest_of(folders, f"{device.type} {'half' if half else 'single'}")
+
     def unconditional(self, batch: int) -> NetworkInput:
         """The empty prompt, encoded once; a text encoder that was read only for it is freed."""
         if self._nothing is None:
@@ -61,3 +82,14 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
 
     def release_encoders(self) -> None:
         self.text_encoder.drop()
+
+
+def digest_of(folders: Sequence[Path], more: str) -> str:
+    """A digest of all files in ``folders``, names and contents, and of ``more``."""
+    found = hashlib.blake2b(more.encode(), digest_size=20)
+    for folder in folders:
+        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            found.update(f"\0{file.name}\0".encode())
+            with open(file, "rb") as content:
+                found.update(hashlib.file_digest(content, "blake2b").digest())
+    return found.hexdigest()

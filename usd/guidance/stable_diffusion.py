@@ -1,20 +1,25 @@
 """Score distillation from a sentence (SDS, arXiv 2209.14988).
 
 grad = w(t) [ s (eps(x_t, text) - eps(x_t)) + lambda (eps(x_t) - noise) ],   lambda = 1: SDS, 0: CSD and USD for text
+
+Where the prompts come with negatives (``use_perp_neg``), eps(x_t, text) is what ``usd.math.distill.perp_neg`` says.
 """
 
 from dataclasses import dataclass
+from functools import cache, partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import open_denoiser
-from usd.guidance import Guidance, Noised
+from usd.denoiser import Embedding, open_denoiser
+from usd.guidance import Guidance, Noised, Predict
 from usd.math.camera import Cameras
-from usd.prompt_processor import PromptProcessor
+from usd.math.distill import perp_neg
+from usd.prompt_processor import PromptProcessor, Prompts
 
 
 @register("stable-diffusion-guidance")
@@ -42,10 +47,19 @@ class StableDiffusionGuidance(Guidance):
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         told = self.prompts(cameras)
-        return self.distill(
-            noised,
-            lambda: self.model.eps(noised.xt, noised.t, told.cond),
-            lambda: self.model.eps(noised.xt, noised.t, told.uncond),
-            self.config.guidance_scale,
-            self.config.lambda_,
-        )
+        cond, uncond = self._predict(noised, told.cond), self._predict(noised, told.uncond)
+        scale, lambda_ = self.config.guidance_scale, self.config.lambda_
+        return self.distill(noised, partial(self._told, noised, told, cond, uncond), uncond, scale, lambda_)
+
+    def _predict(self, noised: Noised, embedding: Embedding) -> Predict:
+        """The noise predicted under this embedding, computed once, when first asked for."""
+        return cache(lambda: self.model.eps(noised.xt, noised.t, embedding))
+
+    def _told(
+        self, noised: Noised, told: Prompts, cond: Predict, uncond: Predict
+    ) -> Float[Tensor, "B c h w"]:
+        """The prediction from the words, with the negatives there are."""
+        if told.weights is None:
+            return cond()
+        negatives = torch.stack([self.model.eps(noised.xt, noised.t, words) for words in told.negatives])
+        return perp_neg(cond(), uncond(), negatives, told.weights.to(negatives))

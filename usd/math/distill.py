@@ -51,6 +51,24 @@ def distillation_gradient(
     return weight * total
 
 
+def perp_neg(
+    cond: Float[Tensor, "B C H W"],
+    ref: Float[Tensor, "B C H W"],
+    negatives: Float[Tensor, "K B C H W"],
+    weights: Float[Tensor, "K B"],
+) -> Float[Tensor, "B C H W"]:
+    """The conditional prediction with negative prompts that cannot undo it (Perp-Neg, arXiv 2304.04968, equation 6).
+
+    ``cond`` plus the sum of weight (not positive) times the part of each (negative - ref) that is perpendicular to
+    (cond - ref), picture by picture.
+    """
+    main = cond - ref
+    towards = negatives - ref
+    along = (towards * main).sum((-3, -2, -1)) / main.square().sum((-3, -2, -1)).clamp_min(1e-12)
+    across = towards - along[..., None, None, None] * main
+    return cond + (weights[..., None, None, None] * across).sum(0)
+
+
 def score_difference(
     weight: Float[Tensor, "B 1 1 1"], rendered: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:

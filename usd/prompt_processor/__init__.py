@@ -3,6 +3,9 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from usd.core.module import Module
 from usd.denoiser import Embedding
 from usd.math.camera import Cameras
@@ -10,10 +13,16 @@ from usd.math.camera import Cameras
 
 @dataclass(frozen=True)
 class Prompts:
-    """One row per camera: what the view should show, and what it is compared with."""
+    """One row per camera: what the view should show, and what it is compared with.
+
+    ``negatives`` are what it should not show, each with a row of ``weights`` (not positive): see Perp-Neg in
+    ``usd.math.distill``.
+    """
 
     cond: Embedding
     uncond: Embedding
+    negatives: tuple[Embedding, ...] = ()
+    weights: Float[Tensor, "K B"] | None = None
 
 
 class PromptProcessor(Module):

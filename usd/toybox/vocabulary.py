@@ -1,5 +1,7 @@
 """The words that the embedded models know, and the word-level tokenizer that numbers them."""
 
+import difflib
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,3 +73,65 @@ def tokenize(tokenizer: Any, captions: list[str]) -> Any:
     return tokenizer(
         captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
+
+
+NEIGHBOURS = {
+    "red": "crimson scarlet ruby maroon cherry-red",
+    "orange": "amber apricot copper",
+    "yellow": "gold golden lemon",
+    "green": "lime emerald olive",
+    "teal": "turquoise cyan aqua",
+    "blue": "navy azure indigo cobalt",
+    "purple": "violet lilac lavender magenta",
+    "pink": "rose salmon",
+    "brown": "wooden wood beige tan bronze chocolate",
+    "gray": "grey silver steel metal tin iron",
+    "white": "ivory pale snowy",
+    "black": "dark ebony",
+    "car": "automobile van truck taxi bus vehicle cab",
+    "boat": "ship yacht sailboat",
+    "airplane": "plane aeroplane jet aircraft",
+    "house": "home cottage hut building castle",
+    "tree": "oak bush plant",
+    "pine": "fir spruce conifer",
+    "rocket": "spaceship spacecraft missile",
+    "lamp": "lantern light",
+    "mug": "cup beaker glass",
+    "kettle": "teapot pot",
+    "duck": "bird goose chicken swan",
+    "owl": "eagle parrot",
+    "dog": "puppy cat fox wolf animal",
+    "fish": "shark whale goldfish",
+    "robot": "android machine",
+    "icecream": "cone sundae gelato",
+    "bottle": "flask jar vase",
+    "cake": "muffin cupcake pie",
+    "sofa": "couch settee bench",
+    "chair": "stool armchair seat throne",
+    "table": "bench desk-top",
+    "mushroom": "toadstool fungus",
+    "snowman": "snowperson",
+    "striped": "stripy lined",
+    "checkered": "chequered checked",
+    "dotted": "spotted speckled",
+    "roof": "top",
+    "wings": "feathers",
+    "legs": "feet",
+    "sail": "flag",
+    "cap": "stopper",
+    "label": "sticker",
+    "shapes": "forms blocks",
+}
+"""Common words that the embedded models do not know, by the known word that comes nearest."""
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word nearest in meaning, where a table says one, else in spelling; None where none is near."""
+    word = word.lower()
+    for singular in (word, word.removesuffix("s"), word.removesuffix("es")):
+        meant = [name for name, others in NEIGHBOURS.items() if singular in others.split()]
+        found = next((name for name in [singular, *meant] if name in known), None)
+        if found:
+            return found
+    spelt = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.72)
+    return spelt[0] if spelt else None

@@ -1,0 +1,67 @@
+"""Embeddings of prompts on disk, found by content: weights of the text encoder, precision, and the prompt itself.
+
+Another model in the same folder, or another prompt, is another file; files are written whole or not at all, so several
+runs may share a cache. A file that cannot be read is made again; a folder that cannot be written only costs time.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from usd.denoiser import Embedding, TextDenoiser
+
+LOG = logging.getLogger(__name__)
+FORMAT = "usd-prompt-1"
+
+
+def embedded(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -> Embedding:
+    """``model.embed_text(prompts)``, from ``folder`` where it holds them; the text encoder is then never loaded."""
+    digest = None if folder is None else model.fingerprint()
+    if folder is None or digest is None:
+        return model.embed_text(prompts)
+    files = {prompt: folder / f"{key_of(digest, prompt)}.safetensors" for prompt in prompts}
+    rows = {prompt: row for prompt, file in files.items() if (row := read(file)) is not None}
+    missing = [prompt for prompt in files if prompt not in rows]
+    if missing:
+        made = model.embed_text(missing)
+        for i, prompt in enumerate(missing):
+            row = made.select(torch.tensor([i])).tensors()
+            rows[prompt] = {name: x.cpu() for name, x in row.items()}
+            write(rows[prompt], files[prompt])
+    device = model.alphas_cumprod.device
+    names = rows[prompts[0]]
+    return model.recall({name: torch.cat([rows[p][name] for p in prompts]).to(device) for name in names})
+
+
+def key_of(digest: str, prompt: str) -> str:
+    """The name of a prompt's file."""
+    text = "\0".join([FORMAT, digest, prompt])
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def read(file: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file; None where there is none or it is broken."""
+    try:
+        return load_file(file) if file.is_file() else None
+    except (SafetensorError, OSError, ValueError):
+        return None
+
+
+def write(tensors: dict[str, Tensor], file: Path) -> None:
+    """Writes beside ``file`` and renames. What the disk refuses is not kept."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
+        os.replace(partial, file)
+    except (OSError, SafetensorError) as problem:
+        LOG.info("%s: embeddings are not kept (%s)", file.parent, problem)
+    finally:
+        partial.unlink(missing_ok=True)

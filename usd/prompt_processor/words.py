@@ -1,0 +1,58 @@
+"""Checks of a prompt before it is embedded: empty, too long, or in words that the model does not know."""
+
+import logging
+import re
+from collections.abc import Iterable
+
+from usd.core.errors import UserError
+from usd.denoiser import TextDenoiser
+from usd.toybox.vocabulary import nearest
+
+LOG = logging.getLogger(__name__)
+SMALL = frozenset(
+    ["a", "an", "the", "some", "and", "or", "with", "of", "from", "in", "on", "at", "to", "by", ",", "."]
+)
+"""Words that name nothing."""
+
+
+def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
+    """Warns of unknown words, once for all prompts. Raises UserError when a prompt is too long or says nothing."""
+    known, unknown = model.vocabulary(), []
+    for prompt in prompts:
+        too_long = model.overflow(prompt)
+        if too_long:
+            raise UserError(
+                f"{where}: '{shortened(prompt)}' has {too_long[0]} tokens; expected at most {too_long[1]}, "
+                f"which is all that '{model.name}' reads"
+            )
+        if known is not None:
+            unknown += _unknown(prompt, known, model.name, where)
+    if known is not None and unknown:
+        said = ", ".join(_hint(word, known) for word in dict.fromkeys(unknown))
+        LOG.warning("%s: '%s' does not know %s", where, model.name, said)
+
+
+def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[str]:
+    """Words of a prompt that are not in ``known``."""
+    said = tokens(prompt)
+    strange = [word for word in said if word not in known and word not in SMALL]
+    if strange and not [word for word in said if word in known and word not in SMALL]:
+        hints = ", ".join(_hint(word, known) for word in dict.fromkeys(strange))
+        raise UserError(
+            f"{where}: '{shortened(prompt)}': '{name}' knows none of these words: {hints}; expected words it knows"
+        )
+    return strange
+
+
+def _hint(word: str, known: frozenset[str]) -> str:
+    near = nearest(word, known)
+    return f"'{word}' (nearest: '{near}')" if near else f"'{word}' (nothing near)"
+
+
+def tokens(prompt: str) -> list[str]:
+    """Words and signs, lower case, as word-level tokenizers cut them."""
+    return re.findall(r"\w+|[^\w\s]+", prompt.lower())
+
+
+def shortened(prompt: str, most: int = 60) -> str:
+    return prompt if len(prompt) <= most else f"{prompt[: most - 3]}..."

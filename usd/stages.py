@@ -1,0 +1,388 @@
+"""Several experiments in a row, each on what the ones before left: a configuration with ``stages:``.
+
+    name: mine
+    tag: chair
+    seed: 3                                  # what stands outside `stages` holds for all of them
+    stages:
+      coarse:
+        base: coarse.yaml                    # a configuration like any other; further keys are this stage's own
+      fine:
+        base: fine.yaml
+        system:
+          geometry_convert_from: ${stage:coarse}     # the checkpoint that the stage `coarse` ended with
+      mesh:
+        mode: export                         # or test, validate; train where nothing is said
+        of: fine                             # with its configuration, on its checkpoint
+
+``${stage:NAME,folder}`` is the stage's trial folder, ``${stage:NAME,save}`` its pictures, ``${stage:NAME,step}`` its
+number of steps. On the command line ``key=value`` is said to all stages and ``stages.NAME.key=value`` to one;
+``stages.NAME=null`` leaves one out.
+
+The trial folders are ``<exp_root_dir>/<name>/<tag>/<stage>``. The same command again skips what is done and resumes
+inside the stage that was cut off. A stage whose settings have changed, or one that stands on another that was made
+again, is made again; what was there is moved aside, never deleted.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from usd.core import loading
+from usd.core.config import ConfigError, option, parse, plain
+from usd.core.errors import UserError, did_you_mean
+from usd.core.loading import Content, Loaded
+from usd.experiment import Experiment, Trial, folder_name, shown, trial_of
+from usd.train import Mode, Outcome, choose_devices, execute, say
+
+KEY = "stages"
+REFERENCE = re.compile(r"\$\{stage:([^,}]+)(?:,([^}]*))?\}")
+OWN_KEYS = ("base", "mode", "of")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage, ready to run: its experiment, the YAML it came from, and the stages whose results it uses."""
+
+    name: str
+    mode: Mode
+    experiment: Experiment
+    raw: DictConfig
+    inputs: tuple[str, ...]
+
+    @property
+    def trial(self) -> Trial:
+        return trial_of(self.experiment)
+
+    @property
+    def steps(self) -> int:
+        """The step that it ends at; 0 where it trains nothing."""
+        return self.experiment.trainer.max_steps if self.mode == "train" else 0
+
+    def settings(self) -> dict[str, Any]:
+        """What decides its result, apart from the number of steps and from other stages."""
+        trainer = self.experiment.trainer
+        return {
+            "mode": self.mode,
+            "seed": self.experiment.seed,
+            "system": plain(self.experiment)["system"],
+            "system_type": self.experiment.system.name,
+            "data": plain(self.experiment)["data"],
+            "data_type": self.experiment.data.name,
+            "exporter": plain(self.experiment.exporter) if self.mode == "export" else None,
+            "precision": trainer.precision,
+            "gradient_clip_val": trainer.gradient_clip_val,
+        }
+
+
+@dataclass(frozen=True)
+class Record:
+    """``stage.json`` in a stage's folder: how far it is, and with what."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    step: int = 0
+    done: bool = False
+    files: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The identity of the result, which later stages depend on."""
+        text = json.dumps([self.settings, self.inputs, self.step], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- running
+
+
+def is_staged(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> bool:
+    """Whether a configuration is one of stages."""
+    return any(content.get(KEY) for file in files for content, _ in loading.chain(file))
+
+
+def run_stages(
+    mode: str,
+    files: Sequence["str | Path"],
+    overrides: Sequence[str] = (),
+    gpu: str | None = None,
+    argv: Sequence[str] = (),
+) -> dict[str, Outcome]:
+    """All stages in order, those that are done left out. Every configuration is parsed before the first one starts.
+
+    Raises ``UserError``, and ``KeyboardInterrupt`` after Ctrl-C, with the state saved.
+    """
+    if mode != "train":
+        hint = "give a stage's own configs/parsed.yaml and its checkpoint instead"
+        raise UserError(f"--{mode}: a configuration with stages can only be trained; {hint}")
+    devices = choose_devices(gpu)[1]
+    if isinstance(devices, list) and len(devices) > 1:
+        raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
+    outcomes: dict[str, Outcome] = {}
+    digests: dict[str, str] = {}
+    for plan in plans(files, overrides):
+        record = Record(
+            json.loads(json.dumps(plan.settings())), {name: digests[name] for name in plan.inputs}
+        )
+        outcome, done = _perform(plan, record, gpu, argv)
+        outcomes[plan.name], digests[plan.name] = outcome, done.digest
+    return outcomes
+
+
+def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -> tuple[Outcome, Record]:
+    """One stage: skipped, resumed or run from the start."""
+    there = read_record(plan.trial.folder)
+    if there is not None and not same(there, wanted):
+        say(f"stage {plan.name}: {changes(there, wanted)}; made again, the old one is now {set_aside(plan)}")
+        there = None
+    if there is not None and is_done(plan, there):
+        say(f"stage {plan.name}: done ({shown(plan.trial.folder)})")
+        return Outcome(plan.trial, there.step, tuple(Path(file) for file in there.files)), there
+    resumed = plan.mode == "train" and there is not None and plan.trial.last.is_file()
+    say(f"stage {plan.name}: {'going on' if resumed else 'starting'}")
+    write_record(plan.trial.folder, replace(wanted, step=there.step if there and resumed else 0))
+    outcome = _executed(plan, resumed, gpu, argv)
+    done = replace(wanted, step=outcome.step, done=True, files=tuple(str(file) for file in outcome.files))
+    write_record(plan.trial.folder, done)
+    return outcome, done
+
+
+def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -> Outcome:
+    experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
+    try:
+        return execute(plan.mode, experiment, plan.raw, gpu, argv)
+    except UserError as error:
+        raise UserError(f"stage {plan.name}: {error}") from error
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f" in stage {plan.name}; the same command goes on from there") from stop
+    finally:
+        gc.collect()  # the models of this stage, before those of the next
+
+
+def is_done(plan: Plan, record: Record) -> bool:
+    """Whether nothing is left to do, with what it made still there."""
+    if plan.mode != "train":
+        return record.done and all(Path(file).exists() for file in record.files)
+    return record.done and record.step >= plan.steps and plan.trial.last.is_file()
+
+
+def same(there: Record, wanted: Record) -> bool:
+    """Whether a stage was made, or begun, as it is wanted now."""
+    return (there.settings, there.inputs) == (wanted.settings, wanted.inputs)
+
+
+def changes(there: Record, wanted: Record) -> str:
+    """Why a stage is made again."""
+    then, now = (dict(_leaves(record.settings)) for record in (there, wanted))
+    changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return f"{key} is {now.get(key)}, but was {then.get(key)}{more}"
+    others = [name for name, digest in wanted.inputs.items() if there.inputs.get(name) != digest]
+    return f"stage {', '.join(others)}, which it stands on, was made again"
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return [(path, value)]
+    return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else key)]
+
+
+def set_aside(plan: Plan) -> str:
+    """Renames a stage's folder; returns where it is now."""
+    folder = plan.trial.folder
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    return shown(aside)
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a folder; None where there is none that can be read."""
+    try:
+        content = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        return Record(**{**content, "files": tuple(content["files"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Written whole or not at all. Raises ``UserError`` where that is not possible."""
+    partial = folder / f".stage.{os.getpid()}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        os.replace(partial, folder / "stage.json")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a configuration with stages says about itself. Its stages' trial folders are in ``folder``."""
+
+    name: str = option("default", "folder of this family of runs")
+    tag: str = option("", "folder of this run")
+    exp_root_dir: Path = option("outputs", "where runs go; a relative path means the repository")
+
+    @property
+    def folder(self) -> Path:
+        return self.exp_root_dir / folder_name(self.name) / folder_name(self.tag)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the files and the command line say about one stage."""
+
+    name: str
+    contents: tuple[Content, ...]
+    overrides: tuple[str, ...]
+
+    def own(self, key: str) -> Any:
+        """``base``, ``mode`` or ``of``; a later file wins."""
+        said = [content[key] for content, _ in self.contents if key in content]
+        return said[-1] if said else None
+
+    def bases(self) -> list[Content]:
+        """The configurations that it starts from."""
+        found: list[Content] = []
+        for content, folder in self.contents:
+            base = content.get("base") or []
+            names = [base] if isinstance(base, str) else base
+            found = [item for name in names for item in loading.chain(folder / name)] or found
+        return found
+
+    def settings(self) -> list[Content]:
+        """Its own keys."""
+        return [
+            ({k: v for k, v in content.items() if k not in OWN_KEYS}, at) for content, at in self.contents
+        ]
+
+
+def plans(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[Plan]:
+    """Every stage of a configuration, parsed. Raises ``ConfigError`` that names the stage."""
+    contents = [content for file in files for content in loading.chain(file)]
+    shared: list[Content] = [({k: v for k, v in said.items() if k != KEY}, at) for said, at in contents]
+    to_all = [text for text in overrides if not text.startswith(f"{KEY}.")]
+    run = _run(loading.merge(shared, to_all))
+    found: dict[str, Plan] = {}
+    layers: dict[str, list[Content]] = {}
+    for stage in written(contents, overrides):
+        try:
+            of = _known(stage.own("of"), found, "of")
+            below = layers[of] if of else [*stage.bases(), *shared]
+            layers[stage.name] = [*below, *stage.settings()]
+            found[stage.name] = _plan(stage, layers[stage.name], to_all, found, run)
+        except ConfigError as error:
+            raise ConfigError(f"{KEY}.{stage.name}: {error}") from error
+    return list(found.values())
+
+
+def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Written]:
+    """The stages in order of first mention, without those that are null."""
+    said = [(content.get(KEY) or {}, at) for content, at in contents]
+    names = list(dict.fromkeys(str(name) for stages, _ in said for name in stages))
+    by_hand: dict[str, list[str]] = {name: [] for name in names}
+    dropped = {name for stages, _ in said for name in stages if stages[name] is None}
+    for text in overrides:
+        if not text.startswith(f"{KEY}."):
+            continue
+        name, _, rest = text.removeprefix(f"{KEY}.").partition("=")[0].partition(".")
+        if name not in by_hand:
+            raise ConfigError(
+                f"{KEY}.{name}: no such stage; there is {', '.join(names)}.{did_you_mean(name, names)}"
+            )
+        if not rest and text.endswith("=null"):
+            dropped.add(name)
+        elif not rest or rest in OWN_KEYS:
+            raise ConfigError(f"{text}: can only be set in a file; expected {KEY}.{name}.<key>=<value>")
+        by_hand[name].append(text.removeprefix(f"{KEY}.{name}."))
+    return [
+        Written(name, tuple((s[name], at) for s, at in said if s.get(name)), tuple(by_hand[name]))
+        for name in names
+        if name not in dropped
+    ]
+
+
+def _run(shared: Loaded) -> Run:
+    for key in ("resume", "use_timestamp"):
+        if shared.config.get(key):
+            raise ConfigError(f"{key}: not with stages; such a run is known by its tag and resumes by itself")
+    said: dict[str, Any] = {}
+    try:
+        for key in sorted(OmegaConf.missing_keys(shared.config)):
+            raise ConfigError(f"{key}: required but not given; pass {key}=<value>")
+        for key in ("name", "tag", "exp_root_dir"):
+            said |= {key: value} if (value := OmegaConf.select(shared.config, key)) is not None else {}
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+    run: Run = parse(Run, said, "", shared.origins)
+    if not folder_name(run.tag):
+        raise ConfigError("tag: required with stages; pass tag=<name of this run>")
+    return run
+
+
+def _plan(
+    stage: Written, contents: Sequence[Content], to_all: Sequence[str], found: Mapping[str, Plan], run: Run
+) -> Plan:
+    """The stage's experiment: its layers, then what was said to all stages by hand, then to it alone."""
+    mode = stage.own("mode") or "train"
+    if mode not in get_args(Mode):
+        raise ConfigError(f"mode: '{mode}' is not a choice; expected one of {', '.join(get_args(Mode))}")
+    of = stage.own("of")
+    if (mode == "train") == bool(of):
+        wanted = "nothing to train `of`" if of else f"`of`, the stage to {mode}"
+        raise ConfigError(f"of: expected {wanted}")
+    used: list[str] = [of] if of else []
+    filled = [(_filled(content, found, used, ""), at) for content, at in contents]
+    loaded = loading.merge(filled, [*to_all, *stage.overrides])
+    place = {"exp_root_dir": str(run.folder.parent), "name": run.folder.name, "tag": stage.name}
+    last = {"resume": str(found[of].trial.last)} if of else {}
+    fixed = OmegaConf.create({**place, **last, "use_timestamp": False})
+    loaded = Loaded(OmegaConf.merge(loaded.config, fixed), loaded.origins)  # type: ignore[arg-type]
+    experiment: Experiment = parse(Experiment, loaded.resolved(), "", loaded.origins)
+    return Plan(stage.name, mode, experiment, loaded.config, tuple(dict.fromkeys(used)))
+
+
+def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) -> Any:
+    """``value`` with what ``${stage:...}`` stands for; the names of those stages are added to ``used``."""
+    if isinstance(value, Mapping):
+        return {k: _filled(v, found, used, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, found, used, key) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        name = _known(match[1].strip(), found, key)
+        assert name is not None
+        used.append(name)
+        return _result(found[name], (match[2] or "checkpoint").strip(), key)
+
+    return REFERENCE.sub(replaced, value)
+
+
+def _known(name: str | None, found: Mapping[str, Plan], key: str) -> str | None:
+    if name is not None and name not in found:
+        raise ConfigError(f"{key}: no earlier stage is called '{name}'.{did_you_mean(name, found)}")
+    return name
+
+
+def _result(plan: Plan, what: str, key: str) -> str:
+    trial = plan.trial
+    known = {"checkpoint": trial.last, "folder": trial.folder, "save": trial.save, "step": plan.steps}
+    if what not in known:
+        raise ConfigError(f"{key}: a stage has no '{what}'; expected {', '.join(known)}")
+    return str(known[what])
