@@ -1,0 +1,262 @@
+"""The protocol: which surfaces and pictures of two sources are compared, and how. docs/evaluation.md says why.
+
+Geometry: both meshes are moved by the motion that puts the *reference's* bounding box about the origin with longest
+side 1; then the prediction is aligned as asked; then it is measured. Pictures: views of the same cameras, over white,
+one value a view, then their mean. All counts and seeds stand here.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.core.types import Mesh
+from usd.data.pictures import over
+from usd.data.syncdreamer import target_cameras
+from usd.data.view_set import ViewSet
+from usd.evaluation import surface
+from usd.evaluation.align import Alignment, Similarity, aligned, apply, unit_box
+from usd.evaluation.lpips import Lpips, find_lpips
+from usd.evaluation.metrics import mask_iou, psnr, ssim
+from usd.evaluation.sources import Source, with_surface
+from usd.toybox.cameras import held_out_cameras
+
+SAMPLES = 100_000
+SEED = 0
+VISIBLE_SIZE = 256
+PICTURES, PICTURE_SIZE = 16, 256
+SAME_CAMERA = 0.01
+BEST_PSNR = 100.0
+"""A picture that is exactly right counts as this many dB, so that means stay finite."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All figures by name (infinite where a surface is empty), one row a view, and what was assumed."""
+
+    figures: dict[str, float]
+    views: tuple[dict[str, Any], ...] = ()
+    protocol: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite become null."""
+        return {
+            "figures": {key: _finite(value) for key, value in self.figures.items()},
+            "protocol": self.protocol,
+            "notes": list(self.notes),
+            "per_view": [{key: _finite(value) for key, value in row.items()} for row in self.views],
+        }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def evaluate(
+    prediction: Source, reference: Source, align: Alignment = "none", skip: tuple[int, ...] = ()
+) -> Report:
+    """Everything that the two sources allow to be compared. ``skip`` are indices of reference views left out.
+
+    Raises UserError when they have neither surfaces nor views in common, or when the reference is empty.
+    """
+    geometry = Report({})
+    motion: Similarity | None = None
+    if prediction.mesh is not None and reference.mesh is not None:
+        geometry, motion = compare_surfaces(prediction.mesh, reference.mesh, align)
+    seer = prediction
+    if motion is not None and align != "none" and prediction.views is None and prediction.surface is not None:
+        moved = replace(prediction.surface, mesh=apply(motion, prediction.surface.mesh))
+        seer = with_surface(prediction, moved)
+    pictures = compare_pictures(seer, reference, skip)
+    if not geometry.figures and not pictures.figures:
+        raise UserError(
+            f"{prediction.name}, {reference.name}: nothing to compare: {_lacks(prediction)}, {_lacks(reference)}; "
+            "expected two surfaces, or pictures on both sides"
+        )
+    names = {"prediction": prediction.name, "reference": reference.name}
+    notes = [
+        *(f"prediction: {note}" for note in prediction.notes),
+        *(f"reference: {note}" for note in reference.notes),
+        *geometry.notes,
+        *pictures.notes,
+    ]
+    return Report(
+        {**pictures.figures, **geometry.figures},
+        pictures.views,
+        {**names, "align": align, **geometry.protocol, **pictures.protocol},
+        tuple(notes),
+    )
+
+
+def _lacks(source: Source) -> str:
+    what = [
+        name for name, part in (("a surface", source.mesh), ("views", source.views or source.see)) if part
+    ]
+    return f"{source.name} has {' and '.join(what) or 'nothing'}"
+
+
+# -------------------------------------------------------------------------------------------------------- geometry
+
+
+def compare_surfaces(prediction: Mesh, reference: Mesh, align: Alignment) -> tuple[Report, Similarity]:
+    """Figures of geometry, and the motion that the prediction went through, in the reference's own units."""
+    if reference.empty:
+        raise UserError("reference: its mesh is empty; expected a surface to measure against")
+    box = unit_box(reference)
+    truth, found = apply(box, reference), apply(box, prediction)
+    motion = aligned(found, truth, align, SEED)
+    found = apply(motion, found)
+    back = Similarity(box.rotation, -box.translation / box.scale, 1 / box.scale)
+    notes = [
+        f"{who}: {note}"
+        for who, m in (("prediction", found), ("reference", truth))
+        for note in surface.condition(m)
+    ]
+    figures = {
+        **by_area(found, truth),
+        **by_visible_surface(found, truth),
+        "volume_iou": surface.volume_iou(surface.occupancy(found), surface.occupancy(truth)),
+        "chamfer_floor": floor(truth),
+    }
+    return Report(figures, (), _geometry_protocol(motion), tuple(notes)), back.after(motion).after(box)
+
+
+def by_area(prediction: Mesh, reference: Mesh) -> dict[str, float]:
+    """Chamfer, F-scores and normal consistency of points drawn uniformly by area."""
+    mine, theirs = (
+        surface.area_samples(prediction, SAMPLES, SEED),
+        surface.area_samples(reference, SAMPLES, SEED + 1),
+    )
+    forth, back = surface.nearest(mine, theirs), surface.nearest(theirs, mine)
+    scores = {f"f_score_{t:.2f}": surface.f_score(forth, back, t) for t in surface.THRESHOLDS}
+    consistency = surface.normal_consistency(forth, back)
+    return {"chamfer_area": surface.chamfer(forth, back), **scores, "normal_consistency": consistency}
+
+
+def by_visible_surface(prediction: Mesh, reference: Mesh) -> dict[str, float]:
+    """Chamfer of what sixteen cameras see, thinned to one point a cube."""
+    cameras = target_cameras(VISIBLE_SIZE)
+    mine, theirs = (surface.visible_points(mesh, cameras) for mesh in (prediction, reference))
+    return {"chamfer_visible": surface.chamfer(surface.nearest(mine, theirs), surface.nearest(theirs, mine))}
+
+
+def floor(reference: Mesh) -> float:
+    """Area Chamfer of the reference with itself: two draws of points do not coincide. No prediction gets below it."""
+    one, other = (surface.area_samples(reference, SAMPLES, SEED + i) for i in (1, 2))
+    return surface.chamfer(surface.nearest(one, other), surface.nearest(other, one))
+
+
+def _geometry_protocol(motion: Similarity) -> dict[str, Any]:
+    return {
+        "unit": "the reference's longest side",
+        "area_samples": SAMPLES,
+        "area_seeds": [SEED, SEED + 1],
+        "visible_surface": f"16 views of {VISIBLE_SIZE} px, one point per {surface.VOXEL:g} cube",
+        "volume_lattice": f"{surface.LATTICE}^3 over [-1, 1]",
+        "alignment_turn_deg": motion.angle_deg,
+        "alignment_scale": motion.scale,
+        "alignment_shift": motion.translation.tolist(),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+def compare_pictures(prediction: Source, reference: Source, skip: tuple[int, ...]) -> Report:
+    """Figures of pictures at the same cameras; none where the sources share none."""
+    pair, notes = same_views(prediction, reference)
+    if pair is None:
+        return Report({}, notes=tuple(notes))
+    mine, theirs = pair
+    kept = [i for i in range(len(theirs)) if i not in skip]
+    if not kept:
+        raise UserError(
+            f"{reference.name}: all {len(theirs)} views are skipped; expected at least one to compare"
+        )
+    lpips, why = find_lpips()
+    coloured = prediction.coloured and reference.coloured
+    rows = [view_figures(mine.select([i]), theirs.select([i]), coloured, lpips) for i in kept]
+    names = [name for name in ("psnr", "ssim", "lpips", "mask_iou") if any(name in row for row in rows)]
+    means = {name: math.fsum(float(row[name]) for row in rows) / len(rows) for name in names}
+    protocol = {
+        "views": len(kept),
+        "views_skipped": sorted(set(skip) & set(range(len(theirs)))),
+        "picture_size": list(mine.rgba.shape[-2:]),
+        "pictures": "over white, per view, then mean",
+    }
+    return Report(means, tuple(rows), protocol, (*notes, *((why,) if coloured else ())))
+
+
+def view_figures(mine: ViewSet, theirs: ViewSet, coloured: bool, lpips: Lpips | None) -> dict[str, Any]:
+    """One view's figures. The truth takes the prediction's size."""
+    theirs = theirs.resized(mine.rgba.shape[-2], mine.rgba.shape[-1])
+    a, b = over(mine.rgba), over(theirs.rgba)
+    row: dict[str, Any] = {"view": theirs.names[0]}
+    if coloured:
+        row |= {"psnr": min(_number(psnr(a, b)), BEST_PSNR), "ssim": _number(ssim(a, b))}
+        row |= {} if lpips is None else {"lpips": _number(lpips(a, b))}
+    if mine.masked and theirs.masked:
+        row["mask_iou"] = _number(mask_iou(mine.rgba[:, 3:], theirs.rgba[:, 3:]))
+    return row
+
+
+def _number(value: Tensor) -> float:
+    return float(value.reshape(-1)[0])
+
+
+def same_views(prediction: Source, reference: Source) -> tuple[tuple[ViewSet, ViewSet] | None, list[str]]:
+    """Views of both by the same cameras, the reference's first where both have some, and what was left out."""
+    if prediction.views is not None and reference.views is not None:
+        return matching(prediction.views, reference.views, f"{prediction.name}, {reference.name}")
+    if reference.views is not None and prediction.see is not None:
+        return (prediction.see(reference.views.cameras), reference.views), []
+    if prediction.views is not None and reference.see is not None:
+        return (prediction.views, reference.see(prediction.views.cameras)), []
+    if prediction.see is not None and reference.see is not None:
+        cameras = held_out_cameras(PICTURES, PICTURE_SIZE)
+        return (prediction.see(cameras), reference.see(cameras)), [
+            f"pictures from {PICTURES} cameras around both"
+        ]
+    return None, ["no pictures on one side: picture figures are left out"]
+
+
+def matching(mine: ViewSet, theirs: ViewSet, where: str) -> tuple[tuple[ViewSet, ViewSet], list[str]]:
+    """The views of ``theirs`` that some view of ``mine`` shares its camera with. Raises UserError where none does."""
+    pairs = [(i, j) for j in range(len(theirs)) if (i := same_camera(mine, theirs, j)) is not None]
+    if not pairs:
+        raise UserError(
+            f"{where}: no two views were taken by the same camera; expected the reference's cameras: render them with "
+            "launch.py --test data.eval_transforms=<reference>/transforms.json"
+        )
+    lost = len(theirs) - len(pairs)
+    notes = [f"{lost} of {len(theirs)} reference views have no counterpart and are left out"] if lost else []
+    return (mine.select([i for i, _ in pairs]), theirs.select([j for _, j in pairs])), notes
+
+
+def same_camera(mine: ViewSet, theirs: ViewSet, index: int) -> int | None:
+    """The view of ``mine`` by the camera of view ``index`` of ``theirs`` (the nearest, within SAME_CAMERA)."""
+    one, other = theirs.cameras[index : index + 1], mine.cameras
+    if (one.span_y is None) != (other.span_y is None):
+        return None
+    apart = (other.c2w - one.c2w).abs().amax(dim=(1, 2)) + (other.fov_y - one.fov_y).abs()
+    if one.span_y is not None and other.span_y is not None:
+        apart = apart + (other.span_y - one.span_y).abs()
+    best = int(apart.argmin())
+    return best if float(apart[best]) <= SAME_CAMERA else None
+
+
+def figures_table(report: Report) -> str:
+    """The figures as two columns of text."""
+    width = max(len(name) for name in report.figures)
+    return "\n".join(f"{name:<{width}}  {_shown(name, value)}" for name, value in report.figures.items())
+
+
+def _shown(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "infinite"
+    if name == "psnr":
+        return f"{value:.2f} dB"
+    return f"{value:.4f}" if name.startswith("chamfer") else f"{value:.3f}"

@@ -1,0 +1,119 @@
+"""What is evaluated, and against what: a mesh, a folder of views with cameras, a trial, or a toybox seed.
+
+source          surface                                      pictures
+mesh file       its faces                                    unlit, from any camera, if it has colours
+views           ``mesh.glb`` (or .obj, .ply) beside them      its own, from its own cameras
+trial           the newest save/it<step>-export/             the newest save/it<step>-test/, else turntable
+toybox seed     its zero level                               exact, from any camera
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from usd.core.config import parse
+from usd.core.errors import UserError
+from usd.core.types import Mesh
+from usd.data.toy_views import see_toy, toy_seed
+from usd.data.view_readers import ViewOptions, is_trial, read_views, trial_folders
+from usd.data.view_set import ViewSet
+from usd.evaluation.mesh_source import MESHES, Coloured, Up, read_mesh, see_mesh
+from usd.math.camera import Cameras
+from usd.toybox.mesh import toy_mesh
+from usd.toybox.objects import make_toy
+
+TOY_RESOLUTION = 160
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something with a surface, with pictures, or both. ``see`` makes pictures from any cameras.
+
+    ``coloured`` is false for a mesh without colours: its pictures are silhouettes.
+    """
+
+    name: str
+    kind: str
+    mesh: Mesh | None = None
+    views: ViewSet | None = None
+    see: Callable[[Cameras], ViewSet] | None = None
+    surface: Coloured | None = None
+    coloured: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def open_source(text: str, where: str, up: Up = "auto", input_azimuth_deg: float = 0.0) -> Source:
+    """What ``text`` names. Raises UserError that says what was expected."""
+    seed, path = toy_seed(text), Path(text)
+    if seed is not None and not path.exists():
+        return _toy(seed)
+    if path.suffix.lower() in MESHES:
+        return mesh_source(read_mesh(path, up, where), text, "mesh", (f"mesh {path.name}",))
+    options: ViewOptions = parse(ViewOptions, {"input_azimuth_deg": input_azimuth_deg}, where)
+    if is_trial(path):
+        return _trial(path, options, up, where)
+    views = read_views(path, options, where)
+    folder = path if path.is_dir() else path.parent
+    files = [folder / f"mesh{ending}" for ending in MESHES if (folder / f"mesh{ending}").is_file()]
+    found = read_mesh(files[0], up, where) if files else None
+    notes = (*views.notes, *((f"surface from {files[0].name}",) if files else ()))
+    return Source(text, "views", found.mesh if found else None, views, notes=notes, surface=found)
+
+
+def _toy(seed: int) -> Source:
+    toy = make_toy(seed)
+    mesh = toy_mesh(toy, TOY_RESOLUTION)
+    note = f"toybox {seed}: {toy.caption}"
+    return Source(f"toybox:{seed}", "toybox", mesh, see=lambda cameras: see_toy(seed, cameras), notes=(note,))
+
+
+def mesh_source(coloured: Coloured, name: str, kind: str, notes: tuple[str, ...]) -> Source:
+    """A mesh as a source: its pictures are unlit."""
+    silent = () if coloured.has_colours else ("no colours: PSNR and SSIM are left out",)
+    return Source(
+        name,
+        kind,
+        coloured.mesh,
+        see=lambda cameras: see_mesh(coloured, cameras),
+        surface=coloured,
+        coloured=coloured.has_colours,
+        notes=(*notes, *silent),
+    )
+
+
+def with_surface(source: Source, surface: Coloured) -> Source:
+    """A mesh source whose mesh was moved."""
+    moved = mesh_source(surface, source.name, source.kind, ())
+    return replace(moved, notes=source.notes)
+
+
+def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> Source:
+    folders, exported = trial_folders(path), exported_mesh(path)
+    if not folders and exported is None:
+        raise UserError(
+            f"{where}: {path}: has neither rendered views nor an exported mesh; run launch.py --test or --export"
+        )
+    name = next((n for n in ("test", "turntable", *sorted(folders)) if n in folders), None)
+    views = read_views(path, replace(options, trial_views=name), where) if name else None
+    found = read_mesh(exported, up, where) if exported else None
+    notes = (
+        *(views.notes if views else ()),
+        *((f"surface from {exported.parent.name}",) if exported else ()),
+    )
+    return Source(str(path), "trial", found.mesh if found else None, views, notes=notes, surface=found)
+
+
+def exported_mesh(path: Path) -> Path | None:
+    """The mesh file of the newest export of a trial."""
+    folders = [
+        (int(m[1]), f) for f in (path / "save").glob("it*-export") if (m := re.match(r"it(\d+)-", f.name))
+    ]
+    for _, folder in sorted(folders, reverse=True):
+        files = [file for ending in MESHES for file in sorted(folder.glob(f"*{ending}"))]
+        if files:
+            return files[0]
+    return None
+
+
+__all__ = ["Source", "exported_mesh", "mesh_source", "open_source", "with_surface"]
