@@ -333,11 +333,14 @@ def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
 
 
 def _located(text: str, at: _Place, must: bool) -> str:
-    """``text`` as an absolute path.
+    """``text`` as an absolute path; a word and a colon before it, as in ``mesh:FILE``, are kept.
 
     What exists wins: beside the file that set it (or in the working directory when typed by hand), else in the
     repository. What exists nowhere is meant to be made there, or, unless it ``must`` be a path, left as it is.
     """
+    word, colon, rest = text.partition(":")
+    if colon and rest and word.isalpha() and len(word) > 1 and not must:
+        return f"{word}:{_located(rest, at, must)}"
     given = Path(text).expanduser()
     if not text or given.is_absolute():
         return str(given) if text else text

@@ -95,6 +95,10 @@ def _placed(
     extent = float((high - low).max())
     if extent == 0 or not np.isfinite(extent):
         raise UserError(f"{path}: its extent is {extent:g}; expected a mesh of finite size")
+    if size is not None and size > radius:
+        raise UserError(
+            f"system.geometry.shape_init_params: {size:g} is beyond the object's cube; expected at most {radius:g}"
+        )
     if size is not None:
         return (vertices - (low + high) / 2) * (2 * size / extent)
     reach = float(vertices.abs().max())

@@ -20,10 +20,9 @@ from usd.geometry.initial_shape import ShapeConfig, initial_distance, initial_me
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import mesh as meshes
 from usd.math.tetrahedra import (
-    FREEDOM,
     TetrahedralGrid,
-    bounded_shift,
     cells_for,
+    grid_shift,
     grid_surface,
     tetrahedral_grid,
 )
@@ -52,22 +51,16 @@ class TetrahedraSDFGrid(FeatureSurface):
     sdf: Tensor
     deformation: Tensor | None
     box: Tensor
-    points: Tensor
-    tetrahedra: Tensor
-    border: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, colored=not config.geometry_only)
         self.from_file = mesh_file(config) is not None
-        grid = tetrahedral_grid(cells_for(config.isosurface_resolution))
-        self.cells = grid.cells
-        self.register_buffer("points", grid.points, persistent=False)
-        self.register_buffer("tetrahedra", grid.tetrahedra, persistent=False)
-        self.register_buffer("border", grid.border, persistent=False)
+        self.cells = cells_for(config.isosurface_resolution)
+        points = tetrahedral_grid(self.cells).points
         self.register_buffer("box", torch.tensor([[-config.radius] * 3, [config.radius] * 3]))
-        self._learn("sdf", torch.full((len(grid.points),), config.radius))
+        self._learn("sdf", torch.full((len(points),), config.radius))
         moving = config.isosurface_deformable_grid
-        self._learn("deformation", torch.zeros_like(grid.points) if moving else None)
+        self._learn("deformation", torch.zeros_like(points) if moving else None)
         self._kept: tuple[object, Mesh] | None = None
         if not self.from_file:
             self.initialize()
@@ -93,14 +86,13 @@ class TetrahedraSDFGrid(FeatureSurface):
     @property
     def grid(self) -> TetrahedralGrid:
         """The grid in the unit cube, not deformed."""
-        return TetrahedralGrid(self.points, self.tetrahedra, self.border, self.cells)
+        return tetrahedral_grid(self.cells, self.box.device)
 
     def positions(self) -> Float[Tensor, "V 3"]:
         """Grid points in the world, moved as learned. Those on the border stay."""
-        unit = self.points
+        unit = self.grid.points
         if self.deformation is not None:
-            shift = bounded_shift(self.deformation, FREEDOM / self.cells)
-            unit = unit + shift.masked_fill(self.border[:, None], 0.0)
+            unit = unit + grid_shift(self.grid, self.deformation)
         return self.box[0] + unit * (self.box[1] - self.box[0])
 
     def surface(self) -> Mesh:

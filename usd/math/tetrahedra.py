@@ -14,7 +14,7 @@ surface is closed, consistently oriented and a manifold, whatever the values.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 
 import torch
@@ -41,8 +41,12 @@ def cells_for(resolution: int) -> int:
     return max(1, round(0.5 * resolution / 2 ** (1 / 3)))
 
 
+@lru_cache(maxsize=4)
 def tetrahedral_grid(cells: int, device: "torch.device | str" = "cpu") -> TetrahedralGrid:
-    """The body-centred cubic grid of ``cells``^3 cubes: (n + 1)^3 + n^3 points and 12 n^3 tetrahedra."""
+    """The body-centred cubic grid of ``cells``^3 cubes: (n + 1)^3 + n^3 points and 12 n^3 tetrahedra.
+
+    It is kept and shared: not to be changed in place.
+    """
     corners = _lattice(cells + 1, device)
     points = torch.cat([corners.float(), _lattice(cells, device) + 0.5]) / cells
     blocks = [block for axis in range(3) for block in _across(axis, cells, device)]
@@ -125,6 +129,11 @@ def grid_surface(
     least = 1e-3 * (points[1] - points[0]).norm().detach()
     closed = torch.where(grid.border, distance.clamp_min(least), distance)
     return marching_tetrahedra(points, closed, near_surface(grid, closed.detach() < 0))
+
+
+def grid_shift(grid: TetrahedralGrid, wanted: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
+    """How far points of a grid move: as wanted, within their freedom; those on the border stay."""
+    return bounded_shift(wanted, FREEDOM / grid.cells).masked_fill(grid.border[:, None], 0.0)
 
 
 def bounded_shift(shift: Float[Tensor, "V 3"], length: float) -> Float[Tensor, "V 3"]:

@@ -1,0 +1,279 @@
+"""A signed distance on a hash grid, *positive outside*: start(x) + network(encoding(x)).
+
+``start`` is the distance to a sphere or an ellipsoid in closed form, plus a small fixed grid that makes it the distance
+to a mesh where one is given. A new network gives nearly zero, so a training starts as that shape, to about 1e-4 and
+without fitting. For NeuS-like renderers it gives distances and gradients, for the rasterizer a mesh.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.config import ConfigError, option
+from usd.core.errors import UserError
+from usd.core.registry import register
+from usd.core.types import Field, Mesh
+from usd.geometry import DistanceField, Geometry, Level, SignedDistance
+from usd.geometry.features import FeatureConfig, FeatureSurface, inherit_features
+from usd.geometry.initial_shape import Params, ShapeConfig, initial_mesh, mesh_file, start_distance
+from usd.geometry.tetrahedra_sdf_grid import box_around, large_by_faces
+from usd.kernels.hash_grid import HashGridSpec, hash_grid
+from usd.kernels.mesh_distance import mesh_distance
+from usd.math import differences
+from usd.math import mesh as meshes
+from usd.math.isosurface import grid_points, marching_cubes, sample_grid
+from usd.math.tetrahedra import (
+    TetrahedralGrid,
+    cells_for,
+    grid_shift,
+    grid_surface,
+    near_surface,
+    tetrahedral_grid,
+)
+from usd.network.encoding import HashGrid
+from usd.network.mlp import mlp
+
+START = HashGridSpec(1, 1, 19, 64, 1.0)  # one dense level of 64^3 cells: the grid that ``start`` adds
+COARSE = 4  # the object's box is looked for on a grid this many times coarser
+
+
+@register("implicit-sdf")
+class ImplicitSDF(SignedDistance, FeatureSurface):
+    """Weights: ``encoding``, ``sdf_network``, ``feature_network``; ``deformation_network`` where the grid may move."""
+
+    @dataclass(frozen=True)
+    class Config(ShapeConfig, FeatureConfig):
+        normal_type: Literal["analytic", "finite_difference", "finite_difference_laplacian"] | None = option(
+            "finite_difference", "how gradients are computed; null: nothing can ask for them"
+        )
+        finite_difference_normal_eps: float | Literal["progressive"] = option(
+            0.01, "step, world units; progressive: a cell of the finest level that is on", gt=0
+        )
+        sdf_bias: float | Literal["sphere", "ellipsoid"] = option(
+            0.0, "a number to add, or the shape to start from where shape_init is null"
+        )
+        sdf_bias_params: Params | None = option(None, "of that shape, as shape_init_params", gt=0)
+        isosurface_resolution: int = option(
+            128,
+            "lattice points a side when a mesh is made; fineness of the grid that is rasterized",
+            ge=4,
+            le=1024,
+        )
+        isosurface_threshold: float = option(0.0, "distance of the surface that is exported")
+        isosurface_chunk: int = option(1 << 18, "points evaluated at once when a mesh is made; 0: all", ge=0)
+        isosurface_coarse_to_fine: bool = option(
+            True, "rasterized: put the grid around the object, found on a coarser one"
+        )
+        isosurface_deformable_grid: bool = option(False, "rasterized: let grid points move, by a network")
+        isosurface_remove_outliers: bool = option(False, "drop small components of a mesh")
+        isosurface_outlier_n_faces_threshold: int | float = option(
+            0.01, "components with fewer faces: a share of the largest one's if below 1, else a number", ge=0
+        )
+
+    config: Config
+    start: Tensor
+    eps: Tensor
+    encoding: HashGrid
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.from_file = mesh_file(config) is not None
+        width = self.encoding.n_output
+        self.sdf_network = mlp(width, 1, config.mlp_network_config)
+        moving = config.isosurface_deformable_grid
+        self.deformation_network = mlp(width, 3, config.mlp_network_config) if moving else None
+        self.register_buffer("start", torch.zeros(START.n_rows, 1))
+        self.register_buffer("eps", torch.tensor(self._step_at(0)))
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Switch levels of a progressive hash grid on, and shorten the step of finite differences with them."""
+        super().update(step, generator)
+        self.eps.fill_(self._step_at(step))
+
+    def _step_at(self, step: int) -> float:
+        eps = self.config.finite_difference_normal_eps
+        if eps != "progressive":
+            return eps
+        if self.encoding.mask is None:
+            raise ConfigError(
+                "system.geometry.finite_difference_normal_eps: progressive follows the levels of a"
+                " pos_encoding_config.otype ProgressiveBandHashGrid; expected that, or a number"
+            )
+        return 2 * self.radius / self.encoding.spec.resolutions[self.encoding.active_levels(step) - 1]
+
+    # ------------------------------------------------------------------------------------------------- the start
+
+    @torch.no_grad()
+    def initialize(self) -> Mesh | None:
+        """Takes the mesh that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
+        if not self.from_file:
+            return None
+        mesh = initial_mesh(self.config, self.radius).to(self.start.device)
+        self._take_mesh(mesh)
+        return mesh
+
+    @classmethod
+    def convert(cls, config: object, source: Geometry) -> "ImplicitSDF":
+        """The distance to the mesh that ``source`` exports, as the start; its features where they fit."""
+        assert isinstance(config, cls.Config)
+        made = cls(config).to(next(iter(source.state_dict().values())).device)
+        with torch.no_grad():
+            made._take_mesh(source.export_mesh())
+            inherit_features(made, source)
+        return made
+
+    def _take_mesh(self, mesh: Mesh) -> None:
+        n, r = START.base_resolution + 1, self.radius
+        x = grid_points(0, n, n, -r, r, self.start).view(n, n, n, 3).transpose(0, 2).reshape(-1, 3)
+        missing = mesh_distance(x, mesh.vertices, mesh.faces) - self._closed_form(x)
+        self.start.copy_(missing[:, None])
+
+    def _closed_form(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        config, bias = self.config, self.config.sdf_bias
+        if isinstance(bias, str) and config.shape_init is None:
+            return start_distance(bias, config.sdf_bias_params, x, self.radius)
+        plain = self.from_file or config.shape_init is None
+        kind, params = ("sphere", None) if plain else (str(config.shape_init), config.shape_init_params)
+        return start_distance(kind, params, x, self.radius)
+
+    # --------------------------------------------------------------------------------------------- the distance
+
+    def distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Signed distances of points, positive outside."""
+        return self._distance(x, self.encode(x))
+
+    def _distance(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
+        bias = self.config.sdf_bias
+        start = self._closed_form(x) + hash_grid((x / self.radius + 1) * 0.5, self.start, START)[:, 0]
+        return start + self.sdf_network(encoded)[:, 0] + (0.0 if isinstance(bias, str) else bias)
+
+    def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
+        """Distances, and what ``needs`` names of ``gradient``, ``laplacian`` and ``features``."""
+        if "gradient" not in needs or self.config.normal_type != "analytic" or torch.is_grad_enabled():
+            return self._field(x, needs)
+        with torch.enable_grad():
+            return _detached(self._field(x.detach(), needs, keep_graph=False))
+
+    def _field(
+        self, x: Float[Tensor, "N 3"], needs: frozenset[str], keep_graph: bool = True
+    ) -> DistanceField:
+        analytic = "gradient" in needs and self.config.normal_type == "analytic"
+        at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
+        encoded = self.encode(at)
+        distance = self._distance(at, encoded)
+        gradient, laplacian = self._around(at, distance, needs)
+        if analytic:
+            (gradient,) = torch.autograd.grad(distance.sum(), at, create_graph=keep_graph, retain_graph=True)
+        features = None
+        if "features" in needs:
+            empty = x.new_zeros(len(x), 0)
+            features = empty if self.feature_network is None else self.feature_network(encoded)
+        return DistanceField(distance, gradient, laplacian, features)
+
+    def _around(
+        self, x: Tensor, distance: Tensor, needs: frozenset[str]
+    ) -> tuple[Float[Tensor, "N 3"] | None, Float[Tensor, "N"] | None]:
+        """Gradient (unless it is analytic) and Laplacian by finite differences, where they are needed."""
+        analytic = self.config.normal_type == "analytic"
+        gradient_wanted = "gradient" in needs and not analytic
+        if gradient_wanted and self.config.normal_type is None:
+            raise ValueError("implicit-sdf: gradients were asked for, but geometry.normal_type is null")
+        if not gradient_wanted and "laplacian" not in needs:
+            return None, None
+        values = differences.corner_values(self.distance, x, self.eps)
+        gradient = differences.gradient(values, self.eps) if gradient_wanted else None
+        curved = "laplacian" in needs
+        return gradient, differences.laplacian(values, distance, self.eps) if curved else None
+
+    def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
+        """Features and unit normals. A distance has no density of its own: it is zero everywhere."""
+        wanted = {"normal": "gradient", "features": "features"}
+        field = self.distance_field(x, frozenset(wanted[name] for name in needs))
+        normal = None if field.gradient is None else torch.nn.functional.normalize(field.gradient, dim=-1)
+        return Field(torch.zeros_like(field.distance), field.features, normal)
+
+    # -------------------------------------------------------------------------------------------------- meshes
+
+    def surface(self) -> Mesh:
+        """The mesh on a tetrahedral grid; only points near the surface are evaluated differentiably.
+
+        Raises ``UserError`` where nothing is inside.
+        """
+        grid = tetrahedral_grid(cells_for(self.config.isosurface_resolution), self.start.device)
+        box = self._box()
+        still = box[0] + grid.points * (box[1] - box[0])
+        rough = self._sampled(still)
+        near = near_surface(grid, rough < 0).unique()
+        fresh = self.encode(still[near])
+        distance = rough.index_copy(0, near, self._distance(still[near], fresh))
+        vertices, faces = grid_surface(grid, self._moved(grid, still, near, fresh, box), distance)
+        return self._whole(vertices, faces, rough)
+
+    def _moved(
+        self,
+        grid: TetrahedralGrid,
+        still: Float[Tensor, "V 3"],
+        near: Int[Tensor, "C"],
+        encoded: Float[Tensor, "C E"],
+        box: Float[Tensor, "2 3"],
+    ) -> Float[Tensor, "V 3"]:
+        """Grid points in the world, those near the surface moved as the network says."""
+        if self.deformation_network is None:
+            return still
+        wanted = torch.zeros_like(still).index_copy(0, near, self.deformation_network(encoded) / grid.cells)
+        return still + grid_shift(grid, wanted) * (box[1] - box[0])
+
+    @torch.no_grad()
+    def _sampled(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        return torch.cat([self.distance(part) for part in x.split(self.config.isosurface_chunk or len(x))])
+
+    @torch.no_grad()
+    def _box(self) -> Float[Tensor, "2 3"]:
+        """Where the rasterized grid is: around the object, or the whole cube."""
+        r = self.radius
+        whole = self.start.new_tensor([[-r] * 3, [r] * 3])
+        if not self.config.isosurface_coarse_to_fine:
+            return whole
+        cells = max(8, cells_for(self.config.isosurface_resolution) // COARSE)
+        x = tetrahedral_grid(cells, whole.device).points * 2 * r - r
+        inside = x[self._sampled(x) < 0]
+        if len(inside) == 0:
+            return whole
+        found = box_around(inside, 1.0)
+        return torch.stack([found[0] - 3 * r / cells, found[1] + 3 * r / cells]).clamp(-r, r)
+
+    @torch.no_grad()
+    def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
+        """Marching cubes at ``isosurface_threshold``; with a deformable grid the mesh as it is rasterized."""
+        config = self.config
+        if self.deformation_network is not None and resolution is None:
+            return super().export_mesh(None, threshold)
+        side = resolution or config.isosurface_resolution
+        level = config.isosurface_threshold if threshold in (None, "auto") else float(threshold)
+        values = sample_grid(self.distance, side, self.radius, self.start, config.isosurface_chunk or side**3)
+        vertices, faces = marching_cubes(-values, -level, self.radius)
+        return self._whole(vertices, faces, values)
+
+    def _whole(self, vertices: Tensor, faces: Tensor, values: Tensor) -> Mesh:
+        """The mesh without small components. Raises ``UserError`` where there is none."""
+        if not bool(values.isfinite().all()):
+            raise UserError("empty surface: some distances are not numbers, so training diverged")
+        if len(faces) == 0:
+            raise UserError(
+                f"empty surface: distances are between {float(values.min()):.4g} and {float(values.max()):.4g};"
+                " some must be below zero (inside)"
+            )
+        if self.config.isosurface_remove_outliers:
+            keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
+            vertices, faces = meshes.drop_unused(vertices, faces[keep])
+        return Mesh(vertices, faces)
+
+
+def _detached(field: DistanceField) -> DistanceField:
+    parts = (field.distance, field.gradient, field.laplacian, field.features)
+    distance, *others = (None if part is None else part.detach() for part in parts)
+    assert distance is not None
+    return DistanceField(distance, *others)

@@ -1,0 +1,77 @@
+"""A density field on a plain grid of numbers, interpolated between its points."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.core.types import Field
+from usd.geometry import Volumetric
+from usd.geometry.implicit_volume import density_bias
+from usd.math import differences
+from usd.network.activation import ActivationName, activation
+
+
+@register("volume-grid")
+class VolumeGrid(Volumetric):
+    """density = activation(grid(x) + bias(x)), features beside it; one weight, ``grid``: 1, 1 + features, z, y, x."""
+
+    @dataclass(frozen=True)
+    class Config(Volumetric.Config):
+        grid_size: tuple[int, int, int] = option((100, 100, 100), "points along x, y and z", ge=2, le=512)
+        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1)
+        density_activation: ActivationName = option("softplus", "makes densities non-negative")
+        density_bias: float | Literal["blob", "blob_magic3d", "blob_dreamfusion"] = option(
+            "blob", "a number, or the blob the object starts as; blob is blob_magic3d"
+        )
+        density_blob_scale: float = option(5.0, "height of the blob")
+        density_blob_std: float = option(0.5, "radius of the blob", gt=0)
+        normal_type: Literal["finite_difference"] | None = option(
+            "finite_difference", "how normals are computed; null: nothing can ask for them"
+        )
+        finite_difference_normal_eps: float = option(
+            0.01, "step of the finite differences, world units", gt=0
+        )
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_features = config.n_feature_dims
+        self.grid = torch.nn.Parameter(torch.zeros(1, 1 + config.n_feature_dims, *reversed(config.grid_size)))
+        self._activate = activation(config.density_activation)
+
+    def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Optical depth per unit length."""
+        return self._density(x, self._sampled(x, 1)[:, 0])
+
+    def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
+        """Density, and what ``needs`` names of ``features`` and ``normal``."""
+        numbers = self._sampled(x, 1 + self.n_features if "features" in needs else 1)
+        normal = self._normal(x) if "normal" in needs else None
+        return Field(self._density(x, numbers[:, 0]), numbers[:, 1:] if "features" in needs else None, normal)
+
+    def _sampled(self, x: Float[Tensor, "N 3"], channels: int) -> Float[Tensor, "N C"]:
+        """The first numbers of the grid, interpolated; outside the cube those of its border."""
+        at = (x / self.radius).view(1, 1, 1, -1, 3)
+        found = torch.nn.functional.grid_sample(
+            self.grid[:, :channels], at, padding_mode="border", align_corners=True
+        )
+        return found.view(channels, -1).T
+
+    def _density(self, x: Float[Tensor, "N 3"], raw: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        config = self.config
+        kind = "blob_magic3d" if config.density_bias == "blob" else config.density_bias
+        return self._activate(raw + density_bias(x, kind, config.density_blob_scale, config.density_blob_std))
+
+    def _normal(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Unit vectors that point where the density falls fastest."""
+        if self.config.normal_type is None:
+            raise ValueError("volume-grid: normals were asked for, but geometry.normal_type is null")
+        eps = x.new_tensor(self.config.finite_difference_normal_eps)
+        values = differences.corner_values(self.density, x, eps)
+        return -torch.nn.functional.normalize(differences.gradient(values, eps), dim=-1)
