@@ -4,6 +4,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from usd.background import Background
 from usd.core.module import Module
@@ -57,3 +59,24 @@ class Renderer(Module):
         ``needs`` names the fields of ``Render`` wanted beside ``rgb`` and ``opacity``. The generator is the only
         randomness; without one the result is deterministic. With one, a random background is drawn first.
         """
+
+
+def pictures(
+    values: Float[Tensor, "R C"],
+    background: Float[Tensor, "R 3"],
+    needs: frozenset[str],
+    shape: tuple[int, int, int],
+) -> Render:
+    """Values along rays (colour, 1, distance, normal; all times opacity) as pictures over a background."""
+
+    def picture(rows: Float[Tensor, "R c"]) -> Float[Tensor, "B c H W"]:
+        return rows.view(*shape, -1).permute(0, 3, 1, 2)
+
+    foreground, opacity, distance, normal = values.split([3, 1, 1, values.shape[1] - 5], 1)
+    return Render(
+        rgb=picture(foreground + (1 - opacity) * background),
+        opacity=picture(opacity),
+        foreground=picture(foreground) if "foreground" in needs else None,
+        depth=picture(distance / opacity.clamp_min(1e-6)) if "depth" in needs else None,
+        normal=picture(torch.nn.functional.normalize(normal, dim=-1)) if "normal" in needs else None,
+    )

@@ -21,7 +21,7 @@ from usd.kernels.ray_march import RaySamples, composite, march, packed_info
 from usd.material import Material
 from usd.math.camera import Cameras
 from usd.math.volume import alpha_from_density
-from usd.renderer import Renderer, Window
+from usd.renderer import Renderer, Window, pictures
 
 LEAST_TRANSMITTANCE = 1e-4
 PROBE_STRIDE, PROBE_SHARE = 16, 0.6  # every 16th ray; below this visible share it pays to leave the rest out
@@ -113,7 +113,7 @@ class NerfVolumeRenderer(Renderer):
         x = o.index_select(0, samples.ray_index).addcmul_(direction, samples.t[:, None])
         values, weights, normal = self._composite(x, direction, samples, "normal" in needs)
         shape = (len(cameras), part.height, part.width)
-        render = _pictures(values, background, needs, shape)
+        render = pictures(values, background, needs, shape)
         if "samples" not in needs:
             return render
         return replace(render, samples=Samples(samples.ray_index, samples.t, weights, direction, normal))
@@ -197,24 +197,3 @@ def _joined(pieces: list[RaySamples], rays: int) -> RaySamples:
     ray_index = torch.cat([piece.ray_index + rays * i for i, piece in enumerate(pieces)])
     start, end = (torch.cat(each) for each in zip(*((piece.t_start, piece.t_end) for piece in pieces)))
     return RaySamples(ray_index, start, end, packed_info(ray_index, sum(piece.n_rays for piece in pieces)))
-
-
-def _pictures(
-    values: Float[Tensor, "R C"],
-    background: Float[Tensor, "R 3"],
-    needs: frozenset[str],
-    shape: tuple[int, int, int],
-) -> Render:
-    """Sums along rays (colour, 1, distance, normal) as pictures over a background."""
-
-    def picture(rows: Float[Tensor, "R c"]) -> Float[Tensor, "B c H W"]:
-        return rows.view(*shape, -1).permute(0, 3, 1, 2)
-
-    foreground, opacity, distance, normal = values.split([3, 1, 1, values.shape[1] - 5], 1)
-    return Render(
-        rgb=picture(foreground + (1 - opacity) * background),
-        opacity=picture(opacity),
-        foreground=picture(foreground) if "foreground" in needs else None,
-        depth=picture(distance / opacity.clamp_min(1e-6)) if "depth" in needs else None,
-        normal=picture(torch.nn.functional.normalize(normal, dim=-1)) if "normal" in needs else None,
-    )
