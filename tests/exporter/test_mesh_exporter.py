@@ -43,8 +43,11 @@ class Box(Volumetric):
         return Field(self.density(x), torch.where(x[:, :1] > 0, red, red.flip(0)))
 
 
+PLAIN = {"save_texture": False, "save_uv": False, "save_report": False, "target_faces": None}
+
+
 def exporter(**options: object) -> MeshExporter:
-    return MeshExporter(parse(MeshExporter.Config, options, "exporter"))
+    return MeshExporter(parse(MeshExporter.Config, {**PLAIN, **options}, "exporter"))
 
 
 def export(folder: Path, **options: object) -> list[Path]:

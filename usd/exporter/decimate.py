@@ -169,7 +169,9 @@ def _best_place(
     flat = (q[:, :3, :3] * place[:, None, :]).sum(-1) + 2 * q[:, :3, 3]
     error = (flat * place).sum(-1) + q[:, 3, 3]
     cost = error.clamp_min(0) + 1e-3 * pull * square
-    pinched = (edges.border[a] & edges.border[b] & (edges.n_faces[rows] > 1)) | edges.locked[a] | edges.locked[b]
+    pinched = (
+        (edges.border[a] & edges.border[b] & (edges.n_faces[rows] > 1)) | edges.locked[a] | edges.locked[b]
+    )
     return place, cost.masked_fill(pinched, torch.inf)
 
 

@@ -1,6 +1,10 @@
-"""The surface of an object as a mesh file with vertex colours."""
+"""The surface of an object as files that other programs open: decimated, unwrapped, its colours in a texture."""
 
+import json
+import logging
 import os
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,92 +15,229 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.errors import UserError
+from usd.core.errors import ConfigError, UserError
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.exporter import Exporter
-from usd.exporter.mesh_file import glb_bytes, obj_bytes, ply_bytes
-from usd.geometry import Geometry, Level, Volumetric
+from usd.exporter.atlas import Atlas
+from usd.exporter.colors import Painter
+from usd.exporter.decimate import decimated
+from usd.exporter.mesh_file import (
+    PictureFormat,
+    Surface,
+    glb_bytes,
+    mtl_bytes,
+    obj_bytes,
+    picture_bytes,
+    ply_bytes,
+    stl_bytes,
+    y_up,
+)
+from usd.exporter.report import measured
+from usd.exporter.texels import Spots, baked
+from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, Unwrapping, check_options, unwrapped
+from usd.geometry import Geometry, Level
 from usd.material import Material
 from usd.math.mesh import vertex_normals
-from usd.math.volume import alpha_from_density, alpha_weights
 
-Format = Literal["glb", "obj", "ply"]
-RAY_STEPS = 16
+log = logging.getLogger(__name__)
+
+Format = Literal["glb", "obj", "obj-mtl", "ply", "stl"]
+TEXTURED, UNWRAPPED, Y_UP = ("glb", "obj-mtl"), ("glb", "obj-mtl", "obj"), ("glb", "obj", "obj-mtl")
 
 
 @register("mesh-exporter")
 class MeshExporter(Exporter):
-    """Vertex colours are the material's, seen straight on. Axes and colour space: see ``mesh_file``."""
+    """Colours are the material's, seen straight on. Axes and colour space: see ``mesh_file``."""
 
     @dataclass(frozen=True)
     class Config:
-        fmt: Format | tuple[Format, ...] = option("glb", "file format, or several")
+        fmt: Format | tuple[Format, ...] = option(
+            "glb", "file format, or several; obj has vertex colours, obj-mtl a texture"
+        )
         save_name: str = option("model", "file name without its ending")
         resolution: int | None = option(
             None, "lattice points a side; null: the geometry's own", ge=4, le=1024
         )
         threshold: Level | None = option(None, "density of the surface; null: the geometry's own", gt=0)
-        save_color: bool = option(True, "store vertex colours")
-        unlit: bool = option(False, "glb: viewers show the colours without their own lights")
+        target_faces: int | None = option(
+            30000, "collapse edges until so many faces are left; null: never", ge=4
+        )
+        save_uv: bool = option(True, "unwrap: texture coordinates, where the format has them")
+        save_texture: bool = option(True, "glb, obj-mtl: colours in a texture; else at the vertices")
+        texture_size: int = option(1024, "texels a side", ge=16, le=8192)
+        texture_format: PictureFormat = option("png", "of the texture")
+        texture_samples: int = option(
+            1, "colours are averaged over so many squared places a texel", ge=1, le=4
+        )
+        unwrap_time_limit: float = option(
+            90.0, "seconds until boxes take the place of xatlas; 0: boxes at once", ge=0
+        )
+        xatlas_chart_options: dict[str, Setting] = option({}, "as of xatlas.ChartOptions: max_cost, ...")
+        xatlas_pack_options: dict[str, Setting] = option({}, "as of xatlas.PackOptions: padding, ...")
+        save_color: bool = option(True, "store vertex colours where there is no texture")
+        save_normal: bool = option(False, "store vertex normals in obj and ply (glb always has them)")
+        unlit: bool | None = option(
+            None,
+            "glb: viewers show colours without their own lights; null: unless the material is lit itself",
+        )
+        axes: Literal["format", "y-up", "z-up"] = option("format", "format: glb, obj y-up; ply, stl z-up")
+        scale: float = option(1.0, "units of the file in a world unit", gt=0)
+        save_report: bool = option(True, "write <save_name>-report.json")
+        context_type: Literal["gl", "cuda"] | None = option(
+            None, "published: how nvdiffrast rasterises; not needed here"
+        )
         chunk: int = option(1 << 18, "points evaluated at once for colours", ge=1)
 
     config: Config
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        check_options("exporter.xatlas_chart_options", config.xatlas_chart_options, CHART_OPTIONS)
+        check_options("exporter.xatlas_pack_options", config.xatlas_pack_options, PACK_OPTIONS)
+        if {"obj", "obj-mtl"} <= set(self.formats):
+            raise ConfigError("exporter.fmt: obj and obj-mtl are one file; expected one of the two")
+        if config.context_type is not None:
+            log.info(
+                "note: exporter.context_type changes nothing: textures are rasterised without nvdiffrast"
+            )
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        fmt = self.config.fmt
+        return (fmt,) if isinstance(fmt, str) else fmt
+
     @torch.no_grad()
     def export(self, geometry: Geometry, material: Material, folder: Path) -> list[Path]:
-        """One file for each format, in the order of ``fmt``."""
+        """One file for each format, in the order of ``fmt``; then what they refer to, and the report."""
+        began = time.monotonic()
         config = self.config
-        mesh = geometry.export_mesh(config.resolution, config.threshold)
-        if config.save_color:
-            mesh = replace(mesh, color=vertex_colors(mesh, geometry, material, config.chunk))
-        formats = (config.fmt,) if isinstance(config.fmt, str) else config.fmt
-        return [_write(folder / f"{config.save_name}.{fmt}", self._bytes(mesh, fmt)) for fmt in formats]
+        found = checked(geometry.export_mesh(config.resolution, config.threshold))
+        mesh = self._decimated(found)
+        painter = Painter(geometry, material, edge_length(found), config.chunk)
+        atlas = self._atlas(mesh)
+        surface = self._painted(mesh, atlas, painter, unlit=not material.needs_normal)
+        files = [file for fmt in self.formats for file in self._files(surface, fmt)]
+        report = measured(
+            self._scaled(mesh), len(found.faces), atlas, config.texture_size, time.monotonic() - began
+        )
+        log.info("%s: %s", config.save_name, report.line())
+        if config.save_report:
+            files.append((f"{config.save_name}-report.json", json.dumps(report.plain(), indent=1).encode()))
+        return write_files(folder, files)
 
-    def _bytes(self, mesh: Mesh, fmt: Format) -> bytes:
+    def _decimated(self, mesh: Mesh) -> Mesh:
+        target = self.config.target_faces
+        if target is None or len(mesh.faces) <= target:
+            return mesh
+        log.info("collapsing edges: %d faces, %d wanted", len(mesh.faces), target)
+        return checked(Mesh(*decimated(mesh.vertices, mesh.faces, target)))
+
+    def _atlas(self, mesh: Mesh) -> Atlas | None:
+        config = self.config
+        wanted = [fmt for fmt in self.formats if fmt in UNWRAPPED and (fmt == "obj" or config.save_texture)]
+        if not (config.save_uv and wanted):
+            return None
+        chart, pack = config.xatlas_chart_options, config.xatlas_pack_options
+        how = Unwrapping(config.texture_size, config.unwrap_time_limit, chart, pack)
+        return unwrapped(mesh.vertices, mesh.faces, how)
+
+    def _painted(self, mesh: Mesh, atlas: Atlas | None, painter: Painter, unlit: bool) -> Surface:
+        """The mesh with vertex colours or a texture, whichever its formats hold."""
+        config = self.config
+        normals = vertex_normals(mesh.vertices, mesh.faces)
+        textured = atlas is not None and config.save_texture
+        texture = None
+        if atlas is not None and textured and set(self.formats) & set(TEXTURED):
+            picture = baked_colors(mesh, normals, atlas, painter, config.texture_size, config.texture_samples)
+            texture = picture_bytes(picture, config.texture_format)
+        bare = [fmt for fmt in self.formats if fmt != "stl" and not (textured and fmt in TEXTURED)]
+        if config.save_color and bare:
+            mesh = replace(mesh, color=painter(mesh.vertices, normals))
+        chosen = config.unlit if config.unlit is not None else unlit
+        return Surface(mesh, normals, atlas, texture, config.texture_format, chosen)
+
+    def _scaled(self, mesh: Mesh) -> Mesh:
+        return replace(mesh, vertices=mesh.vertices * self.config.scale)
+
+    def _placed(self, surface: Surface, fmt: Format) -> Surface:
+        """In the axes and units of a file."""
+        mesh, axes = self._scaled(surface.mesh), self.config.axes
+        if not (axes == "y-up" or (axes == "format" and fmt in Y_UP)):
+            return replace(surface, mesh=mesh)
+        return replace(
+            surface, mesh=replace(mesh, vertices=y_up(mesh.vertices)), normals=y_up(surface.normals)
+        )
+
+    def _files(self, surface: Surface, fmt: Format) -> list[tuple[str, bytes]]:
+        """Names and contents of a format's files, the one to open first."""
+        name, normals, surface = self.config.save_name, self.config.save_normal, self._placed(surface, fmt)
         if fmt == "glb":
-            return glb_bytes(mesh, self.config.unlit)
-        return obj_bytes(mesh) if fmt == "obj" else ply_bytes(mesh)
+            return [(f"{name}.glb", glb_bytes(surface))]
+        if fmt == "ply":
+            return [(f"{name}.ply", ply_bytes(surface, normals))]
+        if fmt == "stl":
+            return [(f"{name}.stl", stl_bytes(surface))]
+        if fmt == "obj" or surface.texture is None:
+            return [(f"{name}.obj", obj_bytes(surface, None, normals))]
+        picture = f"{name}_albedo.{self.config.texture_format}"
+        obj = obj_bytes(surface, f"{name}.mtl", normals)
+        return [(f"{name}.obj", obj), (f"{name}.mtl", mtl_bytes(picture)), (picture, surface.texture)]
+
+
+def checked(mesh: Mesh) -> Mesh:
+    """The mesh, if there is one to write. Raises ``UserError`` that names what is wrong with it."""
+    if mesh.empty:
+        raise UserError("empty surface: the mesh has no faces; nothing was written")
+    used = mesh.vertices[torch.unique(mesh.faces)]
+    wrong = int((~used.isfinite()).any(1).sum())
+    if wrong:
+        raise UserError(
+            f"{wrong} of {len(used)} vertices are not numbers; training diverged, nothing was written"
+        )
+    extent = float((used.amax(0) - used.amin(0)).amax())
+    if not 0 < extent < 1e12:
+        raise UserError(f"the surface is {extent:g} units large; expected a finite size, nothing was written")
+    return mesh
+
+
+def edge_length(mesh: Mesh) -> float:
+    """Mean length of an edge."""
+    first = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
+    return float(first.norm(dim=-1).mean())
+
+
+def baked_colors(
+    mesh: Mesh, normals: Float[Tensor, "V 3"], atlas: Atlas, painter: Painter, size: int, samples: int
+) -> Float[Tensor, "S S 3"]:
+    """The texture of an atlas: at each texel the painter's colour of the surface point that is laid there."""
+
+    def values(spots: Spots) -> Float[Tensor, "N 3"]:
+        corner, weights = mesh.faces[spots.face], spots.weights[..., None]
+        x = (mesh.vertices[corner] * weights).sum(1)
+        normal = torch.nn.functional.normalize((normals[corner] * weights).sum(1), dim=-1)
+        return painter(x, normal)
+
+    return baked(atlas.corners.to(mesh.vertices.device), size, values, samples)
 
 
 def vertex_colors(
     mesh: Mesh, geometry: Geometry, material: Material, chunk: int = 1 << 18
 ) -> Float[Tensor, "V 3"]:
-    """Colours that a camera close by sees at the vertices, looking along the surface's normal.
-
-    In a volume colour lies a little below the surface: rays of ``RAY_STEPS`` edge lengths are composited there.
-    """
-    normals = vertex_normals(mesh.vertices, mesh.faces)
-    edges = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
-    steps = (
-        torch.arange(RAY_STEPS, device=edges.device) - 2.0
-        if isinstance(geometry, Volumetric)
-        else edges.new_zeros(1)
-    )
-    t = steps * edges.norm(dim=-1).mean()
-    rows = max(1, chunk // len(t))
-    parts = zip(mesh.vertices.split(rows), normals.split(rows))
-    return torch.cat([_seen_colors(x, normal, t, geometry, material) for x, normal in parts])
+    """Colours that a camera close by sees at the vertices, looking along the surface's normal."""
+    painter = Painter(geometry, material, edge_length(mesh), chunk)
+    return painter(mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))
 
 
-def _seen_colors(
-    x: Tensor, normal: Tensor, t: Tensor, geometry: Geometry, material: Material
-) -> Float[Tensor, "V 3"]:
-    """Composited colours along rays against the normals, ``t`` being distances below the surface."""
-    points = (x[:, None] - t[:, None] * normal[:, None]).clamp(-geometry.radius, geometry.radius).view(-1, 3)
-    outward = normal.repeat_interleave(len(t), 0)
-    field = geometry.query(points, frozenset({"features"}))
-    assert field.features is not None
-    color = material.color(field.features, points, -outward, outward).view(len(x), len(t), 3)
-    if len(t) == 1:
-        return color[:, 0]
-    alpha = alpha_from_density(field.density, t[1] - t[0]).view(len(x), len(t))
-    weight = alpha_weights(alpha) + 1e-6
-    return (weight[..., None] * color).sum(1) / weight.sum(1, keepdim=True)
+def write_files(folder: Path, files: Sequence[tuple[str, bytes]]) -> list[Path]:
+    """Writes each file whole or not at all, those that others refer to first; returns paths in the order given."""
+    return [write_file(folder / name, content) for name, content in reversed(files)][::-1]
 
 
-def _write(path: Path, content: bytes) -> Path:
-    """Write a file whole or not at all."""
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all. Raises ``UserError`` where it cannot be, or would be empty."""
+    if not content:
+        raise UserError(f"{path}: there is nothing to write")
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

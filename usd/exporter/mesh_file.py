@@ -1,29 +1,55 @@
-"""Meshes with vertex colours as bytes of a file: GLB, OBJ and PLY, each with its own axes and colour space.
+"""Meshes as bytes of a file: GLB, OBJ with MTL, PLY and STL, each with its own axes and colour space.
 
 Our world is +z up and our colours are display values (sRGB), as pictures hold them.
 
 format  axes                                            colours
-glb     glTF: +y up, front +z; (x, y, z) -> (x, z, -y)  linear (glTF 2.0, section 3.7.2.1), float32 ``COLOR_0``
-obj     +y up as importers assume; same turn            sRGB, three numbers after each vertex
+glb     glTF: +y up; (x, y, z) -> (x, z, -y)            texture: sRGB as it is (glTF 2.0, section 3.9.2);
+                                                        vertices: linear (section 3.7.2.1), float32 ``COLOR_0``
+obj     +y up as importers assume; same turn            texture: sRGB; vertices: sRGB, three numbers behind each
 ply     +z up, our own axes                             sRGB bytes
+stl     +z up, our own axes                             none
 
-A viewer that follows glTF shows the linear values through the sRGB curve and so as we rendered them; with
-``unlit`` (KHR_materials_unlit) also without its own lights. The turn is a rotation: nothing is mirrored.
+So nothing is encoded twice: the bytes of a texture are the colours as rendered, and a viewer that follows glTF
+decodes them, lights them and encodes them again. With ``unlit`` (KHR_materials_unlit) it does not light them, and shows
+what was rendered. The turn is a rotation: nothing is mirrored.
 """
 
+import io
 import json
 import struct
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
 from usd.core.types import Mesh
-from usd.math.mesh import vertex_normals
+from usd.exporter.atlas import Atlas
+
+PictureFormat = Literal["png", "jpg"]
 
 FLOAT, UNSIGNED_INT, ARRAY_BUFFER, ELEMENT_BUFFER = 5126, 5125, 34962, 34963
+LINEAR, MIPMAPS, CLAMP = 9729, 9987, 33071
+UNLIT = "KHR_materials_unlit"
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A closed shell ready to be written, in the axes and units of its file.
+
+    ``texture`` is the base colour picture (an encoded PNG or JPEG) for the coordinates in ``atlas``.
+    """
+
+    mesh: Mesh
+    normals: Float[Tensor, "V 3"]
+    atlas: Atlas | None = None
+    texture: bytes | None = None
+    picture_format: PictureFormat = "png"
+    unlit: bool = False
 
 
 def linear_from_srgb(color: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
@@ -37,75 +63,99 @@ def y_up(points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     return torch.stack([x, z, -y], -1)
 
 
-def glb_bytes(mesh: Mesh, unlit: bool = False) -> bytes:
-    """A binary glTF 2.0 file."""
-    normals = vertex_normals(mesh.vertices, mesh.faces)
-    arrays = {"POSITION": y_up(mesh.vertices), "NORMAL": y_up(normals)}
-    if mesh.color is not None:
-        arrays["COLOR_0"] = linear_from_srgb(mesh.color.clamp(0, 1))
-    return _glb(
-        {name: _array(a, np.float32) for name, a in arrays.items()}, _array(mesh.faces, np.uint32), unlit
-    )
+def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
+    """An encoded picture of values in [0, 1]."""
+    pixels = _array((picture.clamp(0, 1) * 255).round(), np.uint8)
+    buffer = io.BytesIO()
+    if fmt == "png":
+        Image.fromarray(pixels).save(buffer, "PNG")
+    else:
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
 
 
-def obj_bytes(mesh: Mesh) -> bytes:
-    """A Wavefront OBJ file with colours behind the coordinates."""
-    turned = _trimesh(Mesh(y_up(mesh.vertices), mesh.faces, mesh.color))
-    return trimesh.exchange.obj.export_obj(
-        turned, include_color=mesh.color is not None, include_texture=False
-    ).encode()
+# ------------------------------------------------------------------------------------------------------------- glb
 
 
-def ply_bytes(mesh: Mesh) -> bytes:
-    """A binary PLY file."""
-    return trimesh.exchange.ply.export_ply(_trimesh(mesh))
+def glb_bytes(surface: Surface) -> bytes:
+    """A binary glTF 2.0 file. Vertices at seams of the texture are doubled, as the format wants it."""
+    mesh, atlas = surface.mesh, surface.atlas
+    faces, vertex = mesh.faces.cpu(), torch.arange(len(mesh.vertices))
+    arrays = {}
+    if atlas is not None:
+        faces, vertex, point = split_at_seams(faces, atlas)
+        arrays["TEXCOORD_0"] = _array(atlas.uv[point], np.float32)
+    arrays["POSITION"] = _array(mesh.vertices.cpu()[vertex], np.float32)
+    arrays["NORMAL"] = _array(surface.normals.cpu()[vertex], np.float32)
+    if mesh.color is not None and surface.texture is None:
+        arrays["COLOR_0"] = _array(linear_from_srgb(mesh.color.cpu().clamp(0, 1))[vertex], np.float32)
+    return _glb(arrays, _array(faces, np.uint32), surface)
 
 
-def _trimesh(mesh: Mesh) -> trimesh.Trimesh:
-    color = (
-        None
-        if mesh.color is None
-        else (_array(mesh.color.clamp(0, 1), np.float32) * 255).round().astype(np.uint8)
-    )
-    faces, vertices = _array(mesh.faces, np.int64), _array(mesh.vertices, np.float32)
-    return trimesh.Trimesh(vertices, faces, vertex_colors=color, process=False)
+def split_at_seams(
+    faces: Int[Tensor, "F 3"], atlas: Atlas
+) -> tuple[Int[Tensor, "F 3"], Int[Tensor, "W"], Int[Tensor, "W"]]:
+    """Faces over W corners, each a vertex of the mesh and a point of the atlas, and those two."""
+    n = len(atlas.uv)
+    key, corner = torch.unique(faces * n + atlas.faces, return_inverse=True)
+    return corner.view(-1, 3), key // n, key % n
 
 
-def _array(tensor: Tensor, dtype: type) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(dtype))
-
-
-def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, unlit: bool) -> bytes:
-    """One mesh of one primitive; every array has its own view of the one buffer. All sizes are multiples of four."""
+def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface) -> bytes:
+    """One mesh of one primitive; every array and the picture have their own views of the one buffer."""
     arrays = [*attributes.values(), faces.reshape(-1)]
-    sizes = [array.nbytes for array in arrays]
-    targets = [ARRAY_BUFFER] * len(attributes) + [ELEMENT_BUFFER]
-    material: dict = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
+    blobs = [array.tobytes() for array in arrays] + ([surface.texture] if surface.texture else [])
+    padded = [blob + b"\0" * (-len(blob) % 4) for blob in blobs]
+    starts = np.cumsum([0, *map(len, padded)]).tolist()
+    targets: list[int | None] = [ARRAY_BUFFER] * len(attributes) + [ELEMENT_BUFFER, None]
+    primitive = {"attributes": dict(zip(attributes, range(9))), "indices": len(attributes), "material": 0}
     tree: dict = {
         "asset": {"version": "2.0", "generator": "usd"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "object"}],
-        "meshes": [{"primitives": [{"attributes": dict(zip(attributes, range(9))), "material": 0}]}],
-        "materials": [material],
-        "buffers": [{"byteLength": sum(sizes)}],
+        "meshes": [{"primitives": [primitive]}],
+        "materials": [_gltf_material(surface)],
+        "buffers": [{"byteLength": starts[-1]}],
         "bufferViews": [
-            {"buffer": 0, "byteOffset": sum(sizes[:i]), "byteLength": size, "target": target}
-            for i, (size, target) in enumerate(zip(sizes, targets))
+            {
+                "buffer": 0,
+                "byteOffset": start,
+                "byteLength": len(blob),
+                **({"target": target} if target else {}),
+            }
+            for start, blob, target in zip(starts, blobs, targets)
         ],
         "accessors": [_accessor(i, array) for i, array in enumerate(arrays)],
     }
-    tree["meshes"][0]["primitives"][0]["indices"] = len(attributes)
-    if unlit:
-        material["extensions"], tree["extensionsUsed"] = {"KHR_materials_unlit": {}}, ["KHR_materials_unlit"]
-    return _container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(a.tobytes() for a in arrays))
+    if surface.texture:
+        mime = "image/png" if surface.picture_format == "png" else "image/jpeg"
+        tree["images"] = [{"bufferView": len(arrays), "mimeType": mime, "name": "base_color"}]
+        tree["samplers"] = [{"magFilter": LINEAR, "minFilter": MIPMAPS, "wrapS": CLAMP, "wrapT": CLAMP}]
+        tree["textures"] = [{"source": 0, "sampler": 0}]
+    if surface.unlit:
+        tree["extensionsUsed"] = [UNLIT]
+    return _container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(padded))
+
+
+def _gltf_material(surface: Surface) -> dict:
+    """Metallic-roughness, dull and not metallic; the texture is its base colour."""
+    look: dict = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    if surface.texture:
+        look["baseColorTexture"] = {"index": 0}
+    return {
+        "name": "surface",
+        "pbrMetallicRoughness": look,
+        **({"extensions": {UNLIT: {}}} if surface.unlit else {}),
+    }
 
 
 def _accessor(view: int, array: np.ndarray) -> dict:
     if array.ndim == 1:
         return {"bufferView": view, "componentType": UNSIGNED_INT, "count": len(array), "type": "SCALAR"}
     bounds = {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
-    return {"bufferView": view, "componentType": FLOAT, "count": len(array), "type": "VEC3", **bounds}
+    kind = f"VEC{array.shape[1]}"
+    return {"bufferView": view, "componentType": FLOAT, "count": len(array), "type": kind, **bounds}
 
 
 def _container(text: bytes, data: bytes) -> bytes:
@@ -114,3 +164,70 @@ def _container(text: bytes, data: bytes) -> bytes:
         struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(data), 0x004E4942) + data
     )
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+# ------------------------------------------------------------------------------------------------------------- obj
+
+
+def obj_bytes(surface: Surface, library: str | None = None, normals: bool = False) -> bytes:
+    """A Wavefront OBJ file: seams are in the texture coordinates alone, so the mesh stays in one piece.
+
+    ``library`` is the MTL file's name; without one, vertex colours stand behind the coordinates.
+    """
+    mesh, atlas = surface.mesh, surface.atlas
+    rows = _array(mesh.vertices, np.float64)
+    if mesh.color is not None and library is None:
+        rows = np.concatenate([rows, _array(mesh.color.clamp(0, 1), np.float64)], 1)
+    lines = [f"mtllib {library}"] * (library is not None) + _lines("v", rows)
+    corners = [_array(mesh.faces, np.int64) + 1]
+    if atlas is not None:
+        lines += _lines("vt", _array(atlas.uv, np.float64) * [1, -1] + [0, 1])
+        corners.append(_array(atlas.faces, np.int64) + 1)
+    if normals:
+        lines += _lines("vn", _array(surface.normals, np.float64))
+        corners.append(corners[0])
+    lines += ["usemtl surface", "s 1"] if library else []
+    return ("\n".join([*lines, *_face_lines(corners, normals and atlas is None)]) + "\n").encode()
+
+
+def _lines(word: str, rows: np.ndarray) -> list[str]:
+    form = word + " %.7g" * rows.shape[1]
+    return [form % tuple(row) for row in rows.tolist()]
+
+
+def _face_lines(corners: list[np.ndarray], gap: bool) -> list[str]:
+    """``f v/vt/vn``; ``gap`` leaves the middle one out."""
+    one = ("/" * (2 if gap else 1)).join(["%d"] * len(corners))
+    form = f"f {one} {one} {one}"
+    return [form % tuple(row) for row in np.stack(corners, 2).reshape(len(corners[0]), -1).tolist()]
+
+
+def mtl_bytes(picture: str | None) -> bytes:
+    """A material library with one material: white, dull, times the picture."""
+    lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
+    return ("\n".join([*lines, *([f"map_Kd {picture}"] if picture else [])]) + "\n").encode()
+
+
+# ----------------------------------------------------------------------------------------------------- ply and stl
+
+
+def ply_bytes(surface: Surface, normals: bool = False) -> bytes:
+    """A binary PLY file."""
+    return trimesh.exchange.ply.export_ply(_trimesh(surface), vertex_normal=normals)
+
+
+def stl_bytes(surface: Surface) -> bytes:
+    """A binary STL file: the shape alone."""
+    return trimesh.exchange.stl.export_stl(_trimesh(surface))
+
+
+def _trimesh(surface: Surface) -> trimesh.Trimesh:
+    mesh = surface.mesh
+    color = None if mesh.color is None else _array((mesh.color.clamp(0, 1) * 255).round(), np.uint8)
+    faces, vertices = _array(mesh.faces, np.int64), _array(mesh.vertices, np.float32)
+    normals = _array(surface.normals, np.float32)
+    return trimesh.Trimesh(vertices, faces, vertex_normals=normals, vertex_colors=color, process=False)
+
+
+def _array(tensor: Tensor, dtype: type) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(dtype))

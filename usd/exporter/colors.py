@@ -1,0 +1,66 @@
+"""What a camera close by sees of an object: the colours that vertices and texels get."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.geometry import Geometry, Volumetric
+from usd.material import Material
+from usd.math.volume import alpha_from_density
+
+RAY_STEPS, STRIDE = 16, 4
+ABOVE = 2.0  # steps above the surface at which rays start
+CLEAR = 1e-3  # a ray through which less light passes is not followed further
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Colours of surface points, seen straight on. In a volume colour lies a little below the surface: a ray of
+    ``RAY_STEPS`` steps, each ``spacing`` long, is composited there."""
+
+    geometry: Geometry
+    material: Material
+    spacing: float
+    chunk: int = 1 << 18
+
+    def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Display values in [0, 1] at points with outward normals."""
+        volume = isinstance(self.geometry, Volumetric)
+        paint = self._through if volume else self._color
+        rows = max(1, self.chunk // (STRIDE if volume else 1))
+        parts = [paint(*part) for part in zip(x.split(rows), normal.split(rows))]
+        return torch.cat(parts) if parts else torch.zeros_like(x)
+
+    def _color(self, x: Tensor, normal: Tensor) -> Float[Tensor, "N 3"]:
+        field = self.geometry.query(x, frozenset({"features"}))
+        assert field.features is not None
+        return self.material.color(field.features, x, -normal, normal)
+
+    def _through(self, x: Tensor, normal: Tensor) -> Float[Tensor, "N 3"]:
+        """Colours composited along rays against the normals, ``STRIDE`` steps at a time."""
+        light, total, weight = torch.ones_like(x[:, :1]), torch.zeros_like(x), torch.zeros_like(x[:, :1])
+        rows = torch.arange(len(x), device=x.device)
+        for first in range(0, RAY_STEPS, STRIDE):
+            share, color = self._steps(x[rows], normal[rows], first)
+            passing = torch.cat([torch.ones_like(share[:, :1]), (1 - share).cumprod(1)], 1)
+            part = light[rows] * share * passing[:, :-1] + 1e-6
+            total.index_add_(0, rows, (part[..., None] * color).sum(1))
+            weight.index_add_(0, rows, part.sum(1, keepdim=True))
+            light[rows] = light[rows] * passing[:, -1:]
+            rows = rows[light[rows, 0] > CLEAR]
+        return total / weight
+
+    def _steps(
+        self, x: Tensor, normal: Tensor, first: int
+    ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S 3"]]:
+        """Opacities and colours of a few successive steps."""
+        depth = (torch.arange(first, first + STRIDE, device=x.device) - ABOVE) * self.spacing
+        points = (x[:, None] - depth[:, None] * normal[:, None]).view(-1, 3)
+        points = points.clamp(-self.geometry.radius, self.geometry.radius)
+        outward = normal.repeat_interleave(STRIDE, 0)
+        field = self.geometry.query(points, frozenset({"features"}))
+        assert field.features is not None
+        color = self.material.color(field.features, points, -outward, outward).view(len(x), STRIDE, 3)
+        return alpha_from_density(field.density, x.new_tensor(self.spacing)).view(len(x), STRIDE), color

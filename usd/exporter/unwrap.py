@@ -1,0 +1,144 @@
+"""Texture coordinates that are sure to come: xatlas within a time limit, else boxes."""
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.config import ConfigError
+from usd.core.errors import did_you_mean, listing
+from usd.exporter.atlas import Atlas
+from usd.exporter.box_atlas import box_atlas
+
+log = logging.getLogger(__name__)
+
+Setting = bool | int | float
+PACK_SIZE = 1024  # xatlas packs on a grid of this size at most: finer ones take long and gain little
+PROGRESS_SECONDS = 10.0
+CHART_OPTIONS = (
+    "fix_winding",
+    "max_boundary_length",
+    "max_chart_area",
+    "max_cost",
+    "max_iterations",
+    "normal_deviation_weight",
+    "normal_seam_weight",
+    "roundness_weight",
+    "straightness_weight",
+    "texture_seam_weight",
+    "use_input_mesh_uvs",
+)
+PACK_OPTIONS = (
+    "bilinear",
+    "blockAlign",
+    "bruteForce",
+    "create_image",
+    "max_chart_size",
+    "padding",
+    "resolution",
+    "rotate_charts",
+    "rotate_charts_to_axis",
+    "texels_per_unit",
+)
+
+
+@dataclass(frozen=True)
+class Unwrapping:
+    """How a mesh is unwrapped: size of the texture, seconds that xatlas may take (0: boxes at once), its options."""
+
+    size: int
+    time_limit: float
+    chart: dict[str, Setting] = field(default_factory=dict)
+    pack: dict[str, Setting] = field(default_factory=dict)
+
+
+def check_options(key: str, given: dict[str, Setting], known: tuple[str, ...]) -> None:
+    """Raises ``ConfigError`` for a name that xatlas does not know."""
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or f" Known keys: {listing(known)}."
+            raise ConfigError(f"{key}.{name}: unknown key.{hint}")
+
+
+def unwrapped(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], how: Unwrapping) -> Atlas:
+    """An atlas by xatlas; by boxes, with a note that says why, where xatlas does not end well in time."""
+    low, high = vertices.amin(0), vertices.amax(0)
+    unit = ((vertices - low) / (high - low).amax().clamp_min(1e-30)).cpu()
+    why = ""
+    if how.time_limit > 0:
+        found = by_xatlas(unit, faces, how)
+        if isinstance(found, Atlas):
+            return found
+        why = found
+    if why:
+        log.warning("note: %s; laying the faces out by boxes instead", why)
+    return box_atlas(unit, faces, how.size, int(how.pack.get("padding", 2)))
+
+
+def by_xatlas(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], how: Unwrapping) -> Atlas | str:
+    """An atlas, or why there is none. Runs in a process of its own, which is ended when the time is up."""
+    pack = {"resolution": min(how.size, PACK_SIZE), "padding": 2, **how.pack}
+    with tempfile.TemporaryDirectory(prefix="unwrap-") as name:
+        folder = Path(name)
+        np.savez(
+            folder / "mesh.npz",
+            vertices=vertices.float().numpy(),
+            faces=faces.cpu().numpy().astype(np.uint32),
+        )
+        (folder / "options.json").write_text(json.dumps({"chart": how.chart, "pack": pack}))
+        failure = _run(folder, how.time_limit, len(faces))
+        return failure or _read(folder / "atlas.npz", len(faces))
+
+
+def _run(folder: Path, limit: float, n_faces: int) -> str:
+    """Why xatlas did not finish; empty where it did."""
+    script = Path(__file__).with_name("xatlas_process.py")
+    command = [sys.executable, "-P", str(script), str(folder), str(int(limit))]
+    began = time.monotonic()
+    with open(folder / "errors.txt", "w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        try:
+            if not _wait(process, began, limit, n_faces):
+                return f"unwrapping {n_faces} faces took longer than exporter.unwrap_time_limit, {limit:g} s"
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode == 0:
+        return ""
+    said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
+    return f"xatlas failed ({said[-1] if said else f'exit code {process.returncode}'})"
+
+
+def _wait(process: subprocess.Popen, began: float, limit: float, n_faces: int) -> bool:
+    """Whether the process ended within the limit; says now and then how long it has been."""
+    while (left := began + limit - time.monotonic()) > 0:
+        try:
+            process.wait(min(PROGRESS_SECONDS, left))
+            return True
+        except subprocess.TimeoutExpired:
+            passed = time.monotonic() - began
+            log.info("unwrapping %d faces: %.0f s of at most %g s", n_faces, passed, limit)
+    return process.poll() is not None
+
+
+def _read(file: Path, n_faces: int) -> Atlas | str:
+    """The atlas that the process wrote, on one square texture."""
+    found = np.load(file)
+    if int(found["sheets"]) != 1:
+        pack = "xatlas_pack_options: resolution or texels_per_unit"
+        return f"xatlas made {int(found['sheets'])} textures, expected one (exporter.{pack})"
+    width, height = (float(side) for side in found["size"])
+    uv = torch.from_numpy(found["uv"]).float() * torch.tensor([width, height]) / max(width, height)
+    faces = torch.from_numpy(found["faces"].astype(np.int64))
+    if len(faces) != n_faces or not bool(uv.isfinite().all()):
+        return "xatlas returned coordinates that are not usable"
+    return Atlas(uv.clamp(0, 1), faces, int(found["charts"]), "xatlas")

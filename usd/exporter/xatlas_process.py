@@ -1,0 +1,43 @@
+"""Unwraps one mesh: ``python xatlas_process.py FOLDER SECONDS``. Started by ``unwrap.py``, as a process of its own.
+
+xatlas cannot be interrupted, so the process can be ended; an alarm ends it too, should nobody be left to do so.
+Reads ``mesh.npz`` and ``options.json`` in the folder and writes ``atlas.npz``. It imports nothing of this package.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import xatlas
+
+
+def settings(options: object, given: dict[str, object]) -> object:
+    for name, value in given.items():
+        setattr(options, name, value)
+    return options
+
+
+def main(folder: Path, seconds: int) -> None:
+    if sys.platform != "win32":
+        signal.alarm(seconds + 5)
+    mesh, options = np.load(folder / "mesh.npz"), json.loads((folder / "options.json").read_text())
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(mesh["vertices"], mesh["faces"])
+    chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
+    atlas.generate(settings(chart, options["chart"]), settings(pack, options["pack"]))
+    _, faces, uv = atlas[0]
+    size = np.array([atlas.width, atlas.height])
+    np.savez(
+        folder / "atlas.npz",
+        faces=faces,
+        uv=uv,
+        size=size,
+        charts=atlas.chart_count,
+        sheets=atlas.atlas_count,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
