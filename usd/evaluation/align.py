@@ -19,7 +19,8 @@ Alignment = Literal["none", "yaw", "icp", "icp+scale"]
 ALIGNMENTS: tuple[Alignment, ...] = ("none", "yaw", "icp", "icp+scale")
 POINTS, YAW_POINTS = 10_000, 2_000
 ITERATIONS, YAW_STEPS = 100, 72
-ENOUGH = 1e-7
+ENOUGH = 1e-4
+"""ICP stops when the mean squared distance falls by less than this share of itself."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def icp(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"], with_scale: 
         here = source[torch.from_numpy(cKDTree(moved.numpy()).query(target.numpy())[1])]
         motion = procrustes(torch.cat([source, here]), torch.cat([there, target]), with_scale)
         latest = float((motion(torch.cat([source, here])) - torch.cat([there, target])).square().mean())
-        if error - latest < ENOUGH:
+        if error - latest <= ENOUGH * latest:
             break
         error = latest
     return motion
