@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from itertools import product
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 FREEDOM = 0.25
@@ -159,7 +159,7 @@ def marching_tetrahedra(
     return _zeros(points, distance, ends), faces.view(-1, 3)
 
 
-def _cases(inside: Bool[Tensor, "V"], tetrahedra: Int[Tensor, "T 4"]) -> Int[Tensor, "T"]:
+def _cases(inside: Bool[Tensor, "V"], tetrahedra: Int[Tensor, "T 4"]) -> UInt8[Tensor, "T"]:
     """For each tetrahedron the number whose bit c says that corner c is inside."""
     flags = inside.to(torch.uint8)
     corners = [flags[tetrahedra[:, c]] << c for c in range(4)]
