@@ -3,14 +3,19 @@
 Texture coordinates are those of OBJ and OpenGL: u to the right, v up, (0, 0) the bottom left corner of the picture and
 (1, 1) its top right one. Texel (i, j) of a picture with h rows, the top one first, has its centre at
 u = (j + 1/2) / w, v = 1 - (i + 1/2) / h.
+
+A panorama shows all directions: the zenith (+z) is its top row, the middle column looks along -x, and azimuth (from +x
+towards +y) grows to the left, so that seen from inside nothing is mirrored.
 """
 
+import math
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Wrap = Literal["repeat", "clamp"]
+Wrap = Literal["repeat", "clamp", "panorama"]
 
 
 def sample_texture(
@@ -18,11 +23,12 @@ def sample_texture(
 ) -> Float[Tensor, "P C"]:
     """Bilinear colours at texture coordinates; differentiable by texture and coordinates.
 
-    Beyond [0, 1] the picture repeats, or its border goes on.
+    Beyond [0, 1] the picture repeats, or its border goes on; a panorama repeats to the sides only.
     """
     height, width, channels = texture.shape
     x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
-    (left, right), (top, bottom) = _neighbours(x, width, wrap), _neighbours(y, height, wrap)
+    left, right = _neighbours(x, width, repeats=wrap != "clamp")
+    top, bottom = _neighbours(y, height, repeats=wrap == "repeat")
     right_share, bottom_share = (x - x.detach().floor())[:, None], (y - y.detach().floor())[:, None]
     texels = texture.reshape(-1, channels)
 
@@ -34,9 +40,34 @@ def sample_texture(
     return upper + bottom_share * (row(bottom) - upper)
 
 
-def _neighbours(x: Float[Tensor, "P"], n: int, wrap: Wrap) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
+def _neighbours(x: Float[Tensor, "P"], n: int, repeats: bool) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
     """Numbers of the two texels whose centres enclose ``x`` (in texels from the first centre)."""
     low = x.detach().floor().long()
-    if wrap == "repeat":
+    if repeats:
         return low % n, (low + 1) % n
     return low.clamp(0, n - 1), (low + 1).clamp(0, n - 1)
+
+
+def panorama_color(
+    panorama: Float[Tensor, "h w 3"], directions: Float[Tensor, "N 3"]
+) -> Float[Tensor, "N 3"]:
+    """Bilinear colours along unit directions."""
+    return sample_texture(panorama, panorama_coordinates(directions), "panorama")
+
+
+def panorama_coordinates(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2"]:
+    """(u, v) of unit directions in a panorama."""
+    x, y, z = directions.unbind(-1)
+    level = (x.detach().abs() + y.detach().abs()) < 1e-7
+    azimuth = torch.atan2(y, torch.where(level, torch.ones_like(x), x))
+    elevation = torch.asin(z.clamp(-1 + 1e-6, 1 - 1e-6))
+    return torch.stack([0.5 - (azimuth - math.pi) / (2 * math.pi), 0.5 + elevation / math.pi], -1)
+
+
+def panorama_directions(height: int, width: int, like: Tensor) -> Float[Tensor, "N 3"]:
+    """Unit directions of a panorama's pixels, row by row."""
+    elevation = (0.5 - (torch.arange(height, device=like.device) + 0.5) / height) * math.pi
+    azimuth = math.pi - ((torch.arange(width, device=like.device) + 0.5) / width - 0.5) * 2 * math.pi
+    up, around = torch.meshgrid(elevation, azimuth, indexing="ij")
+    parts = (up.cos() * around.cos(), up.cos() * around.sin(), up.sin())
+    return torch.stack(parts, -1).view(-1, 3).to(like)

@@ -1,11 +1,24 @@
 """Materials: from a geometry's features to colours in [0, 1], as displayed."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.module import Module
+
+
+@dataclass(frozen=True)
+class Baked:
+    """A surface without its light, as model files store it: values as displayed, in [0, 1].
+
+    ``metallic`` and ``roughness`` are None where a material has none: a file then says 0 and 1.
+    """
+
+    color: Float[Tensor, "N 3"]
+    metallic: Float[Tensor, "N"] | None = None
+    roughness: Float[Tensor, "N"] | None = None
 
 
 class Material(Module):
@@ -23,3 +36,9 @@ class Material(Module):
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
         """Colours in [0, 1]. ``directions`` point from the camera to the point, unit length."""
+
+    def bake(
+        self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Baked:
+        """What a model file stores of points with outward normals: here the colours seen straight on."""
+        return Baked(self.color(features, positions, -normals, normals))

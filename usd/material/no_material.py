@@ -18,7 +18,7 @@ class NoMaterial(Material):
 
     @dataclass(frozen=True)
     class Config:
-        n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
+        n_output_dims: int = option(3, "numbers a colour has; 0: no colours, all is grey", choices=(0, 3))
         color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
         input_feature_dims: int | None = option(None, "features per point; null: 3, used as they are", ge=1)
         mlp_network_config: MLPConfig | None = option(None, "a network between features and colour")
@@ -40,5 +40,7 @@ class NoMaterial(Material):
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
         """Colours in [0, 1]."""
+        if self.config.n_output_dims == 0:
+            return features.new_full((len(features), 3), 0.5)
         raw = features if self.network is None else self.network(features)
         return self._activate(raw[:, :3])

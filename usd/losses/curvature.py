@@ -1,0 +1,17 @@
+"""Surfaces should be smooth."""
+
+from torch import Tensor
+
+from usd.core.types import Render
+from usd.losses import loss
+
+
+@loss("samples", "laplacian")
+def curvature(render: Render) -> Tensor:
+    """Punishes bending: the mean of |Laplacian of f| at the samples, twice the mean curvature (arXiv 2306.03092, eq. 7).
+
+    Of unit 1 / length: a sphere of radius r costs 2 / r. Weigh it little, and less as details appear.
+    """
+    if render.samples is None or render.samples.laplacian is None:
+        raise ValueError("curvature loss: samples have no Laplacian; expected neus-volume-renderer")
+    return render.samples.laplacian.abs().sum() / max(len(render.samples.laplacian), 1)

@@ -1,0 +1,30 @@
+"""Distances should be distances: gradients of length one, and no surface where nothing tells of one."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.types import Render
+from usd.losses import loss
+
+
+def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
+    """Mean of (|gradient| - 1)^2 (arXiv 2002.10099, equation 2); 0 for no points."""
+    square = gradient.square().sum(-1).clamp_min(1e-12)  # its root has a gradient everywhere
+    return (square.sqrt() - 1).square().sum() / max(len(gradient), 1)
+
+
+@loss("samples")
+def eikonal(render: Render) -> Tensor:
+    """Punishes gradients of the distance that are not of length one, at the samples along rays."""
+    if render.samples is None or render.samples.gradient is None:
+        raise ValueError("eikonal loss: samples have no distances; expected neus-volume-renderer")
+    return unit_slope(render.samples.gradient)
+
+
+def free_surface(distance: Float[Tensor, "N"], decay: float) -> Float[Tensor, ""]:
+    """Punishes surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737, equation 10).
+
+    Where pictures speak they win; where nobody looks, inside and below, nothing is left.
+    """
+    return torch.exp(-decay * distance.abs()).sum() / max(len(distance), 1)

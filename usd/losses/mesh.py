@@ -1,0 +1,52 @@
+"""Losses on the mesh itself: how smooth its normals and its vertices are."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.core.types import Mesh, Render
+from usd.losses import loss
+from usd.math.mesh import directed_edges, vertex_normals
+
+
+@loss("mesh")
+def normal_consistency(render: Render) -> Tensor:
+    """Punishes bends: 1 - cos of the angle between the normals at the two ends of an edge, mean over edges."""
+    mesh = _mesh(render)
+    a, b = vertex_normals(mesh.vertices, mesh.faces)[edges(mesh.faces)].unbind(1)
+    return 1 - (a * b).sum(-1).mean()
+
+
+@loss("mesh")
+def laplacian_smoothness(render: Render) -> Tensor:
+    """Punishes vertices away from the middle of their neighbours: |sum of v - neighbour|, mean over vertices.
+
+    The uniform Laplacian, not divided by the number of neighbours. World units.
+    """
+    mesh = _mesh(render)
+    return uniform_laplacian(mesh.vertices, mesh.faces).norm(dim=-1).mean()
+
+
+def uniform_laplacian(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
+    """Sum over neighbours of (vertex - neighbour). Zero at vertices without faces."""
+    low, high = edges(faces).unbind(1)
+    step = vertices.index_select(0, low) - vertices.index_select(0, high)
+    return torch.zeros_like(vertices).index_add(0, low, step).index_add(0, high, -step)
+
+
+def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
+    """Every edge once, its lower vertex first."""
+    ends = directed_edges(faces).sort(dim=1).values
+    n = int(faces.max()) + 1 if len(faces) else 1
+    key = torch.unique(ends[:, 0] * n + ends[:, 1])
+    return torch.stack([key // n, key % n], -1)
+
+
+def _mesh(render: Render) -> Mesh:
+    if render.mesh is None:
+        raise UserError(
+            "system.loss: lambda_normal_consistency and lambda_laplacian_smoothness need a mesh; "
+            "expected system.renderer_type to be nvdiff-rasterizer"
+        )
+    return render.mesh

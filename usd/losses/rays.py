@@ -1,0 +1,52 @@
+"""Errors of single rays against the pixels they were drawn from, and the means that are trained.
+
+R rays. Some pixels lie: views made by a model contradict each other, and masks are frayed. ``trusted_mean`` weighs views
+and leaves the worst rays out (as Wonder3D does, arXiv 2310.15008, section 3.4).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+GRAZING = 0.1  # normals seen at a cosine below this are not to be trusted
+
+
+def absolute_error(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
+    """Mean over channels of |difference|."""
+    return (rgb - truth).abs().mean(-1)
+
+
+def squared_error(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
+    """Mean over channels of the squared difference."""
+    return (rgb - truth).square().mean(-1)
+
+
+def mask_error(opacity: Float[Tensor, "R"], mask: Float[Tensor, "R"]) -> Float[Tensor, "R"]:
+    """Binary cross entropy between opacity, clamped to [0.001, 0.999], and the share of the pixel that is covered."""
+    o = opacity.clamp(1e-3, 1 - 1e-3)
+    return -(mask * o.log() + (1 - mask) * torch.log1p(-o))
+
+
+def normal_error(normal: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
+    """1 - cosine, in [0, 2]; both unit vectors."""
+    return 1 - (normal * truth).sum(-1)
+
+
+def normal_trust(truth: Float[Tensor, "R 3"], direction: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
+    """How far a given normal is trusted: exp(|cosine|) of the angle at which it is seen, relative to one seen head on.
+
+    0 where it is unknown (a zero vector), grazes, or faces away (arXiv 2310.15008, equation 9).
+    """
+    toward = -(truth * direction).sum(-1)
+    return torch.where(toward > GRAZING, torch.exp(toward - 1), torch.zeros_like(toward))
+
+
+def trusted_mean(
+    error: Float[Tensor, "R"], weight: Float[Tensor, "R"], left_out: float = 0.0
+) -> Float[Tensor, ""]:
+    """The weighted mean, without the share ``left_out`` of the rays with weight that are worst; 0 for no rays."""
+    known = weight > 0
+    if left_out > 0 and bool(known.any()):
+        limit = torch.quantile(error.detach()[known], 1 - left_out)
+        weight = weight * (error.detach() <= limit)
+    return (weight * error).sum() / weight.sum().clamp_min(1e-6)

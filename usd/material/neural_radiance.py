@@ -1,0 +1,52 @@
+"""Colours that change with the view: a small network of features, direction and, if wanted, normal."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.material import Material
+from usd.network.activation import ActivationName, activation
+from usd.network.encoding import DirectionEncodingConfig, spherical_harmonics
+from usd.network.mlp import MLPConfig, mlp
+
+
+@register("neural-radiance-material")
+class NeuralRadiance(Material):
+    """color = activation(network(features, harmonics of the direction, normal))."""
+
+    @dataclass(frozen=True)
+    class Config:
+        input_feature_dims: int = option(8, "features per point", ge=1)
+        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        dir_encoding_config: DirectionEncodingConfig = option(
+            DirectionEncodingConfig(), "encoding of directions"
+        )
+        mlp_network_config: MLPConfig = option(MLPConfig(n_neurons=16, n_hidden_layers=2), "the network")
+        use_normal: bool = option(False, "the network is told the surface's normal, too")
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_features, self.needs_normal = config.input_feature_dims, config.use_normal
+        width = config.input_feature_dims + config.dir_encoding_config.degree**2 + 3 * config.use_normal
+        self.network = mlp(width, 3, config.mlp_network_config)
+        self._activate = activation(config.color_activation)
+
+    def color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N 3"]:
+        """Colours in [0, 1]."""
+        parts = [features, spherical_harmonics(directions, self.config.dir_encoding_config.degree)]
+        if self.config.use_normal:
+            assert normals is not None
+            parts.append(normals)
+        return self._activate(self.network(torch.cat(parts, -1)))

@@ -1,0 +1,122 @@
+"""A surface as game engines and glTF describe it: base colour, metallic, roughness, lit from all around.
+
+    color = (1 - metallic) base diffuse(normal) + (f0 A + B) specular(reflection, roughness)
+    f0 = 0.04 (1 - metallic) + metallic base
+
+A and B are the split sum's second half (Karis 2013), in the closed form of Karis, "Physically Based Shading on Mobile".
+Light is computed linear; colours come out as displayed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.registry import register
+from usd.material import Baked, Material
+from usd.material.environment import Environment, prefilter, read_panorama, studio
+from usd.math.color import srgb_from_linear
+from usd.network.activation import ActivationName, activation
+
+DIELECTRIC = 0.04
+
+
+@register("pbr-material")
+class PBRMaterial(Material):
+    """Features: base colour (3), metallic, roughness and, with ``use_bump``, how the normal tilts (3)."""
+
+    needs_normal = True
+
+    @dataclass(frozen=True)
+    class Config:
+        material_activation: ActivationName = option("sigmoid", "brings features into [0, 1]")
+        environment_texture: Path | None = option(
+            None, "a panorama: .hdr, or a picture; null: a studio with soft lamps"
+        )
+        environment_scale: float = option(2.0, "factor of the panorama's light", gt=0)
+        min_metallic: float = option(0.0, "metallic lies between this", ge=0, le=1)
+        max_metallic: float = option(0.9, "and this", ge=0, le=1)
+        min_roughness: float = option(0.08, "roughness lies between this", ge=0, le=1)
+        max_roughness: float = option(0.9, "and this", ge=0, le=1)
+        use_bump: bool = option(True, "features tilt the normal")
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.n_features = 8 if config.use_bump else 5
+        self._activate = activation(config.material_activation)
+        given = config.environment_texture
+        light = prefilter(studio() if given is None else read_panorama(given))
+        self.register_buffer("glossy", light.glossy, persistent=False)
+        self.register_buffer("matt", light.matt, persistent=False)
+        self.glossy: Tensor
+        self.matt: Tensor
+
+    def color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N 3"]:
+        """Colours in [0, 1], as displayed."""
+        if normals is None:
+            raise ValueError("pbr-material: needs normals")
+        parts = self._activate(features)
+        if self.config.use_bump:
+            normals = tilted(normals, 2 * parts[:, 5:8] - 1)
+        base, (metallic, roughness) = parts[:, :3], self._finish(parts)
+        light = Environment(self.glossy, self.matt)
+        cosine = -(normals * directions).sum(-1, keepdim=True)
+        mirrored = directions + 2 * cosine * normals
+        f0 = DIELECTRIC + metallic * (base - DIELECTRIC)
+        a, b = environment_brdf(roughness, cosine.clamp(0, 1))
+        matt = (1 - metallic) * base * light.diffuse(normals)
+        shine = (f0 * a + b) * light.specular(mirrored, roughness[:, 0])
+        return srgb_from_linear((self.config.environment_scale * (matt + shine)).clamp(0, 1))
+
+    def _finish(self, parts: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
+        """Metallic and roughness."""
+        c = self.config
+        metallic = c.min_metallic + parts[:, 3:4] * (c.max_metallic - c.min_metallic)
+        return metallic, c.min_roughness + parts[:, 4:5] * (c.max_roughness - c.min_roughness)
+
+    def bake(
+        self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Baked:
+        """Base colour, metallic and roughness; tilted normals are not stored."""
+        parts = self._activate(features)
+        metallic, roughness = self._finish(parts)
+        return Baked(srgb_from_linear(parts[:, :3].clamp(0, 1)), metallic[:, 0], roughness[:, 0])
+
+
+def environment_brdf(
+    roughness: Float[Tensor, "N 1"], cosine: Float[Tensor, "N 1"]
+) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
+    """(A, B): a white environment seen in a surface of reflectance f0 has brightness f0 A + B."""
+    x, y, z, w = (
+        slope * roughness + start
+        for slope, start in ((-1.0, 1.0), (-0.0275, 0.0425), (-0.572, 1.04), (0.022, -0.04))
+    )
+    grazing = torch.minimum(x * x, torch.exp2(-9.28 * cosine)) * x + y
+    return -1.04 * grazing + z, 1.04 * grazing + w
+
+
+def tilted(normals: Float[Tensor, "N 3"], tilt: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """Unit normals leaning by ``tilt`` (two tangents, and along the normal, to which 1 is added)."""
+    tangent, other = tangents(normals)
+    x, y, z = tilt.split(1, -1)
+    return torch.nn.functional.normalize(x * tangent + y * other + (1 + z) * normals, dim=-1)
+
+
+def tangents(normals: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Two directions in each surface: level, and uphill. Where the normal is vertical the first is +y."""
+    x, y, _ = normals.unbind(-1)
+    flat = (x.detach().square() + y.detach().square()) < 1e-8
+    level = torch.stack([-y, torch.where(flat, torch.ones_like(x), x), torch.zeros_like(x)], -1)
+    level = torch.nn.functional.normalize(level, dim=-1)
+    return level, torch.linalg.cross(normals, level)
