@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -104,8 +105,18 @@ def load_experiment(
 ) -> tuple[Experiment, DictConfig]:
     """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
     loaded = loading.load(files, overrides)
-    experiment: Experiment = parse(Experiment, loaded.resolved(), "", loaded.origins)
+    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
     return _stamped(experiment), loaded.config
+
+
+def hoisted(values: dict[str, Any]) -> dict[str, Any]:
+    """``system.exporter_type`` and ``system.exporter``, as published, are ``exporter_type`` and ``exporter``."""
+    system = values.get("system")
+    if not isinstance(system, dict):
+        return values
+    moved = {key: system[key] for key in ("exporter", "exporter_type") if key in system}
+    rest = {key: value for key, value in system.items() if key not in moved}
+    return {**values, **moved, "system": rest} if moved else values
 
 
 def _stamped(experiment: Experiment) -> Experiment:

@@ -3,9 +3,10 @@
 import contextlib
 import errno
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +19,14 @@ from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, Progress
 from usd.core import checkpoint
 from usd.core.config import spec
 from usd.core.errors import UserError
-from usd.core.random import mix
+from usd.core.random import generator, mix
 from usd.core.registry import build
 from usd.data import Data
+from usd.data.random_camera import CameraBatch
 from usd.experiment import Experiment, Trial, load_experiment, open_trial, shown, snapshot, trial_of
+from usd.exporter import Exporter
 from usd.system import System
+from usd.system.distillation import DistillationSystem
 
 Mode = Literal["train", "validate", "test", "export"]
 
@@ -126,7 +130,7 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
     _compare(saved, system)
     system.restore(saved)
     if mode == "export":
-        return _export(experiment, trial, system, gpu)
+        return _export(experiment, trial, (system, data), gpu)
     trainer = make_trainer(experiment, trial, gpu, train=False)
     with interruptible(trial):
         (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
@@ -143,14 +147,57 @@ def _compare(saved: Mapping[str, Any], system: System, max_steps: int | None = N
         say(f"note: system.{key} is {now}, but was {then} when the checkpoint was made")
 
 
-def _export(experiment: Experiment, trial: Trial, system: System, gpu: str | None) -> Outcome:
-    accelerator, devices = choose_devices(gpu)
+def _export(experiment: Experiment, trial: Trial, made: tuple[System, Data], gpu: str | None) -> Outcome:
+    (system, data), (accelerator, devices) = made, choose_devices(gpu)
     system.to(f"cuda:{devices[0]}" if isinstance(devices, list) and accelerator == "gpu" else "cpu").eval()
     exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"))
-    files = system.export(exporter, trial.save / f"it{system.step}-export")
+    with narrated("usd.exporter"):
+        files = system.export(exporter, trial.save / f"it{system.step}-export")
+        agreement = _compare_export(system, data, exporter, files)
     for file in files:
         say(f"wrote {shown(file)}")
+    if agreement:
+        say(agreement)
     return Outcome(trial, system.step, tuple(files))
+
+
+def _compare_export(system: System, data: Data, exporter: Exporter, files: Sequence[Path]) -> str:
+    """How far the exported file is from the object in training views; empty where that cannot be compared."""
+    wanted = exporter.comparison
+    if wanted is None or not isinstance(system, DistillationSystem):
+        return ""
+    batches: list[CameraBatch] = []
+    while sum(map(len, batches)) < wanted.views:
+        batch = data.batch(system.step, generator("cpu", data.seed, "export", len(batches)))
+        batches.append(CameraBatch(batch.cameras.resize(wanted.size, wanted.size)).to(system.device))
+    views = [view for batch in batches for view in (batch.view(i) for i in range(len(batch)))][: wanted.views]
+    renders = [system.look(view) for view in views]
+    truth = [r.foreground + 1 - r.opacity for r in renders if r.foreground is not None]
+    cameras = replace(
+        views[0].cameras,
+        c2w=torch.cat([view.cameras.c2w for view in views]),
+        fov_y=torch.cat([view.cameras.fov_y for view in views]),
+    )
+    return exporter.compare(files, cameras, torch.cat(truth))
+
+
+@contextlib.contextmanager
+def narrated(name: str) -> Iterator[None]:
+    """Shows what a logger tells, as it is, unless the log level shows everything already."""
+    logger = logging.getLogger(name)
+    if logging.getLogger().handlers:
+        yield
+        return
+    handler, level, propagate = logging.StreamHandler(sys.stdout), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def parts(experiment: Experiment, trial: Trial) -> tuple[System, Data]:

@@ -18,7 +18,7 @@ from usd.core.config import option
 from usd.core.errors import ConfigError, UserError
 from usd.core.registry import register
 from usd.core.types import Mesh
-from usd.exporter import Exporter
+from usd.exporter import Comparison, Exporter
 from usd.exporter.atlas import Atlas
 from usd.exporter.colors import Painter
 from usd.exporter.decimate import decimated
@@ -33,11 +33,13 @@ from usd.exporter.mesh_file import (
     stl_bytes,
     y_up,
 )
+from usd.exporter.read_back import pictures, read_back
 from usd.exporter.report import measured
 from usd.exporter.texels import Spots, baked
 from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, Unwrapping, check_options, unwrapped
 from usd.geometry import Geometry, Level
 from usd.material import Material
+from usd.math.camera import Cameras
 from usd.math.mesh import vertex_normals
 
 log = logging.getLogger(__name__)
@@ -83,6 +85,10 @@ class MeshExporter(Exporter):
         )
         axes: Literal["format", "y-up", "z-up"] = option("format", "format: glb, obj y-up; ply, stl z-up")
         scale: float = option(1.0, "units of the file in a world unit", gt=0)
+        check_views: int = option(
+            4, "read the file back, and compare it with the object in so many training views", ge=0
+        )
+        check_size: int = option(256, "pixels a side of those views", ge=16)
         save_report: bool = option(True, "write <save_name>-report.json")
         context_type: Literal["gl", "cuda"] | None = option(
             None, "published: how nvdiffrast rasterises; not needed here"
@@ -126,6 +132,40 @@ class MeshExporter(Exporter):
             files.append((f"{config.save_name}-report.json", json.dumps(report.plain(), indent=1).encode()))
         return write_files(folder, files)
 
+    @property
+    def comparison(self) -> Comparison | None:
+        views = self.config.check_views
+        return Comparison(views, self.config.check_size) if views and self._colored else None
+
+    def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
+        """PSNR over white, per view then mean; it is added to the report too."""
+        fmt = self._colored[0]
+        path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
+        rgba = pictures(read_back(path, self._is_y_up(fmt), self.config.scale), cameras.to("cpu"))
+        mse = (rgba[:, :3] + 1 - rgba[:, 3:] - truth.cpu()).square().mean((1, 2, 3))
+        psnr = float((-10 * torch.log10(mse.clamp_min(1e-10))).mean())
+        report = next((file for file in files if file.name == f"{self.config.save_name}-report.json"), None)
+        if report is not None:
+            agreement = {
+                "file": path.name,
+                "psnr": round(psnr, 2),
+                "views": len(truth),
+                "size": cameras.height,
+            }
+            known = json.loads(report.read_text())
+            write_file(report, json.dumps({**known, "agreement": agreement}, indent=1).encode())
+        return f"{path.name} read back agrees with the object: PSNR {psnr:.1f} dB in {len(truth)} views"
+
+    @property
+    def _colored(self) -> list[Format]:
+        """The formats that hold colours."""
+        config = self.config
+        textured = TEXTURED if config.save_uv and config.save_texture else ()
+        return [fmt for fmt in self.formats if fmt in textured or (config.save_color and fmt != "stl")]
+
+    def _is_y_up(self, fmt: Format) -> bool:
+        return self.config.axes == "y-up" or (self.config.axes == "format" and fmt in Y_UP)
+
     def _decimated(self, mesh: Mesh) -> Mesh:
         target = self.config.target_faces
         if target is None or len(mesh.faces) <= target:
@@ -162,8 +202,8 @@ class MeshExporter(Exporter):
 
     def _placed(self, surface: Surface, fmt: Format) -> Surface:
         """In the axes and units of a file."""
-        mesh, axes = self._scaled(surface.mesh), self.config.axes
-        if not (axes == "y-up" or (axes == "format" and fmt in Y_UP)):
+        mesh = self._scaled(surface.mesh)
+        if not self._is_y_up(fmt):
             return replace(surface, mesh=mesh)
         return replace(
             surface, mesh=replace(mesh, vertices=y_up(mesh.vertices)), normals=y_up(surface.normals)

@@ -107,7 +107,7 @@ def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface)
     blobs = [array.tobytes() for array in arrays] + ([surface.texture] if surface.texture else [])
     padded = [blob + b"\0" * (-len(blob) % 4) for blob in blobs]
     starts = np.cumsum([0, *map(len, padded)]).tolist()
-    targets: list[int | None] = [ARRAY_BUFFER] * len(attributes) + [ELEMENT_BUFFER, None]
+    targets = [*[ARRAY_BUFFER for _ in attributes], ELEMENT_BUFFER, None]
     primitive = {"attributes": dict(zip(attributes, range(9))), "indices": len(attributes), "material": 0}
     tree: dict = {
         "asset": {"version": "2.0", "generator": "usd"},
