@@ -129,7 +129,7 @@ def test_the_progressive_step_is_the_finest_level_s_cell() -> None:
 
 def test_a_progressive_step_needs_a_progressive_grid() -> None:
     with pytest.raises(
-        ConfigError, match="finite_difference_normal_eps: progressive .*ProgressiveBandHashGrid"
+        ConfigError, match=r"finite_difference_normal_eps: progressive .*ProgressiveBandHashGrid"
     ):
         sdf(finite_difference_normal_eps="progressive")
 
