@@ -29,11 +29,23 @@ WORDS = [
     "system.prompt_processor.pretrained_model_name_or_path=gaussian",
     "system.prompt_processor.prompt=a chair",
 ]
+SHAPE = [
+    "system.geometry.isosurface_resolution=12",
+    "system.geometry_convert_from=null",
+    "system.geometry.shape_init=sphere",
+]
+GRID = [item for item in SIZES if "isosurface" not in item]
+BARE = [item for item in GRID if "pos_encoding" not in item]
 
 SHRUNK = {
     "usd-patch.yaml": [*SIZES, *PATCHES, *VIEWS],
     "usd-patch-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
     "usd-text-to-3D-patch.yaml": [*SIZES, *PATCHES, *WORDS],
+    "usd-text-to-3D-patch-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "usd-text-to-3D-geometry.yaml": [*BARE, *SHAPE, *WORDS],
+    "usd-text-to-3D-geometry-mini.yaml": [*BARE, *SHAPE, *WORDS],
+    "usd-text-to-3D-texture.yaml": [*GRID, *SHAPE, *WORDS],
+    "usd-text-to-3D-texture-mini.yaml": [*GRID, *SHAPE, *WORDS],
 }
 
 

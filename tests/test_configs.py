@@ -6,10 +6,13 @@ import launch
 from tests.small import CONFIGS, SHRUNK, command, trial
 from usd.core.config import Schedule
 from usd.experiment import load_experiment
+from usd.stages import plans
+
+STAGED = ["usd-text-to-3D-mini.yaml"]
 
 
 def test_no_recipe_is_forgotten_here():
-    assert {path.name for path in CONFIGS.glob("*.yaml")} == set(SHRUNK)
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == {*SHRUNK, *STAGED}
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -21,7 +24,7 @@ def test_a_recipe_runs_two_steps(name, tmp_path):
         assert (save / file).is_file(), file
 
 
-@pytest.mark.parametrize("name", SHRUNK)
+@pytest.mark.parametrize("name", [*SHRUNK, *STAGED])
 def test_the_head_comment_says_what_where_and_how_long(name):
     lines = (CONFIGS / name).read_text().splitlines()
     comment = " ".join(line for line in lines[:12] if line.startswith("#"))
@@ -52,17 +55,69 @@ def test_the_shipped_picture_is_in_the_repository(name):
     assert picture.startswith(str(CONFIGS.parent / "load"))
 
 
-def test_later_stages_are_refused_with_what_there_is(capsys):
-    name = CONFIGS / "usd-text-to-3D-patch.yaml"
-    for override, expected in (
-        ("system.stage=geometry", "system.stage: 'geometry' is not a choice; expected one of coarse"),
-        ("system.geometry_type=tetrahedra-sdf-grid", "no geometry is called 'tetrahedra-sdf-grid'; known: "),
-        ("system.renderer_type=nvdiff-rasterizer", "no renderer is called 'nvdiff-rasterizer'; known: "),
-    ):
-        given = ["system.prompt_processor.prompt=x", "system.renderer.base_renderer.radius=1.0", override]
-        given = given if "renderer_type" not in override else [given[0], override]
-        assert launch.main(["--config", str(name), "--train", *given]) == 2
-        assert expected in capsys.readouterr().err
+@pytest.mark.parametrize("stage", ["geometry", "texture"])
+def test_the_later_stages_have_the_published_values(stage):
+    given = ["system.prompt_processor.prompt=x", "system.geometry_convert_from=a.ckpt"]
+    experiment, _ = load_experiment([CONFIGS / f"usd-text-to-3D-{stage}.yaml"], given)
+    system = experiment.system.config
+    assert (system.stage, experiment.trainer.max_steps) == (stage, 15000)
+    assert (system.geometry.name, system.renderer.name) == ("tetrahedra-sdf-grid", "nvdiff-rasterizer")
+    assert (
+        system.geometry.config.isosurface_resolution == 128
+        and system.geometry.config.isosurface_deformable_grid
+    )
+    assert system.guidance.config.max_step_percent == Schedule((5000, 5001), (0.98, 0.5))
+    if stage == "geometry":
+        assert system.geometry.config.geometry_only and system.material.config.n_output_dims == 0
+        assert (system.guidance.name, system.guidance.config.guidance_scale) == (
+            "stable-diffusion-guidance",
+            100.0,
+        )
+        weights = {key: schedule(0) for key, schedule in system.loss.items() if schedule(0)}
+        assert weights == {
+            "lambda_sds": 1,
+            "lambda_normal_consistency": 10000,
+            "lambda_laplacian_smoothness": 10000,
+        }
+    else:
+        assert system.geometry.config.fix_geometry and system.guidance.config.lambda_ == 0
+        assert (system.guidance.name, system.guidance.config.guidance_scale) == (
+            "usd-text-to-3D_guidance",
+            7.5,
+        )
+
+
+@pytest.mark.parametrize("stage", ["geometry", "texture"])
+def test_a_later_stage_needs_an_earlier_one(stage, capsys, tmp_path):
+    name = str(CONFIGS / f"usd-text-to-3D-{stage}.yaml")
+    assert launch.main(["--config", name, "--train", "system.prompt_processor.prompt=x"]) == 2
+    assert "system.geometry_convert_from: required but not given" in capsys.readouterr().err
+
+
+def test_the_staged_recipe_hands_each_checkpoint_to_the_next():
+    patch, geometry, texture, mesh = plans(
+        [CONFIGS / "usd-text-to-3D-mini.yaml"], ["system.prompt_processor.prompt=a red car"]
+    )
+    assert geometry.experiment.system.config.geometry_convert_from == patch.trial.last
+    assert texture.experiment.system.config.geometry_convert_from == geometry.trial.last
+    assert (mesh.mode, mesh.experiment.resume) == ("export", texture.trial.last)
+    told = [
+        p.experiment.system.config.prompt_processor.config.prompt for p in (patch, geometry, texture, mesh)
+    ]
+    assert told == ["a red car"] * 4
+    assert patch.trial.folder.parent == mesh.trial.folder.parent
+    assert patch.trial.folder.parent.name == "a_red_car"
+
+
+def test_the_geometry_stage_says_what_normal_maps_are_called_in_training():
+    from usd.toybox.objects import normal_caption
+
+    geometry = plans([CONFIGS / "usd-text-to-3D-mini.yaml"], ["system.prompt_processor.prompt=x"])[1]
+    words = geometry.experiment.system.config.prompt_processor.config.prompt_format
+    assert words.replace("{prompt}", "a red car") == normal_caption("a red car")
+    assert geometry.experiment.system.config.normal_background == 1, (
+        "over white, as the pictures it is trained on"
+    )
 
 
 def test_a_prompt_is_required(capsys):

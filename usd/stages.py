@@ -40,7 +40,7 @@ from usd.core import loading
 from usd.core.config import ConfigError, option, parse, plain
 from usd.core.errors import UserError, did_you_mean
 from usd.core.loading import Content, Loaded
-from usd.experiment import Experiment, Trial, folder_name, shown, trial_of
+from usd.experiment import Experiment, Trial, folder_name, hoisted, shown, trial_of
 from usd.train import Mode, Outcome, choose_devices, execute, say
 
 KEY = "stages"
@@ -338,7 +338,7 @@ def _plan(
     stage: Written, contents: Sequence[Content], to_all: Sequence[str], found: Mapping[str, Plan], run: Run
 ) -> Plan:
     """The stage's experiment: its layers, then what was said to all stages by hand, then to it alone."""
-    mode = stage.own("mode") or "train"
+    mode: Mode = stage.own("mode") or "train"
     if mode not in get_args(Mode):
         raise ConfigError(f"mode: '{mode}' is not a choice; expected one of {', '.join(get_args(Mode))}")
     of = stage.own("of")
@@ -352,7 +352,7 @@ def _plan(
     last = {"resume": str(found[of].trial.last)} if of else {}
     fixed = OmegaConf.create({**place, **last, "use_timestamp": False})
     loaded = Loaded(OmegaConf.merge(loaded.config, fixed), loaded.origins)  # type: ignore[arg-type]
-    experiment: Experiment = parse(Experiment, loaded.resolved(), "", loaded.origins)
+    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
     return Plan(stage.name, mode, experiment, loaded.config, tuple(dict.fromkeys(used)))
 
 

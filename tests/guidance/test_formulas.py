@@ -14,7 +14,7 @@ from usd.denoiser import open_denoiser
 from usd.guidance import Guidance, Noised
 from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import add_noise
-from usd.math.distill import distillation_gradient
+from usd.math.distill import distillation_gradient, perp_neg
 
 REFERENCE = orbit_cameras_deg(15.0, 90.0, 1.5, 40.0, 16)
 VIEWS = orbit_cameras_deg([10.0, 40.0], [0.0, 200.0], 1.5, 40.0, 16)
@@ -43,9 +43,20 @@ def _picture_guidance(tiny: TinyModels, name: str = "usd-guidance", **options: o
 def _text_guidance(tiny: TinyModels, name: str, **options: object) -> Any:
     model = {"pretrained_model_name_or_path": str(tiny.sd)}
     prompts = build(
-        spec("prompt_processor", "stable-diffusion-prompt-processor", {**model, "prompt": "a red car"})
+        spec(
+            "prompt_processor",
+            "stable-diffusion-prompt-processor",
+            {**model, "prompt": "a red car", "use_cache": False},
+        )
     )
     return build(spec("guidance", name, {**model, **options}), prompts=prompts)
+
+
+def _perp_neg_guidance(tiny: TinyModels, **options: object) -> Any:
+    model = {"pretrained_model_name_or_path": str(tiny.sd)}
+    words = {**model, "prompt": "a red car", "use_perp_neg": True, "use_cache": False}
+    prompts = build(spec("prompt_processor", "stable-diffusion-prompt-processor", words))
+    return build(spec("guidance", "stable-diffusion-guidance", {**model, **options}), prompts=prompts)
 
 
 def _noised(guidance: Guidance, step: int = 0) -> Noised:
@@ -100,6 +111,24 @@ def test_only_needed_predictions_of_a_sentence_are_computed(
 ) -> None:
     _text_guidance(tiny, name, **options)(_render(_rgb()), VIEWS, 0, torch.Generator().manual_seed(0))
     assert calls == {"zero123": 0, "sd": sd}
+
+
+def test_perp_neg_runs_the_network_for_the_words_the_empty_prompt_and_two_negatives(
+    tiny: TinyModels, calls: dict[str, int]
+) -> None:
+    _perp_neg_guidance(tiny)(_render(_rgb()), VIEWS, 0, torch.Generator().manual_seed(0))
+    assert calls == {"zero123": 0, "sd": 4}
+
+
+def test_perp_neg_is_its_formula_on_the_models_predictions(tiny: TinyModels) -> None:
+    guidance = _perp_neg_guidance(tiny, guidance_scale=3.0, lambda_=0.0)
+    noised, told = _noised(guidance), guidance.prompts(VIEWS)
+    model = open_denoiser(str(tiny.sd), "text", "x")
+    cond, ref, *others = (
+        model.eps(noised.xt, noised.t, words) for words in (told.cond, told.uncond, *told.negatives)
+    )
+    expected = 3 * noised.weight * (perp_neg(cond, ref, torch.stack(others), told.weights) - ref)
+    torch.testing.assert_close(guidance.gradient(noised, VIEWS), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_usd_is_the_difference_of_the_two_models_scores(tiny: TinyModels) -> None:

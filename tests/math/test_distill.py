@@ -111,3 +111,34 @@ def test_lambda_moves_between_the_two() -> None:
     ratios = [_expected_ratio(lambda_, 7.5) for lambda_ in (0.0, 0.2, 0.5, 1.0)]
     assert ratios == sorted(ratios, reverse=True)
     assert _settled(1.0, 7.5) / 0.4 == pytest.approx(ratios[-1], rel=0.03)
+
+
+def _dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum(dim=(1, 2, 3))
+
+
+def test_negative_prompts_never_undo_the_positive_one() -> None:
+    """Along (cond - ref) nothing changes, whatever the negatives say: even when one of them says the same."""
+    cond, ref, other = _pictures(3)
+    weights = torch.tensor([[-2.0, -0.5], [-1.5, -9.0]])
+    said = distill.perp_neg(cond, ref, torch.stack([other, cond]), weights)
+    main = cond - ref
+    torch.testing.assert_close(_dots(said - ref, main), _dots(main, main), rtol=1e-4, atol=1e-4)
+    only = distill.perp_neg(cond, ref, cond[None], weights[:1])
+    torch.testing.assert_close(only, cond, atol=1e-5, rtol=1e-5)
+
+
+def test_a_negative_prompt_pushes_away_in_its_own_direction() -> None:
+    cond, ref, other = _pictures(3)
+    weights = torch.tensor([[-1.0, -2.0]])
+    pushed = distill.perp_neg(cond, ref, other[None], weights) - cond
+    assert (_dots(pushed, other - ref) < 0).all()
+    twice = distill.perp_neg(cond, ref, other[None], 2 * weights) - cond
+    torch.testing.assert_close(twice, 2 * pushed, atol=1e-4, rtol=1e-4)
+    assert torch.equal(distill.perp_neg(cond, ref, other[None], 0 * weights), cond)
+
+
+def test_a_prompt_that_says_nothing_leaves_no_hole() -> None:
+    """cond = ref has no direction to be perpendicular to: everything stays finite."""
+    ref, other = _pictures(2)
+    assert torch.isfinite(distill.perp_neg(ref, ref, other[None], -torch.ones(1, 2))).all()

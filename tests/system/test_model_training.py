@@ -60,7 +60,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders = {"autoencoder": str(home / "stable-diffusion" / "vae")}
     text = {"channels": [64, 64], "text_encoder": str(home / "clip" / "out"), **folders, **common}
     sd = TextToImageSystem(parse(TextToImageSystem.Config, text, "system"))
-    fitted(sd, data(**folders), home / "sd").publish(home / "stable-diffusion")
+    fitted(sd, data(normal_share=0.5, **folders), home / "sd").publish(home / "stable-diffusion")
     pairs = data(targets_per_reference=2, target_pictures=True, **folders)
     shape = {"features": 8, "coarse": 4, "coarse_channels": 8, "fine_channels": 4, "samples": 4, "head": 8}
     lift = ViewVolumeSystem(parse(ViewVolumeSystem.Config, {"volume": shape, **folders, **common}, "system"))

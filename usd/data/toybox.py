@@ -1,6 +1,7 @@
 """``toybox-datamodule``: views of procedural toys, for training and judging the embedded models."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.core.config import ROOT, option
+from usd.core.config import ROOT, ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.math.camera import Cameras
 from usd.toybox import TEST_SEED
 from usd.toybox.dataset import REFERENCES, SHARD, VIEWS, Shards, open_shards, training_cameras
-from usd.toybox.objects import NAMELESS, NAMELESS_SHARE, facing, make_toy, view_words
+from usd.toybox.objects import NAMELESS, NAMELESS_SHARE, facing, make_toy, normal_caption, view_words
 from usd.toybox.render import render
 
 
@@ -84,6 +85,9 @@ class ToyboxData(Data):
         targets_per_reference: int = option(
             0, "0: single views; k: pairs, with k targets to each reference", ge=0
         )
+        normal_share: float = option(
+            0.0, "share of the views that are normal maps over white, captioned 'normals of ...'", ge=0, le=1
+        )
         target_pictures: bool = option(False, "give the targets' pictures besides their latents")
         front_share: float = option(
             0.5, "share of reference views taken about where the reference camera stands", ge=0, le=1
@@ -103,8 +107,11 @@ class ToyboxData(Data):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if config.normal_share > 0 and config.targets_per_reference > 0:
+            raise ConfigError("data.normal_share: pairs have no normal maps; expected 0")
         self._shards: Shards | None = None
         self._latents: list[np.ndarray] = []
+        self._normal_latents: list[np.ndarray] = []
 
     @property
     def cache(self) -> Path:
@@ -113,16 +120,23 @@ class ToyboxData(Data):
 
     def prepare_data(self) -> None:
         """Renders missing shards and encodes missing latents (once, on one process)."""
-        shards = open_shards(self.cache, self.config.n_toys, self.config.nameless_share)
+        shards = self._open()
         if self.config.autoencoder:
-            encode_shards(shards, Path(self.config.autoencoder), self._latent_folder())
+            encode_shards(shards.rgba, Path(self.config.autoencoder), self._latent_folder())
+            encode_shards(shards.normals, Path(self.config.autoencoder), self._latent_folder() / "normals")
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self._shards = open_shards(self.cache, self.config.n_toys, self.config.nameless_share)
+            self._shards = self._open()
             if self.config.autoencoder:
-                files = sorted(self._latent_folder().glob("*.npy"))[: len(self._shards.rgba)]
-                self._latents = [np.load(file) for file in files]
+                folder, count = self._latent_folder(), len(self._shards.rgba)
+                self._latents = _read_latents(folder, count)
+                self._normal_latents = _read_latents(folder / "normals", len(self._shards.normals))
+
+    def _open(self) -> Shards:
+        """The shards, with normal maps where some views are to be such."""
+        c = self.config
+        return open_shards(self.cache, c.n_toys, c.nameless_share, c.normal_share > 0)
 
     def _latent_folder(self) -> Path:
         assert self.config.autoencoder is not None
@@ -138,10 +152,10 @@ class ToyboxData(Data):
     def batch(self, step: int, generator: torch.Generator) -> Any:
         k = self.config.targets_per_reference
         if not k:
-            toys = self._draw(len(self.shards), self.config.batch_size, generator)
-            return self._views(
-                toys, self._draw(VIEWS, self.config.batch_size, generator), self.config.autoencoder is None
-            )
+            size, share = self.config.batch_size, self.config.normal_share
+            toys, views = self._draw(len(self.shards), size, generator), self._draw(VIEWS, size, generator)
+            as_normals = (torch.rand(size, generator=generator) < share).tolist() if share > 0 else None
+            return self._views(toys, views, self.config.autoencoder is None, as_normals)
         n = self.config.batch_size // k
         toys = self._draw(len(self.shards), n, generator)
         front = torch.rand(n, generator=generator) < self.config.front_share
@@ -163,19 +177,23 @@ class ToyboxData(Data):
     def _draw(n: int, size: int, generator: torch.Generator) -> Int[Tensor, "B"]:
         return torch.randint(n, (size,), generator=generator)
 
-    def _views(self, toys: Tensor, views: Tensor, pictures: bool) -> ToyViews:
+    def _views(
+        self, toys: Tensor, views: Tensor, pictures: bool, as_normals: list[bool] | None = None
+    ) -> ToyViews:
         shards, latents = self.shards, None
+        index, chosen = toys.tolist(), [False] * len(toys) if as_normals is None else as_normals
         if self.config.autoencoder:
-            pairs = zip(toys.tolist(), views.tolist(), strict=True)
-            latents = torch.from_numpy(
-                np.stack([self._latents[t // SHARD][t % SHARD, v] for t, v in pairs])
-            ).float()
-        index = toys.tolist()
-        shown, alpha = shards.over_white(toys, views) if pictures else (None, None)
+            wanted = zip(index, views.tolist(), chosen, strict=True)
+            rows = [
+                (self._normal_latents if n else self._latents)[t // SHARD][t % SHARD, v] for t, v, n in wanted
+            ]
+            latents = torch.from_numpy(np.stack(rows)).float()
+        shown, alpha = shards.over_white(toys, views, chosen) if pictures else (None, None)
+        captions = [shards.captions[t] for t in index]
         return ToyViews(
             shown,
             latents,
-            [shards.captions[t] for t in index],
+            [normal_caption(c) if n else c for c, n in zip(captions, chosen, strict=True)],
             torch.from_numpy(shards.facing[toys.numpy(), views.numpy()]),
             torch.tensor([shards.categories[t] != NAMELESS for t in index]),
             shards.cameras(toys, views),
@@ -235,13 +253,15 @@ def join(views: list[ToyViews]) -> ToyViews:
 
 
 @torch.no_grad()
-def encode_shards(shards: Shards, autoencoder: Path, folder: Path) -> None:
-    """The latents (mode, scaled) of every picture, a float16 file a shard; those that stand are kept."""
+def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path) -> None:
+    """The latents (mode, scaled) of every picture (RGBA bytes), a float16 file a shard; those that stand are kept."""
     from diffusers import AutoencoderKL
 
+    if not shards:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(autoencoder).eval().to(torch.float32)
-    for index, rgba in enumerate(shards.rgba):
+    for index, rgba in enumerate(shards):
         target = folder / f"shard-{index:05d}.npy"
         if target.exists():
             continue
@@ -251,6 +271,11 @@ def encode_shards(shards: Shards, autoencoder: Path, folder: Path) -> None:
         aside = folder / f".part-{index:05d}.npy"
         np.save(aside, latents.numpy().astype(np.float16))
         aside.rename(target)
+
+
+def _read_latents(folder: Path, count: int) -> list[np.ndarray]:
+    """The latents of the first ``count`` shards."""
+    return [np.load(folder / f"shard-{index:05d}.npy") for index in range(count)]
 
 
 def _encode(vae: Any, rgba: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, over, resize_rgba, straight, to_bytes, write_picture, writing
+from usd.math.normal_map import normal_colors
 
 Rgba = Float[Tensor, "4 H W"]
 
@@ -48,13 +49,15 @@ def write_sheet(path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, c
 def validation_grid(
     render: Render, reference: Float[Tensor, "3 H W"] | None = None
 ) -> Float[Tensor, "3 h w"]:
-    """One column a view: colours over white, opacity, and depth if there is one (near is bright).
+    """One column a view: colours over white, opacity, and depth (near is bright) and normals if there are any.
 
     The reference picture, if there is one, stands in front of the first row.
     """
     rows = [over(rendered_rgba(render)), render.opacity.expand(-1, 3, -1, -1)]
     if render.depth is not None:
         rows.append(depth_shade(render.depth, render.opacity).expand(-1, 3, -1, -1))
+    if render.normal is not None:
+        rows.append(normal_colors(render.normal, render.opacity, 1.0))
     if reference is not None:
         blank = torch.ones_like(rows[0][:1])
         rows = [torch.cat([reference[None] if i == 0 else blank, row]) for i, row in enumerate(rows)]

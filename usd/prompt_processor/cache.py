@@ -4,6 +4,7 @@ Another model in the same folder, or another prompt, is another file; files are 
 runs may share a cache. A file that cannot be read is made again; a folder that cannot be written only costs time.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -64,4 +65,5 @@ def write(tensors: dict[str, Tensor], file: Path) -> None:
     except (OSError, SafetensorError) as problem:
         LOG.info("%s: embeddings are not kept (%s)", file.parent, problem)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

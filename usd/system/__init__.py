@@ -239,8 +239,9 @@ def _group(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters_at(module: torch.nn.Module, path: str) -> list[torch.nn.Parameter]:
+    """Those of a parameter or module; none where a module has none, as a plain background does."""
     found = [p for name, p in module.named_parameters() if name == path or name.startswith(f"{path}.")]
-    if not found:
+    if not found and path not in dict(module.named_modules()):
         known = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()}
         hint = did_you_mean(path, known) or f" Known: {listing(known)}."
         raise ConfigError(f"system.optimizer.params.{path}: no parameters there.{hint}")

@@ -6,7 +6,7 @@ The guidance and its diffusion models are opened when training starts; testing a
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,7 @@ from usd.geometry import Geometry
 from usd.losses import needs_of
 from usd.losses.table import REGULARIZERS
 from usd.material import Material
+from usd.math.normal_map import normal_colors
 from usd.renderer import Renderer
 from usd.system import System
 from usd.system.conversion import Handover, Parts, begin
@@ -40,7 +41,12 @@ log = logging.getLogger(__name__)
 class DistillationConfig(System.Config):
     """Parts, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule."""
 
-    stage: Literal["coarse"] = option("coarse", "coarse: a radiance field from scratch")
+    stage: Literal["coarse", "geometry", "texture"] = option(
+        "coarse", "what the guidance is shown: colours; geometry: normals instead (texture: colours again)"
+    )
+    normal_background: float = option(
+        0.0, "shade of grey behind the normals that a geometry stage shows to the guidance", ge=0, le=1
+    )
     geometry: Spec = component("geometry", "implicit-volume", "the shape")
     geometry_convert_from: Path | None = option(
         None, "a checkpoint or trial whose object this training starts from, on this geometry"
@@ -144,15 +150,29 @@ class DistillationSystem(System):
         guided = "usd" in active
         if not guided and not regularizers:
             return {}
-        needs = needs_of(regularizers.values()) | (self.guidance.needs if guided else frozenset())
+        needs = needs_of(regularizers.values()) | (self.guidance.needs | self.also if guided else frozenset())
         render = self.renderer.render(batch.cameras, needs, generator)
         losses = {name: loss(render) for name, loss in regularizers.items()}
         if guided:
-            output = self.guidance(render, batch.cameras, step, generator)
+            output = self.guidance(self.as_shown(render), batch.cameras, step, generator)
             self.figures.update(output.figures)
             losses["usd"] = output.loss
         self.figures["opacity"] = float(render.opacity.detach().mean())
         return losses
+
+    @property
+    def also(self) -> frozenset[str]:
+        """What is rendered beside colours because this stage shows it."""
+        return frozenset({"normal"}) if self.config.stage == "geometry" else frozenset()
+
+    def as_shown(self, render: Render) -> Render:
+        """The render as the guidance sees it: in a geometry stage its normals are its colours."""
+        if self.config.stage != "geometry":
+            return render
+        assert render.normal is not None
+        return replace(
+            render, rgb=normal_colors(render.normal, render.opacity, self.config.normal_background)
+        )
 
     # ------------------------------------------------------------------------------------------------- pictures
 
@@ -168,9 +188,10 @@ class DistillationSystem(System):
         return None
 
     def validate(self, batch: CameraBatch, index: int) -> None:
-        """Writes ``it<step>-<index>.png``: colours, opacity and depth of every validation view."""
+        """Writes ``it<step>-<index>.png``: colours, opacity, depth, and what else this stage shows."""
         grid = validation_grid(
-            self.look(batch, "depth"), self.reference_picture(batch.cameras.height, batch.cameras.width)
+            self.look(batch, "depth", *self.also),
+            self.reference_picture(batch.cameras.height, batch.cameras.width),
         )
         write_picture(self.save_dir / f"it{self.step}-{index}.png", grid)
 
@@ -180,9 +201,16 @@ class DistillationSystem(System):
     def test(self, batch: CameraBatch, index: int) -> None:
         """Writes the views of a batch as straight-alpha RGBA, ``it<step>-<name>/<index>.png``."""
         folder = self.save_dir / f"it{self.step}-{batch.name}"
-        for i, rgba in enumerate(rendered_rgba(self.look(batch))):
+        for i, rgba in enumerate(rendered_rgba(self.pictured(self.look(batch, *self.also)))):
             file = write_picture(folder / f"{batch.first + i}.png", rgba)
             self.shown.setdefault(batch.name, []).append(Shown(rgba, file, batch.view(i)))
+
+    def pictured(self, render: Render) -> Render:
+        """The render as its pictures show it: a geometry stage has no colours but those of its normals."""
+        if self.config.stage != "geometry":
+            return render
+        assert render.normal is not None
+        return replace(render, foreground=normal_colors(render.normal, render.opacity, 0.0))
 
     def on_test_epoch_end(self) -> None:
         """For every folder of views: cameras, contact sheet, scores if there is a truth, a video of the turntable."""
@@ -234,18 +262,18 @@ def score_shown(view: Shown) -> ViewScore | None:
 def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> dict[str, Schedule]:
     """Weights by loss name from ``lambda_NAME`` keys. Unknown keys are errors.
 
-    ``lambda_vsd``, as published, is the guidance's weight unless ``lambda_usd`` says otherwise.
+    ``lambda_vsd`` and ``lambda_sds``, as published, are the guidance's weight unless ``lambda_usd`` says otherwise.
     """
     known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
     weights = {name: Schedule.constant(value) for name, value in known.items()}
-    keys = [f"lambda_{name}" for name in ("usd", "vsd", "lora", *REGULARIZERS, *extra)]
+    keys = [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *REGULARIZERS, *extra)]
     for key, schedule in given.items():
         if key not in keys:
             hint = did_you_mean(key, keys) or f" Known keys: {listing(keys)}."
             raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
         if key == "lambda_lora":
             _refuse_lora(schedule)
-        elif key == "lambda_vsd":
+        elif key in ("lambda_vsd", "lambda_sds"):
             weights["usd"] = given.get("lambda_usd", schedule)
         else:
             weights[key.removeprefix("lambda_")] = schedule

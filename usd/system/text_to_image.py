@@ -36,7 +36,8 @@ from usd.toybox.vocabulary import make_tokenizer, save_tokenizer, tokenize
 PROMPTS = (
     "a red car with a blue roof", "a yellow duck with an orange beak and red wings", "a green chair with black legs",
     "a blue mug with a white handle", "a pink house with a gray roof", "a purple robot with yellow arms",
-    "a white airplane with red wings, from the left", "a teal owl with a white belly", "",
+    "a white airplane with red wings, from the left", "a teal owl with a white belly",
+    "normals of a red car with a blue roof, from the front left", "normals of a teal owl, from the front", "",
 )  # fmt: skip
 
 

@@ -8,14 +8,17 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from usd.math.camera import Cameras, Spherical, orbit_cameras
+from usd.math.normal_map import normal_colors
 from usd.toybox import (
     REFERENCE_AZIMUTH_DEG,
     REFERENCE_DISTANCE,
@@ -25,7 +28,7 @@ from usd.toybox import (
 )
 from usd.toybox.objects import facing, make_toy
 from usd.toybox.render import Light, render
-from usd.toybox.scene import RADIUS
+from usd.toybox.scene import RADIUS, Toy
 
 SHARD = 250
 VIEWS = 12
@@ -69,6 +72,15 @@ def training_light(rng: np.random.Generator) -> Light:
     )
 
 
+def normal_map(toy: Toy, cameras: Cameras) -> Float[Tensor, "B 4 H W"]:
+    """Normals as colours (see ``usd.math.normal_map``) with straight alpha, each pixel the mean of four rays."""
+    seen = render([toy], cameras.resize(2 * cameras.height, 2 * cameras.width), edge_rays=1)
+    opacity = seen.alpha[:, None]
+    colors = normal_colors(seen.normal.permute(0, 3, 1, 2), opacity, 0.0)
+    four = torch.nn.functional.avg_pool2d(torch.cat([colors, opacity], 1), 2)
+    return torch.cat([four[:, :3] / four[:, 3:].clamp_min(1e-6), four[:, 3:]], 1)
+
+
 def to_bytes4(rgba: Tensor) -> np.ndarray:
     """Pictures (B, 4, H, W) in [0, 1] as bytes (B, H, W, 4)."""
     return (rgba.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -106,9 +118,29 @@ def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
     return target
 
 
+def build_normals(shard: Path, index: int, nameless_share: float) -> Path:
+    """The normal maps of shard ``index``, for the same cameras as its pictures, unless they stand there."""
+    target = shard / "normals.npy"
+    if target.exists():
+        return target
+    c2w, fov = np.load(shard / "c2w.npy"), np.load(shard / "fov.npy")
+    size = np.load(shard / "rgba.npy", mmap_mode="r").shape[2]
+    maps = []
+    for i, seed in enumerate(range(index * SHARD, (index + 1) * SHARD)):
+        cameras = Cameras(torch.from_numpy(c2w[i]), torch.full((len(c2w[i]),), float(fov[i])), size, size)
+        maps.append(to_bytes4(normal_map(make_toy(seed, nameless_share), cameras)))
+    part = shard / f".normals-{os.getpid()}.npy"
+    np.save(part, np.stack(maps))
+    part.rename(target)
+    return target
+
+
 @dataclass(frozen=True)
 class Shards:
-    """N toys in memory maps. ``rgba`` (N, V, H, W, 4) bytes, ``c2w`` (N, V, 4, 4), ``fov`` (N,), ``facing`` (N, V)."""
+    """N toys in memory maps. ``rgba`` (N, V, H, W, 4) bytes, ``c2w`` (N, V, 4, 4), ``fov`` (N,), ``facing`` (N, V).
+
+    ``normals`` are like ``rgba``, or empty where they were not asked for.
+    """
 
     rgba: list[np.ndarray]
     c2w: np.ndarray
@@ -116,15 +148,21 @@ class Shards:
     facing: np.ndarray
     captions: list[str]
     categories: list[str]
+    normals: list[np.ndarray]
 
     def __len__(self) -> int:
         return len(self.captions)
 
-    def over_white(self, toys: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W) over white and alpha (B, 1, H, W), in [0, 1], of the given toys and views."""
-        rgba = np.stack(
-            [self.rgba[t // SHARD][t % SHARD, v] for t, v in zip(toys.tolist(), views.tolist(), strict=True)]
-        )
+    def over_white(
+        self, toys: Tensor, views: Tensor, as_normals: Sequence[bool] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) over white and alpha (B, 1, H, W), in [0, 1], of the given toys and views.
+
+        Where ``as_normals`` says so, the picture is the normal map.
+        """
+        chosen = [False] * len(toys) if as_normals is None else as_normals
+        wanted = zip(toys.tolist(), views.tolist(), chosen, strict=True)
+        rgba = np.stack([(self.normals if n else self.rgba)[t // SHARD][t % SHARD, v] for t, v, n in wanted])
         picture = (torch.from_numpy(rgba).float() / 255).permute(0, 3, 1, 2).contiguous()
         alpha = picture[:, 3:]
         return picture[:, :3] * alpha + 1 - alpha, alpha
@@ -135,10 +173,11 @@ class Shards:
         return Cameras(torch.from_numpy(self.c2w[t, v]), torch.from_numpy(self.fov[t]), size, size)
 
 
-def open_shards(folder: Path, n_toys: int, nameless_share: float) -> Shards:
-    """The first ``n_toys`` (rounded up to whole shards), rendering what is missing."""
+def open_shards(folder: Path, n_toys: int, nameless_share: float, normals: bool = False) -> Shards:
+    """The first ``n_toys`` (rounded up to whole shards), rendering what is missing; with normal maps if asked for."""
     home = folder / f"nameless-{nameless_share:.2f}"
     parts = [build_shard(home, index, nameless_share) for index in range(-(-n_toys // SHARD))]
+    maps = [build_normals(part, i, nameless_share) for i, part in enumerate(parts)] if normals else []
     words = [json.loads((part / "words.json").read_text()) for part in parts]
     return Shards(
         [np.load(part / "rgba.npy", mmap_mode="r") for part in parts],
@@ -147,4 +186,5 @@ def open_shards(folder: Path, n_toys: int, nameless_share: float) -> Shards:
         np.concatenate([np.load(part / "facing.npy") for part in parts]),
         [caption for part in words for caption in part["captions"]],
         [category for part in words for category in part["categories"]],
+        [np.load(file, mmap_mode="r") for file in maps],
     )

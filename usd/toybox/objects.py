@@ -43,6 +43,11 @@ def _article(phrase: str) -> str:
     return "an" if phrase[0] in "aeio" else "a"
 
 
+def normal_caption(caption: str) -> str:
+    """The caption of a toy's normal map. Colours stay in it, though it does not show them: prompts have them too."""
+    return f"normals of {caption}"
+
+
 def facing(toy: Toy, cameras: Cameras) -> Tensor:
     """Azimuth (B,) at which each camera sees the toy, relative to its own front, in (-pi, pi]."""
     turn = cameras.spherical.azimuth - math.radians(REFERENCE_AZIMUTH_DEG) - toy.yaw
