@@ -86,6 +86,7 @@ class ImplicitSDF(SignedDistance, FeatureSurface):
         moving = config.isosurface_deformable_grid
         self.deformation_network = mlp(width, 3, config.mlp_network_config) if moving else None
         self.register_buffer("start", torch.zeros(START.n_rows, 1))
+        self._checked: tuple[object, bool] | None = None
         self.register_buffer("eps", torch.tensor(self._step_at(0)))
 
     def update(self, step: int, generator: torch.Generator) -> None:
@@ -147,8 +148,17 @@ class ImplicitSDF(SignedDistance, FeatureSurface):
 
     def _distance(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
         bias = self.config.sdf_bias
-        start = self._closed_form(x) + hash_grid((x / self.radius + 1) * 0.5, self.start, START)[:, 0]
-        return start + self.sdf_network(encoded)[:, 0] + (0.0 if isinstance(bias, str) else bias)
+        start = self._closed_form(x) + (0.0 if isinstance(bias, str) else bias)
+        if self._corrected():
+            start = start + hash_grid((x / self.radius + 1) * 0.5, self.start, START)[:, 0]
+        return start + self.sdf_network(encoded)[:, 0]
+
+    def _corrected(self) -> bool:
+        """Whether the start is more than its closed form; looked up again where the buffer was written to."""
+        state = (self.start._version, self.start.data_ptr())
+        if self._checked is None or self._checked[0] != state:
+            self._checked = (state, bool(self.start.any()))
+        return self._checked[1]
 
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
         """Distances, and what ``needs`` names of ``gradient``, ``laplacian`` and ``features``."""

@@ -116,7 +116,10 @@ def take_shape(parts: Parts, source: Source, inherit_texture: bool) -> None:
     A shape that ``force_shape_init`` asks for wins.
     """
     chosen = parts.geometry_spec
-    made = find(chosen.kind, chosen.name).convert(chosen.config, source.geometry).state_dict()
+    try:
+        made = find(chosen.kind, chosen.name).convert(chosen.config, source.geometry).state_dict()
+    except UserError as error:
+        raise UserError(f"{KEY}: {error}") from error
     wanted = {
         key: value for key, value in made.items() if inherit_texture or key.split(".")[0] not in NETWORKS
     }
