@@ -18,13 +18,19 @@ class Field:
 
 @dataclass(frozen=True)
 class Samples:
-    """Packed samples along rays, as losses need them: S samples over R rays."""
+    """Packed samples along rays, as losses need them: S samples over R rays.
+
+    ``distance``, ``gradient`` (not normalised) and ``laplacian`` are those of a signed distance, if that was rendered.
+    """
 
     ray_index: Int[Tensor, "S"]
     t: Float[Tensor, "S"]
     weight: Float[Tensor, "S"]
     direction: Float[Tensor, "S 3"]
     normal: Float[Tensor, "S 3"] | None = None
+    distance: Float[Tensor, "S"] | None = None
+    gradient: Float[Tensor, "S 3"] | None = None
+    laplacian: Float[Tensor, "S"] | None = None
 
 
 @dataclass(frozen=True)

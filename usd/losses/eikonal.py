@@ -9,7 +9,7 @@ from usd.losses import loss
 
 
 def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
-    """Mean of (|gradient| - 1)^2 (arXiv 2002.10099, equation 2); 0 for no points."""
+    """Mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
     square = gradient.square().sum(-1).clamp_min(1e-12)  # its root has a gradient everywhere
     return (square.sqrt() - 1).square().sum() / max(len(gradient), 1)
 
@@ -23,7 +23,7 @@ def eikonal(render: Render) -> Tensor:
 
 
 def free_surface(distance: Float[Tensor, "N"], decay: float) -> Float[Tensor, ""]:
-    """Punishes surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737, equation 10).
+    """Punishes surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737).
 
     Where pictures speak they win; where nobody looks, inside and below, nothing is left.
     """

@@ -1,7 +1,7 @@
 """Errors of single rays against the pixels they were drawn from, and the means that are trained.
 
-R rays. Some pixels lie: views made by a model contradict each other, and masks are frayed. ``trusted_mean`` weighs views
-and leaves the worst rays out (as Wonder3D does, arXiv 2310.15008, section 3.4).
+R rays. Some pixels lie: views made by a model contradict each other, and masks are frayed. ``trusted_mean`` weighs
+views and leaves the worst rays out, as Wonder3D does (arXiv 2310.15008).
 """
 
 import torch
@@ -35,7 +35,7 @@ def normal_error(normal: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> F
 def normal_trust(truth: Float[Tensor, "R 3"], direction: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
     """How far a given normal is trusted: exp(|cosine|) of the angle at which it is seen, relative to one seen head on.
 
-    0 where it is unknown (a zero vector), grazes, or faces away (arXiv 2310.15008, equation 9).
+    0 where it is unknown (a zero vector), grazes, or faces away (arXiv 2310.15008).
     """
     toward = -(truth * direction).sum(-1)
     return torch.where(toward > GRAZING, torch.exp(toward - 1), torch.zeros_like(toward))

@@ -1,0 +1,282 @@
+"""From views to a surface: a signed distance is rendered like a volume until it looks like them (arXiv 2106.10689).
+
+A step renders random rays of the given views and compares colours, masks and, where the views have them, normals. The
+number of rays follows the number of samples they take, so that a step costs the same throughout. No diffusion model
+is involved.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.background import Background
+from usd.core.config import ConfigError, Schedule, Spec, component, option
+from usd.core.errors import did_you_mean, listing
+from usd.core.registry import build, register
+from usd.core.types import Render
+from usd.data.pictures import contact_sheet, write_picture
+from usd.data.transforms import Frame, write_transforms
+from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
+from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
+from usd.evaluation.views import ViewScore, mean_score, score, write_metrics
+from usd.geometry import Geometry, SignedDistance
+from usd.losses import Loss, needs_of
+from usd.losses.curvature import curvature
+from usd.losses.eikonal import eikonal, free_surface, unit_slope
+from usd.losses.opacity import opaque, sparsity
+from usd.losses.rays import (
+    absolute_error,
+    mask_error,
+    normal_error,
+    normal_trust,
+    squared_error,
+    trusted_mean,
+)
+from usd.losses.samples import z_variance
+from usd.material import Material
+from usd.math.camera import Cameras
+from usd.renderer.neus_volume import NeusVolumeRenderer
+from usd.system import System
+from usd.system.distillation import stacked
+
+PICTURE_LOSSES = {"rgb_l1": 1.0, "rgb_mse": 10.0, "mask": 0.1, "normal": 0.0}
+FIELD_LOSSES = {"eikonal": 0.1, "free_surface": 0.0}
+RENDER_LOSSES: dict[str, Loss] = {
+    "curvature": curvature,
+    "sparsity": sparsity,
+    "opaque": opaque,
+    "z_variance": z_variance,
+}
+LEAST_RAYS = 32
+
+
+@dataclass(frozen=True)
+class OutlierConfig:
+    """Shares of a step's rays, those with the largest error, that teach nothing: for views that contradict themselves."""
+
+    rgb: float = option(0.0, "of the colours", ge=0, lt=1)
+    mask: float = option(0.0, "of the masks", ge=0, lt=1)
+    normal: float = option(0.0, "of the normals", ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class ReconstructConfig(System.Config):
+    """Parts, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
+
+    NAME is rgb_l1, rgb_mse, mask, normal (against the pictures), eikonal, curvature, free_surface (of the distance),
+    sparsity, opaque or z_variance (of what is rendered).
+    """
+
+    geometry: Spec = component("geometry", "implicit-sdf", "the surface")
+    material: Spec = component("material", "no-material", "its colours")
+    background: Spec = component("background", "solid-color-background", "what is behind it")
+    renderer: Spec = component("renderer", "neus-volume-renderer", "how it is seen")
+    loss: dict[str, Schedule] = option(
+        {}, "lambda_rgb_l1, lambda_rgb_mse, lambda_mask, lambda_normal, lambda_eikonal, ...", ge=0
+    )
+    outliers: OutlierConfig = option({}, "which errors are not believed")
+    samples_per_step: int | None = option(
+        16384, "rays are as many as take this many samples, up to data.n_rays; null: always data.n_rays", ge=1
+    )
+    first_rays: int = option(256, "rays of the first step, where their number changes", ge=1)
+    field_points: int = option(1024, "points anywhere in the cube, for losses of the distance", ge=1)
+    free_surface_decay: float = option(
+        50.0, "of lambda_free_surface: distances far above its inverse count as empty", gt=0
+    )
+
+
+@register("reconstruct-system", "reconstruct")
+class ReconstructSystem(System):
+    """Needs ``views-datamodule``. Test views are scored against the pictures that were kept from training."""
+
+    Config = ReconstructConfig  # type: ignore[assignment]
+    config: ReconstructConfig
+    transient: ClassVar[frozenset[str]] = frozenset()
+    geometry: Geometry
+    material: Material
+    background: Background
+    renderer: NeusVolumeRenderer
+    n_rays: Tensor
+
+    def build(self) -> None:
+        config = self.config
+        self.weights = loss_weights(config.loss)
+        self.geometry = build(config.geometry)
+        self.material = build(config.material)
+        self.background = build(config.background)
+        if self.material.n_features != self.geometry.n_features:
+            raise ConfigError(
+                f"system.geometry.n_feature_dims: is {self.geometry.n_features}; expected "
+                f"{self.material.n_features}, what {config.material.name} takes"
+            )
+        self.renderer = build(
+            config.renderer, geometry=self.geometry, material=self.material, background=self.background
+        )
+        if not isinstance(self.renderer, NeusVolumeRenderer):
+            raise ConfigError(
+                f"system.renderer_type: {config.renderer.name} renders no signed distance; "
+                "expected neus-volume-renderer"
+            )
+        self.register_buffer("n_rays", torch.tensor(config.first_rays))
+        self.shown: list[tuple[ViewBatch, Float[Tensor, "4 H W"]]] = []
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def on_fit_start(self) -> None:
+        """Says what was understood of the views, and takes the shape to start from."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ViewsData):
+            raise ConfigError("data_type: gives no rays of views; expected views-datamodule")
+        if self.global_rank == 0:
+            sys.stdout.write(f"views: {describe(data.train_views)}\n")
+        if not data.train_views.masked and self.weights["mask"].maximum > 0:
+            sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
+        if self.trainer.ckpt_path is None:
+            self.geometry.initialize()
+
+    def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        active = {name: weight for name, now in self.weights.items() if (weight := now(step)) > 0}
+        rays = batch if self.config.samples_per_step is None else batch.first(int(self.n_rays))
+        background = self.background.color(rays.directions, generator)
+        extra = {name: loss for name, loss in RENDER_LOSSES.items() if name in active}
+        needs = needs_of(extra.values()) | {"samples"} | ({"normal"} if "normal" in active else set())
+        render = self.renderer.render_rays(rays.origins, rays.directions, background, needs, generator)
+        losses = {
+            **self._picture_losses(render, rays, background, active),
+            **{name: loss(render) for name, loss in extra.items()},
+            **self._field_losses(render, generator, active),
+        }
+        self._count(render, len(rays), len(batch))
+        return {name: active[name] * loss for name, loss in losses.items()}
+
+    def _picture_losses(
+        self,
+        render: Render,
+        rays: RayBatch,
+        background: Float[Tensor, "R 3"],
+        active: Mapping[str, float],
+    ) -> dict[str, Tensor]:
+        """What the pictures say, ray by ray."""
+        out, losses = self.config.outliers, {}
+        rgb, truth = render.rgb[0, :, 0].T, rays.over(background)
+        if "rgb_l1" in active:
+            losses["rgb_l1"] = trusted_mean(absolute_error(rgb, truth), rays.weight, out.rgb)
+        if "rgb_mse" in active:
+            losses["rgb_mse"] = trusted_mean(squared_error(rgb, truth), rays.weight, out.rgb)
+        if "mask" in active and rays.mask is not None:
+            error = mask_error(render.opacity[0, 0, 0], rays.mask)
+            losses["mask"] = trusted_mean(error, rays.weight, out.mask)
+        if "normal" in active and rays.normals is not None and render.normal is not None:
+            error = normal_error(render.normal[0, :, 0].T, rays.normals)
+            trust = rays.weight * normal_trust(rays.normals, rays.directions)
+            losses["normal"] = trusted_mean(error, trust, out.normal)
+        self.figures["psnr"] = float(-10 * (rgb.detach() - truth).square().mean().clamp_min(1e-10).log10())
+        return losses
+
+    def _field_losses(
+        self, render: Render, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """What holds for distances, at the samples and at points anywhere."""
+        if not {"eikonal", "free_surface"} & set(active):
+            return {}
+        assert isinstance(self.geometry, SignedDistance)
+        radius = self.renderer.config.radius
+        x = torch.rand(self.config.field_points, 3, generator=generator, device=self.device)
+        field = self.geometry.distance_field((2 * x - 1) * radius, frozenset({"gradient"}))
+        assert field.gradient is not None
+        losses = {
+            "eikonal": 0.5 * (eikonal(render) + unit_slope(field.gradient)),
+            "free_surface": free_surface(field.distance, self.config.free_surface_decay),
+        }
+        return {name: loss for name, loss in losses.items() if name in active}
+
+    def _count(self, render: Render, rays: int, most: int) -> None:
+        """Figures, and how many rays the next step takes."""
+        assert render.samples is not None
+        taken, wanted = len(render.samples.t), self.config.samples_per_step
+        self.figures |= {"rays": rays, "samples": taken, "sharpness": float(self.renderer.sharpness.detach())}
+        if wanted is not None:
+            now = 0.9 * rays + 0.1 * rays * wanted / max(taken, 1)
+            self.n_rays.fill_(int(min(max(now, LEAST_RAYS), 2 * rays, most)))
+
+    # ------------------------------------------------------------------------------------------------- pictures
+
+    def look(self, cameras: Cameras, *needs: str) -> Render:
+        """Evaluation pictures, one view at a time, on the CPU."""
+        wanted = frozenset({"foreground", *needs})
+        with torch.no_grad():
+            views = [self.renderer.render(cameras[i : i + 1], wanted, None) for i in range(len(cameras))]
+        return stacked(views)
+
+    def validate(self, batch: ViewBatch, index: int) -> None:
+        """Writes ``it<step>-<index>.png``: the truth; colours, opacity, depth and normals as they are."""
+        grid = validation_grid(self.look(batch.cameras, "depth", "normal"))
+        truth = contact_sheet(batch.over().cpu(), columns=len(batch))
+        gap = torch.ones_like(truth[:, :2])
+        write_picture(self.save_dir / f"it{self.step}-{index}.png", torch.cat([truth, gap, grid], 1))
+
+    def on_test_epoch_start(self) -> None:
+        self.shown = []
+
+    def test(self, batch: ViewBatch, index: int) -> None:
+        """Writes the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
+        render = self.look(batch.cameras)
+        rgba = rendered_rgba(render)
+        if not batch.views.masked:
+            rgba = torch.cat([render.rgb.clamp(0, 1), torch.ones_like(render.opacity)], 1)
+        for i, picture in enumerate(rgba):
+            write_picture(self._folder() / f"{batch.first + i}.png", picture)
+            self.shown.append((_single(batch, i), picture))
+
+    def _folder(self) -> Path:
+        return self.save_dir / f"it{self.step}-test"
+
+    def on_test_epoch_end(self) -> None:
+        """Cameras, a contact sheet (truth above), and ``metrics.json`` beside the views."""
+        folder, shown = self._folder(), self.shown
+        if not shown:
+            return
+        write_transforms(
+            folder / "transforms.json",
+            [view.cameras.to("cpu") for view, _ in shown],
+            [f"{view.first}.png" for view, _ in shown],
+        )
+        eight = shown[:8]
+        pictures = [view.views.rgba[0].cpu() for view, _ in eight] + [picture for _, picture in eight]
+        write_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
+        mean = write_scores(folder, shown)
+        self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
+        self.shown = []
+
+    def export(self, exporter: Any, folder: Path) -> list[Path]:
+        self.eval()
+        return exporter.export(self.geometry, self.material, folder)
+
+
+def _single(batch: ViewBatch, index: int) -> ViewBatch:
+    return ViewBatch(batch.views.select([index]), batch.name, batch.first + index)
+
+
+def write_scores(folder: Path, shown: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> ViewScore:
+    """``metrics.json``: rendered views against the truth."""
+    scores = {i: score(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(shown)}
+    frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in shown]
+    write_metrics(folder / "metrics.json", frames, scores)
+    return mean_score(list(scores.values()))
+
+
+def loss_weights(given: Mapping[str, Schedule]) -> dict[str, Schedule]:
+    """Weights by loss name from ``lambda_NAME`` keys. Unknown keys are errors."""
+    known = {**PICTURE_LOSSES, **FIELD_LOSSES, **dict.fromkeys(RENDER_LOSSES, 0.0)}
+    keys = [f"lambda_{name}" for name in known]
+    for key in given:
+        if key not in keys:
+            hint = did_you_mean(key, keys) or f" Known keys: {listing(keys)}."
+            raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
+    return {name: given.get(f"lambda_{name}", Schedule.constant(value)) for name, value in known.items()}
