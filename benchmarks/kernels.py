@@ -5,6 +5,8 @@ a warm-up, with the interquartile range; a ratio is that of the medians. Forward
 gradients, with everything a caller pays for (allocation, packing, launch). ``--clock cpu`` counts processor time of
 all threads instead of the wall clock: the fairer one, with ``--threads 1``, on a machine busy with something else.
 
+"normals" is the hash grid twice differentiated, as analytic normals of a signed distance train.
+
 The twins are the vectorised formulations (all levels, all corners, all samples at once). ``--formulations`` sets the
 hash grid beside two others in torch, so that nobody has to believe that the twin is not a straw man.
 """
@@ -29,10 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from usd.kernels.hash_grid import PRIMES, HashGridSpec, hash_grid
 from usd.kernels.occupancy import Occupancy, occupied_everywhere, step_size
-from usd.kernels.ray_march import composite, march
+from usd.kernels.ray_march import composite_density, march
 from usd.kernels.runtime import Implementation, find_warp
 from usd.math.camera import orbit_cameras_deg
-from usd.math.volume import alpha_from_density
 
 POINTS = 131_072
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -143,6 +144,25 @@ def grid_candidates(spec: HashGridSpec, formulations: bool) -> dict[str, Phases]
     return {name: (f, lambda y: torch.autograd.grad(y, table, g)) for name, f in functions.items()}
 
 
+def normal_candidates(spec: HashGridSpec) -> dict[str, Phases]:
+    """Analytic normals and their training: d(encoding . g) / dx, then the gradient of that by table and g."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(POINTS, 3, generator=generator).requires_grad_()
+    table = spec.init_table(generator, scale=1.0).requires_grad_()
+    g = torch.randn(POINTS, spec.n_output, generator=generator).requires_grad_()
+    v = torch.randn(POINTS, 3, generator=generator)
+
+    def forward(implementation: Implementation) -> Tensor:
+        y = hash_grid(x, table, spec, implementation)
+        return torch.autograd.grad(y, x, g, create_graph=True)[0]
+
+    def backward(normal: object) -> object:
+        assert isinstance(normal, Tensor)
+        return torch.autograd.grad(normal, (table, g), v)
+
+    return {"kernel": (lambda: forward("warp"), backward), "twin": (lambda: forward("torch"), backward)}
+
+
 def ball_grid(resolution: int, radius: float) -> Occupancy:
     """A ball of half the cube's radius is occupied: 6.5 % of the cells."""
     c = (torch.arange(resolution) + 0.5) * (2 / resolution) - 1
@@ -160,8 +180,8 @@ def ray_candidates(grid: Occupancy) -> dict[str, Phases]:
         generator = torch.Generator().manual_seed(1)
         samples = march(origins, directions, grid, step, generator, implementation=implementation)
         density, color = fields(len(samples))
-        alpha = alpha_from_density(density, samples.lengths)
-        return composite(alpha, color, samples, implementation=implementation), (density, color)
+        view = composite_density(density, color, samples, implementation=implementation)
+        return view, (density, color)
 
     def backward(result: object) -> object:
         view, inputs = result  # type: ignore[misc]
@@ -223,13 +243,14 @@ def show(row: Row) -> str:
         return f"{t.forward_ms:8.1f} + {t.backward_ms:7.1f} ({t.quartiles_ms[0]:.0f}-{t.quartiles_ms[1]:.0f})"
 
     verdict = "" if row.required is None else f"  (required {row.required:.0f}x)"
-    return f"{row.name:34s} {cells(row.kernel)}   {row.other:18s} {cells(row.torch)}   {row.ratio:6.1f}x{verdict}"
+    return f"{row.name:42s} {cells(row.kernel)}   {row.other:18s} {cells(row.torch)}   {row.ratio:6.1f}x{verdict}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--rounds", type=int, default=7, help="rounds after the warm-up")
+    parser.add_argument("--only", default="", help="run the comparisons whose name contains this")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--formulations", action="store_true", help="hash grid: other torch formulations too")
@@ -243,11 +264,15 @@ def main() -> None:
         for name, spec in reversed(GRIDS.items())
     ]
     cases += [
+        (f"normals, {name}", functools.partial(normal_candidates, spec), 15.0)
+        for name, spec in reversed(GRIDS.items())
+    ]
+    cases += [
         ("rays 64 x 64 x 256, all occupied", lambda: ray_candidates(occupied_everywhere(64, 1.0)), 10.0),
         ("rays 64 x 64 x 256, a ball", lambda: ray_candidates(ball_grid(64, 1.0)), 10.0),
     ]
     found: list[Row] = []
-    for name, make, required in cases:
+    for name, make, required in (case for case in cases if options.only in case[0]):
         new = rows(name, measure(make(), options.rounds, 5, options.clock), required)
         print("\n".join(show(row) for row in new), flush=True)
         found += new

@@ -5,7 +5,14 @@ import torch
 from torch.nn.functional import normalize
 
 from usd.kernels.occupancy import Occupancy, is_occupied, occupied_everywhere, step_size
-from usd.kernels.ray_march import RaySamples, composite, intersect_box, march, packed_info
+from usd.kernels.ray_march import (
+    RaySamples,
+    composite,
+    composite_density,
+    intersect_box,
+    march,
+    packed_info,
+)
 from usd.math.volume import alpha_from_density, distortion, to_dense
 
 IMPLEMENTATIONS = ["warp", "torch"]
@@ -256,3 +263,46 @@ def test_first_surface_hides_the_second():
     torch.testing.assert_close(view.color, torch.tensor([[1.0, 0.0]]).expand(100, 2))
     dense = to_dense(view.weights, samples.packed, samples.ray_index)
     assert distortion(dense, to_dense(samples.t, samples.packed, samples.ray_index), dense * 0).max() < 1e-6
+
+
+@pytest.mark.parametrize("counts", [[], [0, 1], [7, 8, 9, 0, 64, 65, 3], [130] * 40])
+@pytest.mark.parametrize("channels", [0, 2, 3])
+def test_densities_composite_as_their_opacities_do(counts, channels):
+    """Kernel against twin, and the twin against ``composite`` of the opacities; thin and opaque samples alike."""
+    samples = random_samples(counts)
+    size = 10 ** (8 * torch.rand(len(samples), generator=seeded(5)) - 5)  # step opacities of 1e-6 to 1
+    _, features = composite_inputs(samples, channels)
+    results = []
+    for implementation in IMPLEMENTATIONS:
+        density = size.clone().requires_grad_()
+        view = composite_density(density, features, samples, 1e-3, implementation)
+        loss = sum((v * torch.randn(v.shape, generator=seeded(9))).sum() for v in view)
+        results.append((*view, *torch.autograd.grad(loss, (density, features))))
+    for kernel, twin in zip(*results):
+        torch.testing.assert_close(kernel, twin, rtol=1e-4, atol=1e-5)
+    view = composite(alpha_from_density(size, samples.lengths), features, samples, 1e-3)
+    torch.testing.assert_close(results[0][0], view.weights.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_opacity_is_exact_for_thin_and_for_thick_samples():
+    samples = random_samples([1] * 400)
+    density = 10 ** torch.linspace(-12, 4, 400)
+    view = composite_density(density, torch.zeros(400, 0), samples, implementation="warp")
+    expected = -torch.expm1(-density.double() * samples.lengths.double())
+    torch.testing.assert_close(view.weights.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_not_a_number_stays_visible_and_with_its_ray():
+    samples = random_samples([3, 20])
+    density = torch.ones(23)
+    density[5] = float("nan")
+    view = composite_density(density, torch.ones(23, 3), samples, implementation="warp")
+    assert view.opacity[0].isfinite() and view.opacity[1].isnan()
+    infinite = composite_density(torch.full((23,), 1e38), torch.ones(23, 3), samples, implementation="warp")
+    torch.testing.assert_close(infinite.opacity, torch.ones(2))
+
+
+@pytest.mark.parametrize("resolution", [1, 3, 5])
+def test_grids_of_odd_size_are_marched_alike(resolution):
+    a, b = (march(*rays(60), random_grid(resolution, 0.5), 0.05, implementation=i) for i in IMPLEMENTATIONS)
+    assert torch.equal(a.ray_index, b.ray_index) and torch.equal(a.packed, b.packed)

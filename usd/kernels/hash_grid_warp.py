@@ -158,8 +158,9 @@ COPY = """
     const int n = last - first;
     for (int s = 0; s < n; ++s)
         for (int level = 0; level < n_levels; ++level) {
-            float* row = reinterpret_cast<float*>(features.data) + (size_t(first + s) * n_levels + level) * F;
-            float* tile = reinterpret_cast<float*>(tiles.data) + ((size_t(first) * n_levels) + size_t(level) * chunk + s) * F;
+            const size_t from = size_t(first) * n_levels;
+            float* row = reinterpret_cast<float*>(features.data) + (from + size_t(s) * n_levels + level) * F;
+            float* tile = reinterpret_cast<float*>(tiles.data) + (from + size_t(level) * chunk + s) * F;
             for (int q = 0; q < F; ++q) TO[q] = FROM[q];
         }
 """

@@ -4,8 +4,7 @@ The fastest way to render R rays::
 
     samples = march(origins, directions, occupancy, step, generator)
     x = samples.positions(origins, directions)                   # (S, 3): one call of the geometry for all rays
-    alpha = alpha_from_density(density(x), samples.lengths)      # usd.math.volume
-    view = composite(alpha, rgb, samples)
+    view = composite_density(density(x), rgb, samples)           # or composite(alpha, rgb, samples)
 
 S follows from the occupied share of space, so its cost falls as the occupancy grid learns. Where shading is dear, look
 at densities first without gradients, and shade ``samples.select(visible(...))`` only.
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from usd.kernels.occupancy import Occupancy, is_occupied
 from usd.kernels.runtime import Implementation, choose
-from usd.math.volume import packed_sum, packed_transmittance
+from usd.math.volume import alpha_from_density, packed_sum, packed_transmittance
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,26 @@ def composite(
     if choose(implementation, alpha, features, samples.t_start) == "warp":
         from usd.kernels import ray_march_warp
 
-        return Composite(*ray_march_warp.composite(alpha, features, samples, least_transmittance))
+        return Composite(*ray_march_warp.composite(alpha, features, samples, least_transmittance, False))
+    return composite_torch(alpha, features, samples, least_transmittance)
+
+
+def composite_density(
+    density: Float[Tensor, "S"],
+    features: Float[Tensor, "S C"],
+    samples: RaySamples,
+    least_transmittance: float = 0.0,
+    implementation: Implementation = "auto",
+) -> Composite:
+    """``composite`` of ``alpha_from_density(density, samples.lengths)`` in one pass over the samples.
+
+    Differentiable with respect to ``density`` and ``features``.
+    """
+    if choose(implementation, density, features, samples.t_start) == "warp":
+        from usd.kernels import ray_march_warp
+
+        return Composite(*ray_march_warp.composite(density, features, samples, least_transmittance, True))
+    alpha = alpha_from_density(density, samples.lengths)
     return composite_torch(alpha, features, samples, least_transmittance)
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-LARGE = 4 << 20  # bytes
+LARGE = 16 << 20  # bytes; from here on the C library hands out new memory each time
 Implementation = Literal["auto", "warp", "torch"]
 
 
