@@ -57,8 +57,9 @@ class View:
         rotation, position = self.cameras.c2w[:, :3, :3], self.cameras.position
         offset = points - position.index_select(0, camera)
         local = (offset[:, :, None] * rotation.index_select(0, camera)).sum(1)
-        depth = -local[:, 2]
-        scale = self.cameras.focal_px.index_select(0, camera) / depth
+        depth, scale = -local[:, 2], self._pixels_per_unit.index_select(0, camera)
+        if self.perspective:
+            scale = scale / depth
         center = local.new_tensor(self._center)
         return local[:, :2] * scale[:, None] * local.new_tensor([1.0, -1.0]) + center, depth
 
@@ -66,10 +67,28 @@ class View:
         self, pixels: Float[Tensor, "N 2"], camera: Int[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """Origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
-        plane = (pixels - pixels.new_tensor(self._center)) / self.cameras.focal_px[camera, None]
-        local = torch.stack([plane[:, 0], -plane[:, 1], -torch.ones_like(plane[:, 0])], -1)
+        plane = (pixels - pixels.new_tensor(self._center)) / self._pixels_per_unit[camera, None]
         rotation = self.cameras.c2w[:, :3, :3].index_select(0, camera)
-        return self.cameras.position.index_select(0, camera), (rotation * local[:, None, :]).sum(-1)
+        sideways = rotation[:, :, 0] * plane[:, :1] - rotation[:, :, 1] * plane[:, 1:]
+        origins, forward = self.cameras.position.index_select(0, camera), -rotation[:, :, 2]
+        return (origins, forward + sideways) if self.perspective else (origins + sideways, forward)
+
+    def toward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "B N 3"]:
+        """For each camera, vectors along its rays to points; not unit length."""
+        if self.perspective:
+            return points - self.cameras.position[:, None]
+        return -self.cameras.c2w[:, None, :3, 2].expand(-1, len(points), 3)
+
+    @property
+    def perspective(self) -> bool:
+        """Pinholes; otherwise the cameras are orthographic."""
+        return self.cameras.span_y is None
+
+    @property
+    def _pixels_per_unit(self) -> Float[Tensor, "B"]:
+        """At depth 1."""
+        span = self.cameras.span_y
+        return self.cameras.focal_px if span is None else self.cameras.height / span
 
     @property
     def _center(self) -> list[float]:
@@ -99,7 +118,7 @@ class Seen:
     def picture(self, values: Float[Tensor, "P C"]) -> Float[Tensor, "B H W C"]:
         """Values of covered pixels as pictures, zero elsewhere."""
         rows = values.new_zeros(math.prod(self.shape), values.shape[1])
-        return rows.index_copy(0, self.pixel, values).view(*self.shape, -1)
+        return rows.index_copy(0, self.pixel, values).view(*self.shape, values.shape[1])
 
 
 class Tracer:
@@ -151,7 +170,8 @@ def _nearest(
     if len(corners) == 0:
         return torch.full_like(o[:, 0], NOTHING).long(), torch.full_like(o[:, 0], math.inf)
     weights, t = intersect(corners, o[:, None], d[:, None])
-    hit = (weights >= 0).all(-1) & (t > 0)
+    border = -8 * torch.finfo(t.dtype).eps  # a ray through an edge must not slip through
+    hit = (weights >= border).all(-1) & (t > 0)
     t, face = torch.where(hit, t, torch.full_like(t, math.inf)).min(1)
     return torch.where(t.isfinite(), face, torch.full_like(face, NOTHING)), t
 
@@ -204,7 +224,7 @@ def interpolate_corners(
 ) -> Float[Tensor, "P 3 C"]:
     """The attributes of the three corners of each covered pixel's face."""
     index = faces.index_select(0, seen.face)
-    return attributes.index_select(0, index.flatten()).view(len(index), 3, -1)
+    return attributes.index_select(0, index.flatten()).view(len(index), 3, attributes.shape[1])
 
 
 def interpolate(

@@ -40,8 +40,8 @@ class Edges:
     """
 
     ends: Int[Tensor, "E 2"]
-    of_half: Int[Tensor, "3*F"]
-    turn: Float[Tensor, "3*F"]
+    of_half: Int[Tensor, "N"]
+    turn: Float[Tensor, "N"]
     n_faces: Float[Tensor, "E"]
 
 
@@ -71,11 +71,10 @@ def silhouettes(
     vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, edges: Edges
 ) -> Silhouettes:
     """All views' silhouettes. Edges without an extent, as seen by a camera, are none."""
-    position = view.cameras.position
     a, b, c = vertices[faces].unbind(1)
     normal = torch.linalg.cross(b - a, c - a)
-    facing = ((a - position[:, None]) * normal).sum(-1).sign()
-    total = facing.new_zeros(len(position), len(edges.ends))
+    facing = (view.toward(a) * normal).sum(-1).sign()
+    total = facing.new_zeros(len(facing), len(edges.ends))
     total.index_add_(1, edges.of_half, facing.repeat(1, 3) * edges.turn)
     which, edge = (total.abs() == edges.n_faces).nonzero().unbind(1)
     return Silhouettes(which, edges.ends[edge], total[which, edge].sign())
@@ -202,7 +201,9 @@ def crossing_points(vertices: Float[Tensor, "V 3"], found: Crossings, view: View
     pixels = p0 + share * (p1 - p0)
     alpha = ((pixels - center) * outward).gather(1, across).squeeze(1)
     share = share.squeeze(1)
-    return CrossingPoints(pixels, 1 / ((1 - share) / depth0 + share / depth1), alpha)
+    if view.perspective:
+        return CrossingPoints(pixels, 1 / ((1 - share) / depth0 + share / depth1), alpha)
+    return CrossingPoints(pixels, depth0 + share * (depth1 - depth0), alpha)
 
 
 def _center(pixel: Int[Tensor, "K"], view: View) -> Float[Tensor, "K 2"]:

@@ -66,8 +66,8 @@ def panorama_coordinates(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2
 
 def panorama_directions(height: int, width: int, like: Tensor) -> Float[Tensor, "N 3"]:
     """Unit directions of a panorama's pixels, row by row."""
-    elevation = (0.5 - (torch.arange(height, device=like.device) + 0.5) / height) * math.pi
-    azimuth = math.pi - ((torch.arange(width, device=like.device) + 0.5) / width - 0.5) * 2 * math.pi
+    down, along = ((torch.arange(n).to(like) + 0.5) / n for n in (height, width))
+    elevation, azimuth = (0.5 - down) * math.pi, (1.5 - along) * 2 * math.pi - math.pi
     up, around = torch.meshgrid(elevation, azimuth, indexing="ij")
     parts = (up.cos() * around.cos(), up.cos() * around.sin(), up.sin())
-    return torch.stack(parts, -1).view(-1, 3).to(like)
+    return torch.stack(parts, -1).view(-1, 3)
