@@ -17,10 +17,9 @@ from usd.core.types import Render, Samples
 from usd.geometry import Geometry, Volumetric
 from usd.kernels import occupancy as grids
 from usd.kernels.occupancy import Occupancy
-from usd.kernels.ray_march import RaySamples, composite, march, packed_info
+from usd.kernels.ray_march import RaySamples, composite_density, march, packed_info
 from usd.material import Material
 from usd.math.camera import Cameras
-from usd.math.volume import alpha_from_density
 from usd.renderer import Renderer, Window, pictures
 
 LEAST_TRANSMITTANCE = 1e-4
@@ -144,8 +143,9 @@ class NerfVolumeRenderer(Renderer):
         return march(o, d, self.occupancy, self.step_size, generator, near, far)
 
     def _is_visible(self, o: Tensor, d: Tensor, samples: RaySamples) -> Bool[Tensor, "S"]:
-        alpha = alpha_from_density(self._density(samples.positions(o, d)), samples.lengths)
-        return composite(alpha, alpha.new_zeros(len(alpha), 0), samples, LEAST_TRANSMITTANCE).weights > 0
+        density = self._density(samples.positions(o, d))
+        nothing = density.new_zeros(len(density), 0)
+        return composite_density(density, nothing, samples, LEAST_TRANSMITTANCE).weights > 0
 
     def _composite(
         self,
@@ -160,9 +160,8 @@ class NerfVolumeRenderer(Renderer):
         parts = [shade(*piece) for piece in zip(x.split(chunk), direction.split(chunk))]
         density, color, normal = (_cat(each) for each in zip(*parts))
         assert density is not None and color is not None
-        alpha = alpha_from_density(density, samples.lengths)
         features = color if normal is None else torch.cat([color, normal], 1)
-        sums = composite(alpha, features, samples)
+        sums = composite_density(density, features, samples)
         values = torch.cat(
             [sums.color[:, :3], sums.opacity[:, None], sums.depth[:, None], sums.color[:, 3:]], 1
         )
