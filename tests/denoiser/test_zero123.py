@@ -1,5 +1,6 @@
 """Zero-1-to-3: the published condition exactly, and both published layouts bit-equal."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -152,3 +153,16 @@ def test_a_view_volume_adds_its_hint_beside_the_noise(tiny: TinyModels) -> None:
     blind = replace(told, latent=torch.cat([told.latent[:, :4], torch.zeros(2, 5, 8, 8)], 1))
     assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, blind))
     assert _open(tiny.zero123_a).read(_picture(), REFERENCE).volume is None
+
+
+def test_a_part_may_lie_in_another_folder(tiny: TinyModels, tmp_path: Path) -> None:
+    """The autoencoder shared with a base model; when that is gone, one line says where it was looked for."""
+    folder = Path(shutil.copytree(tiny.zero123_a, tmp_path / "model"))
+    shutil.move(folder / "vae", tmp_path / "shared")
+    (folder / "vae").mkdir()
+    said = json.loads((tmp_path / "shared/config.json").read_text())
+    (folder / "vae/config.json").write_text(json.dumps({**said, "weights_of": "../../shared"}))
+    assert torch.equal(_open(folder).encode(_picture()), _open(tiny.zero123_a).encode(_picture()))
+    other = Path(shutil.copytree(folder, tmp_path / "deeper/still/model"))
+    with pytest.raises(UserError, match="said to lie in .*shared, which is missing"):
+        _open(other).encode(_picture())

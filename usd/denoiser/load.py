@@ -279,7 +279,12 @@ def weights_folder(part: Path) -> Path:
     """
     path = part / "config.json"
     other = read_json(path).get("weights_of") if path.is_file() else None
-    return part if other is None else (part / str(other)).resolve()
+    if other is None:
+        return part
+    folder = (part / str(other)).resolve()
+    if not folder.is_dir():
+        raise UserError(f"{path}: its weights are said to lie in {folder}, which is missing")
+    return folder
 
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
