@@ -1,5 +1,6 @@
 # make setup   a virtual environment in .venv with everything installed (again only when the requirements change)
 # make demo    one picture to a 3D object with the embedded models: no GPU, no downloads beyond wheels
+# make demo-text   a sentence to a textured mesh in three stages; PROMPT="a teal owl" for another one
 # make test    lint, formatting, types, tests
 #
 # On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
@@ -11,7 +12,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint types clean
+.PHONY: setup demo demo-text test lint types clean
 
 setup: $(STAMP)
 
@@ -22,6 +23,9 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 
 demo: setup
 	$(BIN)/python -m usd.demo
+
+demo-text: setup
+	$(BIN)/python -m usd.demo_text $(if $(PROMPT),"$(PROMPT)")
 
 lint: setup
 	$(BIN)/ruff check .

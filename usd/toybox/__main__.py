@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from usd.core.errors import UserError
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
-from usd.exporter.mesh_file import glb_bytes
+from usd.exporter.mesh_file import Surface, glb_bytes, y_up
+from usd.math.mesh import vertex_normals
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
 from usd.toybox.mesh import toy_mesh
@@ -32,13 +34,20 @@ def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
     written.append(write_picture(folder / "input.png", first.rgba()[0]))
     written.append(write_transforms(folder / "transforms.json", [cameras[[i]] for i in range(views)], names))
     for target, content in {
-        "mesh.glb": glb_bytes(toy_mesh(toy)),
+        "mesh.glb": toy_glb(toy),
         "caption.txt": f"{toy.caption}\n".encode(),
         "toy.json": json.dumps({"category": toy.category, "yaw_deg": math.degrees(toy.yaw)}).encode(),
     }.items():
         (folder / target).write_bytes(content)
         written.append(folder / target)
     return written
+
+
+def toy_glb(toy: Toy) -> bytes:
+    """The toy's mesh as a binary glTF (y up), with vertex colours and without a viewer's light."""
+    mesh = toy_mesh(toy)
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    return glb_bytes(Surface(replace(mesh, vertices=y_up(mesh.vertices)), y_up(normals), unlit=True))
 
 
 def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:

@@ -1,0 +1,115 @@
+"""Does an object look like its sentence? Retrieval by the embedded CLIP, among captions that compete with it.
+
+A view is right for the *category* when, among one caption of every category (all of the sentence's first colour), the
+sentence itself is nearest to it; and right for the *caption* when it also beats itself in every other colour. Both are
+shares of views. What the same figures are for renders of a true toy says how far the recogniser can be trusted.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import ROOT
+from usd.evaluation.embedded import Clip
+from usd.exporter.read_back import pictures, read_back
+from usd.math.camera import Cameras
+from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
+from usd.toybox.cameras import cameras_at
+from usd.toybox.objects import make_toy
+from usd.toybox.shapes import COLORS, SHAPES
+
+CLIP = ROOT / "load" / "toybox" / "clip"
+VIEWS, SIZE = 8, 128
+SEARCHED = 200  # toys of a category among which one of the wanted colour is looked for
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """Shares of views in [0, 1], and the mean cosine between views and sentence."""
+
+    category: float
+    caption: float
+    similarity: float
+    views: int
+
+    def line(self) -> str:
+        return (
+            f"{self.category:.0%} of {self.views} views found among all categories, "
+            f"{self.caption:.0%} also among all colours (cosine {self.similarity:.3f})"
+        )
+
+    def plain(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Competitors:
+    """Captions that a sentence has to beat: of the other categories, and its own in other colours."""
+
+    categories: tuple[str, ...]
+    colors: tuple[str, ...]
+
+
+def competitors(prompt: str) -> Competitors:
+    words = re.findall(r"\w+", prompt.lower())
+    color = next((word for word in words if word in COLORS), None)
+    own = next((word for word in words if word in SHAPES), None)
+    others = tuple(caption_of(category, color) for category in SHAPES if category != own)
+    recolored = tuple(in_color(prompt, color, other) for other in COLORS if color and other != color)
+    return Competitors(others, recolored)
+
+
+@cache
+def caption_of(category: str, color: str | None) -> str:
+    """The caption of a test-split toy of a category whose first colour is ``color``, if one is found."""
+    first = make_toy(TEST_SEED, 0.0, category).caption
+    for seed in range(TEST_SEED, TEST_SEED + (SEARCHED if color else 0)):
+        caption = make_toy(seed, 0.0, category).caption
+        if next((word for word in caption.split() if word in COLORS), None) == color:
+            return caption
+    return first
+
+
+def in_color(prompt: str, color: str, other: str) -> str:
+    """The prompt with its first ``color`` replaced, and the article before it."""
+    article = "an" if other[0] in "aeio" else "a"
+    replaced, done = re.subn(rf"\b(?:an?) {color}\b", f"{article} {other}", prompt, count=1, flags=re.I)
+    return replaced if done else re.sub(rf"\b{color}\b", other, prompt, count=1, flags=re.I)
+
+
+def text_score(clip: Clip, seen: Float[Tensor, "B 3 H W"], prompt: str) -> TextScore:
+    """The score of views over white."""
+    against = competitors(prompt)
+    captions = [prompt, *against.categories, *against.colors]
+    cosine = clip.similarity(seen, captions)
+    n = 1 + len(against.categories)
+    right = cosine[:, :n].argmax(1) == 0
+    return TextScore(
+        right.float().mean().item(),
+        (cosine.argmax(1) == 0).float().mean().item(),
+        cosine[:, 0].mean().item(),
+        len(seen),
+    )
+
+
+def around(views: int = VIEWS, size: int = SIZE) -> Cameras:
+    """Views evenly around, the first from the front, at the reference's height and distance."""
+    azimuth = [REFERENCE_AZIMUTH_DEG + 360 * i / views for i in range(views)]
+    return cameras_at([REFERENCE_ELEVATION_DEG] * views, azimuth, size)
+
+
+def views_of_file(mesh: Path, cameras: Cameras) -> Float[Tensor, "B 3 H W"]:
+    """A mesh file as other programs read it (a GLB is y-up), rendered without light, over white."""
+    rgba = pictures(read_back(mesh, y_up=True), cameras)
+    return rgba[:, :3] + 1 - rgba[:, 3:]
+
+
+@torch.no_grad()
+def score_file(mesh: Path, prompt: str, clip_folder: Path = CLIP) -> TextScore:
+    """The score of a mesh file."""
+    return text_score(Clip.load(clip_folder), views_of_file(mesh, around()), prompt)
