@@ -6,6 +6,8 @@ import torch
 import trimesh
 
 from usd.core.types import Mesh
+from usd.exporter import mesh_file
+from usd.math.mesh import vertex_normals
 
 
 def sphere(radius=1.0, at=(0.0, 0.0, 0.0), level=4, color=None) -> Mesh:
@@ -52,3 +54,12 @@ def arrow() -> Mesh:
     """Three boxes of different lengths along the axes: no turn but none maps it onto itself."""
     parts = both(box((1.0, 0.1, 0.1), (0.5, 0, 0)), box((0.1, 0.6, 0.1), (0, 0.3, 0)))
     return both(parts, box((0.12, 0.12, 0.35), (0, 0, 0.17)))
+
+
+def file_bytes(mesh: Mesh, ending: str) -> bytes:
+    """The mesh as our exporter writes it, in the axes of the format."""
+    turned = mesh_file.y_up(mesh.vertices) if ending in ("glb", "obj") else mesh.vertices
+    shell = Mesh(turned, mesh.faces, mesh.color)
+    surface = mesh_file.Surface(shell, vertex_normals(shell.vertices, shell.faces))
+    write = {"glb": mesh_file.glb_bytes, "obj": mesh_file.obj_bytes, "ply": mesh_file.ply_bytes}[ending]
+    return write(surface)

@@ -25,7 +25,7 @@ MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
 TOLERANCE = 0.06
 """How far a background pixel may be from the border colour, of 1."""
 
-Pictures = list[Float[Tensor, "4 h w"]]
+Pictures = list[Float[Tensor, "4 _ _"]]
 
 
 def masked(

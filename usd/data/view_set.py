@@ -93,7 +93,7 @@ def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int)
 
 
 def same_size(
-    pictures: Sequence[Float[Tensor, "4 h w"]], names: Sequence[str], size: int | None, where: str
+    pictures: Sequence[Float[Tensor, "4 _ _"]], names: Sequence[str], size: int | None, where: str
 ) -> list[Float[Tensor, "4 H W"]]:
     """All pictures at one size. ``size`` is the longest side to resample to; without it sizes must agree already.
 

@@ -31,7 +31,7 @@ class Lpips:
     """The weights. Call it with pictures in [0, 1]."""
 
     weights: dict[str, Tensor]
-    linear: tuple[Float[Tensor, "c"], ...]
+    linear: tuple[Float[Tensor, "_"], ...]
 
     @torch.no_grad()
     def __call__(
@@ -43,7 +43,7 @@ class Lpips:
             total += ((a - b).square() * w.to(a)[None, :, None, None]).sum(1).mean(dim=(1, 2))
         return total
 
-    def features(self, picture: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B c h w"]]:
+    def features(self, picture: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
         """Unit-length features after each block of convolutions."""
         mean, spread = (picture.new_tensor(value)[:, None, None] for value in (MEAN, SPREAD))
         x, found = (2 * picture - 1 - mean) / spread, []

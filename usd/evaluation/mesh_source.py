@@ -61,15 +61,14 @@ def read_mesh(path: Path, up: Up = "auto", where: str = "mesh") -> Coloured:
         raise UserError(f"{where}: {path}: no such file; expected a mesh ({', '.join(MESHES)})")
     try:
         loaded: Any = trimesh.load(path, process=False)
-        found: list[Any] = list(loaded.dump()) if isinstance(loaded, trimesh.Scene) else [loaded]
-        parts = [part for part in found if isinstance(part, trimesh.Trimesh)]
+        parts = [(part, place) for part, place in _placed(loaded) if isinstance(part, trimesh.Trimesh)]
     except Exception as error:  # trimesh raises whatever its many loaders raise
         raise UserError(
             f"{where}: {path}: cannot be read as a mesh ({type(error).__name__}: {error})"
         ) from error
     turn = up == "y" or (up == "auto" and path.suffix.lower() in Y_UP)
     linear = path.suffix.lower() in (".glb", ".gltf")
-    made = [_coloured(part, turn, linear) for part in parts]
+    made = [_coloured(part, place, turn, linear) for part, place in parts]
     made = [part for part in made if not part.mesh.empty] or [Coloured(Mesh(torch.zeros(0, 3), _no_faces()))]
     return made[0] if len(made) == 1 else _joined(made)
 
@@ -78,8 +77,19 @@ def _no_faces() -> Int[Tensor, "F 3"]:
     return torch.zeros(0, 3, dtype=torch.long)
 
 
-def _coloured(part: Any, turn: bool, linear: bool) -> Coloured:
-    vertices = torch.from_numpy(np.array(part.vertices, dtype=np.float32)).view(-1, 3)
+def _placed(loaded: Any) -> list[tuple[Any, np.ndarray]]:
+    """The parts of what was loaded, each with the matrix (4, 4) that puts it in its place."""
+    import trimesh
+
+    if not isinstance(loaded, trimesh.Scene):
+        return [(loaded, np.eye(4))]
+    places = [loaded.graph[node] for node in loaded.graph.nodes_geometry]
+    return [(loaded.geometry[name], np.asarray(matrix)) for matrix, name in places]
+
+
+def _coloured(part: Any, place: np.ndarray, turn: bool, linear: bool) -> Coloured:
+    there = np.asarray(part.vertices) @ place[:3, :3].T + place[:3, 3]
+    vertices = torch.from_numpy(np.array(there, dtype=np.float32)).view(-1, 3)
     faces = torch.from_numpy(np.array(part.faces, dtype=np.int64)).view(-1, 3)
     if turn:
         vertices = torch.stack([vertices[:, 0], -vertices[:, 2], vertices[:, 1]], -1)
@@ -87,21 +97,32 @@ def _coloured(part: Any, turn: bool, linear: bool) -> Coloured:
         raise UserError("mesh: has vertices that are not finite; expected numbers")
     visual = part.visual
     if visual.kind == "texture":
-        return _textured(visual, Mesh(vertices, faces))
+        return _textured(visual, Mesh(vertices, faces), linear)
     if visual.kind in ("vertex", "face"):
-        colour = torch.from_numpy(np.array(visual.to_color().vertex_colors, dtype=np.float32)[:, :3] / 255)
-        return Coloured(Mesh(vertices, faces, srgb_from_linear(colour) if linear else colour))
+        return Coloured(Mesh(vertices, faces, _display(visual.vertex_colors, linear)))
     return Coloured(Mesh(vertices, faces))
 
 
-def _textured(visual: Any, mesh: Mesh) -> Coloured:
-    """A mesh with its base colour texture; without a picture the material's one colour at all vertices."""
+def _display(stored: Any, linear: bool) -> Float[Tensor, "V 3"]:
+    """Display values of stored colours, which are bytes, larger integers, or numbers in [0, 1]."""
+    values = np.asarray(stored)
+    scale = float(np.iinfo(values.dtype).max) if values.dtype.kind in "ui" else 1.0
+    colour = torch.from_numpy(np.array(values, dtype=np.float32)[:, :3] / scale).clamp(0, 1)
+    return srgb_from_linear(colour) if linear else colour
+
+
+def _textured(visual: Any, mesh: Mesh, linear: bool) -> Coloured:
+    """A mesh with its base colour texture; without a picture its vertex colours, or the material's one colour."""
     material = visual.material
     picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    if (picture is None or visual.uv is None) and "color" in visual.vertex_attributes:
+        return Coloured(Mesh(mesh.vertices, mesh.faces, _display(visual.vertex_attributes["color"], linear)))
     if picture is None or visual.uv is None:
         main = torch.tensor(np.array(material.main_color, dtype=np.float32)[:3] / 255)
         return Coloured(Mesh(mesh.vertices, mesh.faces, main.expand(len(mesh.vertices), 3)))
     pixels = torch.from_numpy(np.array(picture.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+    if pixels.shape[1:] == (2, 2) and bool((pixels == pixels[:, :1, :1]).all()):
+        return Coloured(mesh)  # what trimesh puts in the place of a material that is not there
     uv = torch.from_numpy(np.array(visual.uv, dtype=np.float32))
     return Coloured(mesh, uv[mesh.faces], pixels)
 
