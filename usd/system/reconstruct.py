@@ -58,7 +58,7 @@ LEAST_RAYS = 32
 
 @dataclass(frozen=True)
 class OutlierConfig:
-    """Shares of a step's rays, those with the largest error, that teach nothing: for views that contradict themselves."""
+    """Shares of a step's rays, those with the largest error, that teach nothing; for views that contradict others."""
 
     rgb: float = option(0.0, "of the colours", ge=0, lt=1)
     mask: float = option(0.0, "of the masks", ge=0, lt=1)
@@ -95,7 +95,7 @@ class ReconstructConfig(System.Config):
 class ReconstructSystem(System):
     """Needs ``views-datamodule``. Test views are scored against the pictures that were kept from training."""
 
-    Config = ReconstructConfig  # type: ignore[assignment]
+    Config = ReconstructConfig
     config: ReconstructConfig
     transient: ClassVar[frozenset[str]] = frozenset()
     geometry: Geometry
