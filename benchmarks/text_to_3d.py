@@ -36,11 +36,11 @@ from usd.toybox import TEST_SEED  # noqa: E402
 from usd.toybox.objects import NAMELESS, make_toy  # noqa: E402
 from usd.toybox.render import render  # noqa: E402
 
-STRONG = [f"stages.{stage}.system.guidance.lambda=0" for stage in ("patch", "geometry", "texture")]
+STRONG = [f"stages.{stage}.system.guidance.lambda=0" for stage in ("patch", "texture")]
 METHODS: dict[str, list[str]] = {"sds": [], "lambda0": STRONG}
 MEANING = {
     "sds": "the configuration as it ships: every stage with lambda 1",
-    "lambda0": "the same with lambda 0 in every stage, as published",
+    "lambda0": "the same with lambda 0 in the first and third stage, as published (the shape is SDS in both)",
     "ground truth": "renders of the toy whose caption the sentence is",
 }
 STAGES = ("patch", "geometry", "texture")

@@ -113,6 +113,7 @@ def test_mistakes_are_found_before_the_first_stage(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("checkpoint.save_last=false", "stages.first: checkpoint.save_last: is false"),
         ("stages.secnd.seed=1", "no such stage; there is first, second. Did you mean 'second'"),
         ("stages.second.mode=test", "can only be set in a file"),
         ("use_timestamp=true", "use_timestamp: not with stages"),

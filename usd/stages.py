@@ -353,6 +353,8 @@ def _plan(
     fixed = OmegaConf.create({**place, **last, "use_timestamp": False})
     loaded = Loaded(OmegaConf.merge(loaded.config, fixed), loaded.origins)  # type: ignore[arg-type]
     experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
+    if mode == "train" and not experiment.checkpoint.save_last:
+        raise ConfigError("checkpoint.save_last: is false; expected true: resuming and later stages need it")
     return Plan(stage.name, mode, experiment, loaded.config, tuple(dict.fromkeys(used)))
 
 
