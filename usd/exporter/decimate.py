@@ -19,15 +19,15 @@ from usd.math.mesh import drop_unused
 
 CHEAPEST = 0.4  # a round looks at this share of the edges
 LEAST_TURN = 0.2  # cosine between a face's normal before and after
-LEAST_SHAPE = 0.05  # height over longest side that a face keeps, unless it was thinner before
+LEAST_SHAPE = 0.05  # height over longest side that faces keep, unless there was a thinner one before
+NO_SIDE = 0.01  # thinner faces have no normal to keep
 BORDER_WEIGHT = 10.0
-ROUNDS = 400
-FORGET = 6  # rounds after which edges that could not collapse are tried again
+ROUNDS = 1000
 
 
 @dataclass(frozen=True)
 class State:
-    """A mesh on its way, its quadrics, and the keys of edges that could not collapse lately."""
+    """A mesh on its way, its quadrics, and the keys of edges that cannot collapse as things are around them."""
 
     x: Float[Tensor, "V 3"]
     quadric: Float[Tensor, "V 4 4"]
@@ -60,13 +60,12 @@ def decimated(
     scale = (vertices.amax(0) - vertices.amin(0)).amax().double().clamp_min(1e-12)
     x = vertices.double() / scale
     state = State(x, face_quadrics(x, faces), faces, faces.new_zeros(0))
-    for index in range(ROUNDS):
+    for _ in range(ROUNDS):
         after = _round(state, target)
-        stuck = after is None or len(after.faces) <= target
-        if after is not None:
-            brisk = len(state.faces) - len(after.faces) > 0.01 * len(state.faces)
-            state = replace(after, refused=faces.new_zeros(0)) if brisk and index % FORGET == 0 else after
-        if stuck:
+        if after is None:
+            break
+        state = after
+        if len(state.faces) <= target:
             break
     x, faces = drop_unused(state.x * scale, state.faces)
     return x.to(vertices.dtype), faces
@@ -134,10 +133,9 @@ def _round(state: State, target: int) -> State | None:
     if len(order) == 0:
         return None
     chosen = order[_independent(edges.ends[order], edges.ends, n)]
-    chosen = chosen[: max(1, -(-(len(faces) - target) // 2))]
     allowed = _allowed(state, edges, chosen, place[chosen])
     refused = torch.cat([state.refused, _keys(edges.ends[chosen[~allowed]], n)])
-    chosen = chosen[allowed]
+    chosen = chosen[allowed][: max(1, -(-(len(faces) - target) // 2))]
     return _collapse(replace(state, refused=refused), edges.ends[chosen], place[chosen])
 
 
@@ -159,7 +157,7 @@ def _best_place(
     a, b = edges.ends[rows].unbind(1)
     q = quadric[a] + quadric[b]
     middle, square = 0.5 * (x[a] + x[b]), (x[a] - x[b]).square().sum(-1)
-    pull = 1e-3 * (q[:, 0, 0] + q[:, 1, 1] + q[:, 2, 2]) + 1e-12
+    pull = 1e-6 * (q[:, 0, 0] + q[:, 1, 1] + q[:, 2, 2]) + 1e-12
     place = _solved(q, pull, middle)
     far = (place - middle).square().sum(-1) > square
     place = torch.where(far[:, None], middle, place)
@@ -168,7 +166,7 @@ def _best_place(
     place = torch.where(one_on_border[:, None], on_border, place)
     flat = (q[:, :3, :3] * place[:, None, :]).sum(-1) + 2 * q[:, :3, 3]
     error = (flat * place).sum(-1) + q[:, 3, 3]
-    cost = error.clamp_min(0) + 1e-3 * pull * square
+    cost = error.clamp_min(0) + pull * square
     pinched = (
         (edges.border[a] & edges.border[b] & (edges.n_faces[rows] > 1)) | edges.locked[a] | edges.locked[b]
     )
@@ -210,12 +208,10 @@ def _allowed(
     around, near = state.faces[touched], near[touched]
     degree = torch.bincount(state.faces.flatten(), minlength=n) + edges.border
     topology = _keeps_topology(around, owner, edges.n_faces[chosen], degree)
+    place_of = place[near.amax(1)][:, None]
+    after = torch.where((near >= 0)[..., None], place_of, state.x[around])
     stays = (near >= 0).sum(1) == 1
-    around, moved, candidate = around[stays], near[stays] >= 0, near[stays].amax(1)
-    before = state.x[around]
-    after = torch.where(moved[..., None], place[candidate][:, None], before)
-    spoiled = torch.bincount(candidate[_spoiled(before, after)], minlength=len(chosen))
-    return topology & (spoiled == 0)
+    return topology & ~_spoiled(state.x[around], after, near.amax(1), stays, len(chosen))
 
 
 def _keeps_topology(
@@ -234,22 +230,40 @@ def _keeps_topology(
     return (common == n_faces) & (thin == 0)
 
 
-def _spoiled(before: Float[Tensor, "N 3 3"], after: Float[Tensor, "N 3 3"]) -> Bool[Tensor, "N"]:
-    """Faces that turn over or become slivers."""
-    old, new = (torch.linalg.cross(t[:, 1] - t[:, 0], t[:, 2] - t[:, 0]) for t in (before, after))
+def _spoiled(
+    before: Float[Tensor, "N 3 3"],
+    after: Float[Tensor, "N 3 3"],
+    owner: Int[Tensor, "N"],
+    stays: Bool[Tensor, "N"],
+    n: int,
+) -> Bool[Tensor, "C"]:
+    """Edges around which a face that stays would turn over, or become a worse sliver than any that was there."""
+    (old, shape_before), (new, shape) = _crosses(before), _crosses(after)
     turned = (old * new).sum(-1) < LEAST_TURN * old.norm(dim=-1) * new.norm(dim=-1)
-    shape_before, shape = (
-        cross.norm(dim=-1) / (t - t.roll(1, 1)).square().sum(-1).amax(1).clamp_min(1e-30)
-        for cross, t in ((old, before), (new, after))
-    )
-    return turned | ((shape < LEAST_SHAPE) & (shape < shape_before)) | (new.norm(dim=-1) <= 1e-14)
+    turned = stays & ((turned & (shape_before > NO_SIDE)) | (new.norm(dim=-1) <= 1e-14))
+    worst_before = shape.new_full((n,), LEAST_SHAPE).scatter_reduce(0, owner, shape_before, "amin")
+    worst = shape.new_full((n,), 1.0).scatter_reduce(0, owner[stays], shape[stays], "amin")
+    return (torch.bincount(owner[turned], minlength=n) > 0) | (worst < worst_before)
+
+
+def _crosses(corners: Float[Tensor, "N 3 3"]) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N"]]:
+    """Normals, as long as twice the area, and the faces' heights over their longest sides."""
+    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    longest = (corners - corners.roll(1, 1)).square().sum(-1).amax(1)
+    return cross, cross.norm(dim=-1) / longest.clamp_min(1e-30)
 
 
 def _collapse(state: State, ends: Int[Tensor, "K 2"], place: Float[Tensor, "K 3"]) -> State:
-    a, b = ends.unbind(1)
+    """The mesh with each edge's ends at their place. What was refused nearby may be tried again."""
+    (a, b), n = ends.unbind(1), len(state.x)
     x = state.x.index_copy(0, a, place)
     quadric = state.quadric.index_copy(0, a, state.quadric[a] + state.quadric[b])
-    renamed = torch.arange(len(x), device=x.device).index_copy(0, b, a)
+    renamed = torch.arange(n, device=x.device).index_copy(0, b, a)
     faces = renamed[state.faces]
     p, q, r = faces.unbind(1)
-    return State(x, quadric, faces[(p != q) & (q != r) & (r != p)], state.refused)
+    faces = faces[(p != q) & (q != r) & (r != p)]
+    moved, changed = (torch.zeros(n, dtype=torch.bool, device=x.device) for _ in range(2))
+    moved[a] = True
+    changed[faces[moved[faces].any(1)].flatten()] = True
+    still = ~(changed[state.refused // n] | changed[state.refused % n])
+    return State(x, quadric, faces, state.refused[still])

@@ -56,7 +56,7 @@ class Unwrapping:
     """How a mesh is unwrapped: size of the texture, seconds that xatlas may take (0: boxes at once), its options."""
 
     size: int
-    time_limit: float
+    time_limit: float | int
     chart: dict[str, Setting] = field(default_factory=dict)
     pack: dict[str, Setting] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ def by_xatlas(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], how: Un
         return failure or _read(folder / "atlas.npz", len(faces))
 
 
-def _run(folder: Path, limit: float, n_faces: int) -> str:
+def _run(folder: Path, limit: float | int, n_faces: int) -> str:
     """Why xatlas did not finish; empty where it did."""
     script = Path(__file__).with_name("xatlas_process.py")
     command = [sys.executable, "-P", str(script), str(folder), str(int(limit))]
@@ -114,11 +114,13 @@ def _run(folder: Path, limit: float, n_faces: int) -> str:
             process.wait()
     if process.returncode == 0:
         return ""
-    said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
+    said = [
+        line for line in (folder / "errors.txt").read_text(errors="replace").splitlines() if "Error" in line
+    ]
     return f"xatlas failed ({said[-1] if said else f'exit code {process.returncode}'})"
 
 
-def _wait(process: subprocess.Popen, began: float, limit: float, n_faces: int) -> bool:
+def _wait(process: subprocess.Popen, began: float, limit: float | int, n_faces: int) -> bool:
     """Whether the process ended within the limit; says now and then how long it has been."""
     while (left := began + limit - time.monotonic()) > 0:
         try:
