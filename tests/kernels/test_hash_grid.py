@@ -65,6 +65,38 @@ def test_second_order_through_positions_only():
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
+def test_normals_of_a_signed_distance_train_table_network_and_positions():
+    """As users write it: autograd.grad(sdf, x, create_graph=True), then a loss on the normal. Kernel against twin."""
+    generator = torch.Generator().manual_seed(3)
+    first, last = torch.randn(SMALL.n_output, 8, generator=generator), torch.randn(8, generator=generator)
+    results = []
+    for implementation in ("warp", "torch"):
+        parameters = [t.clone().requires_grad_() for t in (points(150), table(SMALL), first, last)]
+        x, t, a, b = parameters
+        sdf = torch.nn.functional.softplus(hash_grid(x, t, SMALL, implementation) @ a, beta=10) @ b
+        (normal,) = torch.autograd.grad(sdf.sum(), x, create_graph=True)
+        loss = (normal.norm(dim=-1) - 1).square().mean() + sdf.square().mean()
+        results.append((normal.detach(), *torch.autograd.grad(loss, parameters)))
+    for kernel, twin in zip(*results):
+        torch.testing.assert_close(kernel, twin, rtol=1e-3, atol=1e-4 * float(twin.abs().max()))
+        assert twin.abs().max() > 0
+
+
+@pytest.mark.parametrize("wanted", ["x", "g", "xg"])
+def test_second_order_by_any_choice_of_inputs(wanted):
+    """The kernel shares work between them; asking for one must not change it."""
+    results = []
+    for implementation in ("warp", "torch"):
+        x, t = points(300).requires_grad_(), table(SMALL)
+        y = hash_grid(x, t, SMALL, implementation)
+        g = like(y, 2).requires_grad_("g" in wanted)
+        (slope,) = torch.autograd.grad(y, x, g, create_graph=True)
+        inputs = {"x": (x,), "g": (g,), "xg": (x, g)}[wanted]
+        results.append(torch.autograd.grad(slope, inputs, like(slope, 4)))
+    for kernel, twin in zip(*results):
+        torch.testing.assert_close(kernel, twin, rtol=1e-3, atol=1e-4 * float(twin.abs().max()))
+
+
 def test_gradcheck_and_gradgradcheck_of_the_twin():
     x = (points(5, dtype=torch.float64) * 0.9 + 0.03).requires_grad_()
     t = table(SMALL, dtype=torch.float64).requires_grad_()

@@ -105,3 +105,14 @@ def test_importing_the_kernels_does_not_import_warp():
         env={**os.environ, "PYTHONPATH": "."},
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("rows", [0, 3, runtime.LARGE // 8 + 1])
+def test_zeros_are_zeros_each_time_and_can_be_written(rows):
+    for _ in range(2):
+        memory = runtime.zeros((rows, 2), torch.device("cpu"))
+        assert memory.shape == (rows, 2) and memory.is_contiguous() and memory.dtype == torch.float32
+        assert not memory.any()
+        memory += 1
+        assert memory.sum() == 2 * rows
+    assert runtime.room((rows, 2), torch.device("cpu")).shape == (rows, 2)

@@ -10,6 +10,8 @@ direction v, written w' = (v . grad) w:
     scatter      T_k += w_k g                      scatter_slope  T_k += w'_k g
     pull         p    = sum_k grad w_k (T_k . g)   pull_slope     p    = sum_k grad w'_k (T_k . g)
 
+The last two of the right column share their reading of the table, for they are usually wanted together.
+
 The innermost lines are C++ that Warp compiles for the CPU and for CUDA alike: written in Warp's Python they took twice
 as long on a CPU, because every access to an array checks for a negative index and multiplies by a stride.
 """
@@ -37,6 +39,7 @@ CELLS = """
 #if defined(__CUDA_ARCH__)
     constexpr int BLOCK = 1;
 #else
+    #pragma clang fp contract(fast)
     constexpr int BLOCK = 16;
 #endif
     constexpr int F = FEATURES;
@@ -80,10 +83,15 @@ RATES = """
         }
 """
 DIRECTION = """
-    float u[3][BLOCK] = {};
+    float u[3][BLOCK] = {}, U[3][2][BLOCK];
     for (int s = 0; s < n; ++s)
         for (int d = 0; d < 3; ++d)
             u[d][s] = v.data[start + s][d];
+    for (int d = 0; d < 3; ++d)
+        for (int s = 0; s < BLOCK; ++s) {
+            U[d][1][s] = D[d][1][s] * u[d][s];
+            U[d][0][s] = -U[d][1][s];
+        }
 """
 CORNERS = """
     for (int k = 0; k < 8; ++k) {
@@ -94,8 +102,8 @@ CORNERS = """
 DERIVATIVES = "const float dX = D[0][a][s], dY = D[1][b][s], dZ = D[2][c][s];"
 WEIGHT = ("float w[8][BLOCK];", CORNERS, "w[k][s] = X * Y * Z; } }")
 SLOPE = (
-    *(RATES, DIRECTION, "float w[8][BLOCK];", CORNERS, DERIVATIVES),
-    "w[k][s] = dX * Y * Z * u[0][s] + X * dY * Z * u[1][s] + X * Y * dZ * u[2][s]; } }",
+    *(RATES, DIRECTION, "float w[8][BLOCK];", CORNERS),
+    "w[k][s] = Z * (U[0][a][s] * Y + X * U[1][b][s]) + X * Y * U[2][c][s]; } }",
 )
 ROWS = """
     for (int s = 0; s < n; ++s) {
@@ -126,6 +134,13 @@ DOT = (
     "float sum = 0.0f; for (int q = 0; q < F; ++q) sum += row[q] * y[q]; dot[k][s] = sum; } }",
     "float sum[3][BLOCK] = {};",
 )
+GATHER_AND_DOT = (
+    *("float dot[8][BLOCK] = {};", ROWS, "float sum[F] = {};", ROW),
+    "float product = 0.0f; for (int q = 0; q < F; ++q) { sum[q] += w[k][s] * row[q]; product += row[q] * y[q]; }",
+    "dot[k][s] = product; } float* out = y - tile + reinterpret_cast<float*>(slopes.data) + size_t(tile_row) * F;",
+    "for (int q = 0; q < F; ++q) out[q] = sum[q]; }",
+    "float sum[3][BLOCK] = {};",
+)
 PULL = """
             sum[0][s] += dot[k][s] * dX * Y * Z;
             sum[1][s] += dot[k][s] * X * dY * Z;
@@ -133,10 +148,10 @@ PULL = """
         } }
 """
 PULL_SLOPE = """
-            const float xy = dX * dY * Z, yz = X * dY * dZ, zx = dX * Y * dZ;
-            sum[0][s] += dot[k][s] * (xy * u[1][s] + zx * u[2][s]);
-            sum[1][s] += dot[k][s] * (xy * u[0][s] + yz * u[2][s]);
-            sum[2][s] += dot[k][s] * (zx * u[0][s] + yz * u[1][s]);
+            const float Ux = U[0][a][s], Uy = U[1][b][s], Uz = U[2][c][s];
+            sum[0][s] += dot[k][s] * dX * (Uy * Z + Y * Uz);
+            sum[1][s] += dot[k][s] * dY * (Ux * Z + X * Uz);
+            sum[2][s] += dot[k][s] * dZ * (Ux * Y + X * Uy);
         } }
 """
 ADD = """
@@ -151,6 +166,7 @@ BODIES = {
     "scatter_slope": (*SLOPE, *SCATTER),
     "pull": (RATES, *DOT, CORNERS, DERIVATIVES, PULL, ADD),
     "pull_slope": (RATES, DIRECTION, *DOT, CORNERS, DERIVATIVES, PULL_SLOPE, ADD),
+    "slope_and_pull_slope": (*SLOPE, *GATHER_AND_DOT, CORNERS, DERIVATIVES, PULL_SLOPE, ADD),
 }
 # A tile's rows are ordered by level, then point; in the features as the caller knows them by point, then level.
 COPY = """
@@ -179,7 +195,7 @@ class Levels:
 
 @functools.cache
 def kernel(name: str, n_features: int) -> Any:
-    """One of the six kernels for one number of features per level: the points of a tile, at one level."""
+    """One of these kernels for one number of features per level: the points of a tile, at one level."""
     vec = wp.types.vector(n_features, wp.float32)
     add_points = _sum_over_points(name, n_features)
 
@@ -193,6 +209,7 @@ def kernel(name: str, n_features: int) -> Any:
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
         features: wp.array(dtype=vec),
+        slopes: wp.array(dtype=vec),
         position: wp.array(dtype=wp.vec3f),
     ):
         level, lane = wp.tid()
@@ -206,7 +223,9 @@ def kernel(name: str, n_features: int) -> Any:
         start = lane * chunk
         end = wp.min(start + chunk, x.shape[0])
         tile_row = (lane * levels.size.shape[0] + level) * chunk
-        add_points(x, v, table, features, position, start, end, tile_row, size, offset, dense, levels.mask)
+        add_points(
+            x, v, table, features, slopes, position, start, end, tile_row, size, offset, dense, levels.mask
+        )
 
     walk.__name__ = walk.__qualname__ = name
     return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
@@ -226,6 +245,7 @@ def _sum_over_points(name: str, n_features: int) -> Any:
         v: wp.array(dtype=wp.vec3f),
         table: wp.array(dtype=vec),
         features: wp.array(dtype=vec),
+        slopes: wp.array(dtype=vec),
         position: wp.array(dtype=wp.vec3f),
         first: wp.int32,
         last: wp.int32,
@@ -331,6 +351,13 @@ class Sums:
     def pull_slope(self, x: Tensor, v: Tensor, table: Tensor, tiles: Tensor) -> Tensor:
         return self._run("pull_slope", x, v, table, tiles, torch.zeros_like(x))[2]
 
+    def slope_and_pull_slope(
+        self, x: Tensor, v: Tensor, table: Tensor, tiles: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        slopes, position = self._tiles(x), torch.zeros_like(x)
+        self._run("slope_and_pull_slope", x, v, table, tiles, position, slopes)
+        return self._rows(slopes, x), position
+
     def _empty_table(self, x: Tensor) -> Tensor:
         return runtime.zeros((self.spec.n_rows, self.spec.n_features_per_level), x.device)
 
@@ -358,7 +385,14 @@ class Sums:
         return runtime.array(features.view(-1, width), wp.types.vector(width, wp.float32))
 
     def _run(
-        self, name: str, x: Tensor, v: Tensor, table: Tensor, features: Tensor, position: Tensor
+        self,
+        name: str,
+        x: Tensor,
+        v: Tensor,
+        table: Tensor,
+        features: Tensor,
+        position: Tensor,
+        slopes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """On CPU threads, a thread owns points, or in a scatter whole levels."""
         by_level, chunk = name.startswith("scatter"), _chunk(x)
@@ -366,7 +400,7 @@ class Sums:
         split = runtime.Split((self.spec.n_levels, -(-len(x) // chunk)), axis=0 if by_level else 1, grain=1)
         arrays = (
             *(runtime.array(t, wp.vec3f) for t in (x, v)),
-            *(self._vectors(t) for t in (table, features)),
+            *(self._vectors(t) for t in (table, features, features if slopes is None else slopes)),
             runtime.array(position, wp.vec3f),
         )
         run = kernel(name, self.spec.n_features_per_level)
@@ -417,9 +451,13 @@ class _EncodeGrad(torch.autograd.Function):
         g_x = g_table = g_g = None
         if v is not None:
             v = v.contiguous()
-            g_x = sums.pull_slope(x, v, table, g) if needs_x else None
             g_table = sums.scatter_slope(x, v, g) if needs_table else None
-            g_g = sums.slope(x, v, table) if needs_g else None
+            if needs_x and needs_g:
+                g_g, g_x = sums.slope_and_pull_slope(x, v, table, g)
+            elif needs_x:
+                g_x = sums.pull_slope(x, v, table, g)
+            elif needs_g:
+                g_g = sums.slope(x, v, table)
         if v_table is not None:
             v_table = v_table.contiguous()
             g_x = _sum(g_x, sums.pull(x, v_table, g)) if needs_x else None
