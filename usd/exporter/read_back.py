@@ -59,13 +59,22 @@ def _texture(mesh: trimesh.Trimesh) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _vertex_colors(mesh: trimesh.Trimesh, path: Path) -> Float[Tensor, "V 3"]:
-    """Display values; white where there are none. glTF's are linear (and trimesh rounds them to bytes)."""
+    """Display values; white where there are none."""
+    if path.suffix.lower() == ".glb":
+        return _glb_colors(path, len(mesh.vertices))
     visual = mesh.visual
     if not isinstance(visual, trimesh.visual.ColorVisuals) or visual.kind != "vertex":
         return torch.ones(len(mesh.vertices), 3)
-    color = torch.from_numpy(np.array(visual.vertex_colors[:, :3], np.float32)) / 255
-    if path.suffix != ".glb":
-        return color
+    return torch.from_numpy(np.array(visual.vertex_colors[:, :3], np.float32)) / 255
+
+
+def _glb_colors(path: Path, n: int) -> Float[Tensor, "V 3"]:
+    """glTF's colours are linear. Beside a material trimesh keeps them with the single meshes of a scene only."""
+    parts = list(trimesh.load_scene(path, process=False).geometry.values())
+    found = parts[0].visual.vertex_attributes.get("color") if len(parts) == 1 else None
+    if found is None or found.dtype != np.float32 or len(found) != n:
+        return torch.ones(n, 3)
+    color = torch.from_numpy(np.array(found[:, :3]))
     return torch.where(
         color <= 0.0031308, 12.92 * color, 1.055 * color.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     )
