@@ -75,7 +75,7 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
     from usd.stages import is_staged, run_stages
     from usd.train import run
 
-    start = run_stages if is_staged(flags.config, overrides) else run
+    start = run_stages if is_staged(flags.config) else run
     start(flags.mode, flags.config, overrides, flags.gpu, [sys.executable, *sys.argv])
 
 

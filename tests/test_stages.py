@@ -85,6 +85,15 @@ def test_results_of_earlier_stages_are_known_before_anything_runs(tmp_path):
     assert second.trial.folder == trial(tmp_path, "second")
 
 
+def test_a_stage_of_another_one_has_what_was_typed_for_that(tmp_path):
+    looked = {"first": {"base": TINY}, "look": {"mode": "test", "of": "first"}}
+    typed = ["stages.first.system.target=2", "stages.look.seed=9"]
+    first, look = plans([write(tmp_path, stages=looked)], typed)
+    assert look.experiment.system.config.target == first.experiment.system.config.target == 2
+    assert (first.experiment.seed, look.experiment.seed) == (3, 9)
+    assert look.experiment.resume == first.trial.last
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -100,6 +109,8 @@ def test_results_of_earlier_stages_are_known_before_anything_runs(tmp_path):
         ({"a": {"base": TINY, "mode": "trian"}}, "stages.a: mode: 'trian' is not a choice"),
         ({"a": {"base": TINY}, "b": {"mode": "export"}}, "stages.b: of: expected `of`, the stage to export"),
         ({"a": {"base": TINY}, "b": {"of": "a"}}, "stages.b: of: expected nothing to train"),
+        (["a", "b"], "stages: expected a mapping from names to stages"),
+        ({"a": TINY}, "stages.a: expected a mapping of keys"),
         ({"a": {"base": TINY, "sed": 3}}, "stages.a: sed: unknown key. Did you mean 'seed'"),
     ],
 )
@@ -224,6 +235,20 @@ def test_another_setting_makes_a_stage_again_and_keeps_the_old_one(tmp_path, cap
         == 1.0
     )
     assert read_record(trial(tmp_path, "second")).settings["system"]["target"] == 2.5
+
+
+def test_a_run_may_move_and_strangers_in_its_place_are_kept(tmp_path, capsys):
+    file = write(tmp_path)
+    run(file)
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "out").rename(moved)
+    capsys.readouterr()
+    assert run(file, f"exp_root_dir={moved}") == 0
+    assert started(capsys.readouterr().out) == []
+    (moved / "both" / "run" / "second" / "stage.json").unlink()
+    assert run(file, f"exp_root_dir={moved}") == 0
+    assert "a trial without stage.json is in its place" in capsys.readouterr().out
+    assert (moved / "both" / "run" / "second~1" / "ckpts" / "last.ckpt").is_file()
 
 
 def test_a_stage_may_be_left_out_and_another_may_test_an_earlier_one(tmp_path, capsys):

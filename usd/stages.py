@@ -37,7 +37,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from usd.core import loading
-from usd.core.config import ConfigError, option, parse, plain
+from usd.core.config import ROOT, ConfigError, option, parse, plain
 from usd.core.errors import UserError, did_you_mean
 from usd.core.loading import Content, Loaded
 from usd.experiment import Experiment, Trial, folder_name, hoisted, shown, trial_of
@@ -68,19 +68,18 @@ class Plan:
         return self.experiment.trainer.max_steps if self.mode == "train" else 0
 
     def settings(self) -> dict[str, Any]:
-        """What decides its result, apart from the number of steps and from other stages."""
-        trainer = self.experiment.trainer
-        return {
-            "mode": self.mode,
-            "seed": self.experiment.seed,
-            "system": plain(self.experiment)["system"],
-            "system_type": self.experiment.system.name,
-            "data": plain(self.experiment)["data"],
-            "data_type": self.experiment.data.name,
-            "exporter": plain(self.experiment.exporter) if self.mode == "export" else None,
-            "precision": trainer.precision,
-            "gradient_clip_val": trainer.gradient_clip_val,
-        }
+        """What decides its result, apart from the number of steps and from other stages.
+
+        Paths below the run's folder and the repository are written relative to them: both may move.
+        """
+        everything = plain(self.experiment)
+        trainer = {key: everything["trainer"][key] for key in ("precision", "gradient_clip_val")}
+        kinds = ("system", "data", *(["exporter"] if self.mode == "export" else []))
+        parts = {key: everything.get(key) for kind in kinds for key in (kind, f"{kind}_type")}
+        text = json.dumps({"mode": self.mode, "seed": self.experiment.seed, **parts, "trainer": trainer})
+        for folder, name in ((self.trial.folder.parent, "<run>"), (ROOT, "<repository>")):
+            text = text.replace(json.dumps(str(folder))[1:-1], name)
+        return json.loads(text)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Record:
 # --------------------------------------------------------------------------------------------------------- running
 
 
-def is_staged(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> bool:
+def is_staged(files: Sequence["str | Path"]) -> bool:
     """Whether a configuration is one of stages."""
     return any(content.get(KEY) for file in files for content, _ in loading.chain(file))
 
@@ -128,10 +127,8 @@ def run_stages(
     outcomes: dict[str, Outcome] = {}
     digests: dict[str, str] = {}
     for plan in plans(files, overrides):
-        record = Record(
-            json.loads(json.dumps(plan.settings())), {name: digests[name] for name in plan.inputs}
-        )
-        outcome, done = _perform(plan, record, gpu, argv)
+        wanted = Record(plan.settings(), {name: digests[name] for name in plan.inputs})
+        outcome, done = _perform(plan, wanted, gpu, argv)
         outcomes[plan.name], digests[plan.name] = outcome, done.digest
     return outcomes
 
@@ -139,7 +136,9 @@ def run_stages(
 def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -> tuple[Outcome, Record]:
     """One stage: skipped, resumed or run from the start."""
     there = read_record(plan.trial.folder)
-    if there is not None and not same(there, wanted):
+    if there is None and plan.trial.last.is_file():
+        say(f"stage {plan.name}: a trial without stage.json is in its place; it is now {set_aside(plan)}")
+    elif there is not None and not same(there, wanted):
         say(f"stage {plan.name}: {changes(there, wanted)}; made again, the old one is now {set_aside(plan)}")
         there = None
     if there is not None and is_done(plan, there):
@@ -279,12 +278,14 @@ def plans(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[
     run = _run(loading.merge(shared, to_all))
     found: dict[str, Plan] = {}
     layers: dict[str, list[Content]] = {}
+    typed: dict[str, list[str]] = {}
     for stage in written(contents, overrides):
         try:
             of = _known(stage.own("of"), found, "of")
             below = layers[of] if of else [*stage.bases(), *shared]
             layers[stage.name] = [*below, *stage.settings()]
-            found[stage.name] = _plan(stage, layers[stage.name], to_all, found, run)
+            typed[stage.name] = [*(typed[of] if of else to_all), *stage.overrides]
+            found[stage.name] = _plan(stage, layers[stage.name], typed[stage.name], found, run)
         except ConfigError as error:
             raise ConfigError(f"{KEY}.{stage.name}: {error}") from error
     return list(found.values())
@@ -293,6 +294,12 @@ def plans(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[
 def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Written]:
     """The stages in order of first mention, without those that are null."""
     said = [(content.get(KEY) or {}, at) for content, at in contents]
+    for stages, _ in said:
+        if not isinstance(stages, Mapping):
+            raise ConfigError(f"{KEY}: expected a mapping from names to stages, got {stages!r}")
+        for name, stage in stages.items():
+            if not isinstance(stage, Mapping | None):
+                raise ConfigError(f"{KEY}.{name}: expected a mapping of keys, got {stage!r}")
     names = list(dict.fromkeys(str(name) for stages, _ in said for name in stages))
     by_hand: dict[str, list[str]] = {name: [] for name in names}
     dropped = {name for stages, _ in said for name in stages if stages[name] is None}
@@ -335,7 +342,7 @@ def _run(shared: Loaded) -> Run:
 
 
 def _plan(
-    stage: Written, contents: Sequence[Content], to_all: Sequence[str], found: Mapping[str, Plan], run: Run
+    stage: Written, contents: Sequence[Content], typed: Sequence[str], found: Mapping[str, Plan], run: Run
 ) -> Plan:
     """The stage's experiment: its layers, then what was said to all stages by hand, then to it alone."""
     mode: Mode = stage.own("mode") or "train"
@@ -347,7 +354,7 @@ def _plan(
         raise ConfigError(f"of: expected {wanted}")
     used: list[str] = [of] if of else []
     filled = [(_filled(content, found, used, ""), at) for content, at in contents]
-    loaded = loading.merge(filled, [*to_all, *stage.overrides])
+    loaded = loading.merge(filled, typed)
     place = {"exp_root_dir": str(run.folder.parent), "name": run.folder.name, "tag": stage.name}
     last = {"resume": str(found[of].trial.last)} if of else {}
     fixed = OmegaConf.create({**place, **last, "use_timestamp": False})

@@ -1,5 +1,6 @@
 """Prompts by direction, prompts by library name, and no model where none is needed."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from usd.denoiser import TextDenoiser, open_denoiser
 from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor.cache import embedded, read
 from usd.prompt_processor.directions import DIRECTIONS, Decays, direction_index, mixture
-from usd.prompt_processor.library import full_prompt, library
+from usd.prompt_processor.library import LIBRARY_FILE, full_prompt, library
 from usd.prompt_processor.stable_diffusion import StableDiffusionPromptProcessor
+from usd.prompt_processor.words import tokens
 
 
 def _processor(**options: object) -> StableDiffusionPromptProcessor:
@@ -100,6 +102,15 @@ def test_library_prompts_by_their_words() -> None:
 def test_shipped_library_prompts_differ() -> None:
     prompts = library()
     assert len(prompts) >= 20 and len(set(prompts)) == len(prompts)
+
+
+def test_the_embedded_model_knows_every_word_of_its_library_prompts() -> None:
+    groups = json.loads(LIBRARY_FILE.read_text())
+    known = open_denoiser("toybox-sd", "text", "x").vocabulary()  # type: ignore[attr-defined]
+    assert known is not None and len(groups["toybox"]) >= 8
+    for prompt in groups["toybox"]:
+        assert set(tokens(prompt)) <= known, prompt
+    assert full_prompt("lib:purple_lamp") == "a purple lamp with a green foot"
 
 
 def test_published_keys_are_accepted_and_misspelt_ones_named() -> None:
@@ -203,6 +214,13 @@ def test_what_is_pushed_away_and_how_much() -> None:
     ] == "overhead"
     everywhere = mixture(torch.linspace(-180, 180, 73), torch.zeros(73), 60.0, DECAYS)
     assert (everywhere.weights <= 0).all() and everywhere.share.min() >= 0 and everywhere.share.max() <= 1
+
+
+def test_what_is_pushed_away_changes_smoothly_round_the_object() -> None:
+    """The front's weight, which is first of the negatives ahead and second behind, has no jump at the side."""
+    ahead, behind = _mixture(89.99), _mixture(90.01)
+    assert float(ahead.weights[0]) == pytest.approx(float(behind.weights[1]), abs=2e-3)
+    assert float(ahead.weights[1]) == pytest.approx(float(behind.weights[0]), abs=2e-3)
 
 
 def test_perp_neg_prompts_are_mixed_embeddings(tiny: TinyModels) -> None:
