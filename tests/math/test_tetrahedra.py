@@ -166,3 +166,18 @@ def test_equal_and_tiny_distances_give_finite_vertices_and_gradients() -> None:
     vertices.sum().backward()
     assert len(vertices) > 0 and bool(vertices.isfinite().all())
     assert distance.grad is not None and bool(distance.grad.isfinite().all())
+
+
+def test_sign_changes_are_punished_by_their_number_and_pull_ends_together() -> None:
+    grid = tetrahedral_grid(8)
+    ball = ((grid.points - 0.5).norm(dim=-1) - 0.3).requires_grad_()
+    tetrahedra.sign_changes(grid, ball).backward()
+    assert ball.grad is not None
+    crossing = ball.grad != 0
+    assert bool((ball.grad[crossing & (ball < 0)] < 0).all() | (ball.grad[crossing & (ball < 0)] > 0).all())
+    assert float(tetrahedra.sign_changes(grid, torch.ones_like(ball))) == 0
+    lonely = torch.ones(len(grid.points))
+    lonely[-30] = -0.01
+    lonely.requires_grad_()
+    tetrahedra.sign_changes(grid, lonely).backward()
+    assert lonely.grad is not None and int(lonely.grad.argmin()) == len(lonely) - 30

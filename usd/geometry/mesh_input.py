@@ -124,7 +124,7 @@ def _colors(raw: trimesh.Trimesh, path: Path) -> Float[Tensor, "V 3"] | None:
     if isinstance(visual, trimesh.visual.TextureVisuals):
         found = np.asarray(visual.to_color().vertex_colors) if visual.uv is not None else None
     else:
-        found = np.asarray(visual.vertex_colors) if visual.defined else None
+        found = np.asarray(visual.vertex_colors) if visual is not None and visual.defined else None
     if found is None or found.shape[0] != len(raw.vertices):
         return None
     color = torch.from_numpy(found[:, :3].astype(np.float32) / 255)
