@@ -88,7 +88,9 @@ def test_results_of_earlier_stages_are_known_before_anything_runs(tmp_path):
 def test_a_stage_of_another_one_has_what_was_typed_for_that(tmp_path):
     looked = {"first": {"base": TINY}, "look": {"mode": "test", "of": "first"}}
     typed = ["stages.first.system.target=2", "stages.look.seed=9"]
-    first, look = plans([write(tmp_path, stages=looked)], typed)
+    looked["after"] = {"base": TINY, "description": "${stage:look,save}/it${stage:look,step}-test"}
+    first, look, after = plans([write(tmp_path, stages=looked)], typed)
+    assert after.experiment.description == str(trial(tmp_path, "look") / "save" / "it4-test")
     assert look.experiment.system.config.target == first.experiment.system.config.target == 2
     assert (first.experiment.seed, look.experiment.seed) == (3, 9)
     assert look.experiment.resume == first.trial.last

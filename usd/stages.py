@@ -64,8 +64,8 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """The step that it ends at; 0 where it trains nothing."""
-        return self.experiment.trainer.max_steps if self.mode == "train" else 0
+        """The step that it ends at, or looks at: its pictures and files are in ``save/it<steps>-...``."""
+        return self.experiment.trainer.max_steps
 
     def settings(self) -> dict[str, Any]:
         """What decides its result, apart from the number of steps and from other stages.
