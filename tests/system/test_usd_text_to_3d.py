@@ -68,6 +68,12 @@ def _batch():
     return CameraBatch(VIEWS)
 
 
+def test_a_geometry_stage_without_normals_is_one_line(tmp_path, capsys) -> None:
+    quick = ["trainer.max_steps=1", "system.stage=geometry"]
+    assert launch.main(command("usd-text-to-3D-patch-mini.yaml", tmp_path, *quick)) == 2
+    assert "system.geometry.normal_type: is null, but something needs the normals" in capsys.readouterr().err
+
+
 def test_sds_is_the_published_name_of_the_guidances_weight() -> None:
     from usd.core.config import Schedule
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
+from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field
 from usd.geometry import Volumetric
@@ -112,7 +113,10 @@ class ImplicitVolume(Volumetric):
         if self.config.normal_type == "analytic":
             (slope,) = torch.autograd.grad(density.sum(), x, create_graph=keep_graph, retain_graph=True)
             return -torch.nn.functional.normalize(slope, dim=-1)
-        raise ValueError("implicit-volume: normals were asked for, but geometry.normal_type is null")
+        raise UserError(
+            "system.geometry.normal_type: is null, but something needs the normals of this implicit-volume; "
+            "expected analytic, finite_difference or pred"
+        )
 
     def _tetrahedral_gradient(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """The gradient of the density, of second order from four points around each."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
+from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field
 from usd.geometry import Volumetric
@@ -71,7 +72,10 @@ class VolumeGrid(Volumetric):
     def _normal(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Unit vectors that point where the density falls fastest."""
         if self.config.normal_type is None:
-            raise ValueError("volume-grid: normals were asked for, but geometry.normal_type is null")
+            raise UserError(
+                "system.geometry.normal_type: is null, but something needs the normals of this volume-grid; "
+                "expected finite_difference"
+            )
         eps = x.new_tensor(self.config.finite_difference_normal_eps)
         values = differences.corner_values(self.density, x, eps)
         return -torch.nn.functional.normalize(differences.gradient(values, eps), dim=-1)
