@@ -16,9 +16,10 @@ from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Field
 from usd.exporter.mesh import MeshExporter, vertex_colors
-from usd.exporter.mesh_file import linear_from_srgb, y_up
+from usd.exporter.mesh_file import y_up
 from usd.geometry import Volumetric
 from usd.material.no_material import NoMaterial
+from usd.math.color import linear_from_srgb
 
 LOWER, UPPER = torch.tensor([-0.5, -0.3, -0.2]), torch.tensor([0.1, 0.6, 0.7])
 

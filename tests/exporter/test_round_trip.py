@@ -17,6 +17,7 @@ from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.exporter.read_back import pictures, read_back
+from usd.material import Baked
 from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.math.mesh import is_closed, merge_vertices
 
@@ -224,3 +225,31 @@ def test_the_picture_in_the_glb_is_the_texture(tmp_path: Path) -> None:
     start = content.index(b"\x89PNG")
     assert Image.open(io.BytesIO(content[start:])).size == (128, 128)
     assert b"KHR_materials_unlit" in content  # the colours hold their light already
+
+
+class Polished(AsIs):
+    """A lit material: metallic where z is high, rough where x is."""
+
+    needs_normal = True
+
+    def bake(
+        self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Baked:
+        return Baked(features, 0.25 + 0.0 * positions[:, 2], (positions[:, 0] + 1) / 2)
+
+
+def test_metallic_and_roughness_have_their_picture(tmp_path: Path) -> None:
+    made = exporter(fmt=["glb", "obj-mtl"])
+    files = made.export(Painted(sphere(16)), Polished(), tmp_path)
+    mesh = trimesh.load(files[0], force="mesh", process=False)
+    material = mesh.visual.material
+    assert (material.metallicFactor, material.roughnessFactor) == (1, 1)
+    picture = np.asarray(material.metallicRoughnessTexture)
+    column, row = (mesh.visual.uv * [1, -1] + [0, 1]).T * 128 - 0.5
+    found = picture[row.round().astype(int).clip(0, 127), column.round().astype(int).clip(0, 127)] / 255
+    assert np.allclose(found[:, 2], 0.25, atol=0.01)
+    assert np.abs(found[:, 1] - (mesh.vertices[:, 0] + 1) / 2).mean() < 0.02
+    assert b"KHR_materials_unlit" not in files[0].read_bytes()
+    assert {"model_roughness.png", "model_metallic.png"} <= {f.name for f in files}
+    assert "map_Pr model_roughness.png" in (tmp_path / "model.mtl").read_text()
+    assert made.comparison is None

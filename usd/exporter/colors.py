@@ -17,50 +17,60 @@ CLEAR = 1e-3  # a ray through which less light passes is not followed further
 
 @dataclass(frozen=True)
 class Painter:
-    """Colours of surface points, seen straight on. In a volume colour lies a little below the surface: a ray of
-    ``RAY_STEPS`` steps, each ``spacing`` long, is composited there."""
+    """What a file stores of surface points, seen straight on. In a volume colour lies a little below the surface: a
+    ray of ``RAY_STEPS`` steps, each ``spacing`` long, is composited there."""
 
     geometry: Geometry
     material: Material
     spacing: float
     chunk: int = 1 << 18
 
-    def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Display values in [0, 1] at points with outward normals."""
+    def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        """What ``Material.bake`` says of points with outward normals: display colours; with materials that have
+        them, metallic and roughness too. All in [0, 1]."""
         volume = isinstance(self.geometry, Volumetric)
-        paint = self._through if volume else self._color
+        paint = self._through if volume else self._values
         rows = max(1, self.chunk // (STRIDE if volume else 1))
-        parts = [paint(*part) for part in zip(x.split(rows), normal.split(rows))]
-        return torch.cat(parts) if parts else torch.zeros_like(x)
+        return torch.cat([paint(*part) for part in zip(x.split(rows), normal.split(rows))])
 
-    def _color(self, x: Tensor, normal: Tensor) -> Float[Tensor, "N 3"]:
+    def _values(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         field = self.geometry.query(x, frozenset({"features"}))
         assert field.features is not None
-        return self.material.color(field.features, x, -normal, normal)
+        return self._baked(field.features, x, normal)
 
-    def _through(self, x: Tensor, normal: Tensor) -> Float[Tensor, "N 3"]:
-        """Colours composited along rays against the normals, ``STRIDE`` steps at a time."""
-        light, total, weight = torch.ones_like(x[:, :1]), torch.zeros_like(x), torch.zeros_like(x[:, :1])
+    def _baked(self, features: Tensor, x: Tensor, normal: Tensor) -> Float[Tensor, "N C"]:
+        found = self.material.bake(features, x, normal)
+        more = [part[:, None] for part in (found.metallic, found.roughness) if part is not None]
+        return torch.cat([found.color, *more], 1)
+
+    def _through(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        """Values composited along rays against the normals, ``STRIDE`` steps at a time."""
+        light, weight = torch.ones_like(x[:, :1]), torch.zeros_like(x[:, :1])
+        total: Tensor | None = None
         rows = torch.arange(len(x), device=x.device)
         for first in range(0, RAY_STEPS, STRIDE):
-            share, color = self._steps(x[rows], normal[rows], first)
+            share, value = self._steps(x[rows], normal[rows], first)
             passing = torch.cat([torch.ones_like(share[:, :1]), (1 - share).cumprod(1)], 1)
             part = light[rows] * share * passing[:, :-1] + 1e-6
-            total.index_add_(0, rows, (part[..., None] * color).sum(1))
+            total = value.new_zeros(len(x), value.shape[2]) if total is None else total
+            total.index_add_(0, rows, (part[..., None] * value).sum(1))
             weight.index_add_(0, rows, part.sum(1, keepdim=True))
             light[rows] = light[rows] * passing[:, -1:]
             rows = rows[light[rows, 0] > CLEAR]
+            if len(rows) == 0:
+                break
+        assert total is not None
         return total / weight
 
     def _steps(
         self, x: Tensor, normal: Tensor, first: int
-    ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S 3"]]:
-        """Opacities and colours of a few successive steps."""
+    ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S C"]]:
+        """Opacities and values of a few successive steps."""
         depth = (torch.arange(first, first + STRIDE, device=x.device) - ABOVE) * self.spacing
         points = (x[:, None] - depth[:, None] * normal[:, None]).view(-1, 3)
         points = points.clamp(-self.geometry.radius, self.geometry.radius)
-        outward = normal.repeat_interleave(STRIDE, 0)
         field = self.geometry.query(points, frozenset({"features"}))
         assert field.features is not None
-        color = self.material.color(field.features, points, -outward, outward).view(len(x), STRIDE, 3)
-        return alpha_from_density(field.density, x.new_tensor(self.spacing)).view(len(x), STRIDE), color
+        value = self._baked(field.features, points, normal.repeat_interleave(STRIDE, 0))
+        alpha = alpha_from_density(field.density, x.new_tensor(self.spacing))
+        return alpha.view(len(x), STRIDE), value.view(len(x), STRIDE, -1)

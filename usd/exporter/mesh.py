@@ -25,6 +25,8 @@ from usd.exporter.decimate import decimated
 from usd.exporter.mesh_file import (
     PictureFormat,
     Surface,
+    finish_maps,
+    finish_picture,
     glb_bytes,
     mtl_bytes,
     obj_bytes,
@@ -103,6 +105,7 @@ class MeshExporter(Exporter):
         check_options("exporter.xatlas_pack_options", config.xatlas_pack_options, PACK_OPTIONS)
         if {"obj", "obj-mtl"} <= set(self.formats):
             raise ConfigError("exporter.fmt: obj and obj-mtl are one file; expected one of the two")
+        self._lit = False  # what was exported last is lit by its material
         if config.context_type is not None:
             log.info(
                 "note: exporter.context_type changes nothing: textures are rasterised without nvdiffrast"
@@ -122,7 +125,8 @@ class MeshExporter(Exporter):
         mesh = self._decimated(found)
         painter = Painter(geometry, material, edge_length(found), config.chunk)
         atlas = self._atlas(mesh)
-        surface = self._painted(mesh, atlas, painter, unlit=not material.needs_normal)
+        self._lit = material.needs_normal
+        surface = self._painted(mesh, atlas, painter)
         files = [file for fmt in self.formats for file in self._files(surface, fmt)]
         report = measured(
             self._scaled(mesh), len(found.faces), atlas, config.texture_size, time.monotonic() - began
@@ -135,10 +139,14 @@ class MeshExporter(Exporter):
     @property
     def comparison(self) -> Comparison | None:
         views = self.config.check_views
-        return Comparison(views, self.config.check_size) if views and self._colored else None
+        possible = self._colored and not self._lit
+        return Comparison(views, self.config.check_size) if views and possible else None
 
     def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
-        """PSNR over white, per view then mean; it is added to the report too."""
+        """PSNR over white, per view then mean; it is added to the report too.
+
+        Of materials that are lit a file holds the colours without the light: they cannot be compared so.
+        """
         fmt = self._colored[0]
         path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
         rgba = pictures(read_back(path, self._is_y_up(fmt), self.config.scale), cameras.to("cpu"))
@@ -182,20 +190,21 @@ class MeshExporter(Exporter):
         how = Unwrapping(config.texture_size, config.unwrap_time_limit, chart, pack)
         return unwrapped(mesh.vertices, mesh.faces, how)
 
-    def _painted(self, mesh: Mesh, atlas: Atlas | None, painter: Painter, unlit: bool) -> Surface:
+    def _painted(self, mesh: Mesh, atlas: Atlas | None, painter: Painter) -> Surface:
         """The mesh with vertex colours or a texture, whichever its formats hold."""
         config = self.config
         normals = vertex_normals(mesh.vertices, mesh.faces)
         textured = atlas is not None and config.save_texture
-        texture = None
+        texture, finish = None, None
         if atlas is not None and textured and set(self.formats) & set(TEXTURED):
             picture = baked_colors(mesh, normals, atlas, painter, config.texture_size, config.texture_samples)
-            texture = picture_bytes(picture, config.texture_format)
+            texture = picture_bytes(picture[..., :3], config.texture_format)
+            finish = finish_picture(picture)
         bare = [fmt for fmt in self.formats if fmt != "stl" and not (textured and fmt in TEXTURED)]
         if config.save_color and bare:
-            mesh = replace(mesh, color=painter(mesh.vertices, normals))
-        chosen = config.unlit if config.unlit is not None else unlit
-        return Surface(mesh, normals, atlas, texture, config.texture_format, chosen)
+            mesh = replace(mesh, color=painter(mesh.vertices, normals)[:, :3])
+        chosen = config.unlit if config.unlit is not None else not self._lit
+        return Surface(mesh, normals, atlas, texture, config.texture_format, chosen, finish)
 
     def _scaled(self, mesh: Mesh) -> Mesh:
         return replace(mesh, vertices=mesh.vertices * self.config.scale)
@@ -221,8 +230,10 @@ class MeshExporter(Exporter):
         if fmt == "obj" or surface.texture is None:
             return [(f"{name}.obj", obj_bytes(surface, None, normals))]
         picture = f"{name}_albedo.{self.config.texture_format}"
+        maps = {"map_Kd": (picture, surface.texture), **finish_maps(name, surface.finish)}
+        library = mtl_bytes({word: file for word, (file, _) in maps.items()})
         obj = obj_bytes(surface, f"{name}.mtl", normals)
-        return [(f"{name}.obj", obj), (f"{name}.mtl", mtl_bytes(picture)), (picture, surface.texture)]
+        return [(f"{name}.obj", obj), (f"{name}.mtl", library), *maps.values()]
 
 
 def checked(mesh: Mesh) -> Mesh:
@@ -249,10 +260,10 @@ def edge_length(mesh: Mesh) -> float:
 
 def baked_colors(
     mesh: Mesh, normals: Float[Tensor, "V 3"], atlas: Atlas, painter: Painter, size: int, samples: int
-) -> Float[Tensor, "S S 3"]:
-    """The texture of an atlas: at each texel the painter's colour of the surface point that is laid there."""
+) -> Float[Tensor, "S S C"]:
+    """The texture of an atlas: at each texel the painter's values of the surface point that is laid there."""
 
-    def values(spots: Spots) -> Float[Tensor, "N 3"]:
+    def values(spots: Spots) -> Float[Tensor, "N C"]:
         corner, weights = mesh.faces[spots.face], spots.weights[..., None]
         x = (mesh.vertices[corner] * weights).sum(1)
         normal = torch.nn.functional.normalize((normals[corner] * weights).sum(1), dim=-1)
@@ -266,7 +277,7 @@ def vertex_colors(
 ) -> Float[Tensor, "V 3"]:
     """Colours that a camera close by sees at the vertices, looking along the surface's normal."""
     painter = Painter(geometry, material, edge_length(mesh), chunk)
-    return painter(mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))
+    return painter(mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))[:, :3]
 
 
 def write_files(folder: Path, files: Sequence[tuple[str, bytes]]) -> list[Path]:

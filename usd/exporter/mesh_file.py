@@ -29,6 +29,7 @@ from torch import Tensor
 
 from usd.core.types import Mesh
 from usd.exporter.atlas import Atlas
+from usd.math.color import linear_from_srgb
 
 PictureFormat = Literal["png", "jpg"]
 
@@ -41,7 +42,8 @@ UNLIT = "KHR_materials_unlit"
 class Surface:
     """A closed shell ready to be written, in the axes and units of its file.
 
-    ``texture`` is the base colour picture (an encoded PNG or JPEG) for the coordinates in ``atlas``.
+    ``texture`` is the base colour picture (an encoded PNG or JPEG) for the coordinates in ``atlas``. ``finish`` holds
+    roughness in its green and metallic in its blue channel, as glTF wants them; None where a material has neither.
     """
 
     mesh: Mesh
@@ -50,11 +52,7 @@ class Surface:
     texture: bytes | None = None
     picture_format: PictureFormat = "png"
     unlit: bool = False
-
-
-def linear_from_srgb(color: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
-    """Linear light of display values (IEC 61966-2-1)."""
-    return torch.where(color <= 0.04045, color / 12.92, ((color.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    finish: Float[Tensor, "h w 3"] | None = None
 
 
 def y_up(points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
@@ -72,6 +70,24 @@ def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
     else:
         Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
+
+
+def finish_picture(values: Float[Tensor, "H W C"]) -> Float[Tensor, "H W 3"] | None:
+    """Roughness and metallic of baked values (colour, metallic, roughness) in a picture's green and blue."""
+    if values.shape[2] < 5:
+        return None
+    return torch.cat([torch.ones_like(values[..., :1]), values[..., 4:5], values[..., 3:4]], -1)
+
+
+def finish_maps(name: str, finish: Float[Tensor, "H W 3"] | None) -> dict[str, tuple[str, bytes]]:
+    """The same as an MTL file refers to them: word -> (file, content)."""
+    if finish is None:
+        return {}
+    parts = {"map_Pr": ("roughness", finish[..., 1:2]), "map_Pm": ("metallic", finish[..., 2:3])}
+    return {
+        word: (f"{name}_{what}.png", picture_bytes(grey.expand(-1, -1, 3), "png"))
+        for word, (what, grey) in parts.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- glb
@@ -104,10 +120,11 @@ def split_at_seams(
 def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface) -> bytes:
     """One mesh of one primitive; every array and the picture have their own views of the one buffer."""
     arrays = [*attributes.values(), faces.reshape(-1)]
-    blobs = [array.tobytes() for array in arrays] + ([surface.texture] if surface.texture else [])
+    maps = _pictures(surface)
+    blobs = [array.tobytes() for array in arrays] + [content for content, _ in maps]
     padded = [blob + b"\0" * (-len(blob) % 4) for blob in blobs]
     starts = np.cumsum([0, *map(len, padded)]).tolist()
-    targets = [*[ARRAY_BUFFER for _ in attributes], ELEMENT_BUFFER, None]
+    targets = [*[ARRAY_BUFFER for _ in attributes], ELEMENT_BUFFER, *[None for _ in maps]]
     primitive = {"attributes": dict(zip(attributes, range(9))), "indices": len(attributes), "material": 0}
     tree: dict = {
         "asset": {"version": "2.0", "generator": "usd"},
@@ -128,26 +145,36 @@ def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface)
         ],
         "accessors": [_accessor(i, array) for i, array in enumerate(arrays)],
     }
-    if surface.texture:
-        mime = "image/png" if surface.picture_format == "png" else "image/jpeg"
-        tree["images"] = [{"bufferView": len(arrays), "mimeType": mime, "name": "base_color"}]
+    if maps:
+        tree["images"] = [
+            {"bufferView": len(arrays) + i, "mimeType": mime} for i, (_, mime) in enumerate(maps)
+        ]
         tree["samplers"] = [{"magFilter": LINEAR, "minFilter": MIPMAPS, "wrapS": CLAMP, "wrapT": CLAMP}]
-        tree["textures"] = [{"source": 0, "sampler": 0}]
+        tree["textures"] = [{"source": i, "sampler": 0} for i in range(len(maps))]
     if surface.unlit:
         tree["extensionsUsed"] = [UNLIT]
     return _container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(padded))
 
 
+def _pictures(surface: Surface) -> list[tuple[bytes, str]]:
+    """Encoded pictures and their media types: base colour, then finish."""
+    if not surface.texture:
+        return []
+    mime = "image/png" if surface.picture_format == "png" else "image/jpeg"
+    finish = [] if surface.finish is None else [(picture_bytes(surface.finish, "png"), "image/png")]
+    return [(surface.texture, mime), *finish]
+
+
 def _gltf_material(surface: Surface) -> dict:
-    """Metallic-roughness, dull and not metallic; the texture is its base colour."""
-    look: dict = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    """Metallic-roughness; dull and not metallic unless its finish says otherwise."""
+    finished = bool(surface.texture) and surface.finish is not None
+    look: dict = {"metallicFactor": 1.0 if finished else 0.0, "roughnessFactor": 1.0}
     if surface.texture:
         look["baseColorTexture"] = {"index": 0}
-    return {
-        "name": "surface",
-        "pbrMetallicRoughness": look,
-        **({"extensions": {UNLIT: {}}} if surface.unlit else {}),
-    }
+    if finished:
+        look["metallicRoughnessTexture"] = {"index": 1}
+    extensions: dict = {"extensions": {UNLIT: {}}} if surface.unlit else {}
+    return {"name": "surface", "pbrMetallicRoughness": look, **extensions}
 
 
 def _accessor(view: int, array: np.ndarray) -> dict:
@@ -202,10 +229,10 @@ def _face_lines(corners: list[np.ndarray], gap: bool) -> list[str]:
     return [form % tuple(row) for row in np.stack(corners, 2).reshape(len(corners[0]), -1).tolist()]
 
 
-def mtl_bytes(picture: str | None) -> bytes:
-    """A material library with one material: white, dull, times the picture."""
+def mtl_bytes(maps: dict[str, str]) -> bytes:
+    """A material library with one material: white, dull, times its pictures (word -> file)."""
     lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
-    return ("\n".join([*lines, *([f"map_Kd {picture}"] if picture else [])]) + "\n").encode()
+    return ("\n".join([*lines, *[f"{word} {file}" for word, file in maps.items()]]) + "\n").encode()
 
 
 # ----------------------------------------------------------------------------------------------------- ply and stl

@@ -14,6 +14,7 @@ from usd.core.errors import UserError
 from usd.kernels.rasterize import Tracer, barycentric, interpolate, rasterize, whole
 from usd.kernels.rasterize_texture import sample_texture
 from usd.math.camera import Cameras
+from usd.math.color import srgb_from_linear
 
 SAMPLES = 2  # rays a side of a pixel
 
@@ -74,10 +75,7 @@ def _glb_colors(path: Path, n: int) -> Float[Tensor, "V 3"]:
     found = parts[0].visual.vertex_attributes.get("color") if len(parts) == 1 else None
     if found is None or found.dtype != np.float32 or len(found) != n:
         return torch.ones(n, 3)
-    color = torch.from_numpy(np.array(found[:, :3]))
-    return torch.where(
-        color <= 0.0031308, 12.92 * color, 1.055 * color.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    )
+    return srgb_from_linear(torch.from_numpy(np.array(found[:, :3])))
 
 
 @torch.no_grad()
