@@ -1,8 +1,8 @@
 """The tetrahedral grid fitted to shapes from images alone: ``python benchmarks/fit_mesh.py --json results.json``.
 
 Ground truth is rendered as masks and normals from cameras all around; no depth, no point of the surface is used. The
-grid starts as what all masks agree on (their visual hull), or with ``--start sphere`` as a sphere. It is trained through
-the rasterizer: silhouettes, normals, a little smoothness, and ever less of a punishment of grid edges that change sign
+grid starts as what all masks agree on (their visual hull), or with ``--start sphere`` as a sphere. The rasterizer
+trains it: silhouettes, normals, a little smoothness, and ever less of a punishment of grid edges that change sign
 (``usd.math.tetrahedra.sign_changes``). The exported mesh is measured against the true one: Chamfer distance as a share
 of the bounding box's diagonal, whether it is closed, its Euler number beside the true one, and the smallest
 tetrahedron (1 where nothing moved, negative where one turned over).

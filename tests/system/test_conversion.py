@@ -73,6 +73,18 @@ def test_shape_and_colours_are_taken_over(coarse: tuple[Path, Parts], as_folder:
     assert not torch.allclose(before, colors(made, points()))
 
 
+def test_a_source_without_colours_leaves_them(tmp_path: Path) -> None:
+    bare = save(
+        tmp_path / "bare.ckpt", parts("tetrahedra-sdf-grid", {"n_output_dims": 0}, **GRID, geometry_only=True)
+    )
+    grey = save(tmp_path / "grey.ckpt", parts("tetrahedra-sdf-grid", {"n_output_dims": 0}, **GRID))
+    for path in (bare, grey):
+        made = parts("tetrahedra-sdf-grid", **GRID, fix_geometry=True)
+        before = colors(made, points())
+        begin(made, Handover(path, {}, True), random())
+        assert torch.allclose(colors(made, points()), before, atol=1e-3)
+
+
 def test_colours_can_be_left(coarse: tuple[Path, Parts]) -> None:
     made = parts("tetrahedra-sdf-grid", **GRID)
     before = colors(made, points())

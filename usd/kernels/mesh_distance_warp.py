@@ -1,5 +1,7 @@
 """The nearest point of a mesh and its winding number; one thread serves one point. Read ``mesh_distance`` first."""
 
+import contextlib
+from contextlib import AbstractContextManager
 from typing import no_type_check
 
 import torch
@@ -35,9 +37,17 @@ def distance(x: Tensor, vertices: Tensor, faces: Tensor) -> Tensor:
     """Signed distances (N,) of points to a mesh with faces, all detached and float32."""
     points = wp.from_torch(vertices.contiguous(), dtype=wp.vec3f)
     indices = wp.from_torch(faces.flatten().to(torch.int32).contiguous(), dtype=wp.int32)
-    mesh = wp.Mesh(points, indices, support_winding_number=True)
+    with _on_torch_stream(x.device):
+        mesh = wp.Mesh(points, indices, support_winding_number=True)
     x, found = x.contiguous(), torch.empty_like(x[:, 0])
     reach = 4 * float(torch.cat([x, vertices]).abs().max()) + 1
     arguments = [mesh.id, reach, ACCURACY, runtime.array(x, wp.vec3f), runtime.array(found)]
     runtime.launch(measure, runtime.Split((len(x),)), arguments, x.device)
     return found
+
+
+def _on_torch_stream(device: torch.device) -> AbstractContextManager:
+    """Warp builds the mesh where torch has written it: on CUDA after what torch's stream still has to do."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device)))

@@ -21,7 +21,7 @@ from usd.core.registry import build, find
 from usd.core.types import Mesh
 from usd.exporter.mesh import vertex_colors
 from usd.geometry import Geometry
-from usd.geometry.features import NETWORKS, inherit_features
+from usd.geometry.features import NETWORKS, FeatureSurface, inherit_features
 from usd.geometry.initial_shape import ShapeConfig
 from usd.material import Material
 from usd.math.mesh import surface_samples, vertex_normals
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 KEY = "system.geometry_convert_from"
 FIT_STEPS, FIT_POINTS, FIT_RATE = 200, 4096, 0.01
+FIT_ENOUGH = 0.004  # an error (root mean square) that no picture of eight bits shows
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,11 @@ def begin(parts: Parts, handover: Handover, generator: torch.Generator) -> None:
         take_shape(parts, source, handover.inherit_texture)
         if not handover.inherit_texture or take_networks(parts, source):
             return
-        start = colored(parts.geometry.export_mesh(), source)
+        start = (
+            None
+            if colorless(parts.geometry, source.geometry)
+            else colored(parts.geometry.export_mesh(), source)
+        )
     if start is not None and start.color is not None:
         error = fit_colors(parts.geometry, parts.material, start, generator)
         log.info("colours to start from are fitted to %.3f (root mean square)", error)
@@ -137,6 +142,11 @@ def take_networks(parts: Parts, source: Source) -> bool:
     return copied
 
 
+def colorless(*geometries: Geometry) -> bool:
+    """Whether one of them has no features that anything was, or could be, learned in."""
+    return any(isinstance(g, FeatureSurface) and g.feature_network is None for g in geometries)
+
+
 def colored(mesh: Mesh, source: Source) -> Mesh:
     """The mesh with the colours of a source at its vertices."""
     with torch.no_grad():
@@ -158,10 +168,12 @@ def fit_colors(geometry: Geometry, material: Material, target: Mesh, generator: 
             (part[corners] * share[..., None]).sum(1) for part in (target.vertices, normals, target.color)
         )
         loss = (seen_color(geometry, material, x, normal) - color).square().mean()
+        error = float(loss.detach().sqrt())
+        if error < FIT_ENOUGH:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        error = float(loss.detach().sqrt())
     optimizer.zero_grad()
     return error
 
