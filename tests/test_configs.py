@@ -9,10 +9,15 @@ from usd.experiment import load_experiment
 from usd.stages import plans
 
 STAGED = ["usd-text-to-3D-mini.yaml"]
+OTHERS = [
+    "reconstruct.yaml",
+    "reconstruct-generated.yaml",
+    "reconstruct-large.yaml",
+]  # tests/system/test_reconstruct.py
 
 
 def test_no_recipe_is_forgotten_here():
-    assert {path.name for path in CONFIGS.glob("*.yaml")} == {*SHRUNK, *STAGED}
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == {*SHRUNK, *STAGED, *OTHERS}
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -24,7 +29,7 @@ def test_a_recipe_runs_two_steps(name, tmp_path):
         assert (save / file).is_file(), file
 
 
-@pytest.mark.parametrize("name", [*SHRUNK, *STAGED])
+@pytest.mark.parametrize("name", [*SHRUNK, *STAGED, *OTHERS])
 def test_the_head_comment_says_what_where_and_how_long(name):
     lines = (CONFIGS / name).read_text().splitlines()
     comment = " ".join(line for line in lines[:12] if line.startswith("#"))
