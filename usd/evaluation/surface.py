@@ -88,7 +88,9 @@ def thinned(points: Points, voxel: float) -> Points:
         return points
     low = points.x.amin(0) - 0.5 * voxel
     cell = ((points.x - low) / voxel).floor().long()
-    unique, label, counts = torch.unique(cell, dim=0, return_inverse=True, return_counts=True)
+    side = int(cell.max()) + 1
+    number = (cell[:, 0] * side + cell[:, 1]) * side + cell[:, 2]
+    unique, label, counts = torch.unique(number, return_inverse=True, return_counts=True)
     zeros = torch.zeros(len(unique), 3)
     x = zeros.index_add(0, label, points.x) / counts[:, None]
     normal = torch.nn.functional.normalize(zeros.index_add(0, label, points.normal), dim=-1)
