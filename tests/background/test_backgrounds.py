@@ -7,7 +7,7 @@ from usd.background import Background
 from usd.core.config import ConfigError, parse
 from usd.core.registry import find
 
-NAMES = ("solid-color-background", "neural-environment-map-background")
+NAMES = ("solid-color-background", "neural-environment-map-background", "textured-background")
 
 
 def background(name: str, **options: object) -> Background:
@@ -38,8 +38,9 @@ def test_a_learned_color_has_a_gradient_and_a_fixed_one_has_none() -> None:
     assert not background("solid-color-background").color(directions()).requires_grad
 
 
-def test_the_environment_map_depends_on_the_direction_and_trains() -> None:
-    room = background("neural-environment-map-background")
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_an_environment_depends_on_the_direction_and_trains(name: str) -> None:
+    room = background(name)
     colors = room.color(directions())
     assert colors.min() >= 0 and colors.max() <= 1 and colors.std(0).min() > 0
     colors.sum().backward()
@@ -73,3 +74,13 @@ def test_an_evaluation_color_is_used_only_when_evaluating() -> None:
 def test_a_color_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"system\.background\.color: 255 is out of range"):
         background("solid-color-background", color=[255, 0, 0])
+
+
+def test_a_texture_is_seen_where_its_texels_lie() -> None:
+    """The upper half of the panorama is what looking up shows."""
+    room = background("textured-background", height=8, width=8, color_activation="none")
+    with torch.no_grad():
+        room.texture[:4], room.texture[4:] = 1.0, 0.0
+    up = torch.tensor([[0.0, 0.0, 1.0], [0.3, 0.1, 0.9], [0.5, -0.5, -0.9]])
+    colors = room.color(torch.nn.functional.normalize(up, dim=-1))
+    assert colors[:, 0].tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-6)

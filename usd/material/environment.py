@@ -29,7 +29,7 @@ STUDIO_LIGHT = 0.35  # mean over all directions
 class Environment:
     """A panorama blurred for each value of ``ROUGHNESS``, and for matt surfaces."""
 
-    glossy: Float[Tensor, "L h w 3"]
+    glossy: Float[Tensor, "L H W 3"]
     matt: Float[Tensor, "h w 3"]
 
     def diffuse(self, directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
