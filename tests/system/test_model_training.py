@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from lightning.pytorch import Trainer
 
 from usd.core.config import parse
@@ -17,6 +17,7 @@ from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.clip import ClipSystem, contrastive
 from usd.system.diffusion_training import draw_timesteps, make_unet, noised
+from usd.system.model_training import save_half
 from usd.system.novel_view import NovelViewSystem, widened
 from usd.system.text_to_image import TextToImageSystem
 from usd.system.view_volume import ViewVolumeSystem
@@ -93,6 +94,15 @@ def test_whitening_changes_the_latents_and_not_the_pictures() -> None:
     torch.testing.assert_close(torch.cov(flat), torch.eye(4).double(), atol=1e-3, rtol=0)
     assert flat.mean(1).abs().max() < 1e-3
     assert white.std.max() < 1e-3
+
+
+def test_a_published_model_does_not_say_where_it_was_read_from(tmp_path: Path) -> None:
+    make_unet((64, 64), 4, 8, 32).save_pretrained(tmp_path / "first")
+    again = UNet2DConditionModel.from_pretrained(tmp_path / "first")
+    save_half(again, tmp_path / "second")
+    assert str(tmp_path) not in (tmp_path / "second" / "config.json").read_text()
+    stored = UNet2DConditionModel.from_pretrained(tmp_path / "second").state_dict()
+    assert all(torch.equal(stored[key], value.half()) for key, value in again.state_dict().items())
 
 
 def test_a_widened_unet_computes_what_it_did() -> None:

@@ -14,7 +14,7 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
 from usd.evaluation.metrics import psnr, ssim
-from usd.system.model_training import ModelTraining, half, write_sheet
+from usd.system.model_training import ModelTraining, save_half, write_sheet
 
 
 @register("autoencoder-system")
@@ -82,7 +82,7 @@ class AutoencoderSystem(ModelTraining):
     def publish(self, folder: Path) -> None:
         vae = copy.deepcopy(self.average)
         fold_whitening(vae, self.latest)
-        half(vae).save_pretrained(folder)
+        save_half(vae, folder)
 
 
 def random_crop(pictures: Float[Tensor, "B 3 H W"], side: int, generator: torch.Generator) -> Tensor:

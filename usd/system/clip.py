@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
-from usd.system.model_training import ModelTraining, half
+from usd.system.model_training import ModelTraining, half, save_half
 from usd.toybox.vocabulary import MAX_TOKENS, SPECIAL, make_tokenizer, save_tokenizer, tokenize, words
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -118,7 +118,7 @@ class ClipSystem(ModelTraining):
         self.report({"caption_retrieval": right, "azimuth_error_deg": turn.abs().rad2deg().median().item()})
 
     def publish(self, folder: Path) -> None:
-        half(self.average.clip).save_pretrained(folder)
+        save_half(self.average.clip, folder)
         save_tokenizer(folder)
         reader = {key: value.contiguous() for key, value in half(self.average.view).state_dict().items()}
         save_file(reader, folder / VIEW_READER)

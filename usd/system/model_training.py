@@ -1,6 +1,7 @@
 """Base of the systems that train the embedded diffusion family: a running average of weights, and publishing."""
 
 import copy
+import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,3 +90,11 @@ def write_sheet(rows: list[Float[Tensor, "N 3 H W"]], path: Path) -> None:
 def half(module: Any) -> Any:
     """A float16 copy for storing."""
     return copy.deepcopy(module).to(torch.float16)
+
+
+def save_half(module: Any, folder: Path) -> None:
+    """Stores a model of diffusers or transformers in float16, without the path that it was once read from."""
+    half(module).save_pretrained(folder)
+    path = folder / "config.json"
+    said = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+    path.write_text(json.dumps(said, indent=2) + "\n")

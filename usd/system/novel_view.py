@@ -43,7 +43,7 @@ from usd.system.diffusion_training import (
     plain_attention,
     write_scheduler,
 )
-from usd.system.model_training import ModelTraining, half, write_sheet
+from usd.system.model_training import ModelTraining, half, save_half, write_sheet
 
 POSE_TIMES = (500, 700, 850)
 LAYOUT = "clip_camera_projection"
@@ -272,8 +272,8 @@ class NovelViewSystem(ModelTraining):
 
     def publish(self, folder: Path) -> None:
         """The layout of published Zero-1-to-3 folders; the autoencoder is the base model's."""
-        half(self.average.unet).save_pretrained(folder / "unet")
-        half(self.tower).save_pretrained(folder / "image_encoder")
+        save_half(self.average.unet, folder / "unet")
+        save_half(self.tower, folder / "image_encoder")
         projection, place = half(self.average.projection), folder / LAYOUT
         place.mkdir(parents=True, exist_ok=True)
         save_file(projection.state_dict(), place / "diffusion_pytorch_model.safetensors")
@@ -297,7 +297,7 @@ class NovelViewSystem(ModelTraining):
     def _publish_autoencoder(self, place: Path) -> None:
         """A copy, or its configuration with a pointer to the base model's weights."""
         if not self.config.share_autoencoder:
-            half(self._autoencoder()).save_pretrained(place)
+            save_half(self._autoencoder(), place)
             return
         owner = weights_folder(Path(self.config.start_from) / "vae")
         if owner.resolve() == place.resolve():

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
-from usd.core.errors import did_you_mean, listing
+from usd.core.errors import UserError, did_you_mean, listing
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
+from usd.data.view_set import ViewSet, silhouette_radius
 from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
 from usd.evaluation.views import ViewScore, mean_score, score, write_metrics
@@ -137,6 +138,7 @@ class ReconstructSystem(System):
             sys.stdout.write(f"views: {describe(data.train_views)}\n")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
             sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
+        check_size(data.train_views, self.renderer.config.radius)
         if self.trainer.ckpt_path is None:
             self.geometry.initialize()
 
@@ -257,6 +259,18 @@ class ReconstructSystem(System):
     def export(self, exporter: Any, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
+
+
+def check_size(views: ViewSet, radius: float) -> None:
+    """Raises ``UserError`` where silhouettes show that the object does not fit into the cube that is rendered."""
+    if not views.masked:
+        return
+    shown = silhouette_radius(views, torch.zeros(3))
+    if shown > 3**0.5 * radius:
+        raise UserError(
+            f"data.path: the views show the object up to {shown:.2g} away from the origin; expected at most "
+            f"system.geometry.radius, {radius:g}: pass data.frame=fit, or a larger radius"
+        )
 
 
 def _single(batch: ViewBatch, index: int) -> ViewBatch:

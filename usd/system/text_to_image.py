@@ -30,7 +30,7 @@ from usd.system.diffusion_training import (
     plain_attention,
     write_scheduler,
 )
-from usd.system.model_training import ModelTraining, half, write_sheet
+from usd.system.model_training import ModelTraining, save_half, write_sheet
 from usd.toybox.vocabulary import make_tokenizer, save_tokenizer, tokenize
 
 PROMPTS = (
@@ -131,8 +131,8 @@ class TextToImageSystem(ModelTraining):
             return (vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def publish(self, folder: Path) -> None:
-        half(self.average.unet).save_pretrained(folder / "unet")
-        half(self.average.text_encoder).save_pretrained(folder / "text_encoder")
+        save_half(self.average.unet, folder / "unet")
+        save_half(self.average.text_encoder, folder / "text_encoder")
         save_tokenizer(folder / "tokenizer")
         write_scheduler(folder / "scheduler")
         (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2))
