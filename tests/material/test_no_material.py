@@ -1,8 +1,9 @@
 """Features as colours."""
 
+import pytest
 import torch
 
-from usd.core.config import parse
+from usd.core.config import ConfigError, parse
 from usd.material.no_material import NoMaterial
 
 
@@ -20,3 +21,12 @@ def test_a_network_between_features_and_colour() -> None:
     x = torch.zeros(7, 3)
     colors = material.color(torch.randn(7, 5), x, x, None)
     assert colors.shape == (7, 3) and colors.min() >= 0 and colors.max() <= 1
+
+
+def test_without_colours_all_is_grey() -> None:
+    """As a published geometry stage has it: ``n_output_dims: 0``."""
+    material = NoMaterial(parse(NoMaterial.Config, {"n_output_dims": 0}))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(material.color(x, x, x, None), torch.full((5, 3), 0.5))
+    with pytest.raises(ConfigError, match="is not a choice; expected one of 0, 3"):
+        parse(NoMaterial.Config, {"n_output_dims": 4}, "system.material")
