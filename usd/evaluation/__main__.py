@@ -58,8 +58,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(argv: list[str] | None = None) -> Report:
     args = arguments().parse_args(argv)
-    reference = open_source(args.reference, "--reference", args.reference_up, args.input_azimuth)
     prediction = open_source(args.prediction, "PRED", args.prediction_up, args.input_azimuth)
+    reference = open_source(args.reference, "--reference", args.reference_up, args.input_azimuth)
     report = evaluate(prediction, reference, args.align, tuple(args.skip_views))
     print(f"{prediction.name} against {reference.name}, alignment: {args.align}")
     print(figures_table(report))
