@@ -199,6 +199,7 @@ def test_what_cannot_be_done_is_one_line(capsys, views, tmp_path):
     wrong = refused(capsys, tmp_path, path, "system.geometry.n_feature_dims=5")
     assert "system.geometry.n_feature_dims: is 5; expected 3" in wrong
     assert "data.path" in refused(capsys, tmp_path)
+    assert "pass data.frame=fit" in refused(capsys, tmp_path, path, "system.geometry.radius=0.1")
     density = ["system.renderer_type=nerf-volume-renderer", "system.geometry_type=implicit-volume"]
     assert "renders no signed distance" in refused(capsys, tmp_path, path, *density)
 
