@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.geometry.shapes import points, small
+from usd.core.errors import UserError
 from usd.geometry.implicit_volume import density_bias
 from usd.math import mesh
 
@@ -50,5 +51,5 @@ def test_everything_is_trained_and_meshes_are_closed() -> None:
 
 
 def test_normals_without_a_normal_type_are_refused() -> None:
-    with pytest.raises(ValueError, match="normal_type"):
+    with pytest.raises(UserError, match="normal_type: is null"):
         small(NAME, normal_type=None).query(points(), frozenset({"normal"}))

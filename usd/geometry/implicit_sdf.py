@@ -190,7 +190,10 @@ class ImplicitSDF(SignedDistance, FeatureSurface):
         analytic = self.config.normal_type == "analytic"
         gradient_wanted = "gradient" in needs and not analytic
         if gradient_wanted and self.config.normal_type is None:
-            raise ValueError("implicit-sdf: gradients were asked for, but geometry.normal_type is null")
+            raise UserError(
+                "system.geometry.normal_type: is null, but something needs the normals of this implicit-sdf; "
+                "expected finite_difference or analytic"
+            )
         if not gradient_wanted and "laplacian" not in needs:
             return None, None
         values = differences.corner_values(self.distance, x, self.eps)
