@@ -3,6 +3,10 @@
 
     python benchmarks/image_to_3d.py                          12 objects, every method
     python benchmarks/image_to_3d.py --objects 6 --methods usd sds trainer.max_steps=600
+    python benchmarks/image_to_3d.py --kind nameless --objects 4 --methods usd
+
+The objects are the first from ``--first-seed`` on that a person would name; ``--kind nameless`` takes the random
+compositions of primitives between them, whose hidden sides nobody can know, and ``--kind all`` takes both.
 
 Each (object, method) is one run of ``launch.py`` and one file ``runs/<seed>-<method>.json``. A second call continues
 where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are written to ``--out`` after
@@ -10,12 +14,14 @@ every run. ``key=value`` arguments apply to every trained method and belong to t
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +36,7 @@ from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes  # noqa: E4
 from usd.evaluation.views import ViewScore, mean_score, score_view  # noqa: E402
 from usd.toybox import TEST_SEED  # noqa: E402
 from usd.toybox.__main__ import write_toy  # noqa: E402
-from usd.toybox.objects import make_toy  # noqa: E402
+from usd.toybox.objects import NAMELESS, make_toy  # noqa: E402
 
 STRONG = ["system.guidance.lambda=0", "system.guidance.guidance_scale=5", "system.loss.lambda_usd=0.5"]
 METHODS: dict[str, list[str]] = {
@@ -231,11 +237,18 @@ def write_summary(bench: Bench) -> str:
     return text
 
 
+def seeds_of(kind: str, first: int) -> Iterator[int]:
+    """Seeds from ``first`` on whose toys are named, nameless, or either."""
+    wanted = {"named": (True,), "nameless": (False,), "all": (True, False)}[kind]
+    return (seed for seed in itertools.count(first) if (make_toy(seed).category != NAMELESS) in wanted)
+
+
 def arguments(argv: list[str] | None = None) -> tuple[Bench, int]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--objects", type=int, default=12, help="how many objects")
+    parser.add_argument("--kind", choices=("named", "nameless", "all"), default="named", help="of objects")
     parser.add_argument("--first-seed", type=int, default=TEST_SEED + 100, help="seed of the first object")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "usd-patch-mini.yaml")
@@ -248,7 +261,7 @@ def arguments(argv: list[str] | None = None) -> tuple[Bench, int]:
         parser.error(f"{wrong[0]}: expected key=value")
     if args.first_seed < TEST_SEED:
         parser.error(f"--first-seed {args.first_seed}: expected the test split, {TEST_SEED} and up")
-    seeds = tuple(range(args.first_seed, args.first_seed + args.objects))
+    seeds = tuple(itertools.islice(seeds_of(args.kind, args.first_seed), args.objects))
     out = args.out.resolve()
     return Bench(seeds, tuple(args.methods), args.config.resolve(), out, args.gpu, tuple(rest)), args.jobs
 
