@@ -97,6 +97,20 @@ def test_second_order_by_any_choice_of_inputs(wanted):
         torch.testing.assert_close(kernel, twin, rtol=1e-3, atol=1e-4 * float(twin.abs().max()))
 
 
+def test_a_normal_computes_no_gradient_of_the_table(monkeypatch):
+    from usd.kernels.hash_grid_warp import Sums
+
+    done = []
+    run = Sums._run
+    monkeypatch.setattr(Sums, "_run", lambda self, name, *rest: done.append(name) or run(self, name, *rest))
+    x, t = points(9).requires_grad_(), table(SMALL).requires_grad_()
+    y = hash_grid(x, t, SMALL, "warp").sum()
+    torch.autograd.grad(y, x, create_graph=True)
+    assert done == ["interpolate", "pull"]
+    torch.autograd.grad(y, (x, t))
+    assert sorted(done) == ["interpolate", "pull", "pull", "scatter"]
+
+
 def test_gradcheck_and_gradgradcheck_of_the_twin():
     x = (points(5, dtype=torch.float64) * 0.9 + 0.03).requires_grad_()
     t = table(SMALL, dtype=torch.float64).requires_grad_()

@@ -414,61 +414,87 @@ def _chunk(x: Tensor) -> int:
 
 
 class _Encode(torch.autograd.Function):
+    """The encoding, with a gradient for the table. That for x has a node of its own: autograd runs only the nodes it
+    needs, so a normal costs no gradient of the table, nor a plain step one of x. Hence x comes in a tuple, where
+    autograd does not look: this node is no way to x, but the gradient it computes still depends on it."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
-        ctx.save_for_backward(x, table)
+    def forward(ctx: Any, table: Tensor, hidden: tuple[Tensor], spec: HashGridSpec) -> Tensor:
+        (x,) = hidden
+        ctx.save_for_backward(x)
         ctx.spec = spec
         return Sums(spec).interpolate(x, table)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, table = ctx.saved_tensors
-        g_x, g_table = _EncodeGrad.apply(x, table, grads[0], ctx.spec, ctx.needs_input_grad[:2])
-        return g_x, g_table, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return _Scatter.apply(x, grads[0], ctx.spec), None, None
 
 
-class _EncodeGrad(torch.autograd.Function):
-    """(x, table, g) -> (pull, scatter): the gradient, as a function that can be differentiated once more."""
+class _FollowPosition(torch.autograd.Function):
+    """(features, x, table) -> features, with a gradient for x."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, table: Tensor, g: Tensor, spec: HashGridSpec, needs: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        sums = Sums(spec)
-        g = sums.tiled(g.contiguous())
-        ctx.save_for_backward(x, table, g)
+    def forward(ctx: Any, features: Tensor, x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
+        ctx.save_for_backward(x, table)
         ctx.spec = spec
-        ctx.set_materialize_grads(False)
-        return sums.pull(x, table, g) if needs[0] else None, sums.scatter(x, g) if needs[1] else None
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        x, table = ctx.saved_tensors
+        return grads[0], _Pull.apply(x, table, grads[0], ctx.spec), None, None
+
+
+class _Scatter(torch.autograd.Function):
+    """(x, g) -> the table's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
+        sums = Sums(spec)
+        tiles = sums.tiled(g.contiguous())
+        ctx.save_for_backward(x, tiles)
+        ctx.spec = spec
+        return sums.scatter(x, tiles)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor | None, v_table: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of v . pull + v_table . scatter."""
-        x, table, g = ctx.saved_tensors
+    def backward(ctx: Any, v_table: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, tiles = ctx.saved_tensors
+        sums, v_table = Sums(ctx.spec), v_table.contiguous()
+        g_x = sums.pull(x, v_table, tiles) if ctx.needs_input_grad[0] else None
+        return g_x, sums.interpolate(x, v_table) if ctx.needs_input_grad[1] else None, None
+
+
+class _Pull(torch.autograd.Function):
+    """(x, table, g) -> the positions' gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
+        sums = Sums(spec)
+        tiles = sums.tiled(g.contiguous())
+        ctx.save_for_backward(x, table, tiles)
+        ctx.spec = spec
+        return sums.pull(x, table, tiles)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        x, table, tiles = ctx.saved_tensors
         needs_x, needs_table, needs_g = ctx.needs_input_grad[:3]
-        sums = Sums(ctx.spec)
-        g_x = g_table = g_g = None
-        if v is not None:
-            v = v.contiguous()
-            g_table = sums.scatter_slope(x, v, g) if needs_table else None
-            if needs_x and needs_g:
-                g_g, g_x = sums.slope_and_pull_slope(x, v, table, g)
-            elif needs_x:
-                g_x = sums.pull_slope(x, v, table, g)
-            elif needs_g:
-                g_g = sums.slope(x, v, table)
-        if v_table is not None:
-            v_table = v_table.contiguous()
-            g_x = _sum(g_x, sums.pull(x, v_table, g)) if needs_x else None
-            g_g = _sum(g_g, sums.interpolate(x, v_table)) if needs_g else None
-        return g_x, g_table, g_g, None, None
-
-
-def _sum(a: Tensor | None, b: Tensor) -> Tensor:
-    return b if a is None else a + b
+        sums, v = Sums(ctx.spec), v.contiguous()
+        g_x = g_g = None
+        if needs_x and needs_g:
+            g_g, g_x = sums.slope_and_pull_slope(x, v, table, tiles)
+        elif needs_x:
+            g_x = sums.pull_slope(x, v, table, tiles)
+        elif needs_g:
+            g_g = sums.slope(x, v, table)
+        return g_x, sums.scatter_slope(x, v, tiles) if needs_table else None, g_g, None
 
 
 def encode(x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec) -> Float[Tensor, "N LF"]:
     """``hash_grid`` by the kernels; float32 on a CPU or CUDA."""
-    return _Encode.apply(x.contiguous(), table.contiguous(), spec)
+    x, table = x.contiguous(), table.contiguous()
+    features = _Encode.apply(table, (x,), spec)
+    return _FollowPosition.apply(features, x, table, spec) if x.requires_grad else features
