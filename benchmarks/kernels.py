@@ -145,7 +145,7 @@ def grid_candidates(spec: HashGridSpec, formulations: bool) -> dict[str, Phases]
 
 
 def normal_candidates(spec: HashGridSpec) -> dict[str, Phases]:
-    """Analytic normals and their training: d(encoding . g) / dx, then the gradient of that by table and g."""
+    """Analytic normals and their training: d(encoding . g) / dx, then its gradient by all, as ``backward`` takes it."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(POINTS, 3, generator=generator).requires_grad_()
     table = spec.init_table(generator, scale=1.0).requires_grad_()
@@ -158,7 +158,7 @@ def normal_candidates(spec: HashGridSpec) -> dict[str, Phases]:
 
     def backward(normal: object) -> object:
         assert isinstance(normal, Tensor)
-        return torch.autograd.grad(normal, (table, g), v)
+        return torch.autograd.grad(normal, (x, table, g), v)
 
     return {"kernel": (lambda: forward("warp"), backward), "twin": (lambda: forward("torch"), backward)}
 

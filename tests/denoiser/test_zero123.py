@@ -164,5 +164,5 @@ def test_a_part_may_lie_in_another_folder(tiny: TinyModels, tmp_path: Path) -> N
     (folder / "vae/config.json").write_text(json.dumps({**said, "weights_of": "../../shared"}))
     assert torch.equal(_open(folder).encode(_picture()), _open(tiny.zero123_a).encode(_picture()))
     other = Path(shutil.copytree(folder, tmp_path / "deeper/still/model"))
-    with pytest.raises(UserError, match="said to lie in .*shared, which is missing"):
+    with pytest.raises(UserError, match=r"said to lie in .*shared, which is missing"):
         _open(other).encode(_picture())

@@ -14,7 +14,6 @@ from usd.math.camera import (
     orthographic_cameras,
 )
 
-
 FOV = math.radians(40.0)
 
 

@@ -59,11 +59,14 @@ LEAST_RAYS = 32
 
 @dataclass(frozen=True)
 class OutlierConfig:
-    """Shares of a step's rays, those with the largest error, that teach nothing; for views that contradict others."""
+    """Shares of a step's rays, those with the largest error, that teach nothing; for views that contradict others.
 
-    rgb: float = option(0.0, "of the colours", ge=0, lt=1)
-    mask: float = option(0.0, "of the masks", ge=0, lt=1)
-    normal: float = option(0.0, "of the normals", ge=0, lt=1)
+    Numbers or schedules. Begin late: before the shape stands, what is still missing of it fits worst.
+    """
+
+    rgb: Schedule = option(0.0, "of the colours", ge=0, lt=1)
+    mask: Schedule = option(0.0, "of the masks", ge=0, lt=1)
+    normal: Schedule = option(0.0, "of the normals", ge=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class ReconstructSystem(System):
         needs = needs_of(extra.values()) | {"samples"} | ({"normal"} if "normal" in active else set())
         render = self.renderer.render_rays(rays.origins, rays.directions, background, needs, generator)
         losses = {
-            **self._picture_losses(render, rays, background, active),
+            **self._picture_losses(render, rays, background, active, step),
             **{name: loss(render) for name, loss in extra.items()},
             **self._field_losses(render, generator, active),
         }
@@ -163,21 +166,22 @@ class ReconstructSystem(System):
         rays: RayBatch,
         background: Float[Tensor, "R 3"],
         active: Mapping[str, float],
+        step: int,
     ) -> dict[str, Tensor]:
         """What the pictures say, ray by ray."""
         out, losses = self.config.outliers, {}
         rgb, truth = render.rgb[0, :, 0].T, rays.over(background)
         if "rgb_l1" in active:
-            losses["rgb_l1"] = trusted_mean(absolute_error(rgb, truth), rays.weight, out.rgb)
+            losses["rgb_l1"] = trusted_mean(absolute_error(rgb, truth), rays.weight, out.rgb(step))
         if "rgb_mse" in active:
-            losses["rgb_mse"] = trusted_mean(squared_error(rgb, truth), rays.weight, out.rgb)
+            losses["rgb_mse"] = trusted_mean(squared_error(rgb, truth), rays.weight, out.rgb(step))
         if "mask" in active and rays.mask is not None:
             error = mask_error(render.opacity[0, 0, 0], rays.mask)
-            losses["mask"] = trusted_mean(error, rays.weight, out.mask)
+            losses["mask"] = trusted_mean(error, rays.weight, out.mask(step))
         if "normal" in active and rays.normals is not None and render.normal is not None:
             error = normal_error(render.normal[0, :, 0].T, rays.normals)
             trust = rays.weight * normal_trust(rays.normals, rays.directions)
-            losses["normal"] = trusted_mean(error, trust, out.normal)
+            losses["normal"] = trusted_mean(error, trust, out.normal(step))
         self.figures["psnr"] = float(-10 * (rgb.detach() - truth).square().mean().clamp_min(1e-10).log10())
         return losses
 
