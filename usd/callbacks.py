@@ -35,7 +35,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Callback):
-    """Writes ``ckpts/epoch=0-step=<n>.ckpt`` and ``last.ckpt``, at the configured steps, at the end, on Ctrl-C and SIGTERM."""
+    """Writes ``ckpts/epoch=0-step=<n>.ckpt`` and ``last.ckpt``: at the configured steps, at the end, when told to stop.
+
+    Ctrl-C and SIGTERM (a job scheduler, ``docker stop``) let the step end and save it.
+    """
 
     def __init__(self, trial: Trial, config: CheckpointConfig) -> None:
         self.trial = trial
@@ -45,7 +48,7 @@ class Checkpoints(Callback):
         self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):  # a job scheduler or `docker stop` sends the second
+        for number in (signal.SIGINT, signal.SIGTERM):
             self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
