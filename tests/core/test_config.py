@@ -116,7 +116,7 @@ def test_a_component_is_its_name_and_its_own_options():
 @pytest.mark.parametrize(
     ("values", "start"),
     [
-        ({}, "at.geometry_type: required but not given; expected a geometry: implicit-volume"),
+        ({}, "at.geometry_type: required but not given; expected a geometry: custom-mesh, "),
         (
             {"geometry_type": "implicit-volum"},
             "at.geometry_type: no geometry is called 'implicit-volum'; known: ",

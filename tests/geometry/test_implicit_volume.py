@@ -66,7 +66,7 @@ def test_normals_of_the_blob_point_outwards_also_without_gradients(kind: str) ->
 
 
 def test_normals_without_a_normal_type_are_refused() -> None:
-    with pytest.raises(ValueError, match="normal_type"):
+    with pytest.raises(UserError, match="normal_type"):
         volume(normal_type=None).query(points(), frozenset({"normal"}))
 
 

@@ -14,6 +14,8 @@ from usd.geometry import Geometry
 from usd.material import Material
 from usd.math.camera import Cameras
 
+ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
+
 #: What ``needs`` may name beside ``rgb`` and ``opacity``, which always come: fields of ``Render``.
 OPTIONAL = frozenset({"foreground", "depth", "normal", "samples", "mesh"})
 
