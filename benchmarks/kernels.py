@@ -5,6 +5,9 @@ a warm-up, with the interquartile range; a ratio is that of the medians. Forward
 gradients, with everything a caller pays for (allocation, packing, launch). ``--clock cpu`` counts processor time of
 all threads instead of the wall clock: the fairer one, with ``--threads 1``, on a machine busy with something else.
 
+By default both sides have one thread: what a core gains. With ``--threads 2`` short launches gain little, because the
+workers of torch's own operations spin on the second core for a while after each (docs/lab-book.md).
+
 "normals" is the hash grid twice differentiated, as analytic normals of a signed distance train.
 
 The twins are the vectorised formulations (all levels, all corners, all samples at once). ``--formulations`` sets the
@@ -251,7 +254,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--rounds", type=int, default=7, help="rounds after the warm-up")
     parser.add_argument("--only", default="", help="run the comparisons whose name contains this")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of kernel and twin alike")
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
     parser.add_argument("--formulations", action="store_true", help="hash grid: other torch formulations too")
     options = parser.parse_args()

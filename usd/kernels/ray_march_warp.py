@@ -499,12 +499,12 @@ def march(
     bits = count.new_empty(n, -(-most // BITS))
     points = (runtime.array(t.contiguous(), wp.vec3f) for t in (origins, directions))
     cells, ends = _four_cells_to_a_word(occupancy.binary), _arrays(nearest.contiguous(), leave.contiguous())
-    split = runtime.Split((n,), grain=128)
+    split = runtime.Split((n,), grain=2048)
     grid = (runtime.array(cells), occupancy.resolution, occupancy.radius)
     find = (*points, *grid, step, *ends, *_arrays(bits, count))
     runtime.launch(find_samples, split, find, origins.device)
-    packed = torch.stack([count.cumsum(0) - count, count], -1)
-    total = int(count.sum())
+    end = count.cumsum(0)
+    packed, total = torch.stack([end - count, count], -1), int(end[-1]) if n else 0
     starts, ends_of_samples = origins.new_empty(total), origins.new_empty(total)
     out = (count.new_empty(total), starts, ends_of_samples)
     write = (runtime.array(bits), step, ends[0], *_arrays(packed, *out))
@@ -528,7 +528,7 @@ class _Composite(torch.autograd.Function):
         opacity, depth, color = matter.new_empty(n), matter.new_empty(n), matter.new_zeros(n, c)
         inputs = _arrays(samples.packed, samples.t_start, samples.t_end, matter, features)
         out = _arrays(weights, reach, opacity, depth, color)
-        split = runtime.Split((n,), grain=128)
+        split = runtime.Split((n,), grain=2048)
         runtime.launch(composite_rays, split, (*inputs, is_density, least, *out), matter.device)
         ctx.save_for_backward(samples.packed, samples.t_start, samples.t_end, matter, features, reach)
         ctx.least, ctx.is_density = least, is_density
@@ -548,7 +548,7 @@ class _Composite(torch.autograd.Function):
         ]
         out = (torch.empty_like(matter), torch.empty_like(features))
         arrays = (*_arrays(*inputs), ctx.is_density, ctx.least, *_arrays(reach, *incoming, *out))
-        split = runtime.Split((n,), grain=128)
+        split = runtime.Split((n,), grain=2048)
         runtime.launch(composite_rays_backward, split, arrays, matter.device)
         return *out, None, None, None
 

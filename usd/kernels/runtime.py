@@ -112,12 +112,17 @@ def launch(kernel: Any, split: Split, arguments: Sequence[Any], device: torch.de
     if device.type == "cuda":
         _launch_piece(kernel, arguments, device, 0, split.dim)
         return
-    run_tasks(
-        [
-            functools.partial(_launch_piece, kernel, arguments, device, *piece)
-            for piece in split.pieces(torch.get_num_threads())
-        ]
-    )
+    tasks = [
+        functools.partial(_launch_piece, kernel, arguments, device, *piece)
+        for piece in split.pieces(torch.get_num_threads())
+    ]
+    if kernel not in _loaded:  # its first launch compiles and loads its module, and must have that to itself
+        tasks.pop(0)()
+        _loaded.add(kernel)
+    run_tasks(tasks)
+
+
+_loaded: set[Any] = set()  # kernels that this process has launched on the CPU
 
 
 def _launch_piece(
@@ -131,15 +136,9 @@ def _launch_piece(
 
 
 def run_tasks(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run independent tasks on up to ``torch.get_num_threads()`` threads, the caller's included.
-
-    The first task runs alone: a kernel's module is compiled and loaded by its first launch.
-    """
-    if not tasks:
-        return
-    tasks[0]()
-    waiting = iter(tasks[1:])
-    n_others = min(torch.get_num_threads(), len(tasks) - 1) - 1
+    """Run independent tasks on up to ``torch.get_num_threads()`` threads, the caller's included."""
+    waiting = iter(tasks)
+    n_others = min(torch.get_num_threads(), len(tasks)) - 1
     others = [_pool(n_others).submit(_drain, waiting) for _ in range(max(n_others, 0))]
     _drain(waiting)
     for other in others:
