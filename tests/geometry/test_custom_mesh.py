@@ -13,8 +13,9 @@ from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.geometry.custom_mesh import CustomMesh
-from usd.geometry.mesh_input import Placement, read_mesh, srgb_from_linear, turn
+from usd.geometry.mesh_input import Placement, read_mesh, turn
 from usd.math import mesh
+from usd.math.color import srgb_from_linear
 
 ASIS = Placement()
 

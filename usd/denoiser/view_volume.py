@@ -30,7 +30,6 @@ class ViewVolumeConfig:
 
     picture: int = option(64, "the reference is read at this size", ge=16)
     latent: int = option(16, "side of the latents that the hint lies beside", ge=4)
-    latent_channels: int = option(4, "channels of those latents", ge=1)
     features: int = option(
         32, "channels of the picture's features at half its size; deeper ones have more", ge=8
     )

@@ -18,6 +18,7 @@ from usd.core.types import Mesh
 from usd.data.view_set import ViewSet, view_set
 from usd.kernels.rasterize import NOTHING, Tracer, intersect
 from usd.math.camera import Cameras
+from usd.math.color import srgb_from_linear
 
 MESHES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 Y_UP = (".glb", ".gltf", ".obj")
@@ -146,13 +147,6 @@ def _at_corners(part: Coloured) -> Mesh:
     colour = part.colours(torch.arange(count).repeat_interleave(3), corner)
     vertices = part.mesh.vertices[part.mesh.faces].view(-1, 3)
     return Mesh(vertices, torch.arange(3 * count).view(-1, 3), colour)
-
-
-def srgb_from_linear(value: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
-    """Display values of linear light (IEC 61966-2-1)."""
-    return torch.where(
-        value <= 0.0031308, 12.92 * value, 1.055 * value.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    )
 
 
 def see_mesh(coloured: Coloured, cameras: Cameras, rays_a_side: int = RAYS_A_SIDE) -> ViewSet:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.core.types import Mesh
+from usd.math.color import srgb_from_linear
 from usd.math.mesh import coincident, is_closed, without_collapsed
 
 log = logging.getLogger(__name__)
@@ -132,10 +133,3 @@ def _colors(raw: trimesh.Trimesh, path: Path) -> Float[Tensor, "V 3"] | None:
         visual, trimesh.visual.TextureVisuals
     )
     return srgb_from_linear(color) if linear else color
-
-
-def srgb_from_linear(color: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N 3"]:
-    """Display values of linear light (IEC 61966-2-1): glTF stores vertex colours linear."""
-    return torch.where(
-        color <= 0.0031308, 12.92 * color, 1.055 * color.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
-    )
