@@ -275,11 +275,12 @@ def plans(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[
     contents = [content for file in files for content in loading.chain(file)]
     shared: list[Content] = [({k: v for k, v in said.items() if k != KEY}, at) for said, at in contents]
     to_all = [text for text in overrides if not text.startswith(f"{KEY}.")]
-    run = _run(loading.merge(shared, to_all))
+    stages = written(contents, overrides)
+    run = _run(loading.merge(contents, overrides))
     found: dict[str, Plan] = {}
     layers: dict[str, list[Content]] = {}
     typed: dict[str, list[str]] = {}
-    for stage in written(contents, overrides):
+    for stage in stages:
         try:
             of = _known(stage.own("of"), found, "of")
             below = layers[of] if of else [*stage.bases(), *shared]

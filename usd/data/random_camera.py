@@ -17,7 +17,7 @@ from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.data.transforms import Frame, read_transforms
-from usd.math.camera import Cameras, Spherical, look_at, orbit_cameras
+from usd.math.camera import Cameras, Spherical, look_at, orbit_cameras, sphere_angles
 
 Range = tuple[float, float]
 
@@ -79,6 +79,9 @@ class RandomCameraConfig:
     eval_width: int = option(512, "columns of an evaluation picture", ge=1)
     eval_batch_size: int = option(1, "test views rendered at once", ge=1)
     eval_elevation_deg: float = option(15.0, "elevation of the evaluation orbit", ge=-90, le=90)
+    eval_elevation_range: Range | None = option(
+        None, "test views spread over the sphere between these elevations; null: one orbit", ge=-90, le=90
+    )
     eval_camera_distance: float = option(1.5, "its distance", gt=0)
     eval_fovy_deg: float = option(70.0, "its vertical field of view", gt=0, lt=180)
     n_val_views: int = option(4, "views of a validation grid, evenly around", ge=1)
@@ -99,9 +102,8 @@ class RandomCameras(Data):
     def __init__(self, config: RandomCameraConfig) -> None:
         super().__init__(config)
         for key in ("camera_distance_range", "fovy_range", "elevation_range", "azimuth_range"):
-            low, high = getattr(config, key)
-            if low > high:
-                raise ConfigError(f"data.{key}: [{low:g}, {high:g}] runs backwards; expected [from, to]")
+            _check_forward(key, getattr(config, key))
+        _check_forward("eval_elevation_range", config.eval_elevation_range)
         for key in ("height", "width", "batch_size"):
             _check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
@@ -123,9 +125,14 @@ class RandomCameras(Data):
         return frames + (self._turntable("turntable") if self.config.eval_turntable else [])
 
     def _turntable(self, name: str) -> list[CameraBatch]:
-        cameras, size = orbit(self.config, self.config.n_test_views), self.config.eval_batch_size
+        cameras, size = around(self.config, self.config.n_test_views), self.config.eval_batch_size
         starts = range(0, len(cameras), size)
         return [CameraBatch(cameras[i : i + size], self.reference(), name, i) for i in starts]
+
+
+def _check_forward(key: str, limits: Range | None) -> None:
+    if limits is not None and limits[0] > limits[1]:
+        raise ConfigError(f"data.{key}: [{limits[0]:g}, {limits[1]:g}] runs backwards; expected [from, to]")
 
 
 def _check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
@@ -193,6 +200,19 @@ def _uniform(limits: Range, count: int, generator: torch.Generator) -> Float[Ten
 def orbit(config: RandomCameraConfig, count: int) -> Cameras:
     """``count`` evaluation views evenly around, the first at azimuth 0."""
     azimuth = torch.arange(count) * (2 * math.pi / count)
-    elevation = torch.full((count,), math.radians(config.eval_elevation_deg))
-    place = Spherical(elevation, azimuth, torch.full((count,), config.eval_camera_distance))
+    return _evaluation_cameras(config, torch.full((count,), math.radians(config.eval_elevation_deg)), azimuth)
+
+
+def around(config: RandomCameraConfig, count: int) -> Cameras:
+    """``count`` test views: the orbit, or evenly over the band of the sphere that ``eval_elevation_range`` says."""
+    if config.eval_elevation_range is None:
+        return orbit(config, count)
+    low, high = (math.radians(limit) for limit in config.eval_elevation_range)
+    return _evaluation_cameras(config, *sphere_angles(count, low, high))
+
+
+def _evaluation_cameras(
+    config: RandomCameraConfig, elevation: Float[Tensor, "B"], azimuth: Float[Tensor, "B"]
+) -> Cameras:
+    place = Spherical(elevation, azimuth, torch.full_like(elevation, config.eval_camera_distance))
     return orbit_cameras(place, math.radians(config.eval_fovy_deg), config.eval_height, config.eval_width)

@@ -6,12 +6,10 @@ import re
 import torch
 
 from usd.data.view_set import ViewSet
-from usd.math.camera import Cameras, Spherical, orbit_cameras
+from usd.math.camera import Cameras, Spherical, orbit_cameras, sphere_angles
 from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.objects import make_toy
 from usd.toybox.render import Pictures, render
-
-GOLDEN = math.pi * (3 - math.sqrt(5))
 
 
 def toy_seed(text: str) -> int | None:
@@ -22,10 +20,8 @@ def toy_seed(text: str) -> int | None:
 
 def sphere_cameras(count: int, size: int) -> Cameras:
     """``count`` cameras spread evenly over the whole sphere (a Fibonacci spiral), looking at the origin."""
-    index = torch.arange(count, dtype=torch.float64)
-    elevation = torch.asin(1 - (2 * index + 1) / count)
-    azimuth = (index * GOLDEN).remainder(2 * math.pi)
-    place = Spherical(elevation.float(), azimuth.float(), torch.full((count,), REFERENCE_DISTANCE))
+    elevation, azimuth = sphere_angles(count)
+    place = Spherical(elevation, azimuth, torch.full((count,), REFERENCE_DISTANCE))
     return orbit_cameras(place, math.radians(REFERENCE_FOV_DEG), size, size)
 
 

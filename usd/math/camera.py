@@ -264,3 +264,17 @@ def orbit_cameras_deg(
         size,
         size,
     )
+
+
+def sphere_angles(
+    count: int, lowest: "float | int" = -math.pi / 2, highest: "float | int" = math.pi / 2
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Elevations and azimuths (radians) of ``count`` points spread evenly over a band of the sphere, top first.
+
+    A Fibonacci spiral: equal areas, and a golden angle from each point to the next.
+    """
+    index = torch.arange(count, dtype=torch.float64)
+    low, high = math.sin(lowest), math.sin(highest)
+    elevation = torch.asin((high - (high - low) * (2 * index + 1) / (2 * count)).clamp(-1, 1))
+    azimuth = (index * (math.pi * (3 - math.sqrt(5)))).remainder(2 * math.pi)
+    return elevation.float(), azimuth.float()
