@@ -19,7 +19,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.pictures import over, to_bytes
-from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser
+from usd.denoiser import Running, TextDenoiser, ViewDenoiser, open_denoiser
 from usd.denoiser.sample import Sampler, sample_views
 from usd.math.camera import Cameras, orbit_cameras_deg
 
@@ -40,11 +40,10 @@ class Zero123Pipeline:
         cls, name_or_path: str, rectify: str | None = None, half_precision_weights: bool = True
     ) -> "Zero123Pipeline":
         """An alias of load/models.yaml, a folder or a hub id. Raises UserError when it cannot be had."""
-        model = open_denoiser(name_or_path, "view", "Zero123Pipeline", half_precision_weights)
+        running = Running().single(half_precision_weights)
+        model = open_denoiser(name_or_path, "view", "Zero123Pipeline", running)
         prior = (
-            None
-            if rectify is None
-            else open_denoiser(rectify, "text", "Zero123Pipeline: rectify", half_precision_weights)
+            None if rectify is None else open_denoiser(rectify, "text", "Zero123Pipeline: rectify", running)
         )
         assert isinstance(model, ViewDenoiser) and (prior is None or isinstance(prior, TextDenoiser))
         return cls(model, prior)

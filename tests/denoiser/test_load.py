@@ -14,7 +14,7 @@ import torch
 
 from tests.conftest import TinyModels
 from usd.core.config import UserError
-from usd.denoiser import check_shared_latents, load, open_denoiser
+from usd.denoiser import Running, check_shared_latents, load, open_denoiser
 from usd.denoiser.frozen import Frozen
 
 WHERE = "system.guidance.zero123_model_name_or_path"
@@ -206,7 +206,7 @@ def test_the_same_model_in_use_is_loaded_once(tiny: TinyModels) -> None:
     first = open_denoiser(str(tiny.sd), "text", "x")
     assert open_denoiser(str(tiny.sd), "text", "x") is first
     assert open_denoiser(f"{tiny.sd}/../{tiny.sd.name}", "text", "x") is first
-    assert open_denoiser(str(tiny.sd), "text", "x", half=False) is not first
+    assert open_denoiser(str(tiny.sd), "text", "x", Running(weights="bf16")) is not first
 
 
 def test_weights_are_freed_with_their_owner(tiny: TinyModels) -> None:
@@ -238,9 +238,9 @@ def test_models_of_different_latent_spaces_are_refused(tiny: TinyModels) -> None
 
 def test_frozen_networks_are_invisible_to_their_owner_and_never_half_on_a_cpu() -> None:
     holder = torch.nn.Module()
-    holder.net = Frozen(lambda: torch.nn.Linear(2, 2).half(), half=True)
+    holder.net = Frozen(lambda: torch.nn.Linear(2, 2).half(), "auto")
     network = holder.net.on(torch.device("cpu"))
     assert network.weight.dtype == torch.float32 and not network.weight.requires_grad and not network.training
     assert not list(holder.parameters()) and not holder.state_dict()
     assert holder.net.dtype(torch.device("cuda")) == torch.float16
-    assert Frozen(lambda: torch.nn.Linear(2, 2), half=False).dtype(torch.device("cuda")) == torch.float32
+    assert Frozen(lambda: torch.nn.Linear(2, 2)).dtype(torch.device("cuda")) == torch.float32

@@ -17,6 +17,7 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.types import LatentSpace
+from usd.denoiser.running import AS_USUAL, Running
 from usd.math.camera import Cameras
 
 Same = TypeVar("Same", bound="Embedding")
@@ -56,7 +57,7 @@ class Denoiser(Module):
     """A diffusion model. ``latent`` is its space, ``alphas_cumprod`` its schedule.
 
     ``parts`` names the subfolders that it is loaded from (``a|b``: either will do); a denoiser with parts has the
-    options ``folder`` and ``half_precision_weights``.
+    options ``folder`` and ``running``.
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
@@ -128,15 +129,16 @@ class ViewDenoiser(Denoiser):
         """One row per camera."""
 
 
-def open_denoiser(name: str, role: str, where: str, half: bool = True) -> Denoiser:
+def open_denoiser(name: str, role: str, where: str, running: Running = AS_USUAL) -> Denoiser:
     """The denoiser behind an alias, folder or hub id.
 
-    ``role`` is "text" or "view"; ``where`` is the key path to blame in messages; ``half`` allows fp16 weights on
-    CUDA. The same model opened twice is one object. Raises UserError when it cannot be had or plays another role.
+    ``role`` is "text" or "view"; ``where`` is the key path to blame in messages; ``running`` says how the networks
+    are kept in memory and run. The same model opened twice is one object. Raises UserError when it cannot be had or
+    plays another role.
     """
     from usd.denoiser.load import open_model
 
-    denoiser = open_model(name, role, where, half)
+    denoiser = open_model(name, role, where, running)
     wanted = {"text": TextDenoiser, "view": ViewDenoiser}[role]
     if not isinstance(denoiser, wanted):
         other = {

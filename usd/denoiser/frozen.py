@@ -1,35 +1,70 @@
 """Networks that are used but never trained or saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from usd.denoiser.running import AS_USUAL, Running, Weights, dtype_on
+
+Slot = tuple[torch.nn.Module, str]
 
 
 class Frozen:
     """A pretrained network, loaded when first needed and moved to wherever its input is.
 
-    It is no ``nn.Module`` on purpose: parameters(), state_dict() and train() of its owner do not see it. With
-    ``half`` it computes in fp16 on CUDA; everywhere else in fp32, whatever its file holds.
+    It is no ``nn.Module`` on purpose: parameters(), state_dict() and train() of its owner do not see it. It computes
+    in the dtype that ``weights`` means on the device, whatever its file holds. ``prepare`` is called once, after
+    loading. With ``running.offload: unused`` its weights lie in main memory between uses.
     """
 
-    def __init__(self, load: Callable[[], torch.nn.Module], half: bool) -> None:
+    def __init__(
+        self,
+        load: Callable[[], torch.nn.Module],
+        weights: Weights = "fp32",
+        running: Running = AS_USUAL,
+        prepare: Callable[[Any], None] | None = None,
+    ) -> None:
         self._load = load
-        self._half = half
+        self._weights: Weights = weights
+        self._running = running
+        self._prepare = prepare
         self._network: torch.nn.Module | None = None
+        self._away: dict[
+            Slot, torch.Tensor
+        ] = {}  # the weights in main memory, while copies of them are in use
+
+    @contextmanager
+    def use(self, device: torch.device) -> Iterator[Any]:
+        """The network on this device, for as long as the block lasts where weights are kept elsewhere."""
+        try:
+            yield self.on(device)
+        finally:
+            self.rest()
 
     def on(self, device: torch.device) -> Any:
         """The network on this device, in the dtype that suits it."""
         if self._network is None:
-            self._network = self._load().eval().requires_grad_(False)
+            self._network = self._loaded()
         dtype = self.dtype(device)
+        if self._running.offload == "unused":
+            self._visit(self._network, device, dtype)
+            return self._network
         first = next(self._network.parameters())
         if first.device != device or first.dtype != dtype:
             self._network.to(device=device, dtype=dtype)
         return self._network
 
+    def rest(self) -> None:
+        """Put back the weights that lie in main memory; the copies live as long as a gradient needs them."""
+        for slot, kept in self._away.items():
+            _put(slot, kept)
+        self._away = {}
+
     def dtype(self, device: torch.device) -> torch.dtype:
-        return torch.float16 if self._half and device.type == "cuda" else torch.float32
+        """The dtype of the weights, and of what goes in, on this device."""
+        return dtype_on(device, self._weights)
 
     @property
     def loaded(self) -> bool:
@@ -38,3 +73,43 @@ class Frozen:
     def drop(self) -> None:
         """Forget the weights; they are read again when needed."""
         self._network = None
+        self._away = {}
+
+    def _loaded(self) -> torch.nn.Module:
+        network = self._load().eval().requires_grad_(False)
+        if self._running.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._prepare is not None:
+            self._prepare(network)
+        return network
+
+    def _visit(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        """Copies of all weights on the device, in place of those in main memory, which stay as they are."""
+        self.rest()
+        if next(network.parameters()).dtype != dtype:
+            network.to(dtype)
+        for slot, kept in _slots(network):
+            if device.type == "cuda" and not kept.is_pinned():
+                kept.data = kept.data.pin_memory()  # three times as fast to copy
+            self._away[slot] = kept
+            _put(slot, kept.detach().to(device, non_blocking=True))
+
+
+def _slots(network: torch.nn.Module) -> list[tuple[Slot, torch.Tensor]]:
+    """Every weight and buffer with its place. A weight in two places has two entries."""
+    return [
+        ((module, name), tensor)
+        for module in network.modules()
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+
+
+def _put(slot: Slot, tensor: torch.Tensor) -> None:
+    module, name = slot
+    if name in module._buffers:
+        module._buffers[name] = tensor
+    else:
+        kept = isinstance(tensor, torch.nn.Parameter)
+        module._parameters[name] = tensor if kept else torch.nn.Parameter(tensor, requires_grad=False)  # type: ignore[assignment]

@@ -1,8 +1,9 @@
 """What Stable Diffusion and Zero-1-to-3 have in common: a UNet on the latents of an autoencoder."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,14 +16,10 @@ from usd.denoiser import Denoiser, Embedding
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.load import load_network, read_json
 from usd.denoiser.picture import resized
+from usd.denoiser.running import Running
 from usd.math.diffusion import eps_from_v, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 
 DEFAULT_SCALING = 0.18215  # of AutoencoderKL, when its configuration does not say
-
-
-class _Folder(Protocol):
-    folder: str
-    half_precision_weights: bool
 
 
 @dataclass(frozen=True)
@@ -40,18 +37,26 @@ class LatentDenoiser(Denoiser):
     @dataclass(frozen=True)
     class Config:
         folder: str = option(help="a diffusers folder", path=True)
-        half_precision_weights: bool = option(True, "fp16 on CUDA; the autoencoder and CPUs always use fp32")
+        running: Running = option({}, "how its networks are kept in memory and run")
 
     def __init__(self, config: Config, name: str = "") -> None:
         super().__init__(config)
         self.folder = Path(config.folder)
         self.name = name or self.folder.name
-        folder, half = (
-            self.folder,
-            config.half_precision_weights,
-        )  # closures must not hold self: weights would outlive it
-        self.unet = Frozen(lambda: load_network("diffusers", "UNet2DConditionModel", folder / "unet"), half)
-        self.vae = Frozen(lambda: load_network("diffusers", "AutoencoderKL", folder / "vae"), half=False)
+        self.running = running = config.running
+        folder = self.folder  # closures must not hold self: weights would outlive it
+        self.unet = Frozen(
+            lambda: load_network("diffusers", "UNet2DConditionModel", folder / "unet"),
+            running.weights,
+            running,
+            partial(compiled, mode=running.compile),
+        )
+        self.vae = Frozen(
+            lambda: load_network("diffusers", "AutoencoderKL", folder / "vae"),
+            running.autoencoder,
+            running,
+            partial(_recomputing, wanted=running.recompute),
+        )
         self.latent = latent_space(folder)
         scheduler = folder / "scheduler" / "scheduler_config.json"
         self.predicts = prediction_type(read_json(scheduler), scheduler)
@@ -66,13 +71,16 @@ class LatentDenoiser(Denoiser):
     def latent_mode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """The most likely latent, *not* scaled."""
         picture = resized(image.float(), self.latent.image_size) * 2 - 1
-        with torch.autocast(picture.device.type, enabled=False):
-            return self.vae.on(picture.device).encode(picture).latent_dist.mode()
+        device, dtype = picture.device, self.vae.dtype(picture.device)
+        with torch.autocast(device.type, enabled=False), self.vae.use(device) as vae:
+            parts = [vae.encode(part.to(dtype)).latent_dist.mode() for part in self._parts(picture)]
+        return torch.cat(parts).float()
 
     def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
-        with torch.autocast(z.device.type, enabled=False):
-            picture = self.vae.on(z.device).decode(z.float() / self.latent.scaling_factor).sample
-        return (picture * 0.5 + 0.5).clamp(0, 1)
+        latent = (z.float() / self.latent.scaling_factor).to(self.vae.dtype(z.device))
+        with torch.autocast(z.device.type, enabled=False), self.vae.use(z.device) as vae:
+            picture = torch.cat([vae.decode(part).sample for part in self._parts(latent)])
+        return (picture.float() * 0.5 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def eps(
@@ -86,14 +94,26 @@ class LatentDenoiser(Denoiser):
 
     def _predict(self, xt: Tensor, t: Tensor, told: NetworkInput) -> Tensor:
         """The UNet's own output, in its own dtype."""
-        unet, dtype = self.unet.on(xt.device), self.unet.dtype(xt.device)
-        x = xt if told.latent is None else torch.cat([xt, told.latent.to(xt)], 1)
-        self._check_width(told.tokens.shape[-1], unet.config.cross_attention_dim)
-        time = None if told.time is None else told.time.to(xt.device, dtype)
-        with torch.autocast(xt.device.type, enabled=False):
-            return unet(
-                x.to(dtype), t, encoder_hidden_states=told.tokens.to(xt.device, dtype), class_labels=time
-            ).sample
+        device, dtype = xt.device, self.unet.dtype(xt.device)
+        x = (xt if told.latent is None else torch.cat([xt, told.latent.to(xt)], 1)).to(dtype)
+        tokens = told.tokens.to(device, dtype)
+        time = None if told.time is None else told.time.to(device, dtype)
+        with torch.autocast(device.type, enabled=False), self.unet.use(device) as unet:
+            self._check_width(tokens.shape[-1], unet.config.cross_attention_dim)
+            return torch.cat(
+                [
+                    unet(x[at], t[at], encoder_hidden_states=tokens[at], class_labels=_rows(time, at)).sample
+                    for at in self._slices(len(x))
+                ]
+            )
+
+    def _slices(self, count: int) -> list[slice]:
+        """Ranges of views that go through a network together."""
+        size = self.running.views_at_once or count
+        return [slice(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
+
+    def _parts(self, batch: Tensor) -> list[Tensor]:
+        return [batch[at] for at in self._slices(len(batch))]
 
     def _check_width(self, given: int, wanted: int) -> None:
         if given != wanted:
@@ -101,6 +121,21 @@ class LatentDenoiser(Denoiser):
                 f"'{self.name}' attends to tokens of width {wanted}, but its condition has width {given}; "
                 "expected the prompt processor and the guidance to name the same model"
             )
+
+
+def compiled(network: torch.nn.Module, mode: str) -> None:
+    """Has the network compiled at its first call, unless the mode is "no"."""
+    if mode != "no":
+        network.compile(mode=mode)
+
+
+def _recomputing(autoencoder: Any, wanted: bool) -> None:
+    if wanted:
+        autoencoder.enable_gradient_checkpointing()
+
+
+def _rows(tensor: Tensor | None, at: slice) -> Tensor | None:
+    return None if tensor is None else tensor[at]
 
 
 def latent_space(folder: Path) -> LatentSpace:

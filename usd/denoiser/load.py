@@ -21,7 +21,7 @@ from torch import Tensor
 from usd.core.config import ROOT, option, parse
 from usd.core.errors import UserError, did_you_mean
 from usd.core.registry import find
-from usd.denoiser import Denoiser
+from usd.denoiser import Denoiser, Running
 from usd.denoiser.zero123_condition import FourthNumber
 
 LOG = logging.getLogger(__name__)
@@ -64,23 +64,23 @@ def entry_of(name: str) -> ModelEntry | None:
     return entries.get(name) or by_id.get(name)
 
 
-_open: "WeakValueDictionary[tuple[str, bool], Denoiser]" = WeakValueDictionary()
+_open: "WeakValueDictionary[tuple[str, Running], Denoiser]" = WeakValueDictionary()
 
 
-def open_model(name: str, role: str, where: str, half: bool) -> Denoiser:
+def open_model(name: str, role: str, where: str, running: Running) -> Denoiser:
     """See ``usd.denoiser.open_denoiser``. A model that is in use already is handed out again."""
     if not name:
         raise UserError(
             f"{where}: is empty; expected an alias of load/models.yaml, a folder or a Hugging Face id"
         )
-    denoiser = _open.get((name, half))
+    denoiser = _open.get((name, running))
     if denoiser is None:
-        denoiser = _opened(name, role, where, half)
-        _open[name, half] = denoiser
+        denoiser = _opened(name, role, where, running)
+        _open[name, running] = denoiser
     return denoiser
 
 
-def _opened(name: str, role: str, where: str, half: bool) -> Denoiser:
+def _opened(name: str, role: str, where: str, running: Running) -> Denoiser:
     entry = entry_of(name)
     if name.endswith(SINGLE_FILES):
         raise UserError(
@@ -98,13 +98,13 @@ def _opened(name: str, role: str, where: str, half: bool) -> Denoiser:
         raise UserError(
             f"{where}: folder {folder} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
-    shared = _open.get((str(folder), half))
+    shared = _open.get((str(folder), running))
     if shared is not None:
         return shared
-    options: dict[str, object] = {"folder": str(folder), "half_precision_weights": half}
+    options: dict[str, object] = {"folder": str(folder), "running": running}
     if entry is not None and entry.fourth_number != "distance":
         options["fourth_number"] = entry.fourth_number
-    denoiser = _open[str(folder), half] = cls(parse(cls.Config, options, where), name=name)
+    denoiser = _open[str(folder), running] = cls(parse(cls.Config, options, where), name=name)
     return denoiser
 
 

@@ -23,9 +23,11 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
 
     def __init__(self, config: LatentDenoiser.Config, name: str = "") -> None:
         super().__init__(config, name)
-        folder, half = self.folder, config.half_precision_weights
+        folder = self.folder
         self.text_encoder = Frozen(
-            lambda: load_network("transformers", "CLIPTextModel", folder / "text_encoder"), half
+            lambda: load_network("transformers", "CLIPTextModel", folder / "text_encoder"),
+            config.running.weights,
+            config.running,
         )
         self._tokenizer: Any = None
         self._nothing: NetworkInput | None = None
@@ -45,12 +47,11 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
     def embed_text(self, prompts: Sequence[str]) -> NetworkInput:
         """The text encoder's last hidden state, padded to its full length as in training."""
         device = self.alphas_cumprod.device
-        encoder = self.text_encoder.on(device)
-        length = encoder.config.max_position_embeddings
-        words = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), self.text_encoder.use(device) as encoder:
+            length = encoder.config.max_position_embeddings
+            words = self.tokenizer(
+                list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            )
             return NetworkInput(encoder(words.input_ids.to(device))[0].float())
 
     def vocabulary(self) -> frozenset[str] | None:
@@ -68,8 +69,7 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         """Of the files of text encoder and tokenizer, and of the precision they are used in."""
         folders = (weights_folder(self.folder / "text_encoder"), self.folder / "tokenizer")
         device = self.alphas_cumprod.device
-        half = device.type == "cuda" and self.config.half_precision_weights
-        return digest_of(folders, f"{device.type} {'half' if half else 'single'}")
+        return digest_of(folders, f"{device.type} {self.text_encoder.dtype(device)}")
 
     def unconditional(self, batch: int) -> NetworkInput:
         """The empty prompt, encoded once; a text encoder that was read only for it is freed."""

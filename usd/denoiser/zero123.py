@@ -58,11 +58,12 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         self.fourth_number = config.fourth_number
         self.image_encoder = Frozen(
             lambda: load_network("transformers", "CLIPVisionModelWithProjection", folder / "image_encoder"),
-            config.half_precision_weights,
+            config.running.weights,
+            config.running,
         )
-        self.projection = Frozen(lambda: load_projection(folder), half=False)
+        self.projection = Frozen(lambda: load_projection(folder))
         place = folder / VOLUME
-        self.volume = Frozen(lambda: load_volume(place), half=False) if place.is_dir() else None
+        self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
         self._vision = read_json(folder / "image_encoder" / "config.json")
         self._clip_picture = ClipPicture.from_folder(
             folder / "feature_extractor", int(self._vision["image_size"])
@@ -73,9 +74,8 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         """The picture over white, in [0, 1], and the one camera it was taken by."""
         if len(cameras) != 1:
             raise ValueError(f"a reference has one camera, got {len(cameras)}")
-        encoder = self.image_encoder.on(rgb.device)
         picture = self._clip_picture(rgb.float()).to(self.image_encoder.dtype(rgb.device))
-        with torch.autocast(rgb.device.type, enabled=False):
+        with torch.autocast(rgb.device.type, enabled=False), self.image_encoder.use(rgb.device) as encoder:
             seen = encoder(picture)
         patches = seen.last_hidden_state[:, 1:].float()
         volume = (

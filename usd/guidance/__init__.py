@@ -18,7 +18,7 @@ from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
-from usd.denoiser import Denoiser, Reading, ViewDenoiser, open_denoiser
+from usd.denoiser import Denoiser, Reading, Running, ViewDenoiser, open_denoiser
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
 from usd.math.distill import (
@@ -63,7 +63,15 @@ class Guidance(Module):
             "sds", "w(t): sds 1 - alphabar, uniform 1, fantasia3d sqrt(alphabar) (1 - alphabar)"
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
-        half_precision_weights: bool = option(True, "fp16 weights on CUDA; CPUs always use fp32")
+        half_precision_weights: bool = option(
+            True, "fp16 weights on CUDA, unless models.weights says otherwise"
+        )
+        models: Running = option({}, "how the models are kept in memory and run")
+
+        @property
+        def running(self) -> Running:
+            """``models``, with the published key taken into account."""
+            return self.models.single(self.half_precision_weights)
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config)
@@ -148,7 +156,7 @@ class ViewGuidance(Guidance):
             config.zero123_model_name_or_path,
             "view",
             "system.guidance.zero123_model_name_or_path",
-            config.half_precision_weights,
+            config.running,
         )
         assert isinstance(view, ViewDenoiser)
         self.model: ViewDenoiser = view

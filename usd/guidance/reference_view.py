@@ -32,9 +32,7 @@ class ReferenceViewGuidance(ViewGuidance):
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
         where = "system.guidance.pretrained_model_name_or_path"
-        self.prior = open_denoiser(
-            config.pretrained_model_name_or_path, "text", where, config.half_precision_weights
-        )
+        self.prior = open_denoiser(config.pretrained_model_name_or_path, "text", where, config.running)
         check_shared_latents(self.model, self.prior, where)
         self._picture: Tensor | None = None
 

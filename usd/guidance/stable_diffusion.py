@@ -41,9 +41,7 @@ class StableDiffusionGuidance(Guidance):
         self.config: StableDiffusionGuidance.Config = config
         self.prompts = prompts
         where = "system.guidance.pretrained_model_name_or_path"
-        self.model = open_denoiser(
-            config.pretrained_model_name_or_path, "text", where, config.half_precision_weights
-        )
+        self.model = open_denoiser(config.pretrained_model_name_or_path, "text", where, config.running)
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         told = self.prompts(cameras)

@@ -58,8 +58,7 @@ class UsdGuidance(ViewGuidance):
 
     def _prior(self) -> TextDenoiser:
         where = "system.guidance.pretrained_model_name_or_path"
-        name, half = self.config.pretrained_model_name_or_path, self.config.half_precision_weights
-        prior = open_denoiser(name, "text", where, half)
+        prior = open_denoiser(self.config.pretrained_model_name_or_path, "text", where, self.config.running)
         check_shared_latents(self.model, prior, where)
         assert isinstance(prior, TextDenoiser)
         return prior

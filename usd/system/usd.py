@@ -21,7 +21,12 @@ from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
 from usd.system.distillation import DistillationConfig, DistillationSystem
 
-MODEL_KEYS = ("zero123_model_name_or_path", "pretrained_model_name_or_path", "half_precision_weights")
+MODEL_KEYS = (
+    "zero123_model_name_or_path",
+    "pretrained_model_name_or_path",
+    "half_precision_weights",
+    "models",
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""How pretrained networks are kept in memory and run. What they hand on is float32 whatever is chosen here."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from usd.core.config import option
+
+Weights = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Running:
+    """Memory and speed of the models. The defaults fit a card of 24 GB; docs/real-models.md has the arithmetic."""
+
+    weights: Weights = option(
+        "auto",
+        "UNets, text and image encoders; auto: fp16 on CUDA, fp32 on a CPU and without half_precision_weights",
+    )
+    autoencoder: Literal["fp32", "bf16"] = option(
+        "fp32", "the autoencoder; fp16 is no choice, its activations exceed 65504"
+    )
+    offload: Literal["none", "unused"] = option(
+        "none", "unused: weights lie in main memory and visit the GPU for each use"
+    )
+    views_at_once: int = option(0, "views per call of a UNet or autoencoder; 0: all of them", ge=0)
+    recompute: bool = option(
+        False, "the autoencoder's activations are computed again in the backward pass instead of kept"
+    )
+    channels_last: bool = option(False, "lay out convolutions as GPUs with tensor cores like them")
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = option(
+        "no", "compile the UNets with this mode of torch.compile: a minute at the start, faster steps"
+    )
+
+    def single(self, half_precision_weights: bool) -> "Running":
+        """The same; where half precision is not wanted, ``auto`` is fp32."""
+        if half_precision_weights or self.weights != "auto":
+            return self
+        return replace(self, weights="fp32")
+
+
+AS_USUAL = Running()
+
+
+def dtype_on(device: torch.device, weights: Weights) -> torch.dtype:
+    """The dtype that ``weights`` means on this kind of device."""
+    if weights == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return DTYPES[weights]
