@@ -1,0 +1,240 @@
+"""Refinement: every view is made a little noisy and cleaned again by a model that knows the object (arXiv 2312.06198).
+
+A view x becomes z = E(x), z_t at the time t = strength * 1000, and DDIM under the prompt leads back to z'. The refined
+view is D(z'), or, with ``residual``, x + D(z') - D(z): then what the autoencoder loses is not lost to the view. Its
+alpha stays what it was. Nothing is learnt; the one step of the training refines all views.
+"""
+
+import hashlib
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import ConfigError, option, plain
+from usd.core.random import generator
+from usd.core.registry import register
+from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_picture, writing
+from usd.data.transforms import write_transforms
+from usd.data.view_set import ViewSet
+from usd.data.views import ViewsData
+from usd.denoiser import Embedding, Running, TextDenoiser, open_denoiser
+from usd.denoiser.lora import WEIGHTS, open_lora, read_card
+from usd.denoiser.sample import told_fn
+from usd.evaluation.metrics import psnr, sharpness
+from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
+from usd.system import System
+
+FOLDER, RECORD = "refined", "refined.json"
+
+
+@dataclass(frozen=True)
+class RefineConfig(System.Config):
+    """The model, and how far from a view it may go."""
+
+    pretrained_model_name_or_path: str | None = option(
+        None, "the text model; null: the one that the LoRA was trained on", path=True
+    )
+    lora: str | None = option(
+        None, "folder with pytorch_lora_weights.safetensors; null: the model as it is", path=True
+    )
+    lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is")
+    half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
+    models: Running = option({}, "how the model is kept in memory and run")
+    prompt: str | None = option(
+        None, "what the views show; null: the sentence that the LoRA was trained with"
+    )
+    strength: float = option(0.2, "share of the schedule to go back to, and of the steps to take", ge=0, le=1)
+    steps: int = option(50, "DDIM steps of the whole schedule", ge=1, le=1000)
+    guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0)
+    residual: bool = option(
+        False, "add the change to the view, so that the autoencoder's own errors stay out"
+    )
+    batch_size: int = option(4, "views refined at once", ge=1)
+
+
+@register("refine-system", "refine")
+class RefineSystem(System):
+    """Needs ``views-datamodule``. Writes ``save/refined``: pictures with alpha, and their transforms.json."""
+
+    Config = RefineConfig
+    config: RefineConfig
+
+    def build(self) -> None:
+        if self.config.lora is None and self.config.pretrained_model_name_or_path is None:
+            raise ConfigError("system.lora: required but not given; expected the folder of a LoRA")
+
+    def configure_optimizers(self) -> None:  # type: ignore[override]
+        """There is nothing to optimise."""
+        for text in (".*will run with no optimizer.*", ".*`training_step` returned `None`.*"):
+            warnings.filterwarnings("ignore", text)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
+        """All views; those that an earlier call has finished are left alone."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ViewsData):
+            raise ConfigError("data_type: has no views to refine; expected views-datamodule")
+        if self.global_rank == 0:
+            self.refine(data.train_views)
+
+    def refine(self, views: ViewSet) -> Path:
+        """Writes the refined views; returns their folder."""
+        folder, wanted = self.save_dir / FOLDER, self._keys(views)
+        done = finished(folder, wanted)
+        names = [f"{index:04d}.png" for index in range(len(views))]
+        todo = [index for index, name in enumerate(names) if name not in done]
+        size = self.config.batch_size
+        model = self.open_model().to(self.device) if todo else None
+        for first in range(0, len(todo), size):
+            chosen = todo[first : first + size]
+            assert model is not None
+            for index, picture in zip(chosen, self._refined(model, views, chosen), strict=True):
+                write_picture(folder / names[index], picture)
+                done[names[index]] = wanted[index]
+            write_record(folder, {"views": done})
+        write_transforms(folder / "transforms.json", [views.cameras.to("cpu")], names)
+        self._report(folder, views, names, done)
+        return folder
+
+    def open_model(self) -> TextDenoiser:
+        """The text model with its LoRA."""
+        config, running = self.config, self.config.models.single(self.config.half_precision_weights)
+        if config.lora is None:
+            assert config.pretrained_model_name_or_path is not None
+            name, where = config.pretrained_model_name_or_path, "system.pretrained_model_name_or_path"
+            model = open_denoiser(name, "text", where, running)
+            assert isinstance(model, TextDenoiser)
+            return model
+        base = config.pretrained_model_name_or_path
+        return open_lora(Path(config.lora), "system.lora", running, base, config.lora_scale)
+
+    def prompt(self) -> str:
+        """The sentence. Raises ``ConfigError`` where neither the configuration nor the LoRA says one."""
+        said = self.config.prompt
+        if said is None and self.config.lora is not None:
+            said = read_card(Path(self.config.lora)).prompt
+        if said is None:
+            raise ConfigError("system.prompt: required but not given; expected what the views show")
+        return said
+
+    def _refined(self, model: TextDenoiser, views: ViewSet, chosen: list[int]) -> Float[Tensor, "B 4 H W"]:
+        rgba = views.rgba[chosen].to(self.device)
+        told, untold = model.embed_text([self.prompt()] * len(rgba)), model.unconditional(len(rgba))
+        space = model.latent
+        shape = (1, space.channels, space.height, space.width)
+        noise = [
+            normal_like(torch.empty(shape), generator("cpu", self.seed, "refine", index)) for index in chosen
+        ]
+        made = refined(model, over(rgba), (told, untold), torch.cat(noise).to(self.device), self.config)
+        return recomposed(made, rgba[:, 3:]).cpu()
+
+    def _keys(self, views: ViewSet) -> list[str]:
+        """What decides each refined view, as a digest."""
+        said = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
+        text = json.dumps({**said, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
+        start = hashlib.blake2b(text.encode(), digest_size=12)
+        if self.config.lora is not None and (Path(self.config.lora) / WEIGHTS).is_file():
+            start.update((Path(self.config.lora) / WEIGHTS).read_bytes())
+        keys = []
+        for picture in views.rgba:
+            each = start.copy()
+            each.update(picture.cpu().numpy().tobytes())
+            keys.append(each.hexdigest())
+        return keys
+
+    def _report(self, folder: Path, views: ViewSet, names: list[str], done: dict[str, str]) -> None:
+        """Sharpness before and after, how far the views moved, and a sheet: before above after."""
+        after = torch.stack([read_rgba(folder / name) for name in names])
+        before = views.rgba.cpu()
+        figures = {
+            "sharpness_before": sharpness(before).mean().item(),
+            "sharpness_after": sharpness(after).mean().item(),
+            "psnr_to_before": psnr(over(after), over(before)).clamp_max(100).mean().item(),
+        }
+        write_record(folder, {**figures, "prompt": self.prompt(), "views": done})
+        self.log_dict({f"train/{name}": value for name, value in figures.items()})
+        shown = [(2 * i + 1) * len(names) // 16 for i in range(8)] if len(names) > 8 else range(len(names))
+        rows = torch.cat([over(before[list(shown)]), over(after[list(shown)])])
+        write_picture(self.save_dir / f"{FOLDER}.png", contact_sheet(rows, columns=len(shown)))
+        sys.stdout.write(
+            "refined {} views: sharpness {sharpness_before:.3f} -> {sharpness_after:.3f}, "
+            "{psnr_to_before:.1f} dB from what they were\n".format(len(names), **figures)
+        )
+
+
+RESULT_KEYS = (
+    "pretrained_model_name_or_path",
+    "lora_scale",
+    "strength",
+    "steps",
+    "guidance_scale",
+    "residual",
+)
+
+
+@torch.no_grad()
+def refined(
+    model: TextDenoiser,
+    pictures: Float[Tensor, "B 3 H W"],
+    told: tuple[Embedding, Embedding],
+    noise: Float[Tensor, "B c h w"],
+    config: RefineConfig,
+) -> Float[Tensor, "B 3 H W"]:
+    """Pictures in [0, 1], noised and cleaned under (prompt, empty prompt); see the module's head."""
+    alphas, size = model.alphas_cumprod, pictures.shape[-2:]
+    z = model.encode(pictures)
+    times = last_times(config.steps, config.strength, len(alphas))
+    cleaned = z
+    if times:
+        at = torch.full((len(z),), times[0], device=z.device, dtype=torch.long)
+        fn = guided_fn(told_fn(model, told[0]), told_fn(model, told[1]), config.guidance_scale)
+        cleaned = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
+    made = model.decode(cleaned)
+    if config.residual:
+        return (pictures + resampled(made - model.decode(z), size)).clamp(0, 1)
+    return resampled(made, size).clamp(0, 1)
+
+
+def last_times(steps: int, strength: float, count: int = 1000) -> list[int]:
+    """The last ``strength`` of DDIM's falling times: 199, 179, ..., 19 for 50 steps and 0.2."""
+    return ddim_timesteps(steps, count - 1)[steps - round(strength * steps) :]
+
+
+def resampled(picture: Float[Tensor, "B 3 h w"], size: torch.Size) -> Float[Tensor, "B 3 H W"]:
+    """At another size, bicubic, antialiased; values may overshoot."""
+    if picture.shape[-2:] == size:
+        return picture
+    return torch.nn.functional.interpolate(
+        picture, tuple(size), mode="bicubic", align_corners=False, antialias=True
+    )
+
+
+def recomposed(
+    picture: Float[Tensor, "B 3 H W"], alpha: Float[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B 4 H W"]:
+    """Straight RGBA that shows ``picture`` over white where alpha is 1; colours of half-covered pixels are unmixed."""
+    return straight((picture - (1 - alpha)).clamp_min(0), alpha)
+
+
+# ----------------------------------------------------------------------------------------------------------- record
+
+
+def finished(folder: Path, wanted: list[str]) -> dict[str, str]:
+    """Names and keys of the pictures in ``folder`` that are as wanted."""
+    try:
+        said = json.loads((folder / RECORD).read_text(encoding="utf-8"))["views"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    names = {f"{index:04d}.png": key for index, key in enumerate(wanted)}
+    return {name: key for name, key in names.items() if said.get(name) == key and (folder / name).is_file()}
+
+
+def write_record(folder: Path, content: dict[str, Any]) -> None:
+    with writing(folder / RECORD) as file:
+        file.write_text(json.dumps(content, indent=1), encoding="utf-8")

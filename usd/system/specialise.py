@@ -1,0 +1,292 @@
+"""Two-step specialisation: a text model learns one object from one picture, by LoRA (arXiv 2312.06198; 2208.12242).
+
+    step 1   instance: the input picture and novel views, "photo of a [V] NAME"    class: "photo of a NAME"
+    step 2   instance: the input picture, "photo of a [S] [V] NAME"                class: the novel views, as in step 1
+
+Every training step takes pictures of both sets; the class pictures, which the model made itself, keep it from
+forgetting its kind. Step 1 teaches what the object is, step 2 what a clear picture of it is. The sets are made at the
+start and kept in ``save/sets``; the result is ``save/lora``, for diffusers, peft, and ``refine-system``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from usd.core.config import ConfigError, option
+from usd.core.errors import UserError
+from usd.core.registry import register
+from usd.data.random_camera import CameraBatch, RandomCameras
+from usd.data.reference import ReferenceConfig, load_reference
+from usd.denoiser import Running, ViewDenoiser, open_denoiser
+from usd.denoiser.load import load_network
+from usd.denoiser.lora import Card, LoraConfig, add_lora, write_lora
+from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
+from usd.math.camera import Cameras, join_cameras
+from usd.math.diffusion import (
+    EpsFn,
+    add_noise,
+    alpha_sigma,
+    ddim_sample,
+    ddim_timesteps,
+    eps_from_v,
+    guided_fn,
+    normal_like,
+    sample_timesteps,
+    timestep_range,
+)
+from usd.system import System
+from usd.system.diffusion_training import plain_attention
+from usd.system.model_training import write_sheet
+from usd.system.specialise_sets import (
+    PromptsConfig,
+    SamplingConfig,
+    ViewSource,
+    class_set,
+    encoded,
+    given_set,
+    input_set,
+    joined,
+    view_set_of,
+)
+
+SHOWN = 4  # pictures of each sentence on a sheet
+
+
+@dataclass(frozen=True)
+class SpecialiseConfig(System.Config):
+    """The models, the pictures, the sentences, and the schedule."""
+
+    pretrained_model_name_or_path: str = option("sd-2.1-base", "the text model to specialise", path=True)
+    zero123_model_name_or_path: str = option("zero123-xl", "the model that makes the novel views", path=True)
+    half_precision_weights: bool = option(
+        True, "fp16 weights on CUDA where pictures are sampled, unless models.weights says otherwise"
+    )
+    models: Running = option({}, "how the models that make the pictures are kept in memory and run")
+    image_path: str = option(help="the input picture", path=True)
+    reference: ReferenceConfig = option({}, "how it is read")
+    views: str | None = option(
+        None, "views to learn from in place of Zero-1-to-3's: a folder, a trial, a toybox seed", path=True
+    )
+    subject: str = option("object", "what the picture shows, in a word")
+    object_token: str = option("sks", "a rare word that comes to mean this object")
+    input_token: str = option("hta", "a rare word that comes to mean: as clear as the input picture")
+    prompts: PromptsConfig = option({}, "the sentences")
+    n_class_pictures: int = option(200, "pictures of its kind, made by the text model", ge=1)
+    view_sampling: SamplingConfig = option({}, "how the novel views are made")
+    class_sampling: SamplingConfig = option({"scale": 7.5}, "how the pictures of its kind are made")
+    second_step_from: int = option(
+        600, "training step at which step 2 begins; its optimiser starts anew", ge=0
+    )
+    pictures_per_step: int = option(1, "pictures of each of the two sets in a training step", ge=1)
+    prior_weight: float = option(1.0, "weight of the class pictures' error", ge=0)
+    min_step_percent: float = option(0.0, "smallest time that is drawn, of the schedule", ge=0, le=1)
+    max_step_percent: float = option(1.0, "largest time that is drawn", ge=0, le=1)
+    lora: LoraConfig = option({}, "the shape of what is learnt")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Latents and the sentence that goes with them (its tokens)."""
+
+    latents: Float[Tensor, "N c h w"]
+    tokens: Float[Tensor, "1 K W"]
+
+    def draw(self, count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``count`` latents with repetition, and their tokens."""
+        chosen = torch.randint(len(self.latents), (count,), generator=source, device=source.device)
+        return self.latents[chosen.to(self.latents.device)], self.tokens.expand(count, -1, -1)
+
+
+@register("specialise-system", "specialise")
+class SpecialiseSystem(System):
+    """Needs data that knows the reference camera and the cameras of the novel views, those of its test."""
+
+    Config = SpecialiseConfig
+    config: SpecialiseConfig
+
+    def build(self) -> None:
+        config = self.config
+        words = {key: getattr(config, key) for key in ("subject", "object_token", "input_token")}
+        self.prompts = config.prompts.filled("system.prompts", **words)
+        self.reference = load_reference(config.image_path, config.reference, "system.image_path")
+        if config.min_step_percent > config.max_step_percent:
+            raise ConfigError("system.min_step_percent: is above max_step_percent; expected at most that")
+        self.model = self._open_text_model()
+        self.unet = add_lora(
+            load_network("diffusers", "UNet2DConditionModel", self.model.folder / "unet"), config.lora
+        )
+        self.lessons: dict[str, tuple[Lesson, Lesson]] = {}
+
+    def _open_text_model(self) -> StableDiffusionDenoiser:
+        name, where = self.config.pretrained_model_name_or_path, "system.pretrained_model_name_or_path"
+        model = open_denoiser(name, "text", where, self._running)
+        if not isinstance(model, StableDiffusionDenoiser):
+            raise UserError(f"{where}: '{name}' has no UNet to be changed; expected a Stable Diffusion model")
+        return model
+
+    @property
+    def _running(self) -> Running:
+        return self.config.models.single(self.config.half_precision_weights)
+
+    # ----------------------------------------------------------------------------------------------------- sets
+
+    def on_fit_start(self) -> None:
+        """Makes the sets, or reads what an earlier run has made of them."""
+        if self.device.type == "cpu":
+            plain_attention(self.unet)
+        self.model.to(self.device)
+        size, folder = self.model.latent.image_size, self.save_dir / "sets"
+        own = input_set(folder / "input", self.reference.over(size))
+        views = self._views(folder / "views", size)
+        kind = class_set(
+            folder / "class",
+            self.model,
+            self.prompts.class_,
+            self.config.n_class_pictures,
+            self.config.class_sampling,
+            self.seed,
+        )
+        told = self.model.embed_text([self.prompts.class_, self.prompts.object, self.prompts.input]).tokens
+        sets = [joined([own, views], size), kind, own, views]
+        latents = [encoded(self.model, pictures, self.config.class_sampling.batch_size) for pictures in sets]
+        whole, kinds, single, seen = latents
+        self.lessons = {
+            "1": (Lesson(whole, told[1:2]), Lesson(kinds, told[0:1])),
+            "2": (Lesson(single, told[2:3]), Lesson(seen, told[1:2])),
+        }
+        self.model.release_encoders()
+
+    def _views(self, folder: Path, size: int) -> Float[Tensor, "N 3 S S"]:
+        """The novel views, given or made."""
+        if self.config.views is not None:
+            return given_set(folder, self.config.views, size)
+        reference, cameras = self._cameras()
+        model = self._open_view_model()
+        picture = self.reference.over(model.latent.image_size)
+        source = ViewSource(model, self.model, picture, reference, cameras)
+        views = view_set_of(folder, source, self.config.view_sampling, self.seed)
+        return joined([views], size)
+
+    def _open_view_model(self) -> ViewDenoiser:
+        name, where = self.config.zero123_model_name_or_path, "system.zero123_model_name_or_path"
+        model = open_denoiser(name, "view", where, self._running)
+        assert isinstance(model, ViewDenoiser)
+        return model.to(self.device)
+
+    def _cameras(self) -> tuple[Cameras, Cameras]:
+        """The input picture's, and those of the novel views."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        reference = data.reference() if isinstance(data, RandomCameras) else None
+        if reference is None:
+            raise ConfigError("data_type: knows no reference camera; expected usd-random-camera-datamodule")
+        batches: list[CameraBatch] = data.eval_batches("test")
+        return reference, join_cameras([batch.cameras for batch in batches])
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Where step 2 begins the optimiser forgets step 1."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.global_step == self.config.second_step_from:
+            optimizer: Any = self.optimizers()
+            optimizer.optimizer.state.clear()
+
+    def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        config = self.config
+        instance, kind = self.lessons["1" if step < config.second_step_from else "2"]
+        count = config.pictures_per_step
+        drawn = [lesson.draw(count, generator) for lesson in (instance, kind)]
+        x0, tokens = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        low, high = timestep_range(config.min_step_percent, config.max_step_percent, self._times)
+        t = sample_timesteps(len(x0), low, high, generator, x0.device)
+        noise = normal_like(x0, generator)
+        error = (self._said(self._noised(x0, noise, t), t, tokens) - self._wanted(x0, noise, t)).square()
+        rows = error.mean(dim=(1, 2, 3))
+        return {"instance": rows[:count].mean(), "class": config.prior_weight * rows[count:].mean()}
+
+    @property
+    def _times(self) -> int:
+        return len(self.model.alphas_cumprod)
+
+    def _noised(self, x0: Tensor, noise: Tensor, t: Int[Tensor, "B"]) -> Tensor:
+        return add_noise(x0, noise, self.model.alphas_cumprod, t)
+
+    def _wanted(self, x0: Tensor, noise: Tensor, t: Int[Tensor, "B"]) -> Tensor:
+        """What the network should say of x_t: noise or v."""
+        if self.model.predicts == "epsilon":
+            return noise
+        alpha, sigma = alpha_sigma(self.model.alphas_cumprod, t)
+        return alpha * noise - sigma * x0
+
+    def _said(self, xt: Tensor, t: Int[Tensor, "B"], tokens: Tensor) -> Tensor:
+        """The network's own output, float32."""
+        return self.unet(xt, t, encoder_hidden_states=tokens).sample.float()
+
+    # -------------------------------------------------------------------------------------------------- results
+
+    def on_fit_end(self) -> None:
+        self.publish(self.save_dir / "lora")
+
+    def export(self, exporter: Any, folder: Path) -> list[Path]:
+        """The LoRA, whatever the exporter."""
+        return self.publish(folder)
+
+    @rank_zero_only
+    def publish(self, folder: Path) -> list[Path]:
+        """Writes the LoRA and its card."""
+        said = self.prompts
+        card = Card(
+            base_model=self.config.pretrained_model_name_or_path,
+            prompt=said.input,
+            object_prompt=said.object,
+            class_prompt=said.class_,
+        )
+        return write_lora(self.unet, folder, card)
+
+    def validate(self, batch: CameraBatch, index: int) -> None:
+        self._show(index)
+
+    def test(self, batch: CameraBatch, index: int) -> None:
+        self._show(index)
+
+    @torch.no_grad()
+    def _show(self, index: int) -> None:
+        """Writes ``it<step>-samples.png``: a row of pictures for each of the three sentences."""
+        if index > 0:
+            return
+        prompts = (self.prompts.class_, self.prompts.object, self.prompts.input)
+        self.model.to(self.device)
+        rows = [self._sampled(prompt) for prompt in prompts]
+        self.model.release_encoders()
+        write_sheet(rows, self.save_dir / f"it{self.step}-samples.png")
+
+    def _sampled(self, prompt: str) -> Float[Tensor, "N 3 S S"]:
+        model, how = self.model, self.config.class_sampling
+        told, nothing = model.embed_text([prompt]).tokens, model.unconditional(1).tokens
+        space = model.latent
+        shape = torch.empty(SHOWN, space.channels, space.height, space.width)
+        noise = normal_like(shape, torch.Generator("cpu").manual_seed(0)).to(self.device)
+        fn = guided_fn(self._predictor(told), self._predictor(nothing), how.scale)
+        times = ddim_timesteps(how.steps, self._times - 1)
+        return model.decode(ddim_sample(fn, noise, times, model.alphas_cumprod)).cpu()
+
+    def _predictor(self, tokens: Float[Tensor, "1 K W"]) -> EpsFn:
+        """The specialised model under one sentence."""
+
+        def eps(xt: Tensor, t: Tensor) -> Tensor:
+            said = self._said(xt, t, tokens.expand(len(xt), -1, -1))
+            is_v = self.model.predicts == "v_prediction"
+            return eps_from_v(xt, said, self.model.alphas_cumprod, t) if is_v else said
+
+        return eps
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The LoRA alone: the model that it changes is where it came from."""
+        return {key: value for key, value in super().state_dict(**arguments).items() if "lora_" in key}

@@ -1,0 +1,195 @@
+"""The pictures that a specialisation learns from: made once, kept as PNG files, read back from them.
+
+A set is a folder with ``000.png``, ``001.png``, ... and ``set.json``, which holds a digest of everything that decides
+them. A run that is cut off goes on where it stopped; a set made with other settings is made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.core.errors import UserError
+from usd.core.random import generator
+from usd.data.pictures import contact_sheet, over, read_rgba, write_picture, writing
+from usd.data.view_readers import ViewOptions, read_views
+from usd.denoiser import TextDenoiser, ViewDenoiser, check_shared_latents
+from usd.denoiser.picture import resized
+from usd.denoiser.sample import Sampler, sample_text, sample_views
+from usd.math.camera import Cameras
+
+Pictures = Float[Tensor, "N 3 S S"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Ordinary sampling of pictures to learn from."""
+
+    steps: int = option(50, "DDIM steps", ge=1, le=1000)
+    scale: float = option(3.0, "classifier-free guidance", ge=0)
+    rectified: bool = option(
+        False,
+        "of views: guide against the text model's unconditional prediction (arXiv 2312.06198, supplement)",
+    )
+    batch_size: int = option(4, "pictures sampled at once", ge=1)
+
+    def sampler(self) -> Sampler:
+        return Sampler(self.steps, self.scale)
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """The three sentences. {subject}, {object_token} and {input_token} stand for the options of these names."""
+
+    class_: str = option("photo of a {subject}", "anything of its kind")
+    object: str = option("photo of a {object_token} {subject}", "the object")
+    input: str = option(
+        "photo of a {input_token} {object_token} {subject}", "the object, as clear as the input picture"
+    )
+
+    def filled(self, where: str, **words: str) -> "PromptsConfig":
+        """The sentences themselves. Raises ``UserError`` where a template asks for a word that there is not."""
+        said = {}
+        for field in fields(self):
+            template = getattr(self, field.name)
+            try:
+                said[field.name] = " ".join(template.format(**words).split())
+            except (KeyError, IndexError, ValueError) as problem:
+                known = ", ".join(f"{{{word}}}" for word in words)
+                raise UserError(
+                    f"{where}.{field.name.removesuffix('_')}: '{template}': unknown {problem}; expected {known}"
+                ) from problem
+        return PromptsConfig(**said)
+
+
+def kept(
+    folder: Path,
+    decided_by: Any,
+    count: int,
+    batch_size: int,
+    make: Callable[[int, int], Pictures],
+) -> Pictures:
+    """``count`` pictures from ``folder``, those that are missing made by ``make(first, after the last)``."""
+    key = hashlib.blake2b(json.dumps(decided_by, sort_keys=True).encode(), digest_size=12).hexdigest()
+    if _key(folder) != key:
+        for old in folder.glob("*.png"):
+            old.unlink()
+        with writing(folder / "set.json") as file:
+            file.write_text(json.dumps({"key": key, "count": count}), encoding="utf-8")
+    names = [folder / f"{index:03d}.png" for index in range(count)]
+    for first in range(0, count, batch_size):
+        chunk = range(first, min(first + batch_size, count))
+        if not all(names[index].is_file() for index in chunk):
+            for index, picture in zip(chunk, make(chunk.start, chunk.stop), strict=True):
+                write_picture(names[index], picture.cpu())
+    pictures = torch.stack([over(read_rgba(name)) for name in names])
+    write_picture(folder.parent / f"{folder.name}.png", contact_sheet(pictures[:64], columns=8))
+    return pictures
+
+
+def _key(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / "set.json").read_text(encoding="utf-8"))["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def digest(picture: Tensor) -> str:
+    return hashlib.blake2b(picture.cpu().numpy().tobytes(), digest_size=12).hexdigest()
+
+
+def input_set(folder: Path, picture: Float[Tensor, "1 3 S S"]) -> Pictures:
+    """The input picture alone."""
+    return kept(folder, digest(picture), 1, 1, lambda first, last: picture)
+
+
+def given_set(folder: Path, source: str, size: int) -> Pictures:
+    """Views of a folder (or a trial, or a toybox seed), over white, at the text model's size."""
+    views = read_views(source, ViewOptions(), "system.views")
+    pictures = resized(over(views.rgba), size) if _square(views.rgba) else _padded(over(views.rgba), size)
+    decided = [digest(pictures), size]
+    return kept(folder, decided, len(pictures), len(pictures), lambda first, last: pictures[first:last])
+
+
+def _square(pictures: Tensor) -> bool:
+    return pictures.shape[-2] == pictures.shape[-1]
+
+
+def _padded(pictures: Float[Tensor, "N 3 H W"], size: int) -> Pictures:
+    """Made square with white, then resized."""
+    height, width = pictures.shape[-2:]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    pads = (left, side - width - left, top, side - height - top)
+    return resized(torch.nn.functional.pad(pictures, pads, value=1.0), size)
+
+
+@dataclass(frozen=True)
+class ViewSource:
+    """Zero-1-to-3, shown the input picture and its camera, asked for ``cameras``."""
+
+    model: ViewDenoiser
+    prior: TextDenoiser
+    picture: Float[Tensor, "1 3 S S"]
+    reference: Cameras
+    cameras: Cameras
+
+
+def view_set_of(folder: Path, source: ViewSource, config: SamplingConfig, seed: int) -> Pictures:
+    """One sampled view for each camera."""
+    device = source.model.alphas_cumprod.device
+    if config.rectified:
+        check_shared_latents(source.model, source.prior, "system.view_sampling.rectified")
+    poses = [source.reference.c2w.tolist(), source.cameras.c2w.tolist(), source.cameras.fov_y.tolist()]
+    decided = [digest(source.picture), poses, source.model.name, source.prior.name, _said(config), seed]
+    read: list[Any] = []
+
+    def make(first: int, last: int) -> Pictures:
+        if not read:
+            read.append(source.model.read(source.picture.to(device), source.reference.to(device)))
+        return sample_views(
+            source.model,
+            read[0],
+            source.cameras[first:last].to(device),
+            config.sampler(),
+            generator("cpu", seed, "views", first),
+            source.prior if config.rectified else None,
+        )
+
+    return kept(folder, decided, len(source.cameras), config.batch_size, make)
+
+
+def class_set(
+    folder: Path, model: TextDenoiser, prompt: str, count: int, config: SamplingConfig, seed: int
+) -> Pictures:
+    """``count`` pictures of the prompt by the model as it is: what it is not to forget."""
+
+    def make(first: int, last: int) -> Pictures:
+        source = generator("cpu", seed, "class", first)
+        return sample_text(model, [prompt] * (last - first), config.sampler(), source)
+
+    decided = [prompt, model.name, _said(config), seed]
+    return kept(folder, decided, count, config.batch_size, make)
+
+
+def _said(config: SamplingConfig) -> list[Any]:
+    return [config.steps, config.scale, config.rectified, config.batch_size]
+
+
+def encoded(model: TextDenoiser, pictures: Pictures, batch_size: int) -> Float[Tensor, "N c h w"]:
+    """Latents of a set, some pictures at a time."""
+    device = model.alphas_cumprod.device
+    parts = [model.encode(part.to(device)).detach() for part in pictures.split(batch_size)]
+    return torch.cat(parts)
+
+
+def joined(parts: Sequence[Pictures], size: int) -> Pictures:
+    """Sets of different sizes as one, at one size."""
+    return torch.cat([resized(part, size) for part in parts])
