@@ -15,8 +15,9 @@
         of: fine                             # with its configuration, on its checkpoint
 
 ``${stage:NAME,folder}`` is the stage's trial folder, ``${stage:NAME,save}`` its pictures, ``${stage:NAME,step}`` its
-number of steps. On the command line ``key=value`` is said to all stages and ``stages.NAME.key=value`` to one;
-``stages.NAME=null`` leaves one out.
+number of steps, ``${stage:NAME,data.height}`` what one of its options is set to. On the command line ``key=value`` is
+said to all stages and ``stages.NAME.key=value`` to one; ``stages.NAME=null`` leaves one out. ``tag`` may be made of what
+the stages are told: ``${stages.NAME.key}``.
 
 The trial folders are ``<exp_root_dir>/<name>/<tag>/<stage>``. The same command again skips what is done and resumes
 inside the stage that was cut off. A stage whose settings have changed, or one that stands on another that was made
@@ -41,7 +42,7 @@ from usd.core.config import ROOT, ConfigError, option, parse, plain
 from usd.core.errors import UserError, did_you_mean
 from usd.core.loading import Content, Loaded
 from usd.experiment import Experiment, Trial, folder_name, hoisted, shown, trial_of
-from usd.train import Mode, Outcome, choose_devices, execute, say
+from usd.train import Mode, Outcome, choose_devices, count_processes, execute, say
 
 KEY = "stages"
 REFERENCE = re.compile(r"\$\{stage:([^,}]+)(?:,([^}]*))?\}")
@@ -121,8 +122,7 @@ def run_stages(
     if mode != "train":
         hint = "give a stage's own configs/parsed.yaml and its checkpoint instead"
         raise UserError(f"--{mode}: a configuration with stages can only be trained; {hint}")
-    devices = choose_devices(gpu)[1]
-    if isinstance(devices, list) and len(devices) > 1:
+    if count_processes(choose_devices(gpu)[1]) > 1:
         raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
     outcomes: dict[str, Outcome] = {}
     digests: dict[str, str] = {}
@@ -375,13 +375,16 @@ def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) ->
     if not isinstance(value, str):
         return value
 
-    def replaced(match: re.Match[str]) -> str:
-        name = _known(match[1].strip(), found, key)
+    def replaced(match: re.Match[str]) -> Any:
+        name, what = _known(match[1].strip(), found, key), (match[2] or "checkpoint").strip()
         assert name is not None
+        if "." in what:
+            return _setting(found[name], what, key)
         used.append(name)
-        return _result(found[name], (match[2] or "checkpoint").strip(), key)
+        return _result(found[name], what, key)
 
-    return REFERENCE.sub(replaced, value)
+    whole = REFERENCE.fullmatch(value)
+    return replaced(whole) if whole else REFERENCE.sub(lambda match: str(replaced(match)), value)
 
 
 def _known(name: str | None, found: Mapping[str, Plan], key: str) -> str | None:
@@ -396,3 +399,13 @@ def _result(plan: Plan, what: str, key: str) -> str:
     if what not in known:
         raise ConfigError(f"{key}: a stage has no '{what}'; expected {', '.join(known)}")
     return str(known[what])
+
+
+def _setting(plan: Plan, path: str, key: str) -> Any:
+    """What a stage's option is set to. It stands in the settings of the stage that asks, so it is no input of it."""
+    value: Any = plain(plan.experiment)
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            raise ConfigError(f"{key}: stage '{plan.name}' has no option '{path}'")
+        value = value[name]
+    return value
