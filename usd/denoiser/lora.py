@@ -72,7 +72,7 @@ def add_lora(unet: Any, config: LoraConfig) -> Any:
 
 def write_lora(unet: Any, folder: Path, card: Card) -> list[Path]:
     """Stores the LoRA of a UNet as diffusers and peft users load it, and the card. Raises ``UserError``."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
@@ -82,7 +82,7 @@ def write_lora(unet: Any, folder: Path, card: Card) -> list[Path]:
     metadata = {key: _plain(value) for key, value in unet.peft_config["default"].to_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        StableDiffusionPipeline.save_lora_weights(
+        Loader.save_lora_weights(
             folder,
             unet_lora_layers=convert_state_dict_to_diffusers(tensors),
             unet_lora_adapter_metadata=metadata,
@@ -116,17 +116,17 @@ def read_card(folder: Path) -> Card:
 
 def merged(unet: Any, folder: Path, scale: float) -> Any:
     """The UNet with the weights in ``folder`` added ``scale`` times. Raises ``UserError`` where they do not fit."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
 
     with readable(folder, "LoRA weights for this model"):
-        tensors, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
+        tensors, alphas, metadata = Loader.lora_state_dict(
             folder, weight_name=WEIGHTS, local_files_only=True, return_lora_metadata=True
         )
         if not any(key.startswith("unet.") for key in tensors):
             raise UserError(
                 f"{folder / WEIGHTS}: changes no UNet; expected a LoRA of Stable Diffusion's UNet"
             )
-        StableDiffusionPipeline.load_lora_into_unet(tensors, alphas, unet, metadata=metadata)
+        Loader.load_lora_into_unet(tensors, alphas, unet, metadata=metadata)
         unet.fuse_lora(lora_scale=scale)
         unet.unload_lora()
     return unet

@@ -56,34 +56,40 @@ def mask_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -
 
 
 def sharpness(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B"]:
-    """How fine what an object shows is: root mean square gradient over standard deviation, inside the object; 1 / px.
+    """How fine what an object shows is: root mean square slope over standard deviation of its colours, in 1 / px.
 
-    Sums run over the pixels whose 3 x 3 neighbourhood is object (alpha above one half), so silhouettes do not count,
-    and over the three colours. The gradient is Scharr's (a plane of slope g has gradient g). By dividing by the
-    deviation of the colours, contrast and brightness do not count either: for a pattern of one wavelength l it is 2 pi
-    / l, as long as l is many pixels; blurring lowers it. 0 where all is of one colour, or there is no inside. Noise
-    raises it.
+    Slopes are those of the straight colours smoothed by a Gaussian of 1 px (inside the object only), so that grain
+    counts for little. Sums run over the three colours and over the pixels that are at least 2 px inside (alpha above
+    one half), so that silhouettes do not count. Dividing by the deviation makes it blind to contrast and brightness.
+    For a pattern of one wavelength l, many pixels long, it is 2 pi / l; blurring lowers it; 0 where all is of one
+    colour or there is no inside. Only the same views at the same size can be compared.
     """
     inside = _inside(rgba[:, 3:])
-    colors = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
-    count = inside.sum(dim=(2, 3), keepdim=True).clamp_min(1)
-    mean = (colors * inside).sum(dim=(2, 3), keepdim=True) / count
-    variance = ((colors - mean).square() * inside).sum(dim=(1, 2, 3))
-    slope = (_scharr(colors).square() * inside[:, :, None]).sum(dim=(1, 2, 3, 4))
-    return torch.where(
-        variance > 1e-8 * count.flatten(), (slope / variance.clamp_min(1e-12)).sqrt(), 0 * slope
+    count = inside.sum(dim=(1, 2, 3)).clamp_min(1)
+    mean = (rgba[:, :3] * inside).sum(dim=(2, 3), keepdim=True) / count.view(-1, 1, 1, 1)
+    variance = ((rgba[:, :3] - mean).square() * inside).sum(dim=(1, 2, 3)) / count
+    slope = (_slopes(_smoothed(rgba)).square().sum(dim=2) * inside).sum(dim=(1, 2, 3)) / count
+    return torch.where(variance > 1e-6, slope / variance.clamp_min(1e-6), torch.zeros_like(slope)).sqrt()
+
+
+def _inside(alpha: Float[Tensor, "B 1 H W"], away: int = 2) -> Float[Tensor, "B 1 H W"]:
+    """1 where all pixels up to ``away`` steps away (also diagonal ones) are object; 0 along the picture's border."""
+    gap = torch.nn.functional.pad((alpha <= 0.5).to(alpha), (away,) * 4, value=1.0)
+    return 1 - torch.nn.functional.max_pool2d(gap, 2 * away + 1, 1)
+
+
+def _smoothed(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Straight colours averaged by a Gaussian of 1 px over what is object."""
+    object_ = (rgba[:, 3:] > 0.5).to(rgba)
+    kernel = _gaussian(7, 1.0).to(rgba).expand(4, 1, 7, 7)
+    sums = torch.nn.functional.conv2d(
+        torch.cat([rgba[:, :3] * object_, object_], 1), kernel, padding=3, groups=4
     )
+    return sums[:, :3] / sums[:, 3:].clamp_min(1e-6)
 
 
-def _inside(alpha: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """1 where a pixel and its eight neighbours are object; 0 along the border of the picture."""
-    gap = (alpha <= 0.5).to(alpha)
-    return 1 - torch.nn.functional.max_pool2d(torch.nn.functional.pad(gap, (1, 1, 1, 1), value=1.0), 3, 1)
-
-
-def _scharr(x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B c 2 H W"]:
-    """Gradient along columns and rows, per pixel; 0 differences beyond the border."""
-    row = torch.tensor([[-3.0, 0, 3], [-10, 0, 10], [-3, 0, 3]], dtype=x.dtype, device=x.device) / 32
-    kernel = torch.stack([row, row.T])[:, None].repeat(x.shape[1], 1, 1, 1)
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-    return torch.nn.functional.conv2d(padded, kernel, groups=x.shape[1]).unflatten(1, (x.shape[1], 2))
+def _slopes(x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B c 2 H W"]:
+    """Change per pixel along rows and along columns, by central differences; 0 on the border."""
+    along = torch.nn.functional.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1))
+    down = torch.nn.functional.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1))
+    return torch.stack([along, down], 2)

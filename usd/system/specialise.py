@@ -117,9 +117,8 @@ class SpecialiseSystem(System):
         if config.min_step_percent > config.max_step_percent:
             raise ConfigError("system.min_step_percent: is above max_step_percent; expected at most that")
         self.model = self._open_text_model()
-        self.unet = add_lora(
-            load_network("diffusers", "UNet2DConditionModel", self.model.folder / "unet"), config.lora
-        )
+        unet = load_network("diffusers", "UNet2DConditionModel", self.model.folder / "unet")
+        self.unet = add_lora(unet.train(), config.lora)
         self.lessons: dict[str, tuple[Lesson, Lesson]] = {}
 
     def _open_text_model(self) -> StableDiffusionDenoiser:
