@@ -71,8 +71,8 @@ def test_a_model_that_cannot_be_had_is_one_line_and_quick(
         assert "Did you mean 'toybox-zero123'?" in text
 
 
-def test_a_single_file_is_no_folder() -> None:
-    assert "is a single file; expected a diffusers folder" in _message("models/zero123-xl.ckpt")
+def test_a_single_file_that_is_missing_is_one_line() -> None:
+    assert "there is no file 'models/zero123-xl.ckpt'" in _message("models/zero123-xl.ckpt")
 
 
 def test_an_embedded_model_that_is_missing_says_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from usd.core.errors import UserError
 from usd.core.types import LatentSpace
 from usd.denoiser import Denoiser, Embedding
 from usd.denoiser.frozen import Frozen
-from usd.denoiser.load import load_network, read_json
+from usd.denoiser.parts import ModelParts, open_parts
 from usd.denoiser.picture import resized
 from usd.denoiser.running import Running
 from usd.math.diffusion import eps_from_v, linear_alphas_cumprod, scaled_linear_alphas_cumprod
@@ -32,11 +32,11 @@ class NetworkInput(Embedding):
 
 
 class LatentDenoiser(Denoiser):
-    """A diffusers folder: ``unet``, ``vae``, ``scheduler``; subclasses add their condition."""
+    """A folder or single file with ``unet``, ``vae`` and ``scheduler``; subclasses add their condition."""
 
     @dataclass(frozen=True)
     class Config:
-        folder: str = option(help="a diffusers folder", path=True)
+        folder: str = option(help="a diffusers folder or a single file", path=True)
         running: Running = option({}, "how its networks are kept in memory and run")
 
     def __init__(self, config: Config, name: str = "") -> None:
@@ -44,25 +44,23 @@ class LatentDenoiser(Denoiser):
         self.folder = Path(config.folder)
         self.name = name or self.folder.name
         self.running = running = config.running
-        folder = self.folder  # closures must not hold self: weights would outlive it
+        self.files = files = open_parts(self.folder)  # closures must not hold self: weights would outlive it
         self.unet = Frozen(
-            lambda: load_network("diffusers", "UNet2DConditionModel", folder / "unet"),
+            lambda: files.network("unet"),
             running.weights,
             running,
             partial(compiled, mode=running.compile),
         )
         self.vae = Frozen(
-            lambda: load_network("diffusers", "AutoencoderKL", folder / "vae"),
+            lambda: files.network("vae"),
             running.autoencoder,
             running,
             partial(_recomputing, wanted=running.recompute),
         )
-        self.latent = latent_space(folder)
-        scheduler = folder / "scheduler" / "scheduler_config.json"
-        self.predicts = prediction_type(read_json(scheduler), scheduler)
-        self.register_buffer(
-            "alphas_cumprod", scheduler_alphas(read_json(scheduler), scheduler), persistent=False
-        )
+        self.latent = latent_space(files)
+        scheduler, said = self.folder / "scheduler" / "scheduler_config.json", files.config("scheduler")
+        self.predicts = prediction_type(said, scheduler)
+        self.register_buffer("alphas_cumprod", scheduler_alphas(said, scheduler), persistent=False)
 
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """The most likely latent, times the scaling factor. fp32."""
@@ -138,14 +136,14 @@ def _rows(tensor: Tensor | None, at: slice) -> Tensor | None:
     return None if tensor is None else tensor[at]
 
 
-def latent_space(folder: Path) -> LatentSpace:
+def latent_space(files: ModelParts) -> LatentSpace:
     """From the configurations of ``unet`` and ``vae``; no weights are read."""
-    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
+    unet, vae = files.config("unet"), files.config("vae")
     try:
         size, channels = int(unet["sample_size"]), int(vae["latent_channels"])
         shrink = 2 ** (len(vae["block_out_channels"]) - 1)
     except (KeyError, TypeError) as problem:
-        raise UserError(f"{folder}: unet or vae config.json does not say its {problem}") from None
+        raise UserError(f"{files.place}: unet or vae config.json does not say its {problem}") from None
     return LatentSpace(
         channels, size, size, size * shrink, float(vae.get("scaling_factor") or DEFAULT_SCALING)
     )

@@ -1,27 +1,23 @@
-"""One way in for every model: alias, folder or hub id -> a local folder -> its parts, each read by subfolder.
+"""One way in for every model: alias, folder, single file or hub id -> what lies on this disk.
 
-Nothing here knows what a model computes. Downloads happen only in ``_fetch``; everything after works on a folder.
+Nothing here knows what a model computes or how it is stored (``parts.py``). Downloads happen only in ``_fetch``.
 """
 
 import dataclasses
-import importlib
-import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-import torch
-from torch import Tensor
-
 from usd.core.config import ROOT, option, parse
 from usd.core.errors import UserError, did_you_mean
 from usd.core.registry import find
 from usd.denoiser import Denoiser, Running
+from usd.denoiser.parts import open_parts
+from usd.denoiser.weights import load_network, read_json, readable, weight_files, weights_folder  # noqa: F401
 from usd.denoiser.zero123_condition import FourthNumber
 
 LOG = logging.getLogger(__name__)
@@ -36,14 +32,16 @@ class ModelEntry:
     """One model of ``load/models.yaml``; the file's head explains the fields."""
 
     denoiser: str = option(help="file of usd/denoiser that runs it")
-    path: str | None = option(None, "folder inside this repository")
+    path: str | None = option(None, "folder or single file inside this repository")
     repository: str | None = option(None, "Hugging Face id")
     revision: str = option("main", "branch, tag or commit")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
     licence: str = option("", "what its authors allow")
     note: str = option("", "what it is")
-    fourth_number: FourthNumber = option("distance", "last number of Zero-1-to-3's pose")
+    fourth_number: FourthNumber | None = option(
+        None, "last number of Zero-1-to-3's pose; unset: as the model's files say"
+    )
 
 
 @cache
@@ -82,45 +80,48 @@ def open_model(name: str, role: str, where: str, running: Running) -> Denoiser:
 
 def _opened(name: str, role: str, where: str, running: Running) -> Denoiser:
     entry = entry_of(name)
-    if name.endswith(SINGLE_FILES):
-        raise UserError(
-            f"{where}: '{name}' is a single file; expected a diffusers folder, an alias or a hub id"
-        )
-    folder = _local_folder(entry.path if entry else name)
-    kind = entry.denoiser if entry else _kind_of(folder, name, role)
+    place = _local_place(entry.path if entry else name)
+    if place is None and entry is None and name.endswith(SINGLE_FILES):
+        raise UserError(f"{where}: there is no file '{name}'; expected a single file, a folder or a hub id")
+    kind = entry.denoiser if entry else _kind_of(place, name, role, where)
     cls = find("denoiser", kind)
     if not cls.parts:
         return cls(parse(cls.Config, {}, where), name=name)
-    if folder is None:
-        folder = _fetched(name, entry, cls.parts, where)
-    missing = missing_parts(folder, cls.parts)
+    if place is None:
+        place = _fetched(name, entry, cls.parts, where)
+    missing = missing_parts(place, cls.parts) if place.is_dir() else []
     if missing:
         raise UserError(
-            f"{where}: folder {folder} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
+            f"{where}: folder {place} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
-    shared = _open.get((str(folder), running))
+    shared = _open.get((str(place), running))
     if shared is not None:
         return shared
-    options: dict[str, object] = {"folder": str(folder), "running": running}
-    if entry is not None and entry.fourth_number != "distance":
+    options: dict[str, object] = {"folder": str(place), "running": running}
+    if entry is not None and entry.fourth_number is not None:
         options["fourth_number"] = entry.fourth_number
-    denoiser = _open[str(folder), running] = cls(parse(cls.Config, options, where), name=name)
+    denoiser = _open[str(place), running] = cls(parse(cls.Config, options, where), name=name)
     return denoiser
 
 
-def _local_folder(text: str | None) -> Path | None:
-    """``text`` as a folder: absolute, in the repository, or as typed at the shell."""
+def _local_place(text: str | None) -> Path | None:
+    """``text`` as a folder or file: absolute, in the repository, or as typed at the shell."""
     if not text:
         return None
     given = Path(text).expanduser()
-    folders = [given] if given.is_absolute() else [ROOT / given, given.absolute()]
-    return next((folder.resolve() for folder in folders if folder.is_dir()), None)
+    places = [given] if given.is_absolute() else [ROOT / given, given.absolute()]
+    return next((place.resolve() for place in places if place.is_dir() or place.is_file()), None)
 
 
-def _kind_of(folder: Path | None, name: str, role: str) -> str:
-    """Which denoiser runs a model that is no alias: by the parts of its folder, or by the role it is to play."""
-    if folder is not None:
-        return "zero123" if (folder / "image_encoder").is_dir() else "stable-diffusion"
+def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
+    """Which denoiser runs a model that is no alias: by what its folder or file holds, or by the role it is to play."""
+    if place is not None and place.is_dir():
+        return "zero123" if (place / "image_encoder").is_dir() else "stable-diffusion"
+    if place is not None:
+        try:
+            return "zero123" if open_parts(place).has("image_encoder") else "stable-diffusion"
+        except UserError as problem:
+            raise UserError(f"{where}: {problem}") from problem
     if "/" not in name and name in _denoisers_without_files():
         return name
     return ROLE_DENOISER[role]
@@ -130,6 +131,12 @@ def _denoisers_without_files() -> list[str]:
     from usd.core.registry import names
 
     return [name for name in names("denoiser") if not find("denoiser", name).parts]
+
+
+def folder_of(name: str, parts: Sequence[str], where: str) -> Path:
+    """A folder on this disk with these parts of a model, fetched if need be. Raises UserError."""
+    entry = entry_of(name)
+    return _local_place(entry.path if entry else name) or _fetched(name, entry, parts, where)
 
 
 def missing_parts(folder: Path, parts: Sequence[str]) -> list[str]:
@@ -220,114 +227,3 @@ def wanted_files(files: Sequence[str], parts: Sequence[str]) -> list[str]:
         small = [file for file in inside if file.endswith((".json", ".txt", ".model"))]
         wanted += [f"{folder}/{file}" for file in [*small, *weights]]
     return wanted
-
-
-# --------------------------------------------------------------------------------------------------------------- parts
-
-WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?P<form>safetensors|bin)"
-)
-
-
-def weight_files(files: Sequence[str]) -> list[str]:
-    """The preferred form of a part's weights: safetensors before pickles, plain before a variant such as fp16."""
-    groups: dict[tuple[bool, bool, str], list[str]] = {}
-    for file in sorted(files):
-        match = WEIGHTS.fullmatch(file)
-        if match:
-            variant = match["variant"] or ""
-            groups.setdefault((match["form"] == "bin", bool(variant), variant), []).append(file)
-    return groups[min(groups)] if groups else []
-
-
-def _variant(folder: Path) -> str | None:
-    files = weight_files([file.name for file in folder.iterdir()])
-    match = WEIGHTS.fullmatch(files[0]) if files else None
-    return match["variant"] if match else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError when it is missing or none."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{path}: is missing; expected a diffusers folder with this file") from None
-    except ValueError as problem:
-        raise UserError(f"{path}: is not JSON ({problem})") from None
-    if not isinstance(said, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return said
-
-
-def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
-    """A network of a library (imported only now), read from its subfolder, all weights present. Raises UserError."""
-    cls = getattr(importlib.import_module(library), name)
-    folder = weights_folder(folder)
-    with _quiet(), readable(folder, name):
-        options = {"variant": _variant(folder), "local_files_only": True, "output_loading_info": True}
-        network, report = cls.from_pretrained(folder, **options)
-        missing = sorted(map(str, report["missing_keys"]))
-        if missing:
-            raise UserError(f"{folder}: lacks {len(missing)} weights of {name}, such as {missing[0]}")
-    return network
-
-
-def weights_folder(part: Path) -> Path:
-    """Where a part's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
-
-    Models of one family may share a part (the embedded two share their autoencoder) without storing it twice.
-    """
-    path = part / "config.json"
-    other = read_json(path).get("weights_of") if path.is_file() else None
-    if other is None:
-        return part
-    folder = (part / str(other)).resolve()
-    if not folder.is_dir():
-        raise UserError(f"{path}: its weights are said to lie in {folder}, which is missing")
-    return folder
-
-
-def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """The plain tensors of a subfolder's weight file, on the CPU. Raises UserError."""
-    from safetensors.torch import load_file
-
-    with readable(folder, "weights"):
-        files = weight_files([file.name for file in folder.iterdir()])
-        if not files:
-            raise UserError(f"{folder}: holds no weights; expected a .safetensors or .bin file")
-        path = folder / files[0]
-        safe = path.suffix == ".safetensors"
-        return load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-
-
-@contextmanager
-def readable(folder: Path, what: str) -> Iterator[None]:
-    """Turns whatever a library raises over a bad file into one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as problem:  # each library has its own kinds
-        first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise UserError(f"{folder}: cannot be read as {what}: {first[:200]}") from problem
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars or loading reports from the model libraries inside; their settings are put back."""
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    libraries = (diffusers_logging, transformers_logging)
-    bars = [library for library in libraries if library.is_progress_bar_enabled()]
-    levels = [(library, library.get_verbosity()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, level in levels:
-            library.set_verbosity(level)
-        for library in bars:
-            library.enable_progress_bar()

@@ -1,31 +1,34 @@
 """Stable Diffusion: the noise predicted in a latent under a sentence."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
+from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.denoiser import TextDenoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
-from usd.denoiser.load import load_network, read_json, readable, weights_folder
+from usd.denoiser.weights import readable
 
 
 @register("stable-diffusion")
 class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
-    """An ordinary diffusers folder of Stable Diffusion 1.x or 2.x (epsilon or v prediction)."""
+    """Stable Diffusion 1.x or 2.x, folder or single file (epsilon or v prediction)."""
 
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     embedding = NetworkInput
 
     def __init__(self, config: LatentDenoiser.Config, name: str = "") -> None:
         super().__init__(config, name)
-        folder = self.folder
+        files = self.files
         self.text_encoder = Frozen(
-            lambda: load_network("transformers", "CLIPTextModel", folder / "text_encoder"),
+            lambda: files.network("text_encoder"),
             config.running.weights,
             config.running,
         )
@@ -38,7 +41,7 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            folder = self.folder / "tokenizer"
+            folder = self._tokenizer_folder()
             with readable(folder, "a tokenizer"):
                 self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return self._tokenizer
@@ -48,11 +51,23 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         """The text encoder's last hidden state, padded to its full length as in training."""
         device = self.alphas_cumprod.device
         with torch.autocast(device.type, enabled=False), self.text_encoder.use(device) as encoder:
-            length = encoder.config.max_position_embeddings
-            words = self.tokenizer(
-                list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-            )
-            return NetworkInput(encoder(words.input_ids.to(device))[0].float())
+            return NetworkInput(encoder(self._numbers(prompts, encoder.config).to(device))[0].float())
+
+    def _numbers(self, prompts: Sequence[str], config: Any) -> Int[Tensor, "B T"]:
+        """The prompts as numbers, padded. Nothing but empty prompts needs no vocabulary: single files have none."""
+        length = config.max_position_embeddings
+        if not any(prompts) and self.files.tokenizer() is None:
+            empty = [config.bos_token_id, config.eos_token_id, *[config.pad_token_id] * (length - 2)]
+            return torch.tensor([empty] * len(prompts), device="cpu")
+        words = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        return words.input_ids
+
+    def _tokenizer_folder(self) -> Path:
+        """Its own, or for a single file that of the published model of its family. Raises UserError."""
+        place = self.files.tokenizer()
+        return place or published_tokenizer(self.files.config("unet"), self.folder)
 
     def vocabulary(self) -> frozenset[str] | None:
         """Whole words, as the embedded model reads them. CLIP's byte pairs spell everything."""
@@ -61,15 +76,19 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         return None if spelling else frozenset(known) - set(self.tokenizer.all_special_tokens)
 
     def overflow(self, prompt: str) -> tuple[int, int] | None:
-        config = read_json(self.folder / "text_encoder" / "config.json")
+        config = self.files.config("text_encoder")
         length, most = len(self.tokenizer(prompt).input_ids), int(config.get("max_position_embeddings", 77))
         return (length, most) if length > most else None
 
     def fingerprint(self) -> str:
-        """Of the files of text encoder and tokenizer, and of the precision they are used in."""
-        folders = (weights_folder(self.folder / "text_encoder"), self.folder / "tokenizer")
-        device = self.alphas_cumprod.device
-        return digest_of(folders, f"{device.type} {self.text_encoder.dtype(device)}")
+        """Of the contents of text encoder and tokenizer, and of the precision they are used in."""
+        device, encoder = self.alphas_cumprod.device, self.files.source("text_encoder")
+        used = f"{device.type} {self.text_encoder.dtype(device)}"
+        if encoder.is_dir():
+            return digest_of((encoder, self._tokenizer_folder()), used)
+        return digest_of(
+            (self._tokenizer_folder(),), used + digest_of_tensors(self.files.tensors("text_encoder"))
+        )
 
     def unconditional(self, batch: int) -> NetworkInput:
         """The empty prompt, encoded once; a text encoder that was read only for it is freed."""
@@ -93,3 +112,26 @@ def digest_of(folders: Sequence[Path], more: str) -> str:
             with open(file, "rb") as content:
                 found.update(hashlib.file_digest(content, "blake2b").digest())
     return found.hexdigest()
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of names, types and values."""
+    found = hashlib.blake2b(digest_size=20)
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"\0{name} {tensor.dtype}\0".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def published_tokenizer(unet: Mapping[str, Any], file: Path) -> Path:
+    """CLIP's vocabulary for a single file, from the published folder of its family. Raises UserError."""
+    from usd.denoiser.load import folder_of
+
+    alias = "sd-2.1-base" if unet["use_linear_projection"] else "sd-1.5"
+    try:
+        return folder_of(alias, ("tokenizer",), str(file)) / "tokenizer"
+    except UserError:
+        raise UserError(
+            f"{file}: reading a prompt needs CLIP's vocabulary, which single files do not hold; expected the folder "
+            f"'tokenizer' of '{alias}' beside it ({file.parent / 'tokenizer'}), or a way to Hugging Face"
+        ) from None

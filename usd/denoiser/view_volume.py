@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate, softplus
 
 from usd.core.config import option, parse
-from usd.denoiser.load import load_tensors, read_json, readable
+from usd.denoiser.weights import load_tensors, read_json, readable
 from usd.math.camera import Cameras
 
 VOLUME = "view_volume"  # its place in a Zero-1-to-3 folder

@@ -1,8 +1,7 @@
 """Zero-1-to-3: the noise predicted in a latent under a picture and the relative pose of the camera."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,9 +13,10 @@ from usd.core.registry import register
 from usd.denoiser import Reading, ViewDenoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
-from usd.denoiser.load import load_network, load_tensors, read_json, readable
+from usd.denoiser.parts import PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.picture import ClipPicture
 from usd.denoiser.view_volume import VOLUME, load_volume
+from usd.denoiser.weights import readable
 from usd.denoiser.zero123_condition import (
     CameraProjection,
     CameraProjectionConfig,
@@ -24,8 +24,6 @@ from usd.denoiser.zero123_condition import (
     relative_pose,
 )
 from usd.math.camera import Cameras
-
-PROJECTIONS = ("clip_camera_projection", "cc_projection")  # the two published layouts
 
 
 @dataclass(frozen=True)
@@ -47,26 +45,24 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
 
     @dataclass(frozen=True)
     class Config(LatentDenoiser.Config):
-        fourth_number: FourthNumber = option(
-            "distance",
-            "last number of the pose: difference of distances, or Stable-Zero123's input polar angle",
+        fourth_number: FourthNumber | None = option(
+            None,
+            "last number of the pose: difference of distances, or Stable-Zero123's input polar angle; "
+            "unset: as the model's files say",
         )
 
     def __init__(self, config: Config, name: str = "") -> None:
         super().__init__(config, name)
-        folder = self.folder
-        self.fourth_number = config.fourth_number
+        files, place = self.files, self.folder / VOLUME
+        self.fourth_number: FourthNumber = config.fourth_number or stored_fourth_number(files)
         self.image_encoder = Frozen(
-            lambda: load_network("transformers", "CLIPVisionModelWithProjection", folder / "image_encoder"),
-            config.running.weights,
-            config.running,
+            lambda: files.network("image_encoder"), config.running.weights, config.running
         )
-        self.projection = Frozen(lambda: load_projection(folder))
-        place = folder / VOLUME
+        self.projection = Frozen(lambda: load_projection(files))
         self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
-        self._vision = read_json(folder / "image_encoder" / "config.json")
+        self._vision = files.config("image_encoder")
         self._clip_picture = ClipPicture.from_folder(
-            folder / "feature_extractor", int(self._vision["image_size"])
+            self.folder / "feature_extractor", int(self._vision["image_size"])
         )
 
     @torch.no_grad()
@@ -109,7 +105,7 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
             like.new_zeros(batch, 4),
         )
         space = self.latent
-        beside = int(read_json(self.folder / "unet" / "config.json").get("in_channels", 8)) - space.channels
+        beside = int(self.files.config("unet").get("in_channels", 8)) - space.channels
         latent = like.new_zeros(batch, beside, space.height, space.width)
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
@@ -127,18 +123,28 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
             return projection(embedding.expand(count, -1), rows, pose)
 
 
-def load_projection(folder: Path) -> CameraProjection:
-    """The camera projection of a Zero-1-to-3 folder, whichever layout it has. Raises UserError."""
-    place = next((folder / name for name in PROJECTIONS if (folder / name).is_dir()), None)
-    if place is None:
+def load_projection(files: ModelParts) -> CameraProjection:
+    """The camera projection of a Zero-1-to-3 model, whichever layout it has. Raises UserError."""
+    if not files.has(PROJECTION):
         raise UserError(
-            f"{folder}: has neither {' nor '.join(PROJECTIONS)}; expected a Zero-1-to-3 diffusers folder"
+            f"{files.place}: has neither {' nor '.join(PROJECTIONS)}; expected a Zero-1-to-3 diffusers folder"
         )
-    weights = {_own_name(key): value for key, value in load_tensors(place).items()}
-    projection = CameraProjection(_projection_config(folder, place))
-    with readable(place, "a camera projection"):
+    weights = {_own_name(key): value for key, value in files.tensors(PROJECTION).items()}
+    projection = CameraProjection(_projection_config(files))
+    with readable(files.source(PROJECTION), "a camera projection"):
         projection.load_state_dict({key: value.float() for key, value in weights.items()})
     return projection
+
+
+def stored_fourth_number(files: ModelParts) -> FourthNumber:
+    """What the model's files say of the pose's last number; the original's when they say nothing. Raises UserError."""
+    said = files.config(PROJECTION).get("fourth_number", "distance")
+    if said not in get_args(FourthNumber):
+        raise UserError(
+            f"{files.source(PROJECTION)}: fourth_number '{said}' is not known; "
+            f"expected {' or '.join(get_args(FourthNumber))}"
+        )
+    return cast(FourthNumber, said)
 
 
 def _own_name(key: str) -> str:
@@ -146,17 +152,12 @@ def _own_name(key: str) -> str:
     return "proj." + key.removeprefix("projection.") if key.startswith("projection.") else key
 
 
-def _projection_config(folder: Path, place: Path) -> CameraProjectionConfig:
+def _projection_config(files: ModelParts) -> CameraProjectionConfig:
     """Our own keys of its config.json; widths from the networks on either side; anything else is the original."""
-    path = place / "config.json"
-    said: dict[str, Any] = read_json(path) if path.is_file() else {}
+    said = files.config(PROJECTION)
     ours = {field.name: said[field.name] for field in fields(CameraProjectionConfig) if field.name in said}
-    unet, vision = (
-        read_json(folder / "unet" / "config.json"),
-        read_json(folder / "image_encoder" / "config.json"),
-    )
     widths = {
-        "embedding_dim": vision.get("projection_dim", 768),
-        "width": unet.get("cross_attention_dim", 768),
+        "embedding_dim": files.config("image_encoder").get("projection_dim", 768),
+        "width": files.config("unet").get("cross_attention_dim", 768),
     }
-    return parse(CameraProjectionConfig, {**widths, **ours}, str(path))
+    return parse(CameraProjectionConfig, {**widths, **ours}, str(files.source(PROJECTION)))

@@ -1,0 +1,230 @@
+"""Under which names published checkpoints store the weights of each network.
+
+Ours are those of diffusers and transformers. Single files of Stable Diffusion and Zero-1-to-3 use the names of the
+"latent diffusion" training code and, within them, OpenAI's or OpenCLIP's for the CLIP towers. Each function gives one
+table ``our name -> Origin``; the same table reads and writes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from usd.denoiser.weights import Lazy
+
+UNET, AUTOENCODER, CLIP_TEXT, CLIP = (
+    "model.diffusion_model.",
+    "first_stage_model.",
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+)
+AVERAGE = "model_ema."
+Form = Literal["same", "pixel", "turned"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor of ours lies: its name there; which third of it (q, k, v are stacked); in which form.
+
+    ``pixel``: a linear layer stored as a 1 x 1 convolution. ``turned``: transposed.
+    """
+
+    name: str
+    third: int | None = None
+    form: Form = "same"
+
+    def read(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Our tensor, a view of the stored one."""
+        tensor = stored[self.name]
+        if self.third is not None:
+            tensor = tensor.chunk(3)[self.third]
+        if self.form == "pixel" and tensor.dim() == 4:
+            tensor = tensor[:, :, 0, 0]
+        return tensor.T if self.form == "turned" else tensor
+
+    def stored_form(self, ours: Tensor) -> Tensor:
+        """The inverse, but for the stacking."""
+        if self.form == "same":
+            return ours
+        return ours.T if self.form == "turned" else ours[..., None, None]
+
+
+Table = dict[str, Origin]
+
+
+def read_as_ours(table: Table, stored: Mapping[str, Tensor]) -> Lazy:
+    """What of a checkpoint this table names, under our names."""
+    return Lazy({ours: partial(o.read, stored) for ours, o in table.items() if o.name in stored})
+
+
+def written(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under the checkpoint's names: the inverse of ``read_as_ours``."""
+    groups: dict[str, list[tuple[int, Tensor]]] = {}
+    for name, origin in table.items():
+        groups.setdefault(origin.name, []).append((origin.third or 0, origin.stored_form(ours[name])))
+    each = {name: [x for _, x in sorted(group, key=lambda g: g[0])] for name, group in groups.items()}
+    return {name: (torch.cat(xs) if len(xs) > 1 else xs[0]).contiguous() for name, xs in each.items()}
+
+
+def averaged_name(name: str) -> str:
+    """Where a checkpoint keeps the exponential moving average of a weight of the UNet: the same without dots."""
+    return AVERAGE + name.removeprefix("model.").replace(".", "")
+
+
+# ---------------------------------------------------------------------------------------------------------------- UNet
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+
+
+def unet_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
+    """Of a UNet2DConditionModel with these weights: blocks are counted through, whatever the level."""
+    modules = unet_modules(config)
+    return {name: Origin(UNET + _renamed(name, modules, RESNET)) for name in names}
+
+
+def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Our modules -> theirs."""
+    layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
+    attentive = ["Attn" in kind for kind in config["up_block_types"]]
+    modules = {
+        "conv_in": "input_blocks.0.0",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "mid_block.resnets.0": "middle_block.0",
+        "mid_block.attentions.0": "middle_block.1",
+        "mid_block.resnets.1": "middle_block.2",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+    for level in range(levels):
+        first = 1 + level * (layers + 1)
+        for layer in range(layers):
+            modules[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{first + layer}.0"
+            modules[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{first + layer}.1"
+        modules[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{first + layers}.0.op"
+        first = level * (layers + 1)
+        for layer in range(layers + 1):
+            modules[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{first + layer}.0"
+            modules[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{first + layer}.1"
+        after = 2 if attentive[level] else 1
+        modules[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{first + layers}.{after}.conv"
+    return modules
+
+
+# --------------------------------------------------------------------------------------------------------- autoencoder
+
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def autoencoder_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
+    """Of an AutoencoderKL: the decoder's levels are numbered from the finest, its attention is 1 x 1 convolutions."""
+    modules = autoencoder_modules(config)
+    leaves = {**ATTENTION, "conv_shortcut": "nin_shortcut"}
+    table = {}
+    for name in names:
+        pixel = ".attentions." in name and name.endswith(".weight") and "group_norm" not in name
+        table[name] = Origin(AUTOENCODER + _renamed(name, modules, leaves), form="pixel" if pixel else "same")
+    return table
+
+
+def autoencoder_modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Our modules -> theirs."""
+    layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
+    modules = {name: name for name in ("quant_conv", "post_quant_conv")}
+    for half in ("encoder", "decoder"):
+        modules |= {f"{half}.{name}": f"{half}.{name}" for name in ("conv_in", "conv_out")}
+        modules[f"{half}.conv_norm_out"] = f"{half}.norm_out"
+        modules[f"{half}.mid_block.attentions.0"] = f"{half}.mid.attn_1"
+        modules |= {f"{half}.mid_block.resnets.{i}": f"{half}.mid.block_{i + 1}" for i in (0, 1)}
+    for level in range(levels):
+        down, up, theirs = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{level}", levels - 1 - level
+        modules |= {f"{down}.resnets.{i}": f"encoder.down.{level}.block.{i}" for i in range(layers)}
+        modules |= {f"{up}.resnets.{i}": f"decoder.up.{theirs}.block.{i}" for i in range(layers + 1)}
+        modules[f"{down}.downsamplers.0.conv"] = f"encoder.down.{level}.downsample.conv"
+        modules[f"{up}.upsamplers.0.conv"] = f"decoder.up.{theirs}.upsample.conv"
+    return modules
+
+
+# ---------------------------------------------------------------------------------------------------------------- CLIP
+
+BLOCK = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+THIRDS = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
+TEXT_ENDS = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+VISION_ENDS = {
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.patch_embedding.weight": "conv1.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "pre_layrnorm.weight": "ln_pre.weight",
+    "pre_layrnorm.bias": "ln_pre.bias",
+    "post_layernorm.weight": "ln_post.weight",
+    "post_layernorm.bias": "ln_post.bias",
+}
+
+
+def clip_text_table(names: Iterable[str], inner: str = "text_model.") -> Table:
+    """Of a CLIPTextModel in Stable Diffusion 1.x: transformers' own names, of the time of its release."""
+    return {name: Origin(CLIP_TEXT + inner + name.removeprefix("text_model.")) for name in names}
+
+
+def open_clip_text_table(names: Iterable[str]) -> Table:
+    """Of a CLIPTextModel in Stable Diffusion 2.x: OpenCLIP's names, q, k and v stacked."""
+    return {name: _clip_origin(CLIP, name.removeprefix("text_model."), TEXT_ENDS) for name in names}
+
+
+def clip_vision_table(names: Iterable[str]) -> Table:
+    """Of a CLIPVisionModelWithProjection in Zero-1-to-3: OpenAI's names, the projection transposed."""
+    table = {}
+    for name in names:
+        if name == "visual_projection.weight":
+            table[name] = Origin(f"{CLIP}visual.proj", form="turned")
+        else:
+            table[name] = _clip_origin(f"{CLIP}visual.", name.removeprefix("vision_model."), VISION_ENDS)
+    return table
+
+
+def camera_projection_table() -> Table:
+    """Of the layer from picture and pose to a token."""
+    return {f"proj.{kind}": Origin(f"cc_projection.{kind}") for kind in ("weight", "bias")}
+
+
+def _clip_origin(prefix: str, name: str, ends: Mapping[str, str]) -> Origin:
+    if name in ends:
+        return Origin(prefix + ends[name])
+    number, rest = name.removeprefix("encoder.layers.").split(".", 1)
+    module, kind = rest.rsplit(".", 1)
+    block = f"{prefix}transformer.resblocks.{number}."
+    if module in THIRDS:
+        return Origin(f"{block}attn.in_proj_{kind}", THIRDS[module])
+    return Origin(f"{block}{BLOCK[module]}.{kind}")
+
+
+def _renamed(name: str, modules: Mapping[str, str], leaves: Mapping[str, str]) -> str:
+    """The longest known module at the head of a name replaced, and the layer after it."""
+    ends = [i for i, letter in enumerate(name) if letter == "."]
+    head = next((name[:end] for end in reversed(ends) if name[:end] in modules), None)
+    if head is None:
+        raise KeyError(name)
+    rest = name[len(head) + 1 :]
+    layer = next((leaf for leaf in leaves if rest.startswith(f"{leaf}.")), "")
+    return f"{modules[head]}.{leaves.get(layer, layer)}{rest[len(layer) :]}"

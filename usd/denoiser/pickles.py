@@ -1,0 +1,62 @@
+"""Checkpoints written by ``torch.save``: tensors are read, nothing in them is ever run.
+
+Old checkpoints carry their trainer's own objects beside the weights (callbacks, settings). Those of known trainers are
+replaced by empty ones; a file with any other object is refused, since a pickle can hold code.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from usd.core.errors import UserError
+
+LOG = logging.getLogger(__name__)
+TRAINERS = (
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "lightning_utilities",
+    "omegaconf",
+    "ldm",
+    "numpy",
+    "torchmetrics",
+    "typing",
+    "argparse",
+)
+PLAIN = ("collections.defaultdict", "pathlib.PosixPath", "pathlib.WindowsPath", "builtins.object")
+
+
+class Ignored:
+    """Stands where a trainer's object stood. It takes whatever the file says about it and does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _: object) -> None: ...
+
+    def __setitem__(self, _: object, __: object) -> None: ...
+
+
+def read_pickle(path: Path, zipped: bool) -> Any:
+    """What ``torch.save`` wrote, its tensors mapped from the file where it is ``zipped`` (as since 2020).
+
+    Raises UserError for objects that are neither weights nor a known trainer's.
+    """
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+    foreign = [name for name in names if not _harmless(name)]
+    if foreign:
+        raise UserError(
+            f"{path}: holds objects that are no weights ({', '.join(foreign[:3])}); refused, since such a file can "
+            "run code. Expected tensors; a .safetensors file of the same model is safe"
+        )
+    if names:
+        LOG.info("%s: ignored its trainer's objects (%s)", path.name, ", ".join(names))
+    stand_ins: Sequence[Any] = [(type("Ignored", (Ignored,), {}), name) for name in names]
+    with torch.serialization.safe_globals(list(stand_ins)):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def _harmless(name: str) -> bool:
+    return name.split(".", maxsplit=1)[0] in TRAINERS or name in PLAIN

@@ -1,0 +1,326 @@
+"""Single files of Stable Diffusion 1.x and 2.x and of Zero-1-to-3, as their authors' training code wrote them.
+
+Such a file has weights and no configuration. Sizes follow from the shapes of the weights. What shapes do not say
+(heads, the latents' side, noise or velocity prediction) is read from the training configuration ``<same name>.yaml``
+beside the file if there is one, and is that of the published models otherwise. Averaged weights are preferred where
+there are any.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.denoiser import layouts
+from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, Origin, Table
+from usd.denoiser.parts import CLASSES, PROJECTION, ModelParts
+from usd.denoiser.weights import empty_network, open_checkpoint
+
+LOG = logging.getLogger(__name__)
+Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
+HEAD_WIDTH = 64  # of every CLIP tower, and of Stable Diffusion 2's UNet
+HEADS = 8  # of Stable Diffusion 1's UNet and of Zero-1-to-3's
+PREDICTION_AT_STEP = {875000: "epsilon", 110000: "v_prediction"}  # published Stable Diffusion 2 checkpoints
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+class SingleFile(ModelParts):
+    """One file as parts. Raises UserError at once when it is none of the three families."""
+
+    def __init__(self, place: Path, averaged: bool = True) -> None:
+        self.place = place
+        self.stored, self.facts = open_checkpoint(place)
+        self.family = family_of(self.stored, place)
+        self.said = training_config(place)
+        self.averaged = averaged and _has_average(self.stored)
+
+    def has(self, part: str) -> bool:
+        told = ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
+        return part in ("unet", "vae", "scheduler", *told)
+
+    def config(self, part: str) -> dict[str, Any]:
+        return self._configs[part]
+
+    def tensors(self, part: str) -> Mapping[str, Tensor]:
+        return layouts.read_as_ours(self._table(part), self.stored)
+
+    def tokenizer(self) -> Path | None:
+        """A folder ``tokenizer`` beside the file, if there is one."""
+        folder = self.place.parent / "tokenizer"
+        return folder if folder.is_dir() else None
+
+    @cached_property
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        vae = autoencoder_config(self.stored, self.said, self.place)
+        unet = unet_config(self.stored, self.said, self.place)
+        velocity = prediction_type(self.family, self.said, self.facts) == "v_prediction"
+        side = _image_size(self.family, velocity, self.said)
+        unet |= {"sample_size": side, "upcast_attention": velocity}
+        vae |= {"sample_size": side * 2 ** (len(vae["block_out_channels"]) - 1)}
+        prediction = "v_prediction" if velocity else "epsilon"
+        scheduler = SCHEDULER | _betas(self.said) | {"prediction_type": prediction}
+        parts = {"unet": unet, "vae": vae, "scheduler": scheduler}
+        if self.family == "zero123":
+            return parts | {
+                "image_encoder": vision_config(self.stored, self.place),
+                PROJECTION: _fourth(self.place),
+            }
+        return parts | {"text_encoder": text_config(self.stored, self.family, self.place)}
+
+    def _table(self, part: str) -> Table:
+        if part == PROJECTION:
+            return layouts.camera_projection_table()
+        names = list(empty_network(*CLASSES[part], self.config(part)).state_dict())
+        table = table_of(part, self.family, names, self.config(part))
+        if part == "text_encoder" and not any(o.name in self.stored for o in table.values()):
+            table = layouts.clip_text_table(names, inner="")
+        if part == "unet" and self.averaged:
+            return {ours: self._averaged(origin) for ours, origin in table.items()}
+        return table
+
+    def _averaged(self, origin: Origin) -> Origin:
+        name = layouts.averaged_name(origin.name)
+        return Origin(name) if name in self.stored else origin
+
+
+def table_of(part: str, family: Family, names: list[str], config: Mapping[str, Any]) -> Table:
+    """Where a family's single files keep the weights ``names`` of a part."""
+    if part == "unet":
+        return layouts.unet_table(names, config)
+    if part == "vae":
+        return layouts.autoencoder_table(names, config)
+    if part == "image_encoder":
+        return layouts.clip_vision_table(names)
+    one = family == "stable-diffusion-1"
+    return layouts.clip_text_table(names) if one else layouts.open_clip_text_table(names)
+
+
+def family_of(stored: Mapping[str, Tensor], place: Path) -> Family:
+    """Which model this is. Raises UserError when it is none that is known, with what it seems to be."""
+    if f"{UNET}input_blocks.0.0.weight" not in stored:
+        raise UserError(f"{place}: {_stranger(stored)}; expected Stable Diffusion 1.x, 2.x or Zero-1-to-3")
+    if "cc_projection.weight" in stored:
+        return "zero123"
+    if any(name.startswith(CLIP_TEXT) for name in stored):
+        return "stable-diffusion-1"
+    if f"{CLIP}token_embedding.weight" in stored:
+        return "stable-diffusion-2"
+    raise UserError(
+        f"{place}: {_stranger(stored)}; expected the text encoder of Stable Diffusion 1.x or 2.x, "
+        "or the camera projection of Zero-1-to-3"
+    )
+
+
+def _stranger(stored: Mapping[str, Tensor]) -> str:
+    marks = {
+        "conditioner.embedders.": "is Stable Diffusion XL",
+        "model.diffusion_model.joint_blocks.": "is Stable Diffusion 3",
+        "lora_": "is a LoRA file, which changes a model and is none",
+        "base_model.model.": "is a LoRA file, which changes a model and is none",
+        "unet.": "is a LoRA file, which changes a model and is none",
+        "down_blocks.": "holds one network of a diffusers folder; give the folder",
+        "model.diffusion_model.": "holds a UNet whose condition it does not tell",
+    }
+    found = (said for mark, said in marks.items() if any(name.startswith(mark) for name in stored))
+    first = next(iter(stored))
+    return next(found, f"holds {len(stored)} tensors of an unknown model, such as {first}")
+
+
+def _has_average(stored: Mapping[str, Tensor]) -> bool:
+    return layouts.averaged_name(f"{UNET}input_blocks.0.0.weight") in stored
+
+
+# ------------------------------------------------------------------------------------------------------ configurations
+
+
+def training_config(place: Path) -> dict[str, Any]:
+    """``model.params`` of the YAML file of the same name beside the weights; {} without one. Raises UserError."""
+    path = place.with_suffix(".yaml")
+    if not path.is_file():
+        return {}
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        said: Any = OmegaConf.to_container(OmegaConf.load(path))
+        params = said["model"]["params"]
+    except (YAMLError, OmegaConfBaseException, KeyError, TypeError):
+        params = None
+    if not isinstance(params, dict):
+        raise UserError(f"{path}: has no model.params; expected the training configuration of {place.name}")
+    return params
+
+
+def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """Of UNet2DConditionModel, without ``sample_size``."""
+    levels = _levels(stored, place)
+    attentive = [f"{UNET}input_blocks.{first}.1.norm.weight" in stored for first, _ in levels]
+    channels = [
+        int(stored[f"{UNET}input_blocks.{first}.0.out_layers.3.weight"].shape[0]) for first, _ in levels
+    ]
+    inner = next(
+        (n for n in stored if n.startswith(UNET) and n.endswith("transformer_blocks.0.attn2.to_k.weight")),
+        None,
+    )
+    if inner is None:
+        raise UserError(f"{place}: its UNet has no cross attention; expected Stable Diffusion or Zero-1-to-3")
+    linear = stored[f"{inner.split('.transformer_blocks')[0]}.proj_in.weight"].dim() == 2
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": int(stored[f"{UNET}input_blocks.0.0.weight"].shape[1]),
+        "out_channels": int(stored[f"{UNET}out.2.weight"].shape[0]),
+        "block_out_channels": channels,
+        "layers_per_block": levels[0][1],
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attentive],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attentive)],
+        "cross_attention_dim": int(stored[inner].shape[1]),
+        "attention_head_dim": _heads(channels, linear, said),  # heads, under diffusers' misleading name
+        "use_linear_projection": linear,
+    }
+
+
+def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
+    """(first block, number of residual blocks) of each level: levels end at a downsampling block."""
+    levels, first, block = [], 1, 1
+    while f"{UNET}input_blocks.{block}.0.in_layers.0.weight" in stored:
+        block += 1
+        if f"{UNET}input_blocks.{block}.0.op.weight" in stored:
+            levels.append((first, block - first))
+            first = block = block + 1
+    if first == block:
+        raise UserError(f"{place}: its UNet ends after block {block}; is the file complete?")
+    return [*levels, (first, block - first)]
+
+
+def _heads(channels: list[int], linear: bool, said: Mapping[str, Any]) -> int | list[int]:
+    params = said.get("unet_config", {}).get("params", {})
+    heads, width = int(params.get("num_heads", -1)), int(params.get("num_head_channels", -1))
+    if heads > 0:
+        return heads
+    if width <= 0 and not linear:
+        return HEADS
+    return [count // (width if width > 0 else HEAD_WIDTH) for count in channels]
+
+
+def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """Of AutoencoderKL, without ``sample_size``."""
+    levels = _count(stored, f"{AUTOENCODER}encoder.down.NUMBER.block.0.conv1.weight", place)
+    layers = _count(stored, f"{AUTOENCODER}encoder.down.0.block.NUMBER.conv1.weight", place)
+    channels = [stored[f"{AUTOENCODER}encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
+    return {
+        "_class_name": "AutoencoderKL",
+        "in_channels": int(stored[f"{AUTOENCODER}encoder.conv_in.weight"].shape[1]),
+        "out_channels": int(stored[f"{AUTOENCODER}decoder.conv_out.weight"].shape[0]),
+        "latent_channels": int(stored[f"{AUTOENCODER}post_quant_conv.weight"].shape[0]),
+        "block_out_channels": [int(c) for c in channels],
+        "layers_per_block": layers,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "scaling_factor": float(said.get("scale_factor", 0.18215)),
+    }
+
+
+def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> dict[str, Any]:
+    """Of CLIPTextModel. Stable Diffusion 2 reads the last layer but one, so its last layer is left out."""
+    one = family == "stable-diffusion-1"
+    if one:
+        inner = "text_model." if f"{CLIP_TEXT}text_model.final_layer_norm.weight" in stored else ""
+        ends = [f"{CLIP_TEXT}{inner}embeddings.{kind}_embedding.weight" for kind in ("token", "position")]
+        layer, wide = f"{CLIP_TEXT}{inner}encoder.layers", "mlp.fc1.weight"
+    else:
+        ends = [f"{CLIP}token_embedding.weight", f"{CLIP}positional_embedding"]
+        layer, wide = f"{CLIP}transformer.resblocks", "mlp.c_fc.weight"
+    words, positions = (tuple(stored[name].shape) for name in _present(stored, ends, place))
+    layers = _count(stored, f"{layer}.NUMBER.{wide}", place)
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": words[0],
+        "hidden_size": words[1],
+        "max_position_embeddings": positions[0],
+        "num_hidden_layers": layers if one else layers - 1,
+        "num_attention_heads": max(words[1] // HEAD_WIDTH, 1),
+        "intermediate_size": int(stored[f"{layer}.0.{wide}"].shape[0]),
+        "hidden_act": "quick_gelu" if one else "gelu",
+        "bos_token_id": words[0] - 2,
+        "eos_token_id": words[0] - 1,
+        "pad_token_id": words[0] - 1 if one else 0,
+    }
+
+
+def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
+    """Of CLIPVisionModelWithProjection."""
+    tower = f"{CLIP}visual."
+    names = [f"{tower}{name}" for name in ("conv1.weight", "positional_embedding", "proj")]
+    patches, positions, out = (tuple(stored[name].shape) for name in _present(stored, names, place))
+    wide = f"{tower}transformer.resblocks.0.mlp.c_fc.weight"
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_size": patches[0],
+        "patch_size": patches[-1],
+        "image_size": math.isqrt(positions[0] - 1) * patches[-1],
+        "num_hidden_layers": _count(stored, f"{tower}transformer.resblocks.NUMBER.ln_1.weight", place),
+        "num_attention_heads": max(patches[0] // HEAD_WIDTH, 1),
+        "intermediate_size": int(stored[wide].shape[0]),
+        "projection_dim": out[1],
+        "hidden_act": "quick_gelu",
+    }
+
+
+def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Noise or velocity: as the training configuration says, else by the published checkpoint's step."""
+    if "parameterization" in said:
+        return {"v": "v_prediction", "eps": "epsilon"}.get(str(said["parameterization"]), "epsilon")
+    if family != "stable-diffusion-2" or said:
+        return "epsilon"
+    return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)), "epsilon")
+
+
+def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
+    """Side of the latents."""
+    usual = 32 if family == "zero123" else 96 if velocity else 64
+    return int(said.get("image_size", usual))
+
+
+def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
+    ours = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "num_train_timesteps"}
+    return {ours[name]: said[name] for name in ours if name in said}
+
+
+def _fourth(place: Path) -> dict[str, Any]:
+    """Stable-Zero123 has Zero-1-to-3's very weights' names and is known by its file's name only."""
+    stable = re.search(r"stable[-_ ]?zero", place.name.lower())
+    return {"fourth_number": "input-polar"} if stable else {}
+
+
+def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:
+    """How many there are of a numbered thing. Raises UserError when there is none."""
+    form = re.compile(re.escape(pattern).replace("NUMBER", r"(\d+)"))
+    found = {int(match[1]) for name in stored if (match := form.fullmatch(name))}
+    if not found:
+        raise UserError(f"{place}: lacks {pattern.replace('NUMBER', '0')}; is the file complete?")
+    return max(found) + 1
+
+
+def _present(stored: Mapping[str, Tensor], names: list[str], place: Path) -> list[str]:
+    for name in names:
+        if name not in stored:
+            raise UserError(f"{place}: lacks {name}; is the file complete?")
+    return names

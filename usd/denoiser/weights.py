@@ -1,0 +1,269 @@
+"""Weight files as tensors that are read when asked for, and networks made of them without a second copy.
+
+A network is made without memory of its own (torch's meta device) and is given the file's tensors, which are mapped from
+the disk: no random numbers are drawn, a half-precision file stays half, and what is not used is not read.
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.denoiser.pickles import read_pickle
+
+Form = Literal["safetensors", "zip", "pickle"]
+
+
+class Lazy(Mapping[str, Tensor]):
+    """Tensors by name, each made when asked for."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._readers = readers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._readers[name]()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._readers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?P<form>safetensors|bin)"
+)
+
+
+def weight_files(files: Sequence[str]) -> list[str]:
+    """The preferred form of a part's weights: safetensors before pickles, plain before a variant such as fp16."""
+    groups: dict[tuple[bool, bool, str], list[str]] = {}
+    for file in sorted(files):
+        match = WEIGHTS.fullmatch(file)
+        if match:
+            variant = match["variant"] or ""
+            groups.setdefault((match["form"] == "bin", bool(variant), variant), []).append(file)
+    return groups[min(groups)] if groups else []
+
+
+def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+    """The tensors of one file, by name, and what else it says (``global_step``, ...). Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; expected a file of weights")
+    form = file_form(path)
+    with readable(path, "weights"):
+        if form == "safetensors":
+            return _open_safetensors(path)
+        content = read_pickle(path, zipped=form == "zip")
+    inner = content.get("state_dict", content) if isinstance(content, dict) else None
+    tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, dict) else {}
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors by name; expected a checkpoint of a model")
+    return tensors, {k: v for k, v in content.items() if isinstance(v, int | float | str)}
+
+
+def _open_safetensors(path: Path) -> tuple[Lazy, dict[str, Any]]:
+    from safetensors import safe_open
+
+    file = safe_open(path, "pt")
+    return Lazy({name: partial(file.get_tensor, name) for name in file.keys()}), dict(file.metadata() or {})  # noqa: SIM118
+
+
+def file_form(path: Path) -> Form:
+    """How a file of weights is stored, by its first bytes. Raises UserError when it is none."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head[:4] == b"PK\x03\x04":
+        return "zip"
+    if head[8:9] == b"{":
+        return "safetensors"
+    if head[:1] == b"\x80":
+        return "pickle"
+    raise UserError(
+        f"{path}: {_what_it_is(head, path.stat().st_size)}; expected .safetensors or .ckpt weights"
+    )
+
+
+def _what_it_is(head: bytes, size: int) -> str:
+    if size == 0:
+        return "is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer and not the file itself; fetch it with `git lfs pull`"
+    if head.lstrip()[:1] == b"<":
+        return "is a web page, as a failed download leaves behind"
+    return "is no file of weights"
+
+
+def load_tensors(folder: Path) -> Mapping[str, Tensor]:
+    """The tensors of a part's weight files, sharded or not, read when asked for. Raises UserError."""
+    with readable(folder, "weights"):
+        files = weight_files([file.name for file in folder.iterdir()])
+    if not files:
+        raise UserError(f"{folder}: holds no weights; expected a .safetensors or .bin file")
+    shards = [open_checkpoint(folder / file)[0] for file in files]
+    return Lazy({name: partial(shard.__getitem__, name) for shard in shards for name in shard})
+
+
+def weights_folder(part: Path) -> Path:
+    """Where a part's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
+
+    Models of one family may share a part (the embedded two share their autoencoder) without storing it twice.
+    """
+    path = part / "config.json"
+    other = read_json(path).get("weights_of") if path.is_file() else None
+    if other is None:
+        return part
+    folder = (part / str(other)).resolve()
+    if not folder.is_dir():
+        raise UserError(f"{path}: its weights are said to lie in {folder}, which is missing")
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError when it is missing or none."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{path}: is missing; expected a diffusers folder with this file") from None
+    except ValueError as problem:
+        raise UserError(f"{path}: is not JSON ({problem})") from None
+    if not isinstance(said, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return said
+
+
+@contextmanager
+def readable(place: Path, what: str) -> Iterator[None]:
+    """Turns whatever a library raises over a bad file into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:  # each library has its own kinds
+        first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise UserError(f"{place}: cannot be read as {what}: {first[:200]}{_advice(first)}") from problem
+
+
+def _advice(problem: str) -> str:
+    cut_short = ("central directory", "not fully covered", "nvalidHeader", "etadataIncomplete", "corrupt")
+    return " (is the download complete?)" if any(word in problem for word in cut_short) else ""
+
+
+# ------------------------------------------------------------------------------------------------------------ networks
+
+FORMER_NAMES = {
+    "to_q": "query",
+    "to_k": "key",
+    "to_v": "value",
+    "to_out.0": "proj_attn",
+}  # attention, until 2023
+
+
+def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
+    """A network of a library from its subfolder, in memory of its own, all weights present. Raises UserError."""
+    place = weights_folder(folder)
+    tensors = {key: value.clone() for key, value in load_tensors(place).items()}
+    return build(library, name, read_json(place / "config.json"), tensors, place)
+
+
+def build(
+    library: str, name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], place: Path
+) -> torch.nn.Module:
+    """The network ``name`` of a library (imported only now) with these very tensors as its weights.
+
+    ``place`` is where they come from, for messages. Raises UserError when one is missing or of another shape.
+    """
+    with readable(place, name):
+        network = empty_network(library, name, config)
+    wanted = network.state_dict()
+    names = {key: stored_name(key, tensors) for key in wanted}
+    missing = sorted(key for key, stored in names.items() if stored is None)
+    if missing:
+        raise UserError(f"{place}: lacks {len(missing)} weights of {name}, such as {missing[0]}")
+    with readable(place, name):
+        found = one_dtype({key: tensors[stored] for key, stored in names.items() if stored is not None})
+    for key, value in found.items():
+        if value.shape != wanted[key].shape:
+            raise UserError(
+                f"{place}: cannot be read as {name}: {key} is {_size(value)}, "
+                f"and its configuration says {_size(wanted[key])}"
+            )
+    network.load_state_dict(found, assign=True)
+    fill_positions(network, place)
+    return network.eval()
+
+
+def empty_network(library: str, name: str, config: Mapping[str, Any]) -> Any:
+    """A network of diffusers or transformers without memory for its weights."""
+    cls = getattr(importlib.import_module(library), name)
+    said = {key: value for key, value in config.items() if key != "weights_of"}
+    with quiet(), torch.device("meta"):
+        if library == "diffusers":
+            return cls.from_config(said)
+        return cls(cls.config_class.from_dict(said))
+
+
+def stored_name(key: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """The name under which older libraries stored ``key``, or the same."""
+    former = key
+    for ours, theirs in FORMER_NAMES.items():
+        former = former.replace(f".{ours}.", f".{theirs}.")
+    return next((name for name in (key, f"text_model.{key}", former) if name in tensors), None)
+
+
+def one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, in the widest of their float types where a file mixes them."""
+    kinds = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    if len(kinds) < 2:
+        return dict(tensors)
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def fill_positions(network: torch.nn.Module, place: Path) -> None:
+    """Buffers that no file holds: the position numbers 0, 1, ... of CLIP."""
+    for owner in network.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            if buffer.device.type != "meta":
+                continue
+            if name != "position_ids":
+                raise UserError(f"{place}: does not hold the buffer {name} of {type(owner).__name__}")
+            numbers = torch.arange(buffer.shape[-1], dtype=buffer.dtype, device="cpu").expand(buffer.shape)
+            owner.register_buffer(name, numbers.clone(), persistent=False)
+
+
+def _size(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars or loading reports from the model libraries inside; their settings are put back."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    bars = [library for library in libraries if library.is_progress_bar_enabled()]
+    levels = [(library, library.get_verbosity()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
+        for library in bars:
+            library.enable_progress_bar()
