@@ -13,7 +13,11 @@ OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
-]  # tests/system/test_reconstruct.py
+    "specialise.yaml",
+    "specialise-mini.yaml",
+    "refine.yaml",
+    "refine-mini.yaml",
+]  # tests/system/test_reconstruct.py, test_specialise.py, test_refine.py
 
 
 def test_no_recipe_is_forgotten_here():
