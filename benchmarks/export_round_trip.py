@@ -6,17 +6,20 @@
     python benchmarks/export_round_trip.py --fmt obj-mtl a.glb b.obj    these mesh files, or toys and files together
     python benchmarks/export_round_trip.py b.obj:picture.png            a mesh file that does not name its texture
 
-A toy is rendered by sphere tracing, a file from its own texture; then each goes through ``mesh-exporter``, is read back
-by trimesh and rendered from the same views. PSNR over white, per view then mean. Any exporter option may be given as
-``key=value``. The table is printed and written to ``--out``, beside a sheet: source above, export below, one object
-after the other.
+A toy's truth is sphere tracing of its exact surface, a file's its own texture; then each goes through ``mesh-exporter``
+(a toy as a mesh with its sharp edges), is read back by trimesh and rendered from the same views. PSNR over white, per
+view then mean. Any exporter option may be given as ``key=value``. ``s`` is the whole export, ``unwrap s`` decimation
+and unwrapping, ``CPU s`` what these two took of all cores. The table is printed and, with a sheet (source above, export
+below), written to ``--out`` after every object.
 """
 
 import argparse
 import logging
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from usd.core.config import parse  # noqa: E402
 from usd.core.errors import UserError  # noqa: E402
 from usd.core.types import Field, Mesh  # noqa: E402
 from usd.data.pictures import contact_sheet, read_rgba, write_picture  # noqa: E402
+from usd.exporter.atlas import Atlas  # noqa: E402
 from usd.exporter.mesh import MeshExporter  # noqa: E402
 from usd.exporter.read_back import Loaded, pictures, read_back  # noqa: E402
 from usd.geometry import Geometry, Level  # noqa: E402
@@ -44,7 +48,7 @@ from usd.math.camera import Cameras  # noqa: E402
 from usd.math.mesh import face_cross, merge_vertices  # noqa: E402
 from usd.toybox import TEST_SEED  # noqa: E402
 from usd.toybox.cameras import held_out_cameras  # noqa: E402
-from usd.toybox.mesh import surface_normals, toy_mesh  # noqa: E402
+from usd.toybox.mesh import sharp_toy_mesh, surface_normals, toy_mesh  # noqa: E402
 from usd.toybox.objects import make_toy  # noqa: E402
 from usd.toybox.render import Light, lit_colors, render  # noqa: E402
 from usd.toybox.scene import RADIUS, Toy  # noqa: E402
@@ -97,7 +101,7 @@ class ToySource(Source):
 
     def __init__(self, seed: int, lattice: int = LATTICE) -> None:
         self_toy = make_toy(seed)
-        super().__init__(f"toy {seed}", toy_mesh(self_toy, lattice))
+        super().__init__(f"toy {seed}", sharp_toy_mesh(self_toy, lattice))
         self.toy: Toy = self_toy
 
     def colors(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
@@ -171,6 +175,34 @@ def nearest_weights(x: Float[Tensor, "N 1 3"], corners: Float[Tensor, "N K 3 3"]
     return weights, ((corners * weights[..., None]).sum(2) - x).norm(dim=-1)
 
 
+class Timed(MeshExporter):
+    """The exporter, and the seconds (clock, all cores) that decimation and unwrapping took."""
+
+    def __init__(self, config: MeshExporter.Config) -> None:
+        super().__init__(config)
+        self.clock, self.cores = 0.0, 0.0
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        clock, cores = time.monotonic(), core_seconds()
+        yield
+        self.clock, self.cores = self.clock + time.monotonic() - clock, self.cores + core_seconds() - cores
+
+    def _decimated(self, mesh: Mesh) -> Mesh:
+        with self._counted():
+            return super()._decimated(mesh)
+
+    def _atlas(self, mesh: Mesh) -> Atlas | None:
+        with self._counted():
+            return super()._atlas(mesh)
+
+
+def core_seconds() -> float:
+    """What this process and those it has waited for took of all cores."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 @dataclass(frozen=True)
 class Row:
     """One object: faces of its source, what was written, and how near that is."""
@@ -182,6 +214,8 @@ class Row:
     charts: str
     closed: str
     seconds: float
+    unwrap: float
+    unwrap_cores: float
     psnr: float
     worst: float
 
@@ -191,18 +225,19 @@ class Row:
             *counts,
             self.charts,
             self.closed,
-            f"{self.seconds:.0f}",
+            *(f"{value:.0f}" for value in (self.seconds, self.unwrap, self.unwrap_cores)),
             f"{self.psnr:.1f}",
             f"{self.worst:.1f}",
         ]
 
 
-HEAD = ["object", "faces", "written", "kB", "charts", "watertight, genus", "s", "PSNR, dB", "worst view"]
+HEAD = ["object", "faces", "written", "kB", "charts", "watertight, genus"]
+HEAD += ["s", "unwrap s", "CPU s", "PSNR, dB", "worst view"]
 
 
 def round_trip(source: Source, options: dict, cameras: Cameras, out: Path) -> tuple[Row, Tensor]:
     """Export, read back and compare. Returns the row and a picture of both."""
-    exporter = MeshExporter(parse(MeshExporter.Config, options, "exporter"))
+    exporter = Timed(parse(MeshExporter.Config, options, "exporter"))
     began = time.monotonic()
     files = exporter.export(source, Colors(), out / source.name.replace(" ", "-"))
     seconds = time.monotonic() - began
@@ -222,6 +257,8 @@ def round_trip(source: Source, options: dict, cameras: Cameras, out: Path) -> tu
         f"{texture['charts']} {texture['method']}" if texture else "-",
         f"yes, {report['genus']}" if report["watertight"] else "no",
         seconds,
+        exporter.clock,
+        exporter.cores,
         float(psnr.mean()),
         float(psnr.min()),
     )
@@ -279,14 +316,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(" ".join(f"{head}: {cell};" for head, cell in zip(HEAD, row.cells())), flush=True)
             rows.append(row)
             sheet.append(both)
+            write_summary(args.out, rows, sheet, args.size)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    (args.out / "table.md").write_text(table(rows) + "\n")
-    small = torch.nn.functional.avg_pool2d(torch.cat(sheet), max(1, args.size // 256))
-    write_picture(args.out / "sheet.png", contact_sheet(small, 3))
     print(table(rows))
     return 0
+
+
+def write_summary(out: Path, rows: Sequence[Row], sheet: Sequence[Tensor], size: int) -> None:
+    (out / "table.md").write_text(table(rows) + "\n")
+    small = torch.nn.functional.avg_pool2d(torch.cat(list(sheet)), max(1, size // 256))
+    write_picture(out / "sheet.png", contact_sheet(small, 3))
 
 
 if __name__ == "__main__":

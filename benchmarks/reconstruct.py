@@ -8,12 +8,14 @@
 Each (object, input) is one training and one export by ``launch.py`` and one file ``runs/<seed>-<input>.json``. A second
 call continues where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are written to
 ``--out`` after every run. ``key=value`` arguments apply to every run and belong to its identity. Minutes are wall clock
-of the training, its validations and test included; the export is not counted.
+of the training, its validations and test included; the export is not counted. CPU minutes are those that its threads
+spent (on a busy machine more than they need: idle threads wait for the late ones by spinning).
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -49,7 +51,9 @@ FIGURES = (
     "volume_iou",
     "normal_consistency",
     "minutes",
+    "cpu_minutes",
 )
+TIMES = ("minutes", "cpu_minutes")
 
 
 @dataclass(frozen=True)
@@ -125,20 +129,26 @@ def perform(bench: Bench, seed: int, kind: str) -> None:
     state = json.loads(mark.read_text()) if mark.is_file() else {}
     same = last.is_file() and state.get("settings") == bench.settings(kind)
     trial.mkdir(parents=True, exist_ok=True)
-    began, before = time.monotonic(), state.get("minutes", 0.0) if same else 0.0
-    mark.write_text(json.dumps({"settings": bench.settings(kind), "minutes": before}))
+    began, before = spent(), {key: state.get(key, 0.0) if same else 0.0 for key in TIMES}
+    mark.write_text(json.dumps({"settings": bench.settings(kind), **before}))
     try:
         launch(bench, seed, kind, "--train", *([f"resume={last}"] if same else []))
     finally:
-        minutes = before + (time.monotonic() - began) / 60
-        mark.write_text(json.dumps({"settings": bench.settings(kind), "minutes": minutes}))
+        times = {key: before[key] + now - then for key, now, then in zip(TIMES, spent(), began)}
+        mark.write_text(json.dumps({"settings": bench.settings(kind), **times}))
     launch(bench, seed, kind, "--export", f"resume={last}", "exporter.fmt=ply", "exporter.target_faces=null")
     result = {"seed": seed, "input": kind, "settings": bench.settings(kind), **measured(bench, seed, kind)}
-    result |= {"minutes": minutes, "caption": make_toy(seed).caption}
+    result |= {**times, "caption": make_toy(seed).caption}
     file = bench.result(seed, kind)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1))
     print(f"{seed} {kind}: " + ", ".join(f"{key} {result[key]:.4g}" for key in FIGURES), flush=True)
+
+
+def spent() -> tuple[float, float]:
+    """Minutes on the clock, and minutes of all cores that finished runs took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic() / 60, (used.ru_utime + used.ru_stime) / 60
 
 
 def newest(trial: Path, pattern: str) -> Path:
@@ -151,7 +161,7 @@ def measured(bench: Bench, seed: int, kind: str) -> dict[str, float]:
     pictures = json.loads((newest(trial, "it*-test") / "metrics.json").read_text())
     mesh = read_mesh(newest(trial, "it*-export/model.ply")).mesh
     figures = compare_surfaces(mesh, toy_mesh(make_toy(seed)), "none")[0].figures
-    return {key: {**figures, **pictures}[key] for key in FIGURES if key != "minutes"}
+    return {key: {**figures, **pictures}[key] for key in FIGURES if key not in TIMES}
 
 
 def table(bench: Bench, results: list[dict]) -> str:

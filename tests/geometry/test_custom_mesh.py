@@ -85,6 +85,70 @@ def test_a_texture_gives_its_colours_and_seams_are_closed(tmp_path: Path) -> Non
     assert torch.equal(found.color[~blue], torch.tensor([1.0, 0.0, 0.0]).expand(4, 3))
 
 
+RED, HALF = (255, 0, 0, 255), (128, 128, 128, 255)
+
+
+def box_part(vertex: tuple | None, factor: tuple | None, picture: tuple | None) -> trimesh.Trimesh:
+    """A box with vertex colours, a material's base colour, and a texture of one colour, of which each may be missing."""
+    box = trimesh.creation.box(extents=(1, 1, 1))
+    image = Image.new("RGB", (4, 4), picture[:3]) if picture else None
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, baseColorFactor=factor)
+    uv = np.full((len(box.vertices), 2), 0.5) if picture else None
+    visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    if vertex:
+        visual.vertex_attributes["color"] = np.tile(np.array(vertex, np.uint8), (len(box.vertices), 1))
+    box.visual = visual
+    return box
+
+
+@pytest.mark.parametrize(
+    ("vertex", "factor", "picture", "light"),
+    [
+        (RED, None, None, (1, 0, 0)),
+        (HALF, HALF, None, (0.252, 0.252, 0.252)),
+        (None, HALF, None, (0.502, 0.502, 0.502)),
+        (RED, None, HALF, (0.216, 0, 0)),
+        (None, RED, HALF, (0.216, 0, 0)),
+    ],
+)
+def test_colours_beside_a_material_are_kept(
+    tmp_path: Path, vertex: tuple | None, factor: tuple | None, picture: tuple | None, light: tuple
+) -> None:
+    """Vertex colours, base colour and texture of a GLB multiply as light; the texture alone is stored as displayed."""
+    box_part(vertex, factor, picture).export(tmp_path / "box.glb")
+    found = read_mesh(tmp_path / "box.glb", ASIS, 1.0)
+    expected = srgb_from_linear(torch.tensor(light, dtype=torch.float32))
+    assert found.color is not None
+    assert torch.allclose(found.color, expected.expand(8, 3), atol=3e-3)
+
+
+def test_every_part_keeps_its_place_and_colours(tmp_path: Path) -> None:
+    """A mirrored part still faces outside, and one without colours is white beside one that has them."""
+    scene, mirror = trimesh.Scene(), np.diag([-1.0, 1, 1, 1])
+    mirror[0, 3] = -2
+    scene.add_geometry(box_part(RED, None, None))
+    scene.add_geometry(trimesh.creation.box(extents=(1, 1, 1)), transform=mirror)
+    scene.export(tmp_path / "two.glb")
+    found = read_mesh(tmp_path / "two.glb", Placement(size=0.9), 1.0)
+    assert float(mesh.volume(found.vertices, found.faces)) == pytest.approx(2 * (1.8 / 3) ** 3, rel=1e-4)
+    assert found.color is not None
+    red = found.vertices[:, 0] > 0
+    assert torch.allclose(found.color[red], torch.tensor([1.0, 0, 0]), atol=1e-5)
+    assert torch.allclose(found.color[~red], torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize(("colored", "expected"), [(True, (0.0, 0.5, 1.0)), (False, (1.0, 0.0, 0.0))])
+def test_an_obj_has_vertex_colours_before_its_material(
+    tmp_path: Path, colored: bool, expected: tuple
+) -> None:
+    (tmp_path / "a.mtl").write_text("newmtl a\nKd 1 0 0\n")
+    more = " 0 0.5 1" if colored else ""
+    corners = "".join(f"v {x} {y} {z}{more}\n" for x, y, z in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    (tmp_path / "a.obj").write_text(f"mtllib a.mtl\n{corners}usemtl a\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1 4 3\n")
+    found = read_mesh(tmp_path / "a.obj", ASIS, 1.0)
+    assert found.color is not None and torch.allclose(found.color, torch.tensor(expected).expand(4, 3))
+
+
 def test_linear_light_is_shown_as_display_values() -> None:
     linear = torch.tensor([[0.0, 0.0031308, 1.0], [0.2140411, 0.5, 0.001]])
     shown = srgb_from_linear(linear)

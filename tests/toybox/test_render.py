@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from usd.evaluation.metrics import mask_iou
 from usd.math import mesh as mesh_math
 from usd.math.camera import Spherical, orbit_cameras, orbit_cameras_deg, orthographic_cameras
 from usd.toybox.distance import signed_distance, signed_distance_torch
-from usd.toybox.mesh import toy_mesh
+from usd.toybox.mesh import sharp_toy_mesh, toy_mesh
 from usd.toybox.objects import make_toy
 from usd.toybox.render import Light, render
 from usd.toybox.scene import RADIUS, Builder, Paint, Toy
@@ -113,6 +114,19 @@ def test_the_mesh_of_a_ball() -> None:
     torch.testing.assert_close(
         mesh.vertices.norm(dim=-1), torch.full((len(mesh.vertices),), RADIUS), atol=1e-4, rtol=0
     )
+
+
+def test_a_sharp_mesh_reaches_into_the_corners_of_a_box() -> None:
+    """Marching cubes cuts corners off; moved vertices find the box's volume and leave its flat sides flat."""
+    builder = Builder()
+    builder.box((1.0, 0.8, 0.6), (0, 0, 0), Paint((0.8, 0.4, 0.2)))
+    box = Toy(builder.finish(0.3), "a box", "box", 0.3, True)
+    exact = 8 * float(np.prod(box.primitives[0, 4:7]))
+    cut, sharp = toy_mesh(box, resolution=33), sharp_toy_mesh(box, resolution=33)
+    assert torch.equal(cut.faces, sharp.faces) and mesh_math.is_closed(sharp.faces)
+    missing = [1 - float(mesh_math.volume(m.vertices, m.faces)) / exact for m in (cut, sharp)]
+    assert missing[0] > 0.004 and abs(missing[1]) < 0.2 * missing[0]
+    assert float(signed_distance(box, sharp.vertices)[0].abs().max()) < 1e-3
 
 
 def test_orthographic_pictures_are_the_limit_of_far_pinholes():

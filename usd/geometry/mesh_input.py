@@ -17,7 +17,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.math.color import srgb_from_linear
+from usd.geometry.mesh_colors import part_colors
 from usd.math.mesh import coincident, is_closed, without_collapsed
 
 log = logging.getLogger(__name__)
@@ -43,12 +43,11 @@ def read_mesh(path: Path, placement: Placement, radius: float) -> Mesh:
     Raises ``UserError`` for what is no readable mesh, has no faces or values that are not finite, or does not fit.
     """
     raw = _load(path)
-    vertices = torch.from_numpy(np.array(raw.vertices, np.float64))
+    vertices = raw.vertices
     if not bool(vertices.isfinite().all()):
         raise UserError(f"{path}: some vertices are not numbers; expected finite coordinates")
     vertices = _placed(path, vertices @ turn(placement, path).double().T, placement.size, radius)
-    faces = torch.from_numpy(np.array(raw.faces, np.int64))
-    mesh = _joined(Mesh(vertices.float(), faces, _colors(raw, path)), JOINED * radius)
+    mesh = _joined(Mesh(vertices.float(), raw.faces, raw.color), JOINED * radius)
     if mesh.empty:
         raise UserError(f"{path}: all its faces have collapsed; expected a mesh with an area")
     if not is_closed(mesh.faces):
@@ -56,20 +55,43 @@ def read_mesh(path: Path, placement: Placement, radius: float) -> Mesh:
     return mesh
 
 
-def _load(path: Path) -> trimesh.Trimesh:
+def _load(path: Path) -> Mesh:
+    """All parts of a file as one mesh, in its own axes and units, in double precision."""
     if not path.is_file():
         raise UserError(f"{path}: no such mesh file")
     if path.suffix.lower() not in READABLE:
         raise UserError(f"{path}: not a mesh file; expected {', '.join(READABLE)}")
     try:
-        loaded = trimesh.load(path, force="mesh", process=False)
+        scene = trimesh.load_scene(path, process=False)
+        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
+        found = [(scene.geometry[name], np.asarray(matrix)) for matrix, name in placed]
+        gltf = path.suffix.lower() in (".glb", ".gltf")
+        parts = [_part(part, to, gltf) for part, to in found if isinstance(part, trimesh.Trimesh)]
     except Exception as error:  # every reader of trimesh fails in its own way
         raise UserError(
             f"{path}: cannot be read as a mesh ({str(error).splitlines()[0] if str(error) else 'broken'})"
         ) from error
-    if not isinstance(loaded, trimesh.Trimesh) or len(loaded.faces) == 0:
+    if not any(len(part.faces) for part in parts):
         raise UserError(f"{path}: has no faces; expected a triangle mesh")
-    return loaded
+    return _one(parts)
+
+
+def _part(part: trimesh.Trimesh, place: np.ndarray, gltf: bool) -> Mesh:
+    """A part where its file puts it. Faces of a mirrored one turn the other way round, so that they face outside."""
+    vertices = np.asarray(part.vertices, np.float64) @ place[:3, :3].T + place[:3, 3]
+    faces = torch.from_numpy(np.array(part.faces, np.int64))
+    mirrored = np.linalg.det(place[:3, :3]) < 0
+    color = part_colors(part, gltf)
+    return Mesh(torch.from_numpy(vertices), faces.flip(1) if mirrored else faces, color)
+
+
+def _one(parts: list[Mesh]) -> Mesh:
+    """All parts as one mesh; if some have colours, those without are white."""
+    start = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
+    faces = torch.cat([part.faces + int(first) for part, first in zip(parts, start)])
+    colors = [torch.ones(len(part.vertices), 3) if part.color is None else part.color for part in parts]
+    colored = any(part.color is not None for part in parts)
+    return Mesh(torch.cat([p.vertices for p in parts]), faces, torch.cat(colors) if colored else None)
 
 
 def turn(placement: Placement, path: Path) -> Float[Tensor, "3 3"]:
@@ -117,19 +139,3 @@ def _joined(mesh: Mesh, tolerance: float) -> Mesh:
     first = torch.zeros(int(label.max()) + 1, dtype=torch.long).index_copy(0, label, torch.arange(len(label)))
     faces = without_collapsed(label[mesh.faces])
     return Mesh(mesh.vertices[first], faces, None if mesh.color is None else mesh.color[first])
-
-
-def _colors(raw: trimesh.Trimesh, path: Path) -> Float[Tensor, "V 3"] | None:
-    """Vertex colours in [0, 1] as displayed, from vertices or from a texture."""
-    visual = raw.visual
-    if isinstance(visual, trimesh.visual.TextureVisuals):
-        found = np.asarray(visual.to_color().vertex_colors) if visual.uv is not None else None
-    else:
-        found = np.asarray(visual.vertex_colors) if visual is not None and visual.defined else None
-    if found is None or found.shape[0] != len(raw.vertices):
-        return None
-    color = torch.from_numpy(found[:, :3].astype(np.float32) / 255)
-    linear = path.suffix.lower() in (".glb", ".gltf") and not isinstance(
-        visual, trimesh.visual.TextureVisuals
-    )
-    return srgb_from_linear(color) if linear else color
