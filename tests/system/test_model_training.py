@@ -19,9 +19,10 @@ from usd.system.clip import ClipSystem, contrastive
 from usd.system.diffusion_training import draw_timesteps, make_unet, noised
 from usd.system.model_training import save_half
 from usd.system.novel_view import NovelViewSystem, widened
-from usd.system.text_to_image import TextToImageSystem
+from usd.system.text_to_image import TextToImageSystem, caption_or_nothing
 from usd.system.view_volume import ViewVolumeSystem
 from usd.toybox import dataset
+from usd.toybox.objects import normal_caption
 
 OPTIMIZER = {"name": "AdamW", "args": {"lr": 1e-3}}
 
@@ -243,3 +244,9 @@ def test_cameras_of_training_see_the_toy_from_all_around() -> None:
     turned = cameras[dataset.REFERENCES :].spherical
     gaps = turned.azimuth.sort().values.diff()
     assert gaps.max() < 1.7
+
+
+def test_the_empty_caption_is_of_pictures_only():
+    assert caption_or_nothing("a red car", True) == ""
+    assert caption_or_nothing("a red car", False) == "a red car"
+    assert caption_or_nothing(normal_caption("a red car"), True) == normal_caption("a red car")

@@ -31,6 +31,7 @@ from usd.system.diffusion_training import (
     write_scheduler,
 )
 from usd.system.model_training import ModelTraining, save_half, write_sheet
+from usd.toybox.objects import says_normals
 from usd.toybox.vocabulary import make_tokenizer, save_tokenizer, tokenize
 
 PROMPTS = (
@@ -53,6 +54,11 @@ class TextToImage(nn.Module):
         return self.unet(xt, t, encoder_hidden_states=tokens).sample
 
 
+def caption_or_nothing(caption: str, dropped: bool) -> str:
+    """The empty caption is that of pictures only: what is subtracted from a picture's score never speaks of normals."""
+    return "" if dropped and not says_normals(caption) else caption
+
+
 @register("text-to-image-system")
 class TextToImageSystem(ModelTraining):
     """The UNet from scratch (or from ``start_from``), with the text tower of the embedded CLIP."""
@@ -68,7 +74,7 @@ class TextToImageSystem(ModelTraining):
             "load/toybox/stable-diffusion/vae", "folder of the autoencoder (for sheets)", path=True
         )
         start_from: str | None = option(None, "folder with unet and text_encoder to go on from", path=True)
-        caption_dropout: float = option(0.15, "share of samples without a caption", ge=0, le=1)
+        caption_dropout: float = option(0.15, "share of pictures without a caption (normal maps keep theirs)", ge=0, le=1)
         view_words: float = option(0.6, "share of captions that say the view", ge=0, le=1)
         high_noise_share: float = option(0.3, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
         sample_scale: float = option(3.0, "guidance scale of the sheets", ge=0)
@@ -95,7 +101,7 @@ class TextToImageSystem(ModelTraining):
         draws = torch.rand(2, count, generator=generator, device=generator.device)
         captions = batch.captions_with_views((draws[0] < self.config.view_words).tolist())
         dropped = (draws[1] < self.config.caption_dropout).tolist()
-        captions = ["" if gone else caption for gone, caption in zip(dropped, captions, strict=True)]
+        captions = [caption_or_nothing(c, gone) for c, gone in zip(captions, dropped, strict=True)]
         ids = tokenize(self.tokenizer, captions).to(self.device)
         t = draw_timesteps(count, self.config.high_noise_share, generator, self.device)
         xt, v = noised(batch.latents, t, generator)

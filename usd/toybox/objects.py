@@ -13,6 +13,7 @@ from usd.toybox.shapes import SHAPES, SYMMETRIC, Draw
 
 NAMELESS_SHARE = 0.15
 NAMELESS = "shapes"
+NORMALS_OF = "normals of "
 MAX_YAW_DEG = 50.0
 """The front of a named toy stays within this angle of the reference camera, as in a picture somebody took."""
 
@@ -45,7 +46,12 @@ def _article(phrase: str) -> str:
 
 def normal_caption(caption: str) -> str:
     """The caption of a toy's normal map. Colours stay in it, though it does not show them: prompts have them too."""
-    return f"normals of {caption}"
+    return f"{NORMALS_OF}{caption}"
+
+
+def says_normals(caption: str) -> bool:
+    """Whether a caption asks for a normal map."""
+    return caption.startswith(NORMALS_OF)
 
 
 def facing(toy: Toy, cameras: Cameras) -> Tensor:
