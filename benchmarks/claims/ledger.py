@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from torch import Tensor
 from benchmarks.image_to_3d import seeds_of
 from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.data.pictures import contact_sheet, over, read_rgba, write_picture, writing
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import Denoiser, TextDenoiser, ViewDenoiser, check_shared_latents, open_denoiser
 from usd.denoiser.latent import LatentDenoiser
@@ -38,6 +40,7 @@ from usd.toybox.render import render
 from usd.toybox.scene import Toy
 
 Figures = dict[str, float | list[float]]
+Found = Mapping[str, Figures]  # by object
 Settings = Mapping[str, object]
 PAGE = ROOT / "docs" / "claims.md"
 OUT = ROOT / "outputs" / "claims"
@@ -68,6 +71,12 @@ class Subject:
     name: str
     picture: Float[Tensor, "1 3 S S"]
     toy: Toy | None = None
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """What tells this picture from all others: part of the settings."""
+        pixels = self.picture.mul(255).round().byte().contiguous().numpy().tobytes()
+        return {"picture": hashlib.blake2b(pixels, digest_size=8).hexdigest()}
 
 
 def subjects(args: argparse.Namespace, size: int) -> list[Subject]:
@@ -167,6 +176,18 @@ class Ledger:
         partial.replace(file)
         return found
 
+    def keep(self, subject: str, settings: Settings, pictures: Float[Tensor, "B 3 S S"]) -> None:
+        """Pictures beside the figures; ``measure`` calls it before it returns."""
+        write_picture(self._strip(subject, settings), contact_sheet(pictures, len(pictures), gap=0))
+
+    def pictures(self, subject: str, settings: Settings) -> Float[Tensor, "B 3 S S"]:
+        """What was kept, 8 bits deep."""
+        strip = over(read_rgba(self._strip(subject, settings)))
+        return torch.stack(strip.split(strip.shape[1], dim=2))
+
+    def _strip(self, subject: str, settings: Settings) -> Path:
+        return self.file(subject, settings).with_suffix(".png")
+
 
 def _text(value: object) -> str:
     return json.dumps(value, indent=1, sort_keys=True, default=str)
@@ -242,6 +263,11 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.fmean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
+def series(found: Found, key: str) -> list[list[float]]:
+    """Per object, a figure that is a list of numbers."""
+    return [list(row) for figures in found.values() if isinstance(row := figures[key], list)]
+
+
 @dataclass(frozen=True)
 class Column:
     """One figure of a table: its key, its heading, and how many digits it deserves."""
@@ -251,7 +277,7 @@ class Column:
     digits: int = 2
 
 
-Rows = Mapping[str, Mapping[str, Figures]]
+Rows = Mapping[str, Found]  # by setting
 
 
 def table(rows: Rows, columns: Sequence[Column], base: str, first: str = "setting") -> str:
@@ -324,6 +350,16 @@ def publish(claim: str, text: str, page: Path = PAGE) -> None:
         )
     before, rest = whole.split(start)
     page.write_text(before + start + text.strip() + "\n" + end + rest.split(end)[1], encoding="utf-8")
+
+
+def finish(args: argparse.Namespace, claim: str, text: str, pictures: Sequence[Path] = ()) -> None:
+    """Writes ``table.md``; with ``--docs`` also puts the text into the page of claims and the pictures beside it."""
+    with writing(args.out / "table.md") as file:
+        file.write_text(text + "\n", encoding="utf-8")
+    if args.docs:
+        publish(claim, text)
+        for picture in pictures:
+            shutil.copyfile(picture, PAGE.parent / "pictures" / f"claims_{claim}_{picture.name}")
 
 
 def command(main: Callable[[], None]) -> int:
