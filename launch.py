@@ -10,6 +10,7 @@ A configuration with `stages:` runs them all; the same command again skips what 
 
 import argparse
 import logging
+import os
 import sys
 
 from usd.core.errors import UserError, did_you_mean
@@ -47,7 +48,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     mode.add_argument(
         "--doctor", dest="mode", action="store_const", const="doctor", help="this machine, for a report"
     )
-    parser.add_argument("--gpu", metavar="0,1|cpu", help="devices; by default the first GPU, else the CPU")
+    parser.add_argument("--gpu", metavar="0,1|cpu", help="devices; several train together")
     parser.add_argument("--verbose", action="store_true", help="more logging, and tracebacks of user errors")
     parser.add_argument(
         "--typecheck", action="store_true", help="check types and shapes of every call (slower)"
@@ -93,14 +94,21 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if flags.verbose:
             logging.exception("traceback")
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{sender()}error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output left, as `head` does
         sys.stderr.close()
     except KeyboardInterrupt as stop:
-        print(f"interrupted{stop}", file=sys.stderr)
+        if not sender():
+            print(f"interrupted{stop}", file=sys.stderr)
         return 130
     return 0
+
+
+def sender() -> str:
+    """Which of several processes speaks; empty for the first."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
 
 
 if __name__ == "__main__":

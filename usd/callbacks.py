@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from usd.core import checkpoint
+from usd.core import checkpoint, ranks
 from usd.experiment import CheckpointConfig, Trial
 
 
@@ -57,11 +57,11 @@ class Checkpoints(Callback):
             self._save_numbered(trainer)
         elif config.save_last and config.last_every_n_steps and step % config.last_every_n_steps == 0:
             self._save_last(trainer)
-        if self.asked_to_stop:
+        if self._agreed_to_stop(trainer):
             self._stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.asked_to_stop and not trainer.sanity_checking:
+        if not trainer.sanity_checking and self._agreed_to_stop(trainer):
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +76,17 @@ class Checkpoints(Callback):
         if self.asked_to_stop:
             raise KeyboardInterrupt
         self.asked_to_stop = True
-        print("\nstopping after this step; press Ctrl-C again to abort at once", file=sys.stderr, flush=True)
+        if ranks.rank() == 0:
+            print(
+                "\nstopping after this step; press Ctrl-C again to abort at once", file=sys.stderr, flush=True
+            )
+
+    def _agreed_to_stop(self, trainer: Trainer) -> bool:
+        """Whether any of the processes was asked: all of them stop after the same step."""
+        if trainer.world_size == 1:
+            return self.asked_to_stop
+        self.asked_to_stop = trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
+        return self.asked_to_stop
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():
@@ -93,7 +103,7 @@ class Checkpoints(Callback):
             self._save(trainer, self.trial.ckpts / f"epoch=0-step={trainer.global_step}.ckpt")
         if self.config.save_last:
             self._save_last(trainer)
-        for old in self._superseded():
+        for old in self._superseded() if trainer.is_global_zero else []:
             old.unlink()
 
     def _save_last(self, trainer: Trainer) -> None:

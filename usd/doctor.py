@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import usd
 from usd.core.config import ROOT
@@ -24,7 +25,7 @@ PACKAGES = (
     "trimesh",
     "scipy",
 )
-OPTIONAL = ("wandb", "xformers", "tinycudann", "nerfacc", "nvdiffrast")
+OPTIONAL = ("wandb", "xformers", "ray")
 
 
 def report() -> str:
@@ -86,15 +87,21 @@ def _devices() -> list[str]:
 
 
 def _kernels() -> list[str]:
+    from usd.kernels.accelerators import ACCELERATORS
     from usd.kernels.runtime import find_warp
 
     warp = find_warp()
-    if warp is None:
-        return ["warp is not installed: the torch twins serve"]
-    return [
-        f"warp devices: {', '.join(map(str, warp.get_devices()))}",
-        f"cache: {warp.config.kernel_cache_dir}",
-    ]
+    own = ["warp is not installed: the torch twins serve"]
+    if warp is not None:
+        devices = ", ".join(map(str, warp.get_devices()))
+        own = [f"warp devices: {devices}", f"cache: {warp.config.kernel_cache_dir}"]
+    return [*own, *map(_accelerator, ACCELERATORS.values())]
+
+
+def _accelerator(package: Any) -> str:
+    """An optional package for the option ``kernels``: what it would serve, and why it does not."""
+    what = f"{package.name} {package.version()}".strip()
+    return f"optional: {what} ({', '.join(package.serves)}): {package.obstacle() or 'can be used'}"
 
 
 def _models() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from usd.core.config import ROOT, Spec, component, option, parse, plain
 from usd.core.errors import UserError
 
 Precision = int | str
+KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
 PRECISIONS = (
     16,
     32,
@@ -73,6 +74,10 @@ class Experiment:
     exporter: Spec | None = component(
         "exporter", help="how --export writes; mesh-exporter by default", optional=True
     )
+    kernels: KernelName | tuple[KernelName, ...] = option(
+        "auto",
+        "what computes: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast where installed (CUDA)",
+    )
     trainer: TrainerConfig = option({}, "how training runs")
     checkpoint: CheckpointConfig = option({}, "what is kept")
 
@@ -125,8 +130,12 @@ def _stamped(experiment: Experiment) -> Experiment:
     if not experiment.use_timestamp or experiment.timestamp is not None:
         return experiment
     now = datetime.now().strftime("@%Y%m%d-%H%M%S")
-    stamp = os.environ.setdefault("USD_TIMESTAMP", now) if "LOCAL_RANK" in os.environ else now
-    return replace(experiment, timestamp=stamp)
+    return replace(experiment, timestamp=os.environ.get("USD_TIMESTAMP", now) if joined() else now)
+
+
+def joined() -> bool:
+    """Whether another process started this one to train with it. Its time is in the environment."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 def trial_of(experiment: Experiment) -> Trial:

@@ -3,28 +3,35 @@
 import contextlib
 import errno
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig
 
 from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine
-from usd.core import checkpoint
+from usd.core import checkpoint, ranks
 from usd.core.config import spec
 from usd.core.errors import UserError
 from usd.core.random import generator, mix
 from usd.core.registry import build
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
+from usd.elevation import settled
 from usd.experiment import Experiment, Trial, load_experiment, open_trial, shown, snapshot, trial_of
 from usd.exporter import Exporter
+from usd.kernels.runtime import prefer
 from usd.system import System
 from usd.system.distillation import DistillationSystem
 
@@ -64,15 +71,27 @@ def execute(
 ) -> Outcome:
     """``run`` for an experiment that is parsed already; ``raw`` is the YAML it came from."""
     trial = trial_of(experiment)
-    open_trial(trial)
+    if ranks.rank() == 0:
+        open_trial(trial)
     say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
     say(f"trial: {shown(trial.folder)}")
     with warnings.catch_warnings(), plain_errors(trial):
         quiet()
+        use_kernels(experiment.kernels)
+        experiment = settled(experiment, mode, choose_devices(one_of(gpu)))
         if mode == "train":
-            snapshot(trial, experiment, raw, argv)
+            if ranks.rank() == 0:
+                snapshot(trial, experiment, raw, argv)
             return train(experiment, trial, gpu)
         return look(mode, experiment, trial, gpu)
+
+
+def use_kernels(names: "str | Sequence[str]") -> None:
+    """Says what computes from now on. Raises ``UserError`` for a package that cannot be used here."""
+    try:
+        prefer([names] if isinstance(names, str) else names)
+    except ValueError as problem:
+        raise UserError(f"kernels: {problem}; expected auto") from problem
 
 
 @contextlib.contextmanager
@@ -99,15 +118,54 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     if experiment.resume is not None:
         _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
     trainer = make_trainer(experiment, trial, gpu)
+    if trainer.world_size > 1:
+        share(experiment, data, trainer.world_size)
     try:
-        with plain_errors(trial), interruptible(trial):
+        with plain_errors(trial), interruptible(trial), joint(trainer):
             trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{_last_saved(trial)}") from error
     if experiment.trainer.test_after_fit:
-        with interruptible(trial):
+        with interruptible(trial), joint(trainer):
             trainer.test(system, datamodule=data, verbose=False)
+    ranks.leave()
     return Outcome(trial, system.step)
+
+
+def share(experiment: Experiment, data: Data, processes: int) -> None:
+    """Prepares a training by several processes: checks that they can, and tells those to come where it is."""
+    data.refuse_uneven(processes)
+    if experiment.use_timestamp and os.environ.get("USD_TIMESTAMP") is None and "LOCAL_RANK" in os.environ:
+        raise UserError(
+            "use_timestamp: processes that were started from outside would write to folders of their own; "
+            "expected false, with a tag"
+        )
+    if experiment.timestamp is not None:
+        os.environ["USD_TIMESTAMP"] = experiment.timestamp
+
+
+@contextlib.contextmanager
+def joint(trainer: Trainer) -> Iterator[None]:
+    """When one of several processes fails, the others end with it."""
+    try:
+        yield
+    except Interrupted:  # agreed on: all of them end
+        raise
+    except (Exception, SystemExit) as error:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)
+        if trainer.world_size > 1 and isinstance(error, RuntimeError) and not isinstance(error, UserError):
+            _blame_another(error)
+        raise
+
+
+def _blame_another(error: RuntimeError) -> None:
+    """A process that waits for one that is gone sees no more than a lost connection."""
+    text = str(error)
+    if isinstance(error, torch.distributed.DistError) or "onnection" in text or "gloo" in text:
+        reason = text.strip().splitlines()[-1][:200]
+        raise UserError(f"another of the processes stopped; see what it said ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -131,7 +189,7 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
     system.restore(saved)
     if mode == "export":
         return _export(experiment, trial, (system, data), gpu)
-    trainer = make_trainer(experiment, trial, gpu, train=False)
+    trainer = make_trainer(experiment, trial, one_of(gpu), train=False)
     with interruptible(trial):
         (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
     return Outcome(trial, system.step)
@@ -148,7 +206,7 @@ def _compare(saved: Mapping[str, Any], system: System, max_steps: int | None = N
 
 
 def _export(experiment: Experiment, trial: Trial, made: tuple[System, Data], gpu: str | None) -> Outcome:
-    (system, data), (accelerator, devices) = made, choose_devices(gpu)
+    (system, data), (accelerator, devices) = made, choose_devices(one_of(gpu))
     system.to(f"cuda:{devices[0]}" if isinstance(devices, list) and accelerator == "gpu" else "cpu").eval()
     exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"))
     with narrated("usd.exporter"):
@@ -217,9 +275,8 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         default_root_dir=trial.folder,
         accelerator=accelerator,
         devices=devices,
-        strategy="ddp_find_unused_parameters_true"
-        if isinstance(devices, list) and len(devices) > 1
-        else "auto",
+        strategy=strategy(count_processes(devices)),
+        use_distributed_sampler=False,
         max_steps=options.max_steps,
         max_epochs=-1,
         precision=usable_precision(options.precision, accelerator),  # type: ignore[arg-type]
@@ -237,6 +294,13 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         enable_checkpointing=False,
         inference_mode=False,
     )
+
+
+def strategy(processes: int) -> "Strategy | str":
+    """One process, or several whose gradients are averaged. Those that wait while the first makes pictures do so."""
+    if processes == 1:
+        return "auto"
+    return DDPStrategy(find_unused_parameters=True, timeout=timedelta(hours=6))
 
 
 def callbacks(experiment: Experiment, trial: Trial) -> list[Callback]:
@@ -269,22 +333,44 @@ def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:
 def choose_devices(gpu: str | None) -> tuple[str, Any]:
     """Lightning's accelerator and devices for ``--gpu``. Raises ``UserError`` for an index that is not there."""
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpu == "cpu" or (gpu is None and not visible):
+    if gpu is None and not visible:
         return "cpu", 1
+    if gpu is not None and gpu.partition(":")[0] == "cpu":
+        return "cpu", _count(gpu)
     if not visible:
         say(f"note: --gpu {gpu} was asked for, but no CUDA GPU is visible; using the CPU")
         return "cpu", 1
     chosen = [0] if gpu is None else _indices(gpu)
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"--gpu {gpu}: names a GPU twice")
     if max(chosen) >= visible:
         raise UserError(f"--gpu {gpu}: only {visible} GPU(s) are visible; expected indices below {visible}")
     return "gpu", chosen
 
 
 def _indices(gpu: str) -> list[int]:
-    try:
-        return [int(item) for item in gpu.split(",") if item.strip()]
-    except ValueError as error:
-        raise UserError(f"--gpu {gpu}: expected 'cpu' or indices such as 0 or 0,1") from error
+    indices = [item.strip() for item in gpu.split(",") if item.strip()]
+    if not indices or not all(item.isdecimal() for item in indices):
+        raise UserError(f"--gpu {gpu}: expected 'cpu' or indices such as 0 or 0,1")
+    return [int(item) for item in indices]
+
+
+def _count(gpu: str) -> int:
+    """Processes of ``cpu`` or ``cpu:2``."""
+    count = gpu.removeprefix("cpu").removeprefix(":") or "1"
+    if not count.isdecimal() or int(count) < 1:
+        raise UserError(f"--gpu {gpu}: expected 'cpu', or 'cpu:2' for two processes on it")
+    return int(count)
+
+
+def count_processes(devices: Any) -> int:
+    """How many processes Lightning starts for these devices."""
+    return len(devices) if isinstance(devices, list) else int(devices)
+
+
+def one_of(gpu: str | None) -> str | None:
+    """The first of several devices: looking at an object needs no more."""
+    return gpu if gpu is None else gpu.split(",")[0].split(":")[0]
 
 
 def usable_precision(precision: "int | str", accelerator: str) -> "int | str":
@@ -319,7 +405,9 @@ def _last_saved(trial: Trial) -> str:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """Prints, once, however many processes there are."""
+    if ranks.rank() == 0:
+        print(text, flush=True)
 
 
 __all__ = ["Mode", "Outcome", "choose_devices", "execute", "run", "say", "train"]

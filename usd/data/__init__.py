@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from usd.core.errors import UserError
 from usd.core.module import Component
 from usd.core.random import generator
 
@@ -15,7 +16,10 @@ Split = Literal["val", "test"]
 
 
 class Data(Component, LightningDataModule):
-    """Base of all data. A batch is any object with ``.to(device)``; it is never changed once made."""
+    """Base of all data. A batch is any object with ``.to(device)``; it is never changed once made.
+
+    Every process gets the whole batch; the system takes its part (``System.part``).
+    """
 
     @dataclass(frozen=True)
     class Config:
@@ -37,10 +41,13 @@ class Data(Component, LightningDataModule):
         """The batches of a split: deterministic, the same at every call."""
         raise NotImplementedError
 
+    def refuse_uneven(self, processes: int) -> None:
+        """Raises ``UserError`` where that many processes cannot share every training batch."""
+        raise UserError(f"--gpu: {type(self).__name__} makes batches for one process; expected one device")
+
     def train_dataloader(self) -> DataLoader:
         start = 0 if self.trainer is None else self.trainer.global_step
-        rank = 0 if self.trainer is None else self.trainer.global_rank
-        return DataLoader(Steps(self, start, rank), batch_size=None, num_workers=self.workers)
+        return DataLoader(Steps(self, start), batch_size=None, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Listed(self.eval_batches("val")), batch_size=None)
@@ -52,14 +59,14 @@ class Data(Component, LightningDataModule):
 class Steps(IterableDataset):
     """The endless sequence of training batches from step ``start`` on, in order whatever the number of workers."""
 
-    def __init__(self, data: Data, start: int, rank: int) -> None:
-        self.data, self.start, self.rank = data, start, rank
+    def __init__(self, data: Data, start: int) -> None:
+        self.data, self.start = data, start
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
         step, stride = (self.start + worker.id, worker.num_workers) if worker else (self.start, 1)
         while True:
-            yield self.data.batch(step, generator("cpu", self.data.seed, "data", self.rank, step))
+            yield self.data.batch(step, generator("cpu", self.data.seed, "data", 0, step))
             step += stride
 
 

@@ -45,8 +45,12 @@ class CameraBatch:
 
     def view(self, index: int) -> "CameraBatch":
         """One of its views."""
-        frames = self.frames[index : index + 1]
-        return replace(self, cameras=self.cameras[index : index + 1], first=self.first + index, frames=frames)
+        return self.views(slice(index, index + 1))
+
+    def views(self, rows: slice) -> "CameraBatch":
+        """Some of its views, one after another."""
+        first = self.first + (rows.start or 0)
+        return replace(self, cameras=self.cameras[rows], first=first, frames=self.frames[rows])
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,16 @@ class RandomCameras(Data):
     def reference(self, step: int = 0) -> Cameras | None:
         """The camera of the reference picture; none here."""
         return None
+
+    def refuse_uneven(self, processes: int) -> None:
+        """Every process renders equally many views."""
+        sizes = self.config.batch_size
+        for size in (sizes,) if isinstance(sizes, int) else sizes:
+            if size % processes:
+                raise ConfigError(
+                    f"data.batch_size: {size} view{'s' if size > 1 else ''} a step cannot be shared by {processes} "
+                    f"processes; expected a multiple of {processes}"
+                )
 
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
         return CameraBatch(random_cameras(self.config, step, generator), self.reference(step))

@@ -47,7 +47,11 @@ class RayBatch:
 
     def first(self, count: int) -> "RayBatch":
         """The first ``count`` rays: they are as random as all."""
-        return self._each(lambda tensor: tensor[:count])
+        return self.rows(slice(count))
+
+    def rows(self, rows: slice) -> "RayBatch":
+        """Some of the rays, one after another."""
+        return self._each(lambda tensor: tensor[rows])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
         """What the pixels show in front of a colour."""
@@ -150,6 +154,11 @@ class ViewsData(Data):
         if self._split is None:
             self._split = open_views(self.config)
         return self._split
+
+    def refuse_uneven(self, processes: int) -> None:
+        """Parts may differ by a ray; nobody may be without any."""
+        if self.config.n_rays < processes:
+            raise ConfigError(f"data.n_rays: {self.config.n_rays} is too few for {processes} processes")
 
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         return self.rays(self.config.n_rays, generator)

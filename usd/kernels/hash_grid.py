@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.runtime import Implementation, choose
+from usd.kernels.runtime import Implementation, accelerated, choose
 
+TCNN_FEATURES = (1, 2, 4, 8)  # per level
 PRIMES = (1, 2654435761, 805459861)
 
 
@@ -105,6 +106,12 @@ def hash_grid(
     normal is wanted: then only the table's gradient is computed.
     """
     _check(table, spec)
+    features = spec.n_features_per_level
+    obstacle = "" if features in TCNN_FEATURES else f"tinycudann has no grids of {features} features"
+    if accelerated("hash_grid", implementation, x, table, obstacle=obstacle):
+        from usd.kernels import hash_grid_tinycudann
+
+        return hash_grid_tinycudann.encode(x, table, spec)
     if choose(implementation, x, table) == "warp":
         from usd.kernels import hash_grid_warp
 

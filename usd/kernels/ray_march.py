@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.kernels.occupancy import Occupancy, is_occupied
-from usd.kernels.runtime import Implementation, choose
+from usd.kernels.runtime import Implementation, accelerated, choose
+from usd.math import draws
 from usd.math.volume import alpha_from_density, packed_sum, packed_transmittance
 
 
@@ -98,30 +99,40 @@ def march(
     directions: Float[Tensor, "R 3"],
     occupancy: Occupancy,
     step: float,
-    generator: torch.Generator | None = None,
+    shift: torch.Generator | Float[Tensor, "R"] | None = None,
     near: float = 0.0,
     far: float = math.inf,
     implementation: Implementation = "auto",
 ) -> RaySamples:
     """Samples of length ``step`` whose middles lie in occupied cells.
 
-    Middles stand at ``enter + (k + u) step``, k = 0, 1, ... from where the ray enters the cube; u is one uniform number
-    per ray from ``generator``, 0.5 without one. Directions are unit vectors for distances in world units. Not
-    differentiable: gradients flow through what is evaluated at the samples.
+    Middles stand at ``enter + (k + u) step``, k = 0, 1, ... from where the ray enters the cube; u, one number in [0, 1)
+    per ray, is ``shift``, or drawn from it where that is a generator; 0.5 without either. Directions are unit vectors
+    for distances in world units. Not differentiable: gradients flow through what is evaluated at the samples.
     """
     if not step > 0:
         raise ValueError(f"march: step is {step}; expected a positive length")
     with torch.no_grad():
         enter, leave = intersect_box(origins, directions, occupancy.radius, near, far)
-        shift = torch.full_like(enter, 0.5)
-        if generator is not None:
-            shift = torch.rand(enter.shape, generator=generator, device=enter.device, dtype=enter.dtype)
-        first = enter + shift * step
+        first = enter + _shifts(enter, shift) * step
+        if accelerated("march", implementation, origins, directions):
+            from usd.kernels import ray_march_nerfacc
+
+            return ray_march_nerfacc.march(origins, directions, occupancy, step, first, leave)
         if choose(implementation, origins, directions) == "warp":
             from usd.kernels import ray_march_warp
 
             return ray_march_warp.march(origins, directions, occupancy, step, first, leave)
         return march_torch(origins, directions, occupancy, step, first, leave)
+
+
+def _shifts(
+    like: Float[Tensor, "R"], shift: torch.Generator | Float[Tensor, "R"] | None
+) -> Float[Tensor, "R"]:
+    if shift is None:
+        return torch.full_like(like, 0.5)
+    drawn = shift if isinstance(shift, Tensor) else draws.uniform(like.shape, shift, dtype=like.dtype)
+    return drawn.to(like)
 
 
 def march_torch(
@@ -155,6 +166,10 @@ def composite(
     Differentiable with respect to ``alpha`` and ``features`` through all four results. Samples reached by less than
     ``least_transmittance`` of the light get weight and gradient 0. ``features`` may have no channels.
     """
+    if accelerated("composite", implementation, alpha, features, samples.t_start):
+        from usd.kernels import ray_march_nerfacc
+
+        return Composite(*ray_march_nerfacc.composite(alpha, features, samples, least_transmittance, False))
     if choose(implementation, alpha, features, samples.t_start) == "warp":
         from usd.kernels import ray_march_warp
 
@@ -173,6 +188,10 @@ def composite_density(
 
     Differentiable with respect to ``density`` and ``features``.
     """
+    if accelerated("composite", implementation, density, features, samples.t_start):
+        from usd.kernels import ray_march_nerfacc
+
+        return Composite(*ray_march_nerfacc.composite(density, features, samples, least_transmittance, True))
     if choose(implementation, density, features, samples.t_start) == "warp":
         from usd.kernels import ray_march_warp
 

@@ -22,8 +22,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from usd.kernels.accelerators import ACCELERATORS, server_of
+
 LARGE = 16 << 20  # bytes; from here on the C library hands out new memory each time
-Implementation = Literal["auto", "warp", "torch"]
+Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
+_wanted: list[str] = ["auto"]  # what "auto" means, as the configuration's `kernels` says
 
 
 @functools.cache
@@ -56,14 +59,50 @@ def _silent_stderr(silent: bool) -> Iterator[None]:
         os.close(kept)
 
 
+def prefer(names: Sequence[str]) -> None:
+    """What "auto" means from now on in this process: "auto", "warp" or "torch", and accelerators that can be used.
+
+    Raises ``ValueError`` for one that cannot.
+    """
+    for name in names:
+        if name in ACCELERATORS and (obstacle := ACCELERATORS[name].obstacle()):
+            raise ValueError(obstacle)
+    _wanted[:] = names or ["auto"]
+
+
+def wants(kernel: str, implementation: Implementation = "auto") -> str | None:
+    """The accelerator that is to serve a kernel, by the argument or else by ``prefer``; None for our own."""
+    return server_of(kernel, _wanted if implementation == "auto" else [implementation])
+
+
+def accelerated(
+    kernel: str, implementation: Implementation, *tensors: Tensor, obstacle: str = ""
+) -> str | None:
+    """The accelerator that serves these tensors; None for our own kernels.
+
+    One that was asked for in general (``prefer``) leaves out what it cannot do: anything but float32 on CUDA, and
+    what ``obstacle`` says. One asked for by the argument raises ``ValueError`` then.
+    """
+    name = wants(kernel, implementation)
+    if name is None:
+        return None
+    if not all(t.device.type == "cuda" and t.dtype == torch.float32 for t in tensors):
+        obstacle = f"{name} serves float32 tensors on CUDA only"
+    if obstacle and implementation != "auto":
+        raise ValueError(f"kernels: {obstacle}; expected 'auto', 'warp' or 'torch'")
+    return None if obstacle else name
+
+
 def choose(implementation: Implementation, *tensors: Tensor) -> Literal["warp", "torch"]:
-    """Which implementation serves these tensors: "warp" for float32 on a CPU or CUDA, else the torch twin.
+    """Which of our own serves these tensors: "warp" for float32 on a CPU or CUDA, else the torch twin.
 
     Raises ``ValueError`` where "warp" was asked for and cannot serve, and for tensors on several devices.
     """
     devices = {t.device for t in tensors}
     if len(devices) != 1:
         raise ValueError(f"kernels: tensors are on {sorted(map(str, devices))}; expected one device")
+    if implementation == "auto":
+        implementation = next((name for name in ("warp", "torch") if name in _wanted), "auto")  # type: ignore[assignment]
     if implementation == "torch":
         return "torch"
     if implementation not in ("auto", "warp"):

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from usd.core.ranks import mean_over
 from usd.core.types import Render
 from usd.losses import loss
 
@@ -14,4 +15,4 @@ def curvature(render: Render) -> Tensor:
     """
     if render.samples is None or render.samples.laplacian is None:
         raise ValueError("curvature loss: samples have no Laplacian; expected neus-volume-renderer")
-    return render.samples.laplacian.abs().sum() / max(len(render.samples.laplacian), 1)
+    return mean_over(render.samples.laplacian.abs().sum(), len(render.samples.laplacian))

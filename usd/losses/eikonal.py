@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core.ranks import mean_over
 from usd.core.types import Render
 from usd.losses import loss
 
@@ -11,7 +12,7 @@ from usd.losses import loss
 def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
     """Mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
     square = gradient.square().sum(-1).clamp_min(1e-12)  # its root has a gradient everywhere
-    return (square.sqrt() - 1).square().sum() / max(len(gradient), 1)
+    return mean_over((square.sqrt() - 1).square().sum(), len(gradient))
 
 
 @loss("samples")
@@ -27,4 +28,4 @@ def free_surface(distance: Float[Tensor, "N"], decay: float) -> Float[Tensor, ""
 
     Where pictures speak they win; where nobody looks, inside and below, nothing is left.
     """
-    return torch.exp(-decay * distance.abs()).sum() / max(len(distance), 1)
+    return mean_over(torch.exp(-decay * distance.abs()).sum(), len(distance))

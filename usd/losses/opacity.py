@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from usd.core.ranks import mean
 from usd.core.types import Render
 from usd.losses import loss
 
@@ -10,7 +11,7 @@ from usd.losses import loss
 @loss("opacity")
 def sparsity(render: Render) -> Tensor:
     """Punishes covered pixels: mean of sqrt(o^2 + 0.01), which is 0.1 for an empty picture."""
-    return (render.opacity.square() + 0.01).sqrt().mean()
+    return mean((render.opacity.square() + 0.01).sqrt())
 
 
 @loss("opacity")
@@ -20,4 +21,4 @@ def opaque(render: Render) -> Tensor:
     At most ln 2, reached at opacity 1/2.
     """
     o = render.opacity.clamp(1e-3, 1 - 1e-3)
-    return -(o * o.log() + (1 - o) * torch.log1p(-o)).mean()
+    return mean(-(o * o.log() + (1 - o) * torch.log1p(-o)))

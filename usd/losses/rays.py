@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core.ranks import gathered, mean_over
+
 GRAZING = 0.1  # normals seen at a cosine below this are not to be trusted
 
 
@@ -45,8 +47,8 @@ def trusted_mean(
     error: Float[Tensor, "R"], weight: Float[Tensor, "R"], left_out: float = 0.0
 ) -> Float[Tensor, ""]:
     """The weighted mean, without the share ``left_out`` of the rays with weight that are worst; 0 for no rays."""
-    known = weight > 0
-    if left_out > 0 and bool(known.any()):
-        limit = torch.quantile(error.detach()[known], 1 - left_out)
+    if left_out > 0:
+        known = gathered(error[weight > 0])
+        limit = torch.quantile(known, 1 - left_out) if len(known) else torch.inf
         weight = weight * (error.detach() <= limit)
-    return (weight * error).sum() / weight.sum().clamp_min(1e-6)
+    return mean_over((weight * error).sum(), weight.sum(), 1e-6)

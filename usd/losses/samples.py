@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from usd.core.ranks import mean_over
 from usd.core.types import Render, Samples
 from usd.losses import loss
 
@@ -19,7 +20,7 @@ def orientation(render: Render) -> Tensor:
             "orientation loss: the samples carry no normals; expected a geometry with a normal_type"
         )
     away = (samples.normal * samples.direction).sum(-1).relu().square()
-    return (samples.weight.detach() * away).sum() / (render.opacity > 0).sum().clamp_min(1)
+    return mean_over((samples.weight.detach() * away).sum(), (render.opacity > 0).sum())
 
 
 @loss("samples", "opacity")
@@ -34,7 +35,7 @@ def z_variance(render: Render) -> Tensor:
     mean = _per_ray(samples.weight * samples.t, samples, n) / mass.clamp_min(1e-6)
     spread = _per_ray(samples.weight * (samples.t - mean[samples.ray_index]).square(), samples, n)
     solid = (mass > 0.5).to(mass.dtype)
-    return (solid * spread / mass.clamp_min(1e-6)).sum() / solid.sum().clamp_min(1)
+    return mean_over((solid * spread / mass.clamp_min(1e-6)).sum(), solid.sum())
 
 
 def _per_ray(values: Tensor, samples: Samples, n: int) -> Tensor:

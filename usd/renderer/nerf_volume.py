@@ -19,6 +19,7 @@ from usd.kernels import occupancy as grids
 from usd.kernels.occupancy import Occupancy
 from usd.kernels.ray_march import RaySamples, composite_density, march, packed_info
 from usd.material import Material
+from usd.math import draws
 from usd.math.camera import Cameras
 from usd.renderer import Renderer, Window, pictures
 
@@ -123,12 +124,14 @@ class NerfVolumeRenderer(Renderer):
     ) -> RaySamples:
         """Samples in occupied cells that are not hidden behind others; as many rays at once as one chunk allows."""
         rays = max(1, self.config.eval_chunk_size // self.config.num_samples_per_ray)
-        pieces = [self._march(*piece, generator) for piece in zip(o.split(rays), d.split(rays))]
+        shift = None if generator is None else draws.uniform((len(o),), generator, dtype=o.dtype).to(o.device)
+        shifts = [None] * len(o.split(rays)) if shift is None else shift.split(rays)
+        pieces = [self._march(*piece) for piece in zip(o.split(rays), d.split(rays), shifts)]
         return pieces[0] if len(pieces) == 1 else _joined(pieces, rays)
 
-    def _march(self, o: Tensor, d: Tensor, generator: torch.Generator | None) -> RaySamples:
+    def _march(self, o: Tensor, d: Tensor, shift: Tensor | None) -> RaySamples:
         """One chunk of rays. Looking for hidden samples costs a density each: a few rays tell whether that pays."""
-        samples = self._in_occupied_cells(o, d, generator)
+        samples = self._in_occupied_cells(o, d, shift)
         if not self.config.prune_alpha_threshold or len(samples) == 0:
             return samples
         if len(samples) <= self.config.eval_chunk_size:
@@ -138,9 +141,9 @@ class NerfVolumeRenderer(Renderer):
                 return samples
         return samples.select(self._is_visible(o, d, samples))
 
-    def _in_occupied_cells(self, o: Tensor, d: Tensor, generator: torch.Generator | None) -> RaySamples:
+    def _in_occupied_cells(self, o: Tensor, d: Tensor, shift: Tensor | None) -> RaySamples:
         near, far = self.config.near_plane, self.config.far_plane
-        return march(o, d, self.occupancy, self.step_size, generator, near, far)
+        return march(o, d, self.occupancy, self.step_size, shift, near, far)
 
     def _is_visible(self, o: Tensor, d: Tensor, samples: RaySamples) -> Bool[Tensor, "S"]:
         density = self._density(samples.positions(o, d))

@@ -22,6 +22,7 @@ from usd.core.types import Mesh, Render
 from usd.geometry import Geometry, Surface
 from usd.kernels.rasterize import Seen, Tracer, View, barycentric, interpolate, rasterize
 from usd.kernels.rasterize_antialias import antialias, crossings
+from usd.kernels.runtime import wants
 from usd.material import Material
 from usd.math.camera import Cameras
 from usd.math.mesh import vertex_normals
@@ -59,7 +60,8 @@ class Rasterizer(Renderer):
             )
         self.surface = geometry.surface
         self.features = geometry.features
-        if config.implementation == "nvdiffrast":
+        self.by_package = config.implementation == "nvdiffrast" or wants("rasterize") == "nvdiffrast"
+        if self.by_package:
             nvdiffrast.package()
 
     def render(
@@ -93,7 +95,7 @@ class Rasterizer(Renderer):
 
     def _screen(self, mesh: Mesh, view: View) -> tuple[Seen, Blend]:
         """What each pixel shows, and how pictures of it are antialiased."""
-        if self.config.implementation == "nvdiffrast":
+        if self.by_package and (mesh.vertices.is_cuda or self.config.implementation == "nvdiffrast"):
             seen, blend = nvdiffrast.screen(mesh, view, self.config.context_type)
         else:
             seen, blend = screen(mesh, view)

@@ -1,6 +1,7 @@
 """Systems: what is optimised, by which losses. The base class owns everything that is the same for all of them."""
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from usd.core import ranks
 from usd.core.checkpoint import FORMAT, describe
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.math.draws import Part, PartGenerator
 
 Setting = float | bool | tuple[float, ...] | None
 
@@ -100,13 +103,24 @@ class System(Component, LightningModule):
         return max(self.global_step, self._restored_step)
 
     def step_generator(self, step: int) -> torch.Generator:
-        """The only randomness of a training step: a function of seed, rank and step."""
-        return generator(self.device, self.seed, "step", self.global_rank, step)
+        """The only randomness of a training step: a function of seed and step, whatever the number of processes."""
+        count = ranks.processes()
+        part = Part(ranks.rank(), 1, count) if count > 1 else None
+        return PartGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
+
+    def part(self, batch: Any) -> Any:
+        """This process's part of a training batch; the whole where ``compute`` divides it itself."""
+        return batch
+
+    def on_train_start(self) -> None:
+        """Starts all processes from the same numbers, whatever each made of its starting shape."""
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        ranks.copy_from_first(x for name, x in own.items() if name.split(".")[0] not in self.transient)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Updates every module. What draws from torch's global generator regardless is made to replay, too."""
-        torch.manual_seed(mix(self.seed, "global", self.global_rank, self.global_step))
-        source = generator(self.device, self.seed, "update", self.global_rank, self.global_step)
+        torch.manual_seed(mix(self.seed, "global", 0, self.global_step))
+        source = generator(self.device, self.seed, "update", 0, self.global_step)
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, Module):
@@ -115,15 +129,15 @@ class System(Component, LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""]:
         step = self.global_step
         self.figures = {}
-        losses = self.compute(batch, step, self.step_generator(step))
-        total = total_loss(losses, step)
-        self._log_losses(total, losses)
+        with ranks.together():
+            losses = self.compute(self.part(batch), step, self.step_generator(step))
+            total = summed_up(losses, step)
+            figures = {name: torch.tensor(float(value)) for name, value in self.figures.items()}
+            known = averages({"loss": total, **losses, **figures})
+        refuse_unbounded({name: known[name] for name in losses}, step)
+        self.losses = {name: known[name] for name in ("loss", *losses)}
+        self.log_dict({f"train/{name}": value for name, value in known.items()})
         return total
-
-    def _log_losses(self, total: Tensor, losses: Mapping[str, Tensor]) -> None:
-        self.losses = {"loss": total.item(), **{name: loss.item() for name, loss in losses.items()}}
-        figures = {name: float(value) for name, value in self.figures.items()}
-        self.log_dict({f"train/{name}": value for name, value in {**self.losses, **figures}.items()})
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets learning rates of this step, and stops on a gradient that is not finite, naming its parameter."""
@@ -137,10 +151,12 @@ class System(Component, LightningModule):
         return make_optimizer(self, self.config.optimizer)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.validate(batch, batch_idx)
+        if ranks.rank() == 0:  # the others wait where they meet it again
+            self.validate(batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.test(batch, batch_idx)
+        if ranks.rank() == 0:
+            self.test(batch, batch_idx)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
@@ -170,14 +186,25 @@ class System(Component, LightningModule):
         self._restored_step = int(checkpoint["global_step"])
 
 
-def total_loss(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:
-    """The sum of the losses. Raises ``UserError`` naming the first that is not finite."""
+def summed_up(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:
+    """The sum of the losses."""
     if not losses:
         raise UserError(f"step {step}: no loss is active; set a system.loss.lambda_* above 0")
-    for name, loss in losses.items():
-        if not torch.isfinite(loss).all():
-            raise UserError(f"step {step}: loss '{name}' is {loss.item()}; training stopped")
     return torch.stack([loss.float().reshape(()) for loss in losses.values()]).sum()
+
+
+def averages(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers; those of several processes averaged, all at once."""
+    device = next(iter(scalars.values())).device
+    numbers = torch.stack([x.detach().to(device, torch.float64).reshape(()) for x in scalars.values()])
+    return dict(zip(scalars, ranks.averaged(numbers).tolist()))
+
+
+def refuse_unbounded(losses: Mapping[str, float], step: int) -> None:
+    """Raises ``UserError`` naming the first loss that is not finite."""
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            raise UserError(f"step {step}: loss '{name}' is {loss}; training stopped")
 
 
 def gradient_norm(

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.background import Background
+from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
 from usd.core.random import generator
@@ -29,6 +30,7 @@ from usd.geometry import Geometry
 from usd.losses import needs_of
 from usd.losses.table import REGULARIZERS
 from usd.material import Material
+from usd.math.draws import Part
 from usd.math.normal_map import normal_colors
 from usd.renderer import Renderer
 from usd.system import System
@@ -122,6 +124,10 @@ class DistillationSystem(System):
     def open_guidance(self) -> Any:
         """The guidance with everything it asks for."""
         raise NotImplementedError
+
+    def part(self, batch: CameraBatch) -> CameraBatch:
+        """Equally many views for every process."""
+        return batch.views(Part.of(len(batch), ranks.rank(), ranks.processes()).rows)
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         active = self.active(step)

@@ -16,13 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.background import Background
+from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
-from usd.core.errors import UserError, did_you_mean, listing
+from usd.core.errors import did_you_mean, listing
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
-from usd.data.view_set import ViewSet, silhouette_radius
+from usd.data.view_set import refuse_outside
 from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
 from usd.evaluation.views import ViewScore, mean_score, score, write_metrics
@@ -42,6 +43,7 @@ from usd.losses.rays import (
 from usd.losses.samples import z_variance
 from usd.material import Material
 from usd.math.camera import Cameras
+from usd.math.draws import Part, dealt
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.system import System
 from usd.system.distillation import stacked
@@ -141,13 +143,24 @@ class ReconstructSystem(System):
             sys.stdout.write(f"views: {describe(data.train_views)}\n")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
             sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
-        check_size(data.train_views, self.renderer.config.radius)
+        refuse_outside(data.train_views, self.renderer.config.radius)
         if self.trainer.ckpt_path is None:
             self.geometry.initialize()
 
     def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         active = {name: weight for name, now in self.weights.items() if (weight := now(step)) > 0}
-        rays = batch if self.config.samples_per_step is None else batch.first(int(self.n_rays))
+        wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
+        part = Part.of(wanted, ranks.rank(), ranks.processes())
+        with dealt(generator, part if ranks.processes() > 1 else None):
+            losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
+        losses |= self._field_losses(render, generator, active)
+        self._count(render, wanted, len(batch))
+        return {name: active[name] * loss for name, loss in losses.items()}
+
+    def _ray_losses(
+        self, rays: RayBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> tuple[dict[str, Tensor], Render]:
+        """What is rendered along rays, against their pixels and by itself."""
         background = self.background.color(rays.directions, generator)
         extra = {name: loss for name, loss in RENDER_LOSSES.items() if name in active}
         needs = needs_of(extra.values()) | {"samples"} | ({"normal"} if "normal" in active else set())
@@ -155,10 +168,8 @@ class ReconstructSystem(System):
         losses = {
             **self._picture_losses(render, rays, background, active, step),
             **{name: loss(render) for name, loss in extra.items()},
-            **self._field_losses(render, generator, active),
         }
-        self._count(render, len(rays), len(batch))
-        return {name: active[name] * loss for name, loss in losses.items()}
+        return losses, render
 
     def _picture_losses(
         self,
@@ -182,7 +193,9 @@ class ReconstructSystem(System):
             error = normal_error(render.normal[0, :, 0].T, rays.normals)
             trust = rays.weight * normal_trust(rays.normals, rays.directions)
             losses["normal"] = trusted_mean(error, trust, out.normal(step))
-        self.figures["psnr"] = float(-10 * (rgb.detach() - truth).square().mean().clamp_min(1e-10).log10())
+        self.figures["psnr"] = float(
+            -10 * ranks.mean((rgb - truth).square()).detach().clamp_min(1e-10).log10()
+        )
         return losses
 
     def _field_losses(
@@ -205,7 +218,8 @@ class ReconstructSystem(System):
     def _count(self, render: Render, rays: int, most: int) -> None:
         """Figures, and how many rays the next step takes."""
         assert render.samples is not None
-        taken, wanted = len(render.samples.t), self.config.samples_per_step
+        counted = torch.tensor(len(render.samples.t), device=self.device)
+        taken, wanted = int(ranks.summed(counted)), self.config.samples_per_step
         self.figures |= {"rays": rays, "samples": taken, "sharpness": float(self.renderer.sharpness.detach())}
         if wanted is not None:
             now = 0.9 * rays + 0.1 * rays * wanted / max(taken, 1)
@@ -263,18 +277,6 @@ class ReconstructSystem(System):
     def export(self, exporter: Any, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
-
-
-def check_size(views: ViewSet, radius: float) -> None:
-    """Raises ``UserError`` where silhouettes show that the object does not fit into the cube that is rendered."""
-    if not views.masked:
-        return
-    shown = silhouette_radius(views, torch.zeros(3))
-    if shown > 3**0.5 * radius:
-        raise UserError(
-            f"data.path: the views show the object up to {shown:.2g} away from the origin; expected at most "
-            f"system.geometry.radius, {radius:g}: pass data.frame=fit, or a larger radius"
-        )
 
 
 def _single(batch: ViewBatch, index: int) -> ViewBatch:

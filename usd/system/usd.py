@@ -19,6 +19,7 @@ from usd.guidance import ViewGuidance
 from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
+from usd.math.draws import dealt
 from usd.system.distillation import DistillationConfig, DistillationSystem
 
 MODEL_KEYS = (
@@ -68,8 +69,8 @@ class UsdSystem(DistillationSystem):
         )
         if self.global_rank == 0:
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
-        with writing(self.save_dir / "reference.png") as file:
-            overlay(self.reference).save(file)
+            with writing(self.save_dir / "reference.png") as file:
+                overlay(self.reference).save(file)
         super().on_fit_start()
         if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
             self.reference_view = self._open_reference_view().to(self.device)
@@ -101,7 +102,13 @@ class UsdSystem(DistillationSystem):
     def extra_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Losses at the reference camera."""
+        """Losses at the reference camera, the same in every process."""
+        with dealt(generator, None):
+            return self._reference_losses(batch, step, generator, active)
+
+    def _reference_losses(
+        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
         wanted = {name: loss for name, loss in REFERENCE_LOSSES.items() if name in active}
         scored = "reference_view" in active
         if not wanted and not scored:

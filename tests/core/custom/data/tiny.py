@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import option
+from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
 
@@ -28,6 +28,10 @@ class TinyData(Data):
         batch_size: int = option(4, "points per step", ge=1)
 
     config: Config
+
+    def refuse_uneven(self, processes: int) -> None:
+        if self.config.batch_size % processes:
+            raise ConfigError(f"data.batch_size: {self.config.batch_size} is no multiple of {processes}")
 
     def batch(self, step: int, generator: torch.Generator) -> Points:
         return Points(torch.randn(self.config.batch_size, 3, generator=generator))

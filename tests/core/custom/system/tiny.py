@@ -1,16 +1,19 @@
 """A system that trains in milliseconds, for tests of the machinery around."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from usd.core import ranks
 from usd.core.config import Schedule, option
 from usd.core.module import Module
 from usd.core.registry import register
+from usd.math import draws
+from usd.math.draws import Part
 from usd.system import System
 
 
@@ -33,6 +36,7 @@ class TinySystem(System):
         target: float = option(1.0, "what every point should map to")
         weight: Schedule = option(1.0, "of the loss", ge=0)
         fail_at: int = option(-1, "step whose loss is not a number")
+        fail_in: int = option(0, "process in which it is not")
         pause: float = option(0.0, "seconds to wait in every step")
 
     config: Config
@@ -43,14 +47,20 @@ class TinySystem(System):
     def on_fit_start(self) -> None:
         self.guidance = torch.nn.Linear(2, 2).requires_grad_(False)
 
+    def part(self, batch: Any) -> Any:
+        rows = Part.of(len(batch.x), ranks.rank(), ranks.processes()).rows
+        return replace(batch, x=batch.x[rows])
+
     def compute(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        noise = 0.1 * torch.randn(batch.x.shape, generator=generator) + 0.01 * torch.randn(3)
+        noise = 0.1 * draws.normal(batch.x.shape, generator) + 0.01 * torch.randn(3)
         error = self.geometry.network(batch.x + noise) - self.config.target + self.geometry.grid.mean()
-        if step == self.config.fail_at:
+        if step == self.config.fail_at and ranks.rank() == self.config.fail_in:
             error = error * float("nan")
         time.sleep(self.config.pause)
         self.figures = {"grid": float(self.geometry.grid.mean())}
-        return {"square": self.config.weight(step) * error.square().mean(), "small": 0.1 * error.abs().mean()}
+        above = error[error > 0]
+        counted = ranks.mean_over(above.sum(), len(above))
+        return {"square": self.config.weight(step) * error.square().mean(), "small": 0.1 * counted}
 
     def test(self, batch: Any, index: int) -> None:
         folder = self.save_dir / f"it{self.step}-test"

@@ -1,0 +1,55 @@
+"""Many objects over one machine or a cluster: one object a task, failures apart from one another, nothing done twice.
+
+    python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml [key=value ...]
+
+Every object is a run of the launcher in a process of its own (``usd.batch.work``), which a worker of Ray, or a thread
+here, watches over (``usd.batch.launchers``). What an object's folder holds decides what is left to do: a finished one
+is left alone, one that was cut off goes on from its last checkpoint.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["done", "failed", "crashed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One object: its name, what it is made of (a picture, or words) and how. Plain data: it travels."""
+
+    name: str
+    source: str
+    folder: str
+    configs: tuple[str, ...]
+    overrides: tuple[str, ...]
+    export: bool = True
+    gpu: str | None = None
+    threads: int = 1
+    here: str = "."
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a task ended. ``failed``: by the user's doing, trying again is useless; ``crashed``: anything else.
+
+    ``seconds`` are those of all attempts of this run of the batch; 0 where it was done before.
+    """
+
+    name: str
+    status: Status
+    seconds: float = 0.0
+    attempts: int = 0
+    error: str = ""
+    node: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def again(self) -> bool:
+        """Whether another attempt may help."""
+        return self.status == "crashed"
+
+
+def log_of(task: Task) -> Path:
+    """What the object's processes wrote."""
+    return Path(task.folder) / "log.txt"

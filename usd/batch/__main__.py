@@ -1,0 +1,169 @@
+"""Many objects, one after another or side by side, here or on a Ray cluster.
+
+python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml                  # Ray on this machine
+python -m usd.batch pictures/ --config configs/usd-patch.yaml --gpus 0.5            # two objects share a GPU
+python -m usd.batch pictures/ --config configs/usd-patch.yaml --address auto        # the cluster this machine is in
+python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml --local 2        # without Ray
+python -m usd.batch prompts.txt --config configs/usd-text-to-3D-mini.yaml           # one object a line
+
+Everything else is a key=value override for every object. The same command again goes on where it stopped.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from usd.batch import Result, Task
+from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
+from usd.batch.running import run_all
+from usd.batch.summary import table, write_sheet, write_table
+from usd.batch.tasks import PICTURE_KEY, WORDS_KEY, sources
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.experiment import shown
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m usd.batch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "sources", nargs="+", type=Path, help="pictures, folders of them, or a .txt of sentences"
+    )
+    parser.add_argument(
+        "--config", nargs="+", required=True, type=Path, metavar="FILE", help="as for launch.py"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a folder for all objects; outputs/batch/<config> by default"
+    )
+    parser.add_argument("--key", help=f"what a source is said to; {PICTURE_KEY} or {WORDS_KEY} by default")
+    parser.add_argument("--no-export", dest="export", action="store_false", help="train and test only")
+    parser.add_argument("--retries", type=int, default=2, help="further attempts at what crashed")
+    parser.add_argument("--local", type=int, metavar="N", help="N processes at a time here, without Ray")
+    parser.add_argument("--workers", type=int, metavar="N", help="tasks at a time, where Ray is started here")
+    parser.add_argument("--address", help="a Ray cluster: auto, host:port or ray://host:port")
+    parser.add_argument("--cpus", type=float, default=1, help="cores a task takes, and threads it runs")
+    parser.add_argument(
+        "--gpus", type=float, help="GPUs a task takes; 0.5: two tasks share one. By default 1, or 0"
+    )
+    return parser
+
+
+def tasks_of(args: argparse.Namespace, overrides: list[str]) -> list[Task]:
+    """One task an object."""
+    out = (args.out or ROOT / "outputs" / "batch" / args.config[0].stem).resolve()
+    words = any(path.suffix.lower() == ".txt" for path in args.sources)
+    key = args.key or (WORDS_KEY if words else PICTURE_KEY)
+    configs = tuple(str(path.resolve()) for path in args.config)
+    return [
+        Task(
+            name=name,
+            source=source,
+            folder=str(out / name),
+            configs=configs,
+            overrides=(f"{key}={_quoted(source) if words else source}", *overrides),
+            export=args.export,
+            threads=max(1, int(args.cpus)),
+            here=str(Path.cwd()),
+        )
+        for name, source in sources(args.sources).items()
+    ]
+
+
+def _quoted(words: str) -> str:
+    return '"' + words.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def launcher(args: argparse.Namespace) -> Launcher:
+    gpus = args.gpus if args.gpus is not None else float(bool(args.address is None and _has_gpu()))
+    if args.local is not None:
+        return Local(args.local, cards(gpus))
+    return Cluster(args.address, Share(args.cpus, gpus), args.workers)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def check(args: argparse.Namespace, overrides: list[str]) -> None:
+    """What argparse does not see."""
+    for item in overrides:
+        if item.startswith("-") or "=" not in item:
+            raise UserError(f"{item}: unknown option; expected key=value. See --help.")
+    for name in ("local", "workers"):
+        value = vars(args)[name]
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: expected at least 1")
+    if args.retries < 0 or args.cpus <= 0 or (args.gpus or 0) < 0:
+        raise UserError(
+            "--retries, --cpus, --gpus: expected numbers that are not negative, and some of a CPU"
+        )
+    if args.local is not None and args.address is not None:
+        raise UserError("--local and --address exclude each other")
+
+
+def teller(count: int) -> Callable[[Result], None]:
+    """A line for every attempt that ended."""
+    ended: set[str] = set()
+
+    def tell(result: Result) -> None:
+        if not result.again:
+            ended.add(result.name)
+        before = "" if result.attempts else " before"
+        loss = f", loss {result.figures['loss']:.4g}" if "loss" in result.figures else ""
+        error = f": {result.error}" if result.error else ""
+        print(
+            f"[{len(ended)}/{count}] {result.name}: {result.status}{before}, {result.seconds:.0f} s{loss}{error}",
+            flush=True,
+        )
+
+    return tell
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
+    """All objects; then the table and the sheet."""
+    check(args, overrides)
+    tasks = tasks_of(args, overrides)
+    out = Path(tasks[0].folder).parent
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(tasks)} objects: {shown(out)}", flush=True)
+    with contextlib.closing(launcher(args)) as there:
+        results = run_all(tasks, there, args.retries, teller(len(tasks)))
+    print(f"\n{table(results)}\n")
+    print(f"table  {shown(write_table(out / 'summary.csv', results))}")
+    sheet = write_sheet(out / "sheet.png", tasks)
+    if sheet is not None:
+        print(f"sheet  {shown(sheet)}")
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: all objects are done; 1: some are not; 2: the command is wrong; 130: interrupted."""
+    args, overrides = parser().parse_known_args(argv)
+    overrides = [item for item in map(str, args.config) if "=" in item] + overrides
+    args.config = [path for path in args.config if "=" not in str(path)]
+    overrides = [item for item in map(str, args.sources) if _is_override(item)] + overrides
+    args.sources = [path for path in args.sources if not _is_override(str(path))]
+    try:
+        results = run(args, overrides)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if any(result.status == "interrupted" for result in results):
+        return 130
+    return 0 if all(result.status == "done" for result in results) else 1
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not Path(text).exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

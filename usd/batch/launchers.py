@@ -1,0 +1,122 @@
+"""Where tasks run: threads here that watch over processes, or workers of Ray on one or many machines."""
+
+import os
+import queue
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from usd.batch import Result, Task
+from usd.batch.work import perform
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one task takes: ``gpus`` may be a fraction, so that several tasks share a card."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+class Launcher(Protocol):
+    """Runs tasks as there is room for them. A future fails where whoever watched over the task is gone."""
+
+    def submit(self, task: Task) -> "Future[Result]": ...
+
+    def close(self) -> None: ...
+
+
+class Local:
+    """``workers`` at a time on this machine, without Ray. ``cards`` are GPU indices; tasks are dealt to them."""
+
+    def __init__(self, workers: int, cards: list[str], work: Callable[[Task], Result] = perform) -> None:
+        self._work = work
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="usd-batch")
+        self._cards: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for index in range(workers):
+            self._cards.put(cards[index % len(cards)] if cards else "cpu")
+
+    def submit(self, task: Task) -> "Future[Result]":
+        return self._pool.submit(self._run, task)
+
+    def _run(self, task: Task) -> Result:
+        card = self._cards.get()
+        try:
+            return self._work(replace(task, gpu=card))
+        finally:
+            self._cards.put(card)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Cluster:
+    """Workers of Ray: of a cluster at ``address``, or of one that is started here for ``workers`` tasks."""
+
+    def __init__(self, address: str | None, share: Share, workers: int | None = None) -> None:
+        self._ray = package()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        cpus = None if address or workers is None else max(1, round(workers * share.cpus))
+        try:
+            self._ray.init(
+                address=address or "local",
+                num_cpus=cpus,
+                log_to_driver=False,
+                logging_level="warning",
+                runtime_env={"env_vars": {"PYTHONPATH": _path()}},
+                **({} if address else {"include_dashboard": False}),
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"--address {address}" if address else "Ray"
+            raise UserError(f"{where}: cannot be reached ({str(error).splitlines()[0]})") from error
+        self._check(share)
+        remote = self._ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0, max_calls=1)
+        self._perform = remote(perform)
+        self._on_gpu = share.gpus > 0
+
+    def _check(self, share: Share) -> None:
+        there = self._ray.cluster_resources()
+        for what, wanted in (("CPU", share.cpus), ("GPU", share.gpus)):
+            if wanted > there.get(what, 0):
+                self.close()
+                raise UserError(
+                    f"--{what.lower()}s {wanted:g}: the cluster has {there.get(what, 0):g} {what}(s); no task could run"
+                )
+
+    def submit(self, task: Task) -> "Future[Result]":
+        return self._perform.remote(replace(task, gpu=None if self._on_gpu else "cpu")).future()
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+def package() -> Any:
+    """The module ``ray``. Raises ``UserError`` where it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            'the package ray is not installed; expected `pip install ".[batch]"`, or --local N for N processes here'
+        ) from error
+    return ray
+
+
+def _path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def cards(share: float) -> list[str]:
+    """GPU indices of this machine, each as often as tasks fit on it; none where a task takes no GPU."""
+    if share <= 0:
+        return []
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if share > 1:
+        raise UserError(f"--gpus {share:g}: a task trains on one GPU; expected at most 1")
+    if not count:
+        raise UserError(f"--gpus {share:g}: no CUDA GPU is visible; expected 0")
+    return [str(index) for _ in range(int(1 / share)) for index in range(count)]

@@ -1,0 +1,139 @@
+"""What came of a batch: figures of an object's folder, a table of all, and a sheet of pictures to look at."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from usd.batch import Result, Task
+
+FIRST = ("name", "status", "seconds", "attempts", "node")
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    """Of the last stage that has any: losses of the last step, scores of its test, measures of its mesh."""
+    figures: dict[str, float] = {}
+    for trial in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime):
+        if (trial / "configs").is_dir() and "~" not in trial.name:
+            figures |= {**_last_losses(trial), **_scores(trial), **_measures(trial)}
+    return figures
+
+
+def _last_losses(trial: Path) -> dict[str, float]:
+    """Losses of the last step that was logged, and that step."""
+    for file in sorted(trial.glob("csv_logs/version_*/metrics.csv"), key=_version, reverse=True):
+        with open(file, encoding="utf-8", newline="") as rows:
+            known = [row for row in csv.DictReader(rows) if row.get("train/loss")]
+        if known:
+            losses = {k.removeprefix("train/"): v for k, v in known[-1].items() if k.startswith("train/")}
+            named = ("loss", "usd", "rgb", "mask", "reference_view", "opacity", "psnr")
+            return {
+                "step": float(known[-1]["step"]) + 1,
+                **{key: float(losses[key]) for key in named if losses.get(key)},
+            }
+    return {}
+
+
+def _version(file: Path) -> int:
+    return int(file.parent.name.rpartition("_")[2])
+
+
+def _scores(trial: Path) -> dict[str, float]:
+    """Held-out views, where the configuration names any."""
+    files = sorted(trial.glob("save/it*-test/metrics.json"), key=lambda file: file.stat().st_mtime)
+    known = _read(files[-1]) if files else {}
+    return {f"test_{key}": float(known[key]) for key in ("psnr", "ssim", "mask_iou") if key in known}
+
+
+def _measures(trial: Path) -> dict[str, float]:
+    """Of the exported mesh."""
+    files = sorted(trial.glob("save/it*-export/*-report.json"), key=lambda file: file.stat().st_mtime)
+    known = _read(files[-1]) if files else {}
+    return {key: float(known[key]) for key in ("faces", "components", "watertight") if key in known}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def columns(results: Sequence[Result]) -> list[str]:
+    """Of the table: what every result has, then all figures in order of first mention, then the error."""
+    figures = dict.fromkeys(key for result in results for key in result.figures)
+    return [*FIRST, *figures, "error"]
+
+
+def row(result: Result) -> dict[str, str]:
+    """A result as text."""
+    own = {
+        "name": result.name,
+        "status": result.status,
+        "seconds": f"{result.seconds:.0f}",
+        "attempts": str(result.attempts),
+        "node": result.node,
+        "error": result.error,
+    }
+    return {**own, **{key: f"{value:.4g}" for key, value in result.figures.items()}}
+
+
+def write_table(file: Path, results: Sequence[Result]) -> Path:
+    """CSV, written whole or not at all."""
+    partial = file.with_suffix(".partial")
+    with open(partial, "w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, columns(results), restval="")
+        writer.writeheader()
+        writer.writerows(row(result) for result in results)
+    partial.replace(file)
+    return file
+
+
+def table(results: Sequence[Result]) -> str:
+    """For a terminal: columns that say the same of all, or nothing, are left out."""
+    rows = [row(result) for result in results]
+    shown = [key for key in columns(results) if key == "name" or any(r.get(key) for r in rows)]
+    widths = {key: min(60, max(len(key), *(len(r.get(key, "")) for r in rows))) for key in shown}
+    lines = [{key: key for key in shown}, *rows]
+    return "\n".join(
+        "  ".join(line.get(key, "")[:60].ljust(widths[key]) for key in shown).rstrip() for line in lines
+    )
+
+
+def write_sheet(file: Path, tasks: Sequence[Task], views: int = 6, size: int = 128) -> Path | None:
+    """One row an object: the picture it was made from, then views around it. None where there is nothing to show."""
+    import torch
+
+    from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
+
+    def shown(path: Path) -> torch.Tensor:
+        return over(resize_rgba(read_rgba(path), size, size))
+
+    rows = [(_input(task), turntable(Path(task.folder), views)) for task in tasks]
+    blank = torch.ones(3, size, size)
+    pictures: list[torch.Tensor] = []
+    for source, around in rows:
+        if source is not None or around:
+            pictures += [blank if source is None else shown(source), *map(shown, around)]
+            pictures += [blank] * (views - len(around))
+    return write_picture(file, contact_sheet(torch.stack(pictures), views + 1)) if pictures else None
+
+
+def _input(task: Task) -> Path | None:
+    """The picture as it was understood, or as it was given."""
+    understood = sorted(Path(task.folder).glob("*/save/reference.png"))
+    return understood[0] if understood else (Path(task.source) if Path(task.source).is_file() else None)
+
+
+def turntable(folder: Path, count: int) -> list[Path]:
+    """Views of the latest test, evenly chosen."""
+    tests = [
+        path for kind in ("turntable", "test") for path in folder.glob(f"*/save/it*-{kind}") if path.is_dir()
+    ]
+    if not tests:
+        return []
+    latest = max(tests, key=lambda path: path.stat().st_mtime)
+    files = sorted(latest.glob("[0-9]*.png"), key=lambda file: int(file.stem))
+    count = min(count, len(files))
+    return [files[i * len(files) // count] for i in range(count)]

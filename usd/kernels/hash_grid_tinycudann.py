@@ -1,0 +1,56 @@
+"""The hash encoding by tinycudann (arXiv 2201.05989's own code), on the table of ``usd.kernels.hash_grid``.
+
+One of its encodings of a single level for each of ours: its vertices lie half a cell off, and its levels grow by
+another rule, so a level of N cells is one of ``base_resolution`` N + 1 at positions moved by 1 / 2N. Rows, hashes and
+order of features are the same; a level is padded to a multiple of 8 rows. A table trained with one implementation is
+read by any other. Exactly at the far faces of the cube (x = 1) its derivative by x is not defined.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.kernels.accelerators import load
+from usd.kernels.hash_grid import HashGridSpec
+
+
+def encode(x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec) -> Float[Tensor, "N LF"]:
+    """See ``hash_grid``."""
+    inside = x.clamp(0, 1)
+    shape = (spec.n_features_per_level, spec.log2_hashmap_size)
+    parts = []
+    for cells, rows in zip(spec.resolutions, table.split(list(spec.level_rows)), strict=True):
+        module = level(cells, *shape, x.device)
+        parameters = padded(rows, module.params.numel())
+        parts.append(torch.func.functional_call(module, {"params": parameters}, (inside - 0.5 / cells,)))
+    return torch.cat(parts, -1).to(x.dtype)
+
+
+def padded(rows: Float[Tensor, "E F"], numbers: int) -> Float[Tensor, "P"]:
+    """A level's rows as tinycudann keeps them: filled up to a multiple of 8, in one line."""
+    flat = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % 8)).flatten()
+    if flat.numel() != numbers:
+        raise ValueError(
+            f"hash grid: this version of tinycudann keeps {numbers} numbers where {flat.numel()} were expected; "
+            "use kernels: auto"
+        )
+    return flat.float()
+
+
+@functools.lru_cache(maxsize=64)
+def level(cells: int, features: int, log2_rows: int, device: torch.device) -> Any:
+    """Its encoding of one grid."""
+    config = {
+        "otype": "Grid",
+        "type": "Hash",
+        "n_levels": 1,
+        "n_features_per_level": features,
+        "log2_hashmap_size": log2_rows,
+        "base_resolution": cells + 1,
+        "per_level_scale": 1.0,
+        "interpolation": "Linear",
+    }
+    return load("tinycudann").Encoding(3, config, dtype=torch.float32).to(device)
