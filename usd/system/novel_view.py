@@ -293,7 +293,7 @@ class NovelViewSystem(ModelTraining):
         (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2))
 
     def _autoencoder(self) -> Any:
-        return load_network("diffusers", "AutoencoderKL", Path(self.config.start_from) / "vae")
+        return load_network("diffusers", "AutoencoderKL", Path(self.config.start_from) / "vae").float()
 
     def _publish_autoencoder(self, place: Path) -> None:
         """A copy, or its configuration with a pointer to the base model's weights."""
