@@ -118,7 +118,13 @@ class Reading:
 
 
 class ViewDenoiser(Denoiser):
-    """A denoiser told a picture and where its camera stands relative to the picture's."""
+    """A denoiser told a picture and where its camera stands relative to the picture's.
+
+    ``assumes_elevation``: its views are made for the elevation of the camera that ``read`` is given, so that they agree
+    with whatever was assumed.
+    """
+
+    assumes_elevation: bool = False
 
     @abstractmethod
     def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Reading:
