@@ -16,7 +16,7 @@
 
 ``${stage:NAME,folder}`` is the stage's trial folder, ``${stage:NAME,save}`` its pictures, ``${stage:NAME,step}`` its
 number of steps, ``${stage:NAME,data.height}`` what one of its options is set to. On the command line ``key=value`` is
-said to all stages and ``stages.NAME.key=value`` to one; ``stages.NAME=null`` leaves one out. ``tag`` may be made of what
+said to all stages and ``stages.NAME.key=value`` to one; ``stages.NAME=null`` leaves one out. ``tag`` may use what
 the stages are told: ``${stages.NAME.key}``.
 
 The trial folders are ``<exp_root_dir>/<name>/<tag>/<stage>``. The same command again skips what is done and resumes

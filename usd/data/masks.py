@@ -49,7 +49,7 @@ def masked(
 
 
 PLAIN = "masks made by removing the plain colour of the border; parts of that colour at the outline are lost"
-UNKNOWN = "no masks and no plain background: every pixel counts as object, silhouettes say nothing"
+UNKNOWN = "no masks and no plain background ({}): every pixel counts as object, silhouettes say nothing"
 
 
 def _guessed(
@@ -61,10 +61,13 @@ def _guessed(
         return pictures, True, [note if opaque else "masks are the pictures' alpha"]
     if any(file is not None for file in files):
         return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
-    try:
-        return [_cut(picture, where) for picture in pictures], True, [PLAIN]
-    except UserError:
-        return [_opaque(picture) for picture in pictures], False, [UNKNOWN]
+    cut: Pictures = []
+    for picture, name in zip(pictures, names):
+        try:
+            cut.append(_cut(picture, where))
+        except UserError:
+            return [_opaque(picture) for picture in pictures], False, [UNKNOWN.format(name)]
+    return cut, True, [PLAIN]
 
 
 def _has_alpha(pictures: Pictures) -> bool:

@@ -94,7 +94,11 @@ def _nothing(path: Path, where: str) -> str:
     if path.is_file():
         return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-    found = f"has {count} pictures but no cameras" if count else "holds neither pictures nor cameras"
+    found = (
+        f"has {count} picture{'s' * (count != 1)} but no cameras"
+        if count
+        else "holds neither pictures nor cameras"
+    )
     return f"{where}: {path}: {found}; expected {LAYOUTS}"
 
 

@@ -16,6 +16,9 @@ from usd.core.config import UserError
 from usd.data.pictures import resize_rgba
 from usd.math.camera import Cameras
 
+MEETING = 0.01
+"""Least eigenvalue of the projections across the lines of sight for which these are said to meet: about 8 degrees."""
+
 
 @dataclass(frozen=True)
 class ViewSet:
@@ -100,22 +103,25 @@ def same_size(
     Raises UserError where they differ, also in shape.
     """
     shapes = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
-    for name, (height, width) in zip(names, shapes):
-        first_height, first_width = shapes[0]
-        if size is None and (height, width) != shapes[0]:
-            raise UserError(
-                f"{where}: views of different size: {names[0]} is {first_width} x {first_height}, {name} is "
-                f"{width} x {height} pixels; expected one size, or `size` to resample all to"
-            )
-        if abs(height * first_width - width * first_height) > max(first_height, first_width):
-            raise UserError(
-                f"{where}: views of different shape: {names[0]} is {first_width} x {first_height}, {name} is "
-                f"{width} x {height} pixels; expected one ratio of width to height"
-            )
+    for name, shape in zip(names, shapes):
+        _refuse_another_size(names[0], shapes[0], name, shape, size, where)
     if size is None:
         return list(pictures)
     height, width = _with_longest_side(shapes[0], size)
     return [resize_rgba(picture, height, width) for picture in pictures]
+
+
+def _refuse_another_size(
+    first: str, one: tuple[int, int], name: str, other: tuple[int, int], size: int | None, where: str
+) -> None:
+    """Raises UserError where two pictures cannot belong to one set of views."""
+    found = f"{first} is {one[1]} x {one[0]}, {name} is {other[1]} x {other[0]} pixels"
+    if abs(other[0] * one[1] - other[1] * one[0]) > max(one):
+        raise UserError(f"{where}: views of different shape: {found}; expected one ratio of width to height")
+    if size is None and one != other:
+        raise UserError(
+            f"{where}: views of different size: {found}; expected one size, or data.size to resample all to"
+        )
 
 
 def _with_longest_side(shape: tuple[int, int], size: int) -> tuple[int, int]:
@@ -244,6 +250,26 @@ def cameras_inside(views: ViewSet) -> list[int]:
     return inside.nonzero()[:, 0].tolist()
 
 
+def one_viewpoint(views: ViewSet) -> bool:
+    """Whether all cameras stand at one place (or, orthographic ones, look in one direction): no depth from these."""
+    seen_from = views.cameras.position if views.cameras.span_y is None else views.cameras.c2w[:, :3, 2]
+    spread = (seen_from - seen_from.mean(0)).norm(dim=-1).max()
+    return float(spread) <= 1e-5 * float(seen_from.norm(dim=-1).max())
+
+
+def cameras_turned_away(views: ViewSet) -> list[int]:
+    """Indices of the cameras that have behind them what the views look at.
+
+    None where the lines of sight are nearly parallel, as nobody knows then where they meet.
+    """
+    directions = torch.stack([_line_of_sight(views, i)[1] for i in range(len(views))])
+    across = torch.eye(3) - directions[:, :, None] * directions[:, None, :]
+    if float(torch.linalg.eigvalsh(across.mean(0))[0]) < MEETING:
+        return []
+    depth = views.cameras.project(focus(views)[None])[1][:, 0]
+    return (depth < 0).nonzero()[:, 0].tolist()
+
+
 def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     """The views, if an object can be made of them. Raises UserError that says which view is wrong."""
     if len(views) < at_least:
@@ -254,13 +280,76 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     empty = [name for name, picture in zip(views.names, views.rgba) if not (picture[3] > 0.5).any()]
     if len(empty) == len(views):
         raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
+    _refuse_cameras(views, where)
+    if empty:
+        views = views.noting(f"{len(empty)} of {len(views)} views show nothing of the object ({empty[0]})")
+    covered = borders_covered(views)
+    if 2 * covered > len(views):
+        return views.noting(
+            f"masks cover the border of {covered} of {len(views)} views: are they inverted? white is the object"
+        )
+    return views
+
+
+def _refuse_cameras(views: ViewSet, where: str) -> None:
+    """Raises UserError for cameras that cannot have taken views of one object."""
+    if one_viewpoint(views):
+        what = "stand at one place" if views.cameras.span_y is None else "look in one direction"
+        raise UserError(
+            f"{where}: all {len(views)} cameras {what}: depth cannot be told; expected cameras around the object: are "
+            "the matrices world-to-camera?"
+        )
+    away = cameras_turned_away(views)
+    if 2 * len(away) > len(views):
+        raise UserError(
+            f"{where}: {_counted(views, away)} look away from the object; expected OpenGL axes, looking along -z: are "
+            "the matrices OpenCV's, which look along +z?"
+        )
     inside = cameras_inside(views)
     if inside:
-        names = ", ".join(views.names[i] for i in inside[:3])
         raise UserError(
-            f"{where}: {len(inside)} of {len(views)} cameras stand inside the object ({names}); expected cameras "
-            "around it: are the matrices world-to-camera, or in other units than the object?"
+            f"{where}: {_counted(views, inside)} stand inside the object; expected cameras around it: are the matrices "
+            "world-to-camera, or in other units than the object?"
         )
-    if empty:
-        return views.noting(f"{len(empty)} of {len(views)} views show nothing of the object ({empty[0]})")
-    return views
+
+
+def _counted(views: ViewSet, indices: Sequence[int]) -> str:
+    """``2 of 8 cameras (a.png, b.png)``."""
+    names = ", ".join(views.names[i] for i in indices[:3])
+    return f"{len(indices)} of {len(views)} cameras ({names}{', ...' if len(indices) > 3 else ''})"
+
+
+def borders_covered(views: ViewSet) -> int:
+    """How many views are object along nine tenths of their border."""
+    if not views.masked:
+        return 0
+    solid = views.rgba[:, 3] > 0.5
+    rows, columns = solid[:, [0, -1], :].flatten(1), solid[:, :, [0, -1]].flatten(1)
+    return int((torch.cat([rows, columns], 1).float().mean(1) > 0.9).sum())
+
+
+def refuse_outside(views: ViewSet, radius: float, where: str = "data.path") -> None:
+    """Raises UserError unless the object is within ``radius`` of the origin (a cube) and the cameras around it.
+
+    Where there are no masks the object is taken to be where the lines of sight meet.
+    """
+    mend = "pass data.frame=fit, or another system.geometry.radius"
+    if views.cameras.span_y is None:
+        near = (views.cameras.position.norm(dim=-1) <= radius).nonzero()[:, 0].tolist()
+        if near:
+            raise UserError(
+                f"{where}: {_counted(views, near)} stand within {radius:g} of the origin, where the object should be; "
+                f"expected cameras around it: {mend}"
+            )
+    shown = silhouette_radius(views, torch.zeros(3)) if views.masked else 0.0
+    if shown > 3**0.5 * radius:
+        raise UserError(
+            f"{where}: the views show the object up to {shown:.2g} away from the origin; expected at most "
+            f"system.geometry.radius, {radius:g}: {mend}"
+        )
+    middle = focus(views)
+    if not views.masked and float(middle.abs().max()) > radius:
+        raise UserError(
+            f"{where}: the cameras look at {_shown(middle)}; expected the object about the origin, within "
+            f"system.geometry.radius, {radius:g}: {mend}"
+        )
