@@ -14,6 +14,7 @@ from usd.core.errors import UserError
 from usd.core.types import LatentSpace
 from usd.denoiser import Denoiser, Embedding
 from usd.denoiser.frozen import Frozen
+from usd.denoiser.lora_file import with_lora
 from usd.denoiser.parts import ModelParts, open_parts
 from usd.denoiser.picture import resized
 from usd.denoiser.running import Running
@@ -38,13 +39,20 @@ class LatentDenoiser(Denoiser):
     class Config:
         folder: str = option(help="a diffusers folder or a single file", path=True)
         running: Running = option({}, "how its networks are kept in memory and run")
+        lora_file: str | None = option(
+            None, "LoRA to add to it: a file, or a folder of diffusers or peft", path=True
+        )
+        lora_scale: float = option(1.0, "how often it is added")
 
     def __init__(self, config: Config, name: str = "") -> None:
         super().__init__(config)
         self.folder = Path(config.folder)
         self.name = name or self.folder.name
         self.running = running = config.running
-        self.files = files = open_parts(self.folder)  # closures must not hold self: weights would outlive it
+        files = open_parts(self.folder)
+        if config.lora_file is not None:
+            files = with_lora(files, Path(config.lora_file), config.lora_scale)
+        self.files = files  # closures must not hold self: weights would outlive it
         self.unet = Frozen(
             lambda: files.network("unet"),
             running.weights,

@@ -16,7 +16,8 @@ from usd.core.config import ROOT, option, parse
 from usd.core.errors import UserError, did_you_mean
 from usd.core.registry import find
 from usd.denoiser import Denoiser, Running
-from usd.denoiser.parts import open_parts
+from usd.denoiser.lora_file import is_lora_folder, with_lora
+from usd.denoiser.parts import ModelParts, open_parts
 from usd.denoiser.weights import load_network, read_json, readable, weight_files, weights_folder  # noqa: F401
 from usd.denoiser.zero123_condition import FourthNumber
 
@@ -78,30 +79,97 @@ def open_model(name: str, role: str, where: str, running: Running) -> Denoiser:
     return denoiser
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A model on this disk: which denoiser runs it, where it lies (nowhere for a formula), and its LoRA."""
+
+    name: str
+    kind: str
+    place: Path | None = None
+    lora: Path | None = None
+    scale: float = 1.0
+    fourth_number: FourthNumber | None = None
+
+    def options(self, running: Running) -> dict[str, object]:
+        """Options of its denoiser."""
+        said: dict[str, object] = {"folder": str(self.place), "running": running}
+        if self.lora is not None:
+            said |= {"lora_file": str(self.lora), "lora_scale": self.scale}
+        return said if self.fourth_number is None else said | {"fourth_number": self.fourth_number}
+
+
 def _opened(name: str, role: str, where: str, running: Running) -> Denoiser:
-    entry = entry_of(name)
-    place = _local_place(entry.path if entry else name)
-    if place is None and entry is None and name.endswith(SINGLE_FILES):
-        raise UserError(f"{where}: there is no file '{name}'; expected a single file, a folder or a hub id")
-    kind = entry.denoiser if entry else _kind_of(place, name, role, where)
-    cls = find("denoiser", kind)
-    if not cls.parts:
+    found = find_model(name, role, where)
+    cls = find("denoiser", found.kind)
+    if found.place is None:
         return cls(parse(cls.Config, {}, where), name=name)
+    key = f"{found.place} + {found.lora} x {found.scale}"
+    denoiser = _open.get((key, running))
+    if denoiser is None:
+        denoiser = _open[key, running] = cls(
+            parse(cls.Config, found.options(running), where), name=found.name
+        )
+    return denoiser
+
+
+def parts_of(name: str, where: str) -> ModelParts:
+    """The parts of a model by alias, folder, single file or hub id, a LoRA after ' + ' added. Raises UserError."""
+    found = find_model(name, "text", where)
+    if found.place is None:
+        raise UserError(f"{where}: '{name}' is a formula without weights; expected a model")
+    base = open_parts(found.place)
+    return base if found.lora is None else with_lora(base, found.lora, found.scale)
+
+
+def find_model(name: str, role: str, where: str) -> Found:
+    """Which model is meant, fetched if need be. Raises UserError."""
+    base, lora, scale = _lora_in(name)
+    entry = entry_of(base)
+    place = _local_place(entry.path if entry else base)
+    if place is not None and place.is_dir() and is_lora_folder(place):
+        return find_model(f"{_base_of(place, where)} + {place}", role, where)
+    if place is None and entry is None and base.endswith(SINGLE_FILES):
+        raise UserError(f"{where}: there is no file '{base}'; expected a single file, a folder or a hub id")
+    kind = entry.denoiser if entry else _kind_of(place, base, role, where)
+    parts = find("denoiser", kind).parts
+    if parts and place is None:
+        place = _fetched(base, entry, parts, where)
     if place is None:
-        place = _fetched(name, entry, cls.parts, where)
-    missing = missing_parts(place, cls.parts) if place.is_dir() else []
+        return Found(name, kind)
+    missing = missing_parts(place, parts) if place.is_dir() else []
     if missing:
         raise UserError(
             f"{where}: folder {place} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
-    shared = _open.get((str(place), running))
-    if shared is not None:
-        return shared
-    options: dict[str, object] = {"folder": str(place), "running": running}
-    if entry is not None and entry.fourth_number is not None:
-        options["fourth_number"] = entry.fourth_number
-    denoiser = _open[str(place), running] = cls(parse(cls.Config, options, where), name=name)
-    return denoiser
+    fourth = entry.fourth_number if entry else None
+    return Found(name, kind, place, _lora_place(lora, where) if lora else None, scale, fourth)
+
+
+def _lora_in(name: str) -> tuple[str, str, float]:
+    """``model + lora`` or ``model + lora x 0.8`` as its three pieces; no LoRA is ``""``."""
+    match = re.fullmatch(r"(.+?) \+ (.+?)(?: x (-?\d*\.?\d+(?:e-?\d+)?))?", name)
+    return (match[1], match[2], float(match[3] or 1)) if match else (name, "", 1.0)
+
+
+def _lora_place(lora: str, where: str) -> Path:
+    place = _local_place(lora)
+    if place is None:
+        raise UserError(
+            f"{where}: there is no LoRA '{lora}'; expected a file, or a folder of diffusers or peft"
+        )
+    return place
+
+
+def _base_of(place: Path, where: str) -> str:
+    """The model that the card of a LoRA's folder names. Raises UserError when there is none."""
+    path = place / "lora.json"
+    base = read_json(path).get("base_model") if path.is_file() else None
+    if not base:
+        raise UserError(
+            f"{where}: {place} is a LoRA and does not say of which model; expected 'MODEL + {place}', "
+            f"or a {path.name} in it with its base_model"
+        )
+    return str(base)
 
 
 def _local_place(text: str | None) -> Path | None:

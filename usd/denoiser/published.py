@@ -164,7 +164,12 @@ def training_params(model: ModelParts) -> dict[str, Any]:
         "unet_config": {"params": {"num_head_channels": width} if width > 0 else {"num_heads": heads}},
     }
     velocity = scheduler.get("prediction_type") == "v_prediction"
-    return params | ({"parameterization": "v"} if velocity else {})
+    fourth = model.config(PROJECTION).get("fourth_number") if model.has(PROJECTION) else None
+    return (
+        params
+        | {"parameterization": "v" if velocity else "eps"}
+        | ({"fourth_number": fourth} if fourth else {})
+    )
 
 
 def _write_weights(

@@ -27,6 +27,8 @@ Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
 HEAD_WIDTH = 64  # of every CLIP tower, and of Stable Diffusion 2's UNet
 HEADS = 8  # of Stable Diffusion 1's UNet and of Zero-1-to-3's
 PREDICTION_AT_STEP = {875000: "epsilon", 110000: "v_prediction"}  # published Stable Diffusion 2 checkpoints
+PREDICTIONS = ("epsilon", "v_prediction")
+STABLE = re.compile(r"stable[-_ ]?zero", re.IGNORECASE)  # Stable-Zero123, by name
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -78,7 +80,7 @@ class SingleFile(ModelParts):
         if self.family == "zero123":
             return parts | {
                 "image_encoder": vision_config(self.stored, self.place),
-                PROJECTION: _fourth(self.place),
+                PROJECTION: _fourth(self.place, self.said),
             }
         return parts | {"text_encoder": text_config(self.stored, self.family, self.place)}
 
@@ -130,9 +132,9 @@ def _stranger(stored: Mapping[str, Tensor]) -> str:
     marks = {
         "conditioner.embedders.": "is Stable Diffusion XL",
         "model.diffusion_model.joint_blocks.": "is Stable Diffusion 3",
-        "lora_": "is a LoRA file, which changes a model and is none",
-        "base_model.model.": "is a LoRA file, which changes a model and is none",
-        "unet.": "is a LoRA file, which changes a model and is none",
+        "lora_": "is a LoRA, which changes a model: give 'MODEL + it'",
+        "base_model.model.": "is a LoRA, which changes a model: give 'MODEL + it'",
+        "unet.": "is a LoRA, which changes a model: give 'MODEL + it'",
         "down_blocks.": "holds one network of a diffusers folder; give the folder",
         "model.diffusion_model.": "holds a UNet whose condition it does not tell",
     }
@@ -287,7 +289,7 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
 def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Noise or velocity: as the training configuration says, else by the published checkpoint's step."""
     if "parameterization" in said:
-        return {"v": "v_prediction", "eps": "epsilon"}.get(str(said["parameterization"]), "epsilon")
+        return "v_prediction" if said["parameterization"] == "v" else "epsilon"
     if family != "stable-diffusion-2" or said:
         return "epsilon"
     return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)), "epsilon")
@@ -304,10 +306,11 @@ def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
     return {ours[name]: said[name] for name in ours if name in said}
 
 
-def _fourth(place: Path) -> dict[str, Any]:
+def _fourth(place: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     """Stable-Zero123 has Zero-1-to-3's very weights' names and is known by its file's name only."""
-    stable = re.search(r"stable[-_ ]?zero", place.name.lower())
-    return {"fourth_number": "input-polar"} if stable else {}
+    if "fourth_number" in said:
+        return {"fourth_number": said["fourth_number"]}
+    return {"fourth_number": "input-polar"} if STABLE.search(place.name) else {}
 
 
 def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:

@@ -84,7 +84,7 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         """Of the contents of text encoder and tokenizer, and of the precision they are used in."""
         device, encoder = self.alphas_cumprod.device, self.files.source("text_encoder")
         used = f"{device.type} {self.text_encoder.dtype(device)}"
-        if encoder.is_dir():
+        if encoder.is_dir() and self.config.lora_file is None:
             return digest_of((encoder, self._tokenizer_folder()), used)
         return digest_of(
             (self._tokenizer_folder(),), used + digest_of_tensors(self.files.tensors("text_encoder"))

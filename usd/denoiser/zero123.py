@@ -15,6 +15,7 @@ from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
 from usd.denoiser.parts import PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.picture import ClipPicture
+from usd.denoiser.single_file import STABLE
 from usd.denoiser.view_volume import VOLUME, load_volume
 from usd.denoiser.weights import readable
 from usd.denoiser.zero123_condition import (
@@ -60,6 +61,7 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         )
         self.projection = Frozen(lambda: load_projection(files))
         self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
+        self.assumes_elevation = self.volume is not None
         self._vision = files.config("image_encoder")
         self._clip_picture = ClipPicture.from_folder(
             self.folder / "feature_extractor", int(self._vision["image_size"])
@@ -137,8 +139,11 @@ def load_projection(files: ModelParts) -> CameraProjection:
 
 
 def stored_fourth_number(files: ModelParts) -> FourthNumber:
-    """What the model's files say of the pose's last number; the original's when they say nothing. Raises UserError."""
-    said = files.config(PROJECTION).get("fourth_number", "distance")
+    """What the model's files say of the pose's last number, else what its name says. Raises UserError."""
+    stable = STABLE.search(files.place.name) or STABLE.search(
+        files.place.parent.parent.name
+    )  # a hub's snapshot
+    said = files.config(PROJECTION).get("fourth_number", "input-polar" if stable else "distance")
     if said not in get_args(FourthNumber):
         raise UserError(
             f"{files.source(PROJECTION)}: fourth_number '{said}' is not known; "

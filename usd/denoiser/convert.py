@@ -1,0 +1,116 @@
+"""A model in another form: ``python -m usd.denoiser.convert MODEL OUT``.
+
+MODEL is a single file, folder or alias, with or without a LoRA (``sd-1.5 + my.safetensors x 0.8``). OUT is a diffusers
+folder, or a single file where its name ends in ``.safetensors`` or ``.ckpt``. Weights are copied bit by bit unless
+``--half`` rounds them to fp16; nothing is computed, and no more than one part is in memory.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.denoiser.load import parts_of
+from usd.denoiser.parts import PROJECTION, PROJECTIONS, ModelParts
+from usd.denoiser.published import write_folder, write_single_file
+from usd.denoiser.single_file import PREDICTIONS
+from usd.denoiser.weights import Lazy
+
+SINGLE = (".safetensors", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Told(ModelParts):
+    """A model of which the user knows more than its file says, or whose weights are to be halved."""
+
+    base: ModelParts
+    prediction: str | None = None
+    fourth: str | None = None
+    half: bool = False
+
+    @property
+    def place(self) -> Path:  # type: ignore[override]
+        return self.base.place
+
+    def config(self, part: str) -> dict[str, Any]:
+        said = self.base.config(part)
+        if part == "scheduler" and self.prediction is not None:
+            return said | {"prediction_type": self.prediction}
+        if part == PROJECTION and self.fourth is not None:
+            return said | {"fourth_number": self.fourth}
+        return said
+
+    def tensors(self, part: str) -> Mapping[str, Tensor]:
+        tensors = self.base.tensors(part)
+        return Lazy({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
+
+    def has(self, part: str) -> bool:
+        return self.base.has(part)
+
+    def source(self, part: str) -> Path:
+        return self.base.source(part)
+
+    def tokenizer(self) -> Path | None:
+        return self.base.tokenizer()
+
+
+def _half(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    tensor = tensors[name]
+    return tensor.half() if tensor.is_floating_point() else tensor
+
+
+def convert(model: ModelParts, out: Path, layout: str = PROJECTIONS[0], overwrite: bool = False) -> Path:
+    """Writes a model as a folder or single file. Raises UserError rather than overwrite what it was not told to."""
+    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; expected a new name, or --overwrite")
+    if out.resolve() == model.place.resolve():
+        raise UserError(f"{out}: is the model itself; expected another place")
+    if out.suffix in SINGLE:
+        return write_single_file(model, out)
+    return write_folder(model, out, layout)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 2 for what the user can mend."""
+    reads = argparse.ArgumentParser("python -m usd.denoiser.convert", description=__doc__)
+    reads.add_argument("model", help="single file, folder, alias or hub id, with ' + LORA x SCALE' if wanted")
+    reads.add_argument("out", type=Path, help="folder, or a file that ends in .safetensors or .ckpt")
+    reads.add_argument(
+        "--layout", choices=PROJECTIONS, default=PROJECTIONS[0], help="folder of the camera projection"
+    )
+    reads.add_argument("--half", action="store_true", help="round the weights to fp16: half the size")
+    reads.add_argument(
+        "--prediction", choices=PREDICTIONS, help="what the UNet predicts, where the file does not say"
+    )
+    reads.add_argument(
+        "--stable-zero123", action="store_true", help="its pose's last number is the input's polar angle"
+    )
+    reads.add_argument("--overwrite", action="store_true", help="write over what is there")
+    asked = reads.parse_args(arguments)
+    try:
+        fourth = "input-polar" if asked.stable_zero123 else None
+        model = Told(parts_of(asked.model, "model"), asked.prediction, fourth, asked.half)
+        place = convert(model, asked.out, asked.layout, asked.overwrite)
+    except UserError as problem:
+        sys.stderr.write(f"error: {problem}\n")
+        return 2
+    sys.stdout.write(f"{place}: {', '.join(described(model))}\n")
+    return 0
+
+
+def described(model: ModelParts) -> list[str]:
+    """The parts of a model with their numbers of weights, and what it predicts."""
+    parts = [part for part in ("unet", "vae", "text_encoder", "image_encoder", PROJECTION) if model.has(part)]
+    counts = {part: sum(tensor.numel() for tensor in model.tensors(part).values()) for part in parts}
+    sizes = [f"{part} {count:,}" for part, count in counts.items()]
+    return [*sizes, str(model.config("scheduler").get("prediction_type", "epsilon"))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

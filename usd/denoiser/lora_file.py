@@ -1,0 +1,235 @@
+"""LoRA files (arXiv 2106.09685) of every common origin, added to the weights of the layers they change.
+
+A layer's weight W becomes W + scale * alpha / rank * up @ down. Files name the layers in one of three ways: diffusers
+(``unet.mid_block...lora_A.weight``, formerly ``.lora.down.weight``), peft (``base_model.model...``), and kohya's
+scripts (``lora_unet_mid_block_...lora_down.weight``). Without dots and underscores all three spell the same name.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.denoiser.parts import ModelParts
+from usd.denoiser.weights import Lazy, open_checkpoint, read_json
+
+FILES = (
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.bin",
+    "adapter_model.bin",
+)
+ADAPTER = "adapter_config.json"
+ROLES = {
+    "down": r"[._]lora_A(?:\.default)?\.weight|[._]lora[._]down\.weight|\.lora_linear_layer\.down\.weight",
+    "up": r"[._]lora_B(?:\.default)?\.weight|[._]lora[._]up\.weight|\.lora_linear_layer\.up\.weight",
+    "alpha": r"\.alpha",
+}
+PREFIXES = {
+    "lora_unet_": "unet",
+    "lora_te_": "text_encoder",
+    "unet.": "unet",
+    "text_encoder.": "text_encoder",
+}
+OTHER_KINDS = {
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "lora_mid": "LoCon with a middle layer",
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "lora_te2": "LoRA for Stable Diffusion XL",
+    "lora_te1": "LoRA for Stable Diffusion XL",
+}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one layer: ``up`` (out, rank) and ``down`` (rank, in), of 1 x 1 or k x k convolutions alike."""
+
+    down: Tensor
+    up: Tensor
+    alpha: float | None = None  # of the change, alpha / rank; None: 1
+
+    def __call__(self, weight: Tensor, scale: float | int) -> Tensor:
+        """The weight, changed ``scale`` times, in its own precision."""
+        rank = self.down.shape[0]
+        strength = scale * (1.0 if self.alpha is None else self.alpha / rank)
+        change = (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(weight.shape)
+        return (weight.float() + strength * change).to(weight.dtype)
+
+    def fits(self, shape: torch.Size) -> bool:
+        """Whether it changes weights of this shape."""
+        inward = self.down[0].numel() == shape[1:].numel()
+        return inward and self.up.shape[0] == shape[0] and self.up.flatten(1).shape[1] == self.down.shape[0]
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """The changes in a file by part (``unet``, ``text_encoder``) and by the layer's name without dots."""
+
+    path: Path
+    changes: Mapping[str, Mapping[str, LowRank]]
+
+
+def read_lora(place: Path) -> LoraFile:
+    """A file, or a folder of diffusers or peft with one. Raises UserError for what is no LoRA that we can add."""
+    path = lora_path(place)
+    tensors, facts = open_checkpoint(path)
+    _refuse_other_kinds(path, tensors)
+    found: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for name in tensors:
+        part, layer, role = _place_of(path, name)
+        found.setdefault(part, {}).setdefault(layer, {})[role] = tensors[name]
+    alphas = said_alphas(path, facts)
+    return LoraFile(
+        path,
+        {
+            part: {layer: _low_rank(path, layer, roles, alphas.get(part)) for layer, roles in layers.items()}
+            for part, layers in found.items()
+        },
+    )
+
+
+def lora_path(place: Path) -> Path:
+    """The file of LoRA weights that is meant. Raises UserError."""
+    if place.is_file():
+        return place
+    found = next((place / name for name in FILES if (place / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{place}: holds no LoRA; expected a file or a folder with {FILES[0]} or {FILES[1]}")
+    return found
+
+
+def is_lora_folder(place: Path) -> bool:
+    """Whether a folder holds LoRA weights and no whole model."""
+    return any((place / name).is_file() for name in FILES) and not (place / "unet").is_dir()
+
+
+def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
+    """alpha by part, where the file or the ``adapter_config.json`` beside it says one for all layers.
+
+    Raises UserError for strengths that differ by rule.
+    """
+    said: dict[str, Any] = {}
+    if "lora_adapter_metadata" in facts:  # as diffusers writes it, "unet.lora_alpha"
+        said = json.loads(facts["lora_adapter_metadata"])
+    elif (path.parent / ADAPTER).is_file() and path.name.startswith("adapter_model"):
+        beside = read_json(path.parent / ADAPTER)
+        said = {f"{part}.{key}": value for part in ("unet", "text_encoder") for key, value in beside.items()}
+    odd = [
+        key
+        for key, value in said.items()
+        if re.search(r"(rank|alpha)_pattern$|use_(rslora|dora)$", key) and value
+    ]
+    if odd:
+        raise UserError(
+            f"{path}: its strength differs by layer ({odd[0]}), which is not supported; merge it with peft"
+        )
+    ends = ".lora_alpha"
+    return {key.removesuffix(ends): float(value) for key, value in said.items() if key.endswith(ends)}
+
+
+def _place_of(path: Path, name: str) -> tuple[str, str, str]:
+    """(part, layer without dots, role) of a tensor's name."""
+    for role, ending in ROLES.items():
+        match = re.search(rf"(?:{ending})$", name)
+        if match:
+            head = name[: match.start()].removeprefix("base_model.model.")
+            prefix = next((p for p in PREFIXES if head.startswith(p)), "")
+            head = head.removeprefix(prefix).replace(".processor", "")
+            part = PREFIXES.get(prefix, "text_encoder" if head.startswith("text_model") else "unet")
+            return part, squashed(head), role
+    raise UserError(
+        f"{path}: {name} is no part of a LoRA; expected tensors named lora_A, lora_B, up, down or alpha"
+    )
+
+
+def squashed(name: str) -> str:
+    """A layer's name without dots and underscores, and without CLIP's outer module, which some libraries leave out."""
+    return re.sub(r"[._]", "", name.removeprefix("text_model.").removeprefix("text_model_"))
+
+
+def _refuse_other_kinds(path: Path, names: Mapping[str, Tensor]) -> None:
+    for mark, kind in OTHER_KINDS.items():
+        if any(mark in name for name in names):
+            raise UserError(f"{path}: is a {kind}, which is not supported; expected a plain LoRA")
+
+
+def _low_rank(path: Path, layer: str, roles: Mapping[str, Tensor], alpha: float | None) -> LowRank:
+    if "up" not in roles or "down" not in roles:
+        raise UserError(f"{path}: layer {layer} lacks one of its two matrices; is the file complete?")
+    own = float(roles["alpha"]) if "alpha" in roles else alpha
+    return LowRank(roles["down"], roles["up"], own)
+
+
+# ---------------------------------------------------------------------------------------------------- added to a model
+
+
+@dataclass(frozen=True)
+class ChangedParts(ModelParts):
+    """A model with a LoRA added ``scale`` times to the weights that it changes."""
+
+    base: ModelParts
+    lora: LoraFile
+    scale: float | int = 1.0
+
+    @property
+    def place(self) -> Path:  # type: ignore[override]
+        return self.base.place
+
+    def config(self, part: str) -> dict[str, Any]:
+        return self.base.config(part)
+
+    def has(self, part: str) -> bool:
+        return self.base.has(part)
+
+    def source(self, part: str) -> Path:
+        return self.base.source(part)
+
+    def tokenizer(self) -> Path | None:
+        return self.base.tokenizer()
+
+    def tensors(self, part: str) -> Mapping[str, Tensor]:
+        """Those of the base, changed as they are read. Raises UserError where the LoRA is for another model."""
+        weights = self.base.tensors(part)
+        changes = self._by_weight(part, weights)
+        readers = {name: partial(weights.__getitem__, name) for name in weights}
+        changed = {name: partial(self._changed, weights, name, low) for name, low in changes.items()}
+        return Lazy({**readers, **changed})
+
+    def _changed(self, weights: Mapping[str, Tensor], name: str, low: LowRank) -> Tensor:
+        return low(weights[name], self.scale)
+
+    def _by_weight(self, part: str, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
+        """The changes under the weights' own names."""
+        places = {
+            squashed(name.removesuffix(".weight")): name for name in weights if name.endswith(".weight")
+        }
+        found = {}
+        for layer, low in self.lora.changes.get(part, {}).items():
+            name = places.get(layer) or places.get(f"{layer}0")  # an old to_out is now to_out.0
+            if name is None:
+                raise UserError(f"{self.lora.path}: changes a layer that {self.place} does not have: {layer}")
+            if not low.fits(weights[name].shape):
+                raise UserError(
+                    f"{self.lora.path}: was trained on another model than {self.place}: {name} is "
+                    f"{tuple(weights[name].shape)}, its change {low.up.shape[0]} x {low.down[0].numel()}"
+                )
+            found[name] = low
+        return found
+
+
+def with_lora(base: ModelParts, place: Path, scale: float | int) -> ChangedParts:
+    """A model changed by a LoRA. Raises UserError when the LoRA is for another kind of model."""
+    lora = read_lora(place)
+    foreign = [part for part in lora.changes if not base.has(part)]
+    if foreign:
+        raise UserError(f"{lora.path}: changes the {foreign[0]}, which {base.place} does not have")
+    return ChangedParts(base, lora, scale)
