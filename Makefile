@@ -1,6 +1,8 @@
 # make setup   a virtual environment in .venv with everything installed (again only when the requirements change)
 # make demo    one picture to a 3D object with the embedded models: no GPU, no downloads beyond wheels
 # make demo-text   a sentence to a textured mesh in three stages; PROMPT="a teal owl" for another one
+# make demo-full   one picture to a textured mesh through every stage; PICTURE=my.png for another one
+# make full-size   the real models' true sizes in every published layout, two training steps (docs/real-models.md)
 # make test    lint, formatting, types, tests
 #
 # On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
@@ -12,7 +14,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo demo-text test lint types clean
+.PHONY: setup demo demo-text demo-full test lint types clean
 
 setup: $(STAMP)
 
@@ -26,6 +28,12 @@ demo: setup
 
 demo-text: setup
 	$(BIN)/python -m usd.demo_text $(if $(PROMPT),"$(PROMPT)")
+
+demo-full: setup
+	$(BIN)/python -m usd.demo_full $(if $(PICTURE),"$(PICTURE)")
+
+full-size: setup
+	$(BIN)/python -m benchmarks.full_size
 
 lint: setup
 	$(BIN)/ruff check .

@@ -53,7 +53,7 @@ class Frozen:
             return self._network
         first = next(self._network.parameters())
         if first.device != device or first.dtype != dtype:
-            self._network.to(device=device, dtype=dtype)
+            torch.nn.Module.to(self._network, device, dtype)  # not diffusers' own, which talks
         return self._network
 
     def rest(self) -> None:
@@ -87,7 +87,7 @@ class Frozen:
         """Copies of all weights on the device, in place of those in main memory, which stay as they are."""
         self.rest()
         if next(network.parameters()).dtype != dtype:
-            network.to(dtype)
+            torch.nn.Module.to(network, dtype)
         for slot, kept in _slots(network):
             if device.type == "cuda" and not kept.is_pinned():
                 kept.data = kept.data.pin_memory()  # three times as fast to copy

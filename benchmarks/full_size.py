@@ -1,0 +1,298 @@
+"""The contract of the real models: true sizes, every published layout, two training steps. No downloads, no GPU.
+
+    make full-size                                     about 15 minutes, 22 GB of memory and 12 GB of disk at most
+    python benchmarks/full_size.py --small             the same at a sixty-fourth of the size, in a minute
+
+Random weights in the true configurations are written in each published layout, read back by the public path
+(``open_denoiser``) and compared bit by bit; numbers of parameters are those of the published files. Then two steps of
+configs/usd-patch.yaml run on the CPU by the public launcher, and everything that enters a network is looked at. The
+report says what each part holds in memory. Anything that is not as published ends the command with exit code 1.
+"""
+
+import argparse
+import gc
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import launch
+from benchmarks.live import Call, Live, gib, resident, watched
+from benchmarks.published_models import MODELS, Published, parameters_of, shrunk, write
+from usd.core.config import ROOT
+from usd.denoiser import Running, open_denoiser
+from usd.denoiser.parts import PROJECTION, open_parts
+
+STEPS = 2
+CONFIG = ROOT / "configs" / "usd-patch.yaml"
+SMALL = [
+    "data.width=128",
+    "data.height=128",
+    "system.renderer.patch_size=32",
+    "system.renderer.base_renderer.num_samples_per_ray=32",
+    "system.geometry.pos_encoding_config.log2_hashmap_size=14",
+]
+
+
+class BrokenError(Exception):
+    """Something is not as published."""
+
+
+@dataclass
+class Report:
+    """Lines of text, shown as they come and kept for a file."""
+
+    lines: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str = "") -> None:
+        self.lines.append(text)
+        print(text, flush=True)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        for row in (head, ["---"] * len(head), *rows):
+            self.say(f"| {' | '.join(row)} |")
+        self.say()
+
+    def seconds(self) -> str:
+        return f"{time.monotonic() - self.begun:.0f} s"
+
+
+def require(holds: bool, message: str) -> None:
+    if not holds:
+        raise BrokenError(message)
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def check_layouts(model: Published, folder: Path, report: Report) -> None:
+    """Writes each layout, reads it back by the public path, compares, and deletes all but the plain folder."""
+    report.say(f"## {model.name}: {', '.join(model.layouts)}\n")
+    rows = []
+    for layout in model.layouts:
+        start = time.monotonic()
+        place = write(model, folder, layout)
+        wrote, start = time.monotonic() - start, time.monotonic()
+        compared = check_layout(model, place, folder / "folder")
+        rows.append(
+            [
+                layout,
+                gib(size_of(place)),
+                f"{wrote:.0f} s",
+                f"{time.monotonic() - start:.0f} s",
+                str(compared),
+            ]
+        )
+        if layout != "folder":
+            shutil.rmtree(place if place.is_dir() else place.parent)
+        gc.collect()
+    report.table(["layout", "on disk", "written in", "read and compared in", "tensors bit-equal"], rows)
+    count_rows = [[part, f"{count:,}", "as published"] for part, count in model.parameters.items()]
+    report.table(["part", "parameters", ""], count_rows)
+
+
+def size_of(place: Path) -> int:
+    files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
+    return sum(file.stat().st_size for file in files)
+
+
+def check_layout(model: Published, place: Path, plain: Path) -> int:
+    """How many tensors of the model as opened from ``place`` equal those that were written."""
+    denoiser: Any = open_denoiser(str(place), role_of(model), "full-size", Running(weights="fp16"))
+    check_space(model, denoiser)
+    told = ("image_encoder", "projection") if model.family == "zero123" else ("text_encoder",)
+    compared = 0
+    for attribute in ("unet", "vae", *told):
+        part = PROJECTION if attribute == "projection" else attribute
+        network = getattr(denoiser, attribute).on(torch.device("cpu"))
+        count = parameters_of(network)
+        require(
+            count == model.parameters[part],
+            f"{place}: {part} has {count:,} parameters; published are {model.parameters[part]:,}",
+        )
+        compared += compare(network, open_parts(plain).tensors(part), f"{place}: {part}")
+        getattr(denoiser, attribute).drop()
+    return compared
+
+
+def role_of(model: Published) -> str:
+    return "view" if model.family == "zero123" else "text"
+
+
+def check_space(model: Published, denoiser: Any) -> None:
+    space, side = denoiser.latent, model.configs["unet"]["sample_size"]
+    found = (space.channels, space.height, space.width, space.image_size, round(space.scaling_factor, 5))
+    wanted = (4, side, side, 8 * side, 0.18215)
+    require(found == wanted, f"{model.name}: latent space {found}; expected {wanted}")
+
+
+def compare(network: torch.nn.Module, written: Any, where: str) -> int:
+    """The number of parameters that equal the written ones, after whatever change of precision is without loss."""
+    names = {name.replace("proj.", "", 1) if where.endswith(PROJECTION) else name: name for name in written}
+    for name, parameter in network.named_parameters():
+        mine = name.replace("proj.", "", 1) if where.endswith(PROJECTION) else name
+        stored = names.get(mine) or names.get(f"text_model.{mine}")
+        require(stored is not None, f"{where}: {name} was not written")
+        require(
+            torch.equal(parameter.float(), written[stored].float()),
+            f"{where}: {name} differs from what was written",
+        )
+    return len(list(network.named_parameters()))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def network_name(module: torch.nn.Module) -> str:
+    """What a watched network is called in the report; empty for all others."""
+    kind = type(module).__name__
+    if kind == "UNet2DConditionModel":
+        return "zero123 unet" if module.config.in_channels == 8 else "sd unet"  # type: ignore[union-attr]
+    names = {
+        "Encoder": "autoencoder",
+        "CLIPTextModel": "text encoder",
+        "CLIPVisionModelWithProjection": "image encoder",
+    }
+    return names.get(kind, "")
+
+
+def train(prior: Path, view: Path, options: Sequence[str], out: Path) -> tuple[list[Call], Live, int]:
+    """Two steps by the public launcher; every call of a network, and what was held."""
+    live = Live()
+    argv = ["--config", str(CONFIG), "--train", "--gpu", "cpu", *options]
+    argv += [
+        f"system.guidance.pretrained_model_name_or_path={prior}",
+        f"system.guidance.zero123_model_name_or_path={view}",
+        f"system.prompt_processor.pretrained_model_name_or_path={prior}",
+        f"trainer.max_steps={STEPS}",
+        "trainer.val_check_interval=0",
+        "trainer.num_sanity_val_steps=0",
+        "trainer.test_after_fit=false",
+        "trainer.enable_progress_bar=false",
+        "checkpoint.save_last=false",
+        f"exp_root_dir={out}",
+        "use_timestamp=false",
+        "tag=two-steps",
+    ]
+    with live, watched(live, network_name) as calls:
+        require(launch.main(argv) == 0, "training ended with an error")
+    return calls, live, resident()
+
+
+def check_calls(calls: Sequence[Call], full: bool) -> None:
+    """One forward pass per model and step in the guidance, two more of Stable Diffusion at the reference view."""
+    counts = {name: sum(call.name == name for call in calls) for name in {call.name for call in calls}}
+    wanted = {
+        "zero123 unet": STEPS,
+        "sd unet": 3 * STEPS,  # guidance, and render and picture of the published reference-view term
+        "autoencoder": 2 * STEPS
+        + 3,  # random view and reference view; the picture, once each for three readers
+        "image encoder": 1,
+        "text encoder": 1,
+    }
+    require(set(counts) == set(wanted), f"networks used: {sorted(counts)}; expected {sorted(wanted)}")
+    for name in ("zero123 unet", "sd unet", "text encoder"):
+        require(counts[name] == wanted[name], f"{name}: {counts[name]} calls; expected {wanted[name]}")
+    pictures = {call.shape for call in calls if call.name == "autoencoder"}
+    latents = {call.shape for call in calls if call.name.endswith("unet")}
+    side = 256
+    require(pictures == {(1, 3, side, side)}, f"the autoencoder saw {pictures}; expected 256 px")
+    require(latents == {(1, 8, 32, 32), (1, 4, 32, 32)}, f"the UNets saw {latents}; expected 32 x 32")
+
+
+def report_calls(calls: Sequence[Call], report: Report) -> None:
+    rows = []
+    for name in dict.fromkeys(call.name for call in calls):
+        mine = [call for call in calls if call.name == name]
+        last = mine[-1]
+        rows.append(
+            [
+                name,
+                str(len(mine)),
+                " x ".join(map(str, last.shape)),
+                str(last.dtype).removeprefix("torch."),
+                f"{min(call.seconds for call in mine):.1f} s",
+                gib(max(call.peak - call.before for call in mine)),
+                gib(max(call.after - call.before for call in mine)),
+            ]
+        )
+    head = ["network", "calls", "input", "dtype", "seconds (least)", "needs at most", "keeps"]
+    report.table(head, rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------- main
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="which to check"
+    )
+    parser.add_argument("--priors", nargs="*", default=["sd-2.1-base", "sd-1.5"], help="which to train with")
+    parser.add_argument(
+        "--weights", default="fp32", choices=["fp32", "bf16"], help="of UNets and towers in training"
+    )
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "full-size", help="where files go")
+    parser.add_argument(
+        "--small", action="store_true", help="the same steps with small networks and pictures"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the models that were written")
+    return parser.parse_args(argv)
+
+
+def run(flags: argparse.Namespace, report: Report) -> None:
+    models = {name: shrunk(MODELS[name]) if flags.small else MODELS[name] for name in flags.models}
+    for name, model in models.items():
+        check_layouts(model, flags.folder / name, report)
+    for prior in flags.priors:
+        if prior in models and "zero123-xl" in models:
+            report_training(flags, prior, report)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    report.say(f"whole command: {report.seconds()}, at most {gib(peak)} of this process in memory")
+
+
+def report_training(flags: argparse.Namespace, prior: str, report: Report) -> None:
+    options = [f"system.guidance.models.weights={flags.weights}", *(SMALL if flags.small else [])]
+    start = time.monotonic()
+    places = (flags.folder / prior / "folder", flags.folder / "zero123-xl" / "folder")
+    calls, live, held = train(*places, options, flags.folder / "trial")
+    check_calls(calls, not flags.small)
+    took = time.monotonic() - start
+    report.say(f"## two steps of configs/usd-patch.yaml with {prior} and zero123-xl: {took:.0f} s\n")
+    report_calls(calls, report)
+    report.say(f"tensors at most {gib(live.peak)}; process at the end {gib(held)}\n")
+    gc.collect()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags, report = arguments(argv), Report()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    report.say(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, weights in training: {flags.weights}\n"
+    )
+    try:
+        run(flags, report)
+    except BrokenError as broken:
+        print(f"error: {broken}", file=sys.stderr)
+        return 1
+    finally:
+        flags.folder.mkdir(parents=True, exist_ok=True)
+        (flags.folder / "report.md").write_text("\n".join(report.lines) + "\n", encoding="utf-8")
+        if not flags.keep:
+            for name in flags.models:
+                shutil.rmtree(flags.folder / name, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
