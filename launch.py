@@ -73,6 +73,8 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(
             "nothing to do: expected --config FILE and one of --train, --validate, --test, --export"
         )
+    if flags.gpu and set(flags.gpu) & set(",:"):  # torch warns of what several processes do on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from usd.stages import is_staged, run_stages
     from usd.train import run
 

@@ -119,7 +119,7 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
     trainer = make_trainer(experiment, trial, gpu)
     if trainer.world_size > 1:
-        share(experiment, data, trainer.world_size)
+        share(experiment, (system, data), trainer.world_size)
     try:
         with plain_errors(trial), interruptible(trial), joint(trainer):
             trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
@@ -132,8 +132,11 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     return Outcome(trial, system.step)
 
 
-def share(experiment: Experiment, data: Data, processes: int) -> None:
+def share(experiment: Experiment, made: tuple[System, Data], processes: int) -> None:
     """Prepares a training by several processes: checks that they can, and tells those to come where it is."""
+    system, data = made
+    if not system.shares_batches:
+        raise UserError(f"--gpu: {type(system).__name__} is trained by one process; expected one device")
     data.refuse_uneven(processes)
     if experiment.use_timestamp and os.environ.get("USD_TIMESTAMP") is None and "LOCAL_RANK" in os.environ:
         raise UserError(

@@ -5,7 +5,7 @@ import queue
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
 from usd.batch.work import perform
@@ -21,6 +21,7 @@ class Share:
     gpus: float = 0
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """Runs tasks as there is room for them. A future fails where whoever watched over the task is gone."""
 
@@ -60,22 +61,28 @@ class Cluster:
         self._ray = package()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         cpus = None if address or workers is None else max(1, round(workers * share.cpus))
-        try:
-            self._ray.init(
-                address=address or "local",
-                num_cpus=cpus,
-                log_to_driver=False,
-                logging_level="warning",
-                runtime_env={"env_vars": {"PYTHONPATH": _path()}},
-                **({} if address else {"include_dashboard": False}),
-            )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"--address {address}" if address else "Ray"
-            raise UserError(f"{where}: cannot be reached ({str(error).splitlines()[0]})") from error
+        self._connect(address, cpus)
         self._check(share)
         remote = self._ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0, max_calls=1)
         self._perform = remote(perform)
         self._on_gpu = share.gpus > 0
+
+    def _connect(self, address: str | None, cpus: int | None, tries: int = 3) -> None:
+        """To a cluster, or one that is started here; that may take several tries, since Ray waits 30 s at most."""
+        settings: dict[str, Any] = {"address": address or "local", "log_to_driver": False}
+        settings |= {} if address else {"num_cpus": cpus, "include_dashboard": False}
+        try:
+            self._ray.init(
+                **settings, logging_level="warning", runtime_env={"env_vars": {"PYTHONPATH": _path()}}
+            )
+        except Exception as error:  # of many kinds, some of them plain
+            self._ray.shutdown()
+            if tries > 1 and "timed out" in str(error):
+                return self._connect(address, cpus, tries - 1)
+            where = f"--address {address}" if address else "Ray"
+            raise UserError(
+                f"{where}: cannot be reached ({(str(error) or repr(error)).splitlines()[0]})"
+            ) from error
 
     def _check(self, share: Share) -> None:
         there = self._ray.cluster_resources()
@@ -112,11 +119,11 @@ def cards(share: float) -> list[str]:
     """GPU indices of this machine, each as often as tasks fit on it; none where a task takes no GPU."""
     if share <= 0:
         return []
+    if share > 1:
+        raise UserError(f"--gpus {share:g}: a task trains on one GPU; expected at most 1")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if share > 1:
-        raise UserError(f"--gpus {share:g}: a task trains on one GPU; expected at most 1")
     if not count:
         raise UserError(f"--gpus {share:g}: no CUDA GPU is visible; expected 0")
     return [str(index) for _ in range(int(1 / share)) for index in range(count)]

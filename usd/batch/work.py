@@ -85,7 +85,6 @@ def reason(code: int, log: Path) -> str:
 def main(argv: list[str]) -> int:
     """Trains and exports one object, going on where an earlier process stopped."""
     task = from_json(argv[0])
-    threading.Thread(target=_leave_with_the_watcher, daemon=True).start()
     try:
         with alone(task):
             record = _begin(task)
@@ -100,8 +99,8 @@ def main(argv: list[str]) -> int:
 
 
 def _leave_with_the_watcher() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.read(1):
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
             pass
     os.kill(os.getpid(), signal.SIGTERM)  # a training saves its step first
     time.sleep(PATIENCE / 2)
@@ -177,4 +176,5 @@ def configuration(task: Task) -> Path:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_leave_with_the_watcher, daemon=True).start()
     sys.exit(main(sys.argv[1:]))

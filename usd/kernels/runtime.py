@@ -102,7 +102,7 @@ def choose(implementation: Implementation, *tensors: Tensor) -> Literal["warp", 
     if len(devices) != 1:
         raise ValueError(f"kernels: tensors are on {sorted(map(str, devices))}; expected one device")
     if implementation == "auto":
-        implementation = next((name for name in ("warp", "torch") if name in _wanted), "auto")  # type: ignore[assignment]
+        implementation = next((name for name in ("warp", "torch") if name in _wanted), "auto")
     if implementation == "torch":
         return "torch"
     if implementation not in ("auto", "warp"):

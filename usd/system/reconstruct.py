@@ -104,6 +104,7 @@ class ReconstructSystem(System):
     Config = ReconstructConfig
     config: ReconstructConfig
     transient: ClassVar[frozenset[str]] = frozenset()
+    shares_batches: ClassVar[bool] = True
     geometry: Geometry
     material: Material
     background: Background
@@ -193,9 +194,8 @@ class ReconstructSystem(System):
             error = normal_error(render.normal[0, :, 0].T, rays.normals)
             trust = rays.weight * normal_trust(rays.normals, rays.directions)
             losses["normal"] = trusted_mean(error, trust, out.normal(step))
-        self.figures["psnr"] = float(
-            -10 * ranks.mean((rgb - truth).square()).detach().clamp_min(1e-10).log10()
-        )
+        error = ranks.averaged(ranks.mean((rgb - truth).square()))
+        self.figures["psnr"] = float(-10 * error.clamp_min(1e-10).log10())
         return losses
 
     def _field_losses(

@@ -40,6 +40,7 @@ class TinySystem(System):
         pause: float = option(0.0, "seconds to wait in every step")
 
     config: Config
+    shares_batches = True
 
     def build(self) -> None:
         self.geometry = Counting(self.config)
