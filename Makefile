@@ -14,7 +14,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo demo-text demo-full test lint types clean
+.PHONY: setup demo demo-text demo-full full-size test lint types clean
 
 setup: $(STAMP)
 
