@@ -173,9 +173,10 @@ FORMER_NAMES = {
 
 
 def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
-    """A network of a library from its subfolder, in memory of its own, all weights present. Raises UserError."""
+    """A network of a library from its subfolder, to be trained: float32, in memory of its own. Raises UserError."""
     place = weights_folder(folder)
-    tensors = {key: value.clone() for key, value in load_tensors(place).items()}
+    with readable(place, name):
+        tensors = {key: value.to(torch.float32, copy=True) for key, value in load_tensors(place).items()}
     return build(library, name, read_json(place / "config.json"), tensors, place)
 
 
