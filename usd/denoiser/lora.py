@@ -1,23 +1,18 @@
-"""LoRA (arXiv 2106.09685): low-rank changes of a UNet's attention layers, in the files that diffusers reads.
+"""LoRA (arXiv 2106.09685) on a UNet's attention layers: training it with peft, and the folder it is kept in.
 
-A folder with ``pytorch_lora_weights.safetensors`` is a model wherever Stable Diffusion's folder is one, if a
-``lora.json`` beside it names the base model. What others trained has none; then the base model is said beside it.
-Loaded weights are added to those of the layers they change, so that a prediction costs what it did.
+The folder holds ``pytorch_lora_weights.safetensors``, as diffusers writes and reads it, and ``lora.json``, our card:
+the model that was trained and the sentences that call up what it learnt. With a card the folder is a model wherever
+Stable Diffusion's folder is one; ``usd.denoiser.lora_file`` adds the weights.
 """
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from usd.core.config import option, parse
 from usd.core.errors import UserError
-from usd.denoiser import Running, open_denoiser
-from usd.denoiser.frozen import Frozen
-from usd.denoiser.latent import LatentDenoiser, compiled
-from usd.denoiser.load import load_network, read_json, readable
-from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
+from usd.denoiser.weights import read_json
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CARD = "lora.json"
@@ -44,9 +39,6 @@ class Card:
     prompt: str | None = option(None, "the sentence for the object as in the input picture")
     object_prompt: str | None = option(None, "the sentence for the object")
     class_prompt: str | None = option(None, "the sentence for anything of its kind")
-
-
-# --------------------------------------------------------------------------------------------------------- training
 
 
 def add_lora(unet: Any, config: LoraConfig) -> Any:
@@ -97,14 +89,6 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
 
 
-# ---------------------------------------------------------------------------------------------------------- loading
-
-
-def is_lora(folder: Path) -> bool:
-    """Whether a folder holds LoRA weights and no whole model."""
-    return (folder / WEIGHTS).is_file() and not (folder / "unet").is_dir()
-
-
 def read_card(folder: Path) -> Card:
     """The card of a LoRA's folder; an empty one where there is none."""
     path = folder / CARD
@@ -114,56 +98,10 @@ def read_card(folder: Path) -> Card:
     return parse(Card, {key: known[key] for key in asdict(Card()) if key in known}, str(path))
 
 
-def merged(unet: Any, folder: Path, scale: float) -> Any:
-    """The UNet with the weights in ``folder`` added ``scale`` times. Raises ``UserError`` where they do not fit."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
+def lora_model(folder: Path, base: str | None = None, scale: float = 1.0) -> str:
+    """The name under which ``open_denoiser`` knows a model with the LoRA in ``folder`` added ``scale`` times.
 
-    with readable(folder, "LoRA weights for this model"):
-        tensors, alphas, metadata = Loader.lora_state_dict(
-            folder, weight_name=WEIGHTS, local_files_only=True, return_lora_metadata=True
-        )
-        if not any(key.startswith("unet.") for key in tensors):
-            raise UserError(
-                f"{folder / WEIGHTS}: changes no UNet; expected a LoRA of Stable Diffusion's UNet"
-            )
-        Loader.load_lora_into_unet(tensors, alphas, unet, metadata=metadata)
-        unet.fuse_lora(lora_scale=scale)
-        unet.unload_lora()
-    return unet
-
-
-class LoraDenoiser(StableDiffusionDenoiser):
-    """Stable Diffusion with a LoRA added to its UNet."""
-
-    @dataclass(frozen=True)
-    class Config(LatentDenoiser.Config):
-        lora: Path = option(help="folder with the LoRA's weights")
-        scale: float = option(1.0, "how often they are added; 0 is the base model")
-
-    def __init__(self, config: Config, name: str = "") -> None:
-        super().__init__(config, name)
-        folder, lora, scale, running = self.folder, config.lora, config.scale, config.running
-        self.unet = Frozen(
-            lambda: merged(load_network("diffusers", "UNet2DConditionModel", folder / "unet"), lora, scale),
-            running.weights,
-            running,
-            partial(compiled, mode=running.compile),
-        )
-
-
-def open_lora(
-    folder: Path, where: str, running: Running, base: str | None = None, scale: float = 1.0
-) -> LoraDenoiser:
-    """The model of a LoRA's folder. ``base`` is needed where no card names it. Raises ``UserError``."""
-    name = base or read_card(folder).base_model
-    if not is_lora(folder):
-        raise UserError(f"{where}: {folder} holds no {WEIGHTS}; expected the folder of a LoRA")
-    if name is None:
-        raise UserError(
-            f"{where}: {folder} has no {CARD} that names the base model; expected its name beside it"
-        )
-    model = open_denoiser(name, "text", where, running)
-    if not isinstance(model, StableDiffusionDenoiser):
-        raise UserError(f"{where}: '{name}' has no UNet to be changed; expected a Stable Diffusion model")
-    config = LoraDenoiser.Config(folder=str(model.folder), running=running, lora=folder, scale=scale)
-    return LoraDenoiser(config, name=f"{name} + {folder.name}")
+    ``base`` is needed where no card names it.
+    """
+    base = base or read_card(folder).base_model
+    return str(folder) if base is None else f"{base} + {folder} x {scale:g}"

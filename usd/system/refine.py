@@ -25,7 +25,7 @@ from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
 from usd.denoiser import Embedding, Running, TextDenoiser, open_denoiser
-from usd.denoiser.lora import WEIGHTS, open_lora, read_card
+from usd.denoiser.lora import WEIGHTS, lora_model, read_card
 from usd.denoiser.sample import told_fn
 from usd.evaluation.metrics import psnr, sharpness
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
@@ -104,15 +104,13 @@ class RefineSystem(System):
 
     def open_model(self) -> TextDenoiser:
         """The text model with its LoRA."""
-        config, running = self.config, self.config.models.single(self.config.half_precision_weights)
-        if config.lora is None:
-            assert config.pretrained_model_name_or_path is not None
-            name, where = config.pretrained_model_name_or_path, "system.pretrained_model_name_or_path"
-            model = open_denoiser(name, "text", where, running)
-            assert isinstance(model, TextDenoiser)
-            return model
-        base = config.pretrained_model_name_or_path
-        return open_lora(Path(config.lora), "system.lora", running, base, config.lora_scale)
+        config = self.config
+        name, where = config.pretrained_model_name_or_path or "", "system.pretrained_model_name_or_path"
+        if config.lora is not None:
+            name, where = lora_model(Path(config.lora), name or None, config.lora_scale), "system.lora"
+        model = open_denoiser(name, "text", where, config.models.single(config.half_precision_weights))
+        assert isinstance(model, TextDenoiser)
+        return model
 
     def prompt(self) -> str:
         """The sentence. Raises ``ConfigError`` where neither the configuration nor the LoRA says one."""

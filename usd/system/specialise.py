@@ -23,7 +23,6 @@ from usd.core.registry import register
 from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import Running, ViewDenoiser, open_denoiser
-from usd.denoiser.load import load_network
 from usd.denoiser.lora import Card, LoraConfig, add_lora, write_lora
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
 from usd.math.camera import Cameras, join_cameras
@@ -117,8 +116,7 @@ class SpecialiseSystem(System):
         if config.min_step_percent > config.max_step_percent:
             raise ConfigError("system.min_step_percent: is above max_step_percent; expected at most that")
         self.model = self._open_text_model()
-        unet = load_network("diffusers", "UNet2DConditionModel", self.model.folder / "unet")
-        self.unet = add_lora(unet.train(), config.lora)
+        self.unet = add_lora(self.model.files.network("unet").train(), config.lora)
         self.lessons: dict[str, tuple[Lesson, Lesson]] = {}
 
     def _open_text_model(self) -> StableDiffusionDenoiser:
