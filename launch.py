@@ -48,7 +48,11 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     mode.add_argument(
         "--doctor", dest="mode", action="store_const", const="doctor", help="this machine, for a report"
     )
-    parser.add_argument("--gpu", metavar="0,1|cpu", help="devices; several train together")
+    parser.add_argument(
+        "--gpu",
+        metavar="0,1|cpu",
+        help="devices, several train together; by default the first GPU, else the CPU",
+    )
     parser.add_argument("--verbose", action="store_true", help="more logging, and tracebacks of user errors")
     parser.add_argument(
         "--typecheck", action="store_true", help="check types and shapes of every call (slower)"

@@ -280,3 +280,28 @@ def test_a_fused_network_has_the_plain_one_s_names_and_values():
     x = points()[:, [0, 1, 2, 0, 1]]
     torch.testing.assert_close(fused(x), plain(x))
     assert "hidden layers of one width" in mlp.unfit([40, 3]) and not mlp.unfit([64, 3])
+
+
+def test_nvdiffrast_shows_what_our_rasterizer_shows():
+    installed("nvdiffrast")
+    from usd.kernels.rasterize import Tracer, View, rasterize
+    from usd.math.camera import orbit_cameras_deg
+    from usd.renderer import nvdiffrast
+
+    mesh = box().to("cuda")
+    cameras = orbit_cameras_deg(20.0, 30.0, 2.5, 50.0, 64).to("cuda")
+    view = View(cameras, 0, 0, 64, 64)
+    seen, _ = nvdiffrast.screen(mesh, view, "cuda")
+    ours = rasterize(Tracer(mesh.vertices, mesh.faces), view)
+    both = set(seen.pixel.tolist()) & set(ours.pixel.tolist())
+    assert len(both) > 0.98 * max(len(seen.pixel), len(ours.pixel))  # but for pixels that an edge crosses
+
+
+def box():
+    """A cube of side 1."""
+    from usd.core.types import Mesh
+
+    corners = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+    sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = torch.tensor([f for a, b, c, d in sides for f in ((a, b, c), (a, c, d))])
+    return Mesh(corners, faces)

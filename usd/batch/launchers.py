@@ -17,8 +17,8 @@ from usd.core.errors import UserError
 class Share:
     """What one task takes: ``gpus`` may be a fraction, so that several tasks share a card."""
 
-    cpus: float = 1
-    gpus: float = 0
+    cpus: float | int = 1
+    gpus: float | int = 0
 
 
 @runtime_checkable
@@ -115,7 +115,7 @@ def _path() -> str:
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def cards(share: float) -> list[str]:
+def cards(share: float | int) -> list[str]:
     """GPU indices of this machine, each as often as tasks fit on it; none where a task takes no GPU."""
     if share <= 0:
         return []
