@@ -34,11 +34,11 @@ WAYS = {
 }
 
 TURNS_DEG = (-40.0, -20.0, 0.0, 20.0, 40.0)  # 0 is the picture itself
-HEIGHTS_DEG = tuple(float(e) for e in range(-30, 86, 5))
+HEIGHTS_DEG = tuple(float(e) for e in range(-30, 81, 10))
 NOMINAL_DEG = 20.0  # what the cameras of the turned views are written with; only their turns matter
-SIZE = 32  # of the pictures that are compared
+SIZE = 48  # of the pictures that are compared
 WHITE = 0.94
-UNSURE_DEG = 15.0
+UNSURE_DEG = 20.0
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,20 @@ def read_elevation(rgb: Float[Tensor, "1 3 H W"]) -> Elevation:
 
 
 def sampled_turns(
-    model: ViewDenoiser, rgba: Float[Tensor, "1 4 H W"], lens: Lens, generator: torch.Generator
+    model: ViewDenoiser,
+    rgba: Float[Tensor, "1 4 H W"],
+    lens: Lens,
+    generator: torch.Generator,
+    elevation_deg: float | int = NOMINAL_DEG,
 ) -> Float[Tensor, "V 3 S S"]:
-    """The model's views at the turns of ``TURNS_DEG``, without the picture itself."""
+    """The model's views at the turns of ``TURNS_DEG``, without the picture itself.
+
+    ``elevation_deg`` matters only to a model that assumes it.
+    """
     turns = tuple(turn for turn in TURNS_DEG if turn != 0)
     size = rgba.shape[-1]
-    reading = model.read(over_white(rgba), lens.cameras(NOMINAL_DEG, (0.0,), size).to(rgba.device))
-    cameras = lens.cameras(NOMINAL_DEG, turns, size).to(rgba.device)
+    reading = model.read(over_white(rgba), lens.cameras(elevation_deg, (0.0,), size).to(rgba.device))
+    cameras = lens.cameras(elevation_deg, turns, size).to(rgba.device)
     return sample_views(model, reading, cameras, Sampler(steps=30, scale=3.0), generator)
 
 
@@ -143,21 +150,21 @@ def _disagreement_at(elevation_deg: float, pictures: Tensor, masks: Tensor, lens
 
 
 def searched(score: Callable[[float], float], heights: tuple[float, ...] = HEIGHTS_DEG) -> Elevation:
-    """The height with the lowest score: a parabola through the best and its neighbours.
+    """The height with the lowest score: the best of a coarse search, then a parabola through finer neighbours.
 
-    The spread is that of the heights weighted by exp(-(score - best) / best), a convention: what disagrees e times as
-    much as the best is taken to be much less likely. Views that no height makes agree leave it wide.
+    The spread is that of the coarse heights weighted by exp(-4 (score - best) / best), a convention: what disagrees
+    half as much again as the best is taken to be hardly likely. Views that agree at all heights leave it wide.
     """
     scores = np.array([score(height) for height in heights])
-    best = int(scores.argmin())
-    found = heights[best]
-    if 0 < best < len(heights) - 1:
-        below, at, above = scores[best - 1 : best + 2]
-        step = heights[best + 1] - heights[best]
-        found += step * float(0.5 * (below - above) / max(below - 2 * at + above, 1e-12))
-    shares = np.exp(-(scores - scores[best]) / max(float(scores[best]), 1e-4))
+    shares = np.exp(-4 * (scores - scores.min()) / max(float(scores.min()), 1e-4))
+    best = heights[int(scores.argmin())]
+    step = (heights[1] - heights[0]) / 2
+    below, at, above = score(best - step), float(scores.min()), score(best + step)
+    bend = below - 2 * at + above
+    shift = 0.5 * (below - above) / bend if bend > 1e-12 else 0.0
+    found = best + step * min(1.0, max(-1.0, shift))
     apart = np.array(heights) - found
-    return Elevation(float(found), float(np.sqrt((shares * apart**2).sum() / shares.sum())), "turn")
+    return Elevation(found, float(np.sqrt((shares * apart**2).sum() / shares.sum())), "turn")
 
 
 def object_masks(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:

@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Freedom of viewing angle: one picture to a 3D object, the picture taken from anywhere between -20 and 70 degrees.
+
+    python benchmarks/claims/irregular_views.py                       12 toys, six assumptions, 400 steps each
+    python benchmarks/claims/irregular_views.py --objects 1 --settings given estimated
+    python benchmarks/claims/irregular_views.py trainer.max_steps=800   `key=value` goes to every run
+
+    given        the true elevation
+    off by 15    it is wrong by 15 degrees, too high for every other toy
+    off by 30    likewise by 30
+    estimated    `data.reference_elevation_deg: auto`
+    assumed 15   the published code's fixed reference camera, whatever the picture
+    assumed 30   another fixed view that is common (SyncDreamer's)
+
+Every setting is one run of launch.py on the same picture; 16 held-out views around the toy are compared with the truth.
+A wrong elevation tilts the object, so that even a perfect copy of its shape loses: that is what the user would get.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.claims import chart
+from benchmarks.claims import ledger as book
+from benchmarks.claims.elevation import Case, true_elevation
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.data.pictures import over, read_rgba, write_picture
+
+CONFIG = ROOT / "configs" / "usd-patch-mini.yaml"
+SETTINGS = ("given", "off by 15", "off by 30", "estimated", "assumed 15", "assumed 30")
+COLUMNS = (
+    book.Column("psnr", "PSNR, dB"),
+    book.Column("ssim", "SSIM", 3),
+    book.Column("mask_iou", "mask IoU", 3),
+)
+SHOWN = (2, 8)  # of the 16 held-out views
+STEPS, SIZE = 400, 128
+
+
+def assumed(setting: str, truth: float, index: int) -> str:
+    """What the run is told, degrees or auto. Errors alternate in sign and stay within [-90, 90]."""
+    if setting == "estimated":
+        return "auto"
+    kind, _, amount = setting.rpartition(" ")
+    if kind == "off by":
+        return f"{truth + float(amount) * (-1) ** index:g}"
+    return f"{truth:g}" if setting == "given" else amount
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and what every run is told beside its elevation."""
+
+    out: Path
+    gpu: str | None
+    overrides: tuple[str, ...]
+
+    def trial(self, case: Case, setting: str) -> Path:
+        return self.out / "trials" / "irregular" / f"{case.seed}-{setting.replace(' ', '-')}"
+
+    def picture(self, case: Case) -> Path:
+        """The toy's picture from its elevation."""
+        file = self.out / "pictures" / f"{case.seed}.png"
+        return file if file.is_file() else write_picture(file, case.rgba(size=SIZE)[0])
+
+
+def measured(bench: Bench, case: Case, setting: str, told: str) -> book.Figures:
+    """Scores of one run, and the elevation that it used."""
+    toy, trial = book.toy_folder(case.seed), bench.trial(case, setting)
+    overrides = [
+        f"system.guidance.image_path={bench.picture(case)}",
+        "system.reference.framing=keep",
+        f"data.eval_transforms={toy / 'transforms.json'}",
+        "data.eval_turntable=false",
+        f"data.reference_elevation_deg={told}",
+        f"trainer.max_steps={STEPS}",
+        "trainer.val_check_interval=0",
+        *bench.overrides,
+    ]
+    scores = book.view_scores(book.launched(trial, CONFIG, overrides, bench.gpu))
+    found = (
+        json.loads((trial / "save" / "elevation.json").read_text())["degrees"]
+        if told == "auto"
+        else float(told)
+    )
+    return {**scores, "assumed": found, "off": abs(found - case.elevation)}
+
+
+def report(cases: Sequence[Case], rows: book.Rows) -> str:
+    heights = ", ".join(f"{case.elevation:.0f}" for case in cases)
+    text = (
+        f"{len(cases)} toys, pictures from {heights} degrees; {STEPS} steps of `{CONFIG.name}`, 16 held-out views; "
+        "mean ± standard deviation over toys; differences to the true elevation given are paired, ± their standard "
+        "error.\n\n"
+    )
+    columns = [*COLUMNS, book.Column("off", "wrong by, deg", 1)]
+    return text + book.table(rows, columns, next(iter(rows)), "elevation")
+
+
+def sheet(bench: Bench, cases: Sequence[Case], settings: Sequence[str], file: Path) -> Path:
+    """A row a toy: its picture, the truth, and every setting's views from two sides."""
+    heads = ["picture"] + [f"truth\n{i + 1}" for i in range(len(SHOWN))]
+    heads += [f"{setting}\n{i + 1}" for setting in settings for i in range(len(SHOWN))]
+    rows = []
+    for case in cases:
+        toy = book.toy_folder(case.seed)
+        row = [over(read_rgba(bench.picture(case)))]
+        row += [over(read_rgba(toy / f"views/{view:04d}.png")) for view in SHOWN]
+        for setting in settings:
+            views = sorted(bench.trial(case, setting).glob("save/it*-test"))
+            row += [
+                over(read_rgba(views[-1] / f"{view}.png")) if views else chart.blank(row[0]) for view in SHOWN
+            ]
+        rows.append(row)
+    return chart.write_image(file, chart.titled_sheet(rows, heads, 72))
+
+
+def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Bench]:
+    flags = book.parser(__doc__, "irregular_views")
+    flags.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is compared"
+    )
+    args, rest = flags.parse_known_args(argv)
+    book.checked(args)
+    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: expected key=value")
+    models = [f"system.guidance.zero123_model_name_or_path={args.zero123}"]
+    models += [f"system.guidance.pretrained_model_name_or_path={args.stable_diffusion}"]
+    gpu = args.device.partition(":")[2] or "0" if args.device.startswith("cuda") else args.device
+    return args, Bench(args.out.resolve(), gpu, (*models, *rest))
+
+
+def run(args: argparse.Namespace, bench: Bench) -> str:
+    pair = book.open_pair(args)
+    marks = pair.marks
+    del pair
+    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
+    cases = [Case(seed, round(true_elevation(i), 1)) for i, seed in enumerate(seeds)]
+    ledger = book.Ledger(args.out / "figures")
+    rows: dict[str, dict[str, book.Figures]] = {setting: {} for setting in args.settings}
+    for index, case in enumerate(cases):
+        for setting in args.settings:
+            told = assumed(setting, case.elevation, index)
+            said: Mapping[str, object] = {
+                **marks,
+                "elevation": case.elevation,
+                "told": told,
+                "steps": STEPS,
+                "overrides": list(bench.overrides),
+            }
+            measure = partial(measured, bench, case, setting, told)
+            figures = rows[setting][str(case.seed)] = ledger.figures(str(case.seed), said, measure)
+            print(
+                f"{case.seed} {case.elevation:.0f} degrees, {setting}: PSNR {figures['psnr']:.2f}", flush=True
+            )
+    text = report(cases, rows)
+    book.finish(args, "irregular_views", text, [sheet(bench, cases, args.settings, args.out / "sheet.png")])
+    return text
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(book.command(lambda: print(run(*arguments()))))

@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""The lambda analysis: what is left of the term that removes noise, from all of it (1: SDS) to none (0: CSD and USD).
+
+    python benchmarks/claims/lambda_analysis.py                   12 pictures and 12 sentences, lambda 1, 0.5, 0.2, 0
+    python benchmarks/claims/lambda_analysis.py --task image --objects 1 --lambdas 1 0
+    python benchmarks/claims/lambda_analysis.py system.guidance.guidance_scale=5   `key=value` goes to every run
+
+Nothing but lambda differs between the runs of an object: same scale, weight, steps and randomness.
+
+    PSNR, mask IoU   of image-to-3D: 16 held-out views against the truth
+    category, colour of text-to-3D: share of 8 views that the embedded CLIP finds among one caption of every category,
+                     and also among the sentence in all other colours
+    sharpness        how fine what the object shows is (usd.evaluation.metrics.sharpness), 1 / px
+    saturation       mean (max - min) / max of the colours that are object
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.claims import chart
+from benchmarks.claims import ledger as book
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.data.pictures import over, read_rgba
+from usd.evaluation.embedded import Clip
+from usd.evaluation.metrics import sharpness
+from usd.evaluation.text_score import CLIP, text_score
+from usd.toybox.objects import make_toy
+
+LAMBDAS = (1.0, 0.5, 0.2, 0.0)
+LOOKS = (book.Column("sharpness", "sharpness", 3), book.Column("saturation", "saturation", 3))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the two: its recipe, its steps, its figures, and the views that a sheet shows."""
+
+    config: Path
+    steps: int
+    columns: tuple[book.Column, ...]
+    shown: tuple[int, ...]
+
+
+TASKS = {
+    "image": Task(
+        ROOT / "configs" / "usd-patch-mini.yaml",
+        400,
+        (book.Column("psnr", "PSNR, dB"), book.Column("mask_iou", "mask IoU", 3), *LOOKS),
+        (2, 8),
+    ),
+    "text": Task(
+        ROOT / "configs" / "usd-text-to-3D-patch-mini.yaml",
+        600,
+        (book.Column("category", "category"), book.Column("caption", "and colour"), *LOOKS),
+        (2, 5),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and what every run is told beside lambda."""
+
+    out: Path
+    gpu: str | None
+    models: tuple[str, str]
+    overrides: tuple[str, ...]
+
+    def trial(self, task: str, seed: int, lambda_: float) -> Path:
+        return self.out / "trials" / f"lambda-{task}" / f"{seed}-{lambda_:g}"
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+def settings(bench: Bench, task: str, seed: int, lambda_: float) -> list[str]:
+    """Overrides of one run."""
+    view, text = bench.models
+    said = [f"system.guidance.lambda={lambda_:g}", f"trainer.max_steps={TASKS[task].steps}"]
+    said += ["trainer.val_check_interval=0", f"system.guidance.pretrained_model_name_or_path={text}"]
+    if task == "image":
+        toy = book.toy_folder(seed)
+        said += [f"system.guidance.image_path={toy / 'input.png'}", "data.eval_turntable=false"]
+        said += [f"data.eval_transforms={toy / 'transforms.json'}"]
+        said += [f"system.guidance.zero123_model_name_or_path={view}"]
+    else:
+        said += [f"system.prompt_processor.prompt={make_toy(seed).caption}", "data.n_test_views=8"]
+        said += [f"system.prompt_processor.pretrained_model_name_or_path={text}"]
+    return [*said, *bench.overrides]
+
+
+def measured(bench: Bench, task: str, seed: int, lambda_: float) -> book.Figures:
+    trial, told = bench.trial(task, seed, lambda_), settings(bench, task, seed, lambda_)
+    views = book.launched(trial, TASKS[task].config, told, bench.gpu)
+    rgba = test_views(views)
+    scores = book.view_scores(views) if task == "image" else caption_scores(rgba, make_toy(seed).caption)
+    return {**scores, **looks(rgba)}
+
+
+def test_views(folder: Path) -> Float[Tensor, "B 4 H W"]:
+    """The written views of a run, in order."""
+    return torch.stack([read_rgba(file) for file in sorted(folder.glob("*.png"), key=lambda f: int(f.stem))])
+
+
+def looks(rgba: Float[Tensor, "B 4 H W"]) -> book.Figures:
+    """Sharpness and saturation, means over views."""
+    return {"sharpness": float(sharpness(rgba).mean()), "saturation": float(saturation(rgba).mean())}
+
+
+def saturation(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B"]:
+    """Mean of (max - min) / max over the pixels that are object, as in HSV; 0 where there are none."""
+    high, low = rgba[:, :3].amax(1), rgba[:, :3].amin(1)
+    inside = (rgba[:, 3] > 0.5).to(rgba)
+    share = (high - low) / high.clamp_min(1e-3)
+    return (share * inside).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
+
+
+@cache
+def recogniser() -> Clip:
+    return Clip.load(CLIP)
+
+
+def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> book.Figures:
+    seen = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
+    score = text_score(recogniser(), seen, prompt)
+    return {"category": score.category, "caption": score.caption, "similarity": score.similarity}
+
+
+# ---------------------------------------------------------------------------------------------------------- summary
+
+
+def truth_looks(seed: int) -> book.Figures:
+    """Sharpness and saturation of the toy's own held-out views."""
+    return looks(test_views(book.toy_folder(seed) / "views"))
+
+
+def report(task: str, seeds: Sequence[int], rows: book.Rows) -> str:
+    recipe = TASKS[task]
+    what = "pictures to 3D" if task == "image" else "sentences to 3D"
+    text = (
+        f"{len(seeds)} {what}, {recipe.steps} steps of `{recipe.config.name}`; mean ± standard deviation over objects; "
+        "differences are paired, ± their standard error.\n\n"
+    )
+    text += book.table(rows, recipe.columns, next(iter(rows)), "lambda")
+    true = [truth_looks(seed) for seed in seeds]
+    said = [f"{c.heading} {book.spread([float(t[c.key]) for t in true], c.digits)}" for c in LOOKS]  # type: ignore[arg-type]
+    return f"{text}\n\nThe toys themselves, from the held-out views: {', '.join(said)}."
+
+
+def sheet(bench: Bench, task: str, seeds: Sequence[int], lambdas: Sequence[float]) -> Path:
+    """A row an object: the toy from its front, and what each lambda made from two sides."""
+    shown, rows = TASKS[task].shown, []
+    for seed in seeds:
+        row = [over(read_rgba(book.toy_folder(seed) / "input.png"))]
+        for lambda_ in lambdas:
+            views = sorted(bench.trial(task, seed, lambda_).glob("save/it*-test"))
+            row += [over(read_rgba(views[-1] / f"{i}.png")) if views else chart.blank(row[0]) for i in shown]
+        rows.append(row)
+    heads = ["toy", *(f"lambda {value:g}\n{i + 1}" for value in lambdas for i in range(len(shown)))]
+    return chart.write_image(bench.out / f"{task}.png", chart.titled_sheet(rows, heads))
+
+
+def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Bench]:
+    flags = book.parser(__doc__, "lambda_analysis")
+    flags.add_argument(
+        "--task", nargs="+", choices=TASKS, default=list(TASKS), help="from pictures, from sentences"
+    )
+    flags.add_argument("--lambdas", nargs="+", type=float, default=list(LAMBDAS), help="0 and up")
+    args, rest = flags.parse_known_args(argv)
+    book.checked(args)
+    if min(args.lambdas) < 0:
+        raise UserError(f"--lambdas: has {min(args.lambdas):g}; expected 0 and up")
+    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: expected key=value")
+    gpu = args.device.partition(":")[2] or "0" if args.device.startswith("cuda") else args.device
+    return args, Bench(args.out.resolve(), gpu, (args.zero123, args.stable_diffusion), tuple(rest))
+
+
+def run(args: argparse.Namespace, bench: Bench) -> str:
+    marks, ledger = book.open_pair(args).marks, book.Ledger(args.out / "figures")
+    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
+    texts = []
+    for task in args.task:
+        used = marks if task == "image" else {"text": marks["text"]}
+        rows: dict[str, dict[str, book.Figures]] = {f"{value:g}": {} for value in args.lambdas}
+        for seed in seeds:
+            for value in args.lambdas:
+                said: Mapping[str, object] = {
+                    **used,
+                    "task": task,
+                    "lambda": value,
+                    "steps": TASKS[task].steps,
+                    "overrides": list(bench.overrides),
+                }
+                measure = partial(measured, bench, task, seed, value)
+                figures = rows[f"{value:g}"][str(seed)] = ledger.figures(str(seed), said, measure)
+                first = TASKS[task].columns[0]
+                print(
+                    f"{task} {seed}, lambda {value:g}: {first.heading} {figures[first.key]:.2f}", flush=True
+                )
+        texts.append(report(task, seeds, rows))
+    text = "\n\n".join(texts)
+    book.finish(args, "lambda_analysis", text, [sheet(bench, t, seeds, args.lambdas) for t in args.task])
+    return text
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(book.command(lambda: print(run(*arguments()))))
