@@ -3,6 +3,7 @@
 # make demo-text   a sentence to a textured mesh in three stages; PROMPT="a teal owl" for another one
 # make demo-full   one picture to a textured mesh through every stage; PICTURE=my.png for another one
 # make full-size   the real models' true sizes in every published layout, two training steps (docs/real-models.md)
+# make claims  every claim of the paper against ground truth (docs/claims.md): hours, and the same call goes on
 # make test    lint, formatting, types, tests
 #
 # On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
@@ -14,7 +15,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo demo-text demo-full full-size test lint types clean
+.PHONY: setup demo demo-text demo-full full-size claims test lint types clean
 
 setup: $(STAMP)
 
@@ -34,6 +35,9 @@ demo-full: setup
 
 full-size: setup
 	$(BIN)/python -m benchmarks.full_size
+
+claims: setup
+	$(BIN)/python -m benchmarks.claims $(CLAIMS)
 
 lint: setup
 	$(BIN)/ruff check .

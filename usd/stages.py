@@ -29,6 +29,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -92,6 +93,7 @@ class Record:
     step: int = 0
     done: bool = False
     files: tuple[str, ...] = ()
+    minutes: float = 0.0  # wall clock, of the runs that could still write it down
 
     @property
     def digest(self) -> str:
@@ -146,9 +148,21 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
         return Outcome(plan.trial, there.step, tuple(Path(file) for file in there.files)), there
     resumed = plan.mode == "train" and there is not None and plan.trial.last.is_file()
     say(f"stage {plan.name}: {'going on' if resumed else 'starting'}")
-    write_record(plan.trial.folder, replace(wanted, step=there.step if there and resumed else 0))
-    outcome = _executed(plan, resumed, gpu, argv)
-    done = replace(wanted, step=outcome.step, done=True, files=tuple(str(file) for file in outcome.files))
+    before, began = there.minutes if there else 0.0, time.monotonic()
+    begun = replace(wanted, step=there.step if there and resumed else 0, minutes=before)
+    write_record(plan.trial.folder, begun)
+    try:
+        outcome = _executed(plan, resumed, gpu, argv)
+    except KeyboardInterrupt:
+        write_record(plan.trial.folder, replace(begun, minutes=before + (time.monotonic() - began) / 60))
+        raise
+    done = replace(
+        begun,
+        step=outcome.step,
+        done=True,
+        files=tuple(str(file) for file in outcome.files),
+        minutes=before + (time.monotonic() - began) / 60,
+    )
     write_record(plan.trial.folder, done)
     return outcome, done
 

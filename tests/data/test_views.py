@@ -243,7 +243,7 @@ def test_cameras_inside_the_object_are_named():
     c2w[2, :3, 3] = torch.tensor([0.1, 0.0, 0.05])
     inside = replace(views, cameras=replace(views.cameras, c2w=c2w))
     assert cameras_inside(inside) == [2]
-    with pytest.raises(UserError, match=r"1 of 8 cameras stand inside the object \(2\.png\)"):
+    with pytest.raises(UserError, match=r"1 of 8 cameras \(2\.png\) stand inside the object"):
         refuse_useless(inside, "data.path")
 
 
