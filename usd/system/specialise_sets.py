@@ -190,6 +190,6 @@ def encoded(model: TextDenoiser, pictures: Pictures, batch_size: int) -> Float[T
     return torch.cat(parts)
 
 
-def joined(parts: Sequence[Pictures], size: int) -> Pictures:
+def joined(parts: Sequence[Float[Tensor, "_ 3 _ _"]], size: int) -> Pictures:
     """Sets of different sizes as one, at one size."""
     return torch.cat([resized(part, size) for part in parts])
