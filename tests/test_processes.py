@@ -16,6 +16,7 @@ from tests import processes
 from tests.small import command, save_disc
 from usd.core import checkpoint
 from usd.core.errors import UserError
+from usd.data import Data
 from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
 from usd.experiment import Experiment
@@ -89,6 +90,7 @@ def ended(tmp_path_factory):
         "views, one": (1, surface(out / "views-one", out / "seen")),
         "views, two": (2, surface(out / "views-two", out / "seen")),
         "uneven": (2, tiny(out / "uneven", "data.batch_size=3")),
+        "broken": (2, tiny(out / "broken", "system.break_at=4", "system.fail_in=1")),
         "not a number": (2, tiny(out / "nan", "system.fail_at=5", "system.fail_in=1")),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -172,10 +174,18 @@ def test_what_goes_wrong_in_one_process_ends_all(ended):
     assert "step 5: loss 'square' is nan; training stopped" in done["not a number"].texts[0]
 
 
+def test_a_process_that_fails_alone_leaves_nobody_waiting(ended):
+    _, done = ended
+    assert done["broken"].codes == [2, 2], done["broken"].texts
+    first, second = done["broken"].texts
+    assert "process 1: error: this process has enough" in second
+    assert "error: another of the processes stopped; see what it said" in first and "Traceback" not in first
+
+
 def test_a_system_for_one_process_is_one_line(tmp_path):
     assert not System.shares_batches and DistillationSystem.shares_batches
     with pytest.raises(UserError, match="--gpu: System is trained by one process"):
-        share(Experiment, (object.__new__(System), None), 2)
+        share(object.__new__(Experiment), (object.__new__(System), object.__new__(Data)), 2)
 
 
 @pytest.mark.parametrize(

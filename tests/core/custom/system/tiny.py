@@ -10,6 +10,7 @@ from torch import Tensor
 
 from usd.core import ranks
 from usd.core.config import Schedule, option
+from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.registry import register
 from usd.math import draws
@@ -36,6 +37,7 @@ class TinySystem(System):
         target: float = option(1.0, "what every point should map to")
         weight: Schedule = option(1.0, "of the loss", ge=0)
         fail_at: int = option(-1, "step whose loss is not a number")
+        break_at: int = option(-1, "step at which the process fails for a reason of its own")
         fail_in: int = option(0, "process in which it is not")
         pause: float = option(0.0, "seconds to wait in every step")
 
@@ -55,6 +57,8 @@ class TinySystem(System):
     def compute(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = 0.1 * draws.normal(batch.x.shape, generator) + 0.01 * torch.randn(3)
         error = self.geometry.network(batch.x + noise) - self.config.target + self.geometry.grid.mean()
+        if step == self.config.break_at and ranks.rank() == self.config.fail_in:
+            raise UserError("this process has enough")
         if step == self.config.fail_at and ranks.rank() == self.config.fail_in:
             error = error * float("nan")
         time.sleep(self.config.pause)
