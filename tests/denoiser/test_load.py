@@ -107,7 +107,7 @@ def test_mirrors_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", absent)
     assert "ashawkey/zero123-xl-diffusers (not found)" in _message("zero123-xl")
-    assert asked == ["bennyguo/zero123-xl-diffusers", "ashawkey/zero123-xl-diffusers", "kxic/zero123-xl"]
+    assert asked[:3] == ["bennyguo/zero123-xl-diffusers", "ashawkey/zero123-xl-diffusers", "kxic/zero123-xl"]
 
 
 def test_a_cached_repository_needs_no_network(tiny: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +118,38 @@ def test_a_cached_repository_needs_no_network(tiny: TinyModels, monkeypatch: pyt
     monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", _refuse)
     assert open_denoiser("someone/a-zero123", "view", WHERE).folder == tiny.zero123_b
+
+
+def test_a_fetch_says_licence_and_revision_and_a_cached_model_says_nothing(
+    tiny: TinyModels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The commit is the one written down; a mirror's own; what nobody verified is said to be so."""
+    fetched: list[tuple[str, object]] = []
+
+    def snapshot(repository: str, **options: object) -> str:
+        if options.get("local_files_only") and not fetched:
+            raise OSError("not cached")
+        if not options.get("local_files_only"):
+            fetched.append((repository, options["revision"]))
+        return str(tiny.zero123_b)
+
+    class Info:
+        siblings = ()
+
+    def info(self: object, repository: str, **_: object) -> Info:
+        if not repository.startswith("ashawkey"):
+            raise OSError("broken")
+        return Info()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
+    for name in ("zero123-xl", "stable-zero123"):
+        load.find_model(name, "view", WHERE)
+        load.find_model(name, "view", WHERE)
+    assert fetched == [("ashawkey/zero123-xl-diffusers", "10e9e8e75adaa3bf77f5ac9c381419016fed68c7")]
+    (line,) = [record.getMessage() for record in caplog.records if "fetching" in record.message]
+    assert "licence: MIT" in line and "10e9e8e" in line
+    assert load._repositories("nobody/model@v2", None) == [("nobody/model", "v2")]
 
 
 def test_only_the_parts_and_one_form_of_their_weights_are_fetched() -> None:
@@ -134,6 +166,8 @@ def test_only_the_parts_and_one_form_of_their_weights_are_fetched() -> None:
         "cc_projection/diffusion_pytorch_model.bin",
         "safety_checker/model.safetensors",
     ]
+    averaged = "unet/diffusion_pytorch_model.fp16_ema.safetensors"
+    assert averaged in load.wanted_files([*files, averaged], ("unet",))
     wanted = load.wanted_files(files, ("unet", "vae", "clip_camera_projection|cc_projection"))
     assert set(wanted) == {
         "model_index.json",

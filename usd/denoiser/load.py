@@ -39,6 +39,7 @@ class ModelEntry:
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
     licence: str = option("", "what its authors allow")
+    unverified: tuple[str, ...] = option((), "fields above that nobody has checked against the hub")
     note: str = option("", "what it is")
     fourth_number: FourthNumber | None = option(
         None, "last number of Zero-1-to-3's pose; unset: as the model's files say"
@@ -59,7 +60,8 @@ def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
 def entry_of(name: str) -> ModelEntry | None:
     """The alias with this name or (former) id."""
     entries = model_entries()
-    by_id = {i: e for e in entries.values() for i in (e.repository, *e.mirrors, *e.former_ids) if i}
+    ids = ((e, (e.repository, *e.mirrors, *e.former_ids)) for e in entries.values())
+    by_id = {i.partition("@")[0]: entry for entry, names in ids for i in names if i}
     return entries.get(name) or by_id.get(name)
 
 
@@ -218,13 +220,13 @@ def missing_parts(folder: Path, parts: Sequence[str]) -> list[str]:
 def _fetched(name: str, entry: ModelEntry | None, parts: Sequence[str], where: str) -> Path:
     """A folder in the Hugging Face cache with these parts: what is there already, else downloaded."""
     repositories = _repositories(name, entry)
-    revision = entry.revision if entry else "main"
-    folders = (_cached(repository, revision, parts) for repository in repositories)
+    there = dict.fromkeys([*repositories, *((repository, "main") for repository, _ in repositories)])
+    folders = (_cached(repository, revision, parts) for repository, revision in there)
     found = next((folder for folder in folders if folder is not None), None)
     if found is not None:
         return found
     reasons = []
-    for repository in repositories:
+    for repository, revision in repositories:
         try:
             return _fetch(repository, revision, parts, entry)
         except (
@@ -236,10 +238,14 @@ def _fetched(name: str, entry: ModelEntry | None, parts: Sequence[str], where: s
     raise UserError(_absent(name, entry, reasons, where))
 
 
-def _repositories(name: str, entry: ModelEntry | None) -> list[str]:
+def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
+    """Ids and revisions, in the order in which they are tried. A mirror's revision stands behind an @."""
     if entry is not None:
-        return [*([entry.repository] if entry.repository else []), *entry.mirrors]
-    return [name] if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") else []
+        mirrors = [mirror.partition("@") for mirror in entry.mirrors]
+        first = [(entry.repository, entry.revision)] if entry.repository else []
+        return [*first, *((mirror, revision or "main") for mirror, _, revision in mirrors)]
+    known = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    return [(known[1], known[2] or "main")] if known and not name.startswith(".") else []
 
 
 def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
@@ -281,7 +287,9 @@ def _fetch(repository: str, revision: str, parts: Sequence[str], entry: ModelEnt
     info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
     files = wanted_files([sibling.rfilename for sibling in info.siblings or []], parts)
     said = f"{entry.note}; licence: {entry.licence}" if entry else "licence: see its page"
-    LOG.warning("fetching %s (%s)", repository, said)
+    if entry and entry.unverified:
+        said += f"; not verified here, see its page: {', '.join(entry.unverified)}"
+    LOG.warning("fetching %s at %s (%s)", repository, revision, said)
     return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
@@ -291,7 +299,7 @@ def wanted_files(files: Sequence[str], parts: Sequence[str]) -> list[str]:
     wanted = [file for file in files if file == "model_index.json"]
     for folder in folders:
         inside = [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")]
-        weights = weight_files(inside)
+        weights = weight_files(inside, averaged=folder == "unet")
         small = [file for file in inside if file.endswith((".json", ".txt", ".model"))]
         wanted += [f"{folder}/{file}" for file in [*small, *weights]]
     return wanted

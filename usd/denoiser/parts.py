@@ -66,7 +66,7 @@ class FolderParts(ModelParts):
         return {} if part == PROJECTION and not path.is_file() else read_json(path)
 
     def tensors(self, part: str) -> Mapping[str, Tensor]:
-        return load_tensors(self.source(part))
+        return load_tensors(self.source(part), averaged=part == "unet")
 
     def has(self, part: str) -> bool:
         return self._part(part).is_dir()

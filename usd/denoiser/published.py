@@ -61,11 +61,11 @@ def _write_projection(model: ModelParts, folder: Path, layout: str, pickled: boo
     first = layout == PROJECTIONS[0]
     named = ours if first else {name.replace("proj.", "projection.", 1): x for name, x in ours.items()}
     _write_weights(dict(named), folder / layout, "diffusion_pytorch_model", pickled)
-    width, wide = ours["proj.weight"].shape if "proj.weight" in ours else (0, 0)
+    wide = ours["proj.weight"].shape[1]
     sizes = (
         {"_class_name": "CLIPCameraProjection", "embedding_dim": wide - 4, "additional_embeddings": 4}
         if first
-        else {"_class_name": "CCProjection", "in_channel": wide, "out_channel": width}
+        else {"_class_name": "CCProjection"}
     )
     _write_json(folder / layout / "config.json", {**sizes, **model.config(PROJECTION)})
     side = model.config("image_encoder")["image_size"]

@@ -47,15 +47,21 @@ WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?P<form>safetensors|bin)"
 )
 
+AVERAGES = ("ema", "fp16_ema")
 
-def weight_files(files: Sequence[str]) -> list[str]:
-    """The preferred form of a part's weights: safetensors before pickles, plain before a variant such as fp16."""
-    groups: dict[tuple[bool, bool, str], list[str]] = {}
+
+def weight_files(files: Sequence[str], averaged: bool = False) -> list[str]:
+    """The preferred form of a part's weights: safetensors before pickles, plain before a variant such as fp16.
+
+    ``averaged`` prefers a moving average (``ema``, ``fp16_ema``): so Zero-1-to-3's UNet lies beside the plain one.
+    """
+    groups: dict[tuple[bool, bool, bool, str], list[str]] = {}
     for file in sorted(files):
         match = WEIGHTS.fullmatch(file)
         if match:
             variant = match["variant"] or ""
-            groups.setdefault((match["form"] == "bin", bool(variant), variant), []).append(file)
+            plain = not (averaged and variant in AVERAGES)
+            groups.setdefault((match["form"] == "bin", plain, bool(variant), variant), []).append(file)
     return groups[min(groups)] if groups else []
 
 
@@ -107,10 +113,10 @@ def _what_it_is(head: bytes, size: int) -> str:
     return "is no file of weights"
 
 
-def load_tensors(folder: Path) -> Mapping[str, Tensor]:
+def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
     """The tensors of a part's weight files, sharded or not, read when asked for. Raises UserError."""
     with readable(folder, "weights"):
-        files = weight_files([file.name for file in folder.iterdir()])
+        files = weight_files([file.name for file in folder.iterdir()], averaged)
     if not files:
         raise UserError(f"{folder}: holds no weights; expected a .safetensors or .bin file")
     shards = [open_checkpoint(folder / file)[0] for file in files]
@@ -158,7 +164,7 @@ def readable(place: Path, what: str) -> Iterator[None]:
 
 
 def _advice(problem: str) -> str:
-    cut_short = ("central directory", "not fully covered", "nvalidHeader", "etadataIncomplete", "corrupt")
+    cut_short = ("central directory", "not fully covered", "deserializing header", "corrupt")
     return " (is the download complete?)" if any(word in problem for word in cut_short) else ""
 
 
