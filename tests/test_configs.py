@@ -8,7 +8,7 @@ from usd.core.config import Schedule
 from usd.experiment import load_experiment
 from usd.stages import plans
 
-STAGED = ["usd-text-to-3D-mini.yaml", "usd-full-mini.yaml"]
+STAGED = ["usd-text-to-3D-mini.yaml", "usd-full.yaml", "usd-full-mini.yaml"]
 OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
