@@ -118,6 +118,13 @@ def test_failures_stay_apart_and_only_crashes_are_tried_again(tmp_path):
     assert next(r.error for r in heard if r.name == "lost") == "RuntimeError: worker died"
 
 
+def test_why_a_process_ended_is_its_last_error_or_its_signal(tmp_path):
+    assert work.reason(-9, b"error: something else\n") == "killed by SIGKILL"
+    assert work.reason(2, b"trial: x\nerror: a.png: no such picture\nbye\n") == "a.png: no such picture"
+    assert work.reason(1, b"Traceback\n  ...\nKeyError: 'x'\n\n") == "KeyError: 'x'"
+    assert work.reason(3, b"") == "exit code 3"
+
+
 def test_what_is_done_is_not_started(tmp_path):
     one = task(tmp_path)
     Path(one.folder).mkdir()

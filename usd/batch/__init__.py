@@ -31,7 +31,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """How a task ended. ``failed``: by the user's doing, trying again is useless; ``crashed``: anything else.
+    """How a task ended. ``failed``: by the user's doing, trying again is useless; ``interrupted``: asked to stop, with
+    the step saved; ``crashed``: anything else.
 
     ``seconds`` are those of all attempts of this run of the batch; 0 where it was done before.
     """
@@ -47,7 +48,7 @@ class Result:
     @property
     def again(self) -> bool:
         """Whether another attempt may help."""
-        return self.status == "crashed"
+        return self.status in ("crashed", "interrupted")
 
 
 def log_of(task: Task) -> Path:

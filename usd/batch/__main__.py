@@ -109,13 +109,14 @@ def check(args: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("--local and --address exclude each other")
 
 
-def teller(count: int) -> Callable[[Result], None]:
-    """A line for every attempt that ended."""
-    ended: set[str] = set()
+def teller(count: int, out: Path) -> Callable[[Result], None]:
+    """A line for every attempt that ended, and the table so far."""
+    known: dict[str, Result] = {}
 
     def tell(result: Result) -> None:
-        if not result.again:
-            ended.add(result.name)
+        known[result.name] = result
+        write_table(out / "summary.csv", list(known.values()))
+        ended = [one for one in known.values() if not one.again]
         before = "" if result.attempts else " before"
         loss = f", loss {result.figures['loss']:.4g}" if "loss" in result.figures else ""
         error = f": {result.error}" if result.error else ""
@@ -132,10 +133,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
     check(args, overrides)
     tasks = tasks_of(args, overrides)
     out = Path(tasks[0].folder).parent
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     print(f"{len(tasks)} objects: {shown(out)}", flush=True)
     with contextlib.closing(launcher(args)) as there:
-        results = run_all(tasks, there, args.retries, teller(len(tasks)))
+        results = run_all(tasks, there, args.retries, teller(len(tasks), out))
     print(f"\n{table(results)}\n")
     print(f"table  {shown(write_table(out / 'summary.csv', results))}")
     sheet = write_sheet(out / "sheet.png", tasks)

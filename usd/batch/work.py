@@ -28,17 +28,18 @@ STATUS: dict[int, Status] = {0: "done", 2: "failed", 130: "interrupted"}
 def perform(task: Task) -> Result:
     """Runs a task to its end in a process of its own."""
     began = time.monotonic()
-    log = log_of(task)
+    log, before = log_of(task), 0
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as out:
+            before = out.tell()
             code = _watched(task, out)
     except OSError as problem:
         return Result(
             task.name, "failed", error=f"{problem.filename or log}: {problem.strerror}", node=platform.node()
         )
     status = STATUS.get(code, "crashed")
-    error = "" if status == "done" else reason(code, log)
+    error = "" if status == "done" else reason(code, log.read_bytes()[before:])
     figures = read_record(log.parent).get("figures", {}) if status == "done" else {}
     return Result(task.name, status, time.monotonic() - began, 1, error, platform.node(), figures)
 
@@ -69,11 +70,11 @@ def _watched(task: Task, out: object) -> int:
         process.wait()
 
 
-def reason(code: int, log: Path) -> str:
+def reason(code: int, log: bytes) -> str:
     """One line on why a process did not end well: what it said last, or which signal ended it."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line.strip() for line in log.decode("utf-8", errors="replace").splitlines()]
     said = [line for line in lines if line]
     errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
     return (errors or said or [f"exit code {code}"])[-1][:300]
