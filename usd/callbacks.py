@@ -51,7 +51,11 @@ class Checkpoints(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients of a part of a batch are not saved: a checkpoint lies between steps
         step, config = trainer.global_step, self.config
         if config.every_n_train_steps and step % config.every_n_train_steps == 0:
             self._save_numbered(trainer)

@@ -43,6 +43,9 @@ class TrainerConfig:
     val_check_interval: int = option(100, "steps between validations; 0 means never", ge=0)
     enable_progress_bar: bool = option(True, "show losses, step time, memory and the time left")
     precision: Precision = option(32, "arithmetic; 16 is replaced by 32 on a CPU", choices=PRECISIONS)
+    batch_parts: int = option(
+        1, "a batch's views are worked on in this many parts, one after the other, in less memory", ge=1
+    )
     gradient_clip_val: float | None = option(None, "largest norm of all gradients together", gt=0)
     test_after_fit: bool = option(True, "run the test when training is done")
 

@@ -118,8 +118,9 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     if experiment.resume is not None:
         _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
     trainer = make_trainer(experiment, trial, gpu)
+    refuse_undivided((system, data), trainer.world_size, experiment.trainer.batch_parts)
     if trainer.world_size > 1:
-        share(experiment, (system, data), trainer.world_size)
+        share(experiment)
     try:
         with plain_errors(trial), interruptible(trial), joint(trainer):
             trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
@@ -132,12 +133,19 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     return Outcome(trial, system.step)
 
 
-def share(experiment: Experiment, made: tuple[System, Data], processes: int) -> None:
-    """Prepares a training by several processes: checks that they can, and tells those to come where it is."""
-    system, data = made
-    if not system.shares_batches:
-        raise UserError(f"--gpu: {type(system).__name__} is trained by one process; expected one device")
-    data.refuse_uneven(processes)
+def refuse_undivided(made: tuple[System, Data], processes: int, parts: int) -> None:
+    """Raises ``UserError`` where batches cannot be divided among so many processes, and each share into parts."""
+    (system, data), name = made, type(made[0]).__name__
+    if processes > 1 and not system.shares_batches:
+        raise UserError(f"--gpu: {name} is trained by one process; expected one device")
+    if parts > 1 and not system.shares_batches:
+        raise UserError(f"trainer.batch_parts: {name} works on whole batches; expected 1")
+    if processes * parts > 1:
+        data.refuse_uneven(processes * parts)
+
+
+def share(experiment: Experiment) -> None:
+    """Tells the processes of a training that are to come where it is."""
     if experiment.use_timestamp and os.environ.get("USD_TIMESTAMP") is None and "LOCAL_RANK" in os.environ:
         raise UserError(
             "use_timestamp: processes that were started from outside would write to folders of their own; "
@@ -209,8 +217,8 @@ def _compare(saved: Mapping[str, Any], system: System, max_steps: int | None = N
 
 
 def _export(experiment: Experiment, trial: Trial, made: tuple[System, Data], gpu: str | None) -> Outcome:
-    (system, data), (accelerator, devices) = made, choose_devices(one_of(gpu))
-    system.to(f"cuda:{devices[0]}" if isinstance(devices, list) and accelerator == "gpu" else "cpu").eval()
+    system, data = made
+    system.to(single_device(gpu)).eval()
     exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"))
     with narrated("usd.exporter"):
         files = system.export(exporter, trial.save / f"it{system.step}-export")
@@ -286,7 +294,8 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         logger=loggers(experiment, trial) if train else False,
         log_every_n_steps=options.log_every_n_steps,
         num_sanity_val_steps=options.num_sanity_val_steps,
-        val_check_interval=options.val_check_interval or None,
+        accumulate_grad_batches=options.batch_parts,
+        val_check_interval=options.val_check_interval * options.batch_parts or None,
         limit_val_batches=1.0 if options.val_check_interval or not train else 0,
         check_val_every_n_epoch=None,
         gradient_clip_val=options.gradient_clip_val,
@@ -297,6 +306,12 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         enable_checkpointing=False,
         inference_mode=False,
     )
+
+
+def single_device(gpu: str | None) -> torch.device:
+    """The device of a run that needs one only."""
+    accelerator, devices = choose_devices(one_of(gpu))
+    return torch.device("cuda", devices[0]) if accelerator == "gpu" else torch.device("cpu")
 
 
 def strategy(processes: int) -> "Strategy | str":

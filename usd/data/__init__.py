@@ -1,5 +1,6 @@
 """Data: batches as a function of (seed, step), so that a resumed run sees what an unbroken one would have seen."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,8 +47,10 @@ class Data(Component, LightningDataModule):
         raise UserError(f"--gpu: {type(self).__name__} makes batches for one process; expected one device")
 
     def train_dataloader(self) -> DataLoader:
-        start = 0 if self.trainer is None else self.trainer.global_step
-        return DataLoader(Steps(self, start), batch_size=None, num_workers=self.workers)
+        start, times = (0, 1)
+        if self.trainer is not None:
+            start, times = self.trainer.global_step, self.trainer.accumulate_grad_batches
+        return DataLoader(Steps(self, start, times), batch_size=None, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Listed(self.eval_batches("val")), batch_size=None)
@@ -57,17 +60,20 @@ class Data(Component, LightningDataModule):
 
 
 class Steps(IterableDataset):
-    """The endless sequence of training batches from step ``start`` on, in order whatever the number of workers."""
+    """The endless sequence of training batches from step ``start`` on, in order whatever the number of workers.
 
-    def __init__(self, data: Data, start: int) -> None:
-        self.data, self.start = data, start
+    Each comes ``times`` times, for a system that works on a part of it at a time.
+    """
+
+    def __init__(self, data: Data, start: int, times: int = 1) -> None:
+        self.data, self.start, self.times = data, start, times
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        step, stride = (self.start + worker.id, worker.num_workers) if worker else (self.start, 1)
-        while True:
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for index in itertools.count(first, stride):
+            step = self.start + index // self.times
             yield self.data.batch(step, generator("cpu", self.data.seed, "data", 0, step))
-            step += stride
 
 
 class Listed(Dataset):

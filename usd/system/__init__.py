@@ -74,6 +74,7 @@ class System(Component, LightningModule):
         self.figures: dict[str, float] = {}
         self.losses: dict[str, float] = {}
         self._restored_step = 0
+        self._parts, self._now = 1, 0
         self.build()
 
     # ------------------------------------------------------------------------------------------ for subclasses
@@ -103,14 +104,18 @@ class System(Component, LightningModule):
         """Optimiser steps taken, also when a finished trial is only tested or exported."""
         return max(self.global_step, self._restored_step)
 
+    @property
+    def share(self) -> Part:
+        """What of a batch is worked on now: by this process, in this one of ``trainer.batch_parts``."""
+        return Part(ranks.rank() * self._parts + self._now, 1, ranks.processes() * self._parts)
+
     def step_generator(self, step: int) -> torch.Generator:
-        """The only randomness of a training step: a function of seed and step, whatever the number of processes."""
-        count = ranks.processes()
-        part = Part(ranks.rank(), 1, count) if count > 1 else None
+        """The only randomness of a training step: a function of seed and step, whatever the number of parts."""
+        part = self.share if self.share.total > 1 else None
         return PartGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
 
     def part(self, batch: Any) -> Any:
-        """This process's part of a training batch; the whole where ``compute`` divides it itself."""
+        """``share`` of a training batch; the whole where ``compute`` divides it itself."""
         return batch
 
     def on_train_start(self) -> None:
@@ -120,6 +125,10 @@ class System(Component, LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Updates every module. What draws from torch's global generator regardless is made to replay, too."""
+        self._parts = self.trainer.accumulate_grad_batches
+        self._now = batch_idx % self._parts
+        if self._now:
+            return
         torch.manual_seed(mix(self.seed, "global", 0, self.global_step))
         source = generator(self.device, self.seed, "update", 0, self.global_step)
         with torch.no_grad():

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.background import Background
-from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
 from usd.core.random import generator
@@ -30,7 +29,6 @@ from usd.geometry import Geometry
 from usd.losses import needs_of
 from usd.losses.table import REGULARIZERS
 from usd.material import Material
-from usd.math.draws import Part
 from usd.math.normal_map import normal_colors
 from usd.renderer import Renderer
 from usd.system import System
@@ -127,7 +125,7 @@ class DistillationSystem(System):
 
     def part(self, batch: CameraBatch) -> CameraBatch:
         """Equally many views for every process."""
-        return batch.views(Part.of(len(batch), ranks.rank(), ranks.processes()).rows)
+        return batch.views(self.share.scaled(len(batch) // self.share.total).rows)
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         active = self.active(step)

@@ -140,6 +140,11 @@ class ReconstructSystem(System):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, ViewsData):
             raise ConfigError("data_type: gives no rays of views; expected views-datamodule")
+        if self.trainer.accumulate_grad_batches > 1:
+            raise ConfigError(
+                "trainer.batch_parts: a reconstruction takes as many rays as fit; expected 1, and a lower "
+                "system.samples_per_step"
+            )
         if self.global_rank == 0:
             sys.stdout.write(f"views: {describe(data.train_views)}\n")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
