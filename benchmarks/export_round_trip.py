@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--large", action="store_true", help="add a toy with 200k faces (default without objects)"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "export_round_trip")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     given = dict(item.split("=", 1) for item in args.objects if "=" in item)
     options = {
         "texture_size": 2048,

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.core.types import Mesh, Render
-from usd.losses.mesh import edges, laplacian_smoothness, normal_consistency, uniform_laplacian
+from usd.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid
+from usd.losses.mesh import edges, laplacian_smoothness, normal_consistency, sign_changes, uniform_laplacian
 from usd.losses.table import REGULARIZERS
+from usd.math import mesh
 
 FACES = torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])
 TETRAHEDRON = torch.tensor([[1.0, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]])
@@ -61,7 +64,27 @@ def test_descending_smooths_and_gradients_are_right(loss) -> None:
 
 
 def test_the_published_weights_name_them_and_a_volume_is_refused() -> None:
-    for name in ("normal_consistency", "laplacian_smoothness"):
+    for name in ("normal_consistency", "laplacian_smoothness", "sign_changes"):
         assert REGULARIZERS[name].needs == {"mesh"}
         with pytest.raises(UserError, match=f"lambda_{name}"):
             REGULARIZERS[name](Render(torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, 1)))
+
+
+def test_sign_changes_take_a_floater_away_and_want_a_grid() -> None:
+    """Descent on this weight alone: a lonely point inside, which no picture asks for, is given up."""
+    torch.manual_seed(0)
+    options = {"isosurface_resolution": 16, "geometry_only": True, "shape_init_params": 0.5}
+    grid = TetrahedraSDFGrid(parse(TetrahedraSDFGrid.Config, options, "geometry"))
+    lonely = int((grid.positions() - 0.75).norm(dim=-1).argmin())
+    grid.sdf.data[lonely] = -0.02
+    before = mesh.components(grid.surface().faces, len(grid.surface().vertices)).max()
+    optimizer = torch.optim.Adam([grid.sdf], lr=0.01)
+    picture = torch.zeros(1, 3, 1, 1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        sign_changes(Render(picture, picture[:, :1], mesh=grid.surface())).backward()
+        optimizer.step()
+    assert int(before) == 1 and float(grid.sdf.detach()[lonely]) > 0
+    assert int(mesh.components(grid.surface().faces, len(grid.surface().vertices)).max()) == 0
+    with pytest.raises(UserError, match="lambda_sign_changes needs distances on a grid"):
+        sign_changes(render(TETRAHEDRON))

@@ -168,16 +168,29 @@ def test_equal_and_tiny_distances_give_finite_vertices_and_gradients() -> None:
     assert distance.grad is not None and bool(distance.grad.isfinite().all())
 
 
+def cut_of(grid: tetrahedra.TetrahedralGrid, distance: torch.Tensor) -> torch.Tensor:
+    return tetrahedra.sign_changes(tetrahedra.grid_cut(grid, grid.points, distance)[2] * grid.cells)
+
+
+def test_the_ends_of_a_cut_differ_in_sign_and_say_where_it_is() -> None:
+    grid = tetrahedral_grid(8)
+    distance = (grid.points - 0.5).norm(dim=-1) - 0.3
+    vertices, faces, ends = tetrahedra.grid_cut(grid, grid.points, distance)
+    assert len(ends) == len(vertices) and bool((ends.prod(-1) < 0).all()) and mesh.euler_number(faces) == 2
+    slack = ((vertices - 0.5).norm(dim=-1) - 0.3).abs()
+    assert bool((slack <= ends.abs().amax(-1)).all())
+
+
 def test_sign_changes_are_punished_by_their_number_and_pull_ends_together() -> None:
     grid = tetrahedral_grid(8)
     ball = ((grid.points - 0.5).norm(dim=-1) - 0.3).requires_grad_()
-    tetrahedra.sign_changes(grid, ball).backward()
+    cut_of(grid, ball).backward()
     assert ball.grad is not None
     crossing = ball.grad != 0
     assert bool((ball.grad[crossing & (ball < 0)] < 0).all() | (ball.grad[crossing & (ball < 0)] > 0).all())
-    assert float(tetrahedra.sign_changes(grid, torch.ones_like(ball))) == 0
+    assert float(cut_of(grid, torch.ones_like(ball))) == 0
     lonely = torch.ones(len(grid.points))
     lonely[-30] = -0.01
     lonely.requires_grad_()
-    tetrahedra.sign_changes(grid, lonely).backward()
+    cut_of(grid, lonely).backward()
     assert lonely.grad is not None and int(lonely.grad.argmin()) == len(lonely) - 30

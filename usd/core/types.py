@@ -35,11 +35,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Mesh:
-    """A triangle mesh in world units, +z up. ``color`` is per vertex, linear in [0, 1] as rendered."""
+    """A triangle mesh in world units, +z up. ``color`` is per vertex, linear in [0, 1] as rendered.
+
+    ``cut``, of a mesh marched through a grid: the signed distances, in edges of a cell, at both ends of each grid edge
+    that the surface cuts.
+    """
 
     vertices: Float[Tensor, "V 3"]
     faces: Int[Tensor, "F 3"]
     color: Float[Tensor, "V 3"] | None = None
+    cut: Float[Tensor, "W 2"] | None = None
 
     @property
     def empty(self) -> bool:

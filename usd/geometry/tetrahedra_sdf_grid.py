@@ -22,8 +22,8 @@ from usd.math import mesh as meshes
 from usd.math.tetrahedra import (
     TetrahedralGrid,
     cells_for,
+    grid_cut,
     grid_shift,
-    grid_surface,
     tetrahedral_grid,
 )
 
@@ -105,7 +105,7 @@ class TetrahedraSDFGrid(FeatureSurface):
         return self._kept[1]
 
     def _march(self) -> Mesh:
-        vertices, faces = grid_surface(self.grid, self.positions(), self.sdf)
+        vertices, faces, ends = grid_cut(self.grid, self.positions(), self.sdf)
         if len(faces) == 0:
             sdf = self.sdf.detach()
             raise UserError(
@@ -115,7 +115,8 @@ class TetrahedraSDFGrid(FeatureSurface):
         if self.config.isosurface_remove_outliers:
             keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
-        return Mesh(vertices, faces)
+        edge = (self.box[1, 0] - self.box[0, 0]) / self.cells
+        return Mesh(vertices, faces, cut=ends / edge)
 
     @classmethod
     def convert(cls, config: object, source: Geometry) -> "TetrahedraSDFGrid":

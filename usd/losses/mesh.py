@@ -1,4 +1,4 @@
-"""Losses on the mesh itself: how smooth its normals and its vertices are."""
+"""Losses on the mesh itself: how smooth its normals and its vertices are, and how much of it there is."""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,6 +7,7 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.core.types import Mesh, Render
 from usd.losses import loss
+from usd.math import tetrahedra
 from usd.math.mesh import directed_edges, vertex_normals
 
 
@@ -28,6 +29,21 @@ def laplacian_smoothness(render: Render) -> Tensor:
     return uniform_laplacian(mesh.vertices, mesh.faces).norm(dim=-1).mean()
 
 
+@loss("mesh")
+def sign_changes(render: Render) -> Tensor:
+    """Punishes edges of a tetrahedral grid whose ends differ in sign: floaters, walls inside (arXiv 2111.12503, eq. 2).
+
+    About 1 where the surface is sharp, ln 2 where distances are near zero. Weigh it less and less.
+    """
+    ends = _mesh(render).cut
+    if ends is None:
+        raise UserError(
+            "system.loss: lambda_sign_changes needs distances on a grid; "
+            "expected system.geometry_type to be tetrahedra-sdf-grid"
+        )
+    return tetrahedra.sign_changes(ends)
+
+
 def uniform_laplacian(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
     """Sum over neighbours of (vertex - neighbour). Zero at vertices without faces."""
     low, high = edges(faces).unbind(1)
@@ -46,7 +62,7 @@ def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
 def _mesh(render: Render) -> Mesh:
     if render.mesh is None:
         raise UserError(
-            "system.loss: lambda_normal_consistency and lambda_laplacian_smoothness need a mesh; "
+            "system.loss: lambda_normal_consistency, lambda_laplacian_smoothness and lambda_sign_changes need a mesh; "
             "expected system.renderer_type to be nvdiff-rasterizer"
         )
     return render.mesh

@@ -126,9 +126,18 @@ def grid_surface(
     grid: TetrahedralGrid, points: Float[Tensor, "V 3"], distance: Float[Tensor, "V"]
 ) -> tuple[Float[Tensor, "W 3"], Int[Tensor, "F 3"]]:
     """``marching_tetrahedra`` of a grid whose points may have been moved; what reaches its border is closed there."""
+    vertices, faces, _ = grid_cut(grid, points, distance)
+    return vertices, faces
+
+
+def grid_cut(
+    grid: TetrahedralGrid, points: Float[Tensor, "V 3"], distance: Float[Tensor, "V"]
+) -> tuple[Float[Tensor, "W 3"], Int[Tensor, "F 3"], Float[Tensor, "W 2"]]:
+    """``grid_surface``, and for each of its vertices the distances at the two ends of the grid edge that it lies on."""
     least = 1e-3 * (points[1] - points[0]).norm().detach()
     closed = torch.where(grid.border, distance.clamp_min(least), distance)
-    return marching_tetrahedra(points, closed, near_surface(grid, closed.detach() < 0))
+    ends, faces = _cut_edges(closed.detach() < 0, near_surface(grid, closed.detach() < 0))
+    return _zeros(points, closed, ends), faces, closed[ends]
 
 
 def grid_shift(grid: TetrahedralGrid, wanted: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
@@ -150,32 +159,31 @@ def marching_tetrahedra(
     Faces turn counter-clockwise seen from outside. Vertices are shared, and differentiable with respect to points and
     distances. Both results are empty where no tetrahedron is cut. What is inside on the grid's border stays open there.
     """
-    inside = distance.detach() < 0
+    ends, faces = _cut_edges(distance.detach() < 0, tetrahedra)
+    return _zeros(points, distance, ends), faces
+
+
+def _cut_edges(
+    inside: Bool[Tensor, "V"], tetrahedra: Int[Tensor, "T 4"]
+) -> tuple[Int[Tensor, "W 2"], Int[Tensor, "F 3"]]:
+    """The grid edges that carry vertices, and the faces between these."""
     case = _cases(inside, tetrahedra)
     cut = ((case > 0) & (case < 15)).nonzero()[:, 0]
     edges = _triangle_edges(case[cut].long(), tetrahedra[cut].long())
-    code, faces = torch.unique(edges[:, 0] * len(points) + edges[:, 1], return_inverse=True)
-    ends = torch.stack([code // len(points), code % len(points)], -1)
-    return _zeros(points, distance, ends), faces.view(-1, 3)
+    code, faces = torch.unique(edges[:, 0] * len(inside) + edges[:, 1], return_inverse=True)
+    return torch.stack([code // len(inside), code % len(inside)], -1), faces.view(-1, 3)
 
 
-def sign_changes(grid: TetrahedralGrid, distance: Float[Tensor, "V"]) -> Float[Tensor, ""]:
-    """Punishes every grid edge whose ends differ in sign: how far each end is from the other's sign, mean over them.
+def sign_changes(ends: Float[Tensor, "W 2"]) -> Float[Tensor, ""]:
+    """Punishes grid edges whose ends differ in sign: how far each end is from the other's sign, mean over ends.
 
-    The regularizer of arXiv 2111.12503, equation 2, with distances in edges of a cube. It removes what no picture sees
-    or asks for: floaters, inner walls. Zero where nothing is cut.
+    The regularizer of arXiv 2111.12503, equation 2. ``ends`` are the distances at both ends of each such edge, best in
+    edges of a cube. It removes what no picture sees or asks for: floaters, inner walls. Zero where nothing is cut.
     """
-    inside = distance.detach() < 0
-    near = near_surface(grid, inside)
-    case = _cases(inside, near)
-    cut = ((case > 0) & (case < 15)).nonzero()[:, 0]
-    code = _triangle_edges(case[cut].long(), near[cut])
-    ends = torch.unique(code[:, 0] * len(distance) + code[:, 1])
-    a, b = distance[ends // len(distance)], distance[ends % len(distance)]
-    loss = torch.nn.functional.binary_cross_entropy_with_logits
-    size = grid.cells * torch.stack([a, b])
-    wanted = torch.stack([b, a]).detach() > 0
-    return loss(size, wanted.to(size.dtype)) if len(ends) else distance.sum() * 0
+    if len(ends) == 0:
+        return ends.sum()
+    wanted = (ends.detach().flip(-1) > 0).to(ends.dtype)
+    return torch.nn.functional.binary_cross_entropy_with_logits(ends, wanted)
 
 
 def _cases(inside: Bool[Tensor, "V"], tetrahedra: Int[Tensor, "T 4"]) -> UInt8[Tensor, "T"]:
