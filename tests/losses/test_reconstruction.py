@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from usd.core.errors import UserError
 from usd.core.types import Render, Samples
 from usd.losses.curvature import curvature
 from usd.losses.eikonal import eikonal, free_surface, unit_slope
@@ -39,7 +40,7 @@ def test_a_sphere_costs_twice_its_curvature() -> None:
 
 def test_losses_say_what_they_lack() -> None:
     for loss in (eikonal, curvature):
-        with pytest.raises(ValueError, match="neus-volume-renderer"):
+        with pytest.raises(UserError, match="neus-volume-renderer"):
             loss(render(None))
 
 

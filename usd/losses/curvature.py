@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from usd.core.errors import UserError
 from usd.core.ranks import mean_over
 from usd.core.types import Render
 from usd.losses import loss
@@ -14,5 +15,7 @@ def curvature(render: Render) -> Tensor:
     Of unit 1 / length: a sphere of radius r costs 2 / r. Weigh it little, and less as details appear.
     """
     if render.samples is None or render.samples.laplacian is None:
-        raise ValueError("curvature loss: samples have no Laplacian; expected neus-volume-renderer")
+        raise UserError(
+            "system.loss.lambda_curvature: needs distances; expected system.renderer_type to be neus-volume-renderer"
+        )
     return mean_over(render.samples.laplacian.abs().sum(), len(render.samples.laplacian))

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core.errors import UserError
 from usd.core.ranks import mean_over
 from usd.core.types import Render
 from usd.losses import loss
@@ -19,7 +20,9 @@ def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
 def eikonal(render: Render) -> Tensor:
     """Punishes gradients of the distance that are not of length one, at the samples along rays."""
     if render.samples is None or render.samples.gradient is None:
-        raise ValueError("eikonal loss: samples have no distances; expected neus-volume-renderer")
+        raise UserError(
+            "system.loss.lambda_eikonal: needs distances; expected system.renderer_type to be neus-volume-renderer"
+        )
     return unit_slope(render.samples.gradient)
 
 
