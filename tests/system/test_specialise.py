@@ -1,6 +1,7 @@
 """Two-step specialisation on tiny models: its sets, its two steps, resuming, and what it leaves behind."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from safetensors.torch import load_file
 import launch
 from tests.small import CONFIGS, save_disc, trial
 from usd.core import checkpoint
-from usd.core.config import parse
+from usd.core.config import Schedule, parse
 from usd.core.errors import UserError
 from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
 from usd.denoiser.lora import WEIGHTS, read_card
+from usd.denoiser.parts import open_parts
 from usd.experiment import load_experiment
 from usd.system.specialise_sets import PromptsConfig, kept
 
@@ -130,6 +132,14 @@ def test_views_of_a_folder_may_stand_in_for_sampled_ones(command, tmp_path):
     assert [Image.open(file).size for file in files] == [(16, 16)] * 4
 
 
+def test_weights_stored_in_half_are_trained_in_full(command, tiny, tmp_path):
+    shutil.copytree(tiny.sd, tmp_path / "half")
+    open_parts(tiny.sd).network("unet").half().save_pretrained(tmp_path / "half" / "unet")
+    given = [f"system.pretrained_model_name_or_path={tmp_path / 'half'}", "trainer.max_steps=1"]
+    assert launch.main(command(*given, "data.n_test_views=1", "system.n_class_pictures=1")) == 0
+    assert {value.dtype for value in weights(trial(tmp_path)).values()} == {torch.float32}
+
+
 def test_a_set_is_made_again_only_where_something_is_missing_or_was_different(tmp_path):
     calls = []
 
@@ -147,6 +157,10 @@ def test_a_set_is_made_again_only_where_something_is_missing_or_was_different(tm
     os.remove(tmp_path / "set" / "003.png")
     assert ask("a") == [(2, 4)]
     assert ask("b") == [(0, 2), (2, 4), (4, 5)]
+    assert {file.name for file in (tmp_path / "set").iterdir()} == {
+        "set.json",
+        *(f"00{i}.png" for i in range(5)),
+    }
 
 
 def test_prompts_are_filled_and_unknown_words_are_one_line():
@@ -182,7 +196,7 @@ def test_the_published_values():
     assert (system.second_step_from, experiment.trainer.max_steps) == (600, 605)
     assert (system.n_class_pictures, system.pictures_per_step) == (200, 1)
     assert experiment.data.config.n_test_views == 6
-    assert system.optimizer.args["lr"](0) == 2e-4
+    assert system.optimizer.args["lr"] in (2e-4, Schedule.constant(2e-4))
     refine, _ = load_experiment([CONFIGS / "refine.yaml"], ["data.path=x", "system.lora=y"])
     how = refine.system.config
     assert (how.strength, how.steps, how.guidance_scale, how.residual) == (0.2, 50, 6.5, False)

@@ -116,7 +116,8 @@ class SpecialiseSystem(System):
         if config.min_step_percent > config.max_step_percent:
             raise ConfigError("system.min_step_percent: is above max_step_percent; expected at most that")
         self.model = self._open_text_model()
-        self.unet = add_lora(self.model.files.network("unet").train(), config.lora)
+        unet = torch.nn.Module.float(self.model.files.network("unet"))  # published weights are often halves
+        self.unet = add_lora(unet.train(), config.lora)
         self.lessons: dict[str, tuple[Lesson, Lesson]] = {}
 
     def _open_text_model(self) -> StableDiffusionDenoiser:

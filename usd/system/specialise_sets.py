@@ -88,10 +88,17 @@ def kept(
         chunk = range(first, min(first + batch_size, count))
         if not all(names[index].is_file() for index in chunk):
             for index, picture in zip(chunk, make(chunk.start, chunk.stop), strict=True):
-                write_picture(names[index], picture.cpu())
+                write_whole(names[index], picture.cpu())
     pictures = torch.stack([over(read_rgba(name)) for name in names])
     write_picture(folder.parent / f"{folder.name}.png", contact_sheet(pictures[:64], columns=8))
     return pictures
+
+
+def write_whole(path: Path, picture: Float[Tensor, "3 H W"]) -> None:
+    """Written whole or not at all: what is there is not made again."""
+    partial = write_picture(path.with_name(f".{path.name}"), picture)
+    with writing(path):
+        partial.replace(path)
 
 
 def _key(folder: Path) -> str | None:
