@@ -69,7 +69,9 @@ def configs(family: str) -> dict[str, dict[str, Any]]:
     return {"unet": unet(family), "vae": VAE, "scheduler": said, **told}
 
 
-def random_like(shapes: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def random_like(
+    shapes: Mapping[str, Tensor], seed: int, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(seed)
     return {k: (torch.randn(x.shape, generator=source) * 0.1).to(dtype) for k, x in shapes.items()}
 
@@ -101,11 +103,7 @@ def tokenizer(place: Path) -> Path:
 def same(found: ModelParts, truth: GivenParts) -> None:
     """Every tensor of every part, bit by bit, as networks of the libraries hold them."""
     for part, weights in truth.weights.items():
-        if part == PROJECTION:
-            tensors = found.tensors(part)
-            ours = {f"proj.{name.rsplit('.', 1)[1]}": tensors[name] for name in tensors}
-        else:
-            ours = found.network(part).state_dict()
+        ours = dict(found.tensors(part)) if part == PROJECTION else found.network(part).state_dict()
         assert set(ours) == set(weights), part
         for name, value in weights.items():
             assert ours[name].dtype == value.dtype and torch.equal(ours[name], value), (part, name)

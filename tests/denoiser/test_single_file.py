@@ -5,6 +5,7 @@ import pickle
 import shutil
 import sys
 import types
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,29 @@ def test_an_averaged_variant_beside_the_plain_unet_is_the_one_that_is_read(tmp_p
     same(open_parts(folder), GivenParts(plain.configs, {**plain.weights, "unet": averaged.weights["unet"]}))
 
 
+def test_an_old_folder_of_an_autoencoder_is_read(tmp_path: Path) -> None:
+    """Until 2023 diffusers called its attention query, key, value, proj_attn; the published folders still do."""
+    truth = tiny_model("sd1")
+    folder = write_folder(truth, tmp_path / "m")
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    stored = load_file(folder / "vae/diffusion_pytorch_model.safetensors")
+    for new, former in old.items():
+        stored = {name.replace(f".{new}.", f".{former}."): x for name, x in stored.items()}
+    assert any(".proj_attn." in name for name in stored)
+    save_file(stored, folder / "vae/diffusion_pytorch_model.safetensors")
+    same(open_parts(folder), truth)
+
+
+def test_a_part_in_several_files_is_read_from_all(tmp_path: Path) -> None:
+    folder = write_folder(tiny_model("sd1"), tmp_path / "m")
+    whole = folder / "unet/diffusion_pytorch_model.safetensors"
+    stored = list(load_file(whole).items())
+    whole.unlink()
+    for number, half in enumerate((stored[:50], stored[50:]), 1):
+        save_file(dict(half), folder / f"unet/diffusion_pytorch_model-0000{number}-of-00002.safetensors")
+    same(open_parts(folder), tiny_model("sd1"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_file_of_half_precision_is_read_without_a_copy_in_full(dtype: torch.dtype, tmp_path: Path) -> None:
     truth = tiny_model("sd1", dtype=dtype)
@@ -144,7 +168,9 @@ def test_names_are_those_that_diffusers_converts(family: str) -> None:
         assert set(state) == set(truth.weights[part]), part
         assert all(torch.equal(state[name], x) for name, x in truth.weights[part].items()), part
     averaged = {averaged_name(n): x for n, x in stored.items() if n.startswith("model.diffusion_model.")}
-    both = theirs.convert_ldm_unet_checkpoint({**stored, **averaged}, dict(truth.config("unet")), extract_ema=True)
+    both = theirs.convert_ldm_unet_checkpoint(
+        {**stored, **averaged}, dict(truth.config("unet")), extract_ema=True
+    )
     assert len(averaged) < 100 or all(torch.equal(both[n], x) for n, x in truth.weights["unet"].items())
 
 
@@ -199,19 +225,32 @@ FULL_UNET = {
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     "cross_attention_dim": 768,
 }
+
+
+def _tower(width: int, layers: int) -> dict[str, int]:
+    heads, wide = width // 64, 4 * width
+    return {
+        "hidden_size": width,
+        "intermediate_size": wide,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
 FULL = {
-    "sd1": {"text_encoder": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)},
-    "sd2": {"text_encoder": dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16)},
+    "sd1": {"text_encoder": _tower(768, 12)},
+    "sd2": {"text_encoder": _tower(1024, 23)},
     "zero123": {
-        "image_encoder": dict(
-            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
-            image_size=224, patch_size=14, projection_dim=768,
-        )
+        "image_encoder": {**_tower(1024, 24), "image_size": 224, "patch_size": 14, "projection_dim": 768}
     },
-}  # fmt: skip
+}
 UNET_OF = {
     "sd1": {},
-    "sd2": {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True},
+    "sd2": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
     "zero123": {"in_channels": 8, "sample_size": 32},
 }
 COUNTS = {
@@ -323,7 +362,10 @@ def test_stable_zero123_is_told_the_inputs_polar_angle(tmp_path: Path) -> None:
         write_folder(truth, tmp_path / "stable-zero123-diffusers"): True,
         write_folder(truth, tmp_path / "plain"): False,
     }
-    reference, target = orbit_cameras_deg(10.0, 0.0, 1.5, 49.1, 16), orbit_cameras_deg(30.0, 40.0, 1.9, 49.1, 16)
+    reference, target = (
+        orbit_cameras_deg(10.0, 0.0, 1.5, 49.1, 16),
+        orbit_cameras_deg(30.0, 40.0, 1.9, 49.1, 16),
+    )
     layer, rows = truth.weights[PROJECTION], {}
     for place, stable in places.items():
         model = _opened(place, "zero123")
@@ -338,7 +380,10 @@ def test_stable_zero123_is_told_the_inputs_polar_angle(tmp_path: Path) -> None:
 
 def test_what_a_unet_predicts_is_read_beside_it_or_from_the_published_step() -> None:
     assert prediction_type("stable-diffusion-2", {"parameterization": "v"}, {}) == "v_prediction"
-    assert prediction_type("stable-diffusion-2", {"parameterization": "eps"}, {"global_step": 110000}) == "epsilon"
+    assert (
+        prediction_type("stable-diffusion-2", {"parameterization": "eps"}, {"global_step": 110000})
+        == "epsilon"
+    )
     assert prediction_type("stable-diffusion-2", {}, {"global_step": 110000}) == "v_prediction"
     assert prediction_type("stable-diffusion-2", {}, {"global_step": 875000}) == "epsilon"
     assert prediction_type("stable-diffusion-1", {}, {"global_step": 110000}) == "epsilon"
@@ -443,9 +488,18 @@ def test_another_model_is_named(names: list[str], said: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("model.diffusion_model.middle_block.1.norm.weight", "lacks 1 weights of UNet2DConditionModel, such as mid_block"),
-        ("first_stage_model.encoder.conv_in.bias", "lacks 1 weights of AutoencoderKL, such as encoder.conv_in.bias"),
-        ("cond_stage_model.model.visual.proj", "lacks cond_stage_model.model.visual.proj; is the file complete"),
+        (
+            "model.diffusion_model.middle_block.1.norm.weight",
+            "lacks 1 weights of UNet2DConditionModel, such as mid_block",
+        ),
+        (
+            "first_stage_model.encoder.conv_in.bias",
+            "lacks 1 weights of AutoencoderKL, such as encoder.conv_in.bias",
+        ),
+        (
+            "cond_stage_model.model.visual.proj",
+            "lacks cond_stage_model.model.visual.proj; is the file complete",
+        ),
         ("cond_stage_model.model.visual.conv1.weight", "lacks cond_stage_model.model.visual.conv1.weight"),
         ("model.diffusion_model.out.2.weight", "lacks model.diffusion_model.out.2.weight"),
         ("first_stage_model.post_quant_conv.weight", "lacks first_stage_model.post_quant_conv.weight"),
@@ -458,10 +512,14 @@ def test_a_file_without_a_weight_says_which(name: str, said: str, tmp_path: Path
     save_file(stored, tmp_path / "less.safetensors")
     shutil.copy(path.with_suffix(".yaml"), tmp_path / "less.yaml")
     with pytest.raises(UserError, match=said) as caught:
-        model = _opened(tmp_path / "less.safetensors", "zero123")
-        model.unet.on(CPU)
-        model.vae.on(CPU)
+        _all_networks(tmp_path / "less.safetensors")
     assert "\n" not in str(caught.value) and "less.safetensors" in str(caught.value)
+
+
+def _all_networks(path: Path) -> None:
+    model = _opened(path, "zero123")
+    model.unet.on(CPU)
+    model.vae.on(CPU)
 
 
 def test_a_weight_of_another_shape_is_one_line(tmp_path: Path) -> None:
@@ -478,7 +536,9 @@ def _checkpoint_with(objects: dict, path: Path) -> Path:
     return path
 
 
-def test_a_trainers_objects_are_ignored_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainers_objects_are_ignored_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Lightning once wrote them: callbacks named by their class, settings in objects of other libraries."""
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
 
@@ -487,9 +547,9 @@ def test_a_trainers_objects_are_ignored_and_never_run(tmp_path: Path, monkeypatc
             self.best, self.table = 1.0, {"a": [1, 2]}
 
         def __reduce__(self) -> tuple:
-            return (ModelCheckpoint, (), {"best": 1.0}, None, iter([("a", 1)]))
+            return (ModelCheckpoint, (), {"best": 1.0})
 
-        def __setitem__(self, *_: object) -> None:
+        def __setstate__(self, _: object) -> None:
             raise AssertionError("run")
 
     ModelCheckpoint.__module__, ModelCheckpoint.__qualname__ = module.__name__, "ModelCheckpoint"
@@ -497,7 +557,11 @@ def test_a_trainers_objects_are_ignored_and_never_run(tmp_path: Path, monkeypatc
     for name in ("pytorch_lightning", "pytorch_lightning.callbacks"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    objects = {"callbacks": {ModelCheckpoint: {"best_model_score": torch.ones(1)}}, "hyper": ModelCheckpoint()}
+    objects = {
+        "callbacks": {ModelCheckpoint: {"best_model_score": torch.ones(1)}},
+        "hyper": ModelCheckpoint(),
+        "loops": defaultdict(list, epoch=[1]),
+    }
     path = _checkpoint_with(objects, tmp_path / "m.ckpt")
     monkeypatch.delitem(sys.modules, module.__name__)
     parts = SingleFile(path)

@@ -5,7 +5,8 @@ replaced by empty ones; a file with any other object is refused, since a pickle 
 """
 
 import logging
-from collections.abc import Sequence
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ TRAINERS = (
     "argparse",
 )
 PLAIN = ("collections.defaultdict", "pathlib.PosixPath", "pathlib.WindowsPath", "builtins.object")
+REFUSAL = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
 class Ignored:
@@ -36,7 +38,10 @@ class Ignored:
 
     def __setstate__(self, _: object) -> None: ...
 
-    def __setitem__(self, _: object, __: object) -> None: ...
+
+def empty_table(*_: object) -> dict[object, object]:
+    """Stands where a table stood whose entries follow in the file."""
+    return {}
 
 
 def read_pickle(path: Path, zipped: bool) -> Any:
@@ -53,9 +58,19 @@ def read_pickle(path: Path, zipped: bool) -> Any:
         )
     if names:
         LOG.info("%s: ignored its trainer's objects (%s)", path.name, ", ".join(names))
-    stand_ins: Sequence[Any] = [(type("Ignored", (Ignored,), {}), name) for name in names]
-    with torch.serialization.safe_globals(list(stand_ins)):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    stand_ins: list[Any] = [(_stand_in(name), name) for name in names]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as problem:  # torch's own advice is to run what the file holds
+        said = REFUSAL.search(str(problem))
+        raise UserError(
+            f"{path}: cannot be read as weights: {said[1][:200] if said else 'it holds something else'}"
+        ) from problem
+
+
+def _stand_in(name: str) -> Any:
+    return empty_table if name.endswith("dict") else type("Ignored", (Ignored,), {})
 
 
 def _harmless(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from usd.core.errors import UserError
 from usd.denoiser import layouts
 from usd.denoiser.layouts import CLIP, UNET, written
 from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts
@@ -35,8 +36,11 @@ def write_folder(
     """A diffusers folder, as ``open_denoiser`` and diffusers itself read it.
 
     ``layout`` names Zero-1-to-3's camera projection (one of ``PROJECTIONS``); ``pickled`` writes ``.bin`` files;
-    ``variant`` is a word in their names, such as fp16. Tensors keep their precision.
+    ``variant`` is a word in their names, such as fp16. Tensors keep their precision. Raises UserError for the
+    embedded kind of Zero-1-to-3.
     """
+    if model.has(PROJECTION) and "proj.weight" not in model.tensors(PROJECTION):
+        raise UserError(f"{model.place}: is of the embedded kind; expected a model of a published layout")
     index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
     for part in (name for name in CLASSES if model.has(name)):
         stem = FILES.get(part, "diffusion_pytorch_model")
@@ -83,9 +87,13 @@ def write_single_file(model: ModelParts, path: Path, averaged: bool = False, ste
 
     ``averaged`` also stores the UNet as the exponential moving average that training keeps, and *zeros* in its usual
     place: who reads the wrong one notices. A ``.ckpt`` is what Lightning writes, with ``step`` as its global step.
+    Raises UserError for a model with parts that such files have no names for.
     """
     family = family_of_parts(model)
-    stored = state_of(model, family)
+    try:
+        stored = state_of(model, family)
+    except KeyError as name:
+        raise UserError(f"{model.place}: has {name}, for which single files have no name") from None
     if averaged:
         unet = [name for name in stored if name.startswith(UNET)]
         stored |= {layouts.averaged_name(name): stored[name] for name in unet}

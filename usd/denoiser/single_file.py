@@ -174,7 +174,7 @@ def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Pa
     levels = _levels(stored, place)
     attentive = [f"{UNET}input_blocks.{first}.1.norm.weight" in stored for first, _ in levels]
     channels = [
-        int(stored[f"{UNET}input_blocks.{first}.0.out_layers.3.weight"].shape[0]) for first, _ in levels
+        _shape(stored, f"{UNET}input_blocks.{first}.0.out_layers.3.weight", place)[0] for first, _ in levels
     ]
     inner = next(
         (n for n in stored if n.startswith(UNET) and n.endswith("transformer_blocks.0.attn2.to_k.weight")),
@@ -182,16 +182,16 @@ def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Pa
     )
     if inner is None:
         raise UserError(f"{place}: its UNet has no cross attention; expected Stable Diffusion or Zero-1-to-3")
-    linear = stored[f"{inner.split('.transformer_blocks')[0]}.proj_in.weight"].dim() == 2
+    linear = len(_shape(stored, f"{inner.split('.transformer_blocks')[0]}.proj_in.weight", place)) == 2
     return {
         "_class_name": "UNet2DConditionModel",
-        "in_channels": int(stored[f"{UNET}input_blocks.0.0.weight"].shape[1]),
-        "out_channels": int(stored[f"{UNET}out.2.weight"].shape[0]),
+        "in_channels": _shape(stored, f"{UNET}input_blocks.0.0.weight", place)[1],
+        "out_channels": _shape(stored, f"{UNET}out.2.weight", place)[0],
         "block_out_channels": channels,
         "layers_per_block": levels[0][1],
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attentive],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attentive)],
-        "cross_attention_dim": int(stored[inner].shape[1]),
+        "cross_attention_dim": _shape(stored, inner, place)[1],
         "attention_head_dim": _heads(channels, linear, said),  # heads, under diffusers' misleading name
         "use_linear_projection": linear,
     }
@@ -224,13 +224,15 @@ def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], pl
     """Of AutoencoderKL, without ``sample_size``."""
     levels = _count(stored, f"{AUTOENCODER}encoder.down.NUMBER.block.0.conv1.weight", place)
     layers = _count(stored, f"{AUTOENCODER}encoder.down.0.block.NUMBER.conv1.weight", place)
-    channels = [stored[f"{AUTOENCODER}encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in range(levels)]
+    channels = [
+        _shape(stored, f"{AUTOENCODER}encoder.down.{i}.block.0.conv1.weight", place)[0] for i in range(levels)
+    ]
     return {
         "_class_name": "AutoencoderKL",
-        "in_channels": int(stored[f"{AUTOENCODER}encoder.conv_in.weight"].shape[1]),
-        "out_channels": int(stored[f"{AUTOENCODER}decoder.conv_out.weight"].shape[0]),
-        "latent_channels": int(stored[f"{AUTOENCODER}post_quant_conv.weight"].shape[0]),
-        "block_out_channels": [int(c) for c in channels],
+        "in_channels": _shape(stored, f"{AUTOENCODER}encoder.conv_in.weight", place)[1],
+        "out_channels": _shape(stored, f"{AUTOENCODER}decoder.conv_out.weight", place)[0],
+        "latent_channels": _shape(stored, f"{AUTOENCODER}post_quant_conv.weight", place)[0],
+        "block_out_channels": channels,
         "layers_per_block": layers,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
@@ -248,7 +250,7 @@ def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> di
     else:
         ends = [f"{CLIP}token_embedding.weight", f"{CLIP}positional_embedding"]
         layer, wide = f"{CLIP}transformer.resblocks", "mlp.c_fc.weight"
-    words, positions = (tuple(stored[name].shape) for name in _present(stored, ends, place))
+    words, positions = (_shape(stored, name, place) for name in ends)
     layers = _count(stored, f"{layer}.NUMBER.{wide}", place)
     return {
         "architectures": ["CLIPTextModel"],
@@ -258,7 +260,7 @@ def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> di
         "max_position_embeddings": positions[0],
         "num_hidden_layers": layers if one else layers - 1,
         "num_attention_heads": max(words[1] // HEAD_WIDTH, 1),
-        "intermediate_size": int(stored[f"{layer}.0.{wide}"].shape[0]),
+        "intermediate_size": _shape(stored, f"{layer}.0.{wide}", place)[0],
         "hidden_act": "quick_gelu" if one else "gelu",
         "bos_token_id": words[0] - 2,
         "eos_token_id": words[0] - 1,
@@ -270,7 +272,7 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
     """Of CLIPVisionModelWithProjection."""
     tower = f"{CLIP}visual."
     names = [f"{tower}{name}" for name in ("conv1.weight", "positional_embedding", "proj")]
-    patches, positions, out = (tuple(stored[name].shape) for name in _present(stored, names, place))
+    patches, positions, out = (_shape(stored, name, place) for name in names)
     wide = f"{tower}transformer.resblocks.0.mlp.c_fc.weight"
     return {
         "architectures": ["CLIPVisionModelWithProjection"],
@@ -280,7 +282,7 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
         "image_size": math.isqrt(positions[0] - 1) * patches[-1],
         "num_hidden_layers": _count(stored, f"{tower}transformer.resblocks.NUMBER.ln_1.weight", place),
         "num_attention_heads": max(patches[0] // HEAD_WIDTH, 1),
-        "intermediate_size": int(stored[wide].shape[0]),
+        "intermediate_size": _shape(stored, wide, place)[0],
         "projection_dim": out[1],
         "hidden_act": "quick_gelu",
     }
@@ -322,8 +324,8 @@ def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:
     return max(found) + 1
 
 
-def _present(stored: Mapping[str, Tensor], names: list[str], place: Path) -> list[str]:
-    for name in names:
-        if name not in stored:
-            raise UserError(f"{place}: lacks {name}; is the file complete?")
-    return names
+def _shape(stored: Mapping[str, Tensor], name: str, place: Path) -> tuple[int, ...]:
+    """Of a weight. Raises UserError when it is not there."""
+    if name not in stored:
+        raise UserError(f"{place}: lacks {name}; is the file complete?")
+    return tuple(stored[name].shape)

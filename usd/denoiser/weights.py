@@ -120,7 +120,20 @@ def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
     if not files:
         raise UserError(f"{folder}: holds no weights; expected a .safetensors or .bin file")
     shards = [open_checkpoint(folder / file)[0] for file in files]
-    return Lazy({name: partial(shard.__getitem__, name) for shard in shards for name in shard})
+    return Lazy({current_name(name): partial(shard.__getitem__, name) for shard in shards for name in shard})
+
+
+FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # until 2023
+
+
+def current_name(name: str) -> str:
+    """What the libraries call today what they once stored as ``name``: an autoencoder's attention.
+
+    Zero-1-to-3's camera projection is ``proj`` in one published layout and with us, ``projection`` in the other.
+    """
+    name = re.sub(r"^projection\.(weight|bias)$", r"proj.\1", name)
+    old = re.search(r"mid_block\.attentions\.\d+\.(query|key|value|proj_attn)\.", name)
+    return f"{name[: old.start(1)]}{FORMER_NAMES[old[1]]}{name[old.end(1) :]}" if old else name
 
 
 def weights_folder(part: Path) -> Path:
@@ -164,18 +177,11 @@ def readable(place: Path, what: str) -> Iterator[None]:
 
 
 def _advice(problem: str) -> str:
-    cut_short = ("central directory", "not fully covered", "deserializing header", "corrupt")
+    cut_short = ("central directory", "not fully covered", "deserializing header", "corrupt", "Errno 22")
     return " (is the download complete?)" if any(word in problem for word in cut_short) else ""
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
-
-FORMER_NAMES = {
-    "to_q": "query",
-    "to_k": "key",
-    "to_v": "value",
-    "to_out.0": "proj_attn",
-}  # attention, until 2023
 
 
 def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
@@ -224,11 +230,9 @@ def empty_network(library: str, name: str, config: Mapping[str, Any]) -> Any:
 
 
 def stored_name(key: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """The name under which older libraries stored ``key``, or the same."""
-    former = key
-    for ours, theirs in FORMER_NAMES.items():
-        former = former.replace(f".{ours}.", f".{theirs}.")
-    return next((name for name in (key, f"text_model.{key}", former) if name in tensors), None)
+    """The name of ``key`` among these, with or without CLIP's outer module, which transformers gave up."""
+    names = (key, f"text_model.{key}", key.removeprefix("text_model."))
+    return next((name for name in names if name in tensors), None)
 
 
 def one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -131,7 +131,7 @@ def load_projection(files: ModelParts) -> CameraProjection:
         raise UserError(
             f"{files.place}: has neither {' nor '.join(PROJECTIONS)}; expected a Zero-1-to-3 diffusers folder"
         )
-    weights = {_own_name(key): value for key, value in files.tensors(PROJECTION).items()}
+    weights = files.tensors(PROJECTION)
     projection = CameraProjection(_projection_config(files))
     with readable(files.source(PROJECTION), "a camera projection"):
         projection.load_state_dict({key: value.float() for key, value in weights.items()})
@@ -150,11 +150,6 @@ def stored_fourth_number(files: ModelParts) -> FourthNumber:
             f"expected {' or '.join(get_args(FourthNumber))}"
         )
     return cast(FourthNumber, said)
-
-
-def _own_name(key: str) -> str:
-    """Layout B calls the layer ``projection``, layout A and we ``proj``."""
-    return "proj." + key.removeprefix("projection.") if key.startswith("projection.") else key
 
 
 def _projection_config(files: ModelParts) -> CameraProjectionConfig:
