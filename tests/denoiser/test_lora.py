@@ -75,7 +75,7 @@ def test_what_was_trained_is_what_is_loaded(tiny, folder):
 
 
 def test_alpha_is_stored(tiny, tmp_path):
-    unet = with_lora(tiny, alpha=6.0)
+    unet = with_lora(tiny, alpha=6)
     write_lora(unet, tmp_path / "strong", Card())
     torch.testing.assert_close(said(merged(tiny, tmp_path / "strong")), said(unet), atol=1e-5, rtol=1e-4)
 

@@ -25,7 +25,7 @@ class LoraConfig:
     """The shape of the change: W + alpha / rank B A, with A (rank, in) and B (out, rank)."""
 
     rank: int = option(4, "rank of the change of each layer", ge=1)
-    alpha: float | None = option(None, "the change is multiplied by alpha / rank; null: by 1", gt=0)
+    alpha: int | None = option(None, "the change is multiplied by alpha / rank; null: by 1", ge=1)
     dropout: float = option(
         0.0, "share of a layer's inputs that the change does not see in training", ge=0, lt=1
     )
@@ -49,11 +49,10 @@ def add_lora(unet: Any, config: LoraConfig) -> Any:
     from peft import LoraConfig as PeftConfig
 
     unet.requires_grad_(False)
-    alpha = config.rank if config.alpha is None else config.alpha
     unet.add_adapter(
         PeftConfig(
             r=config.rank,
-            lora_alpha=alpha,
+            lora_alpha=config.alpha or config.rank,
             lora_dropout=config.dropout,
             init_lora_weights="gaussian",
             target_modules=list(LAYERS),

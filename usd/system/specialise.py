@@ -232,7 +232,7 @@ class SpecialiseSystem(System):
 
     def export(self, exporter: Any, folder: Path) -> list[Path]:
         """The LoRA, whatever the exporter."""
-        return self.publish(folder)
+        return self.publish(folder) or []
 
     @rank_zero_only
     def publish(self, folder: Path) -> list[Path]:
