@@ -67,6 +67,10 @@ class Bench:
     def trial(self, case: Case, setting: str) -> Path:
         return self.out / "trials" / "irregular" / f"{case.seed}-{setting.replace(' ', '-')}"
 
+    def toy(self, case: Case) -> Path:
+        """The toy's held-out views; all claims share them."""
+        return book.toy_folder(case.seed, self.out.parent)
+
     def picture(self, case: Case) -> Path:
         """The toy's picture from its elevation."""
         file = self.out / "pictures" / f"{case.seed}.png"
@@ -75,7 +79,7 @@ class Bench:
 
 def measured(bench: Bench, case: Case, setting: str, told: str) -> book.Figures:
     """Scores of one run, and the elevation that it used."""
-    toy, trial = book.toy_folder(case.seed), bench.trial(case, setting)
+    toy, trial = bench.toy(case), bench.trial(case, setting)
     overrides = [
         f"system.guidance.image_path={bench.picture(case)}",
         "system.reference.framing=keep",
@@ -112,7 +116,7 @@ def sheet(bench: Bench, cases: Sequence[Case], settings: Sequence[str], file: Pa
     heads += [f"{setting}\n{i + 1}" for setting in settings for i in range(len(SHOWN))]
     rows = []
     for case in cases:
-        toy = book.toy_folder(case.seed)
+        toy = bench.toy(case)
         row = [over(read_rgba(bench.picture(case)))]
         row += [over(read_rgba(toy / f"views/{view:04d}.png")) for view in SHOWN]
         for setting in settings:

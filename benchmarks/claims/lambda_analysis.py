@@ -76,6 +76,10 @@ class Bench:
     models: tuple[str, str]
     overrides: tuple[str, ...]
 
+    def toy(self, seed: int) -> Path:
+        """A toy's pictures; all claims share them."""
+        return book.toy_folder(seed, self.out.parent)
+
     def trial(self, task: str, seed: int, lambda_: float) -> Path:
         return self.out / "trials" / f"lambda-{task}" / f"{seed}-{lambda_:g}"
 
@@ -89,7 +93,7 @@ def settings(bench: Bench, task: str, seed: int, lambda_: float) -> list[str]:
     said = [f"system.guidance.lambda={lambda_:g}", f"trainer.max_steps={TASKS[task].steps}"]
     said += ["trainer.val_check_interval=0", f"system.guidance.pretrained_model_name_or_path={text}"]
     if task == "image":
-        toy = book.toy_folder(seed)
+        toy = bench.toy(seed)
         said += [f"system.guidance.image_path={toy / 'input.png'}", "data.eval_turntable=false"]
         said += [f"data.eval_transforms={toy / 'transforms.json'}"]
         said += [f"system.guidance.zero123_model_name_or_path={view}"]
@@ -139,12 +143,12 @@ def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> book.Figures:
 # ---------------------------------------------------------------------------------------------------------- summary
 
 
-def truth_looks(seed: int) -> book.Figures:
-    """Sharpness and saturation of the toy's own held-out views."""
-    return looks(test_views(book.toy_folder(seed) / "views"))
+def truth_looks(toy: Path) -> book.Figures:
+    """Sharpness and saturation of a toy's own held-out views."""
+    return looks(test_views(toy / "views"))
 
 
-def report(task: str, seeds: Sequence[int], rows: book.Rows) -> str:
+def report(bench: Bench, task: str, seeds: Sequence[int], rows: book.Rows) -> str:
     recipe = TASKS[task]
     what = "pictures to 3D" if task == "image" else "sentences to 3D"
     text = (
@@ -152,7 +156,7 @@ def report(task: str, seeds: Sequence[int], rows: book.Rows) -> str:
         "differences are paired, ± their standard error.\n\n"
     )
     text += book.table(rows, recipe.columns, next(iter(rows)), "lambda")
-    true = [truth_looks(seed) for seed in seeds]
+    true = [truth_looks(bench.toy(seed)) for seed in seeds]
     said = [f"{c.heading} {book.spread([float(t[c.key]) for t in true], c.digits)}" for c in LOOKS]  # type: ignore[arg-type]
     return f"{text}\n\nThe toys themselves, from the held-out views: {', '.join(said)}."
 
@@ -161,7 +165,7 @@ def sheet(bench: Bench, task: str, seeds: Sequence[int], lambdas: Sequence[float
     """A row an object: the toy from its front, and what each lambda made from two sides."""
     shown, rows = TASKS[task].shown, []
     for seed in seeds:
-        row = [over(read_rgba(book.toy_folder(seed) / "input.png"))]
+        row = [over(read_rgba(bench.toy(seed) / "input.png"))]
         for lambda_ in lambdas:
             views = sorted(bench.trial(task, seed, lambda_).glob("save/it*-test"))
             row += [over(read_rgba(views[-1] / f"{i}.png")) if views else chart.blank(row[0]) for i in shown]
@@ -209,7 +213,7 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
                 print(
                     f"{task} {seed}, lambda {value:g}: {first.heading} {figures[first.key]:.2f}", flush=True
                 )
-        texts.append(report(task, seeds, rows))
+        texts.append(report(bench, task, seeds, rows))
     text = "\n\n".join(texts)
     book.finish(args, "lambda_analysis", text, [sheet(bench, t, seeds, args.lambdas) for t in args.task])
     return text

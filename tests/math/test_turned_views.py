@@ -32,7 +32,7 @@ def test_views_agree_best_at_their_own_elevation(truth):
         for e in heights
     ]
     assert min(range(5), key=lambda i: float(found[i])) == 2
-    assert found[2] < 0.25 * min(found[0], found[4])
+    assert found[2] < 0.75 * min(found[0], found[4])
 
 
 def test_it_is_the_turns_that_matter_and_not_where_they_start():
@@ -49,7 +49,7 @@ def test_silhouettes_alone_tell_too_and_an_empty_picture_costs_nothing():
         disagreement(pictures, masks, orbit_cameras_deg(e, TURNS, 1.5, 40.0, SIZE), color_weight=0.0)
         for e in (30.0, 60.0)
     )
-    assert at < 0.3 * off
+    assert at < 0.6 * off
     assert disagreement(pictures, masks * 0, orbit_cameras_deg(0.0, TURNS, 1.5, 40.0, SIZE)) == 0
 
 

@@ -66,7 +66,7 @@ class Lens:
     fov_deg: float
 
     def cameras(self, elevation_deg: float | int, azimuth_deg: tuple[float, ...], size: int) -> Cameras:
-        return orbit_cameras_deg(elevation_deg, azimuth_deg, self.distance, self.fov_deg, size)
+        return orbit_cameras_deg(float(elevation_deg), azimuth_deg, self.distance, self.fov_deg, size)
 
     @property
     def radius(self) -> float:

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Every claim of the paper, one command after another: what `make claims` runs.
+
+    python -m benchmarks.claims                     all of them, two at a time, in at most 8 hours on 2 cores
+    python -m benchmarks.claims --list              what there is, and what each costs
+    python -m benchmarks.claims --only bias elevation --objects 2
+    python -m benchmarks.claims --docs              put tables and pictures into docs/claims.md
+
+Each claim is a command of its own (benchmarks/claims/NAME.py) that keeps its figures object by object: the same call
+again continues where it was stopped. What a claim says goes to outputs/claims/NAME/log.txt.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.claims import ledger as book
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.experiment import shown
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A command, what it asks, and its core minutes over all objects, as expected (see docs/claims.md)."""
+
+    name: str
+    asks: str
+    minutes: int
+
+    @property
+    def file(self) -> Path:
+        return HERE / f"{self.name}.py"
+
+
+CLAIMS = (
+    Claim("formulas", "distillation formulas side by side", 240),
+    Claim("lambda_analysis", "how much of the term that removes noise is wanted", 190),
+    Claim("irregular_views", "pictures from any height, known, wrong or estimated", 120),
+    Claim("rectified", "novel views with the base model's unconditional prediction", 30),
+    Claim("drift", "pictures denoised by each unconditional prediction", 15),
+    Claim("bias", "the bias of unconditional predictions", 10),
+    Claim("elevation", "how well the elevation of a picture is estimated", 10),
+)
+
+
+def listing(claims: Sequence[Claim], jobs: int) -> str:
+    lines = [f"{claim.name:<16} {claim.minutes:>4} core minutes   {claim.asks}" for claim in claims]
+    total = sum(claim.minutes for claim in claims)
+    longest = max(claim.minutes for claim in claims)
+    hours = max(total / jobs, longest) / 60
+    return "\n".join([*lines, f"about {hours:.1f} hours with {jobs} at a time"])
+
+
+def perform(claim: Claim, extra: Sequence[str], out: Path) -> bool:
+    """Runs one claim to its end; whether it went well."""
+    folder, began = out / claim.name, time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.txt"
+    command = [sys.executable, str(claim.file), "--out", str(folder), *extra]
+    with log.open("a", encoding="utf-8") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment
+        )
+    minutes = (time.monotonic() - began) / 60
+    said = f"done, {shown(folder / 'table.md')}" if done.returncode == 0 else f"failed, see {shown(log)}"
+    print(f"{claim.name}: {said} ({minutes:.1f} minutes)", flush=True)
+    return done.returncode == 0
+
+
+def chosen(names: Sequence[str] | None) -> list[Claim]:
+    """The claims of these names, or all; longest first. Raises UserError for one that is not there."""
+    known = {claim.name: claim for claim in CLAIMS}
+    for name in names or ():
+        if name not in known:
+            raise UserError(f"--only: there is no claim '{name}'; expected some of {', '.join(known)}")
+    claims = [claim for claim in CLAIMS if names is None or claim.name in names]
+    return sorted(claims, key=lambda claim: -claim.minutes)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.claims",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument(
+        "--list", action="store_true", help="what there is, and what each costs; nothing is run"
+    )
+    flags.add_argument("--only", nargs="+", metavar="NAME", help="these claims alone")
+    flags.add_argument("--jobs", type=int, default=2, help="claims at a time, a core each")
+    flags.add_argument("--objects", type=int, help="toys of every claim, instead of each one's own number")
+    flags.add_argument("--docs", action="store_true", help="put tables and pictures into docs/claims.md")
+    flags.add_argument("--out", type=Path, default=book.OUT, help="figures, tables and pictures go here")
+    args = flags.parse_args(argv)
+    if args.jobs < 1 or (args.objects is not None and args.objects < 1):
+        raise UserError("--jobs, --objects: expected 1 or more")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> bool:
+    args = arguments(argv)
+    claims = chosen(args.only)
+    print(listing(claims, args.jobs), flush=True)
+    if args.list:
+        return True
+    extra, out = ["--objects", str(args.objects)] if args.objects else [], args.out.resolve()
+    with ThreadPoolExecutor(args.jobs) as pool:
+        went = list(pool.map(lambda claim: perform(claim, extra, out), claims))
+    if (
+        args.docs
+    ):  # one after another: they write into one page; their figures are kept, so that this is quick
+        went += [perform(claim, [*extra, "--docs"], out) for claim in claims]
+    return all(went)
+
+
+def status() -> int:
+    went: list[bool] = []
+    return book.command(lambda: went.append(main())) or int(went != [True])
+
+
+if __name__ == "__main__":
+    sys.exit(status())
