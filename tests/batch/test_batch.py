@@ -187,7 +187,8 @@ def batch(out: Path, *argv: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "USD_CUSTOM": str(CUSTOM), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    own = {"USD_CUSTOM": str(CUSTOM), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **own, "RAY_worker_niceness": "0"}
 
 
 def test_an_object_is_made_once_and_its_process_leaves_with_its_watcher(tmp_path, monkeypatch):

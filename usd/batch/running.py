@@ -44,7 +44,7 @@ def _result(task: Task, future: "Future[Result]") -> Result:
     try:
         return future.result()
     except Exception as error:  # Ray's are many; none of them may stop the others
-        line = (str(error).strip().splitlines() or [""])[0][:200]
+        line = (str(error).strip().splitlines() or [""])[0].partition(". ")[0][:200]
         return Result(task.name, "crashed", attempts=1, error=f"{type(error).__name__}: {line}")
 
 
