@@ -31,6 +31,17 @@ def test_a_circle_of_bases_is_an_error(tmp_path):
         load_config(files[:1])
 
 
+def test_the_name_of_the_guidances_weight_that_was_said_last_counts(tmp_path):
+    published = tmp_path / "published.yaml"
+    published.write_text("system: {loss: {lambda_vsd: 1.0, lambda_opaque: 2.0}}\n")
+    assert load_config([published], ["system.loss.lambda_usd=0.5"]).system.loss == {
+        "lambda_usd": 0.5,
+        "lambda_opaque": 2.0,
+    }
+    again = load_config([published], ["system.loss.lambda_usd=0.5", "system.loss.lambda_sds=0.2"])
+    assert again.system.loss == {"lambda_sds": 0.2, "lambda_opaque": 2.0}
+
+
 def test_another_type_drops_the_options_of_the_former(tmp_path):
     files = write(
         tmp_path, a="g_type: one\ng: {p: 1}\nh_type: one\nh: {p: 1}", b="g_type: two\ng: {q: 2}\nh_type: one"

@@ -190,7 +190,11 @@ def test_names_of_losses_are_checked():
     with pytest.raises(ConfigError, match=r"system.loss.lambda_lora: is 1; expected 0"):
         loss_weights({"lambda_lora": Schedule.constant(1.0)}, {})
     both = {"lambda_usd": Schedule.constant(3.0), "lambda_vsd": Schedule.constant(1.0)}
-    assert loss_weights(both, {})["usd"](0) == loss_weights(dict(reversed(both.items())), {})["usd"](0) == 3
+    with pytest.raises(
+        ConfigError, match=r"lambda_vsd: is another name of lambda_usd and says 1.*, not 3.*; expected one"
+    ):
+        loss_weights(both, {})
+    assert loss_weights(dict.fromkeys(both, Schedule.constant(3.0)), {})["usd"](0) == 3
 
 
 def test_what_cannot_work_is_said_before_any_model_is_opened(tmp_path, capsys, monkeypatch):

@@ -75,11 +75,12 @@ def test_a_geometry_stage_without_normals_is_one_line(tmp_path, capsys) -> None:
 
 
 def test_sds_is_the_published_name_of_the_guidances_weight() -> None:
-    from usd.core.config import Schedule
+    from usd.core.config import ConfigError, Schedule
 
     one, three = Schedule.constant(1.0), Schedule.constant(3.0)
     assert loss_weights({"lambda_sds": three}, {})["usd"] == three
-    assert loss_weights({"lambda_sds": three, "lambda_usd": one}, {})["usd"] == one
+    with pytest.raises(ConfigError, match="lambda_usd: is another name of lambda_sds"):
+        loss_weights({"lambda_sds": three, "lambda_usd": one}, {})
 
 
 def test_a_geometry_stage_runs_and_its_pictures_are_normals(tmp_path) -> None:

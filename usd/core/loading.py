@@ -24,6 +24,9 @@ class Origin:
 
 Origins = dict[str, Origin]
 
+ONE_WEIGHT = frozenset({"lambda_usd", "lambda_vsd", "lambda_sds"})
+"""Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
+
 Content = tuple[Mapping[str, Any], Path]
 """What a file says, and the folder that its relative paths refer to."""
 
@@ -115,7 +118,13 @@ def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
 def _merge(
     into: dict[str, Any], new: Mapping[str, Any], origin: Origin, origins: Origins, path: str = ""
 ) -> None:
-    """Mappings merge key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``."""
+    """Mappings merge key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``.
+
+    Of the names in ``ONE_WEIGHT`` a later one drops the earlier ones.
+    """
+    if path.endswith(".loss") and ONE_WEIGHT & new.keys():
+        for name in ONE_WEIGHT - new.keys():
+            into.pop(name, None)
     for key in new:
         part = str(key).removesuffix("_type")
         if part != key and key in into and into[key] != new[key]:

@@ -7,7 +7,7 @@ and carries no gradient; ``encode`` is differentiable. Weights are frozen and st
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 import torch
@@ -153,6 +153,27 @@ def open_denoiser(name: str, role: str, where: str, running: Running = AS_USUAL)
         }[role]
         raise UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {other}")
     return denoiser
+
+
+class Student:
+    """A model that starts as a frozen one and learns other pictures. It is no module: nobody saves or moves it."""
+
+    @abstractmethod
+    def learned(self) -> Iterator[torch.nn.Parameter]:
+        """The weights that learn."""
+
+    @abstractmethod
+    def __call__(
+        self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
+    ) -> Float[Tensor, "B c h w"]:
+        """The noise predicted in x_t, float32, with gradients for the weights that learn."""
+
+
+def open_student(model: Denoiser, rank: int) -> Student:
+    """A student of ``model`` on its device; ``rank`` is that of its LoRA. Raises UserError where there can be none."""
+    from usd.denoiser.student import student_of
+
+    return student_of(model, rank)
 
 
 def check_shared_latents(first: Denoiser, second: Denoiser, where: str) -> None:

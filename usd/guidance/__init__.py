@@ -87,6 +87,12 @@ class Guidance(Module):
         """The loss 0.5 |z - sg(z - grad)|^2 / B and its figures. Raises UserError when something is not finite."""
         self.finite(render.rgb, "the rendered picture", step)
         z = self.finite(self.model.encode(render.rgb), "the latents of the rendered picture", step)
+        return self.pull(z, cameras, step, generator)
+
+    def pull(
+        self, z: Float[Tensor, "B c h w"], cameras: Cameras, step: int, generator: torch.Generator | None
+    ) -> GuidanceOutput:
+        """``forward`` for latents, wherever they come from."""
         noised = self.noised(z, step, generator)
         with torch.no_grad():
             grad = self.finite(self.gradient(noised, cameras), "the gradient", step)

@@ -6,13 +6,20 @@ Most distillation gradients are one formula on noise predictions at the same x_t
 
 with eps_ref the unconditional prediction of the same model (lambda = 1: SDS, arXiv 2209.14988; lambda = 0: CSD,
 arXiv 2310.19415) or of another model that shares the latent space (lambda = 0: USD, arXiv 2312.06198).
+
+The others are differences of two predictions (``score_difference``), made at points that they choose: the reference
+picture under the same noise (DDS), the inversion of the view (``inverted``: SDI, ISM), or by a model that learns the
+renders (VSD). Noise-free distillation (NFSD) adds a term of its own.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from usd.math.diffusion import EpsFn, add_noise, x0_from_eps
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sds": lambda abar: 1 - abar,
@@ -74,6 +81,43 @@ def score_difference(
 ) -> Float[Tensor, "B C H W"]:
     """w(t) (eps(x_t of the render) - eps(x_t of the reference)): the reference-view term of the published code."""
     return weight * (rendered - reference)
+
+
+def noise_free_gradient(
+    weight: Float[Tensor, "B 1 1 1"],
+    clean: Bool[Tensor, "B"],
+    cond: Float[Tensor, "B C H W"],
+    ref: Float[Tensor, "B C H W"],
+    bad: Float[Tensor, "B C H W"],
+    scale: float,
+) -> Float[Tensor, "B C H W"]:
+    """w(t) [delta + s (cond - ref)], delta = ref where ``clean``, else ref - bad (NFSD, arXiv 2310.17590, equation 9).
+
+    ``bad`` is what is predicted for pictures that are not wanted; ``clean`` marks small noise levels.
+    """
+    delta = torch.where(clean.view(-1, 1, 1, 1), ref, ref - bad)
+    return weight * (delta + scale * (cond - ref))
+
+
+def inverted(
+    eps_fn: EpsFn,
+    z: Float[Tensor, "B C H W"],
+    t: Int[Tensor, "B"],
+    steps: int,
+    alphas_cumprod: Float[Tensor, "T"],
+) -> Float[Tensor, "B C H W"]:
+    """x_t on the deterministic path through the clean picture z, every picture to its own t, in ``steps`` DDIM steps.
+
+    DDIM (arXiv 2010.02502) run backwards. As steps grow, x_t of z ~ N(mu, s^2) under exact predictions tends to
+    alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s.
+    """
+    x0, xt = z, z
+    times = [(t * i) // steps for i in range(steps + 1)]
+    for number, (now, after) in enumerate(itertools.pairwise(times)):
+        eps = eps_fn(xt, now)
+        x0 = z if number == 0 else x0_from_eps(xt, eps, alphas_cumprod, now)
+        xt = add_noise(x0, eps, alphas_cumprod, after)
+    return xt
 
 
 def surrogate_loss(z: Float[Tensor, "B C H W"], grad: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
+from usd.core.loading import ONE_WEIGHT
 from usd.core.random import generator
 from usd.core.registry import build
 from usd.core.types import Render
@@ -80,6 +81,7 @@ class DistillationSystem(System):
     """Base of the distillation systems; a subclass adds losses in ``extra_losses`` and opens what they need."""
 
     config: DistillationConfig
+    shares_batches: ClassVar[bool] = True
     extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
     geometry: Geometry
     material: Material
@@ -266,8 +268,9 @@ def score_shown(view: Shown) -> ViewScore | None:
 def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> dict[str, Schedule]:
     """Weights by loss name from ``lambda_NAME`` keys. Unknown keys are errors.
 
-    ``lambda_vsd`` and ``lambda_sds``, as published, are the guidance's weight unless ``lambda_usd`` says otherwise.
+    ``lambda_vsd`` and ``lambda_sds``, as published, are other names of ``lambda_usd``; two that differ are an error.
     """
+    _refuse_two_weights(given)
     known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
     weights = {name: Schedule.constant(value) for name, value in known.items()}
     keys = [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *REGULARIZERS, *extra)]
@@ -277,11 +280,21 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
             raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
         if key == "lambda_lora":
             _refuse_lora(schedule)
-        elif key in ("lambda_vsd", "lambda_sds"):
-            weights["usd"] = given.get("lambda_usd", schedule)
+        elif key in ONE_WEIGHT:
+            weights["usd"] = schedule
         else:
             weights[key.removeprefix("lambda_")] = schedule
     return weights
+
+
+def _refuse_two_weights(given: Mapping[str, Schedule]) -> None:
+    first, *others = [key for key in given if key in ONE_WEIGHT] or [""]
+    for other in others:
+        if given[other] != given[first]:
+            raise ConfigError(
+                f"system.loss.{other}: is another name of {first} and says {given[other].plain()}, not "
+                f"{given[first].plain()}; expected one of the two"
+            )
 
 
 def _refuse_lora(schedule: Schedule) -> None:

@@ -1,0 +1,244 @@
+"""NFSD, DDS, SDI, ISM and VSD against closed forms, with exact predictions; and on real networks of tiny size."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TinyModels
+from usd.core.config import UserError, spec
+from usd.core.registry import build
+from usd.core.types import Render
+from usd.denoiser import open_denoiser, open_student
+from usd.guidance import Guidance, Noised
+from usd.math import diffusion as d
+from usd.math.camera import orbit_cameras_deg
+from usd.math.distill import inverted
+
+REFERENCE = orbit_cameras_deg(15.0, 90.0, 1.5, 40.0, 16)
+VIEWS = orbit_cameras_deg([10.0, 40.0], [0.0, 200.0], 1.5, 40.0, 16)
+ANALYTIC = dict.fromkeys(("pretrained_model_name_or_path", "zero123_model_name_or_path"), "gaussian")
+NAMES = ["csd-guidance", "nfsd-guidance", "dds-guidance", "sdi-guidance", "ism-guidance", "vsd-guidance"]
+PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+SPREAD = 0.2  # of the analytic denoiser around a condition; told nothing it expects N(0, 1)
+BARS = d.scaled_linear_alphas_cumprod()
+
+
+def exact(name: str, **options: object) -> Any:
+    guidance = build(spec("guidance", name, {**ANALYTIC, **options}))
+    guidance.set_reference(PICTURE, REFERENCE)
+    return guidance
+
+
+def on_networks(tiny: TinyModels, name: str, **options: object) -> Any:
+    models = {
+        "pretrained_model_name_or_path": str(tiny.sd),
+        "zero123_model_name_or_path": str(tiny.zero123_a),
+    }
+    guidance = build(spec("guidance", name, {**models, **options}))
+    guidance.set_reference(PICTURE, REFERENCE)
+    return guidance
+
+
+def noised(guidance: Guidance, seed: int = 0, picture: torch.Tensor | None = None) -> Noised:
+    shown = 1 - PICTURE if picture is None else picture
+    z = guidance.model.encode(shown.expand(2, -1, -1, -1))
+    return guidance.noised(z, 0, torch.Generator().manual_seed(seed))
+
+
+def parts(now: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """alpha, sigma, and alpha^2 s^2 + sigma^2."""
+    alpha, sigma = d.alpha_sigma(BARS, now.t)
+    return alpha, sigma, (alpha * SPREAD) ** 2 + sigma**2
+
+
+def mean() -> torch.Tensor:
+    return PICTURE * 2 - 1
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+# ---------------------------------------------------------------------------------------------------------- inversion
+
+
+def test_inversion_follows_the_path_of_exact_predictions() -> None:
+    """x_t = alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s, every picture at its own t."""
+    z, t = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([100, 500, 900])
+    mu, std = torch.full_like(z, 0.3), torch.full((3,), 0.5)
+    found = inverted(lambda x, at: d.gaussian_eps(x, mu, std, BARS, at), z, t, 150, BARS)
+    alpha, sigma = d.alpha_sigma(BARS, t)
+    scale = ((alpha * 0.5) ** 2 + sigma**2).sqrt() / 0.5
+    close(found, alpha * mu + scale * (z - mu), 0.02)
+
+
+def test_inversion_to_a_time_is_undone_by_sampling_from_it() -> None:
+    z, t = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([400])
+
+    def eps(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return d.gaussian_eps(x, torch.full_like(x, 0.3), torch.full((1,), 0.5), BARS, at)
+
+    there = inverted(eps, z, t, 200, BARS)
+    close(d.ddim_sample(eps, there, d.ddim_timesteps(200, 400), BARS), z, 0.02)
+
+
+# ----------------------------------------------------------------------------------------------------------- formulas
+
+
+def test_csd_is_usd_without_its_second_model() -> None:
+    now = noised(exact("csd-guidance"))
+    theirs = exact("usd-guidance", unconditional="own").gradient(now, VIEWS)
+    assert torch.equal(exact("csd-guidance").gradient(now, VIEWS), theirs)
+    assert exact("csd-guidance").prior is None
+
+
+def test_noise_free_distillation_is_csd_plus_what_does_not_belong() -> None:
+    """Above the threshold the same prediction for bad pictures cancels; below it the unconditional one is added."""
+    above, below = (exact("nfsd-guidance", negative_prompt="", threshold=t) for t in (0, 1000))
+    now = noised(above)
+    plain = exact("csd-guidance").gradient(now, VIEWS)
+    close(above.gradient(now, VIEWS), plain)
+    alpha, sigma, _ = parts(now)
+    close(below.gradient(now, VIEWS), plain + now.weight * sigma * now.xt)  # N(0, 1): eps = sigma x_t
+    told = exact("nfsd-guidance", negative_prompt="bad", threshold=0).gradient(now, VIEWS)
+    bad = sigma * (now.xt - alpha * 0.2) / parts(now)[2]  # any sentence means N(0.2, s^2)
+    close(told, plain + now.weight * (sigma * now.xt - bad))
+
+
+def test_delta_denoising_knows_no_noise_and_leaves_the_matching_picture_alone() -> None:
+    """With s = 1: w sigma alpha (z - y) / (alpha^2 s^2 + sigma^2), whatever noise was drawn."""
+    guidance = exact("dds-guidance", guidance_scale=1.0)
+    now = noised(guidance)
+    alpha, sigma, variance = parts(now)
+    close(guidance.gradient(now, VIEWS), now.weight * sigma * alpha * (now.z - mean()) / variance)
+    other = replace(now, noise=now.noise + 3, xt=now.xt + 3 * sigma)
+    close(guidance.gradient(other, VIEWS), guidance.gradient(now, VIEWS), 1e-3)
+    same = noised(guidance, picture=PICTURE)
+    close(exact("dds-guidance", guidance_scale=7.5).gradient(same, VIEWS), torch.zeros_like(same.z))
+
+
+def test_inverted_noise_knows_no_noise_and_vanishes_on_the_mean() -> None:
+    """SDI with both scales 1, in the limit of many steps: the exact path puts x_t where its noise is known."""
+    guidance = exact("sdi-guidance", guidance_scale=1.0, inversion_scale=1.0, inversion_steps=50)
+    now = noised(guidance)
+    alpha, sigma, variance = parts(now)
+    away, root = now.z - mean(), variance.sqrt()
+    expected = away * (sigma / (SPREAD * root) - (root / SPREAD - alpha) / sigma)
+    close(guidance.gradient(now, VIEWS), now.weight * expected, 0.08)
+    other = replace(now, xt=now.xt + 1, noise=now.noise - 1)
+    assert torch.equal(guidance.gradient(other, VIEWS), guidance.gradient(now, VIEWS))
+    on_mean = noised(guidance, picture=PICTURE)
+    assert float(guidance.gradient(on_mean, VIEWS).abs().max()) < 1e-4
+
+
+def test_interval_matching_compares_two_points_of_one_path() -> None:
+    """The path of N(0, 1) stands still, x_s = z; so x_t = (alpha_t alpha_s + sigma_t sigma_s) z is known."""
+    guidance = exact("ism-guidance", guidance_scale=1.0, interval=80, inversion_steps=60)
+    now = noised(guidance)
+    alpha, sigma, variance = parts(now)
+    alpha_s, sigma_s = d.alpha_sigma(BARS, (now.t - 80).clamp_min(0))
+    xt = (alpha * alpha_s + sigma * sigma_s) * now.z
+    expected = sigma * (xt - alpha * mean()) / variance - sigma_s * now.z
+    close(guidance.gradient(now, VIEWS), now.weight * expected, 0.04)
+    other = replace(now, xt=now.xt + 1, noise=now.noise - 1)
+    assert torch.equal(guidance.gradient(other, VIEWS), guidance.gradient(now, VIEWS))
+
+
+def settled(guidance: Any, steps: int = 60, rate: float = 0.5) -> torch.Tensor:
+    """Latents after gradient descent from grey, through ``Guidance`` itself."""
+    rgb, generator = torch.full((1, 3, 32, 32), 0.5), torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rgb.requires_grad_()
+        guidance(Render(rgb, torch.ones(1, 1, 32, 32)), REFERENCE, 0, generator).loss.backward()
+        assert rgb.grad is not None
+        rgb = (rgb - rate * rgb.grad).detach()
+    return rgb * 2 - 1
+
+
+@pytest.mark.parametrize("name", ["dds-guidance", "sdi-guidance"])
+def test_formulas_without_chance_settle_on_the_expected_picture(name: str) -> None:
+    options = {"inversion_scale": 1.0, "inversion_steps": 4} if name == "sdi-guidance" else {}
+    assert float((settled(exact(name, guidance_scale=1.0, **options)) - mean()).abs().max()) < 0.02
+
+
+# ---------------------------------------------------------------------------------------------------------------- VSD
+
+
+def test_a_student_of_exact_predictions_learns_mean_and_spread_of_what_it_is_shown() -> None:
+    model = open_denoiser("gaussian", "view", "x")
+    student = open_student(model, 4)
+    teacher, rng = torch.optim.Adam(student.learned(), lr=0.1), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        z = 0.6 + 0.3 * torch.randn(8, 3, 32, 32, generator=rng)
+        t, noise = d.sample_timesteps(8, 20, 980, rng, "cpu"), d.normal_like(z, rng)
+        told = model.unconditional(8)
+        (student(d.add_noise(z, noise, BARS, t), t, told) - noise).square().mean().backward()
+        teacher.step()
+        teacher.zero_grad()
+    learned_mean, log_std = (weight.detach() for weight in student.learned())
+    assert float(learned_mean.mean()) == pytest.approx(0.6, abs=0.05)
+    assert float(log_std.exp()) == pytest.approx(0.3, abs=0.05)
+
+
+def test_variational_distillation_settles_on_the_expected_picture() -> None:
+    guidance = exact("vsd-guidance", guidance_scale=1.0, lora_lr=0.05)
+    guidance.set_reference(torch.full((1, 3, 32, 32), 0.7), REFERENCE)
+    assert float(settled(guidance, steps=80, rate=0.2).mean()) == pytest.approx(0.4, abs=0.08)
+
+
+def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model(tiny: TinyModels) -> None:
+    guidance = on_networks(tiny, "vsd-guidance", guidance_scale=1.0, lora_lr=1e-2)
+    now = noised(guidance)
+    first = guidance.gradient(now, VIEWS)
+    close(first, torch.zeros_like(first), 1e-5)
+    unet = guidance.model.unet.on(torch.device("cpu"))
+    weights = {key: value.clone() for key, value in unet.state_dict().items()}
+    told = guidance.model.embed_view(guidance.reading, VIEWS)
+    said = [guidance._learn(guidance.student, now, told) for _ in range(8)]
+    errors = [float((eps - now.noise).square().mean()) for eps in said]
+    assert errors[-1] < errors[0]
+    assert all(torch.equal(weights[key], value) for key, value in unet.state_dict().items())
+    assert float(guidance.gradient(now, VIEWS).abs().max()) > 1e-4
+
+
+def test_a_student_predicts_noise_where_its_model_predicts_v(tiny: TinyModels) -> None:
+    model: Any = open_denoiser(str(tiny.zero123_steered), "view", "x")
+    told = model.embed_view(model.read(PICTURE, REFERENCE), VIEWS)
+    z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([50, 700])
+    close(open_student(model, 2)(z, t, told).detach(), model.eps(z, t, told), 1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("unconditional", ["own", "prior"])
+def test_every_formula_runs_on_networks_and_can_be_rectified(
+    tiny: TinyModels, name: str, unconditional: str
+) -> None:
+    guidance = on_networks(tiny, name, unconditional=unconditional)
+    rgb = (1 - PICTURE).expand(2, -1, -1, -1).clone().requires_grad_()
+    output = guidance(Render(rgb, torch.ones(2, 1, 32, 32)), VIEWS, 0, torch.Generator().manual_seed(0))
+    output.loss.backward()
+    assert rgb.grad is not None and float(rgb.grad.abs().sum()) > 0
+    assert not list(guidance.parameters())
+    assert (guidance.prior is None) == (unconditional == "own")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("sdi-guidance", {"guidance_scale": -1.0}, "guidance_scale: -1 is out of range"),
+        ("ism-guidance", {"max_step_percent": 1.2}, "max_step_percent: 1.2 is out of range"),
+        ("dds-guidance", {"lambda": 1.0}, "lambda: unknown key"),
+        ("nfsd-guidance", {"zero123_model_name_or_path": "gaussian"}, "do not share a latent space"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    tiny: TinyModels, name: str, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        on_networks(tiny, name, **options)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
