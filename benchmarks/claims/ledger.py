@@ -298,6 +298,13 @@ def table(rows: Rows, columns: Sequence[Column], base: str, first: str = "settin
     return "\n".join(lines)
 
 
+def compared(ours: Found, theirs: Found, column: Column) -> Difference:
+    """A figure of one setting minus that of another, over the objects that both have."""
+    shared = [key for key in ours if key in theirs]
+    mine, base = ([_number(found[key][column.key]) for key in shared] for found in (ours, theirs))
+    return paired(mine, base)
+
+
 def _gap(values: Mapping[str, float], rows: Rows, column: Column, base: str, name: str) -> str:
     shared = [key for key in values if key in rows.get(base, {})]
     if name == base or not shared:

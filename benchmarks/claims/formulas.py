@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Distillation formulas side by side at equal budget, on pictures alone or in 3D, against the true views.
+
+    python benchmarks/claims/formulas.py                     the playground: 4 views of 12 toys, latents, no 3D
+    python benchmarks/claims/formulas.py --in-3d             image to 3D at a reduced budget, about two minutes a run
+    python benchmarks/claims/formulas.py --in-3d --formulas usd sds --objects 4 trainer.max_steps=200
+
+Equal budget is equally many optimiser steps; what a step costs is in the table as seconds a run. Every formula runs at
+the scale in ``FORMULAS``; ``--reference-term`` adds, in 3D, each formula with the published reference-view term too.
+Further ``key=value`` arguments go to every run.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.claims import chart
+from benchmarks.claims import ledger as book
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.data.pictures import over, read_rgba
+
+PLAYGROUND, IN_3D = ROOT / "configs" / "playground.yaml", ROOT / "configs" / "usd-patch-mini.yaml"
+GUIDANCE, WEIGHT = "system.guidance_type", "system.guidance.guidance_scale"
+FORMULAS = {
+    "usd": [f"{GUIDANCE}=usd-guidance", f"{WEIGHT}=5", "system.guidance.lambda=0"],
+    "csd": [f"{GUIDANCE}=csd-guidance", f"{WEIGHT}=5", "system.guidance.lambda=0"],
+    "sds": [f"{GUIDANCE}=zero123-guidance", f"{WEIGHT}=5", "system.guidance.lambda=1"],
+    "nfsd": [f"{GUIDANCE}=nfsd-guidance", f"{WEIGHT}=5", "system.guidance.negative_prompt="],
+    "dds": [f"{GUIDANCE}=dds-guidance", f"{WEIGHT}=5"],
+    "sdi": [f"{GUIDANCE}=sdi-guidance", f"{WEIGHT}=5"],
+    "ism": [f"{GUIDANCE}=ism-guidance", f"{WEIGHT}=5"],
+    "vsd": [f"{GUIDANCE}=vsd-guidance", f"{WEIGHT}=5"],
+}
+MODELS = [
+    "system.guidance.pretrained_model_name_or_path=toybox-sd",
+    "system.guidance.zero123_model_name_or_path=toybox-zero123",
+    "system.guidance.max_step_percent=[50,0.98,0.5,200]",
+]
+BUDGET = ["trainer.max_steps=300", "trainer.val_check_interval=0", "data.eval_turntable=false"]
+COLUMNS = (
+    book.Column("psnr", "PSNR, dB"),
+    book.Column("ssim", "SSIM", 3),
+    book.Column("mask_iou", "mask IoU", 3),
+    book.Column("seconds", "seconds a run", 0),
+)
+VIEW = 1  # the view on the sheet
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+def ways(args: argparse.Namespace) -> list[Way]:
+    """The chosen formulas; in 3D with ``--reference-term`` each of them a second time, with it."""
+    found = []
+    for name in args.formulas:
+        given = (*FORMULAS[name], *(MODELS if args.in_3d else []))
+        found.append(Way(name, given))
+        if args.in_3d and args.reference_term:
+            found.append(Way(f"{name} + reference term", (*given, "system.loss.lambda_reference_view=1")))
+    return found
+
+
+def overrides(args: argparse.Namespace, way: Way, toy: Path) -> list[str]:
+    """What one run is told, in the order in which later words count."""
+    data = [
+        f"system.guidance.image_path={toy / 'input.png'}",
+        f"data.eval_transforms={toy / 'transforms.json'}",
+    ]
+    return [*way.overrides, *data, *(BUDGET if args.in_3d else []), *args.given]
+
+
+def performed(trial: Path, config: Path, given: Sequence[str], gpu: str | None) -> book.Figures:
+    """One run of the launcher, and its scores."""
+    began = time.monotonic()
+    views = book.launched(trial, config, given, gpu)
+    return {**book.view_scores(views), "seconds": time.monotonic() - began}
+
+
+def sheet(args: argparse.Namespace, names: Sequence[str], seeds: Sequence[int]) -> Image.Image:
+    """A row a toy: the reference, the true view, then that view by every formula."""
+    rows = []
+    for seed in seeds:
+        toy = book.toy_folder(seed, args.out)
+        folders = [trial_of(args, seed, name) / "save" for name in names]
+        made = [sorted(folder.glob("it*-test/"))[-1] / f"{VIEW}.png" for folder in folders]
+        true = true_view(toy, made[0].parent)
+        rows.append([over(read_rgba(file)) for file in (toy / "input.png", true, *made)])
+    return chart.titled_sheet(
+        rows, ["reference", "truth", *(name.replace(" + ", "\n+ ") for name in names)], 80
+    )
+
+
+def true_view(toy: Path, views: Path) -> Path:
+    """The true picture of the view on the sheet, as the run's own metrics name it."""
+    found = json.loads((views / "metrics.json").read_text())
+    return toy / str(found["per_view"][VIEW]["file_path"])
+
+
+def trial_of(args: argparse.Namespace, seed: int, name: str) -> Path:
+    return args.out / "trials" / "claims" / f"{seed}-{name.replace(' ', '_')}"
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    flags = book.parser(__doc__, "formulas")
+    flags.add_argument("--in-3d", action="store_true", help="image to 3D instead of the playground")
+    flags.add_argument("--formulas", nargs="+", default=list(FORMULAS), choices=FORMULAS)
+    flags.add_argument("--reference-term", action="store_true", help="in 3D: each formula with the term, too")
+    flags.add_argument("--gpu", help="passed on to the launcher")
+    args, given = flags.parse_known_args(argv)
+    wrong = [word for word in given if "=" not in word or word.startswith("-")]
+    if wrong:
+        raise UserError(f"{wrong[0]}: expected a flag of this command, or key=value for the launcher")
+    args.given = given
+    if args.in_3d and args.out == book.OUT / "formulas":
+        args.out = book.OUT / "formulas_3d"
+    args.out = args.out.resolve()
+    return book.checked(args)
+
+
+def run(args: argparse.Namespace) -> str:
+    pair, config = book.open_pair(args), IN_3D if args.in_3d else PLAYGROUND
+    ledger, chosen = book.Ledger(args.out / "figures"), ways(args)
+    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
+    rows: dict[str, dict[str, book.Figures]] = {way.name: {} for way in chosen}
+    models = [f"system.guidance.zero123_model_name_or_path={args.zero123}"]
+    models += [f"system.guidance.pretrained_model_name_or_path={args.stable_diffusion}"]
+    for seed in seeds:
+        toy = book.toy_folder(seed, args.out)
+        for way in chosen:
+            given = [*overrides(args, way, toy), *models]
+            settings = {**pair.marks, "config": config.read_text(), "overrides": given}
+            trial = trial_of(args, seed, way.name)
+            found = ledger.figures(
+                str(seed), settings, lambda t=trial, g=given: performed(t, config, g, args.gpu)
+            )
+            rows[way.name][str(seed)] = found
+            print(f"{seed} {way.name}: PSNR {found['psnr']:.2f}", flush=True)
+    where = "image to 3D at a reduced budget" if args.in_3d else "pictures without 3D"
+    text = f"{where}: {len(seeds)} test toys; mean ± standard deviation over toys; differences are paired, ± their "
+    text += f"standard error.\n\n{book.table(rows, COLUMNS, chosen[0].name, 'formula')}"
+    picture = chart.write_image(args.out / "sheet.png", sheet(args, [way.name for way in chosen], seeds[:3]))
+    book.finish(args, "formulas_3d" if args.in_3d else "formulas", text, [picture])
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(book.command(lambda: print(run(arguments()))))

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Rectified sampling: novel views by DDIM, with whose unconditional prediction?
+
+    python benchmarks/claims/rectified.py                                12 toys of the test split, embedded models
+    python benchmarks/claims/rectified.py --zero123 zero123-xl --stable-diffusion sd-2.1-base --device cuda
+
+    eps = eps_0 + s (eps_phi(x_t, picture, camera) - eps_0)          (arXiv 2312.06198, supplement 1)
+
+*plain*: eps_0 is Zero-1-to-3's own unconditional prediction; *rectified*: its base model's. Both start from the same
+noise at every scale s; s = 1 needs no eps_0 and is the same for both. Figures are means over a toy's held-out views,
+against their true pictures.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.claims import chart
+from benchmarks.claims import ledger as book
+from usd.core.errors import UserError
+from usd.denoiser.sample import Sampler, sample_views
+from usd.evaluation.embedded import Views, held_out_views
+from usd.evaluation.metrics import psnr, ssim
+from usd.toybox.cameras import reference_camera
+
+SCALES = (1.5, 3.0, 5.0)
+COLUMNS = (book.Column("psnr", "PSNR, dB"), book.Column("ssim", "SSIM", 3))
+SHOWN = 3
+
+
+def name_of(way: str, scale: float) -> str:
+    return "s = 1" if scale == 1 else f"{way}, s = {scale:g}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One toy's views, sampled in one way."""
+
+    subject: str
+    views: Views
+    way: str
+    scale: float
+    steps: int
+
+
+@torch.no_grad()
+def sampled(pair: book.Pair, task: Task) -> Float[Tensor, "V 3 S S"]:
+    """The views from the reference alone, always from the same noise."""
+    device, reference = pair.view.alphas_cumprod.device, task.views.reference
+    reading = pair.view.read(reference.to(device), reference_camera(reference.shape[-1]).to(device))
+    source = torch.Generator("cpu").manual_seed(0)
+    prior = pair.text if task.way == "rectified" else None
+    sampler = Sampler(task.steps, task.scale)
+    return sample_views(pair.view, reading, task.views.cameras.to(device), sampler, source, prior).cpu()
+
+
+def measured(pair: book.Pair, task: Task, ledger: book.Ledger, settings: book.Settings) -> book.Figures:
+    """The figures of one toy in one way; its pictures are kept."""
+    made, truth = sampled(pair, task), task.views.pictures
+    ledger.keep(task.subject, settings, made)
+    return {"psnr": float(psnr(made, truth).mean()), "ssim": float(ssim(made, truth).mean())}
+
+
+def sheet(rows: Sequence[tuple[Views, dict[str, Tensor]]]) -> Image.Image:
+    """A row a toy: the reference, a true view, then that view in every way."""
+    names = list(rows[0][1])
+    heads = ["reference", "truth", *(name.replace(", ", "\n") for name in names)]
+    shown = [
+        [views.reference[0], views.pictures[1], *(pictures[name][1] for name in names)]
+        for views, pictures in rows
+    ]
+    return chart.titled_sheet(shown, heads, 80)
+
+
+def table(rows: book.Rows, scales: Sequence[float]) -> str:
+    """Against ``s = 1``, then rectified against plain at every scale."""
+    lines = [
+        book.table(rows, COLUMNS, "s = 1"),
+        "",
+        "| rectified minus plain | PSNR, dB | SSIM |",
+        "|---|---|---|",
+    ]
+    for scale in scales:
+        ours, theirs = rows[name_of("rectified", scale)], rows[name_of("plain", scale)]
+        cells = [book.compared(ours, theirs, column).words(column.digits) for column in COLUMNS]
+        lines.append(f"| s = {scale:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    flags = book.parser(__doc__, "rectified")
+    flags.add_argument("--scales", nargs="+", type=float, default=SCALES, help="guidance scales beside 1")
+    flags.add_argument("--steps", type=int, default=15, help="DDIM steps")
+    flags.add_argument("--views", type=int, default=4, help="held-out views of every toy")
+    args = book.checked(flags.parse_args(argv))
+    bad = [scale for scale in args.scales if scale < 0]
+    if bad:
+        raise UserError(f"--scales: {bad[0]:g} is out of range; expected 0 or more")
+    if args.steps < 1 or args.views < 2:
+        raise UserError(f"--steps, --views: are {args.steps}, {args.views}; expected at least 1 and 2")
+    args.scales = sorted(set(args.scales) - {1.0})
+    return args
+
+
+def run(args: argparse.Namespace) -> str:
+    pair = book.open_pair(args)
+    ledger = book.Ledger(args.out / "figures")
+    ways = [("plain", 1.0), *((way, scale) for scale in args.scales for way in ("plain", "rectified"))]
+    rows: dict[str, dict[str, book.Figures]] = {name_of(*way): {} for way in ways}
+    shown: list[tuple[Views, dict[str, Tensor]]] = []
+    for subject in book.subjects(args, pair.view.latent.image_size):
+        assert subject.toy is not None
+        views = held_out_views(subject.toy, args.views, pair.view.latent.image_size)
+        pictures = {}
+        for way, scale in ways:
+            settings = {**pair.marks, "way": way, "scale": scale, "steps": args.steps, "views": args.views}
+            measure = partial(
+                measured, pair, Task(subject.name, views, way, scale, args.steps), ledger, settings
+            )
+            rows[name_of(way, scale)][subject.name] = ledger.figures(subject.name, settings, measure)
+            pictures[name_of(way, scale)] = ledger.pictures(subject.name, settings)
+        shown.append((views, pictures))
+        print(f"{subject.name}: sampled", flush=True)
+    text = f"{args.views} held-out views of each of {len(shown)} test toys, {args.steps} DDIM steps, the same noise; "
+    text += "mean ± standard deviation over toys; differences are paired, ± their standard error.\n\n"
+    text += table(rows, args.scales)
+    book.finish(args, "rectified", text, [chart.write_image(args.out / "sheet.png", sheet(shown[:SHOWN]))])
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(book.command(lambda: print(run(arguments()))))
