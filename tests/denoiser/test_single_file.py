@@ -32,6 +32,7 @@ from usd.denoiser.published import family_of_parts, state_of, write_folder, writ
 from usd.denoiser.single_file import (
     SingleFile,
     autoencoder_config,
+    measured_prediction,
     prediction_type,
     text_config,
     unet_config,
@@ -41,6 +42,7 @@ from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
 from usd.denoiser.weights import empty_network
 from usd.denoiser.zero123 import Zero123Denoiser
 from usd.math.camera import orbit_cameras_deg
+from usd.math.diffusion import eps_from_v
 
 CPU = torch.device("cpu")
 ROLE = {"sd1": "text", "sd2": "text", "zero123": "view"}
@@ -387,6 +389,44 @@ def test_what_a_unet_predicts_is_read_beside_it_or_from_the_published_step() -> 
     assert prediction_type("stable-diffusion-2", {}, {"global_step": 110000}) == "v_prediction"
     assert prediction_type("stable-diffusion-2", {}, {"global_step": 875000}) == "epsilon"
     assert prediction_type("stable-diffusion-1", {}, {"global_step": 110000}) == "epsilon"
+    assert prediction_type("stable-diffusion-2", {}, {}) is None
+
+
+def test_what_nobody_says_is_measured_on_a_trained_model() -> None:
+    """The embedded model was trained to predict velocity; the noise that its velocity means is the other answer."""
+    model = open_denoiser("toybox-sd", "text", "x")
+    assert isinstance(model, LatentDenoiser)
+    unet = model.unet.on(CPU)
+    width = unet.config.cross_attention_dim
+
+    class Noise(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> object:
+            v = unet(x, t, encoder_hidden_states).sample
+            return types.SimpleNamespace(sample=eps_from_v(x, v, model.alphas_cumprod, t))
+
+    (said, little), (other, most) = (
+        measured_prediction(unet, 4, width),
+        measured_prediction(Noise(), 4, width),
+    )
+    assert (said, other) == ("v_prediction", "epsilon")
+    assert abs(little) < 0.25 and abs(most - 1) < 0.05
+
+
+def test_a_file_that_does_not_say_what_it_predicts_is_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_single_file(tiny_model("sd2"), tmp_path / "m.safetensors")
+    path.with_suffix(".yaml").unlink()
+    assert SingleFile(path).config("unet")["sample_size"] == 96  # random weights return no noise
+    assert "does not say what its UNet predicts" in caplog.text
+
+
+def test_another_noise_schedule_is_one_line(tmp_path: Path) -> None:
+    path = write_single_file(tiny_model("zero123"), tmp_path / "m.safetensors")
+    stored = load_file(path) | {"alphas_cumprod": torch.linspace(1, 0, 1000)}
+    save_file(stored, path)
+    with pytest.raises(UserError, match=r"m.safetensors: was trained with another noise schedule"):
+        _opened(path, "zero123")
 
 
 def test_without_a_configuration_beside_it_a_file_is_the_published_model(tmp_path: Path) -> None:

@@ -27,7 +27,15 @@ TRAINERS = (
     "typing",
     "argparse",
 )
-PLAIN = ("collections.defaultdict", "pathlib.PosixPath", "pathlib.WindowsPath", "builtins.object")
+PLAIN = (
+    "collections.defaultdict",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    *(
+        f"builtins.{name}"
+        for name in ("object", "dict", "list", "tuple", "set", "int", "float", "str", "bool")
+    ),
+)
 REFUSAL = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 

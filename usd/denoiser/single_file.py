@@ -14,13 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import layouts
 from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, Origin, Table
 from usd.denoiser.parts import CLASSES, PROJECTION, ModelParts
-from usd.denoiser.weights import empty_network, open_checkpoint
+from usd.denoiser.weights import build, empty_network, open_checkpoint
+from usd.math.diffusion import scaled_linear_alphas_cumprod
 
 LOG = logging.getLogger(__name__)
 Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
@@ -67,28 +69,47 @@ class SingleFile(ModelParts):
         return folder if folder.is_dir() else None
 
     @cached_property
-    def _configs(self) -> dict[str, dict[str, Any]]:
-        vae = autoencoder_config(self.stored, self.said, self.place)
+    def _shapes(self) -> dict[str, dict[str, Any]]:
+        """What follows from the shapes of the weights."""
+        told = (
+            {"image_encoder": vision_config(self.stored, self.place)}
+            if self.family == "zero123"
+            else {"text_encoder": text_config(self.stored, self.family, self.place)}
+        )
         unet = unet_config(self.stored, self.said, self.place)
-        velocity = prediction_type(self.family, self.said, self.facts) == "v_prediction"
+        return {"unet": unet, "vae": autoencoder_config(self.stored, self.said, self.place), **told}
+
+    @cached_property
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        prediction = prediction_type(self.family, self.said, self.facts) or self._measured()
+        velocity = prediction == "v_prediction"
         side = _image_size(self.family, velocity, self.said)
-        unet |= {"sample_size": side, "upcast_attention": velocity}
-        vae |= {"sample_size": side * 2 ** (len(vae["block_out_channels"]) - 1)}
-        prediction = "v_prediction" if velocity else "epsilon"
+        unet = self._shapes["unet"] | {"sample_size": side, "upcast_attention": velocity}
+        vae = self._shapes["vae"]
+        vae = vae | {"sample_size": side * 2 ** (len(vae["block_out_channels"]) - 1)}
         scheduler = SCHEDULER | _betas(self.said) | {"prediction_type": prediction}
-        parts = {"unet": unet, "vae": vae, "scheduler": scheduler}
-        if self.family == "zero123":
-            return parts | {
-                "image_encoder": vision_config(self.stored, self.place),
-                PROJECTION: _fourth(self.place, self.said),
-            }
-        return parts | {"text_encoder": text_config(self.stored, self.family, self.place)}
+        check_schedule(scheduler, self.stored, self.place)
+        whole = self._shapes | {"unet": unet, "vae": vae, "scheduler": scheduler}
+        return whole | ({PROJECTION: _fourth(self.place, self.said)} if self.family == "zero123" else {})
+
+    def _measured(self) -> str:
+        """What the UNet predicts, found out by asking it: no file of weights says so."""
+        config = self._shapes["unet"]
+        unet = build(*CLASSES["unet"], config, self.tensors("unet"), self.place).float()
+        found, share = measured_prediction(unet, config["in_channels"], config["cross_attention_dim"])
+        LOG.warning(
+            "%s does not say what its UNet predicts; by its answer to pure noise (%.2f of it): %s. If that is wrong, "
+            "put its training configuration beside it as %s",
+            self.place, share, found, self.place.with_suffix(".yaml").name,
+        )  # fmt: skip
+        return found
 
     def _table(self, part: str) -> Table:
         if part == PROJECTION:
             return layouts.camera_projection_table()
-        names = list(empty_network(*CLASSES[part], self.config(part)).state_dict())
-        table = table_of(part, self.family, names, self.config(part))
+        config = self._shapes[part]
+        names = list(empty_network(*CLASSES[part], config).state_dict())
+        table = table_of(part, self.family, names, config)
         if part == "text_encoder" and not any(o.name in self.stored for o in table.values()):
             table = layouts.clip_text_table(names, inner="")
         if part == "unet" and self.averaged:
@@ -217,7 +238,7 @@ def _heads(channels: list[int], linear: bool, said: Mapping[str, Any]) -> int | 
         return heads
     if width <= 0 and not linear:
         return HEADS
-    return [count // (width if width > 0 else HEAD_WIDTH) for count in channels]
+    return [max(count // (width if width > 0 else HEAD_WIDTH), 1) for count in channels]
 
 
 def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -288,13 +309,43 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
     }
 
 
-def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """Noise or velocity: as the training configuration says, else by the published checkpoint's step."""
+def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown."""
     if "parameterization" in said:
         return "v_prediction" if said["parameterization"] == "v" else "epsilon"
     if family != "stable-diffusion-2" or said:
         return "epsilon"
-    return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)), "epsilon")
+    return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)))
+
+
+@torch.no_grad()
+def measured_prediction(unet: Any, channels: int, width: int, side: int = 16) -> tuple[str, float]:
+    """What a UNet predicts, and which share of pure noise is in its answer to it.
+
+    At the last t nearly all of x_t is noise. What predicts noise returns it (share 1); the velocity there is nearly
+    -x0, of which noise tells nothing (share 0).
+    """
+    source = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(4, channels, side, side, generator=source, device="cpu")
+    told = torch.zeros(4, 77, width, device="cpu")
+    out = unet(x, torch.full((4,), 999, device="cpu"), encoder_hidden_states=told).sample
+    noise = x[:, : out.shape[1]]
+    share = float((out * noise).sum() / noise.square().sum())
+    return ("epsilon" if share > 0.5 else "v_prediction"), share
+
+
+def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], place: Path) -> None:
+    """Raises UserError when the file stores another noise schedule than the one that is about to be used."""
+    if "alphas_cumprod" not in stored:
+        return
+    ends = scheduler["beta_start"], scheduler["beta_end"]
+    ours = scaled_linear_alphas_cumprod(int(scheduler["num_train_timesteps"]), *ends)
+    theirs = stored["alphas_cumprod"].float()
+    if theirs.shape != ours.shape or not torch.allclose(theirs, ours, atol=5e-3):
+        raise UserError(
+            f"{place}: was trained with another noise schedule (its alphas_cumprod); expected Stable Diffusion's, "
+            f"or its training configuration beside it as {place.with_suffix('.yaml').name}"
+        )
 
 
 def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
