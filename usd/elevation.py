@@ -26,6 +26,7 @@ from usd.guidance import ViewGuidance
 from usd.system.usd import UsdConfig
 
 KEY = "data.reference_elevation_deg"
+FILE = "elevation.json"
 
 
 def settled(experiment: Experiment, mode: str, device: tuple[str, Any] = ("cpu", 1)) -> Experiment:
@@ -36,9 +37,11 @@ def settled(experiment: Experiment, mode: str, device: tuple[str, Any] = ("cpu",
     config = experiment.data.config
     if not isinstance(config, UsdRandomCameraConfig) or config.reference_elevation_deg != "auto":
         return experiment
+    if mode != "train" and experiment.resume is None:
+        return experiment  # which is refused for that reason
     degrees = _resumed(experiment, mode)
     if degrees is None:
-        found = estimated(experiment, config, _name(device))
+        found = _told(experiment) or estimated(experiment, config, _name(device))
         _tell(experiment, found)
         degrees = round(found.degrees, 1)
     data = replace(experiment.data, config=replace(config, reference_elevation_deg=degrees))
@@ -79,12 +82,18 @@ def _name(device: tuple[str, Any]) -> str:
     return f"cuda:{devices[0]}" if accelerator == "gpu" else "cpu"
 
 
+def _told(experiment: Experiment) -> Elevation | None:
+    """What the first of several processes found: they must not differ by rounding."""
+    file = trial_of(experiment).save / FILE
+    return Elevation(**json.loads(file.read_text())) if ranks.rank() != 0 and file.is_file() else None
+
+
 def _tell(experiment: Experiment, found: Elevation) -> None:
     """Prints the estimate and writes it into the trial."""
     if ranks.rank() != 0:
         return
     sys.stdout.write(f"reference: {found.line()}\n")
-    with writing(trial_of(experiment).save / "elevation.json") as file:
+    with writing(trial_of(experiment).save / FILE) as file:
         file.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
 
 
