@@ -31,7 +31,7 @@ from usd.data.pictures import contact_sheet, over, read_rgba, write_picture, wri
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import Denoiser, TextDenoiser, ViewDenoiser, check_shared_latents, open_denoiser
 from usd.denoiser.latent import LatentDenoiser
-from usd.denoiser.load import weights_folder
+from usd.denoiser.weights import weights_folder
 from usd.toybox import TEST_SEED
 from usd.toybox.__main__ import write_toy
 from usd.toybox.cameras import reference_camera

@@ -18,7 +18,7 @@ from usd.core.registry import find
 from usd.denoiser import Denoiser, Running
 from usd.denoiser.lora_file import is_lora_folder, with_lora
 from usd.denoiser.parts import ModelParts, open_parts
-from usd.denoiser.weights import load_network, read_json, readable, weight_files, weights_folder  # noqa: F401
+from usd.denoiser.weights import read_json, weight_files
 from usd.denoiser.zero123_condition import FourthNumber
 
 LOG = logging.getLogger(__name__)
