@@ -1,7 +1,7 @@
 """LoRA (arXiv 2106.09685) on a UNet's attention layers: training it with peft, and the folder it is kept in.
 
 The folder holds ``pytorch_lora_weights.safetensors``, as diffusers writes and reads it, and ``lora.json``, our card:
-the model that was trained and the sentences that call up what it learnt. With a card the folder is a model wherever
+the model that was trained and the sentence that calls up what it learnt. With a card the folder is a model wherever
 Stable Diffusion's folder is one; ``usd.denoiser.lora_file`` adds the weights.
 """
 
@@ -33,12 +33,10 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class Card:
-    """``lora.json``: what a LoRA was trained on, and the sentences that call it up."""
+    """``lora.json``: what a LoRA was trained on, and the sentence that calls it up."""
 
     base_model: str | None = option(None, "alias, folder or hub id of the model that it changes")
-    prompt: str | None = option(None, "the sentence for the object as in the input picture")
-    object_prompt: str | None = option(None, "the sentence for the object")
-    class_prompt: str | None = option(None, "the sentence for anything of its kind")
+    prompt: str | None = option(None, "the sentence for the object, as clear as in the input picture")
 
 
 def add_lora(unet: Any, config: LoraConfig) -> Any:

@@ -29,6 +29,7 @@ from usd.denoiser.lora import WEIGHTS, lora_model, read_card
 from usd.denoiser.sample import told_fn
 from usd.evaluation.metrics import psnr, sharpness
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
+from usd.prompt_processor.words import check
 from usd.system import System
 
 FOLDER, RECORD = "refined", "refined.json"
@@ -110,6 +111,7 @@ class RefineSystem(System):
             name, where = lora_model(Path(config.lora), name or None, config.lora_scale), "system.lora"
         model = open_denoiser(name, "text", where, config.models.single(config.half_precision_weights))
         assert isinstance(model, TextDenoiser)
+        check(model, (self.prompt(),), "system.prompt")
         return model
 
     def prompt(self) -> str:

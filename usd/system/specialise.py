@@ -38,6 +38,7 @@ from usd.math.diffusion import (
     sample_timesteps,
     timestep_range,
 )
+from usd.prompt_processor.words import check
 from usd.system import System
 from usd.system.diffusion_training import plain_attention
 from usd.system.model_training import write_sheet
@@ -110,8 +111,12 @@ class SpecialiseSystem(System):
 
     def build(self) -> None:
         config = self.config
-        words = {key: getattr(config, key) for key in ("subject", "object_token", "input_token")}
-        self.prompts = config.prompts.filled("system.prompts", **words)
+        self.prompts = config.prompts.filled(
+            "system.prompts",
+            subject=config.subject,
+            object_token=config.object_token,
+            input_token=config.input_token,
+        )
         self.reference = load_reference(config.image_path, config.reference, "system.image_path")
         if config.min_step_percent > config.max_step_percent:
             raise ConfigError("system.min_step_percent: is above max_step_percent; expected at most that")
@@ -138,6 +143,7 @@ class SpecialiseSystem(System):
         if self.device.type == "cpu":
             plain_attention(self.unet)
         self.model.to(self.device)
+        check(self.model, (self.prompts.class_, self.prompts.object, self.prompts.input), "system.prompts")
         size, folder = self.model.latent.image_size, self.save_dir / "sets"
         own = input_set(folder / "input", self.reference.over(size))
         views = self._views(folder / "views", size)
@@ -158,6 +164,7 @@ class SpecialiseSystem(System):
             "2": (Lesson(single, told[2:3]), Lesson(seen, told[1:2])),
         }
         self.model.release_encoders()
+        self.model.unet.drop()  # what is trained is a copy
 
     def _views(self, folder: Path, size: int) -> Float[Tensor, "N 3 S S"]:
         """The novel views, given or made."""
@@ -237,13 +244,7 @@ class SpecialiseSystem(System):
     @rank_zero_only
     def publish(self, folder: Path) -> list[Path]:
         """Writes the LoRA and its card."""
-        said = self.prompts
-        card = Card(
-            base_model=self.config.pretrained_model_name_or_path,
-            prompt=said.input,
-            object_prompt=said.object,
-            class_prompt=said.class_,
-        )
+        card = Card(base_model=self.config.pretrained_model_name_or_path, prompt=self.prompts.input)
         return write_lora(self.unet, folder, card)
 
     def validate(self, batch: CameraBatch, index: int) -> None:
