@@ -91,7 +91,7 @@ def write_table(file: Path, results: Sequence[Result]) -> Path:
 
 
 def table(results: Sequence[Result]) -> str:
-    """For a terminal: columns that say the same of all, or nothing, are left out."""
+    """For a terminal: columns that say nothing are left out."""
     rows = [row(result) for result in results]
     shown = [key for key in columns(results) if key == "name" or any(r.get(key) for r in rows)]
     widths = {key: min(60, max(len(key), *(len(r.get(key, "")) for r in rows))) for key in shown}
