@@ -39,7 +39,7 @@ class Zero123Pipeline:
     def from_pretrained(
         cls, name_or_path: str, rectify: str | None = None, half_precision_weights: bool = True
     ) -> "Zero123Pipeline":
-        """An alias of load/models.yaml, a folder or a hub id. Raises UserError when it cannot be had."""
+        """An alias of load/models.yaml, a folder, a single file or a hub id. Raises UserError when it cannot be had."""
         running = Running().single(half_precision_weights)
         model = open_denoiser(name_or_path, "view", "Zero123Pipeline", running)
         prior = (
