@@ -1,0 +1,141 @@
+"""Training, looking and exporting on a device that is not the default one: nothing is made or left on another."""
+
+import pytest
+import torch
+
+import launch
+from tests.small import SHRUNK, command, save_disc, trial
+from tests.strange import StrangeTensor, elsewhere
+from tests.system import test_reconstruct as reconstruct
+from usd.data.convert import write_views
+from usd.data.toy_views import see_toy, sphere_cameras
+
+QUICK = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
+SMALL_FILES = ["exporter_type=mesh-exporter", "exporter.texture_size=32", "exporter.check_views=2"]
+SMALL_FILES += ["exporter.check_size=32", "exporter.texture_samples=1"]
+ONLY = ["trainer.max_steps=1", "trainer.val_check_interval=0", "trainer.test_after_fit=false"]
+
+
+def test_the_strange_device_refuses_what_cuda_refuses(monkeypatch):
+    with elsewhere(monkeypatch) as device:
+        far, here = torch.ones(3, device=device), torch.ones(3)
+        assert far.device == device and isinstance(far + 1, StrangeTensor)
+        for wrong in (lambda: far + here, lambda: torch.cat([far, here]), far.numpy, lambda: here[far > 0]):
+            with pytest.raises((RuntimeError, TypeError)):
+                wrong()
+        assert torch.equal((far + here.to(device)).cpu(), here + 1) and float(far.sum()) == 3
+        assert torch.zeros(2).device.type == "cpu"
+
+
+def test_gradients_stay_on_the_strange_device(monkeypatch):
+    with elsewhere(monkeypatch) as device:
+        torch.manual_seed(0)
+        layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
+        expected = torch.autograd.grad(layer(x).square().sum(), layer.weight)[0]
+        layer.to(device)
+        layer(x.to(device)).square().sum().backward()
+        assert layer.weight.grad is not None and layer.weight.grad.device == device
+        torch.testing.assert_close(layer.weight.grad.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", SHRUNK)
+def test_a_recipe_trains_there_is_looked_at_and_exported(name, tmp_path, monkeypatch):
+    with elsewhere(monkeypatch):
+        assert launch.main(command(name, tmp_path, *QUICK)) == 0
+        if name.endswith("mini.yaml"):
+            options = [f"resume={trial(tmp_path).last}", *SMALL_FILES]
+            assert launch.main(command(name, tmp_path, *options, mode="--export")) == 0
+            assert (trial(tmp_path).save / "it2-export" / "model.glb").stat().st_size > 500
+    for file in ("it2-0.png", "it2-test/2.png", "it2-test.mp4"):
+        assert (trial(tmp_path).save / file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "models"),
+    [
+        ("usd-guidance", {}),
+        ("zero123-guidance", {}),
+        ("usd-guidance", {"offload": "unused", "recompute": True}),
+    ],
+)
+def test_diffusion_models_follow_their_input_there(guidance, models, tmp_path, monkeypatch, tiny):
+    options = [
+        f"system.guidance_type={guidance}",
+        f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
+        f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
+        f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
+        "system.loss.lambda_reference_view=1",
+        *(f"system.guidance.models.{key}={value}" for key, value in models.items()),
+    ]
+    with elsewhere(monkeypatch):
+        assert launch.main(command("usd-patch-mini.yaml", tmp_path, *ONLY, *options)) == 0
+
+
+def test_words_are_read_there(tmp_path, monkeypatch, tiny):
+    options = [
+        f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
+        f"system.prompt_processor.pretrained_model_name_or_path={tiny.sd}",
+        f"system.prompt_processor.cache_dir={tmp_path / 'cache'}",
+        "system.prompt_processor.prompt=a red car",
+        "system.prompt_processor.use_perp_neg=true",
+    ]
+    name = "usd-text-to-3D-patch.yaml"
+    with elsewhere(monkeypatch):
+        assert (
+            launch.main(
+                command(name, tmp_path, *ONLY, *options, "system.guidance_type=stable-diffusion-guidance")
+            )
+            == 0
+        )
+
+
+@pytest.mark.parametrize("geometry", ["implicit-volume", "volume-grid", "implicit-sdf"])
+@pytest.mark.parametrize("renderer", ["nerf-volume-renderer", "neus-volume-renderer"])
+def test_geometries_render_there(geometry, renderer, tmp_path, monkeypatch):
+    if (geometry == "implicit-sdf") != (renderer == "neus-volume-renderer"):
+        pytest.skip("a density is not a signed distance")
+    options = [
+        f"system.geometry_type={geometry}",
+        f"system.renderer_type={renderer}",
+        "system.renderer.num_samples_per_ray=16",
+    ]
+    options += [
+        "system.optimizer.params=null",
+        "system.optimizer.args={lr: 0.001}",
+        "system.loss.lambda_orient=0",
+    ]
+    base = [
+        item
+        for item in command("usd-patch-mini.yaml", tmp_path, *ONLY)
+        if "pos_encoding" not in item and "isosurface" not in item and "renderer." not in item
+    ]
+    with elsewhere(monkeypatch):
+        assert launch.main([*base, *options]) == 0
+
+
+def test_a_surface_is_reconstructed_there(tmp_path, monkeypatch):
+    folder, out = tmp_path / "views", tmp_path / "out"
+    write_views(see_toy(reconstruct.TOY, sphere_cameras(4, 16)), folder)
+    argv = reconstruct.command(
+        "--train", out, "run", f"data.path={folder}", "data.hold_out=1", "trainer.max_steps=2"
+    )
+    with elsewhere(monkeypatch):
+        assert launch.main(argv) == 0
+        again = reconstruct.command(
+            "--export", out, "run", f"data.path={folder}", f"resume={trial(out).last}"
+        )
+        assert launch.main(again) == 0
+
+
+def test_a_stray_tensor_is_noticed(tmp_path, monkeypatch):
+    """The same test with one tensor made on the wrong device, where no result shows it on a CPU."""
+    from usd.background.solid_color import SolidColorBackground
+
+    usual = SolidColorBackground.color
+    monkeypatch.setattr(
+        SolidColorBackground,
+        "color",
+        lambda self, directions, generator=None: usual(self, directions, generator) * torch.ones(3),
+    )
+    with elsewhere(monkeypatch), pytest.raises(RuntimeError, match="expected all tensors on one device"):
+        launch.main(command("usd-patch-mini.yaml", tmp_path, *ONLY))
