@@ -144,6 +144,41 @@ def test_only_training_has_stages(tmp_path, capsys):
     assert "can only be trained" in capsys.readouterr().err
 
 
+def test_a_stage_may_ask_what_another_is_set_to(tmp_path):
+    asked = {
+        "first": {"base": TINY, "system": {"target": 2.5}, "trainer": {"gradient_clip_val": None}},
+        "second": {
+            "base": TINY,
+            "system": {"target": "${stage:first,system.target}"},
+            "trainer": {
+                "max_steps": "${stage:first,trainer.max_steps}",
+                "gradient_clip_val": "${stage:first,trainer.gradient_clip_val}",
+            },
+            "description": "as ${stage:first,system.target}",
+        },
+    }
+    first, second = plans([write(tmp_path, stages=asked)], ["stages.first.system.target=1.5"])
+    assert second.experiment.system.config.target == 1.5, "with its type, as typed by hand"
+    assert second.experiment.description == "as 1.5"
+    assert second.steps == first.steps == 4 and second.experiment.trainer.gradient_clip_val is None
+    assert second.inputs == (), "what it says is among its own settings"
+    asked["second"]["system"] = {"target": "${stage:first,system.targt}"}
+    with pytest.raises(
+        ConfigError, match=r"stages\.second: system\.target: stage 'first' has no option 'system\.targt'"
+    ):
+        plans([write(tmp_path, stages=asked)])
+
+
+def test_a_tag_may_be_made_of_what_stages_are_told(tmp_path):
+    said = {"first": {"base": TINY, "system": {"target": 2}}}
+    file = write(tmp_path, stages=said, tag="t${stages.first.system.target}")
+    assert plans([file])[0].trial.folder.parent.name == "t2"
+    assert plans([file], ["stages.first.system.target=3"])[0].trial.folder.parent.name == "t3"
+    said["first"]["system"]["target"] = "???"
+    with pytest.raises(ConfigError, match=r"stages\.first\.system\.target: required but not given"):
+        plans([write(tmp_path, stages=said)])
+
+
 # ---------------------------------------------------------------------------------------------------- running
 
 
@@ -214,7 +249,9 @@ def test_more_steps_go_on_and_what_stands_on_them_is_made_again(tmp_path, capsys
     file = write(tmp_path)
     run(file)
     capsys.readouterr()
+    before = read_record(trial(tmp_path, "first")).minutes
     assert run(file, "stages.first.trainer.max_steps=6") == 0
+    assert read_record(trial(tmp_path, "first")).minutes > before > 0
     out = capsys.readouterr().out
     assert "stage first: going on" in out
     assert "stage second: description" not in out

@@ -9,7 +9,7 @@ from usd.data.pictures import write_picture
 from usd.data.random_camera import RandomCameras, at_step
 from usd.data.transforms import write_transforms
 from usd.data.usd_random_camera import UsdRandomCameras
-from usd.math.camera import orbit_cameras_deg
+from usd.math.camera import Spherical, orbit_cameras_deg
 
 
 def cameras(cls=RandomCameras, **options):
@@ -162,3 +162,24 @@ def test_impossible_cameras_are_refused(options, message):
 def test_the_configuration_survives_plain_yaml():
     config = parse(UsdRandomCameras.Config, {"height": [16, 32], "resolution_milestones": [5]}, "data")
     assert parse(UsdRandomCameras.Config, plain(config), "data") == config
+
+
+def test_test_views_may_be_spread_over_a_band_of_the_sphere():
+    """Equal shares of the band's area have equally many views, and of the circle, too."""
+    data = cameras(
+        UsdRandomCameras, eval_elevation_range=[-20, 60], n_test_views=400, eval_camera_distance=1.5
+    )
+    batches = data.eval_batches("test")
+    place = Spherical(
+        *(
+            torch.cat([getattr(b.cameras.spherical, key) for b in batches])
+            for key in ("elevation", "azimuth", "distance")
+        )
+    )
+    low, high = math.sin(math.radians(-20)), math.sin(math.radians(60))
+    height = (place.elevation.sin() - low) / (high - low)
+    assert torch.histc(height, bins=10, min=0, max=1).tolist() == [40] * 10
+    assert (torch.histc(place.azimuth, bins=8, min=-math.pi, max=math.pi) - 50).abs().max() <= 3
+    assert torch.allclose(place.distance, torch.tensor(1.5)) and batches[0].name == "test"
+    with pytest.raises(ConfigError, match=r"data\.eval_elevation_range: \[60, -20\] runs backwards"):
+        cameras(eval_elevation_range=[60, -20])
