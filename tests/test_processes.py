@@ -19,10 +19,9 @@ from usd.core.errors import UserError
 from usd.data import Data
 from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
-from usd.experiment import Experiment
 from usd.system import System
 from usd.system.distillation import DistillationSystem
-from usd.train import choose_devices, count_processes, one_of, share
+from usd.train import choose_devices, count_processes, one_of, refuse_undivided
 
 TINY = str(Path(__file__).parent / "core" / "custom" / "tiny.yaml")
 STEPS = 8
@@ -185,7 +184,7 @@ def test_a_process_that_fails_alone_leaves_nobody_waiting(ended):
 def test_a_system_for_one_process_is_one_line(tmp_path):
     assert not System.shares_batches and DistillationSystem.shares_batches
     with pytest.raises(UserError, match="--gpu: System is trained by one process"):
-        share(object.__new__(Experiment), (object.__new__(System), object.__new__(Data)), 2)
+        refuse_undivided((object.__new__(System), object.__new__(Data)), 2, 1)
 
 
 @pytest.mark.parametrize(

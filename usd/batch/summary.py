@@ -108,7 +108,16 @@ def write_sheet(file: Path, tasks: Sequence[Task], views: int = 6, size: int = 1
     from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
 
     def shown(path: Path) -> torch.Tensor:
-        return over(resize_rgba(read_rgba(path), size, size))
+        picture = read_rgba(path)
+        height, width = picture.shape[-2:]
+        longer = max(height, width)
+        margin = (
+            (longer - width) // 2,
+            (longer - width + 1) // 2,
+            (longer - height) // 2,
+            (longer - height + 1) // 2,
+        )
+        return over(resize_rgba(torch.nn.functional.pad(picture, margin), size, size))
 
     rows = [(_input(task), turntable(Path(task.folder), views)) for task in tasks]
     blank = torch.ones(3, size, size)
@@ -121,9 +130,8 @@ def write_sheet(file: Path, tasks: Sequence[Task], views: int = 6, size: int = 1
 
 
 def _input(task: Task) -> Path | None:
-    """The picture as it was understood, or as it was given."""
-    understood = sorted(Path(task.folder).glob("*/save/reference.png"))
-    return understood[0] if understood else (Path(task.source) if Path(task.source).is_file() else None)
+    """The picture it was made from; none where that was words."""
+    return Path(task.source) if Path(task.source).is_file() else None
 
 
 def turntable(folder: Path, count: int) -> list[Path]:
