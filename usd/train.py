@@ -100,7 +100,10 @@ def plain_errors(trial: Trial) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        advice = "lower data.width and data.height, data.batch_size or the renderer's num_samples_per_ray"
+        advice = (
+            "add a preset of configs/presets (docs/real-models.md), or lower data.batch_size, the renderer's "
+            "num_samples_per_ray, or data.width and data.height"
+        )
         raise UserError(f"out of GPU memory: {advice}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
