@@ -32,19 +32,31 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Claim:
-    """A command, what it asks, and its core minutes over all objects, as expected (see docs/claims.md)."""
+    """A command, what it asks, its core minutes over all objects as expected, and flags of its own.
+
+    ``name`` is its folder in outputs/claims and its place in docs/claims.md; ``script`` its file, where that differs.
+    """
 
     name: str
     asks: str
     minutes: int
+    flags: tuple[str, ...] = ()
+    script: str = ""
 
     @property
     def file(self) -> Path:
-        return HERE / f"{self.name}.py"
+        return HERE / f"{self.script or self.name}.py"
 
 
 CLAIMS = (
-    Claim("formulas", "distillation formulas side by side", 240),
+    Claim(
+        "formulas_3d",
+        "distillation formulas side by side, image to 3D, with and without the reference term",
+        250,
+        ("--in-3d", "--reference-term"),
+        "formulas",
+    ),
+    Claim("formulas", "distillation formulas side by side on pictures alone", 60),
     Claim("lambda_analysis", "how much of the term that removes noise is wanted", 190),
     Claim("irregular_views", "pictures from any height, known, wrong or estimated", 120),
     Claim("rectified", "novel views with the base model's unconditional prediction", 30),
@@ -67,7 +79,7 @@ def perform(claim: Claim, extra: Sequence[str], out: Path) -> bool:
     folder, began = out / claim.name, time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.txt"
-    command = [sys.executable, str(claim.file), "--out", str(folder), *extra]
+    command = [sys.executable, str(claim.file), "--out", str(folder), *claim.flags, *extra]
     with log.open("a", encoding="utf-8") as file:
         environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         done = subprocess.run(

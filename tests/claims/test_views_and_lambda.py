@@ -111,21 +111,22 @@ def test_all_claims_fit_into_eight_hours_and_each_is_a_command(capsys):
     said = capsys.readouterr().out
     assert all(claim.name in said for claim in everything.CLAIMS)
     assert float(re.search(r"about ([\d.]+) hours with 2", said)[1]) <= 8
-    assert all(
-        claim.file.is_file() for claim in everything.CLAIMS if claim.name not in ("formulas", "rectified")
-    )
+    assert all(claim.file.is_file() for claim in everything.CLAIMS)
 
 
 def test_every_claim_is_run_and_one_that_fails_is_told(tmp_path, monkeypatch, capsys):
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text("import sys; print(sys.argv)")
+    (tmp_path / "same.py").write_text("import sys; print(sys.argv)")
     bad.write_text("raise SystemExit(1)")
     monkeypatch.setattr(everything, "HERE", tmp_path)
     claims = (everything.Claim("good", "?", 1), everything.Claim("bad", "?", 1))
+    claims += (everything.Claim("same_3d", "?", 1, ("--in-3d",), "same"),)
     monkeypatch.setattr(everything, "CLAIMS", claims)
     assert not everything.main(["--out", str(tmp_path / "out"), "--objects", "2"])
     said = capsys.readouterr().out
     assert "good: done" in said
     assert "bad: failed, see" in said
     assert "'--objects', '2'" in (tmp_path / "out" / "good" / "log.txt").read_text()
+    assert "'--in-3d', '--objects', '2'" in (tmp_path / "out" / "same_3d" / "log.txt").read_text()
     assert everything.main(["--out", str(tmp_path / "out"), "--only", "good"])
