@@ -250,7 +250,7 @@ def test_running_out_of_gpu_memory_says_what_to_lower(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(torch.nn.Linear, "forward", full)
     text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}")
-    assert text.startswith("out of GPU memory: lower data.width")
+    assert text.startswith("out of GPU memory: add a preset of configs/presets")
 
 
 def test_other_options_than_the_checkpoint_s_are_pointed_out(tmp_path, capsys):
