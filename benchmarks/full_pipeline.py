@@ -28,12 +28,13 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.claims.ledger import Column, Figures, Ledger, table, toy_folder, toy_seeds  # noqa: E402
 from benchmarks.image_to_3d import SHOWN, SIZE, VIEWS, paste  # noqa: E402
+from usd.core import loading  # noqa: E402
 from usd.data.pictures import read_rgba, write_picture  # noqa: E402
 from usd.evaluation.mesh_source import read_mesh, see_mesh  # noqa: E402
 from usd.evaluation.metrics import sharpness  # noqa: E402
 from usd.evaluation.protocol import compare_surfaces  # noqa: E402
 from usd.evaluation.views import mean_score, score  # noqa: E402
-from usd.stages import plans, read_record  # noqa: E402
+from usd.stages import read_record, written  # noqa: E402
 from usd.toybox import TEST_SEED  # noqa: E402
 from usd.toybox.cameras import held_out_cameras  # noqa: E402
 from usd.toybox.mesh import toy_mesh  # noqa: E402
@@ -138,7 +139,8 @@ def wanted_stages(bench: Bench, run: str) -> tuple[str, ...]:
 
 def stage_names(bench: Bench) -> list[str]:
     """Every stage of the configuration, in order."""
-    return [plan.name for plan in plans([bench.config, ADDED], told(bench, Path("toy"), "tag"))]
+    contents = [content for file in (bench.config, ADDED) for content in loading.chain(file)]
+    return [stage.name for stage in written(contents, ())]
 
 
 def told(bench: Bench, toy: Path, tag: str) -> list[str]:
