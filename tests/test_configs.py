@@ -17,7 +17,8 @@ OTHERS = [
     "specialise-mini.yaml",
     "refine.yaml",
     "refine-mini.yaml",
-]  # tests/system/test_reconstruct.py, test_specialise.py, test_refine.py
+    "playground.yaml",
+]  # tests/system/test_reconstruct.py, test_specialise.py, test_refine.py, test_playground.py
 
 
 def test_no_recipe_is_forgotten_here():

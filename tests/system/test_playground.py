@@ -1,0 +1,80 @@
+"""The playground: pictures that follow a formula without 3D, scored against true views."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import launch
+from tests.small import CONFIGS, save_disc, trial
+from usd.data.pictures import over, read_rgba, write_picture
+from usd.data.transforms import write_transforms
+from usd.math.camera import orbit_cameras_deg
+
+MODELS = dict.fromkeys(("pretrained_model_name_or_path", "zero123_model_name_or_path"), "gaussian")
+
+
+def command(out: Path, *overrides: str, mode: str = "--train") -> list[str]:
+    picture = out / "disc.png"
+    if not picture.is_file():
+        save_disc(picture)
+    models = [f"system.guidance.{key}={name}" for key, name in MODELS.items()]
+    place = [f"exp_root_dir={out}", "use_timestamp=false", "tag=run", "name=small"]
+    quick = ["trainer.max_steps=60", "trainer.val_check_interval=60", "trainer.enable_progress_bar=false"]
+    gentle = ["system.guidance.guidance_scale=1", "data.views=2", "data.eval_height=32", "data.eval_width=32"]
+    given = [f"system.guidance.image_path={picture}", *models, *place, *quick, *gentle, *overrides]
+    return ["--config", str(CONFIGS / "playground.yaml"), mode, "--gpu", "cpu", *given]
+
+
+def true_views(out: Path) -> Path:
+    """Two views that show what the analytic model expects of every view: the reference picture."""
+    disc = read_rgba(save_disc(out / "disc.png"))
+    names = [str(write_picture(out / f"{i}.png", disc).name) for i in range(2)]
+    cameras = [orbit_cameras_deg(15.0, azimuth, 1.5, 40.0, 32) for azimuth in (0.0, 120.0)]
+    return write_transforms(out / "views.json", cameras, names)
+
+
+@pytest.mark.parametrize("optimise", ["latent", "picture"])
+def test_views_become_what_the_model_expects_and_are_scored(tmp_path: Path, optimise: str) -> None:
+    overrides = ["system.guidance_type=dds-guidance", f"system.optimise={optimise}"]
+    overrides += [f"data.eval_transforms={true_views(tmp_path)}"]
+    assert launch.main(command(tmp_path, *overrides)) == 0
+    save = trial(tmp_path).save
+    found = json.loads((save / "it60-test/metrics.json").read_text())
+    assert found["views"] == 2 and found["psnr"] > 25 and found["mask_iou"] > 0.9
+    made, disc = over(read_rgba(save / "it60-test/1.png")), over(read_rgba(tmp_path / "disc.png"))
+    assert float((made - disc).abs().mean()) < 0.03
+    assert (save / "it60-test.png").is_file() and (save / "it60-0.png").is_file()
+
+
+def test_a_finished_trial_is_tested_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.main(command(tmp_path, "trainer.max_steps=2")) == 0
+    first = read_rgba(trial(tmp_path).save / "it2-test/0.png")
+    monkeypatch.setattr("usd.denoiser.load.open_model", lambda *_: pytest.fail("a model was opened"))
+    assert launch.main(command(tmp_path, f"resume={trial(tmp_path).last}", mode="--test")) == 0
+    assert torch.equal(read_rgba(trial(tmp_path).save / "it2-test/0.png"), first)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["system.guidance_type=stable-diffusion-guidance"], "looks at no picture"),
+        (["data_type=usd-random-camera-datamodule"], "expected fixed-views"),
+        (["system.guidance.max_step_percent=1.5"], "max_step_percent: 1.5 is out of range"),
+        (["system.guidance.guidance_scale=-2"], "guidance_scale: -2 is out of range"),
+        (["system.guidance.pretrained_model_name_or_path=toybox-sd"], "do not share a latent space"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
+) -> None:
+    assert launch.main(command(tmp_path, *overrides)) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error
+
+
+def test_a_picture_without_an_object_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = write_picture(tmp_path / "empty.png", torch.ones(3, 32, 32))
+    assert launch.main(command(tmp_path, f"system.guidance.image_path={empty}")) == 2
+    assert "nothing remains after removing the background" in capsys.readouterr().err

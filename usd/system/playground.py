@@ -1,0 +1,158 @@
+"""Distillation without 3D: pictures, or their latents, follow a guidance directly. A formula shows itself in seconds.
+
+Every view of ``fixed-views-datamodule`` is a picture of its own. Latents need no renderer, and no autoencoder in the
+loop; ``optimise: picture`` sends the gradient through the encoder, as a renderer would.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import ConfigError, Spec, component, option
+from usd.core.random import generator
+from usd.core.registry import build, register
+from usd.core.types import Render
+from usd.data.fixed_views import FixedViews
+from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
+from usd.data.random_camera import CameraBatch
+from usd.data.reference import ReferenceConfig, load_reference
+from usd.evaluation.embedded import object_mask
+from usd.evaluation.metrics import mask_iou, psnr, ssim
+from usd.evaluation.views import ViewScore, write_metrics
+from usd.guidance import ViewGuidance
+from usd.system import System
+
+Pictures = Float[Tensor, "B 3 S S"]
+
+
+@dataclass(frozen=True)
+class PlaygroundConfig(System.Config):
+    guidance: Spec = component("guidance", None, "the formula that pulls the pictures")
+    reference: ReferenceConfig = option({}, "how the reference picture is read")
+    optimise: Literal["latent", "picture"] = option("latent", "what changes")
+    start: Literal["grey", "noise", "reference"] = option(
+        "grey", "what every view is at first: one grey, noise, or the reference picture"
+    )
+
+
+@register("playground-system")
+class PlaygroundSystem(System):
+    """``canvas`` is what is optimised; ``developed`` holds its pictures, so that tests need no model."""
+
+    Config = PlaygroundConfig  # type: ignore[assignment]
+    config: PlaygroundConfig
+
+    def build(self) -> None:
+        if not isinstance(self.config.guidance.config, ViewGuidance.Config):
+            raise ConfigError(
+                f"system.guidance_type: '{self.config.guidance.name}' looks at no picture; expected one that does, "
+                "such as usd-guidance"
+            )
+        self.guidance: Any = None
+
+    # -------------------------------------------------------------------------------------------------- training
+
+    def configure_model(self) -> None:
+        """Reads the picture, opens the guidance and lays out the canvas, before the optimiser looks for weights."""
+        if self.guidance is not None or self.trainer.state.fn != "fit":
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, FixedViews):
+            raise ConfigError(
+                "data_type: the playground needs the same views at every step; expected fixed-views"
+            )
+        path, device = self.config.guidance.config.image_path, self.trainer.strategy.root_device
+        reference = load_reference(path, self.config.reference, "system.guidance.image_path")
+        self.guidance = build(self.config.guidance, prompts=None).to(device)
+        picture, views = (
+            reference.over(self.guidance.model.latent.image_size).to(device),
+            data.chosen("train"),
+        )
+        assert views.reference is not None
+        self.guidance.set_reference(picture, views.reference.to(device))
+        self._lay_out(self._first(picture, len(views)))
+
+    @torch.no_grad()
+    def _first(self, picture: Float[Tensor, "1 3 S S"], count: int) -> Float[Tensor, "N c h w"]:
+        """What the canvas starts as."""
+        source = generator(picture.device, self.seed, "canvas")
+        shown = picture if self.config.start == "reference" else torch.full_like(picture, 0.5)
+        canvas = self.guidance.model.encode(shown) if self.config.optimise == "latent" else shown
+        canvas = canvas.expand(count, -1, -1, -1).clone()
+        if self.config.start == "noise":
+            noise = torch.randn(canvas.shape, generator=source, device=canvas.device)
+            canvas = noise if self.config.optimise == "latent" else (0.5 + 0.2 * noise).clamp(0, 1)
+        return canvas
+
+    def _lay_out(self, canvas: Float[Tensor, "B c h w"]) -> None:
+        self.canvas = torch.nn.Parameter(canvas)
+        self.register_buffer("developed", self._pictures())
+
+    def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if self.config.optimise == "latent":
+            output = self.guidance.pull(self.canvas, batch.cameras, step, generator)
+        else:
+            render = Render(self.canvas.clamp(0, 1), torch.ones_like(self.canvas[:, :1]))
+            output = self.guidance(render, batch.cameras, step, generator)
+        self.figures.update(output.figures)
+        return {"usd": output.loss}
+
+    @torch.no_grad()
+    def _pictures(self) -> Pictures:
+        if self.config.optimise == "picture":
+            return self.canvas.detach().clamp(0, 1)
+        return self.guidance.model.decode(self.canvas.detach())
+
+    # -------------------------------------------------------------------------------------------------- pictures
+
+    def pictures(self) -> Pictures:
+        """The views as they are now, on the CPU."""
+        if self.guidance is not None:
+            self.developed = self._pictures()
+        return self.developed.cpu()
+
+    def validate(self, batch: CameraBatch, index: int) -> None:
+        write_picture(self.save_dir / f"it{self.step}-{index}.png", contact_sheet(self.pictures(), 8))
+
+    def test(self, batch: CameraBatch, index: int) -> None:
+        """``it<step>-test/<index>.png``, a sheet of all (truth below), and ``metrics.json`` where there is a truth."""
+        folder, pictures = self.save_dir / f"it{self.step}-test", self.pictures()
+        files = [write_picture(folder / f"{i}.png", picture) for i, picture in enumerate(pictures)]
+        truths = [read_rgba(f.picture, "ground truth") for f in batch.frames if f.picture is not None]
+        rows = [pictures]
+        if len(truths) == len(files):
+            seen = torch.stack([resize_rgba(truth, *pictures.shape[-2:]) for truth in truths])
+            scores = {i: score_over_white(pictures[i : i + 1], seen[i : i + 1]) for i in range(len(seen))}
+            write_metrics(folder / "metrics.json", batch.frames, scores)
+            rows.append(over(seen))
+        write_picture(self.save_dir / f"{folder.name}.png", contact_sheet(torch.cat(rows), len(pictures)))
+
+    # ----------------------------------------------------------------------------------------------- checkpoints
+
+    def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
+        if self.guidance is not None:
+            self.pictures()
+        return super().state_dict(**arguments)
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        self.canvas = torch.nn.Parameter(torch.zeros_like(state["canvas"]))
+        self.register_buffer("developed", torch.zeros_like(state["developed"]))
+        super().restore(checkpoint)
+
+    def export(self, exporter: Any, folder: Path) -> list[Path]:
+        raise ConfigError(
+            "system_type: 'playground-system' makes pictures, no shape; expected another to export"
+        )
+
+
+def score_over_white(picture: Float[Tensor, "1 3 S S"], truth: Float[Tensor, "1 4 S S"]) -> ViewScore:
+    """A picture over white against a cut-out; its silhouette is what is not white."""
+    white = over(truth)
+    iou = mask_iou(object_mask(picture), truth[:, 3:])
+    return ViewScore(psnr(picture, white).item(), ssim(picture, white).item(), iou.item())
