@@ -306,7 +306,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--toys", type=int, nargs="*", default=[1_000_001, 1_000_005, 1_000_010], help="seeds of toybox objects"
+        "--toys",
+        type=int,
+        nargs="*",
+        default=[1_000_001, 1_000_005, 1_000_010],
+        help="seeds of toybox objects",
     )
     parser.add_argument("--only", nargs="*", help="shapes whose name starts so")
     for name, value in asdict(Setting()).items():
