@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from usd.core.config import option, parse
+from usd.core.config import ROOT, option, parse
 from usd.denoiser.weights import readable
 
-WEIGHTS = Path(__file__).with_suffix(".safetensors")
+WEIGHTS = ROOT / "load" / "toybox" / "elevation_reader.safetensors"
 
 
 @dataclass(frozen=True)
