@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -53,6 +54,7 @@ COLUMNS = (
     book.Column("seconds", "seconds a run", 0),
 )
 VIEW = 1  # the view on the sheet
+Trials = dict[tuple[int, str], Path]
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ def performed(trial: Path, config: Path, given: Sequence[str], gpu: str | None) 
     return {**book.view_scores(views), "seconds": time.monotonic() - began}
 
 
-def sheet(args: argparse.Namespace, names: Sequence[str], seeds: Sequence[int]) -> Image.Image:
+def sheet(
+    args: argparse.Namespace, trials: Trials, names: Sequence[str], seeds: Sequence[int]
+) -> Image.Image:
     """A row a toy: the reference, the true view, then that view by every formula."""
     rows = []
     for seed in seeds:
         toy = book.toy_folder(seed, args.out)
-        folders = [trial_of(args, seed, name) / "save" for name in names]
+        folders = [trials[seed, name] / "save" for name in names]
         made = [sorted(folder.glob("it*-test/"))[-1] / f"{VIEW}.png" for folder in folders]
         true = true_view(toy, made[0].parent)
         rows.append([over(read_rgba(file)) for file in (toy / "input.png", true, *made)])
@@ -110,8 +114,9 @@ def true_view(toy: Path, views: Path) -> Path:
     return toy / str(found["per_view"][VIEW]["file_path"])
 
 
-def trial_of(args: argparse.Namespace, seed: int, name: str) -> Path:
-    return args.out / "trials" / "claims" / f"{seed}-{name.replace(' ', '_')}"
+def trial_of(args: argparse.Namespace, file: Path) -> Path:
+    """Where a run lives: other settings or models make another folder, so that none continues what it did not begin."""
+    return args.out / "trials" / "claims" / f"{file.parent.name.replace(' ', '_')}-{file.stem}"
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -136,6 +141,7 @@ def run(args: argparse.Namespace) -> str:
     ledger, chosen = book.Ledger(args.out / "figures"), ways(args)
     seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
     rows: dict[str, dict[str, book.Figures]] = {way.name: {} for way in chosen}
+    trials: Trials = {}
     models = [f"system.guidance.zero123_model_name_or_path={args.zero123}"]
     models += [f"system.guidance.pretrained_model_name_or_path={args.stable_diffusion}"]
     for seed in seeds:
@@ -143,16 +149,17 @@ def run(args: argparse.Namespace) -> str:
         for way in chosen:
             given = [*overrides(args, way, toy), *models]
             settings = {**pair.marks, "config": config.read_text(), "overrides": given}
-            trial = trial_of(args, seed, way.name)
-            found = ledger.figures(
-                str(seed), settings, lambda t=trial, g=given: performed(t, config, g, args.gpu)
-            )
+            trial = trials[seed, way.name] = trial_of(args, ledger.file(f"{seed}-{way.name}", settings))
+            measure = partial(performed, trial, config, given, args.gpu)
+            found = ledger.figures(f"{seed}-{way.name}", settings, measure)
             rows[way.name][str(seed)] = found
             print(f"{seed} {way.name}: PSNR {found['psnr']:.2f}", flush=True)
     where = "image to 3D at a reduced budget" if args.in_3d else "pictures without 3D"
     text = f"{where}: {len(seeds)} test toys; mean ± standard deviation over toys; differences are paired, ± their "
     text += f"standard error.\n\n{book.table(rows, COLUMNS, chosen[0].name, 'formula')}"
-    picture = chart.write_image(args.out / "sheet.png", sheet(args, [way.name for way in chosen], seeds[:3]))
+    picture = chart.write_image(
+        args.out / "sheet.png", sheet(args, trials, [way.name for way in chosen], seeds[:3])
+    )
     book.finish(args, "formulas_3d" if args.in_3d else "formulas", text, [picture])
     return text
 

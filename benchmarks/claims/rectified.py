@@ -32,6 +32,7 @@ from usd.denoiser.sample import Sampler, sample_views
 from usd.evaluation.embedded import Views, held_out_views
 from usd.evaluation.metrics import psnr, ssim
 from usd.toybox.cameras import reference_camera
+from usd.toybox.objects import make_toy
 
 SCALES = (1.5, 3.0, 5.0)
 COLUMNS = (book.Column("psnr", "PSNR, dB"), book.Column("ssim", "SSIM", 3))
@@ -118,19 +119,16 @@ def run(args: argparse.Namespace) -> str:
     ways = [("plain", 1.0), *((way, scale) for scale in args.scales for way in ("plain", "rectified"))]
     rows: dict[str, dict[str, book.Figures]] = {name_of(*way): {} for way in ways}
     shown: list[tuple[Views, dict[str, Tensor]]] = []
-    for subject in book.subjects(args, pair.view.latent.image_size):
-        assert subject.toy is not None
-        views = held_out_views(subject.toy, args.views, pair.view.latent.image_size)
+    for seed in book.toy_seeds(args.objects, args.kind, args.first_seed):
+        subject, views = str(seed), held_out_views(make_toy(seed), args.views, pair.view.latent.image_size)
         pictures = {}
         for way, scale in ways:
             settings = {**pair.marks, "way": way, "scale": scale, "steps": args.steps, "views": args.views}
-            measure = partial(
-                measured, pair, Task(subject.name, views, way, scale, args.steps), ledger, settings
-            )
-            rows[name_of(way, scale)][subject.name] = ledger.figures(subject.name, settings, measure)
-            pictures[name_of(way, scale)] = ledger.pictures(subject.name, settings)
+            measure = partial(measured, pair, Task(subject, views, way, scale, args.steps), ledger, settings)
+            rows[name_of(way, scale)][subject] = ledger.figures(subject, settings, measure)
+            pictures[name_of(way, scale)] = ledger.pictures(subject, settings)
         shown.append((views, pictures))
-        print(f"{subject.name}: sampled", flush=True)
+        print(f"{subject}: sampled", flush=True)
     text = f"{args.views} held-out views of each of {len(shown)} test toys, {args.steps} DDIM steps, the same noise; "
     text += "mean ± standard deviation over toys; differences are paired, ± their standard error.\n\n"
     text += table(rows, args.scales)

@@ -44,7 +44,7 @@ class PlaygroundConfig(System.Config):
 class PlaygroundSystem(System):
     """``canvas`` is what is optimised; ``developed`` holds its pictures, so that tests need no model."""
 
-    Config = PlaygroundConfig  # type: ignore[assignment]
+    Config = PlaygroundConfig
     config: PlaygroundConfig
 
     def build(self) -> None:
