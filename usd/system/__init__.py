@@ -64,7 +64,9 @@ class System(Component, LightningModule):
 
     config: Any
     transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})
-    shares_batches: ClassVar[bool] = False  # whether several processes can train it, each on a part of the batch
+    shares_batches: ClassVar[bool] = (
+        False  # whether several processes can train it, each on a part of the batch
+    )
 
     def __init__(self, config: Any) -> None:
         LightningModule.__init__(self)

@@ -74,7 +74,9 @@ class TextToImageSystem(ModelTraining):
             "load/toybox/stable-diffusion/vae", "folder of the autoencoder (for sheets)", path=True
         )
         start_from: str | None = option(None, "folder with unet and text_encoder to go on from", path=True)
-        caption_dropout: float = option(0.15, "share of pictures without a caption (not of normals)", ge=0, le=1)
+        caption_dropout: float = option(
+            0.15, "share of pictures without a caption (not of normals)", ge=0, le=1
+        )
         view_words: float = option(0.6, "share of captions that say the view", ge=0, le=1)
         high_noise_share: float = option(0.3, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
         sample_scale: float = option(3.0, "guidance scale of the sheets", ge=0)
