@@ -4,7 +4,7 @@
 # make demo-full   one picture to a textured mesh through every stage; PICTURE=my.png for another one
 # make full-size   the real models' true sizes in every published layout, two training steps (docs/real-models.md)
 # make claims  every claim of the paper against ground truth (docs/claims.md): hours, and the same call goes on
-# make test    lint, formatting, types, tests
+# make test    lint, formatting, types, tests; make test-slow runs those that take minutes (a Ray cluster, a compiled UNet)
 #
 # On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
 #   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -15,7 +15,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo demo-text demo-full full-size claims test lint types clean
+.PHONY: setup demo demo-text demo-full full-size claims test test-slow lint types clean
 
 setup: $(STAMP)
 
@@ -47,7 +47,10 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q -m "not slow"
+
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache outputs

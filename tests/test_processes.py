@@ -204,7 +204,6 @@ def test_devices_are_as_many_as_named(gpu, devices, monkeypatch):
         choose_devices("1,1")
 
 
-@pytest.mark.slow
 def test_the_launcher_starts_the_others_and_all_stop_together(tmp_path):
     """As a user does it; a request to stop that reaches the first process only."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "USD_CUSTOM": str(Path(TINY).parent)}

@@ -181,7 +181,6 @@ def test_contrastive_loss_of_matching_pairs_is_small() -> None:
     assert misses == 0.0
 
 
-@pytest.mark.slow
 def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> None:
     """The novel-view network inside training, and the published folder through the public path, agree."""
     model: Any = open_denoiser(str(family / "zero123" / "out"), "view", "test")
@@ -211,7 +210,6 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     )
 
 
-@pytest.mark.slow
 def test_the_published_text_model_loads(family: Path) -> None:
     model: Any = open_denoiser(str(family / "stable-diffusion"), "text", "test")
     x = torch.randn(2, 4, 16, 16, generator=generator())

@@ -59,8 +59,6 @@ def test_a_finished_trial_is_tested_without_a_model(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["system.guidance_type=stable-diffusion-guidance"], "looks at no picture"),
-        (["data_type=usd-random-camera-datamodule"], "expected fixed-views"),
         (["system.guidance.max_step_percent=1.5"], "max_step_percent: 1.5 is out of range"),
         (["system.guidance.guidance_scale=-2"], "guidance_scale: -2 is out of range"),
         (["system.guidance.pretrained_model_name_or_path=toybox-sd"], "do not share a latent space"),
@@ -70,6 +68,33 @@ def test_bad_input_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
 ) -> None:
     assert launch.main(command(tmp_path, *overrides)) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            "data_type: fixed-views-datamodule\nsystem: {guidance_type: stable-diffusion-guidance}",
+            "'stable-diffusion-guidance' looks at no picture",
+        ),
+        (
+            "data_type: random-camera-datamodule\nsystem: {guidance_type: usd-guidance, guidance: {image_path: disc.png, "
+            "pretrained_model_name_or_path: gaussian, zero123_model_name_or_path: gaussian}, "
+            "optimizer: {name: Adam, args: {lr: 0.1}}}",
+            "expected fixed-views",
+        ),
+    ],
+)
+def test_what_the_playground_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: str, said: str
+) -> None:
+    save_disc(tmp_path / "disc.png")
+    place = f"name: small\ntag: run\nuse_timestamp: false\nexp_root_dir: {tmp_path}\nsystem_type: playground-system\n"
+    file = tmp_path / "mine.yaml"
+    file.write_text(place + settings)
+    assert launch.main(["--config", str(file), "--train", "--gpu", "cpu", "trainer.max_steps=1"]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error and "\n" not in error
 
