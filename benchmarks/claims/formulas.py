@@ -6,8 +6,7 @@
     python benchmarks/claims/formulas.py --in-3d --formulas usd sds --objects 4 trainer.max_steps=200
 
 Equal budget is equally many optimiser steps; what a step costs is in the table as seconds a run. Every formula runs at
-the scale in ``FORMULAS``; ``--reference-term`` adds, in 3D, each formula with the published reference-view term too.
-Further ``key=value`` arguments go to every run.
+the scale in ``FORMULAS``; ``--reference-term`` adds, in 3D, the paper's three with its reference-view term. Further ``key=value`` arguments go to every run.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba
 
-PLAYGROUND, IN_3D = ROOT / "configs" / "playground.yaml", ROOT / "configs" / "usd-patch-mini.yaml"
+PLAYGROUND, IN_3D = ROOT / "configs" / "playground.yaml", Path(__file__).with_name("image.yaml")
 GUIDANCE, WEIGHT = "system.guidance_type", "system.guidance.guidance_scale"
 FORMULAS = {
     "usd": [f"{GUIDANCE}=usd-guidance", f"{WEIGHT}=5", "system.guidance.lambda=0"],
@@ -41,12 +40,7 @@ FORMULAS = {
     "ism": [f"{GUIDANCE}=ism-guidance", f"{WEIGHT}=5"],
     "vsd": [f"{GUIDANCE}=vsd-guidance", f"{WEIGHT}=5"],
 }
-MODELS = [
-    "system.guidance.pretrained_model_name_or_path=toybox-sd",
-    "system.guidance.zero123_model_name_or_path=toybox-zero123",
-    "system.guidance.max_step_percent=[50,0.98,0.5,200]",
-]
-BUDGET = ["trainer.max_steps=300", "trainer.val_check_interval=0", "data.eval_turntable=false"]
+COMPARED = ("usd", "csd", "sds")  # by the paper
 COLUMNS = (
     book.Column("psnr", "PSNR, dB"),
     book.Column("ssim", "SSIM", 3),
@@ -66,12 +60,12 @@ class Way:
 
 
 def ways(args: argparse.Namespace) -> list[Way]:
-    """The chosen formulas; in 3D with ``--reference-term`` each of them a second time, with it."""
+    """The chosen formulas; in 3D with ``--reference-term`` the paper's three a second time, with it."""
     found = []
     for name in args.formulas:
-        given = (*FORMULAS[name], *(MODELS if args.in_3d else []))
+        given = tuple(FORMULAS[name])
         found.append(Way(name, given))
-        if args.in_3d and args.reference_term:
+        if args.in_3d and args.reference_term and name in COMPARED:
             found.append(Way(f"{name} + reference term", (*given, "system.loss.lambda_reference_view=1")))
     return found
 
@@ -82,13 +76,15 @@ def overrides(args: argparse.Namespace, way: Way, toy: Path) -> list[str]:
         f"system.guidance.image_path={toy / 'input.png'}",
         f"data.eval_transforms={toy / 'transforms.json'}",
     ]
-    return [*way.overrides, *data, *(BUDGET if args.in_3d else []), *args.given]
+    return [*way.overrides, *data, *args.given]
 
 
-def performed(trial: Path, config: Path, given: Sequence[str], gpu: str | None) -> book.Figures:
+def performed(
+    trial: Path, config: Path, given: Sequence[str], marks: book.Settings, device: str
+) -> book.Figures:
     """One run of the launcher, and its scores."""
     began = time.monotonic()
-    views = book.launched(trial, config, given, gpu)
+    views = book.launched(trial, config, given, marks, device)
     return {**book.view_scores(views), "seconds": time.monotonic() - began}
 
 
@@ -114,17 +110,13 @@ def true_view(toy: Path, views: Path) -> Path:
     return toy / str(found["per_view"][VIEW]["file_path"])
 
 
-def trial_of(args: argparse.Namespace, file: Path) -> Path:
-    """Where a run lives: other settings or models make another folder, so that none continues what it did not begin."""
-    return args.out / "trials" / "claims" / f"{file.parent.name.replace(' ', '_')}-{file.stem}"
-
-
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flags = book.parser(__doc__, "formulas")
     flags.add_argument("--in-3d", action="store_true", help="image to 3D instead of the playground")
     flags.add_argument("--formulas", nargs="+", default=list(FORMULAS), choices=FORMULAS)
-    flags.add_argument("--reference-term", action="store_true", help="in 3D: each formula with the term, too")
-    flags.add_argument("--gpu", help="passed on to the launcher")
+    flags.add_argument(
+        "--reference-term", action="store_true", help="in 3D: usd, csd and sds with the term, too"
+    )
     args, given = flags.parse_known_args(argv)
     wrong = [word for word in given if "=" not in word or word.startswith("-")]
     if wrong:
@@ -137,8 +129,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> str:
-    pair, config = book.open_pair(args), IN_3D if args.in_3d else PLAYGROUND
+    marks, config = book.open_pair(args).marks, IN_3D if args.in_3d else PLAYGROUND
     ledger, chosen = book.Ledger(args.out / "figures"), ways(args)
+    folder = args.out / "trials" / "formulas"
     seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
     rows: dict[str, dict[str, book.Figures]] = {way.name: {} for way in chosen}
     trials: Trials = {}
@@ -148,9 +141,9 @@ def run(args: argparse.Namespace) -> str:
         toy = book.toy_folder(seed, args.out)
         for way in chosen:
             given = [*overrides(args, way, toy), *models]
-            settings = {**pair.marks, "config": config.read_text(), "overrides": given}
-            trial = trials[seed, way.name] = trial_of(args, ledger.file(f"{seed}-{way.name}", settings))
-            measure = partial(performed, trial, config, given, args.gpu)
+            settings = {**marks, "recipe": book.recipe(config), "overrides": given}
+            trial = trials[seed, way.name] = folder / f"{seed}-{way.name.replace(' ', '_')}"
+            measure = partial(performed, trial, config, given, marks, args.device)
             found = ledger.figures(f"{seed}-{way.name}", settings, measure)
             rows[way.name][str(seed)] = found
             print(f"{seed} {way.name}: PSNR {found['psnr']:.2f}", flush=True)

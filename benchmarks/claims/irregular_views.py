@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Freedom of viewing angle: one picture to a 3D object, the picture taken from anywhere between -20 and 70 degrees.
 
-    python benchmarks/claims/irregular_views.py                       12 toys, six assumptions, 400 steps each
+    python benchmarks/claims/irregular_views.py                       12 toys, six assumptions, 300 steps each
     python benchmarks/claims/irregular_views.py --objects 1 --settings given estimated
     python benchmarks/claims/irregular_views.py trainer.max_steps=800   `key=value` goes to every run
 
@@ -31,11 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.claims import chart
 from benchmarks.claims import ledger as book
 from benchmarks.claims.elevation import Case, true_elevation
-from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba, write_picture
 
-CONFIG = ROOT / "configs" / "usd-patch-mini.yaml"
+CONFIG = Path(__file__).with_name("image.yaml")
 SETTINGS = ("given", "off by 15", "off by 30", "estimated", "assumed 15", "assumed 30")
 COLUMNS = (
     book.Column("psnr", "PSNR, dB"),
@@ -43,7 +42,7 @@ COLUMNS = (
     book.Column("mask_iou", "mask IoU", 3),
 )
 SHOWN = (2, 8)  # of the 16 held-out views
-STEPS, SIZE = 400, 128
+SIZE = 128
 
 
 def assumed(setting: str, truth: float, index: int) -> str:
@@ -61,7 +60,8 @@ class Bench:
     """Where things are, and what every run is told beside its elevation."""
 
     out: Path
-    gpu: str | None
+    device: str
+    models: tuple[str, str]
     overrides: tuple[str, ...]
 
     def trial(self, case: Case, setting: str) -> Path:
@@ -77,20 +77,20 @@ class Bench:
         return file if file.is_file() else write_picture(file, case.rgba(size=SIZE)[0])
 
 
-def measured(bench: Bench, case: Case, setting: str, told: str) -> book.Figures:
+def measured(bench: Bench, marks: book.Settings, case: Case, setting: str, told: str) -> book.Figures:
     """Scores of one run, and the elevation that it used."""
+    view, text = bench.models
     toy, trial = bench.toy(case), bench.trial(case, setting)
     overrides = [
         f"system.guidance.image_path={bench.picture(case)}",
         "system.reference.framing=keep",
         f"data.eval_transforms={toy / 'transforms.json'}",
-        "data.eval_turntable=false",
         f"data.reference_elevation_deg={told}",
-        f"trainer.max_steps={STEPS}",
-        "trainer.val_check_interval=0",
+        f"system.guidance.zero123_model_name_or_path={view}",
+        f"system.guidance.pretrained_model_name_or_path={text}",
         *bench.overrides,
     ]
-    scores = book.view_scores(book.launched(trial, CONFIG, overrides, bench.gpu))
+    scores = book.view_scores(book.launched(trial, CONFIG, overrides, marks, bench.device))
     found = (
         json.loads((trial / "save" / "elevation.json").read_text())["degrees"]
         if told == "auto"
@@ -102,7 +102,8 @@ def measured(bench: Bench, case: Case, setting: str, told: str) -> book.Figures:
 def report(cases: Sequence[Case], rows: book.Rows) -> str:
     heights = ", ".join(f"{case.elevation:.0f}" for case in cases)
     text = (
-        f"{len(cases)} toys, pictures from {heights} degrees; {STEPS} steps of `{CONFIG.name}`, 16 held-out views; "
+        f"{len(cases)} toys, pictures from {heights} degrees; 300 steps of image to 3D "
+        f"(`benchmarks/claims/{CONFIG.name}`), 16 held-out views; "
         "mean ± standard deviation over toys; differences to the true elevation given are paired, ± their standard "
         "error.\n\n"
     )
@@ -138,16 +139,11 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Be
     wrong = [item for item in rest if "=" not in item or item.startswith("-")]
     if wrong:
         raise UserError(f"{wrong[0]}: expected key=value")
-    models = [f"system.guidance.zero123_model_name_or_path={args.zero123}"]
-    models += [f"system.guidance.pretrained_model_name_or_path={args.stable_diffusion}"]
-    gpu = args.device.partition(":")[2] or "0" if args.device.startswith("cuda") else args.device
-    return args, Bench(args.out.resolve(), gpu, (*models, *rest))
+    return args, Bench(args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), tuple(rest))
 
 
 def run(args: argparse.Namespace, bench: Bench) -> str:
-    pair = book.open_pair(args)
-    marks = pair.marks
-    del pair
+    marks = book.open_pair(args).marks
     seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
     cases = [Case(seed, round(true_elevation(i), 1)) for i, seed in enumerate(seeds)]
     ledger = book.Ledger(args.out / "figures")
@@ -157,12 +153,12 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
             told = assumed(setting, case.elevation, index)
             said: Mapping[str, object] = {
                 **marks,
+                "recipe": book.recipe(CONFIG),
                 "elevation": case.elevation,
                 "told": told,
-                "steps": STEPS,
                 "overrides": list(bench.overrides),
             }
-            measure = partial(measured, bench, case, setting, told)
+            measure = partial(measured, bench, marks, case, setting, told)
             figures = rows[setting][str(case.seed)] = ledger.figures(str(case.seed), said, measure)
             print(
                 f"{case.seed} {case.elevation:.0f} degrees, {setting}: PSNR {figures['psnr']:.2f}", flush=True

@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.claims import chart
 from benchmarks.claims import ledger as book
-from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba
 from usd.evaluation.embedded import Clip
@@ -43,24 +42,21 @@ LOOKS = (book.Column("sharpness", "sharpness", 3), book.Column("saturation", "sa
 
 @dataclass(frozen=True)
 class Task:
-    """One of the two: its recipe, its steps, its figures, and the views that a sheet shows."""
+    """One of the two: its recipe, its figures, and the views that a sheet shows."""
 
     config: Path
-    steps: int
     columns: tuple[book.Column, ...]
     shown: tuple[int, ...]
 
 
 TASKS = {
     "image": Task(
-        ROOT / "configs" / "usd-patch-mini.yaml",
-        400,
+        Path(__file__).with_name("image.yaml"),
         (book.Column("psnr", "PSNR, dB"), book.Column("mask_iou", "mask IoU", 3), *LOOKS),
         (2, 8),
     ),
     "text": Task(
-        ROOT / "configs" / "usd-text-to-3D-patch-mini.yaml",
-        600,
+        Path(__file__).with_name("text.yaml"),
         (book.Column("category", "category"), book.Column("caption", "and colour"), *LOOKS),
         (2, 5),
     ),
@@ -72,7 +68,7 @@ class Bench:
     """Where things are, and what every run is told beside lambda."""
 
     out: Path
-    gpu: str | None
+    device: str
     models: tuple[str, str]
     overrides: tuple[str, ...]
 
@@ -90,22 +86,21 @@ class Bench:
 def settings(bench: Bench, task: str, seed: int, lambda_: float) -> list[str]:
     """Overrides of one run."""
     view, text = bench.models
-    said = [f"system.guidance.lambda={lambda_:g}", f"trainer.max_steps={TASKS[task].steps}"]
-    said += ["trainer.val_check_interval=0", f"system.guidance.pretrained_model_name_or_path={text}"]
+    said = [f"system.guidance.lambda={lambda_:g}", f"system.guidance.pretrained_model_name_or_path={text}"]
     if task == "image":
         toy = bench.toy(seed)
-        said += [f"system.guidance.image_path={toy / 'input.png'}", "data.eval_turntable=false"]
+        said += [f"system.guidance.image_path={toy / 'input.png'}"]
         said += [f"data.eval_transforms={toy / 'transforms.json'}"]
         said += [f"system.guidance.zero123_model_name_or_path={view}"]
     else:
-        said += [f"system.prompt_processor.prompt={make_toy(seed).caption}", "data.n_test_views=8"]
+        said += [f"system.prompt_processor.prompt={make_toy(seed).caption}"]
         said += [f"system.prompt_processor.pretrained_model_name_or_path={text}"]
     return [*said, *bench.overrides]
 
 
-def measured(bench: Bench, task: str, seed: int, lambda_: float) -> book.Figures:
+def measured(bench: Bench, marks: book.Settings, task: str, seed: int, lambda_: float) -> book.Figures:
     trial, told = bench.trial(task, seed, lambda_), settings(bench, task, seed, lambda_)
-    views = book.launched(trial, TASKS[task].config, told, bench.gpu)
+    views = book.launched(trial, TASKS[task].config, told, marks, bench.device)
     rgba = test_views(views)
     scores = book.view_scores(views) if task == "image" else caption_scores(rgba, make_toy(seed).caption)
     return {**scores, **looks(rgba)}
@@ -152,7 +147,7 @@ def report(bench: Bench, task: str, seeds: Sequence[int], rows: book.Rows) -> st
     recipe = TASKS[task]
     what = "pictures to 3D" if task == "image" else "sentences to 3D"
     text = (
-        f"{len(seeds)} {what}, {recipe.steps} steps of `{recipe.config.name}`; mean ± standard deviation over objects; "
+        f"{len(seeds)} {what} (`benchmarks/claims/{recipe.config.name}`); mean ± standard deviation over objects; "
         "differences are paired, ± their standard error.\n\n"
     )
     text += book.table(rows, recipe.columns, next(iter(rows)), "lambda")
@@ -187,8 +182,7 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Be
     wrong = [item for item in rest if "=" not in item or item.startswith("-")]
     if wrong:
         raise UserError(f"{wrong[0]}: expected key=value")
-    gpu = args.device.partition(":")[2] or "0" if args.device.startswith("cuda") else args.device
-    return args, Bench(args.out.resolve(), gpu, (args.zero123, args.stable_diffusion), tuple(rest))
+    return args, Bench(args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), tuple(rest))
 
 
 def run(args: argparse.Namespace, bench: Bench) -> str:
@@ -202,12 +196,12 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
             for value in args.lambdas:
                 said: Mapping[str, object] = {
                     **used,
+                    "recipe": book.recipe(TASKS[task].config),
                     "task": task,
                     "lambda": value,
-                    "steps": TASKS[task].steps,
                     "overrides": list(bench.overrides),
                 }
-                measure = partial(measured, bench, task, seed, value)
+                measure = partial(measured, bench, used, task, seed, value)
                 figures = rows[f"{value:g}"][str(seed)] = ledger.figures(str(seed), said, measure)
                 first = TASKS[task].columns[0]
                 print(

@@ -27,6 +27,7 @@ from torch import Tensor
 from benchmarks.image_to_3d import seeds_of
 from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.loading import chain
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture, writing
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import Denoiser, TextDenoiser, ViewDenoiser, check_shared_latents, open_denoiser
@@ -193,13 +194,20 @@ def _text(value: object) -> str:
     return json.dumps(value, indent=1, sort_keys=True, default=str)
 
 
-def launched(
-    trial: Path, config: Path, overrides: Sequence[str], gpu: str | None = None, mode: str = "--train"
-) -> Path:
-    """A run of ``launch.py`` in ``trial``, to the end, continuing one cut off with the same overrides.
+def recipe(config: Path) -> str:
+    """A digest of a configuration file and of all it inherits from: changes when they do."""
+    said = json.dumps([content for content, _ in chain(config)], sort_keys=True, default=str)
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
-    Returns the folder of its test views (``metrics.json`` where the data has ``eval_transforms``). Raises UserError
-    naming the log when it fails.
+
+def launched(
+    trial: Path, config: Path, overrides: Sequence[str], marks: Settings, device: str = "cpu"
+) -> Path:
+    """A run of ``launch.py --train`` in ``trial``, to the end.
+
+    It continues one that was cut off with the same configuration, overrides and ``marks`` of models; what anything else
+    left in the folder is deleted. Returns the folder of its test views (``metrics.json`` where the data has
+    ``eval_transforms``). Raises UserError naming the log when it fails.
     """
     place = [
         f"exp_root_dir={trial.parent.parent}",
@@ -207,19 +215,27 @@ def launched(
         f"tag={trial.name}",
         "use_timestamp=false",
     ]
-    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(config), mode]
-    command += [*(["--gpu", gpu] if gpu else []), *place, "trainer.enable_progress_bar=false", *overrides]
-    last, mark, said = trial / "ckpts" / "last.ckpt", trial / "settings.json", [config.name, *overrides]
-    if last.is_file() and mark.is_file() and json.loads(mark.read_text()) == said:
+    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(config), "--train"]
+    command += ["--gpu", gpu_flag(device), *place, "trainer.enable_progress_bar=false", *overrides]
+    last, mark = trial / "ckpts" / "last.ckpt", trial / "settings.json"
+    said = _text({"recipe": recipe(config), "overrides": list(overrides), "models": marks})
+    if not mark.is_file() or mark.read_text() != said:
+        shutil.rmtree(trial, ignore_errors=True)
+    if last.is_file():
         command.append(f"resume={last}")
     trial.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(said))
+    mark.write_text(said)
     with (trial / "log.txt").open("a") as log:
         done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
     views = sorted(trial.glob("save/it*-test"))
     if done.returncode or not views:
         raise UserError(f"{trial}: the run failed; see {trial / 'log.txt'}")
     return views[-1]
+
+
+def gpu_flag(device: str) -> str:
+    """What the launcher's ``--gpu`` calls this device: ``cpu``, ``0``, ``1`` ..."""
+    return (device.partition(":")[2] or "0") if device.startswith("cuda") else device
 
 
 def view_scores(views: Path) -> Figures:

@@ -69,10 +69,21 @@ def test_without_noise_only_the_autoencoder_changes_a_view(tiny):
 def test_without_noise_a_residual_changes_nothing_at_any_size(tiny):
     model = open_denoiser(str(tiny.sd), "text", "here", Running())
     pictures = torch.rand(2, 3, 24, 20)
-    torch.testing.assert_close(tried(model, pictures, strength=0.0, residual=True), pictures)
+    torch.testing.assert_close(tried(model, pictures, strength=0.0, residual=1.0), pictures)
 
 
-@pytest.mark.parametrize("residual", [False, True])
+def test_half_a_residual_goes_half_the_way(tiny):
+    model = open_denoiser(str(tiny.sd), "text", "here", Running())
+    pictures = 0.4 + 0.2 * torch.rand(2, 3, 24, 20)
+    whole, half = (tried(model, pictures, strength=0.2, residual=share) for share in (1.0, 0.5))
+    inside = (whole > 0) & (whole < 1)  # the whole change may leave [0, 1]; half of it does not
+    assert inside.any() and (half - pictures).abs().max() > 1e-4
+    torch.testing.assert_close(
+        2 * (half - pictures)[inside], (whole - pictures)[inside], atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("residual", [None, 1.0])
 def test_views_go_to_what_the_prompt_means_the_further_the_stronger(residual):
     """The analytic model expects the grey 0.6 of every sentence, within 0.1."""
     model, pictures = open_denoiser("gaussian", "text", "here", Running()), torch.full((2, 3, 32, 32), 0.2)

@@ -199,4 +199,4 @@ def test_the_published_values():
     assert system.optimizer.args["lr"] in (2e-4, Schedule.constant(2e-4))
     refine, _ = load_experiment([CONFIGS / "refine.yaml"], ["data.path=x", "system.lora=y"])
     how = refine.system.config
-    assert (how.strength, how.steps, how.guidance_scale, how.residual) == (0.2, 50, 6.5, False)
+    assert (how.strength, how.steps, how.guidance_scale, how.residual) == (0.2, 50, 6.5, None)

@@ -1,8 +1,9 @@
 """Refinement: every view is made a little noisy and cleaned again by a model that knows the object (arXiv 2312.06198).
 
 A view x becomes z = E(x), z_t at the time t = strength * 1000, and DDIM under the prompt leads back to z'. The refined
-view is D(z'), or, with ``residual``, x + D(z') - D(z): then what the autoencoder loses is not lost to the view. Its
-alpha stays what it was. Nothing is learnt; the one step of the training refines all views.
+view is D(z'), or, with ``residual`` r, x + r (D(z') - D(z)): then what the autoencoder loses is not lost to the view,
+and r below 1 believes the model in part: what it invents is halved with what it mends, an error's square is quartered.
+Its alpha stays what it was. Nothing is learnt; the one step of the training refines all views.
 """
 
 import hashlib
@@ -54,8 +55,12 @@ class RefineConfig(System.Config):
     strength: float = option(0.2, "share of the schedule to go back to, and of the steps to take", ge=0, le=1)
     steps: int = option(50, "DDIM steps of the whole schedule", ge=1, le=1000)
     guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0)
-    residual: bool = option(
-        False, "add the change to the view, so that the autoencoder's own errors stay out"
+    residual: float | None = option(
+        None,
+        "share of the change that is added to the view, so that the autoencoder's errors stay out; null: no view, the "
+        "model's picture",
+        ge=0,
+        le=1,
     )
     batch_size: int = option(4, "views refined at once", ge=1)
 
@@ -196,8 +201,9 @@ def refined(
         fn = guided_fn(told_fn(model, told[0]), told_fn(model, told[1]), config.guidance_scale)
         cleaned = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
     made = model.decode(cleaned)
-    if config.residual:
-        return (pictures + resampled(made - model.decode(z), size)).clamp(0, 1)
+    if config.residual is not None:
+        change = resampled(made - model.decode(z), size)
+        return (pictures + config.residual * change).clamp(0, 1)
     return resampled(made, size).clamp(0, 1)
 
 
