@@ -6,7 +6,8 @@
     python benchmarks/claims/formulas.py --in-3d --formulas usd sds --objects 4 trainer.max_steps=200
 
 Equal budget is equally many optimiser steps; what a step costs is in the table as seconds a run. Every formula runs at
-the scale in ``FORMULAS``; ``--reference-term`` adds, in 3D, the paper's three with its reference-view term. Further ``key=value`` arguments go to every run.
+the scale in ``FORMULAS``; ``--reference-term`` adds, in 3D, the paper's three with its reference-view term.
+Further ``key=value`` arguments go to every run.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def sheet(
     """A row a toy: the reference, the true view, then that view by every formula."""
     rows = []
     for seed in seeds:
-        toy = book.toy_folder(seed, args.out)
+        toy = book.toy_folder(seed, args.out.parent)
         folders = [trials[seed, name] / "save" for name in names]
         made = [sorted(folder.glob("it*-test/"))[-1] / f"{VIEW}.png" for folder in folders]
         true = true_view(toy, made[0].parent)
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> str:
     models = [f"system.guidance.zero123_model_name_or_path={args.zero123}"]
     models += [f"system.guidance.pretrained_model_name_or_path={args.stable_diffusion}"]
     for seed in seeds:
-        toy = book.toy_folder(seed, args.out)
+        toy = book.toy_folder(seed, args.out.parent)
         for way in chosen:
             given = [*overrides(args, way, toy), *models]
             settings = {**marks, "recipe": book.recipe(config), "overrides": given}
