@@ -1,6 +1,6 @@
 """The contract of the real models: true sizes, every published layout, two training steps. No downloads, no GPU.
 
-    make full-size                                     about 15 minutes, 22 GB of memory and 12 GB of disk at most
+    make full-size                                     about 4 minutes, 17 GB of memory and 12 GB of disk
     python benchmarks/full_size.py --small             the same at a sixty-fourth of the size, in a minute
 
 Random weights in the true configurations are written in each published layout, read back by the public path
