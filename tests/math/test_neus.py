@@ -61,7 +61,7 @@ def test_visibility_from_distances_alone_is_right_for_rays_that_graze(cosine: fl
 def test_visibility_knows_where_rays_end() -> None:
     distance = torch.tensor([1.0, -1.0, 1.0, 0.5])
     opacity = unseen_opacity(distance, torch.tensor([0, 0, 1, 1]), torch.tensor(10.0))
-    assert opacity[0] > 0.99 and opacity[1] == 0 and 0 < opacity[2] < 0.05 and opacity[3] == 0
+    assert opacity[0] == 0 and opacity[1] > 0.99 and opacity[2] == 0 and 0 < opacity[3] < 0.05
     assert len(unseen_opacity(distance[:0], torch.zeros(0, dtype=torch.long), ONE)) == 0
 
 
@@ -75,3 +75,16 @@ def test_what_a_straight_ray_crosses_adds_up_to_the_whole_layer() -> None:
 def test_volsdf_density_is_the_sharpness_inside_and_nothing_outside() -> None:
     density = laplace_density(torch.tensor([-5.0, 0.0, 5.0]), torch.tensor(30.0))
     assert torch.allclose(density, torch.tensor([30.0, 15.0, 0.0]), atol=1e-4)
+
+
+@pytest.mark.parametrize("phase", torch.linspace(0, 1, 11).tolist())
+@pytest.mark.parametrize("speed", [1.0, 1.6, 2.5])
+def test_what_is_taken_for_hidden_leaves_no_hole(speed: float, phase: float) -> None:
+    """A learned distance may fall faster than one walks: then only the step behind the surface meets it."""
+    step, sharpness = 0.01, torch.tensor(4000.0)
+    distance = speed * (0.2 - step * (torch.arange(60) + phase))
+    slope, length = torch.full_like(distance, -1.0), torch.full_like(distance, step)
+    alpha = neus_alpha(distance, slope, length, sharpness)
+    reached = transmittance(unseen_opacity(distance, torch.zeros(60, dtype=torch.long), sharpness)) > 1e-3
+    assert reached.sum() < 25, "and what lies deeper is left out"
+    assert transmittance(alpha[reached])[-1] * (1 - alpha[reached][-1]) < 1e-3

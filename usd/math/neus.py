@@ -50,13 +50,15 @@ def crossing(distance: Float[Tensor, "N"], length: float, sharpness: Float[Tenso
 def unseen_opacity(
     distance: Float[Tensor, "S"], ray_index: Tensor, sharpness: Float[Tensor, ""]
 ) -> Float[Tensor, "S"]:
-    """Opacity between each sample and the next of its ray from distances alone: max(0, 1 - Phi(f_next) / Phi(f)).
+    """Opacity between each sample and the one before it from distances alone: max(0, 1 - Phi(f) / Phi(f_before)).
 
-    It needs no gradient of f, and is right for rays that graze. Packed samples; 0 for the last of a ray.
+    It needs no gradient of f, and is right for rays that graze. Packed samples; 0 for the first of a ray. What a ray
+    crosses hides only what comes after the sample behind the crossing: where f falls faster than a distance may, no
+    step reaches the surface but that sample's.
     """
-    after = torch.cat([distance[1:], distance[-1:]])
-    same = torch.cat([ray_index[1:] == ray_index[:-1], ray_index.new_zeros(len(ray_index[-1:])).bool()])
-    passed = logsigmoid(sharpness * after) - logsigmoid(sharpness * distance)
+    before = torch.cat([distance[:1], distance[:-1]])
+    same = torch.cat([ray_index.new_zeros(len(ray_index[:1])).bool(), ray_index[1:] == ray_index[:-1]])
+    passed = logsigmoid(sharpness * distance) - logsigmoid(sharpness * before)
     return torch.where(same, -torch.expm1(passed.clamp(max=0)), torch.zeros_like(distance))
 
 
