@@ -12,34 +12,35 @@ stopped, also in the middle of a stage. ``table.md`` and ``sheet.png`` are writt
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.claims.ledger import Column, Figures, Ledger, table, toy_folder, toy_seeds  # noqa: E402
-from benchmarks.image_to_3d import SHOWN, SIZE, VIEWS, paste  # noqa: E402
-from usd.core import loading  # noqa: E402
-from usd.data.pictures import read_rgba, write_picture  # noqa: E402
-from usd.evaluation.mesh_source import read_mesh, see_mesh  # noqa: E402
-from usd.evaluation.metrics import sharpness  # noqa: E402
-from usd.evaluation.protocol import compare_surfaces  # noqa: E402
-from usd.evaluation.views import mean_score, score  # noqa: E402
-from usd.stages import read_record, written  # noqa: E402
-from usd.toybox import TEST_SEED  # noqa: E402
-from usd.toybox.cameras import held_out_cameras  # noqa: E402
-from usd.toybox.mesh import toy_mesh  # noqa: E402
-from usd.toybox.objects import make_toy  # noqa: E402
+from benchmarks import chart, runs
+from benchmarks.runs import SIZE, VIEWS
+from benchmarks.tables import Column, Figures, number, table
+from usd.core import loading
+from usd.core.config import ROOT
+from usd.data.pictures import read_rgba, write_picture
+from usd.evaluation.mesh_source import read_mesh, see_mesh
+from usd.evaluation.metrics import sharpness
+from usd.evaluation.protocol import compare_surfaces
+from usd.evaluation.views import mean_score, score
+from usd.stages import read_record, written
+from usd.toybox.cameras import held_out_cameras
+from usd.toybox.mesh import toy_mesh
+from usd.toybox.objects import make_toy
 
+SHOWN = (2, 5, 8, 12)  # of the held-out views, on the sheet
 ADDED = Path(__file__).with_suffix(".yaml")
 SDS = "stages.object.system.guidance.unconditional=own"
 
@@ -107,11 +108,11 @@ class Bench:
     overrides: tuple[str, ...]
 
     @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.out / "runs")
+    def ledger(self) -> runs.Ledger:
+        return runs.Ledger(self.out / "runs")
 
     def toy(self, seed: int) -> Path:
-        return toy_folder(seed, self.out, VIEWS, SIZE)
+        return runs.toy_folder(seed, self.out, VIEWS, SIZE)
 
     def run(self, seed: int, method: str) -> Path:
         """The folder of the stages that a method looks at."""
@@ -122,7 +123,8 @@ class Bench:
         return self.out / "pictures" / f"{seed}-{method}"
 
     def settings(self, method: str) -> dict[str, object]:
-        return {"method": method, "config": self.config.name, "overrides": list(self.overrides)}
+        recipes = [runs.recipe(config) for config in (self.config, ADDED)]
+        return {"method": method, "recipes": recipes, "overrides": list(self.overrides)}
 
     def known(self, seed: int, method: str) -> Figures | None:
         return self.ledger.known(f"{seed}", self.settings(method))
@@ -144,37 +146,23 @@ def stage_names(bench: Bench) -> list[str]:
 
 
 def told(bench: Bench, toy: Path, tag: str) -> list[str]:
-    """What a run is told on the command line, the choice of stages left out."""
+    """What a run is told on the command line, its place and the choice of stages left out."""
     return [
-        f"exp_root_dir={bench.out / 'trials'}",
-        "name=bench",
-        f"tag={tag}",
         f"stages.object.system.guidance.image_path={toy / 'input.png'}",
         f"stages.object.data.eval_transforms={toy / 'transforms.json'}",
         "stages.object.data.eval_turntable=false",
         "stages.views.data.eval_transforms=null",
-        "trainer.enable_progress_bar=false",
         *([SDS] if tag.endswith("-sds") else []),
         *bench.overrides,
     ]
 
 
-def launch(bench: Bench, seed: int, method: str) -> None:
-    """Run the stages that are not done yet. Raises CalledProcessError when one fails."""
-    folder, run = bench.run(seed, method), METHODS[method].run
-    stages = wanted_stages(bench, run)
+def launch(bench: Bench, seed: int, method: str) -> runs.Launch:
+    """The run that does those of the method's stages that are not done yet."""
+    folder, stages = bench.run(seed, method), wanted_stages(bench, METHODS[method].run)
     left_out = [f"stages.{name}=null" for name in stage_names(bench) if name not in stages]
-    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(bench.config), str(ADDED), "--train"]
-    command += [*(["--gpu", bench.gpu] if bench.gpu else [])]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log:
-        subprocess.run(
-            [*command, *told(bench, bench.toy(seed), folder.name), *left_out],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=True,
-        )
+    overrides = (*told(bench, bench.toy(seed), folder.name), *left_out)
+    return runs.Launch(folder, (bench.config, ADDED), overrides, bench.gpu)
 
 
 # --------------------------------------------------------------------------------------------------------- measuring
@@ -257,15 +245,8 @@ def summary(bench: Bench) -> str:
     return "\n".join([*lines, "", *objects_table(bench, found), ""])
 
 
-def number(figures: Figures, key: str) -> float:
-    """A figure that is one number."""
-    value = figures[key]
-    assert not isinstance(value, list)
-    return float(value)
-
-
 def _mean(found: Mapping[str, Mapping[str, Figures]], key: str) -> float:
-    values = [number(figures, key) for mine in found.values() for figures in mine.values()]
+    values = [number(figures[key]) for mine in found.values() for figures in mine.values()]
     return sum(values) / max(len(values), 1)
 
 
@@ -281,35 +262,25 @@ def objects_table(bench: Bench, found: Mapping[str, Mapping[str, Figures]]) -> l
 def _cell(figures: Figures | None) -> str:
     if figures is None:
         return "-"
-    chamfer = f"{number(figures, 'chamfer_area'):.4f}" if "chamfer_area" in figures else "-"
-    psnr, sharp, minutes = (number(figures, key) for key in ("psnr", "sharpness", "minutes"))
+    chamfer = f"{number(figures['chamfer_area']):.4f}" if "chamfer_area" in figures else "-"
+    psnr, sharp, minutes = (number(figures[key]) for key in ("psnr", "sharpness", "minutes"))
     return f"{psnr:.2f} / {sharp:.3f} / {chamfer} / {minutes:.1f}"
 
 
-def sheet(bench: Bench, cell: int = 96) -> Image.Image:
+def sheet(bench: Bench) -> Image.Image:
     """One row an object: the input, true views, then the same views by every method."""
-    groups = ["truth", *bench.methods]
-    canvas = Image.new(
-        "RGB",
-        ((1 + len(SHOWN) * len(groups)) * cell + 8 * len(groups), 16 + len(bench.seeds) * cell),
-        "white",
-    )
-    draw = ImageDraw.Draw(canvas)
-    for row, seed in enumerate(bench.seeds):
-        top = 16 + row * cell
-        paste(canvas, bench.toy(seed) / "input.png", 0, top, cell)
-        for i, name in enumerate(groups):
-            folder = bench.toy(seed) / "views" if name == "truth" else bench.pictures(seed, name)
-            for j, view in enumerate(SHOWN):
-                left = (1 + i * len(SHOWN) + j) * cell + 8 * (i + 1)
-                paste(canvas, folder / f"{view:04d}.png", left, top, cell)
-            draw.text(((1 + i * len(SHOWN)) * cell + 8 * (i + 1), 2), name, fill="black")
-    return canvas
+    rows = []
+    for seed in bench.seeds:
+        folders = [bench.toy(seed) / "views", *(bench.pictures(seed, method) for method in bench.methods)]
+        files = [folder / f"{view:04d}.png" for folder in folders for view in SHOWN]
+        rows.append([chart.picture_of(file) for file in (bench.toy(seed) / "input.png", *files)])
+    groups = [("input", 1), *((name, len(SHOWN)) for name in ("truth", *bench.methods))]
+    return chart.grouped_sheet(rows, groups)
 
 
 def write_summary(bench: Bench) -> str:
     text = summary(bench)
-    (bench.out / "table.md").write_text(text)
+    (bench.out / "table.md").write_text(text, encoding="utf-8")
     sheet(bench).save(bench.out / "sheet.png")
     return text
 
@@ -318,51 +289,37 @@ def write_summary(bench: Bench) -> str:
 
 
 def arguments(argv: Sequence[str] | None = None) -> Bench:
+    """What is asked for. Raises UserError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--objects", type=int, default=4, help="how many objects")
-    parser.add_argument("--kind", choices=("named", "nameless", "all"), default="named", help="of objects")
-    parser.add_argument("--first-seed", type=int, default=TEST_SEED + 100, help="seed of the first object")
+    runs.object_flags(parser, 4)
     parser.add_argument("--methods", nargs="+", default=["sds", "usd", "refined", "mesh"], choices=METHODS)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "usd-full-mini.yaml")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "full_pipeline")
     parser.add_argument("--gpu", help="passed on to the launcher")
     args, rest = parser.parse_known_args(argv)
-    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
-    if wrong:
-        parser.error(f"{wrong[0]}: expected key=value")
-    if args.first_seed < TEST_SEED:
-        parser.error(f"--first-seed {args.first_seed}: expected the test split, {TEST_SEED} and up")
-    seeds = toy_seeds(args.objects, args.kind, args.first_seed)
-    return Bench(seeds, tuple(args.methods), args.config.resolve(), args.out.resolve(), args.gpu, tuple(rest))
+    words, seeds = runs.key_values(rest), runs.chosen_seeds(args)
+    return Bench(seeds, tuple(args.methods), args.config.resolve(), args.out.resolve(), args.gpu, words)
 
 
-def perform(bench: Bench, seed: int, method: str) -> None:
+def perform(bench: Bench, job: tuple[int, str]) -> None:
     """Run, measure, store, tell."""
-    launch(bench, seed, method)
+    seed, method = job
+    launch(bench, seed, method)()
     found = bench.ledger.figures(f"{seed}", bench.settings(method), lambda: measured(bench, seed, method))
-    told = ", ".join(f"{key} {number(found, key):.4g}" for key in found)
-    print(f"{seed} {method}: {told}", flush=True)
+    print(f"{seed} {method}: " + ", ".join(f"{key} {number(found[key]):.4g}" for key in found), flush=True)
 
 
-def main() -> int:
-    bench = arguments()
-    todo = [(s, m) for s in bench.seeds for m in bench.methods if bench.known(s, m) is None]
+def main(argv: Sequence[str] | None = None) -> bool:
+    bench = arguments(argv)
+    todo = [
+        (seed, method) for seed in bench.seeds for method in bench.methods if not bench.known(seed, method)
+    ]
     count = len(bench.seeds) * len(bench.methods)
-    print(f"{len(todo)} of {count} to measure; results in {bench.out}", flush=True)
-    failures = 0
-    for seed, method in todo:
-        try:
-            perform(bench, seed, method)
-        except subprocess.CalledProcessError:
-            failures += 1
-            print(f"{seed} {method}: failed; see {bench.run(seed, method) / 'log.txt'}", flush=True)
-        write_summary(bench)
-    print(write_summary(bench))
-    return 1 if failures else 0
+    return runs.benchmark(todo, count, bench.out, partial(perform, bench), partial(write_summary, bench))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main())
+    sys.exit(runs.command(main))

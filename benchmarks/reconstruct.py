@@ -7,60 +7,61 @@
     python benchmarks/reconstruct.py --meshes a.glb b.obj:picture.png  from 64 views of these mesh files instead of toys
 
 A mesh file is centred and made as large as toys are; behind a colon may stand the texture of one that does not name it.
-Each (object, input) is one training and one export by ``launch.py`` and one file ``runs/<name>-<input>.json``. A second
-call continues where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are written to
-``--out`` after every run. ``key=value`` arguments apply to every run and belong to its identity. Minutes are wall clock
-of the training, its validations and test included; the export is not counted. CPU minutes are those that its threads
-spent (on a busy machine more than they need: idle threads wait for the late ones by spinning).
+Each (object, input) is one training and one export by ``launch.py`` and one file ``runs/<name>-<input>/<digest>.json``.
+A second call continues where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are
+written to ``--out`` after every run. ``key=value`` arguments apply to every run and belong to its identity. Minutes are
+wall clock of the training, its validations and test included; the export is not counted. CPU minutes are those that its
+threads spent (on a busy machine more than they need: idle threads wait for the late ones by spinning).
 """
 
 import argparse
 import json
-import os
 import resource
-import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.export_round_trip import read_file  # noqa: E402
-from usd.core.errors import UserError  # noqa: E402
-from usd.core.types import Mesh  # noqa: E402
-from usd.data.convert import layout_cameras, write_layout  # noqa: E402
-from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture  # noqa: E402
-from usd.data.toy_views import see_toy  # noqa: E402
-from usd.data.transforms import write_transforms  # noqa: E402
-from usd.evaluation.mesh_source import read_mesh  # noqa: E402
-from usd.evaluation.protocol import compare_surfaces  # noqa: E402
-from usd.exporter.read_back import Loaded, pictures  # noqa: E402
-from usd.toybox import REFERENCE_AZIMUTH_DEG, TEST_SEED  # noqa: E402
-from usd.toybox.__main__ import write_toy  # noqa: E402
-from usd.toybox.cameras import held_out_cameras  # noqa: E402
-from usd.toybox.mesh import toy_mesh  # noqa: E402
-from usd.toybox.objects import make_toy  # noqa: E402
+from benchmarks import runs
+from benchmarks.export_round_trip import read_file
+from benchmarks.tables import Figures, number, spread
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.core.types import Mesh
+from usd.data.convert import layout_cameras, write_layout
+from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
+from usd.data.toy_views import see_toy
+from usd.data.transforms import write_transforms
+from usd.evaluation.mesh_source import read_mesh
+from usd.evaluation.protocol import compare_surfaces
+from usd.exporter.read_back import Loaded, pictures
+from usd.toybox import REFERENCE_AZIMUTH_DEG, TEST_SEED
+from usd.toybox.__main__ import write_toy
+from usd.toybox.cameras import held_out_cameras
+from usd.toybox.mesh import toy_mesh
+from usd.toybox.objects import make_toy
 
 CONFIGS = ROOT / "configs"
 VIEWS, SIZE, JUDGED, SHOWN = 64, 128, 16, (1, 6, 11, 15)
 INPUTS = {"views": "reconstruct.yaml", "syncdreamer": "reconstruct-generated.yaml"}
 INPUTS["wonder3d"] = INPUTS["syncdreamer"]
-FIGURES = (
-    "psnr",
-    "ssim",
-    "mask_iou",
-    "chamfer_area",
-    "chamfer_floor",
-    "volume_iou",
-    "normal_consistency",
-    "minutes",
-    "cpu_minutes",
-)
+FIGURES = {
+    "psnr": 1,
+    "ssim": 3,
+    "mask_iou": 3,
+    "chamfer_area": 4,
+    "chamfer_floor": 4,
+    "volume_iou": 3,
+    "normal_consistency": 3,
+    "minutes": 1,
+    "cpu_minutes": 1,
+}  # and their digits
 TIMES = ("minutes", "cpu_minutes")
 
 
@@ -142,11 +143,22 @@ class Bench:
     def trial(self, name: str, kind: str) -> Path:
         return self.out / "trials" / "bench" / f"{name}-{kind}"
 
-    def result(self, name: str, kind: str) -> Path:
-        return self.out / "runs" / f"{name}-{kind}.json"
+    @property
+    def ledger(self) -> runs.Ledger:
+        return runs.Ledger(self.out / "runs")
 
-    def settings(self, kind: str) -> list[str]:
-        return [INPUTS[kind], *self.overrides]
+    def settings(self, kind: str) -> dict[str, object]:
+        return {"recipe": runs.recipe(CONFIGS / INPUTS[kind]), "overrides": list(self.overrides)}
+
+    def known(self, it: Object, kind: str) -> Figures | None:
+        return self.ledger.known(f"{it.name}-{kind}", self.settings(kind))
+
+    def launch(self, name: str, kind: str) -> runs.Launch:
+        data = [f"data.path={self.views(name, kind)}", f"data.eval_path={self.views(name, 'judged')}"]
+        if kind != "views":
+            data.append(f"data.input_azimuth_deg={REFERENCE_AZIMUTH_DEG}")
+        config = CONFIGS / INPUTS[kind]
+        return runs.Launch(self.trial(name, kind), (config,), (*data, *self.overrides), self.gpu)
 
 
 def make_views(bench: Bench, it: Object, kind: str) -> None:
@@ -163,55 +175,40 @@ def make_views(bench: Bench, it: Object, kind: str) -> None:
     (folder / "done").touch()
 
 
-def known(bench: Bench, it: Object, kind: str) -> dict | None:
-    """The stored result, if it was made with the same settings."""
-    file = bench.result(it.name, kind)
-    stored = json.loads(file.read_text()) if file.is_file() else None
-    return stored if stored and stored["settings"] == bench.settings(kind) else None
+def perform(bench: Bench, job: tuple[Object, str]) -> None:
+    """Make the views, train (or go on), export, measure, store, tell."""
+    it, kind = job
+    subject, measure = f"{it.name}-{kind}", partial(measured, bench, it, kind)
+    found = bench.ledger.figures(subject, bench.settings(kind), measure)
+    print(f"{subject}: " + ", ".join(f"{key} {number(found[key]):.4g}" for key in FIGURES), flush=True)
 
 
-def launch(bench: Bench, name: str, kind: str, mode: str, *more: str) -> None:
-    trial = bench.trial(name, kind)
-    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(CONFIGS / INPUTS[kind]), mode]
-    command += ["--gpu", bench.gpu] if bench.gpu else []
-    command += [f"exp_root_dir={bench.out / 'trials'}", "name=bench", f"tag={trial.name}"]
-    command += ["use_timestamp=false", f"data.path={bench.views(name, kind)}"]
-    command += [f"data.eval_path={bench.views(name, 'judged')}", "trainer.enable_progress_bar=false"]
-    if kind != "views":
-        command.append(f"data.input_azimuth_deg={REFERENCE_AZIMUTH_DEG}")
-    trial.mkdir(parents=True, exist_ok=True)
-    with open(trial / "log.txt", "a") as log:
-        subprocess.run(
-            [*command, *bench.overrides, *more],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=True,
-            env=dict(os.environ),
-        )
+def measured(bench: Bench, it: Object, kind: str) -> Figures:
+    """Figures of the test's pictures, of the surface by the protocol of usd.evaluation, and the times."""
+    make_views(bench, it, kind)
+    make_views(bench, it, "judged")
+    launch = bench.launch(it.name, kind)
+    times = trained(launch)
+    launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
+    shown = json.loads((newest(launch.trial, "it*-test") / "metrics.json").read_text())
+    mesh = read_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
+    figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
+    return {key: float({**figures, **shown, **times}[key]) for key in FIGURES}
 
 
-def perform(bench: Bench, it: Object, kind: str) -> None:
-    """Train (or go on), export, measure, store."""
-    name, trial = it.name, bench.trial(it.name, kind)
-    last, mark = trial / "ckpts" / "last.ckpt", trial / "settings.json"
-    state = json.loads(mark.read_text()) if mark.is_file() else {}
-    same = last.is_file() and state.get("settings") == bench.settings(kind)
-    trial.mkdir(parents=True, exist_ok=True)
-    began, before = spent(), {key: state.get(key, 0.0) if same else 0.0 for key in TIMES}
-    mark.write_text(json.dumps({"settings": bench.settings(kind), **before}))
+def trained(launch: runs.Launch) -> Mapping[str, float]:
+    """Trains to the end, and sums up the times of all calls that it took."""
+    record, began = launch.trial / "times.json", spent()
+    before = (
+        json.loads(record.read_text()) if launch.begun({}) and record.is_file() else dict.fromkeys(TIMES, 0.0)
+    )
+    times = before
     try:
-        launch(bench, name, kind, "--train", *([f"resume={last}"] if same else []))
+        launch.trained({})
     finally:
-        times = {key: before[key] + now - then for key, now, then in zip(TIMES, spent(), began)}
-        mark.write_text(json.dumps({"settings": bench.settings(kind), **times}))
-    launch(bench, name, kind, "--export", f"resume={last}", "exporter.fmt=ply", "exporter.target_faces=null")
-    result = {"name": name, "input": kind, "settings": bench.settings(kind), **measured(bench, it, kind)}
-    result |= {**times, "caption": it.caption}
-    file = bench.result(name, kind)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1))
-    print(f"{name} {kind}: " + ", ".join(f"{key} {result[key]:.4g}" for key in FIGURES), flush=True)
+        times = {key: before[key] + now - then for key, now, then in zip(TIMES, spent(), began, strict=True)}
+        record.write_text(json.dumps(times))
+    return times
 
 
 def spent() -> tuple[float, float]:
@@ -224,116 +221,75 @@ def newest(trial: Path, pattern: str) -> Path:
     return max((trial / "save").glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
-def measured(bench: Bench, it: Object, kind: str) -> dict[str, float]:
-    """Figures of the pictures as the test wrote them, and of the surface by the protocol of usd.evaluation."""
-    trial = bench.trial(it.name, kind)
-    shown = json.loads((newest(trial, "it*-test") / "metrics.json").read_text())
-    mesh = read_mesh(newest(trial, "it*-export/model.ply")).mesh
-    figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
-    return {key: {**figures, **shown}[key] for key in FIGURES if key not in TIMES}
-
-
-def table(bench: Bench, results: list[dict]) -> str:
+def table(bench: Bench, rows: Mapping[str, Mapping[str, Figures]]) -> str:
     """Means and spreads by input, then every object."""
     lines = [
-        f"Reconstruction, {JUDGED} held-out views of {SIZE} px; means +- standard deviation over objects.",
+        f"Reconstruction, {JUDGED} held-out views of {SIZE} px; means ± standard deviation over objects.",
         "",
     ]
     head = "| input | objects | " + " | ".join(FIGURES) + " |"
     lines += [head, "|---" * (len(FIGURES) + 2) + "|"]
-    for kind in bench.inputs:
-        mine = [result for result in results if result["input"] == kind]
-        if mine:
-            cells = [spread([result[key] for result in mine]) for key in FIGURES]
-            lines.append(f"| {kind} | {len(mine)} | " + " | ".join(cells) + " |")
+    for kind, found in rows.items():
+        if found:
+            columns = {key: [number(figures[key]) for figures in found.values()] for key in FIGURES}
+            cells = [spread(columns[key], digits) for key, digits in FIGURES.items()]
+            lines.append(f"| {kind} | {len(found)} | " + " | ".join(cells) + " |")
     lines += ["", "| object | input | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 2) + "|"]
-    for result in results:
-        cells = [f"{result[key]:.4g}" for key in FIGURES]
-        lines.append(
-            f"| {result['name']} {result['caption']} | {result['input']} | " + " | ".join(cells) + " |"
-        )
+    captions = {it.name: it.caption for it in bench.objects}
+    for kind, found in rows.items():
+        for name, figures in found.items():
+            cells = [f"{number(figures[key]):.{digits}f}" for key, digits in FIGURES.items()]
+            lines.append(f"| {name} {captions[name]} | {kind} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
-def spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.4g} +- {deviation:.2g}"
-
-
-def sheet(bench: Bench, results: list[dict], cell: int = 128) -> torch.Tensor:
-    """Two rows a run: true views, and the same views of the reconstruction."""
-    rows = []
-    for result in results:
-        views = newest(bench.trial(result["name"], result["input"]), "it*-test")
-        rows += [bench.views(result["name"], "judged") / f"views/{i:04d}.png" for i in SHOWN]
-        rows += [views / f"{i}.png" for i in SHOWN]
-    cells = [over(resize_rgba(read_rgba(file), cell, cell)) for file in rows]
+def sheet(bench: Bench, made: Sequence[tuple[str, str]], cell: int = 128) -> torch.Tensor:
+    """A row a run, (object, input): true views, and the same views of the reconstruction."""
+    files = []
+    for name, kind in made:
+        views = newest(bench.trial(name, kind), "it*-test")
+        files += [bench.views(name, "judged") / f"views/{i:04d}.png" for i in SHOWN]
+        files += [views / f"{i}.png" for i in SHOWN]
+    cells = [over(resize_rgba(read_rgba(file), cell, cell)) for file in files]
     return contact_sheet(torch.stack(cells), 2 * len(SHOWN))
 
 
 def write_summary(bench: Bench) -> str:
-    found = [known(bench, it, kind) for kind in bench.inputs for it in bench.objects]
-    results = [result for result in found if result is not None]
-    text = table(bench, results)
-    (bench.out / "table.md").write_text(text)
-    if results:
-        write_picture(bench.out / "sheet.png", sheet(bench, results))
+    rows: dict[str, dict[str, Figures]] = {
+        kind: {it.name: found for it in bench.objects if (found := bench.known(it, kind))}
+        for kind in bench.inputs
+    }
+    text = table(bench, rows)
+    (bench.out / "table.md").write_text(text, encoding="utf-8")
+    made = [(name, kind) for kind, found in rows.items() for name in found]
+    if made:
+        write_picture(bench.out / "sheet.png", sheet(bench, made))
     return text
 
 
-def arguments(argv: list[str] | None = None) -> Bench:
+def arguments(argv: Sequence[str] | None = None) -> Bench:
+    """What is asked for. Raises UserError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--objects", type=int, default=6, help="how many objects")
-    parser.add_argument("--first-seed", type=int, default=TEST_SEED, help="seed of the first object")
+    runs.object_flags(parser, 6, kind="all", first=TEST_SEED)
     parser.add_argument("--inputs", nargs="+", default=["views"], choices=INPUTS)
     parser.add_argument("--meshes", nargs="+", default=[], metavar="FILE[:TEXTURE]", help="instead of toys")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reconstruct-bench")
     parser.add_argument("--gpu", help="passed on to the launcher")
     args, rest = parser.parse_known_args(argv)
-    rest += [item for item in args.meshes if "=" in item]
-    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
-    if wrong:
-        parser.error(f"{wrong[0]}: expected key=value")
-    if args.first_seed < TEST_SEED:
-        parser.error(f"--first-seed {args.first_seed}: expected the test split, {TEST_SEED} and up")
-    toys = (ToyObject(args.first_seed + i) for i in range(args.objects))
-    files = (FileObject(*map(Path, name.split(":"))) for name in args.meshes if "=" not in name)
-    return Bench(
-        tuple(files if args.meshes else toys), tuple(args.inputs), args.out.resolve(), args.gpu, tuple(rest)
-    )
+    words = runs.key_values([*rest, *(item for item in args.meshes if "=" in item)])
+    files: list[Object] = [FileObject(*map(Path, name.split(":"))) for name in args.meshes if "=" not in name]
+    objects = files or [ToyObject(seed) for seed in runs.chosen_seeds(args)]
+    return Bench(tuple(objects), tuple(args.inputs), args.out.resolve(), args.gpu, words)
 
 
-def main() -> int:
-    bench = arguments()
-    try:
-        return run(bench)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def run(bench: Bench) -> int:
-    """All runs that are missing; how many failed decides the exit code."""
-    todo = [(it, kind) for kind in bench.inputs for it in bench.objects if known(bench, it, kind) is None]
-    print(
-        f"{len(todo)} of {len(bench.objects) * len(bench.inputs)} runs to do; results in {bench.out}",
-        flush=True,
-    )
-    failures = 0
-    for it, kind in todo:
-        make_views(bench, it, kind)
-        make_views(bench, it, "judged")
-        try:
-            perform(bench, it, kind)
-        except subprocess.CalledProcessError:
-            failures += 1
-            print(f"{it.name} {kind}: failed; see {bench.trial(it.name, kind) / 'log.txt'}", flush=True)
-        write_summary(bench)
-    print(write_summary(bench))
-    return 1 if failures else 0
+def main(argv: Sequence[str] | None = None) -> bool:
+    bench = arguments(argv)
+    todo = [(it, kind) for kind in bench.inputs for it in bench.objects if not bench.known(it, kind)]
+    count, summary = len(bench.objects) * len(bench.inputs), partial(write_summary, bench)
+    return runs.benchmark(todo, count, bench.out, partial(perform, bench), summary)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(runs.command(main))

@@ -6,7 +6,7 @@
 
 The sentences are captions of toys of the test split, of different categories, that no training toy has: shapes and
 colours unseen together. Each (sentence, method) is one run of ``configs/usd-text-to-3D-mini.yaml`` and one file
-``runs/<seed>-<method>.json``; a second call continues where the first was stopped, also inside a stage. The file that
+``runs/<seed>/<digest>.json``; a second call continues where the first was stopped, also inside a stage. The file that
 the last stage wrote is read back, rendered from 8 sides, and recognised by the embedded CLIP
 (``usd.evaluation.text_score``); the same figures for renders of the toy itself stand beside it. ``table.md`` and
 ``sheet.png`` are written to ``--out`` after every run. ``key=value`` arguments apply to every run and belong to its
@@ -15,26 +15,29 @@ identity.
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes  # noqa: E402
-from usd.evaluation.embedded import Clip  # noqa: E402
-from usd.evaluation.text_score import CLIP, TextScore, around, text_score, views_of_file  # noqa: E402
-from usd.toybox import TEST_SEED  # noqa: E402
-from usd.toybox.objects import NAMELESS, make_toy  # noqa: E402
-from usd.toybox.render import render  # noqa: E402
+from benchmarks import runs
+from benchmarks.tables import Figures, number
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
+from usd.evaluation.embedded import Clip
+from usd.evaluation.text_score import CLIP, TextScore, around, text_score, views_of_file
+from usd.toybox import TEST_SEED
+from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.render import render
 
 STRONG = [f"stages.{stage}.system.guidance.lambda=0" for stage in ("patch", "texture")]
 METHODS: dict[str, list[str]] = {"sds": [], "lambda0": STRONG}
@@ -59,14 +62,22 @@ class Bench:
     gpu: str | None
     overrides: tuple[str, ...]
 
-    def result(self, seed: int, method: str) -> Path:
-        return self.out / "runs" / f"{seed}-{method}.json"
+    @property
+    def ledger(self) -> runs.Ledger:
+        return runs.Ledger(self.out / "runs")
 
     def run_folder(self, seed: int, method: str) -> Path:
         return self.out / "trials" / "bench" / f"{seed}-{method}"
 
-    def settings(self, method: str) -> list[str]:
-        return [self.config.name, *METHODS[method], *self.overrides]
+    def settings(self, method: str) -> dict[str, object]:
+        return {
+            "method": method,
+            "config": self.config.name,
+            "overrides": [*METHODS[method], *self.overrides],
+        }
+
+    def known(self, seed: int, method: str) -> Figures | None:
+        return self.ledger.known(f"{seed}", self.settings(method))
 
 
 # ------------------------------------------------------------------------------------------------------- sentences
@@ -83,7 +94,8 @@ def training_captions(out: Path) -> frozenset[str]:
 
 def chosen_seeds(count: int, out: Path) -> tuple[int, ...]:
     """The first toys of the test split, each of another category, whose captions no training toy has."""
-    trained, found = training_captions(out), {}
+    trained = training_captions(out)
+    found: dict[str, int] = {}
     seed = TEST_SEED + 2000
     while len(found) < count:
         toy = make_toy(seed)
@@ -101,33 +113,25 @@ def truth(seed: int) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ runs
 
 
-def known(bench: Bench, seed: int, method: str) -> dict | None:
-    """The stored result, if it was made with the same settings."""
-    file = bench.result(seed, method)
-    stored = json.loads(file.read_text()) if file.is_file() else None
-    return stored if stored and stored["settings"] == bench.settings(method) else None
+def perform(bench: Bench, clip: Clip, job: tuple[int, str]) -> None:
+    """Make one object, score its file, store the result, tell it."""
+    seed, method = job
+    found = bench.ledger.figures(
+        f"{seed}", bench.settings(method), lambda: measured(bench, clip, seed, method)
+    )
+    told = ", ".join(f"{key} {number(found[key]):.3g}" for key in found)
+    print(f"{seed} {method}: '{make_toy(seed).caption}': {told}", flush=True)
 
 
-def perform(bench: Bench, clip: Clip, seed: int, method: str) -> None:
-    """Make one object, score its file and store the result."""
-    prompt, folder, began = make_toy(seed).caption, bench.run_folder(seed, method), time.monotonic()
-    command = [sys.executable, str(ROOT / "launch.py"), "--config", str(bench.config), "--train"]
-    command += ["--gpu", bench.gpu] if bench.gpu else []
-    command += [f"exp_root_dir={bench.out / 'trials'}", "name=bench", f"tag={folder.name}"]
-    command += [f"system.prompt_processor.prompt={json.dumps(prompt)}", "trainer.enable_progress_bar=false"]
-    command += [*METHODS[method], *bench.overrides]
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "log.txt", "a") as log:
-        subprocess.run(
-            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=True, env=dict(os.environ)
-        )
+def measured(bench: Bench, clip: Clip, seed: int, method: str) -> Figures:
+    """Figures of one object's file; its stages are run, or gone on with, first."""
+    prompt, began = make_toy(seed).caption, time.monotonic()
+    overrides = (f"system.prompt_processor.prompt={json.dumps(prompt)}", *METHODS[method], *bench.overrides)
+    runs.Launch(bench.run_folder(seed, method), (bench.config,), overrides, bench.gpu)()
     minutes = (time.monotonic() - began) / 60
     score = text_score(clip, views_of_file(mesh_of(bench, seed, method), around()), prompt)
-    result = {"seed": seed, "method": method, "prompt": prompt, **score.plain(), "minutes": minutes}
-    file = bench.result(seed, method)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**result, "settings": bench.settings(method)}, indent=1))
-    print(f"{seed} {method}: '{prompt}': {score.line()}, {minutes:.1f} min", flush=True)
+    figures = {"category": score.category, "caption": score.caption, "similarity": score.similarity}
+    return {**figures, "minutes": minutes}
 
 
 def mesh_of(bench: Bench, seed: int, method: str) -> Path:
@@ -138,7 +142,7 @@ def mesh_of(bench: Bench, seed: int, method: str) -> Path:
 # ---------------------------------------------------------------------------------------------------------- summary
 
 
-def table(bench: Bench, results: list[dict], true: dict[int, TextScore]) -> str:
+def table(bench: Bench, rows: Mapping[str, Mapping[int, Figures]], true: Mapping[int, TextScore]) -> str:
     """Means by method, each beside the recogniser's figures on the toys themselves; then every sentence."""
     lines = [
         f"Text to 3D, {len(bench.seeds)} sentences unseen in training, `{bench.config.name}`. Share of 8 views of the",
@@ -149,16 +153,16 @@ def table(bench: Bench, results: list[dict], true: dict[int, TextScore]) -> str:
     ]
     best = {key: mean([getattr(true[seed], key) for seed in bench.seeds]) for key in ("category", "caption")}
     for method in bench.methods:
-        mine = [result for result in results if result["method"] == method]
+        mine = rows[method]
         if mine:
             cells = []
             for key in ("category", "caption"):
-                paired = mean([getattr(true[result["seed"]], key) for result in mine])
-                share = mean([result[key] for result in mine])
+                paired = mean(getattr(true[seed], key) for seed in mine)
+                share = mean(number(found[key]) for found in mine.values())
                 cells += [f"{share:.2f}", f"{share / paired:.2f}" if paired else "-"]
             cells += [
-                f"{mean([r['similarity'] for r in mine]):.3f}",
-                f"{mean([r['minutes'] for r in mine]):.1f}",
+                f"{mean(number(found[key]) for found in mine.values()):.{digits}f}"
+                for key, digits in (("similarity", 3), ("minutes", 1))
             ]
             lines.append(f"| {method} | {len(mine)} | " + " | ".join(cells) + " |")
     cosine = mean([true[seed].similarity for seed in bench.seeds])
@@ -170,23 +174,19 @@ def table(bench: Bench, results: list[dict], true: dict[int, TextScore]) -> str:
         "|---" * (len(bench.methods) + 2) + "|",
     ]
     for seed in bench.seeds:
-        mine_by = {result["method"]: result for result in results if result["seed"] == seed}
         cells = [f"{true[seed].category:.2f} / {true[seed].caption:.2f}"]
-        cells += [
-            f"{r['category']:.2f} / {r['caption']:.2f}" if (r := mine_by.get(m)) else "-"
-            for m in bench.methods
-        ]
+        cells += [shares(rows[method].get(seed)) for method in bench.methods]
         lines.append(f"| {make_toy(seed).caption} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "Cells of the second table: category / colour too.", ""])
 
 
-def mean(values: list[float]) -> float:
-    return statistics.fmean(values)
+def shares(found: Figures | None) -> str:
+    return "-" if found is None else f"{number(found['category']):.2f} / {number(found['caption']):.2f}"
 
 
 def sheet(bench: Bench, cell: int = 80) -> Image.Image:
     """A row for each run: the sentence, the toy itself, the three stages, and the final file."""
-    runs = [(seed, method) for seed in bench.seeds for method in bench.methods if known(bench, seed, method)]
+    runs = [(seed, method) for seed in bench.seeds for method in bench.methods if bench.known(seed, method)]
     groups = [("truth", 2), *[(stage, 2) for stage in STAGES], ("final file", 4)]
     width = 8 + sum(count * cell + 8 for _, count in groups)
     canvas = Image.new("RGB", (width, 16 + (cell + 16) * max(1, len(runs))), "white")
@@ -216,15 +216,16 @@ def stage_pictures(bench: Bench, seed: int, method: str, stage: str) -> list[tor
     return [over(read_rgba(file)) for file in files if file.is_file()]
 
 
-def write_summary(bench: Bench, true: dict[int, TextScore]) -> str:
-    results = [r for seed in bench.seeds for method in bench.methods if (r := known(bench, seed, method))]
-    text = table(bench, results, true)
-    (bench.out / "table.md").write_text(text)
+def write_summary(bench: Bench, true: Mapping[int, TextScore]) -> str:
+    rows = {m: {s: found for s in bench.seeds if (found := bench.known(s, m))} for m in bench.methods}
+    text = table(bench, rows, true)
+    (bench.out / "table.md").write_text(text, encoding="utf-8")
     sheet(bench).save(bench.out / "sheet.png")
     return text
 
 
-def arguments(argv: list[str] | None = None) -> Bench:
+def arguments(argv: Sequence[str] | None = None) -> Bench:
+    """What is asked for. Raises UserError."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -234,36 +235,23 @@ def arguments(argv: list[str] | None = None) -> Bench:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "text_to_3d")
     parser.add_argument("--gpu", help="passed on to the launcher")
     args, rest = parser.parse_known_args(argv)
-    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
-    if wrong:
-        parser.error(f"{wrong[0]}: expected key=value")
+    words, out = runs.key_values(rest), args.out.resolve()
     if not 1 <= args.prompts <= 20:
-        parser.error(f"--prompts {args.prompts}: expected 1 to 20, each is of another category")
-    out = args.out.resolve()
+        raise UserError(f"--prompts: is {args.prompts}; expected 1 to 20, each is of another category")
     seeds = chosen_seeds(args.prompts, out)
-    return Bench(seeds, tuple(args.methods), args.config.resolve(), out, args.gpu, tuple(rest))
+    return Bench(seeds, tuple(args.methods), args.config.resolve(), out, args.gpu, words)
 
 
-def main() -> int:
-    bench, clip = arguments(), Clip.load(CLIP)
+def main(argv: Sequence[str] | None = None) -> bool:
+    bench, clip = arguments(argv), Clip.load(CLIP)
     true = {seed: text_score(clip, truth(seed), make_toy(seed).caption) for seed in bench.seeds}
-    todo = [(s, m) for s in bench.seeds for m in bench.methods if known(bench, s, m) is None]
-    print(
-        f"{len(todo)} of {len(bench.seeds) * len(bench.methods)} runs to do; results in {bench.out}",
-        flush=True,
-    )
-    failures = 0
-    for seed, method in todo:
-        try:
-            perform(bench, clip, seed, method)
-        except subprocess.CalledProcessError:
-            failures += 1
-            print(f"{seed} {method}: failed; see {bench.run_folder(seed, method) / 'log.txt'}", flush=True)
-        write_summary(bench, true)
-    print(write_summary(bench, true))
-    return 1 if failures else 0
+    todo = [
+        (seed, method) for seed in bench.seeds for method in bench.methods if not bench.known(seed, method)
+    ]
+    count, summary = len(bench.seeds) * len(bench.methods), partial(write_summary, bench, true)
+    return runs.benchmark(todo, count, bench.out, partial(perform, bench, clip), summary)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main())
+    sys.exit(runs.command(main))

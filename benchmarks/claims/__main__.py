@@ -22,7 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import ledger as book
+from benchmarks import runs
+from benchmarks.claims import shared
 from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.experiment import shown
@@ -114,7 +115,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flags.add_argument("--jobs", type=int, default=2, help="claims at a time, a core each")
     flags.add_argument("--objects", type=int, help="toys of every claim, instead of each one's own number")
     flags.add_argument("--docs", action="store_true", help="put tables and pictures into docs/claims.md")
-    flags.add_argument("--out", type=Path, default=book.OUT, help="figures, tables and pictures go here")
+    flags.add_argument("--out", type=Path, default=shared.OUT, help="figures, tables and pictures go here")
     args = flags.parse_args(argv)
     if args.jobs < 1 or (args.objects is not None and args.objects < 1):
         raise UserError("--jobs, --objects: expected 1 or more")
@@ -137,10 +138,5 @@ def main(argv: Sequence[str] | None = None) -> bool:
     return all(went)
 
 
-def status() -> int:
-    went: list[bool] = []
-    return book.command(lambda: went.append(main())) or int(went != [True])
-
-
 if __name__ == "__main__":
-    sys.exit(status())
+    sys.exit(runs.command(main))

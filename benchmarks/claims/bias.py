@@ -29,8 +29,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.denoiser import Denoiser
 from usd.math.diffusion import add_noise, timestep_range
@@ -59,7 +59,7 @@ def summary(d: Float[Tensor, "K c h w"]) -> dict[str, float]:
     }
 
 
-def measured(pair: book.Pair, subject: book.Subject, times: Sequence[int], draws: int) -> book.Figures:
+def measured(pair: shared.Pair, subject: shared.Subject, times: Sequence[int], draws: int) -> tables.Figures:
     """``<model>_<figure>``: one number a timestep."""
     device = pair.view.alphas_cumprod.device
     z = pair.view.encode(subject.picture.to(device)).detach()
@@ -84,7 +84,7 @@ def timesteps(count: int, low: float, high: float, total: int) -> list[int]:
     return [round(first + (last - first) * i / max(count - 1, 1)) for i in range(count)]
 
 
-def table(found: book.Found, times: Sequence[int]) -> str:
+def table(found: tables.Found, times: Sequence[int]) -> str:
     """A row a timestep, then one of all: both errors, and the difference of every figure."""
     heads = [
         "t",
@@ -95,18 +95,18 @@ def table(found: book.Found, times: Sequence[int]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label, indices in [*((str(t), [i]) for i, t in enumerate(times)), ("all", list(range(len(times))))]:
         views, bases = ({key: _at(found, f"{model}_{key}", indices) for key in FIGURES} for model in MODELS)
-        cells = [label, book.spread(views["error"], 3), book.spread(bases["error"], 3)]
-        cells += [book.paired(views[key], bases[key]).words(3) for key in FIGURES]
+        cells = [label, tables.spread(views["error"], 3), tables.spread(bases["error"], 3)]
+        cells += [tables.paired(views[key], bases[key]).words(3) for key in FIGURES]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _at(found: book.Found, key: str, indices: Sequence[int]) -> list[float]:
+def _at(found: tables.Found, key: str, indices: Sequence[int]) -> list[float]:
     """Per object, the mean of a figure over these timesteps."""
-    return [statistics.fmean(row[i] for i in indices) for row in book.series(found, key)]
+    return [statistics.fmean(row[i] for i in indices) for row in tables.series(found, key)]
 
 
-def report(args: argparse.Namespace, found: book.Found, times: Sequence[int]) -> str:
+def report(args: argparse.Namespace, found: tables.Found, times: Sequence[int]) -> str:
     """What goes into the page: one sentence on what was measured, then the table."""
     told = (
         f"{len(found)} pictures, {len(times)} timesteps, {args.draws} draws each; `{args.zero123}` against "
@@ -115,46 +115,46 @@ def report(args: argparse.Namespace, found: book.Found, times: Sequence[int]) ->
     return told + "standard error.\n\n" + table(found, times)
 
 
-def draw(args: argparse.Namespace, found: book.Found, times: Sequence[int]) -> list[Path]:
+def draw(args: argparse.Namespace, found: tables.Found, times: Sequence[int]) -> list[Path]:
     """Charts of the error and of its systematic part over t."""
     files = []
     for key, title in (
         ("error", "Error of the unconditional prediction"),
         ("systematic", "Its systematic part"),
     ):
-        lines = [chart.curve(name, book.series(found, f"{model}_{key}")) for model, name in MODELS.items()]
+        lines = [chart.curve(name, tables.series(found, f"{model}_{key}")) for model, name in MODELS.items()]
         axes = chart.Axes(title, "timestep", "in units of the added noise; band: spread over pictures")
         files.append(chart.write_image(args.out / f"{key}.png", chart.line_chart(axes, times, lines)))
     return files
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    flags = book.parser(__doc__, "bias")
+    flags = shared.parser(__doc__, "bias")
     flags.add_argument("--image", nargs="+", help="pictures of your own instead of toys")
     flags.add_argument("--times", type=int, default=12, help="timesteps")
     flags.add_argument("--draws", type=int, default=8, help="noises per picture and timestep")
     flags.add_argument("--min-step-percent", type=float, default=0.02, help="first timestep, of the schedule")
     flags.add_argument("--max-step-percent", type=float, default=0.98, help="last timestep, of the schedule")
-    args = book.checked(flags.parse_args(argv))
+    args = shared.checked(flags.parse_args(argv))
     if args.times < 1 or args.draws < 2:
         raise UserError(f"--times, --draws: are {args.times}, {args.draws}; expected at least 1 and 2")
     return args
 
 
 def run(args: argparse.Namespace) -> str:
-    pair = book.open_pair(args)
+    pair = shared.open_pair(args)
     total = len(pair.view.alphas_cumprod)
     times = timesteps(args.times, args.min_step_percent, args.max_step_percent, total)
-    ledger, found = book.Ledger(args.out / "figures"), {}
-    for subject in book.subjects(args, pair.view.latent.image_size):
+    ledger, found = runs.Ledger(args.out / "figures"), {}
+    for subject in shared.subjects(args, pair.view.latent.image_size):
         settings = {**pair.marks, "times": times, "draws": args.draws, **subject.mark}
         measure = partial(measured, pair, subject, times, args.draws)
         found[subject.name] = ledger.figures(subject.name, settings, measure)
         print(f"{subject.name}: measured", flush=True)
     text = report(args, found, times)
-    book.finish(args, "bias", text, draw(args, found, times))
+    shared.finish(args, "bias", text, draw(args, found, times))
     return text
 
 
 if __name__ == "__main__":
-    sys.exit(book.command(lambda: print(run(arguments()))))
+    sys.exit(runs.command(lambda: print(run(arguments()))))

@@ -27,8 +27,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.denoiser import Denoiser
 from usd.denoiser.sample import told_fn
@@ -77,15 +77,15 @@ def rounds(model: Denoiser, z: Latents, plan: Plan) -> Iterator[Latents]:
 
 @torch.no_grad()
 def measured(
-    pair: book.Pair, subject: book.Subject, plan: Plan
-) -> tuple[book.Figures, Float[Tensor, "K 3 S S"]]:
+    pair: shared.Pair, subject: shared.Subject, plan: Plan
+) -> tuple[tables.Figures, Float[Tensor, "K 3 S S"]]:
     """``<model>_levels``, ``<model>_rounds``: PSNR in dB; and the pictures, in the order of ``Kept``."""
     z = pair.view.encode(subject.picture.to(pair.view.alphas_cumprod.device))
     start = pair.view.decode(z)
     copies = z.expand(plan.draws, -1, -1, -1)
     noises = {level: seeded(z, plan.draws, 3, level) for level in plan.levels}
     kept = [start, *(pair.view.decode(_noisy(pair, z, noises[level], level)) for level in plan.levels)]
-    found: book.Figures = {}
+    found: tables.Figures = {}
     for name in MODELS:
         model: Denoiser = pair.view if name == "zero123" else pair.text
         after = [returned(model, copies, noises[level], level, plan.steps) for level in plan.levels]
@@ -97,7 +97,7 @@ def measured(
     return found, torch.cat(kept).cpu()
 
 
-def _noisy(pair: book.Pair, z: Latents, noise: Latents, level: int) -> Latents:
+def _noisy(pair: shared.Pair, z: Latents, noise: Latents, level: int) -> Latents:
     return add_noise(z, noise[:1], pair.view.alphas_cumprod, torch.full((1,), level, device=z.device))
 
 
@@ -144,13 +144,13 @@ def animation(kept: Sequence[Kept], plan: Plan) -> list[Image.Image]:
     return frames
 
 
-def draw(out: Path, found: book.Found, kept: Sequence[Kept], plan: Plan, total: int) -> list[Path]:
+def draw(out: Path, found: tables.Found, kept: Sequence[Kept], plan: Plan, total: int) -> list[Path]:
     """The four pictures of the head."""
     band = "PSNR to the picture, dB; band: spread over pictures"
     axes = chart.Axes("After one return from a noise level", "noise level, timestep", band)
     again = chart.Axes(f"After round upon round from t = {plan.round_level}", "rounds", band)
-    level_lines = [chart.curve(name, book.series(found, f"{m}_levels")) for m, name in MODELS.items()]
-    round_lines = [chart.curve(name, book.series(found, f"{m}_rounds")) for m, name in MODELS.items()]
+    level_lines = [chart.curve(name, tables.series(found, f"{m}_levels")) for m, name in MODELS.items()]
+    round_lines = [chart.curve(name, tables.series(found, f"{m}_rounds")) for m, name in MODELS.items()]
     numbers = list(range(1, plan.rounds + 1))
     return [
         chart.write_image(out / "levels.png", level_sheet(kept, plan, total)),
@@ -160,20 +160,20 @@ def draw(out: Path, found: book.Found, kept: Sequence[Kept], plan: Plan, total: 
     ]
 
 
-def table(found: book.Found, plan: Plan) -> str:
+def table(found: tables.Found, plan: Plan) -> str:
     """PSNR of both models and their paired difference at every level and after some rounds."""
     lines = ["| PSNR to the picture, dB | base model | Zero-1-to-3 | difference |", "|---|---|---|---|"]
     rows = [(f"once, from t = {t}", "levels", i) for i, t in enumerate(plan.levels)]
     some = sorted({1, plan.rounds // 4, plan.rounds // 2, plan.rounds} - {0})
     rows += [(f"{n} times, from t = {plan.round_level}", "rounds", n - 1) for n in some]
     for label, key, i in rows:
-        base, view = ([row[i] for row in book.series(found, f"{m}_{key}")] for m in MODELS)
-        cells = [label, book.spread(base), book.spread(view), book.paired(view, base).words()]
+        base, view = ([row[i] for row in tables.series(found, f"{m}_{key}")] for m in MODELS)
+        cells = [label, tables.spread(base), tables.spread(view), tables.paired(view, base).words()]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def report(args: argparse.Namespace, found: book.Found, plan: Plan) -> str:
+def report(args: argparse.Namespace, found: tables.Found, plan: Plan) -> str:
     told = f"{len(found)} pictures, {plan.draws} noises each, {plan.steps} DDIM steps at most; `{args.zero123}` and "
     told += f"`{args.stable_diffusion}`; mean ± standard deviation over pictures; the difference is paired, ± its "
     return told + "standard error; below zero, Zero-1-to-3 drifts further.\n\n" + table(found, plan)
@@ -183,7 +183,7 @@ def report(args: argparse.Namespace, found: book.Found, plan: Plan) -> str:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    flags = book.parser(__doc__, "drift")
+    flags = shared.parser(__doc__, "drift")
     flags.add_argument("--image", nargs="+", help="pictures of your own instead of toys")
     flags.add_argument(
         "--levels", nargs="+", type=float, default=LEVELS, help="noise, shares of the schedule"
@@ -192,7 +192,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flags.add_argument("--rounds", type=int, default=12, help="how often a picture is noised and denoised")
     flags.add_argument("--steps", type=int, default=4, help="DDIM steps of every return")
     flags.add_argument("--draws", type=int, default=2, help="noises per picture")
-    args = book.checked(flags.parse_args(argv))
+    args = shared.checked(flags.parse_args(argv))
     if min(args.rounds, args.steps, args.draws) < 1:
         raise UserError(
             f"--rounds, --steps, --draws: are {args.rounds}, {args.steps}, {args.draws}; expected 1 up"
@@ -213,14 +213,14 @@ def _level(share: float, flag: str, total: int) -> int:
 
 
 def run(args: argparse.Namespace) -> str:
-    pair = book.open_pair(args)
+    pair = shared.open_pair(args)
     total = len(pair.view.alphas_cumprod)
     plan = plan_of(args, total)
-    ledger, found, kept = book.Ledger(args.out / "figures"), {}, []
-    for subject in book.subjects(args, pair.view.latent.image_size):
+    ledger, found, kept = runs.Ledger(args.out / "figures"), {}, []
+    for subject in shared.subjects(args, pair.view.latent.image_size):
         settings = {**pair.marks, "plan": str(plan), **subject.mark}
 
-        def measure(subject: book.Subject = subject, settings: book.Settings = settings) -> book.Figures:
+        def measure(subject: shared.Subject = subject, settings: runs.Settings = settings) -> tables.Figures:
             figures, pictures = measured(pair, subject, plan)
             ledger.keep(subject.name, settings, pictures)
             return figures
@@ -229,9 +229,9 @@ def run(args: argparse.Namespace) -> str:
         kept.append(Kept.of(ledger.pictures(subject.name, settings), plan))
         print(f"{subject.name}: measured", flush=True)
     text = report(args, found, plan)
-    book.finish(args, "drift", text, draw(args.out, found, kept[:SHOWN_SUBJECTS], plan, total))
+    shared.finish(args, "drift", text, draw(args.out, found, kept[:SHOWN_SUBJECTS], plan, total))
     return text
 
 
 if __name__ == "__main__":
-    sys.exit(book.command(lambda: print(run(arguments()))))
+    sys.exit(runs.command(lambda: print(run(arguments()))))

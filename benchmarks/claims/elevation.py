@@ -31,8 +31,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.data.pictures import to_bytes
 from usd.denoiser import ViewDenoiser, open_denoiser
@@ -47,7 +47,7 @@ LOW, HIGH = -20.0, 70.0
 WAYS = ("auto", "exact", "told", "always 15")
 LENS = estimator.Lens(REFERENCE_DISTANCE, REFERENCE_FOV_DEG)
 SIZE = 128
-GROUPS: dict[str, Callable[[book.Figures], bool]] = {
+GROUPS: dict[str, Callable[[tables.Figures], bool]] = {
     "all": lambda _: True,
     "named": lambda f: bool(f["named"]),
     "nameless": lambda f: not f["named"],
@@ -58,7 +58,7 @@ GROUPS: dict[str, Callable[[book.Figures], bool]] = {
 }
 
 
-def _number(figures: book.Figures, key: str) -> float:
+def _number(figures: tables.Figures, key: str) -> float:
     value = figures[key]
     assert isinstance(value, float | int)
     return float(value)
@@ -81,7 +81,7 @@ class Case:
         cameras = cameras_at([self.elevation] * len(azimuths), azimuths, size)
         return render([make_toy(self.seed)], cameras).rgba()
 
-    def figures(self, found: estimator.Elevation) -> book.Figures:
+    def figures(self, found: estimator.Elevation) -> tables.Figures:
         toy = make_toy(self.seed)
         return {
             "true": self.elevation,
@@ -112,14 +112,14 @@ def estimate(way: str, case: Case, model: ViewDenoiser) -> estimator.Elevation:
 # ---------------------------------------------------------------------------------------------------------- summary
 
 
-def row(name: str, found: Sequence[book.Figures]) -> str:
+def row(name: str, found: Sequence[tables.Figures]) -> str:
     errors = sorted(_number(figures, "error") for figures in found)
     within = statistics.fmean(_number(f, "error") <= 2 * _number(f, "spread") for f in found)
     cells = [
         name,
         str(len(errors)),
         f"{statistics.median(errors):.1f}",
-        book.spread(errors, 1),
+        tables.spread(errors, 1),
         f"{errors[math.ceil(0.8 * len(errors)) - 1]:.1f}",
         f"{statistics.median(_number(f, 'spread') for f in found):.0f}",
         f"{within:.0%}",
@@ -127,7 +127,7 @@ def row(name: str, found: Sequence[book.Figures]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table(rows: Mapping[str, Mapping[str, book.Figures]]) -> str:
+def table(rows: Mapping[str, Mapping[str, tables.Figures]]) -> str:
     """Every way over all toys; then the first way by kinds of toys and heights."""
     heads = (
         "| | toys | median error, deg | mean ± deviation | 80 % below | said spread | within two spreads |"
@@ -141,7 +141,7 @@ def table(rows: Mapping[str, Mapping[str, book.Figures]]) -> str:
     return "\n".join(lines)
 
 
-def scatter(rows: Mapping[str, Mapping[str, book.Figures]], side: int = 360) -> Image.Image:
+def scatter(rows: Mapping[str, Mapping[str, tables.Figures]], side: int = 360) -> Image.Image:
     """True against estimated heights, a dot a toy."""
     low, high, edge = -35.0, 85.0, 44
     canvas = Image.new("RGB", (side + edge + 130, side + edge), "white")
@@ -167,7 +167,7 @@ def scatter(rows: Mapping[str, Mapping[str, book.Figures]], side: int = 360) -> 
 
 
 def sheet(
-    cases: Sequence[Case], found: Mapping[str, book.Figures], columns: int = 8, cell: int = 96
+    cases: Sequence[Case], found: Mapping[str, tables.Figures], columns: int = 8, cell: int = 96
 ) -> Image.Image:
     """Pictures with their true and estimated heights below."""
     shown = cases[: 3 * columns]
@@ -183,17 +183,17 @@ def sheet(
     return canvas
 
 
-def report(args: argparse.Namespace, rows: Mapping[str, Mapping[str, book.Figures]]) -> str:
+def report(args: argparse.Namespace, rows: Mapping[str, Mapping[str, tables.Figures]]) -> str:
     count = len(next(iter(rows.values())))
     text = f"{count} toys of the test split from {LOW:g} to {HIGH:g} degrees, `{args.zero123}`; errors in degrees.\n\n"
     return text + table(rows)
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    flags = book.parser(__doc__, "elevation")
+    flags = shared.parser(__doc__, "elevation")
     flags.set_defaults(objects=48, kind="all")
     flags.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what is compared")
-    return book.checked(flags.parse_args(argv))
+    return shared.checked(flags.parse_args(argv))
 
 
 def run(args: argparse.Namespace) -> str:
@@ -203,11 +203,14 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(
             "--ways: 'told' is for a model that is told the elevation; expected auto with this one"
         )
-    marks = {"view": book.model_mark(model), "reader": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16]}
-    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
+    marks = {
+        "view": shared.model_mark(model),
+        "reader": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()[:16],
+    }
+    seeds = runs.chosen_seeds(args)
     cases = [Case(seed, round(true_elevation(i), 1)) for i, seed in enumerate(seeds)]
-    ledger = book.Ledger(args.out / "figures")
-    rows: dict[str, dict[str, book.Figures]] = {}
+    ledger = runs.Ledger(args.out / "figures")
+    rows: dict[str, dict[str, tables.Figures]] = {}
     for way in args.ways:
         rows[way] = {}
         for case in cases:
@@ -221,10 +224,10 @@ def run(args: argparse.Namespace) -> str:
         chart.write_image(args.out / "scatter.png", scatter(rows)),
         chart.write_image(args.out / "sheet.png", sheet(cases, rows[args.ways[0]])),
     ]
-    book.finish(args, "elevation", text, pictures)
+    shared.finish(args, "elevation", text, pictures)
     return text
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(book.command(lambda: print(run(arguments()))))
+    sys.exit(runs.command(lambda: print(run(arguments()))))

@@ -23,10 +23,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from usd.core.config import ROOT
-from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba
 
 PLAYGROUND, IN_3D = ROOT / "configs" / "playground.yaml", Path(__file__).with_name("image.yaml")
@@ -43,10 +42,10 @@ FORMULAS = {
 }
 COMPARED = ("usd", "csd", "sds")  # by the paper
 COLUMNS = (
-    book.Column("psnr", "PSNR, dB"),
-    book.Column("ssim", "SSIM", 3),
-    book.Column("mask_iou", "mask IoU", 3),
-    book.Column("seconds", "seconds a run", 0),
+    tables.Column("psnr", "PSNR, dB"),
+    tables.Column("ssim", "SSIM", 3),
+    tables.Column("mask_iou", "mask IoU", 3),
+    tables.Column("seconds", "seconds a run", 0),
 )
 VIEW = 1  # the view on the sheet
 Trials = dict[tuple[int, str], Path]
@@ -80,13 +79,11 @@ def overrides(args: argparse.Namespace, way: Way, toy: Path) -> list[str]:
     return [*way.overrides, *data, *args.given]
 
 
-def performed(
-    trial: Path, config: Path, given: Sequence[str], marks: book.Settings, device: str
-) -> book.Figures:
+def performed(launch: runs.Launch, marks: runs.Settings) -> tables.Figures:
     """One run of the launcher, and its scores."""
     began = time.monotonic()
-    views = book.launched(trial, config, given, marks, device)
-    return {**book.view_scores(views), "seconds": time.monotonic() - began}
+    views = launch.trained(marks)
+    return {**runs.view_scores(views), "seconds": time.monotonic() - began}
 
 
 def sheet(
@@ -95,7 +92,7 @@ def sheet(
     """A row a toy: the reference, the true view, then that view by every formula."""
     rows = []
     for seed in seeds:
-        toy = book.toy_folder(seed, args.out.parent)
+        toy = runs.toy_folder(seed, args.out.parent)
         folders = [trials[seed, name] / "save" for name in names]
         made = [sorted(folder.glob("it*-test/"))[-1] / f"{VIEW}.png" for folder in folders]
         true = true_view(toy, made[0].parent)
@@ -112,51 +109,49 @@ def true_view(toy: Path, views: Path) -> Path:
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    flags = book.parser(__doc__, "formulas")
+    flags = shared.parser(__doc__, "formulas")
     flags.add_argument("--in-3d", action="store_true", help="image to 3D instead of the playground")
     flags.add_argument("--formulas", nargs="+", default=list(FORMULAS), choices=FORMULAS)
     flags.add_argument(
         "--reference-term", action="store_true", help="in 3D: usd, csd and sds with the term, too"
     )
     args, given = flags.parse_known_args(argv)
-    wrong = [word for word in given if "=" not in word or word.startswith("-")]
-    if wrong:
-        raise UserError(f"{wrong[0]}: expected a flag of this command, or key=value for the launcher")
-    args.given = given
-    if args.in_3d and args.out == book.OUT / "formulas":
-        args.out = book.OUT / "formulas_3d"
+    args.given = runs.key_values(given)
+    if args.in_3d and args.out == shared.OUT / "formulas":
+        args.out = shared.OUT / "formulas_3d"
     args.out = args.out.resolve()
-    return book.checked(args)
+    return shared.checked(args)
 
 
 def run(args: argparse.Namespace) -> str:
-    marks, config = book.open_pair(args).marks, IN_3D if args.in_3d else PLAYGROUND
-    ledger, chosen = book.Ledger(args.out / "figures"), ways(args)
+    marks, config = shared.open_pair(args).marks, IN_3D if args.in_3d else PLAYGROUND
+    ledger, chosen = runs.Ledger(args.out / "figures"), ways(args)
     folder = args.out / "trials" / "formulas"
-    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
-    rows: dict[str, dict[str, book.Figures]] = {way.name: {} for way in chosen}
+    seeds = runs.chosen_seeds(args)
+    rows: dict[str, dict[str, tables.Figures]] = {way.name: {} for way in chosen}
     trials: Trials = {}
     models = [f"system.guidance.zero123_model_name_or_path={args.zero123}"]
     models += [f"system.guidance.pretrained_model_name_or_path={args.stable_diffusion}"]
     for seed in seeds:
-        toy = book.toy_folder(seed, args.out.parent)
+        toy = runs.toy_folder(seed, args.out.parent)
         for way in chosen:
             given = [*overrides(args, way, toy), *models]
-            settings = {**marks, "recipe": book.recipe(config), "overrides": given}
+            settings = {**marks, "recipe": runs.recipe(config), "overrides": given}
             trial = trials[seed, way.name] = folder / f"{seed}-{way.name.replace(' ', '_')}"
-            measure = partial(performed, trial, config, given, marks, args.device)
+            launch = runs.Launch(trial, (config,), tuple(given), runs.gpu_flag(args.device))
+            measure = partial(performed, launch, marks)
             found = ledger.figures(f"{seed}-{way.name}", settings, measure)
             rows[way.name][str(seed)] = found
             print(f"{seed} {way.name}: PSNR {found['psnr']:.2f}", flush=True)
     where = "image to 3D at a reduced budget" if args.in_3d else "pictures without 3D"
     text = f"{where}: {len(seeds)} test toys; mean ± standard deviation over toys; differences are paired, ± their "
-    text += f"standard error.\n\n{book.table(rows, COLUMNS, chosen[0].name, 'formula')}"
+    text += f"standard error.\n\n{tables.table(rows, COLUMNS, chosen[0].name, 'formula')}"
     picture = chart.write_image(
         args.out / "sheet.png", sheet(args, trials, [way.name for way in chosen], seeds[:3])
     )
-    book.finish(args, "formulas_3d" if args.in_3d else "formulas", text, [picture])
+    shared.finish(args, "formulas_3d" if args.in_3d else "formulas", text, [picture])
     return text
 
 
 if __name__ == "__main__":
-    sys.exit(book.command(lambda: print(run(arguments()))))
+    sys.exit(runs.command(lambda: print(run(arguments()))))

@@ -28,18 +28,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from benchmarks.claims.elevation import Case, true_elevation
-from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba, write_picture
 
 CONFIG = Path(__file__).with_name("image.yaml")
 SETTINGS = ("given", "off by 15", "off by 30", "estimated", "assumed 15", "assumed 30")
 COLUMNS = (
-    book.Column("psnr", "PSNR, dB"),
-    book.Column("ssim", "SSIM", 3),
-    book.Column("mask_iou", "mask IoU", 3),
+    tables.Column("psnr", "PSNR, dB"),
+    tables.Column("ssim", "SSIM", 3),
+    tables.Column("mask_iou", "mask IoU", 3),
 )
 SHOWN = (2, 8)  # of the 16 held-out views
 SIZE = 128
@@ -69,7 +68,7 @@ class Bench:
 
     def toy(self, case: Case) -> Path:
         """The toy's held-out views; all claims share them."""
-        return book.toy_folder(case.seed, self.out.parent)
+        return runs.toy_folder(case.seed, self.out.parent)
 
     def picture(self, case: Case) -> Path:
         """The toy's picture from its elevation."""
@@ -77,7 +76,7 @@ class Bench:
         return file if file.is_file() else write_picture(file, case.rgba(size=SIZE)[0])
 
 
-def measured(bench: Bench, marks: book.Settings, case: Case, setting: str, told: str) -> book.Figures:
+def measured(bench: Bench, marks: runs.Settings, case: Case, setting: str, told: str) -> tables.Figures:
     """Scores of one run, and the elevation that it used."""
     view, text = bench.models
     toy, trial = bench.toy(case), bench.trial(case, setting)
@@ -90,7 +89,8 @@ def measured(bench: Bench, marks: book.Settings, case: Case, setting: str, told:
         f"system.guidance.pretrained_model_name_or_path={text}",
         *bench.overrides,
     ]
-    scores = book.view_scores(book.launched(trial, CONFIG, overrides, marks, bench.device))
+    launch = runs.Launch(trial, (CONFIG,), tuple(overrides), runs.gpu_flag(bench.device))
+    scores = runs.view_scores(launch.trained(marks))
     found = (
         json.loads((trial / "save" / "elevation.json").read_text())["degrees"]
         if told == "auto"
@@ -99,7 +99,7 @@ def measured(bench: Bench, marks: book.Settings, case: Case, setting: str, told:
     return {**scores, "assumed": found, "off": abs(found - case.elevation)}
 
 
-def report(cases: Sequence[Case], rows: book.Rows) -> str:
+def report(cases: Sequence[Case], rows: tables.Rows) -> str:
     heights = ", ".join(f"{case.elevation:.0f}" for case in cases)
     text = (
         f"{len(cases)} toys, pictures from {heights} degrees; 300 steps of image to 3D "
@@ -107,8 +107,8 @@ def report(cases: Sequence[Case], rows: book.Rows) -> str:
         "mean ± standard deviation over toys; differences to the true elevation given are paired, ± their standard "
         "error.\n\n"
     )
-    columns = [*COLUMNS, book.Column("off", "wrong by, deg", 1)]
-    return text + book.table(rows, columns, next(iter(rows)), "elevation")
+    columns = [*COLUMNS, tables.Column("off", "wrong by, deg", 1)]
+    return text + tables.table(rows, columns, next(iter(rows)), "elevation")
 
 
 def sheet(bench: Bench, cases: Sequence[Case], settings: Sequence[str], file: Path) -> Path:
@@ -121,39 +121,36 @@ def sheet(bench: Bench, cases: Sequence[Case], settings: Sequence[str], file: Pa
         row = [over(read_rgba(bench.picture(case)))]
         row += [over(read_rgba(toy / f"views/{view:04d}.png")) for view in SHOWN]
         for setting in settings:
-            views = sorted(bench.trial(case, setting).glob("save/it*-test"))
-            row += [
-                over(read_rgba(views[-1] / f"{view}.png")) if views else chart.blank(row[0]) for view in SHOWN
-            ]
+            views = runs.newest_views(bench.trial(case, setting))
+            row += [chart.picture_of(views / f"{view}.png" if views else None) for view in SHOWN]
         rows.append(row)
     return chart.write_image(file, chart.titled_sheet(rows, heads, 72))
 
 
 def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Bench]:
-    flags = book.parser(__doc__, "irregular_views")
+    flags = shared.parser(__doc__, "irregular_views")
     flags.add_argument(
         "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is compared"
     )
     args, rest = flags.parse_known_args(argv)
-    book.checked(args)
-    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
-    if wrong:
-        raise UserError(f"{wrong[0]}: expected key=value")
-    return args, Bench(args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), tuple(rest))
+    shared.checked(args)
+    return args, Bench(
+        args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), runs.key_values(rest)
+    )
 
 
 def run(args: argparse.Namespace, bench: Bench) -> str:
-    marks = book.open_pair(args).marks
-    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
+    marks = shared.open_pair(args).marks
+    seeds = runs.chosen_seeds(args)
     cases = [Case(seed, round(true_elevation(i), 1)) for i, seed in enumerate(seeds)]
-    ledger = book.Ledger(args.out / "figures")
-    rows: dict[str, dict[str, book.Figures]] = {setting: {} for setting in args.settings}
+    ledger = runs.Ledger(args.out / "figures")
+    rows: dict[str, dict[str, tables.Figures]] = {setting: {} for setting in args.settings}
     for index, case in enumerate(cases):
         for setting in args.settings:
             told = assumed(setting, case.elevation, index)
             said: Mapping[str, object] = {
                 **marks,
-                "recipe": book.recipe(CONFIG),
+                "recipe": runs.recipe(CONFIG),
                 "elevation": case.elevation,
                 "told": told,
                 "overrides": list(bench.overrides),
@@ -164,10 +161,10 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
                 f"{case.seed} {case.elevation:.0f} degrees, {setting}: PSNR {figures['psnr']:.2f}", flush=True
             )
     text = report(cases, rows)
-    book.finish(args, "irregular_views", text, [sheet(bench, cases, args.settings, args.out / "sheet.png")])
+    shared.finish(args, "irregular_views", text, [sheet(bench, cases, args.settings, args.out / "sheet.png")])
     return text
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(book.command(lambda: print(run(*arguments()))))
+    sys.exit(runs.command(lambda: print(run(*arguments()))))

@@ -27,8 +27,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba
 from usd.evaluation.embedded import Clip
@@ -37,7 +37,7 @@ from usd.evaluation.text_score import CLIP, text_score
 from usd.toybox.objects import make_toy
 
 LAMBDAS = (1.0, 0.5, 0.2, 0.0)
-LOOKS = (book.Column("sharpness", "sharpness", 3), book.Column("saturation", "saturation", 3))
+LOOKS = (tables.Column("sharpness", "sharpness", 3), tables.Column("saturation", "saturation", 3))
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Task:
     """One of the two: its recipe, its figures, and the views that a sheet shows."""
 
     config: Path
-    columns: tuple[book.Column, ...]
+    columns: tuple[tables.Column, ...]
     shown: tuple[int, ...]
 
 
 TASKS = {
     "image": Task(
         Path(__file__).with_name("image.yaml"),
-        (book.Column("psnr", "PSNR, dB"), book.Column("mask_iou", "mask IoU", 3), *LOOKS),
+        (tables.Column("psnr", "PSNR, dB"), tables.Column("mask_iou", "mask IoU", 3), *LOOKS),
         (2, 8),
     ),
     "text": Task(
         Path(__file__).with_name("text.yaml"),
-        (book.Column("category", "category"), book.Column("caption", "and colour"), *LOOKS),
+        (tables.Column("category", "category"), tables.Column("caption", "and colour"), *LOOKS),
         (2, 5),
     ),
 }
@@ -74,7 +74,7 @@ class Bench:
 
     def toy(self, seed: int) -> Path:
         """A toy's pictures; all claims share them."""
-        return book.toy_folder(seed, self.out.parent)
+        return runs.toy_folder(seed, self.out.parent)
 
     def trial(self, task: str, seed: int, lambda_: float) -> Path:
         return self.out / "trials" / f"lambda-{task}" / f"{seed}-{lambda_:g}"
@@ -98,11 +98,12 @@ def settings(bench: Bench, task: str, seed: int, lambda_: float) -> list[str]:
     return [*said, *bench.overrides]
 
 
-def measured(bench: Bench, marks: book.Settings, task: str, seed: int, lambda_: float) -> book.Figures:
+def measured(bench: Bench, marks: runs.Settings, task: str, seed: int, lambda_: float) -> tables.Figures:
     trial, told = bench.trial(task, seed, lambda_), settings(bench, task, seed, lambda_)
-    views = book.launched(trial, TASKS[task].config, told, marks, bench.device)
+    launch = runs.Launch(trial, (TASKS[task].config,), tuple(told), runs.gpu_flag(bench.device))
+    views = launch.trained(marks)
     rgba = test_views(views)
-    scores = book.view_scores(views) if task == "image" else caption_scores(rgba, make_toy(seed).caption)
+    scores = runs.view_scores(views) if task == "image" else caption_scores(rgba, make_toy(seed).caption)
     return {**scores, **looks(rgba)}
 
 
@@ -111,7 +112,7 @@ def test_views(folder: Path) -> Float[Tensor, "B 4 H W"]:
     return torch.stack([read_rgba(file) for file in sorted(folder.glob("*.png"), key=lambda f: int(f.stem))])
 
 
-def looks(rgba: Float[Tensor, "B 4 H W"]) -> book.Figures:
+def looks(rgba: Float[Tensor, "B 4 H W"]) -> tables.Figures:
     """Sharpness and saturation, means over views."""
     return {"sharpness": float(sharpness(rgba).mean()), "saturation": float(saturation(rgba).mean())}
 
@@ -129,7 +130,7 @@ def recogniser() -> Clip:
     return Clip.load(CLIP)
 
 
-def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> book.Figures:
+def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> tables.Figures:
     seen = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
     score = text_score(recogniser(), seen, prompt)
     return {"category": score.category, "caption": score.caption, "similarity": score.similarity}
@@ -138,21 +139,21 @@ def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> book.Figures:
 # ---------------------------------------------------------------------------------------------------------- summary
 
 
-def truth_looks(toy: Path) -> book.Figures:
+def truth_looks(toy: Path) -> tables.Figures:
     """Sharpness and saturation of a toy's own held-out views."""
     return looks(test_views(toy / "views"))
 
 
-def report(bench: Bench, task: str, seeds: Sequence[int], rows: book.Rows) -> str:
+def report(bench: Bench, task: str, seeds: Sequence[int], rows: tables.Rows) -> str:
     recipe = TASKS[task]
     what = "pictures to 3D" if task == "image" else "sentences to 3D"
     text = (
         f"{len(seeds)} {what} (`benchmarks/claims/{recipe.config.name}`); mean ± standard deviation over objects; "
         "differences are paired, ± their standard error.\n\n"
     )
-    text += book.table(rows, recipe.columns, next(iter(rows)), "lambda")
+    text += tables.table(rows, recipe.columns, next(iter(rows)), "lambda")
     true = [truth_looks(bench.toy(seed)) for seed in seeds]
-    said = [f"{c.heading} {book.spread([float(t[c.key]) for t in true], c.digits)}" for c in LOOKS]  # type: ignore[arg-type]
+    said = [f"{c.heading} {tables.spread([float(t[c.key]) for t in true], c.digits)}" for c in LOOKS]  # type: ignore[arg-type]
     return f"{text}\n\nThe toys themselves, from the held-out views: {', '.join(said)}."
 
 
@@ -162,41 +163,40 @@ def sheet(bench: Bench, task: str, seeds: Sequence[int], lambdas: Sequence[float
     for seed in seeds:
         row = [over(read_rgba(bench.toy(seed) / "input.png"))]
         for lambda_ in lambdas:
-            views = sorted(bench.trial(task, seed, lambda_).glob("save/it*-test"))
-            row += [over(read_rgba(views[-1] / f"{i}.png")) if views else chart.blank(row[0]) for i in shown]
+            views = runs.newest_views(bench.trial(task, seed, lambda_))
+            row += [chart.picture_of(views / f"{i}.png" if views else None) for i in shown]
         rows.append(row)
     heads = ["toy", *(f"lambda {value:g}\n{i + 1}" for value in lambdas for i in range(len(shown)))]
     return chart.write_image(bench.out / f"{task}.png", chart.titled_sheet(rows, heads))
 
 
 def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Bench]:
-    flags = book.parser(__doc__, "lambda_analysis")
+    flags = shared.parser(__doc__, "lambda_analysis")
     flags.add_argument(
         "--task", nargs="+", choices=TASKS, default=list(TASKS), help="from pictures, from sentences"
     )
     flags.add_argument("--lambdas", nargs="+", type=float, default=list(LAMBDAS), help="0 and up")
     args, rest = flags.parse_known_args(argv)
-    book.checked(args)
+    shared.checked(args)
     if min(args.lambdas) < 0:
         raise UserError(f"--lambdas: has {min(args.lambdas):g}; expected 0 and up")
-    wrong = [item for item in rest if "=" not in item or item.startswith("-")]
-    if wrong:
-        raise UserError(f"{wrong[0]}: expected key=value")
-    return args, Bench(args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), tuple(rest))
+    return args, Bench(
+        args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), runs.key_values(rest)
+    )
 
 
 def run(args: argparse.Namespace, bench: Bench) -> str:
-    marks, ledger = book.open_pair(args).marks, book.Ledger(args.out / "figures")
-    seeds = book.toy_seeds(args.objects, args.kind, args.first_seed)
+    marks, ledger = shared.open_pair(args).marks, runs.Ledger(args.out / "figures")
+    seeds = runs.chosen_seeds(args)
     texts = []
     for task in args.task:
         used = marks if task == "image" else {"text": marks["text"]}
-        rows: dict[str, dict[str, book.Figures]] = {f"{value:g}": {} for value in args.lambdas}
+        rows: dict[str, dict[str, tables.Figures]] = {f"{value:g}": {} for value in args.lambdas}
         for seed in seeds:
             for value in args.lambdas:
                 said: Mapping[str, object] = {
                     **used,
-                    "recipe": book.recipe(TASKS[task].config),
+                    "recipe": runs.recipe(TASKS[task].config),
                     "task": task,
                     "lambda": value,
                     "overrides": list(bench.overrides),
@@ -209,10 +209,10 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
                 )
         texts.append(report(bench, task, seeds, rows))
     text = "\n\n".join(texts)
-    book.finish(args, "lambda_analysis", text, [sheet(bench, t, seeds, args.lambdas) for t in args.task])
+    shared.finish(args, "lambda_analysis", text, [sheet(bench, t, seeds, args.lambdas) for t in args.task])
     return text
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(book.command(lambda: print(run(*arguments()))))
+    sys.exit(runs.command(lambda: print(run(*arguments()))))

@@ -25,8 +25,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.claims import chart
-from benchmarks.claims import ledger as book
+from benchmarks import chart, runs, tables
+from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.denoiser.sample import Sampler, sample_views
 from usd.evaluation.embedded import Views, held_out_views
@@ -35,7 +35,7 @@ from usd.toybox.cameras import reference_camera
 from usd.toybox.objects import make_toy
 
 SCALES = (1.5, 3.0, 5.0)
-COLUMNS = (book.Column("psnr", "PSNR, dB"), book.Column("ssim", "SSIM", 3))
+COLUMNS = (tables.Column("psnr", "PSNR, dB"), tables.Column("ssim", "SSIM", 3))
 SHOWN = 3
 
 
@@ -55,7 +55,7 @@ class Task:
 
 
 @torch.no_grad()
-def sampled(pair: book.Pair, task: Task) -> Float[Tensor, "V 3 S S"]:
+def sampled(pair: shared.Pair, task: Task) -> Float[Tensor, "V 3 S S"]:
     """The views from the reference alone, always from the same noise."""
     device, reference = pair.view.alphas_cumprod.device, task.views.reference
     reading = pair.view.read(reference.to(device), reference_camera(reference.shape[-1]).to(device))
@@ -65,7 +65,7 @@ def sampled(pair: book.Pair, task: Task) -> Float[Tensor, "V 3 S S"]:
     return sample_views(pair.view, reading, task.views.cameras.to(device), sampler, source, prior).cpu()
 
 
-def measured(pair: book.Pair, task: Task, ledger: book.Ledger, settings: book.Settings) -> book.Figures:
+def measured(pair: shared.Pair, task: Task, ledger: runs.Ledger, settings: runs.Settings) -> tables.Figures:
     """The figures of one toy in one way; its pictures are kept."""
     made, truth = sampled(pair, task), task.views.pictures
     ledger.keep(task.subject, settings, made)
@@ -83,27 +83,27 @@ def sheet(rows: Sequence[tuple[Views, dict[str, Tensor]]]) -> Image.Image:
     return chart.titled_sheet(shown, heads, 80)
 
 
-def table(rows: book.Rows, scales: Sequence[float]) -> str:
+def table(rows: tables.Rows, scales: Sequence[float]) -> str:
     """Against ``s = 1``, then rectified against plain at every scale."""
     lines = [
-        book.table(rows, COLUMNS, "s = 1"),
+        tables.table(rows, COLUMNS, "s = 1"),
         "",
         "| rectified minus plain | PSNR, dB | SSIM |",
         "|---|---|---|",
     ]
     for scale in scales:
         ours, theirs = rows[name_of("rectified", scale)], rows[name_of("plain", scale)]
-        cells = [book.compared(ours, theirs, column).words(column.digits) for column in COLUMNS]
+        cells = [tables.compared(ours, theirs, column).words(column.digits) for column in COLUMNS]
         lines.append(f"| s = {scale:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    flags = book.parser(__doc__, "rectified")
+    flags = shared.parser(__doc__, "rectified")
     flags.add_argument("--scales", nargs="+", type=float, default=SCALES, help="guidance scales beside 1")
     flags.add_argument("--steps", type=int, default=15, help="DDIM steps")
     flags.add_argument("--views", type=int, default=4, help="held-out views of every toy")
-    args = book.checked(flags.parse_args(argv))
+    args = shared.checked(flags.parse_args(argv))
     bad = [scale for scale in args.scales if scale < 0]
     if bad:
         raise UserError(f"--scales: {bad[0]:g} is out of range; expected 0 or more")
@@ -114,12 +114,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> str:
-    pair = book.open_pair(args)
-    ledger = book.Ledger(args.out / "figures")
+    pair = shared.open_pair(args)
+    ledger = runs.Ledger(args.out / "figures")
     ways = [("plain", 1.0), *((way, scale) for scale in args.scales for way in ("plain", "rectified"))]
-    rows: dict[str, dict[str, book.Figures]] = {name_of(*way): {} for way in ways}
+    rows: dict[str, dict[str, tables.Figures]] = {name_of(*way): {} for way in ways}
     shown: list[tuple[Views, dict[str, Tensor]]] = []
-    for seed in book.toy_seeds(args.objects, args.kind, args.first_seed):
+    for seed in runs.chosen_seeds(args):
         subject, views = str(seed), held_out_views(make_toy(seed), args.views, pair.view.latent.image_size)
         pictures = {}
         for way, scale in ways:
@@ -132,9 +132,9 @@ def run(args: argparse.Namespace) -> str:
     text = f"{args.views} held-out views of each of {len(shown)} test toys, {args.steps} DDIM steps, the same noise; "
     text += "mean ± standard deviation over toys; differences are paired, ± their standard error.\n\n"
     text += table(rows, args.scales)
-    book.finish(args, "rectified", text, [chart.write_image(args.out / "sheet.png", sheet(shown[:SHOWN]))])
+    shared.finish(args, "rectified", text, [chart.write_image(args.out / "sheet.png", sheet(shown[:SHOWN]))])
     return text
 
 
 if __name__ == "__main__":
-    sys.exit(book.command(lambda: print(run(arguments()))))
+    sys.exit(runs.command(lambda: print(run(arguments()))))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from usd.data.pictures import to_bytes, writing
+from usd.data.pictures import over, read_rgba, to_bytes, writing
 
 COLORS = ("#1f6fb4", "#d9591f", "#2b8a3e", "#8e44ad", "#c0392b", "#7f8c8d", "#b8860b")
 OVERSAMPLING = 2
@@ -132,19 +132,32 @@ def titled_sheet(
     pictures: Sequence[Sequence[Float[Tensor, "3 h w"]]], columns: Sequence[str], cell: int = 96
 ) -> Image.Image:
     """Rows of pictures under headings (two lines each at most), every picture ``cell`` pixels wide."""
-    gap, head = 4, 34
-    width, height = len(columns) * (cell + gap), head + len(pictures) * (cell + gap)
-    canvas = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(canvas)
-    for i, name in enumerate(columns):
-        draw.multiline_text(
-            (i * (cell + gap) + cell / 2, head / 2), name, "black", font(11), "mm", align="center"
-        )
+    return grouped_sheet(pictures, [(name, 1) for name in columns], cell)
+
+
+def grouped_sheet(
+    pictures: Sequence[Sequence[Float[Tensor, "3 h w"]]], groups: Sequence[tuple[str, int]], cell: int = 96
+) -> Image.Image:
+    """``titled_sheet`` with headings over as many columns as each group has."""
+    gap, head, between = 4, 34, 10 if any(count > 1 for _, count in groups) else 0
+    of_group = [index for index, (_, count) in enumerate(groups) for _ in range(count)]
+    lefts = [i * (cell + gap) + of_group[i] * between for i in range(len(of_group))]
+    canvas = Image.new("RGB", (lefts[-1] + cell + gap, head + len(pictures) * (cell + gap)), "white")
+    draw, first = ImageDraw.Draw(canvas), 0
+    for name, count in groups:
+        middle = (lefts[first] + lefts[first + count - 1] + cell) / 2
+        draw.multiline_text((middle, head / 2), name, "black", font(11), "mm", align="center")
+        first += count
     for row, shown in enumerate(pictures):
-        for i, picture in enumerate(shown):
+        for left, picture in zip(lefts, shown, strict=True):
             small = Image.fromarray(to_bytes(picture)).resize((cell, cell), Image.Resampling.BICUBIC)
-            canvas.paste(small, (i * (cell + gap), head + row * (cell + gap)))
+            canvas.paste(small, (left, head + row * (cell + gap)))
     return canvas
+
+
+def picture_of(file: Path | None) -> Float[Tensor, "3 h w"]:
+    """A picture file over white; an empty cell where there is none."""
+    return torch.ones(3, 8, 8) if file is None or not file.is_file() else over(read_rgba(file))
 
 
 def write_animation(path: Path, frames: Sequence[Image.Image], milliseconds: int = 180) -> Path:
@@ -160,8 +173,3 @@ def write_image(path: Path, image: Image.Image) -> Path:
     with writing(path) as file:
         image.save(file, optimize=True)
     return file
-
-
-def blank(like: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-    """An empty cell of a sheet."""
-    return torch.ones_like(like)

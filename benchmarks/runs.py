@@ -1,0 +1,262 @@
+"""What benchmarks of whole runs stand on: objects, figures kept object by object, and runs of the launcher.
+
+``Ledger.figures`` keeps what was measured of an object under some settings as one JSON file, so a second call of a
+benchmark continues where the first was stopped, and what was measured under other settings is measured anew.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.tables import Figures
+from usd.core.config import ROOT
+from usd.core.errors import UserError
+from usd.core.loading import chain
+from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
+from usd.toybox import TEST_SEED
+from usd.toybox.__main__ import write_toy
+from usd.toybox.objects import NAMELESS, make_toy
+
+Settings = Mapping[str, object]
+Job = TypeVar("Job")
+FIRST_SEED = TEST_SEED + 100
+KINDS = {"named": (True,), "nameless": (False,), "all": (True, False)}
+VIEWS, SIZE = 16, 128  # a toy's held-out views, and their size in pixels
+
+# ---------------------------------------------------------------------------------------------------------- objects
+
+
+def seeds_of(kind: str, first: int) -> Iterator[int]:
+    """Seeds from ``first`` on whose toys are named, nameless, or either."""
+    return (seed for seed in itertools.count(first) if (make_toy(seed).category != NAMELESS) in KINDS[kind])
+
+
+def toy_seeds(count: int, kind: str = "named", first: int = FIRST_SEED) -> tuple[int, ...]:
+    """Seeds of the first test-split toys of this kind ("named", "nameless", "all")."""
+    return tuple(itertools.islice(seeds_of(kind, first), count))
+
+
+def toy_folder(seed: int, out: Path, views: int = VIEWS, size: int = SIZE) -> Path:
+    """A toy as files, made when missing: ``input.png``, ``views/*.png``, ``transforms.json``, ``caption.txt`` ..."""
+    folder = out / "toys" / str(seed)
+    if not (folder / "toy.json").is_file():  # written last
+        folder.mkdir(parents=True, exist_ok=True)
+        write_toy(make_toy(seed), folder, views, size)
+    return folder
+
+
+def object_flags(
+    parser: argparse.ArgumentParser, objects: int, kind: str = "named", first: int = FIRST_SEED
+) -> None:
+    """``--objects``, ``--kind`` and ``--first-seed``; ``chosen_seeds`` reads them."""
+    parser.add_argument("--objects", type=int, default=objects, help="toys of the test split")
+    parser.add_argument("--kind", choices=KINDS, default=kind, help="of toys")
+    parser.add_argument("--first-seed", type=int, default=first, help="seed of the first toy")
+
+
+def check_object_flags(args: argparse.Namespace) -> None:
+    """Raises UserError that says which flag is wrong."""
+    if args.objects < 1:
+        raise UserError(f"--objects: is {args.objects}; expected 1 or more")
+    if args.first_seed < TEST_SEED:
+        raise UserError(f"--first-seed: is {args.first_seed}; expected the test split, {TEST_SEED} and up")
+
+
+def chosen_seeds(args: argparse.Namespace) -> tuple[int, ...]:
+    """The toys that these flags name."""
+    check_object_flags(args)
+    return toy_seeds(args.objects, args.kind, args.first_seed)
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Figures of one benchmark: ``folder/<subject>/<digest of the settings>.json``."""
+
+    folder: Path
+
+    def file(self, subject: str, settings: Settings) -> Path:
+        digest = hashlib.blake2b(_text(settings).encode(), digest_size=6).hexdigest()
+        return self.folder / subject / f"{digest}.json"
+
+    def known(self, subject: str, settings: Settings) -> Figures | None:
+        """What was stored for exactly these settings, or None."""
+        file = self.file(subject, settings)
+        if not file.is_file():
+            return None
+        stored = json.loads(file.read_text())
+        return stored["figures"] if _text(stored["settings"]) == _text(settings) else None
+
+    def figures(self, subject: str, settings: Settings, measure: Callable[[], Figures]) -> Figures:
+        """The stored figures, or those of ``measure()``, stored whole or not at all."""
+        known = self.known(subject, settings)
+        if known is not None:
+            return known
+        found, file = measure(), self.file(subject, settings)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".part")
+        partial.write_text(_text({"settings": settings, "figures": found}))
+        partial.replace(file)
+        return found
+
+    def keep(self, subject: str, settings: Settings, pictures: Float[Tensor, "B 3 S S"]) -> None:
+        """Pictures beside the figures; ``measure`` calls it before it returns."""
+        write_picture(self._strip(subject, settings), contact_sheet(pictures, len(pictures), gap=0))
+
+    def pictures(self, subject: str, settings: Settings) -> Float[Tensor, "B 3 S S"]:
+        """What was kept, 8 bits deep."""
+        strip = over(read_rgba(self._strip(subject, settings)))
+        return torch.stack(strip.split(strip.shape[1], dim=2))
+
+    def _strip(self, subject: str, settings: Settings) -> Path:
+        return self.file(subject, settings).with_suffix(".png")
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, default=str)
+
+
+# ------------------------------------------------------------------------------------------------------------- runs
+
+
+def recipe(config: Path) -> str:
+    """A digest of a configuration file, of all it inherits from, and of all its stages do: changes when they do."""
+    contents = chain(config)
+    for content, folder in contents[:]:
+        for stage in (content.get("stages") or {}).values():
+            bases = (stage or {}).get("base") or []
+            for base in [bases] if isinstance(bases, str) else bases:
+                contents += chain(folder / base)
+    said = json.dumps([content for content, _ in contents], sort_keys=True, default=str)
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def gpu_flag(device: str) -> str:
+    """What the launcher's ``--gpu`` calls this device: ``cpu``, ``0``, ``1`` ..."""
+    return (device.partition(":")[2] or "0") if device.startswith("cuda") else device
+
+
+def key_values(rest: Sequence[str]) -> tuple[str, ...]:
+    """Words for the launcher, as they are. Raises UserError for one that is not ``key=value``."""
+    for word in rest:
+        if "=" not in word or word.startswith("-"):
+            raise UserError(f"{word}: expected a flag of this command, or key=value for the launcher")
+    return tuple(rest)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A call of ``launch.py`` whose trial, or whose stages, are in ``trial``; ``log.txt`` there keeps what it says."""
+
+    trial: Path
+    configs: tuple[Path, ...]
+    overrides: tuple[str, ...]
+    gpu: str | None = None
+
+    def __call__(self, mode: str = "--train", *more: str) -> None:
+        """Raises UserError naming the log when it fails."""
+        place = [f"exp_root_dir={self.trial.parent.parent}", f"name={self.trial.parent.name}"]
+        place += [f"tag={self.trial.name}", "use_timestamp=false", "trainer.enable_progress_bar=false"]
+        command = [sys.executable, str(ROOT / "launch.py"), "--config", *map(str, self.configs), mode]
+        command += [*(["--gpu", self.gpu] if self.gpu else []), *place, *self.overrides, *more]
+        self.trial.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as log:
+            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            raise UserError(f"{self.trial}: the run failed; see {self.log}")
+
+    @property
+    def log(self) -> Path:
+        return self.trial / "log.txt"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of a run without stages."""
+        return self.trial / "ckpts" / "last.ckpt"
+
+    def trained(self, marks: Settings) -> Path:
+        """Trains to the end, and returns the folder of test views.
+
+        Continues a run that was cut off with the same configurations, overrides and ``marks`` (of models); what
+        anything else left in the folder is deleted.
+        """
+        if not self.begun(marks):
+            shutil.rmtree(self.trial, ignore_errors=True)
+        self.trial.mkdir(parents=True, exist_ok=True)
+        self.mark.write_text(self._said(marks))
+        self("--train", *([f"resume={self.last}"] if self.last.is_file() else []))
+        views = newest_views(self.trial)
+        if views is None:
+            raise UserError(f"{self.trial}: the run wrote no views; see {self.log}")
+        return views
+
+    def begun(self, marks: Settings) -> bool:
+        """Whether the folder holds this very run, done or cut off."""
+        return self.mark.is_file() and self.mark.read_text() == self._said(marks)
+
+    @property
+    def mark(self) -> Path:
+        return self.trial / "settings.json"
+
+    def _said(self, marks: Settings) -> str:
+        recipes = [recipe(config) for config in self.configs]
+        return _text({"recipes": recipes, "overrides": list(self.overrides), "marks": marks})
+
+
+def newest_views(trial: Path) -> Path | None:
+    """The newest folder of test views; ``metrics.json`` where the data has ``eval_transforms``."""
+    return max(trial.glob("save/it*-test/"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def benchmark(
+    todo: Sequence[Job],
+    count: int,
+    out: Path,
+    perform: Callable[[Job], None],
+    summary: Callable[[], str],
+    jobs: int = 1,
+) -> bool:
+    """Performs what is left of ``count`` jobs, and writes the summary after each; whether all of them went well."""
+    print(f"{len(todo)} of {count} to do; results in {out}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in [pool.submit(perform, job) for job in todo]:
+            try:
+                future.result()
+            except UserError as error:
+                failures += 1
+                print(f"failed: {error}", flush=True)
+            summary()
+    print(summary())
+    return failures == 0
+
+
+def command(main: Callable[[], bool | None]) -> int:
+    """The exit code of ``main``: 1 where it says that something failed, 2 for bad input, which is told in one line."""
+    try:
+        return int(main() is False)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def view_scores(views: Path) -> Figures:
+    """PSNR, SSIM and mask IoU of a folder of test views, as the run wrote them."""
+    found = json.loads((views / "metrics.json").read_text())
+    return {key: float(found[key]) for key in ("psnr", "ssim", "mask_iou")}
