@@ -8,10 +8,11 @@ import yaml
 from PIL import Image
 
 import launch
-from tests.small import command, save_disc, trial
+from tests.small import CONFIGS, command, save_disc, trial
 from usd import elevation
 from usd.core import checkpoint
 from usd.data.usd_random_camera import stored_elevation
+from usd.stages import plans
 
 RECIPE = "usd-patch-mini.yaml"
 AUTO = "data.reference_elevation_deg=auto"
@@ -93,3 +94,19 @@ def test_the_command_answers_for_a_picture_and_refuses_one_without_an_object(tmp
     assert elevation.main([str(toy), "--method", "turn"]) == 2
     assert "agree with any elevation assumed" in capsys.readouterr().err
     assert elevation.main([str(toy), "--fov", "0"]) == 2
+
+
+def test_stages_that_are_told_auto_agree(tmp_path):
+    picture = f"stages.object.system.guidance.image_path={save_disc(tmp_path / 'disc.png')}"
+    auto = "stages.object.data.reference_elevation_deg=auto"
+    told = [picture, auto, f"exp_root_dir={tmp_path}", "tag=x"]
+    stages = {plan.name: plan for plan in plans([CONFIGS / "usd-full-mini.yaml"], told)}
+    found = [
+        elevation.settled(stages[name].experiment, "train").data.config.reference_elevation_deg
+        for name in ("object", "specialise")
+    ]
+    assert found[0] == found[1] == used_in(stages["object"].trial) == used_in(stages["specialise"].trial)
+
+
+def used_in(told) -> float:
+    return round(json.loads((told.save / "elevation.json").read_text())["degrees"], 1)

@@ -22,8 +22,6 @@ from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_lens, st
 from usd.denoiser import ViewDenoiser, open_denoiser
 from usd.denoiser.elevation import Elevation, Lens, Method, estimate_elevation
 from usd.experiment import Experiment, trial_of
-from usd.guidance import ViewGuidance
-from usd.system.usd import UsdConfig
 
 KEY = "data.reference_elevation_deg"
 FILE = "elevation.json"
@@ -59,22 +57,22 @@ def _resumed(experiment: Experiment, mode: str) -> float | None:
 
 
 def estimated(experiment: Experiment, config: UsdRandomCameraConfig, device: str = "cpu") -> Elevation:
-    """The elevation of the experiment's reference picture, by the picture model that its guidance names."""
-    system = experiment.system.config
-    guidance = system.guidance.config if isinstance(system, UsdConfig) else None
-    if not isinstance(system, UsdConfig) or not isinstance(guidance, ViewGuidance.Config):
+    """The elevation of the experiment's reference picture, by the picture model that its system names.
+
+    The same for every experiment with this picture, model, camera and seed: stages that are all told ``auto`` agree.
+    """
+    source = experiment.system.config.picture_source()
+    if source is None:
         raise ConfigError(f"{KEY}: auto needs a reference picture; this system has none. Give degrees")
-    if not guidance.image_path:
-        raise ConfigError(
-            f"{KEY}: auto needs a picture; expected one in system.guidance.image_path, or degrees"
-        )
-    rgba = load_reference(guidance.image_path, system.reference, "system.guidance.image_path").rgba
-    where = "system.guidance.zero123_model_name_or_path"
-    model = open_denoiser(guidance.zero123_model_name_or_path, "view", where, guidance.running)
+    picture, name = source.keys
+    if not source.image_path:
+        raise ConfigError(f"{KEY}: auto needs a picture; expected one in {picture}, or degrees")
+    rgba = load_reference(source.image_path, source.reference, picture).rgba
+    model = open_denoiser(source.model, "view", name, source.running)
     assert isinstance(model, ViewDenoiser)
-    source = generator("cpu", experiment.seed, "elevation")
+    draws = generator("cpu", experiment.seed, "elevation")
     lens = Lens(*reference_lens(config))
-    return estimate_elevation(model.to(device), rgba[None].to(device), lens, source, where=KEY)
+    return estimate_elevation(model.to(device), rgba[None].to(device), lens, draws, where=KEY)
 
 
 def _name(device: tuple[str, Any]) -> str:

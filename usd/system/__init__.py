@@ -18,6 +18,8 @@ from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.data.reference import ReferenceConfig
+from usd.denoiser import Running
 from usd.math.draws import Part, PartGenerator
 
 Setting = float | bool | tuple[float, ...] | None
@@ -48,6 +50,17 @@ class LoggersConfig:
     wandb: WandbConfig = option({}, "Weights & Biases")
 
 
+@dataclass(frozen=True)
+class PictureSource:
+    """The reference picture that a configuration names, and the picture model that it would ask about it."""
+
+    image_path: str
+    reference: ReferenceConfig
+    model: str
+    running: Running
+    keys: tuple[str, str]  # of picture and model, for messages
+
+
 class System(Component, LightningModule):
     """Base of all systems.
 
@@ -61,6 +74,10 @@ class System(Component, LightningModule):
     class Config:
         optimizer: OptimizerConfig = option({}, "how weights are updated")
         loggers: LoggersConfig = option({}, "where figures go beside TensorBoard and CSV")
+
+        def picture_source(self) -> PictureSource | None:
+            """None where there is no reference picture. What ``data.reference_elevation_deg: auto`` looks at."""
+            return None
 
     config: Any
     transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})

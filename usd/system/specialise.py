@@ -39,7 +39,7 @@ from usd.math.diffusion import (
     timestep_range,
 )
 from usd.prompt_processor.words import check
-from usd.system import System
+from usd.system import PictureSource, System
 from usd.system.diffusion_training import plain_attention
 from usd.system.model_training import write_sheet
 from usd.system.specialise_sets import (
@@ -87,6 +87,11 @@ class SpecialiseConfig(System.Config):
     min_step_percent: float = option(0.0, "smallest time that is drawn, of the schedule", ge=0, le=1)
     max_step_percent: float = option(1.0, "largest time that is drawn", ge=0, le=1)
     lora: LoraConfig = option({}, "the shape of what is learnt")
+
+    def picture_source(self) -> PictureSource | None:
+        keys = "system.image_path", "system.zero123_model_name_or_path"
+        running = self.models.single(self.half_precision_weights)
+        return PictureSource(self.image_path, self.reference, self.zero123_model_name_or_path, running, keys)
 
 
 @dataclass(frozen=True)

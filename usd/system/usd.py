@@ -20,6 +20,7 @@ from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
 from usd.math.draws import dealt
+from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem
 
 MODEL_KEYS = (
@@ -36,6 +37,15 @@ class UsdConfig(DistillationConfig):
     ``reference_view``, the published code's score term there (1 by default)."""
 
     reference: ReferenceConfig = option({}, "how the reference picture is read")
+
+    def picture_source(self) -> PictureSource | None:
+        options = self.guidance.config
+        if not isinstance(options, ViewGuidance.Config):
+            return None
+        keys = "system.guidance.image_path", "system.guidance.zero123_model_name_or_path"
+        return PictureSource(
+            options.image_path, self.reference, options.zero123_model_name_or_path, options.running, keys
+        )
 
 
 @register("usd-system")
