@@ -35,7 +35,7 @@ from usd.core.errors import UserError
 from usd.denoiser import Denoiser
 from usd.math.diffusion import add_noise, timestep_range
 
-MODELS = {"zero123": "Zero-1-to-3 told nothing", "base": "base model told nothing"}
+MODELS = {"base": "base model told nothing", "zero123": "Zero-1-to-3 told nothing"}
 FIGURES = {"error": "error", "systematic": "systematic part", "mean": "mean difference"}
 
 
@@ -94,7 +94,7 @@ def table(found: tables.Found, times: Sequence[int]) -> str:
     ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for label, indices in [*((str(t), [i]) for i, t in enumerate(times)), ("all", list(range(len(times))))]:
-        views, bases = ({key: _at(found, f"{model}_{key}", indices) for key in FIGURES} for model in MODELS)
+        bases, views = ({key: _at(found, f"{model}_{key}", indices) for key in FIGURES} for model in MODELS)
         cells = [label, tables.spread(views["error"], 3), tables.spread(bases["error"], 3)]
         cells += [tables.paired(views[key], bases[key]).words(3) for key in FIGURES]
         lines.append("| " + " | ".join(cells) + " |")

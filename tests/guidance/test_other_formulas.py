@@ -215,7 +215,7 @@ def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model
     unet = guidance.model.unet.on(torch.device("cpu"))
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
     told = guidance.model.embed_view(guidance.reading, VIEWS)
-    said = [guidance._learn(guidance.student, now, told) for _ in range(8)]
+    said = [guidance.student.learn(now.xt, now.t, told, now.noise, 1e-2) for _ in range(8)]
     errors = [float((eps - now.noise).square().mean()) for eps in said]
     assert errors[-1] < errors[0]
     assert all(torch.equal(weights[key], value) for key, value in unet.state_dict().items())

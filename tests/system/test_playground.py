@@ -103,3 +103,28 @@ def test_a_picture_without_an_object_is_one_line(tmp_path: Path, capsys: pytest.
     empty = write_picture(tmp_path / "empty.png", torch.ones(3, 32, 32))
     assert launch.main(command(tmp_path, f"system.guidance.image_path={empty}")) == 2
     assert "nothing remains after removing the background" in capsys.readouterr().err
+
+
+def test_what_a_student_has_learnt_is_not_lost_when_a_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a run and its other half end with the picture of a whole one: the student is in the checkpoint."""
+    vsd, still = "system.guidance_type=vsd-guidance", "trainer.val_check_interval=0"
+    taught = [vsd, still, "system.guidance.lora_lr=0.1", "system.guidance.max_step_percent=0.98"]
+    assert launch.main(command(tmp_path, *taught, "trainer.max_steps=8", "tag=whole")) == 0
+    assert launch.main(command(tmp_path, *taught, "trainer.max_steps=4")) == 0
+    half = f"resume={trial(tmp_path).last}"
+    assert launch.main(command(tmp_path, *taught, half, "trainer.max_steps=8", "tag=later")) == 0
+    whole, on = (read_rgba(trial(tmp_path, tag).save / "it8-test/0.png") for tag in ("whole", "later"))
+    assert torch.equal(whole, on)
+    saved = torch.load(trial(tmp_path).last, weights_only=False)
+    torch.save({**saved, "training_states": {}}, tmp_path / "fresh.ckpt")
+    afresh = [*taught, f"resume={tmp_path / 'fresh.ckpt'}", "trainer.max_steps=8", "tag=fresh"]
+    assert launch.main(command(tmp_path, *afresh)) == 0
+    assert not torch.equal(read_rgba(trial(tmp_path, "fresh").save / "it8-test/0.png"), whole)
+
+    saved["training_states"]["guidance"]["student"]["weights"].pop()
+    torch.save(saved, tmp_path / "other.ckpt")
+    other = [*taught, f"resume={tmp_path / 'other.ckpt'}", "trainer.max_steps=8", "tag=other"]
+    assert launch.main(command(tmp_path, *other)) == 2
+    assert "the checkpoint's student is of another model or rank" in capsys.readouterr().err

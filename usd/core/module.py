@@ -1,5 +1,6 @@
 """The two base classes of everything a configuration can name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,13 @@ class Module(Component, torch.nn.Module):
     def __init__(self, config: Any) -> None:
         torch.nn.Module.__init__(self)
         Component.__init__(self, config)
+
+    def training_state(self) -> dict[str, Any]:
+        """What training taught a part whose weights are in no checkpoint; kept beside the weights of the others."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Takes that back, when a training goes on. Empty where there was none."""
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Called before every training step: occupancy grids, progressive levels. Nothing by default."""

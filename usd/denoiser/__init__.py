@@ -8,7 +8,7 @@ and carries no gradient; ``encode`` is differentiable. Weights are frozen and st
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -156,7 +156,12 @@ def open_denoiser(name: str, role: str, where: str, running: Running = AS_USUAL)
 
 
 class Student:
-    """A model that starts as a frozen one and learns other pictures. It is no module: nobody saves or moves it."""
+    """A model that starts as a frozen one and learns other pictures, a step of AdamW at a time.
+
+    It is no module, so that nobody moves it or saves the frozen part with it.
+    """
+
+    _optimizer: torch.optim.Optimizer | None = None
 
     @abstractmethod
     def learned(self) -> Iterator[torch.nn.Parameter]:
@@ -167,6 +172,41 @@ class Student:
         self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
     ) -> Float[Tensor, "B c h w"]:
         """The noise predicted in x_t, float32, with gradients for the weights that learn."""
+
+    def learn(
+        self,
+        xt: Float[Tensor, "B c h w"],
+        t: Int[Tensor, "B"],
+        embedding: Embedding,
+        noise: Float[Tensor, "B c h w"],
+        lr: float,
+    ) -> Float[Tensor, "B c h w"]:
+        """What it predicts now, without gradient; after that it takes one step towards ``noise``."""
+        optimizer = self._optimizer = self._optimizer or torch.optim.AdamW(self.learned())
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with torch.enable_grad():
+            predicted = self(xt, t, embedding)
+            (predicted - noise).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return predicted.detach()
+
+    def training_state(self) -> dict[str, Any]:
+        """What it has learnt, and where its optimiser stands."""
+        weights = [weight.detach().clone() for weight in self.learned()]
+        return {"weights": weights, "optimizer": self._optimizer.state_dict() if self._optimizer else None}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Takes that back. Raises UserError where it is of another model or rank."""
+        mine, kept = list(self.learned()), state["weights"]
+        if [weight.shape for weight in mine] != [weight.shape for weight in kept]:
+            raise UserError("the checkpoint's student is of another model or rank than this one")
+        for weight, value in zip(mine, kept, strict=True):
+            weight.data.copy_(value)
+        if state["optimizer"] is not None:
+            self._optimizer = torch.optim.AdamW(mine)
+            self._optimizer.load_state_dict(state["optimizer"])
 
 
 def open_student(model: Denoiser, rank: int) -> Student:

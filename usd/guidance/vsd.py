@@ -4,18 +4,18 @@
 
 eps_lora starts as the picture model and learns, a step with every call, to remove noise from the rendered views: the
 pull ends where the renders *are distributed* as the model wants them, not where each is the likeliest picture.
-What it has learnt is not in checkpoints: a continued run starts it afresh.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.denoiser import Embedding, Student, open_student
+from usd.denoiser import Student, open_student
 from usd.guidance import Noised
 from usd.guidance.rectifiable import RectifiableGuidance
 from usd.math.camera import Cameras
@@ -36,17 +36,15 @@ class VsdGuidance(RectifiableGuidance):
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         told = self.model.embed_view(self.reading, cameras)
-        if self.student is None:
-            self.student = open_student(self.model, self.config.lora_rank)
-            self.teacher = torch.optim.AdamW(self.student.learned(), lr=self.config.lora_lr)
+        student = self.student = self.student or open_student(self.model, self.config.lora_rank)
         guided = self.guided_eps(noised, told, self.config.guidance_scale)
-        return score_difference(noised.weight, guided, self._learn(self.student, noised, told))
+        learned = student.learn(noised.xt, noised.t, told, noised.noise, self.config.lora_lr)
+        return score_difference(noised.weight, guided, learned)
 
-    def _learn(self, student: Student, noised: Noised, told: Embedding) -> Float[Tensor, "B c h w"]:
-        """What the student predicts now; after that it takes one step towards the noise that was added."""
-        with torch.enable_grad():
-            predicted = student(noised.xt, noised.t, told)
-            (predicted - noised.noise).square().mean().backward()
-        self.teacher.step()
-        self.teacher.zero_grad(set_to_none=True)
-        return predicted.detach()
+    def training_state(self) -> dict[str, Any]:
+        return {} if self.student is None else {"student": self.student.training_state()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        if "student" in state:
+            self.student = open_student(self.model, self.config.lora_rank)
+            self.student.load_training_state(state["student"])

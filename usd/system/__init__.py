@@ -93,6 +93,7 @@ class System(Component, LightningModule):
         self.figures: dict[str, float] = {}
         self.losses: dict[str, float] = {}
         self._restored_step = 0
+        self._states: Mapping[str, Any] = {}
         self._parts, self._now = 1, 0
         self.build()
 
@@ -137,9 +138,14 @@ class System(Component, LightningModule):
         """``share`` of a training batch; the whole where ``compute`` divides it itself."""
         return batch
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._states = checkpoint.get("training_states", {})
+
     def on_train_start(self) -> None:
         """Starts all processes from the same numbers, whatever each made of its starting shape."""
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        for name, part in self._transient_parts():
+            part.load_training_state(self._states.get(name, {}))
         ranks.copy_from_first(x for name, x in own.items() if name.split(".")[0] not in self.transient)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -202,6 +208,14 @@ class System(Component, LightningModule):
         checkpoint["system"] = {"class": type(self).__name__, "config": plain(self.config)}
         checkpoint["components"] = describe(self.specs())
         checkpoint["seed"] = self.seed
+        checkpoint["training_states"] = {
+            name: part.training_state() for name, part in self._transient_parts()
+        }
+
+    def _transient_parts(self) -> Iterator[tuple[str, Module]]:
+        """The parts that no checkpoint has, as far as they are open."""
+        parts = ((name, getattr(self, name, None)) for name in sorted(self.transient))
+        return ((name, part) for name, part in parts if isinstance(part, Module))
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
