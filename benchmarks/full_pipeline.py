@@ -79,6 +79,13 @@ METHODS = {
     "mesh": Method(
         "the exported file: reconstructed from refined views, textured", "usd", DENSE, "mesh", "mesh"
     ),
+    "cut": Method(
+        "refined's colours under the silhouette of the exported file: what is lost when a soft rim becomes a hard one",
+        "usd",
+        (*DENSE, "judged"),
+        "cut",
+        None,
+    ),
     "plain-mesh": Method(
         "the same, reconstructed from views as they are",
         "usd",
@@ -191,16 +198,35 @@ def measured(bench: Bench, seed: int, method: str) -> Figures:
 def shown(bench: Bench, seed: int, method: str) -> list[Float[Tensor, "4 H W"]]:
     """The method's pictures from the held-out cameras; copied to ``pictures/`` for the sheet."""
     asked, run = METHODS[method], bench.run(seed, method)
-    if asked.pictures == asked.mesh and asked.mesh != "object_mesh":
-        made = list(see_mesh(read_mesh(exported(run / asked.mesh)), held_out_cameras(VIEWS, SIZE)).rgba)
+    if asked.pictures in ("mesh", "plain_mesh"):
+        made = mesh_pictures(run / asked.pictures)
     elif asked.pictures == "judged":
-        made = [read_rgba(run / f"judged/save/refined/{i:04d}.png") for i in range(VIEWS)]
+        made = refined_pictures(run)
+    elif asked.pictures == "cut":
+        made = [
+            cut_out(*pair) for pair in zip(refined_pictures(run), mesh_pictures(run / "mesh"), strict=True)
+        ]
     else:
         (folder,) = (run / asked.pictures / "save").glob("it*-test")
         made = [read_rgba(folder / f"{i}.png") for i in range(VIEWS)]
     for index, picture in enumerate(made):
         write_picture(bench.pictures(seed, method) / f"{index:04d}.png", picture)
     return made
+
+
+def mesh_pictures(trial: Path) -> list[Float[Tensor, "4 H W"]]:
+    """The exported file, unlit, from the held-out cameras."""
+    return list(see_mesh(read_mesh(exported(trial)), held_out_cameras(VIEWS, SIZE)).rgba)
+
+
+def refined_pictures(run: Path) -> list[Float[Tensor, "4 H W"]]:
+    return [read_rgba(run / f"judged/save/refined/{i:04d}.png") for i in range(VIEWS)]
+
+
+def cut_out(picture: Float[Tensor, "4 H W"], mask: Float[Tensor, "4 H W"]) -> Float[Tensor, "4 H W"]:
+    """``picture`` in the silhouette of ``mask``, whose colours stand where the picture has none."""
+    colors = torch.where(picture[3:] > 0.05, picture[:3], mask[:3])
+    return torch.cat([colors, mask[3:]])
 
 
 def exported(trial: Path) -> Path:

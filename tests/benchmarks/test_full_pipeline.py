@@ -59,7 +59,7 @@ def test_the_truth_itself_is_perfect(bench, monkeypatch):
         method: bench.ledger.figures(
             f"{SEED}", bench.settings(method), lambda m=method: measured(bench, SEED, m)
         )
-        for method in ("usd", "refined", "mesh")
+        for method in ("usd", "refined", "mesh", "cut")
     }
     assert found["usd"]["psnr"] == 100 and found["usd"]["mask_iou"] == 1
     assert found["usd"]["sharpness"] == found["usd"]["sharpness_truth"] > found["refined"]["sharpness"]
@@ -71,6 +71,7 @@ def test_the_truth_itself_is_perfect(bench, monkeypatch):
         and found["mesh"]["minutes"] == 1.5
         and "chamfer_area" not in found["refined"]
     )
+    assert found["cut"]["mask_iou"] == found["mesh"]["mask_iou"] < 1
     text = bench_of.write_summary(bench)
     assert text == summary(bench) and "| usd | 1 | 100.00" in text and f"| {SEED} a brown and red" in text
     assert (bench.out / "sheet.png").is_file()
