@@ -25,10 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import chart, runs, tables
 from benchmarks.claims import shared
-from usd.core.config import ROOT
 from usd.data.pictures import over, read_rgba
 
-PLAYGROUND, IN_3D = ROOT / "configs" / "playground.yaml", Path(__file__).with_name("image.yaml")
+PLAYGROUND, IN_3D = (Path(__file__).with_name(name) for name in ("pictures.yaml", "image_short.yaml"))
 GUIDANCE, WEIGHT = "system.guidance_type", "system.guidance.guidance_scale"
 FORMULAS = {
     "usd": [f"{GUIDANCE}=usd-guidance", f"{WEIGHT}=5", "system.guidance.lambda=0"],
