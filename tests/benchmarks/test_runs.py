@@ -1,8 +1,6 @@
 """Runs: measured once, forgotten when anything about them changed, and continued where they were cut off."""
 
-import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -40,17 +38,17 @@ def launcher(monkeypatch):
     """Stands in for launch.py: what it was told, and a trial with a checkpoint and test views."""
     calls: list[list[str]] = []
 
-    def run(command: list[str], **options) -> SimpleNamespace:
-        calls.append(command)
-        said = dict(word.split("=", 1) for word in command if "=" in word)
+    def start(argv: list[str], log: Path) -> int:
+        calls.append(argv)
+        said = dict(word.split("=", 1) for word in argv if "=" in word)
         trial = Path(said["exp_root_dir"]) / said["name"] / said["tag"]
         (trial / "ckpts").mkdir(parents=True, exist_ok=True)
         (trial / "ckpts" / "last.ckpt").touch()
-        if "fail=yes" not in command:
+        if "fail=yes" not in argv:
             (trial / "save" / f"it{len(calls)}-test").mkdir(parents=True)
-        return SimpleNamespace(returncode=int("fail=yes" in command))
+        return int("fail=yes" in argv)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(runs, "start", start)
     return calls
 
 
@@ -75,6 +73,16 @@ def test_a_run_that_was_cut_off_goes_on_and_any_other_begins_anew(launcher, tmp_
     launch.trained({"model": "new"})
     runs.Launch(trial, (config,), ("k=2",)).trained({"model": "new"})
     assert [resumed(command) for command in launcher[-2:]] == [False, False]
+
+
+def test_what_a_run_says_is_in_its_log_and_how_it_ended_is_known(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+    assert runs.start(["--describe", "no-such-thing"], log) == 2
+    said = log.read_text()
+    assert said.startswith("before\n") and "error: " in said and "no-such-thing" in said
+    assert runs.start(["--describe", "usd-guidance"], log) == 0
+    assert "lambda" in log.read_text()
 
 
 def test_a_failed_run_names_its_log_and_the_others_go_on(launcher, tmp_path: Path, capsys) -> None:
