@@ -16,9 +16,7 @@ threads spent (on a busy machine more than they need: idle threads wait for the 
 
 import argparse
 import json
-import resource
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,7 +60,6 @@ FIGURES = {
     "minutes": 1,
     "cpu_minutes": 1,
 }  # and their digits
-TIMES = ("minutes", "cpu_minutes")
 
 
 @dataclass(frozen=True)
@@ -188,33 +185,13 @@ def measured(bench: Bench, it: Object, kind: str) -> Figures:
     make_views(bench, it, kind)
     make_views(bench, it, "judged")
     launch = bench.launch(it.name, kind)
-    times = trained(launch)
+    launch.trained({})
+    times = launch.times
     launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
     shown = json.loads((newest(launch.trial, "it*-test") / "metrics.json").read_text())
     mesh = read_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
     figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
     return {key: float({**figures, **shown, **times}[key]) for key in FIGURES}
-
-
-def trained(launch: runs.Launch) -> Mapping[str, float]:
-    """Trains to the end, and sums up the times of all calls that it took."""
-    record, began = launch.trial / "times.json", spent()
-    before = (
-        json.loads(record.read_text()) if launch.begun({}) and record.is_file() else dict.fromkeys(TIMES, 0.0)
-    )
-    times = before
-    try:
-        launch.trained({})
-    finally:
-        times = {key: before[key] + now - then for key, now, then in zip(TIMES, spent(), began, strict=True)}
-        record.write_text(json.dumps(times))
-    return times
-
-
-def spent() -> tuple[float, float]:
-    """Minutes on the clock, and minutes of all cores that finished runs took."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.monotonic() / 60, (used.ru_utime + used.ru_stime) / 60
 
 
 def newest(trial: Path, pattern: str) -> Path:

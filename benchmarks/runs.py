@@ -10,8 +10,10 @@ import itertools
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ Settings = Mapping[str, object]
 Job = TypeVar("Job")
 FIRST_SEED = TEST_SEED + 100
 KINDS = {"named": (True,), "nameless": (False,), "all": (True, False)}
+TIMES = "times.json"
 VIEWS, SIZE = 16, 128  # a toy's held-out views, and their size in pixels
 
 # ---------------------------------------------------------------------------------------------------------- objects
@@ -163,9 +166,10 @@ def key_values(rest: Sequence[str]) -> tuple[str, ...]:
 def start(argv: Sequence[str], log: Path) -> int:
     """``launch.py`` with these words in a process of its own, what it says at the end of ``log``; its exit code.
 
-    The process is forked from one that has read torch and diffusers, which takes 5 of the 30 seconds of a short run.
+    Its minutes are added to those in ``times.json`` beside the log, unless it is killed outright. The process is forked
+    from one that has read torch and diffusers, which takes 5 of the 30 seconds of a short run.
     """
-    process = PROCESSES.Process(target=_launch, args=(list(argv), log))
+    process = PROCESSES.Process(target=_launch, args=(list(argv), log.resolve()))
     process.start()
     process.join()
     return int(process.exitcode or 0)
@@ -176,9 +180,20 @@ def _launch(argv: list[str], log: Path) -> None:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     os.chdir(ROOT)
-    import launch
+    began = time.monotonic()
+    try:
+        import launch
 
-    sys.exit(launch.main(argv))
+        sys.exit(launch.main(argv))
+    finally:
+        _add_times(log.with_name(TIMES), (time.monotonic() - began) / 60)
+
+
+def _add_times(file: Path, minutes: float) -> None:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    now = {"minutes": minutes, "cpu_minutes": sum(each.ru_utime + each.ru_stime for each in used) / 60}
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({key: value + before.get(key, 0.0) for key, value in now.items()}))
 
 
 def _processes() -> Any:
@@ -205,8 +220,9 @@ class Launch:
 
     def __call__(self, mode: str = "--train", *more: str) -> None:
         """Raises UserError naming the log when it fails."""
-        place = [f"exp_root_dir={self.trial.parent.parent}", f"name={self.trial.parent.name}"]
-        place += [f"tag={self.trial.name}", "use_timestamp=false", "trainer.enable_progress_bar=false"]
+        trial = self.trial.resolve()
+        place = [f"exp_root_dir={trial.parent.parent}", f"name={trial.parent.name}", f"tag={trial.name}"]
+        place += ["use_timestamp=false", "trainer.enable_progress_bar=false"]
         argv = ["--config", *map(str, self.configs), mode, *(["--gpu", self.gpu] if self.gpu else [])]
         self.trial.mkdir(parents=True, exist_ok=True)
         if start([*argv, *place, *self.overrides, *more], self.log):
@@ -215,6 +231,11 @@ class Launch:
     @property
     def log(self) -> Path:
         return self.trial / "log.txt"
+
+    @property
+    def times(self) -> dict[str, float]:
+        """``minutes`` on the clock and ``cpu_minutes`` of all cores, over all calls."""
+        return dict(json.loads((self.trial / TIMES).read_text()))
 
     @property
     def last(self) -> Path:

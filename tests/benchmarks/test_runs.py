@@ -83,6 +83,10 @@ def test_what_a_run_says_is_in_its_log_and_how_it_ended_is_known(tmp_path: Path)
     assert said.startswith("before\n") and "error: " in said and "no-such-thing" in said
     assert runs.start(["--describe", "usd-guidance"], log) == 0
     assert "lambda" in log.read_text()
+    once = runs.Launch(tmp_path, (), ()).times
+    assert once["minutes"] > 0 and once["cpu_minutes"] > 0
+    runs.start(["--describe", "usd-guidance"], log)
+    assert all(value > once[key] for key, value in runs.Launch(tmp_path, (), ()).times.items())
 
 
 def test_a_failed_run_names_its_log_and_the_others_go_on(launcher, tmp_path: Path, capsys) -> None:

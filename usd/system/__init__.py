@@ -142,7 +142,7 @@ class System(Component, LightningModule):
         self._states = checkpoint.get("training_states", {})
 
     def on_train_start(self) -> None:
-        """Hands parts what they had learnt; starts all processes from the same numbers, whatever each made of its start."""
+        """Hands parts what they had learnt; starts all processes from the same numbers, whatever shape each made."""
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         for name, part in self._transient_parts():
             part.load_training_state(self._states.get(name, {}))
