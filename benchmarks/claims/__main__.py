@@ -58,7 +58,7 @@ CLAIMS = (
         "formulas",
     ),
     Claim("formulas", "distillation formulas side by side on pictures alone", 45),
-    Claim("lambda_analysis", "how much of the term that removes noise is wanted", 80),
+    Claim("lambda_analysis", "how much of the term that removes noise is wanted", 105),
     Claim("irregular_views", "pictures from any height, known, wrong or estimated", 61),
     Claim("rectified", "novel views with the base model's unconditional prediction", 4),
     Claim("drift", "pictures denoised by each unconditional prediction", 15),
