@@ -78,8 +78,10 @@ class Bench:
         return runs.toy_folder(seed, self.out)
 
     def settings(self, method: str) -> dict[str, object]:
-        how = {} if method == COPY else {"recipe": runs.recipe(self.config), "overrides": self.overrides}
-        return {"method": method, **how}
+        if method == COPY:
+            return {"method": method}
+        overrides = [*METHODS[method], *self.overrides]
+        return {"method": method, "recipe": runs.recipe(self.config), "overrides": overrides}
 
     def known(self, seed: int, method: str) -> tables.Figures | None:
         return self.ledger.known(f"{seed}", self.settings(method))

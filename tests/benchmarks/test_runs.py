@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import runs, tables
+from benchmarks import image_to_3d, runs, tables
 from usd.core.errors import UserError
 
 
@@ -137,3 +137,15 @@ def test_commands_say_how_they_went(capsys) -> None:
 
     assert [runs.command(main) for main in (lambda: True, lambda: None, lambda: False, bad)] == [0, 0, 1, 2]
     assert capsys.readouterr().err == "error: x: is 1; expected 2\n"
+
+
+def test_a_method_that_is_told_otherwise_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text("name: a")
+    bench = image_to_3d.Bench((1,), ("sds",), config, tmp_path, None, ("k=1",))
+    before = bench.settings("sds")
+    assert before["overrides"] == [*image_to_3d.METHODS["sds"], "k=1"]
+    monkeypatch.setitem(image_to_3d.METHODS, "sds", ["system.guidance.guidance_scale=3"])
+    assert bench.settings("sds") != before
