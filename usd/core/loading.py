@@ -1,6 +1,7 @@
 """Reading YAML: several files merge, ``base:`` inherits, ``${...}`` resolves, ``key=value`` overrides."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,46 @@ def _value_of(key: str, text: str) -> Any:
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{key}: '{text}' is not a valid value ({str(error).splitlines()[0]})") from error
     return parsed["value"] if text else ""  # type: ignore[index,call-overload]
+
+
+def override(key: str, text: str) -> str:
+    """The ``key=value`` that gives an option exactly this text, whatever signs are in it.
+
+    For callers that pass on what they did not write: names of files, sentences. The text stands in single quotes.
+    """
+    return f"{key}={quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """``text`` in YAML's single quotes."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def unquoted(text: str) -> str:
+    """``text`` without the one pair of quotes around all of it, if there is one. The inverse of ``quoted``."""
+    if re.fullmatch(r"'(?:[^']|'')*'", text, re.DOTALL):
+        return text[1:-1].replace("''", "'")
+    if re.fullmatch(r'"(?:[^"\\]|\\.)*"', text, re.DOTALL):
+        try:
+            return str(yaml.safe_load(text))
+        except yaml.YAMLError:
+            return text
+    return text
+
+
+def literal(value: Any) -> Any:
+    """Plain containers whose texts are read as they stand: ``${...}`` in them is escaped. What is stored needs it."""
+    if isinstance(value, Mapping):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(item) for item in value]
+    # a backslash counts only before ${, where each is written twice
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def is_override(text: str) -> bool:
+    """Whether an argument is ``key=value``, and no path with an equals sign in it nor a sentence."""
+    return re.match(r"[A-Za-z_][\w.:-]*=", text) is not None
 
 
 def _split(key: str) -> list[str]:
