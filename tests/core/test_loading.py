@@ -1,11 +1,10 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from usd.core.config import load_config
 from usd.core.errors import ConfigError, UserError
-from usd.core.loading import is_override, literal, load, override, quoted, unquoted
+from usd.core.loading import dump, is_override, load, override, quoted, unquoted
 
 
 def write(folder: Path, **files: str) -> list[Path]:
@@ -151,7 +150,7 @@ STRANGE = [
 def test_quotes_and_escapes_keep_any_text(text, tmp_path):
     assert unquoted(quoted(text)) == text
     assert override("a.b", text).startswith("a.b='")
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(literal({"a": {"b": text}, "c": [text]})))
+    (tmp_path / "a.yaml").write_text(dump({"a": {"b": text}, "c": [text]}))
     assert load([tmp_path / "a.yaml"]).resolved() == {"a": {"b": text}, "c": [text]}
 
 
