@@ -127,16 +127,19 @@ def test_a_lock_names_who_holds_it_and_ends_with_its_process(tmp_path, holder):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
-    read, write = os.pipe()
+    told, tell = os.pipe()
+    end, ending = os.pipe()
     with files.locked(tmp_path / ".lock"):
         child = os.fork()
         if not child:
-            os.close(write)
-            os.read(read, 1)  # until the parent closes its end
+            os.close(ending)
+            os.write(tell, b"!")
+            os.read(end, 1)  # until the parent closes the other side
             os._exit(0)
+        os.read(told, 1)
     with files.locked(tmp_path / ".lock"):
         pass
-    os.close(write)
+    os.close(ending)
     os.waitpid(child, 0)
 
 
