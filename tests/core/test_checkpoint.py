@@ -88,3 +88,30 @@ def test_files_that_are_not_ours(tmp_path):
         checkpoint.load(tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"no such checkpoint; there is code.ckpt, other.ckpt"):
         checkpoint.load(tmp_path / "none.ckpt")
+
+
+def with_component(**entry) -> dict:
+    return {**example(), "components": {"background": entry}}
+
+
+def test_a_checkpoint_that_names_a_file_as_its_component_imports_nothing(tmp_path):
+    intruder = tmp_path / "intruder.py"
+    intruder.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for name in (str(intruder.with_suffix("")), f"../../../..{intruder.with_suffix('')}"):
+        with pytest.raises(
+            UserError, match=r"the checkpoint's background_type: '.* is no name of a background"
+        ):
+            checkpoint.part(with_component(kind="background", name=name, config={}), "background")
+    with pytest.raises(
+        UserError, match=r"the checkpoint's background is said to be a \.\./\.\.; expected a background"
+    ):
+        checkpoint.part(with_component(kind="../..", name="intruder", config={}), "background")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("entry", [None, [], "text", {}, {"kind": 1, "name": "x"}, {"kind": "background"}])
+def test_a_component_that_is_no_entry_is_one_line(entry):
+    with pytest.raises(
+        UserError, match="does not say what its background is; expected its kind, name and config"
+    ):
+        checkpoint.part({**example(), "components": {"background": entry}}, "background")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from usd.core import registry
 from usd.core.config import Spec, plain, spec
 from usd.core.errors import UserError, did_you_mean, listing
 
@@ -111,6 +112,17 @@ def part(checkpoint: Mapping[str, Any], name: str) -> Part:
     entry = known[name]
     prefix = f"{name}."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return Part(
-        spec(entry["kind"], entry["name"], entry["config"], name), weights, int(checkpoint["global_step"])
-    )
+    return Part(_spec_of(entry, name), weights, int(checkpoint["global_step"]))
+
+
+def _spec_of(entry: Any, name: str) -> Spec:
+    """The spec that one entry of ``components`` stands for. Raises ``UserError`` for one that is no such entry."""
+    fields = [entry.get(key) for key in ("kind", "name")] if isinstance(entry, Mapping) else []
+    if len(fields) != 2 or not all(isinstance(field, str) for field in fields):
+        raise UserError(f"the checkpoint does not say what its {name} is; expected its kind, name and config")
+    if name in registry.KINDS and fields[0] != name:
+        raise UserError(f"the checkpoint's {name} is said to be a {fields[0]}; expected a {name}")
+    try:
+        return spec(fields[0], fields[1], entry.get("config"), name)
+    except UserError as error:
+        raise UserError(f"the checkpoint's {error}") from error
