@@ -88,3 +88,85 @@ def test_files_that_are_not_ours(tmp_path):
         checkpoint.load(tmp_path / "other.ckpt")
     with pytest.raises(UserError, match=r"no such checkpoint; there is code.ckpt, other.ckpt"):
         checkpoint.load(tmp_path / "none.ckpt")
+
+
+def with_component(**entry) -> dict:
+    return {**example(), "components": {"background": entry}}
+
+
+def test_a_checkpoint_that_names_a_file_as_its_component_imports_nothing(tmp_path):
+    intruder = tmp_path / "intruder.py"
+    intruder.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for name in (str(intruder.with_suffix("")), f"../../../..{intruder.with_suffix('')}"):
+        with pytest.raises(
+            UserError, match=r"the checkpoint's background_type: '.* is no name of a background"
+        ):
+            checkpoint.part(with_component(kind="background", name=name, config={}), "background")
+    with pytest.raises(
+        UserError, match=r"the checkpoint's background is said to be a \.\./\.\.; expected a background"
+    ):
+        checkpoint.part(with_component(kind="../..", name="intruder", config={}), "background")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("entry", [None, [], "text", {}, {"kind": 1, "name": "x"}, {"kind": "background"}])
+def test_a_component_that_is_no_entry_is_one_line(entry):
+    with pytest.raises(
+        UserError, match="does not say what its background is; expected its kind, name and config"
+    ):
+        checkpoint.part({**example(), "components": {"background": entry}}, "background")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "a.ckpt"
+    checkpoint.save_atomic({**example(), "more": torch.arange(500.0)}, path)
+    return path.read_bytes()
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path, written):
+    path = tmp_path / "a.ckpt"
+    for bit in range(0, 8 * len(written), 61):
+        path.write_bytes(flipped(written, bit))
+        with pytest.raises(
+            UserError, match=rf"{path}: (damaged \(its checksum|truncated, or not a checkpoint)"
+        ):
+            checkpoint.load(path)
+
+
+def test_a_checkpoint_without_a_checksum_loads_and_its_content_is_checked_all_the_same(tmp_path):
+    path = tmp_path / "old.ckpt"
+    torch.save({**example(), "more": torch.arange(500.0)}, path)  # as 0.1.0 wrote them
+    assert checkpoint.load(path)["global_step"] == 7
+    content = path.read_bytes()
+    first = content.index(torch.arange(500.0).numpy().tobytes())
+    path.write_bytes(flipped(content, 8 * first + 12345))
+    with pytest.raises(
+        UserError, match=rf"{path}: damaged \(its checksum is not that of its content\); use an earlier"
+    ):
+        checkpoint.load(path)
+
+
+def test_other_programs_read_a_checkpoint_with_a_checksum(tmp_path, written):
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(written)
+    assert torch.load(path, weights_only=True)["global_step"] == 7
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_not_written(tmp_path, bad):
+    path = tmp_path / "last.ckpt"
+    checkpoint.save_atomic(example(1), path)
+    broken = example(2)
+    broken["state_dict"]["geometry.w"][1] = bad
+    with pytest.raises(
+        UserError, match=r"step 2: 1 of 2 weights of 'geometry\.w' are not finite, so last\.ckpt is not"
+    ):
+        checkpoint.save_atomic(broken, path)
+    assert checkpoint.load(path)["global_step"] == 1 and len(list(tmp_path.iterdir())) == 1

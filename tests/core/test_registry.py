@@ -85,3 +85,76 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_only_subclasses_of_an_interface_can_be_registered():
     with pytest.raises(TypeError, match="must subclass the interface of a kind"):
         registry.register("x")(type("Stray", (), {}))
+
+
+INTRUDER = """
+import pathlib
+pathlib.Path(__file__).with_name("ran").touch()
+"""
+
+NO_NAMES = [
+    "",
+    ".",
+    "..",
+    "../outside",
+    "../../outside",
+    "{outside}",
+    "{outside}.py",
+    "sub/inside",
+    "..\\outside",
+    "C:\\outside",
+    "\\\\host\\share",
+    "\u2024\u2024/outside",
+    "\uff0e\uff0e\uff0foutside",
+    "outside\0",
+    "\0",
+    "outside\n",
+    " outside",
+    "~/outside",
+    "$HOME/outside",
+    "file:///outside",
+    "usd.demo",
+    "-outside",
+    "__init__",
+    "\u00e4ther",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_a_name_that_is_a_path_imports_nothing(custom, name):
+    outside = custom.parent.parent / "outside"
+    for folder in (custom, custom.parent, custom.parent.parent, custom / "sub"):
+        folder.mkdir(exist_ok=True)
+        (folder / "outside.py").write_text(INTRUDER)
+        (folder / "inside.py").write_text(INTRUDER)
+    with pytest.raises(
+        UserError, match="is no name of a background; expected letters, digits, - and _"
+    ) as caught:
+        registry.find("background", name.format(outside=outside))
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 250
+    assert not list(custom.parent.parent.rglob("ran"))
+
+
+def test_a_file_that_is_a_link_out_of_its_folder_is_not_imported(custom, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "linked.py").write_text(INTRUDER + EXAMPLE.format(name="linked-background"))
+    (custom / "linked.py").symlink_to(elsewhere / "linked.py")
+    with pytest.raises(UserError, match=r"linked\.py: is a link to .*; expected the file itself"):
+        registry.find("background", "linked-background")
+    assert not (elsewhere / "ran").exists()
+
+
+def test_a_folder_of_components_may_itself_be_reached_through_a_link(tmp_path, monkeypatch):
+    (tmp_path / "there" / "background").mkdir(parents=True)
+    (tmp_path / "there" / "background" / "distant.py").write_text(EXAMPLE.format(name="distant-background"))
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    monkeypatch.setenv("USD_CUSTOM", str(tmp_path / "here"))
+    assert registry.find("background", "distant-background").__name__ == "Plain"
+
+
+def test_a_class_cannot_be_registered_under_a_path():
+    from usd.background import Background
+
+    with pytest.raises(TypeError, match=r"'\.\./x' is no name of a component"):
+        registry.register("../x")(type("Stray", (Background,), {}))

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain containers only, written whole or not at all.
+"""Checkpoints: tensors and plain containers only, written whole or not at all, and checked when they are read.
 
 A checkpoint is a dict with at least ``format`` (this project's, below), ``global_step``, ``state_dict`` and
 ``components``: for every part of the system its kind, registered name and configuration, so that a later stage
@@ -8,19 +8,32 @@ can rebuild one of them without the experiment that made it.
 import errno
 import os
 import pickle
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from usd.core import files, registry
 from usd.core.config import Spec, plain, spec
 from usd.core.errors import UserError, did_you_mean, listing
 
 FORMAT = "usd-1"
+UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    KeyError,
+    ValueError,
+    IndexError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -33,25 +46,34 @@ class Part:
 
 
 def save_atomic(obj: Mapping[str, Any], path: "Path | str") -> None:
-    """Writes beside ``path``, flushes to disk, then renames: ``path`` holds the old or the new content, never half.
+    """Write beside ``path``, flush to disk, then rename: ``path`` holds the old or the new content, never half.
 
-    Raises ``UserError`` when the disk is full or the folder cannot be written; the old file is then intact.
+    Raises ``UserError`` when a weight is not finite, the disk is full or the folder cannot be written; the old file
+    is then intact.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _refuse_infinite(obj, path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            torch.save(dict(obj), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with files.replace_atomically(path) as partial, open(partial, "wb") as file:
+            summed = _Summed(file)
+            torch.save(dict(obj), summed)  # type: ignore[arg-type]  # it needs write and flush only
+            file.seek(-len(NO_COMMENT), os.SEEK_END)
+            file.write(_comment(summed.crc))
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{path}: could not be written ({_reason(error)}); what was there before is intact"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _refuse_infinite(obj: Mapping[str, Any], path: Path) -> None:
+    """Raises ``UserError`` that names the first weights which are not finite."""
+    for name, value in obj.get("state_dict", {}).items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise UserError(
+                f"step {obj.get('global_step')}: {count} of {value.numel()} weights of '{name}' are not finite, so "
+                f"{path.name} is not written; expected a lower learning rate or more precision"
+            )
 
 
 def _reason(error: BaseException) -> str:
@@ -63,18 +85,92 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
+# ---------------------------------------------------------------------------------------------------------- checksum
+
+# A checkpoint is a zip file, and the checksum of all its bytes is the comment that a zip file may end in: torch and
+# other programs read the file as before. Files of 0.1.0 have none; of those the checksum of each zip entry is checked,
+# which torch writes but does not check.
+
+CHECKSUM = b"usd-crc32:"
+NO_COMMENT = b"\0\0"  # how a zip file without a comment ends: its length
+END_MARK, END_RECORD = (
+    b"PK\5\6",
+    22,
+)  # how the last record of a zip file begins, and its bytes without a comment
+
+
+class _Summed:
+    """A file that torch writes to, from start to end, and the CRC-32 of what it wrote."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.crc = 0
+
+    def write(self, data: "bytes | memoryview") -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _comment(crc: int) -> bytes:
+    """The comment of a zip file with its length before it."""
+    text = CHECKSUM + f"{crc:08x}".encode()
+    return len(text).to_bytes(2, "little") + text
+
+
+def _refuse_broken(path: Path) -> None:
+    """Raises ``UserError`` where the bytes of a file are not those of a checkpoint as it was written."""
+    try:
+        whole = zipfile.is_zipfile(path) and _is_whole(path)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
+    if not whole:
+        raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a zip file ends as a checkpoint does. Raises ``UserError`` where its content has another checksum."""
+    length = len(_comment(0))
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - END_RECORD - length))
+        end = file.read()
+        if end[-END_RECORD:].startswith(END_MARK) and end.endswith(NO_COMMENT):  # written by 0.1.0
+            damaged = zipfile.ZipFile(file).testzip() is not None
+        elif re.fullmatch(re.escape(_comment(0)[:-8]) + rb"[0-9a-f]{8}", end[-length:]):
+            damaged = end[-length:] != _comment(zlib.crc32(NO_COMMENT, _crc_of(file, size - length)))
+        else:
+            return False
+    if damaged:
+        raise UserError(f"{path}: damaged (its checksum is not that of its content); use an earlier one")
+    return True
+
+
+def _crc_of(file: IO[bytes], size: int) -> int:
+    """The CRC-32 of the first ``size`` bytes."""
+    file.seek(0)
+    crc, left = 0, size
+    while left and (block := file.read(min(left, 1 << 20))):
+        crc, left = zlib.crc32(block, crc), left - len(block)
+    return crc
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
 def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict[str, Any]:
-    """The checkpoint at ``path``. Raises ``UserError`` when it is missing, truncated or not one of ours."""
+    """The checkpoint at ``path``. Raises ``UserError`` when it is missing, truncated, damaged or not one of ours."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint{_nearby(path)}")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one")
+    _refuse_broken(path)
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: not a checkpoint of this project (it holds more than tensors)") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project")
@@ -111,6 +207,18 @@ def part(checkpoint: Mapping[str, Any], name: str) -> Part:
     entry = known[name]
     prefix = f"{name}."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return Part(
-        spec(entry["kind"], entry["name"], entry["config"], name), weights, int(checkpoint["global_step"])
-    )
+    return Part(_spec_of(entry, name), weights, int(checkpoint["global_step"]))
+
+
+def _spec_of(entry: Any, name: str) -> Spec:
+    """The spec that one entry of ``components`` stands for. Raises ``UserError`` for one that is no such entry."""
+    said = entry if isinstance(entry, Mapping) else {}
+    kind, registered = said.get("kind"), said.get("name")
+    if not isinstance(kind, str) or not isinstance(registered, str):
+        raise UserError(f"the checkpoint does not say what its {name} is; expected its kind, name and config")
+    if name in registry.KINDS and kind != name:
+        raise UserError(f"the checkpoint's {name} is said to be a {kind}; expected a {name}")
+    try:
+        return spec(kind, registered, said.get("config"), name)
+    except UserError as error:
+        raise UserError(f"the checkpoint's {error}") from error

@@ -5,12 +5,16 @@
 
 Files are imported on first use, so a missing optional package breaks one file only.
 ``custom/<kind>/<file>.py`` is found the same way.
+
+Names come from files that others wrote (YAML, checkpoints), so a name is never a path: it is made of ASCII letters,
+digits, ``-`` and ``_``, and only a file that lies in one of these folders is ever imported.
 """
 
 import ast
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +38,9 @@ KINDS = (
 SUFFIXES = tuple(f"_{kind}" for kind in KINDS) + ("_datamodule", "_data_module")
 PACKAGE = Path(__file__).resolve().parents[1]
 CUSTOM_VARIABLE = "USD_CUSTOM"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
+
+NAME_RULE = "expected letters, digits, - and _"
 
 Class = TypeVar("Class", bound=type)
 _classes: dict[tuple[str, str], type] = {}
@@ -44,6 +51,8 @@ def register(*names: str) -> Callable[[Class], Class]:
 
     def decorate(cls: Class) -> Class:
         for name in names:
+            if not NAME.fullmatch(name):
+                raise TypeError(f"{cls.__qualname__}: {name!r} is no name of a component; {NAME_RULE}")
             _classes[_kind_of(cls), name] = cls
         return cls
 
@@ -62,6 +71,10 @@ def find(kind: str, name: str) -> Any:
     """The class registered as ``name`` in ``kind``, importing its file if need be. Raises ``UserError``."""
     if kind not in KINDS:
         raise UserError(f"'{kind}' is not a kind of component; expected one of {', '.join(KINDS)}")
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{_quoted(name)} is no name of a {kind}; {NAME_RULE}.{did_you_mean(name, names(kind))}"
+        )
     if (kind, name) not in _classes:
         for load in _candidates(kind, name):
             _import(load, name)
@@ -73,6 +86,12 @@ def find(kind: str, name: str) -> Any:
                 f"no {kind} is called '{name}'; known: {listing(known)}.{did_you_mean(name, known)}"
             )
     return _classes[kind, name]
+
+
+def _quoted(name: str) -> str:
+    """A name that may hold anything, on one line."""
+    text = repr(name)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def build(spec: Any, **parts: Any) -> Any:
@@ -104,7 +123,16 @@ def _candidates(kind: str, name: str) -> Iterator[Callable[[], ModuleType]]:
     declared = names(kind).get(name)
     for file in [*files, *([declared] if declared else [])]:
         if file.is_file():
+            _refuse_outside(file)
             yield lambda file=file: _load(kind, file)  # type: ignore[misc]
+
+
+def _refuse_outside(file: Path) -> None:
+    """Raises ``UserError`` where a file of a folder of components is a link that leads out of it."""
+    if file.resolve().parent != file.parent.resolve():
+        raise UserError(
+            f"{file}: is a link to {file.resolve()}; expected the file itself, or its folder in {CUSTOM_VARIABLE}"
+        )
 
 
 def _aliases(kind: str) -> dict[str, str]:
