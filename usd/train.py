@@ -33,6 +33,7 @@ from usd.elevation import settled
 from usd.experiment import Experiment, Trial, load_experiment, say, shown, snapshot, trial_of, using
 from usd.exporter import Exporter
 from usd.kernels.runtime import prefer
+from usd.loop import Loop
 from usd.system import System
 from usd.system.distillation import DistillationSystem
 
@@ -119,18 +120,18 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     system, data = parts(experiment, trial)
     if experiment.resume is not None:
         _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
-    trainer = make_trainer(experiment, trial, gpu)
+    trainer, loop = make_trainer(experiment, trial, gpu), Loop(system, data)
     refuse_undivided((system, data), trainer.world_size, experiment.trainer.batch_parts)
     if trainer.world_size > 1:
         share(experiment)
     try:
         with plain_errors(trial), interruptible(trial), joint(trainer):
-            trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
+            trainer.fit(loop, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{_last_saved(trial)}") from error
     if experiment.trainer.test_after_fit:
         with interruptible(trial), joint(trainer):
-            trainer.test(system, datamodule=data, verbose=False)
+            trainer.test(loop, verbose=False)
     ranks.leave()
     return Outcome(trial, system.step)
 
@@ -204,7 +205,7 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
         return _export(experiment, trial, (system, data), gpu)
     trainer = make_trainer(experiment, trial, one_of(gpu), train=False)
     with interruptible(trial):
-        (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
+        (trainer.test if mode == "test" else trainer.validate)(Loop(system, data), verbose=False)
     return Outcome(trial, system.step)
 
 
