@@ -39,16 +39,17 @@ def test_sources_are_pictures_of_folders_and_lines_of_files(tmp_path):
     for name in ("b.png", "a.jpg", "notes.md", ".hidden.png"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "more.txt").write_text("# said\na red car\n\nan owl: teal\n")
-    found = sources([tmp_path, tmp_path / "more.txt"])
+    found, notes = sources([tmp_path, tmp_path / "more.txt"])
     assert list(found) == ["a", "b", "a-red-car", "an-owl--teal"]
-    assert found["a"] == str(tmp_path / "a.jpg") and found["an-owl--teal"] == "an owl: teal"
+    assert found["a"].text == str(tmp_path / "a.jpg") and found["an-owl--teal"].text == "an owl: teal"
+    assert [found[name].is_picture for name in found] == [True, True, False, False]
+    assert notes == [f"note: {tmp_path}: left out what is no picture: .hidden.png, more.txt, notes.md"]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "holds no pictures"),
-        (["a.png", "a.jpg"], "two objects are called this"),
+        ([], "holds nothing to make"),
         (None, "no such picture"),
     ],
 )
@@ -65,7 +66,7 @@ def test_a_task_travels_as_text(tmp_path):
 
 def test_done_is_what_was_asked_for_in_the_same_way(tmp_path):
     picture = save_disc(tmp_path / "disc.png")
-    one = Task("disc", str(picture), str(tmp_path / "disc"), (str(TINY),), ("seed=1",))
+    one = Task("disc", str(picture), str(tmp_path / "disc"), (str(TINY),), ("seed=1",), is_picture=True)
     (tmp_path / "disc").mkdir()
     assert done_before(one) is None
     write_record(tmp_path / "disc", {"done": digest(one), "figures": {"loss": 1.0}})
@@ -169,7 +170,7 @@ def test_the_sheet_has_a_row_for_each_object(tmp_path):
     tasks = []
     for name in ("one", "two"):
         picture = save_disc(tmp_path / f"{name}.png")
-        tasks.append(Task(name, str(picture), str(tmp_path / name), (str(TINY),), ()))
+        tasks.append(Task(name, str(picture), str(tmp_path / name), (str(TINY),), (), is_picture=True))
     for index in range(5):
         folder = tmp_path / "one" / "object" / "save" / "it3-test"
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,10 @@ Status = Literal["done", "failed", "crashed", "interrupted"]
 
 @dataclass(frozen=True)
 class Task:
-    """One object: its name, what it is made of (a picture, or words) and how. Plain data: it travels."""
+    """One object: its name, what it is made of (a picture, or words) and how. Plain data: it travels.
+
+    ``problem`` says why nothing can be made of it, where that is known before it is tried.
+    """
 
     name: str
     source: str
@@ -27,6 +30,8 @@ class Task:
     gpu: str | None = None
     threads: int = 1
     here: str = "."
+    is_picture: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,21 @@ Everything else is a key=value override for every object. The same command again
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from usd.batch import Result, Task
 from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
+from usd.batch.names import object_name
 from usd.batch.running import run_all
 from usd.batch.summary import table, write_sheet, write_table
-from usd.batch.tasks import PICTURE_KEY, WORDS_KEY, sources
+from usd.batch.tasks import PICTURE_KEY, WORDS_KEY, Source, sources
+from usd.core import loading, process
 from usd.core.config import ROOT
 from usd.core.errors import UserError
-from usd.experiment import shown
+from usd.experiment import folder_name, shown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,28 +58,39 @@ def parser() -> argparse.ArgumentParser:
 
 
 def tasks_of(args: argparse.Namespace, overrides: list[str]) -> list[Task]:
-    """One task an object."""
-    out = (args.out or ROOT / "outputs" / "batch" / args.config[0].stem).resolve()
-    words = any(path.suffix.lower() == ".txt" for path in args.sources)
-    key = args.key or (WORDS_KEY if words else PICTURE_KEY)
-    configs = tuple(str(path.resolve()) for path in args.config)
-    return [
-        Task(
-            name=name,
-            source=source,
-            folder=str(out / name),
-            configs=configs,
-            overrides=(f"{key}={_quoted(source) if words else source}", *overrides),
-            export=args.export,
-            threads=max(1, int(args.cpus)),
-            here=str(Path.cwd()),
+    """One task an object; what was assumed, or left out, is printed."""
+    found, notes = sources(args.sources)
+    for note in notes:
+        print(note, flush=True)
+    return [_task(name, source, args, overrides) for name, source in found.items()]
+
+
+def _task(name: str, source: Source, args: argparse.Namespace, overrides: list[str]) -> Task:
+    key = args.key or (PICTURE_KEY if source.is_picture else WORDS_KEY)
+    return Task(
+        name=name,
+        source=source.text,
+        folder=str(output_folder(args) / name),
+        configs=tuple(str(path.resolve()) for path in args.config),
+        overrides=(loading.override(key, source.text), *overrides),
+        export=args.export,
+        threads=max(1, int(args.cpus)),
+        here=str(Path.cwd()),
+        is_picture=source.is_picture,
+        problem=source.problem,
+    )
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Where all objects go. Raises ``UserError`` for a name that runs cannot write to as it is."""
+    if args.out is None:
+        return ROOT / "outputs" / "batch" / object_name(args.config[0].stem)
+    out = Path(os.path.abspath(args.out))
+    if folder_name(out.name) != out.name or not out.name:
+        raise UserError(
+            f"--out {args.out}: cannot be the name of a folder of runs; expected one such as results"
         )
-        for name, source in sources(args.sources).items()
-    ]
-
-
-def _quoted(words: str) -> str:
-    return '"' + words.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return out
 
 
 def launcher(args: argparse.Namespace) -> Launcher:
@@ -142,19 +156,23 @@ def run(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
         results = run_all(tasks, there, args.retries, teller(len(tasks), out))
     print(f"\n{table(results)}\n")
     print(f"table  {shown(write_table(out / 'summary.csv', results))}")
-    sheet = write_sheet(out / "sheet.png", tasks)
-    if sheet is not None:
-        print(f"sheet  {shown(sheet)}")
+    try:
+        sheet = write_sheet(out / "sheet.png", tasks)
+    except UserError as error:  # the objects are made all the same
+        print(f"note: no sheet: {error}", flush=True)
+    else:
+        print(f"sheet  {shown(sheet)}" if sheet else "note: no sheet: there is nothing to show")
     return results
 
 
 def main(argv: list[str] | None = None) -> int:
     """0: all objects are done; 1: some are not; 2: the command is wrong; 130: interrupted."""
+    process.prepare()
     args, overrides = parser().parse_known_args(argv)
-    overrides = [item for item in map(str, args.config) if "=" in item] + overrides
-    args.config = [path for path in args.config if "=" not in str(path)]
-    overrides = [item for item in map(str, args.sources) if _is_override(item)] + overrides
-    args.sources = [path for path in args.sources if not _is_override(str(path))]
+    for name in ("config", "sources"):
+        given: list[Path] = getattr(args, name)
+        overrides = [str(item) for item in given if _is_override(item)] + overrides
+        setattr(args, name, [item for item in given if not _is_override(item)])
     try:
         results = run(args, overrides)
     except UserError as error:
@@ -165,9 +183,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if all(result.status == "done" for result in results) else 1
 
 
-def _is_override(text: str) -> bool:
-    return "=" in text and not Path(text).exists()
+def _is_override(item: Path) -> bool:
+    return loading.is_override(str(item)) and not os.path.lexists(item)
 
 
 if __name__ == "__main__":
+    process.restart_in_utf8()
     sys.exit(main())

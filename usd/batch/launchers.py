@@ -2,6 +2,7 @@
 
 import os
 import queue
+import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,6 +12,12 @@ from usd.batch import Result, Task
 from usd.batch.work import perform
 from usd.core.config import ROOT
 from usd.core.errors import UserError
+
+HERE = "127.0.0.1"
+OPEN_CLUSTER = (
+    "whoever reaches this cluster can run programs on it, since RAY_AUTH_MODE=token is not set "
+    "(docs/real-models.md, A cluster)"
+)
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,15 @@ class Cluster:
     """Workers of Ray: of a cluster at ``address``, or of one that is started here for ``workers`` tasks."""
 
     def __init__(self, address: str | None, share: Share, workers: int | None = None) -> None:
-        self._ray = package()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if address is None:
+            keep_to_this_machine()
+        self._ray = package()
         cpus = None if address or workers is None else max(1, round(workers * share.cpus))
         self._connect(address, cpus)
         self._check(share)
+        if address and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+            print(f"note: --address {address}: {OPEN_CLUSTER}", flush=True)
         remote = self._ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0, max_calls=1)
         self._perform = remote(perform)
         self._on_gpu = share.gpus > 0
@@ -70,7 +81,8 @@ class Cluster:
     def _connect(self, address: str | None, cpus: int | None, tries: int = 3) -> None:
         """To a cluster, or one that is started here; that may take several tries, since Ray waits 30 s at most."""
         settings: dict[str, Any] = {"address": address or "local", "log_to_driver": False}
-        settings |= {} if address else {"num_cpus": cpus, "include_dashboard": False}
+        own = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": HERE}
+        settings |= {} if address else own
         try:
             self._ray.init(
                 **settings, logging_level="warning", runtime_env={"env_vars": {"PYTHONPATH": _path()}}
@@ -98,6 +110,21 @@ class Cluster:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def keep_to_this_machine() -> None:
+    """Have a Ray that is started here listen on the loopback interface, to those who have a token of this run.
+
+    Ray replaces a loopback address by that of the network, except where it is told that it may not be part of a
+    cluster. It reads these variables when it is imported and started, and its workers inherit them.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if os.environ.setdefault("RAY_AUTH_MODE", "token").lower() == "token" and not _has_token():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _has_token() -> bool:
+    return any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
 
 
 def package() -> Any:

@@ -21,11 +21,12 @@ def run_all(tasks: Iterable[Task], launcher: Launcher, retries: int, tell: Tell)
     results: dict[str, Result] = {}
     running: dict[Future[Result], Task] = {}
     for task in tasks:
-        if (record := done_before(task)) is not None:
-            results[task.name] = Result(task.name, "done", figures=record.get("figures", {}))
-            tell(results[task.name])
-        else:
+        known = known_result(task)
+        if known is None:
             running[launcher.submit(task)] = task
+        else:
+            results[task.name] = known
+            tell(known)
     with contextlib.suppress(KeyboardInterrupt):
         while running:
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -37,6 +38,14 @@ def run_all(tasks: Iterable[Task], launcher: Launcher, retries: int, tell: Tell)
                 if result.again and result.attempts <= retries:
                     running[launcher.submit(task)] = task
     return [results.get(task.name) or Result(task.name, "interrupted") for task in tasks]
+
+
+def known_result(task: Task) -> Result | None:
+    """The result of a task that need not be started: done before, or nothing can be made of its source."""
+    if task.problem:
+        return Result(task.name, "failed", error=task.problem)
+    record = done_before(task)
+    return None if record is None else Result(task.name, "done", figures=record.get("figures", {}))
 
 
 def _result(task: Task, future: "Future[Result]") -> Result:

@@ -1,12 +1,18 @@
 """What came of a batch: figures of an object's folder, a table of all, and a sheet of pictures to look at."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usd.batch import Result, Task
+from usd.core import files
+from usd.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 FIRST = ("name", "status", "seconds", "attempts", "node")
 
@@ -80,14 +86,12 @@ def row(result: Result) -> dict[str, str]:
 
 
 def write_table(file: Path, results: Sequence[Result]) -> Path:
-    """CSV, written whole or not at all."""
-    partial = file.with_suffix(".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, columns(results), restval="")
-        writer.writeheader()
-        writer.writerows(row(result) for result in results)
-    partial.replace(file)
-    return file
+    """CSV, written whole or not at all. Raises ``UserError``."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns(results), restval="")
+    writer.writeheader()
+    writer.writerows(row(result) for result in results)
+    return files.write_atomically(file, out.getvalue().encode(errors="backslashreplace"))
 
 
 def table(results: Sequence[Result]) -> str:
@@ -102,36 +106,44 @@ def table(results: Sequence[Result]) -> str:
 
 
 def write_sheet(file: Path, tasks: Sequence[Task], views: int = 6, size: int = 128) -> Path | None:
-    """One row an object: the picture it was made from, then views around it. None where there is nothing to show."""
+    """Write one row an object: the picture it was made from, then views around it.
+
+    Blank is white, a picture that cannot be read gray. None where there is nothing to show.
+    """
     import torch
 
-    from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
-
-    def shown(path: Path) -> torch.Tensor:
-        picture = read_rgba(path)
-        height, width = picture.shape[-2:]
-        longer = max(height, width)
-        margin = (
-            (longer - width) // 2,
-            (longer - width + 1) // 2,
-            (longer - height) // 2,
-            (longer - height + 1) // 2,
-        )
-        return over(resize_rgba(torch.nn.functional.pad(picture, margin), size, size))
+    from usd.data.pictures import contact_sheet, write_picture
 
     rows = [(_input(task), turntable(Path(task.folder), views)) for task in tasks]
     blank = torch.ones(3, size, size)
     pictures: list[torch.Tensor] = []
     for source, around in rows:
         if source is not None or around:
-            pictures += [blank if source is None else shown(source), *map(shown, around)]
+            pictures += [blank if source is None else _thumbnail(source, size)]
+            pictures += [_thumbnail(view, size) for view in around]
             pictures += [blank] * (views - len(around))
     return write_picture(file, contact_sheet(torch.stack(pictures), views + 1)) if pictures else None
 
 
+def _thumbnail(path: Path, size: int) -> "torch.Tensor":
+    """A picture within a white square, ``3 size size``; a gray square where it cannot be read."""
+    import torch
+
+    from usd.data.pictures import over, read_rgba, resize_rgba
+
+    try:
+        picture = read_rgba(path)
+    except UserError:
+        return torch.full((3, size, size), 0.5)
+    height, width = picture.shape[-2:]
+    wider, higher = max(0, height - width), max(0, width - height)
+    margin = (wider // 2, (wider + 1) // 2, higher // 2, (higher + 1) // 2)
+    return over(resize_rgba(torch.nn.functional.pad(picture, margin), size, size))
+
+
 def _input(task: Task) -> Path | None:
     """The picture it was made from; none where that was words."""
-    return Path(task.source) if Path(task.source).is_file() else None
+    return Path(task.source) if task.is_picture else None
 
 
 def turntable(folder: Path, count: int) -> list[Path]:

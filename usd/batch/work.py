@@ -18,6 +18,7 @@ from pathlib import Path
 
 from usd.batch import Result, Status, Task, log_of
 from usd.batch.tasks import digest, fingerprint, from_json, read_record, to_json, write_record
+from usd.core import files, loading, process
 from usd.core.config import ROOT
 from usd.core.errors import UserError
 
@@ -35,9 +36,8 @@ def perform(task: Task) -> Result:
             before = out.tell()
             code = _watched(task, out)
     except OSError as problem:
-        return Result(
-            task.name, "failed", error=f"{problem.filename or log}: {problem.strerror}", node=platform.node()
-        )
+        error = f"{problem.filename or log}: {problem.strerror}"
+        return Result(task.name, "failed", time.monotonic() - began, 1, error, platform.node())
     status = STATUS.get(code, "crashed")
     error = "" if status == "done" else reason(code, log.read_bytes()[before:])
     figures = read_record(log.parent).get("figures", {}) if status == "done" else {}
@@ -52,6 +52,8 @@ def _watched(task: Task, out: object) -> int:
         "OMP_NUM_THREADS": str(task.threads),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
     command = [sys.executable, "-m", "usd.batch.work", to_json(task)]
     process = subprocess.Popen(
@@ -85,6 +87,7 @@ def reason(code: int, log: bytes) -> str:
 
 def main(argv: list[str]) -> int:
     """Trains and exports one object, going on where an earlier process stopped."""
+    process.prepare()
     task = from_json(argv[0])
     try:
         with alone(task):
@@ -113,38 +116,19 @@ def alone(task: Task) -> Iterator[None]:
     """Waits for an earlier process that is still at this object. Raises ``UserError`` when it does not leave."""
     folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder.parent / f".{folder.name}.lock", "a", encoding="utf-8") as file:
-        end = time.monotonic() + PATIENCE
-        while not _locked(file.fileno()):
-            if time.monotonic() > end:
-                raise UserError(f"{folder}: another process is at work there; wait for it, or end it")
-            time.sleep(0.2)
+    with files.locked(folder.parent / f".{folder.name}.lock", PATIENCE):
         yield
-
-
-def _locked(file: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _begin(task: Task) -> dict[str, object]:
     """Leaves what was made of another picture of this name aside; notes what this one is."""
     folder = Path(task.folder)
-    record: dict[str, object] = {"source": task.source, "fingerprint": fingerprint(task.source)}
+    record: dict[str, object] = {"source": task.source, "fingerprint": fingerprint(task)}
     before = read_record(folder).get("fingerprint")
     if before is not None and before != record["fingerprint"]:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
-            number += 1
-        folder.rename(aside)
+        aside = files.set_aside(folder)
         folder.mkdir()
+        (aside / log_of(task).name).rename(log_of(task))  # the watcher writes to it, and reads it at the end
         print(f"{task.name}: another picture; what was made of the old one is now {aside}", flush=True)
     write_record(folder, record)
     return record
@@ -163,8 +147,9 @@ def configuration(task: Task) -> Path:
     """A configuration of stages in the object's folder: the given one, and an export if one is wanted."""
     from usd.stages import is_staged
 
-    folder, own = Path(task.folder), f"{Path(task.folder) / 'batch.yaml'}"
-    place = {"exp_root_dir": str(folder.parent.parent), "name": folder.parent.name, "tag": folder.name}
+    folder = Path(task.folder)
+    root, name = folder.parent.parent, folder.parent.name
+    place = loading.literal({"exp_root_dir": str(root), "name": name, "tag": folder.name})
     if is_staged(task.configs):
         content: dict[str, object] = {"base": list(task.configs), **place}
     else:
@@ -172,8 +157,7 @@ def configuration(task: Task) -> Path:
         if task.export:
             stages["mesh"] = {"mode": "export", "of": "object"}
         content = {**place, "stages": stages}
-    Path(own).write_text(json.dumps(content, indent=1), encoding="utf-8")  # which is YAML, too
-    return Path(own)
+    return files.write_atomically(folder / "batch.yaml", json.dumps(content, indent=1))  # which is YAML, too
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""What a command needs of the process it runs in: text as UTF-8, and caches that can be written.
+
+Called by the commands before anything else; the standard library only.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+CACHES = {
+    "WARP_CACHE_PATH": "warp",
+    "MPLCONFIGDIR": "matplotlib",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+}
+"""Variables that say where a library caches, and our name of that folder."""
+
+
+def prepare() -> None:
+    """Make output and caches usable; one line says what was assumed."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a sign that the terminal has not
+    move_caches()
+
+
+def restart_in_utf8() -> None:
+    """Start this program again with UTF-8 for names of files, where the locale has another encoding.
+
+    The encoding of names is fixed when Python starts. Nothing happens on a second try.
+    """
+    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or sys.flags.utf8_mode:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def move_caches() -> None:
+    """Point libraries to a temporary folder where the user's cache cannot be written: no home, or a read-only one.
+
+    Models that were fetched before are still read from where they are.
+    """
+    cache = user_cache()
+    if cache is not None and is_writable(cache):
+        return
+    there = temporary_cache()
+    if cache is not None and (cache / "huggingface").is_dir():
+        os.environ.setdefault("HF_HOME", str(cache / "huggingface"))
+    os.environ["XDG_CACHE_HOME"] = str(there)
+    for variable, name in CACHES.items():
+        os.environ.setdefault(variable, str(there / name))
+    shown = f"{cache} cannot be written" if cache is not None else "there is no home folder"
+    sys.stdout.write(
+        f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
+    )
+
+
+def user_cache() -> Path | None:
+    """Return the user's cache folder, as libraries find it; None where nothing says where it is."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ".cache" if home.is_absolute() else None
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be made in a folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def temporary_cache() -> Path:
+    """Return this user's own cache below the system's temporary folder, the same in every run if possible."""
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folder = Path(tempfile.gettempdir()) / f"usd-cache-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        own = not folder.is_symlink() and folder.stat().st_uid == user if hasattr(os, "getuid") else True
+    except OSError:
+        own = False
+    return folder if own else Path(tempfile.mkdtemp(prefix="usd-cache-"))
