@@ -52,7 +52,7 @@ class OptionReader(Reader):
 
     def options_kept(self, key: str, value: Any, merged: Values) -> dict[str, Any] | None:
         there, part = self._key(key), key.removesuffix("_type")
-        given = _select(merged, part)
+        given = _at(merged, part)
         if part == key or not isinstance(given, dict):
             return None
         chosen = self._chosen(merged)
@@ -69,17 +69,27 @@ class OptionReader(Reader):
     def _chosen(self, merged: Values) -> Callable[[str], Any]:
         """The name of the component that a key such as ``system.guidance_type`` says; None where it says none."""
         said = self._values(dict(merged))
-        return lambda key: _select(said, key)
+        return lambda key: _resolved(said, key)
 
     def _note(self, line: str) -> None:
         self.notes = (*self.notes, f"note: {line}")
 
 
-def _select(values: Values, key: str) -> Any:
+def _at(values: Values, key: str) -> Any:
+    """What is written at a key path; None where nothing is."""
+    found: Any = values
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _resolved(values: Values, key: str) -> Any:
     """What is at a key path, interpolations resolved; None where nothing is."""
+    found = _at(values, key)
+    if not isinstance(found, str) or "${" not in found:
+        return found
     try:
-        found = OmegaConf.select(OmegaConf.create(dict(values)), key)
-        return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        return OmegaConf.select(OmegaConf.create(dict(values)), key)
     except OmegaConfBaseException:
         return None
 
