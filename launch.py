@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 
+from usd.core import process
 from usd.core.errors import UserError, did_you_mean
 
 FLAGS = [
@@ -111,6 +112,7 @@ def told(flags: argparse.Namespace) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    process.prepare()
     flags, overrides = arguments(sys.argv[1:] if argv is None else argv)
     if flags.verbose:
         logging.basicConfig(level=logging.INFO)
@@ -128,6 +130,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output left, as `head` does
         sys.stderr.close()
+    except OSError as error:  # what the file system refuses; --verbose says where
+        if error.errno is None:
+            raise
+        if flags.verbose:
+            logging.exception("traceback")
+        print(f"{sender()}error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         if not sender():
             print(f"interrupted{stop}", file=sys.stderr)
@@ -142,4 +151,5 @@ def sender() -> str:
 
 
 if __name__ == "__main__":
+    process.restart_in_utf8()
     sys.exit(main())

@@ -304,8 +304,7 @@ class Written:
         """The configurations that it starts from."""
         found: list[Content] = []
         for content, folder in self.contents:
-            base = content.get("base") or []
-            names = [base] if isinstance(base, str) else base
+            names = loading.base_names(content.get("base"), "base")
             found = [item for name in names for item in loading.chain(folder / name)] or found
         return found
 
@@ -470,6 +469,8 @@ def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) ->
 
 
 def _known(name: str | None, found: Collection[str], key: str) -> str | None:
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"{key}: expected the name of an earlier stage, got {name!r}")
     if name is not None and name not in found:
         raise ConfigError(f"{key}: no earlier stage is called '{name}'.{did_you_mean(name, found)}")
     return name

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -97,19 +98,55 @@ def use_kernels(names: "str | Sequence[str]") -> None:
 
 @contextlib.contextmanager
 def plain_errors(trial: Trial) -> Iterator[None]:
-    """Turns what a machine runs out of into ``UserError``."""
+    """Turns what a machine runs out of, or does not allow, into ``UserError``."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        advice = (
-            "add a preset of configs/presets (docs/real-models.md), or lower data.batch_size, the renderer's "
-            "num_samples_per_ray, or data.width and data.height"
-        )
+        advice = f"add a preset of configs/presets (docs/real-models.md), or {LOWER}"
         raise UserError(f"out of GPU memory: {advice}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise UserError(f"{trial.folder}: no space left on the device") from error
+        raise UserError(f"out of memory{_wanted(error)}: {LOWER}") from error
+    except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError | BrokenPipeError):
+            raise
+        reason = REASONS.get(error.errno, os.strerror(error.errno))
+        raise UserError(f"{error.filename or trial.folder}: {reason}") from error
+
+
+LOWER = (
+    "lower data.batch_size, the renderer's num_samples_per_ray, data.width and data.height, or for the test "
+    "data.eval_width and data.eval_height"
+)
+REASONS = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "no space left on the device (the quota is used up)",
+    errno.EFBIG: "a file of that size is not allowed here (ulimit -f)",
+    errno.EMFILE: "too many open files (ulimit -n)",
+}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a CPU's memory was not enough. PyTorch has no error of its own for that."""
+    said = (
+        "can't allocate memory",
+        "not enough memory",
+        "Cannot allocate memory",
+        "Storage size calculation overflowed",
+        "numel: integer multiplication overflow",
+        "bad allocation",
+        "std::bad_alloc",
+    )
+    return isinstance(error, MemoryError) or any(text in str(error) for text in said)
+
+
+def _wanted(error: BaseException) -> str:
+    """How much memory was asked for, where the error says it."""
+    said = re.search(r"(\d+) bytes|allocate ([\d.]+ [KMGTPE]iB)", str(error))
+    if said is None:
+        return ""
+    return f" ({said[2] or f'{int(said[1]) / 2**30:.3g} GiB'} at once were asked for)"
 
 
 def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
@@ -119,7 +156,9 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         say(f"note: starting over in a folder that holds a trial; to continue it pass resume={resume}")
     system, data = parts(experiment, trial)
     if experiment.resume is not None:
-        _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
+        saved = checkpoint.load(experiment.resume)
+        checkpoint.refuse_unresumable(saved, experiment.resume)
+        _compare(saved, system, experiment.trainer.max_steps)
     trainer, loop = make_trainer(experiment, trial, gpu), Loop(system, data)
     refuse_undivided((system, data), trainer.world_size, experiment.trainer.batch_parts)
     if trainer.world_size > 1:

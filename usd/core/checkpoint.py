@@ -163,7 +163,7 @@ def _crc_of(file: IO[bytes], size: int) -> int:
 def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict[str, Any]:
     """The checkpoint at ``path``. Raises ``UserError`` when it is missing, truncated, damaged or not one of ours."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint{_nearby(path)}")
     _refuse_broken(path)
     try:
@@ -174,11 +174,43 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict
         raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project")
+    _refuse_incomplete(content, path)
     return content
 
 
+def _refuse_incomplete(content: Mapping[str, Any], path: Path) -> None:
+    """Raises ``UserError`` where an entry that is read later is missing, or is not what it should be."""
+    step, weights, components = (content.get(key) for key in ("global_step", "state_dict", "components"))
+    if not isinstance(step, int) or step < 0:
+        raise UserError(f"{path}: does not say its step; expected global_step, a number of optimizer steps")
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path}: holds no weights; expected state_dict, tensors by name")
+    if not isinstance(components, Mapping):
+        raise UserError(f"{path}: does not say what it is made of; expected components")
+
+
+def refuse_unresumable(content: Mapping[str, Any], path: "Path | str") -> None:
+    """Raise ``UserError`` where a loaded checkpoint lacks what training needs to go on, beyond its weights."""
+    wanted = {
+        "optimizer_states": list,
+        "lr_schedulers": list,
+        "loops": Mapping,
+        "pytorch-lightning_version": str,
+    }
+    wrong = [key for key, kind in wanted.items() if not isinstance(content.get(key), kind)]
+    if (
+        wrong
+        or "fit_loop" not in content["loops"]
+        or not all(isinstance(s, Mapping) for s in content["optimizer_states"])
+    ):
+        missing = listing(wrong) if wrong else "the state of the optimizer or of its loops"
+        raise UserError(
+            f"{path}: training cannot go on from it, it lacks {missing}; it can only be tested and exported"
+        )
+
+
 def _nearby(path: Path) -> str:
-    others = [file.name for file in path.parent.glob("*.ckpt")] if path.parent.is_dir() else []
+    others = [file.name for file in path.parent.glob("*.ckpt")] if os.path.isdir(path.parent) else []
     return f"; there is {listing(others)}" if others else ""
 
 

@@ -352,7 +352,7 @@ def _located(text: str, at: _Place, must: bool) -> str:
     given = _expanded(text)
     if not text or given.is_absolute():
         return str(given) if text else text
-    found = [folder / given for folder in (origin.folder, ROOT) if (folder / given).exists()]
+    found = [folder / given for folder in (origin.folder, ROOT) if os.path.exists(folder / given)]
     if not found and not must:
         return text
     return os.path.normpath(found[0] if found else (origin.folder if origin.by_hand else ROOT) / given)

@@ -5,6 +5,7 @@ What a typed value means depends on the option it is given to; ``usd.core.overri
 
 import functools
 import io
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,17 +111,38 @@ def chain(file: "str | Path") -> list[Content]:
 
 
 def _chain(file: Path, above: tuple[Path, ...]) -> list[tuple[dict[str, Any], Path]]:
-    file = file.resolve()
+    file = _resolved(file)
     if file in above:
         raise ConfigError(f"{file}: inherits from itself through base:")
     content = _read(file)
-    base = content.pop("base", None) or []
-    bases = [base] if isinstance(base, str) else list(base)
-    inherited = [item for name in bases for item in _chain(file.parent / name, (*above, file))]
+    names = base_names(content.pop("base", None), f"{file}: base")
+    inherited = [item for name in names for item in _chain(file.parent / name, (*above, file))]
     return [*inherited, (content, file.parent)]
 
 
+def base_names(base: Any, where: str) -> list[str]:
+    """The files that ``base:`` names: one, a list of them, or none. Raises ``ConfigError``."""
+    if base is None:
+        return []
+    names = base if isinstance(base, list) else [base]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ConfigError(f"{where}: expected a file or a list of files to start from, got {base!r}")
+    return names
+
+
+def _resolved(file: Path) -> Path:
+    """Where a file is. Raises ``UserError`` where links lead in a circle."""
+    try:
+        return file.resolve()
+    except (OSError, RuntimeError) as error:  # until Python 3.13 a RuntimeError
+        raise UserError(f"{file}: cannot be read (its links lead in a circle)") from error
+    except ValueError as error:
+        raise UserError(f"{file}: is no name of a file ({error})") from error
+
+
 def _read(file: Path) -> dict[str, Any]:
+    if os.path.exists(file) and not file.is_file() and not file.is_dir():
+        raise UserError(f"{file}: is a pipe or a device; expected a file, since it is read more than once")
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -138,6 +160,8 @@ def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
     try:
         is_mapping = isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)
         content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text))) if is_mapping else None
+    except RecursionError as error:
+        raise ConfigError(f"{file}: not valid YAML (too deeply nested)") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -183,6 +207,9 @@ def _override(merged: dict[str, Any], text: str, origins: Origins, reader: Reade
     key, equals, typed = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: not an override; expected key=value")
+    if re.search("[\ud800-\udfff]", text):
+        escaped = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise ConfigError(f"{escaped}: is not valid UTF-8; expected a name or text that is")
     value = reader.value(key, typed, merged)
     kept = reader.options_kept(key, value, merged)
     _merge(merged, _nested(key, value), Origin(Path.cwd(), by_hand=True), origins)

@@ -157,7 +157,7 @@ def read_json(path: Path) -> dict[str, Any]:
         said = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"{path}: is missing; expected a diffusers folder with this file") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise UserError(f"{path}: is not JSON ({problem})") from None
     if not isinstance(said, dict):
         raise UserError(f"{path}: expected a JSON object")

@@ -328,10 +328,47 @@ def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.op
     _refuse_unknown("system.optimizer.args", config.args, accepted)
     for path, settings in config.params.items():
         _refuse_unknown(f"system.optimizer.params.{path}", settings, accepted)
+    _refuse_mistyped(cls, "system.optimizer.args", config.args)
+    for path, settings in config.params.items():
+        _refuse_mistyped(cls, f"system.optimizer.params.{path}", settings)
+    groups = parameter_groups(module, config)
+    settings = {key: value for key, value in config.args.items() if key != "lr"}
     try:
-        return cls(parameter_groups(module, config), **{k: v for k, v in config.args.items() if k != "lr"})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"system.optimizer: {str(error).splitlines()[0]}") from error
+        _try_out(cls, groups, settings)
+        return cls(groups, **settings)
+    except Exception as error:  # each optimizer has its own kinds
+        raise ConfigError(f"system.optimizer: {config.name}: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_mistyped(cls: type, key: str, settings: Mapping[str, Any]) -> None:
+    """Raises ``ConfigError`` for a setting of another type than the optimizer's default for it."""
+    defaults = inspect.signature(cls).parameters
+    for name, value in settings.items():
+        default = defaults[name].default
+        if isinstance(default, bool) or not isinstance(default, int | float | tuple):
+            continue
+        if isinstance(default, tuple):
+            if not isinstance(value, tuple) or len(value) != len(default):
+                raise ConfigError(
+                    f"{key}.{name}: expected {len(default)} numbers such as {list(default)}, got {_said(value)}"
+                )
+        elif isinstance(value, bool) or not isinstance(value, int | float | Schedule):
+            raise ConfigError(f"{key}.{name}: expected a number such as {default:g}, got {_said(value)}")
+        elif isinstance(value, int | float) and (value < 0 or not math.isfinite(value)):
+            raise ConfigError(f"{key}.{name}: {value:g} is out of range; expected >= 0")
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
+
+
+def _try_out(cls: type, groups: list[dict[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Takes one step with a weight of no meaning: most optimizers look at their settings only then."""
+    for group in groups:
+        device = group["params"][0].device if group["params"] else "cpu"
+        weight = torch.nn.Parameter(torch.zeros(1, 1, device=device))
+        weight.grad = torch.zeros_like(weight)
+        cls([{**group, "params": [weight]}], **settings).step(lambda: 0.0)
 
 
 def _refuse_unknown(key: str, settings: Mapping[str, Any], accepted: list[str]) -> None:
