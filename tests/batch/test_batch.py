@@ -271,6 +271,7 @@ def test_six_objects_on_two_workers_of_ray_one_of_which_is_killed(tmp_path):
     )
     victim = tmp_path / "out" / "object-1"
     wait_for((victim / "object" / "ckpts" / "last.ckpt").exists, started, 600)
+    assert listening(started) == {"127.0.0.1"}
     worker = worker_of("object-1", started)
     killed_at = checkpoint.load(victim / "object" / "ckpts" / "last.ckpt")["global_step"]
     worker.send_signal(signal.SIGKILL)
@@ -284,6 +285,17 @@ def test_six_objects_on_two_workers_of_ray_one_of_which_is_killed(tmp_path):
     assert len(runs) == 2 and killed_at <= runs[1] < 40
     assert all(len(first_steps(tmp_path / "out" / n / "object")) == 1 for n in rows if n != "object-1")
     assert json.loads((victim / "object" / "stage.json").read_text())["step"] == 40
+
+
+def listening(started: subprocess.Popen) -> set[str]:
+    """The addresses at which a process and all that it started wait for connections."""
+    root = psutil.Process(started.pid)
+    sockets = [
+        one
+        for process in [root, *root.children(recursive=True)]
+        for one in process.net_connections(kind="inet")
+    ]
+    return {one.laddr.ip.removeprefix("::ffff:") for one in sockets if one.status == psutil.CONN_LISTEN}
 
 
 def worker_of(name: str, started: subprocess.Popen) -> psutil.Process:

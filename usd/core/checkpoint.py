@@ -82,6 +82,8 @@ def _reason(error: BaseException) -> str:
     full = any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain)
     if full or "PytorchStreamWriter" in str(error):
         return "no space left on the device"
+    if "unexpected pos" in str(error):  # torch's zip writer, of a file that takes no more
+        return "no space left on the device, or files of that size are not allowed (ulimit -f)"
     return getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 

@@ -33,7 +33,6 @@ def restart_in_utf8() -> None:
     if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or sys.flags.utf8_mode:
         return
     os.environ["PYTHONUTF8"] = "1"
-    sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -52,9 +51,10 @@ def move_caches() -> None:
     for variable, name in CACHES.items():
         os.environ.setdefault(variable, str(there / name))
     shown = f"{cache} cannot be written" if cache is not None else "there is no home folder"
-    sys.stdout.write(
-        f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
-    )
+    if sys.stdout is not None:  # as in a service that has none
+        sys.stdout.write(
+            f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
+        )
 
 
 def user_cache() -> Path | None:

@@ -43,7 +43,12 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
 
             folder = self._tokenizer_folder()
             with readable(folder, "a tokenizer"):
-                self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            if tokenizer.pad_token is None:
+                there = (folder / "tokenizer_config.json").is_file()
+                what = "says no pad_token" if there else "is missing"
+                raise UserError(f"{folder}: its tokenizer_config.json {what}; expected the model's own")
+            self._tokenizer = tokenizer
         return self._tokenizer
 
     @torch.no_grad()
@@ -59,10 +64,17 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
         if not any(prompts) and self.files.tokenizer() is None:
             empty = [config.bos_token_id, config.eos_token_id, *[config.pad_token_id] * (length - 2)]
             return torch.tensor([empty] * len(prompts), device="cpu")
-        words = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
-        return words.input_ids
+        tokenizer, folder = self.tokenizer, self._tokenizer_folder()
+        with readable(folder, "a tokenizer"):
+            numbers = tokenizer(
+                list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            ).input_ids
+        if int(numbers.max()) >= config.vocab_size:
+            raise UserError(
+                f"{folder}: gives the number {int(numbers.max())} to a word, of a text encoder that knows "
+                f"{config.vocab_size}; expected the tokenizer of this model"
+            )
+        return numbers
 
     def _tokenizer_folder(self) -> Path:
         """Its own, or for a single file that of the published model of its family. Raises UserError."""

@@ -1,0 +1,81 @@
+"""The process of a command: caches where the home cannot be written, any text in any locale."""
+
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from usd.core import process
+
+
+@pytest.fixture
+def no_home(tmp_path, monkeypatch):
+    """A home below a plain file, as one that cannot be written is; no variable names a cache."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file" / "me"))
+    for name in ("XDG_CACHE_HOME", "HF_HOME", *process.CACHES):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path
+
+
+def test_without_a_home_that_can_be_written_caches_are_temporary_and_said(no_home, capsys):
+    process.move_caches()
+    there = Path(os.environ["XDG_CACHE_HOME"])
+    assert there.parent == no_home / "temporary" and there.is_dir()
+    assert os.environ["WARP_CACHE_PATH"] == str(there / "warp")
+    text = capsys.readouterr().out
+    assert text == (
+        f"note: {no_home / 'file' / 'me' / '.cache'} cannot be written; kernels and models are cached in {there} "
+        "(set XDG_CACHE_HOME to choose)\n"
+    )
+    process.move_caches()  # the second command of a process, or one that it starts, has a cache
+    assert capsys.readouterr().out == "" and os.environ["XDG_CACHE_HOME"] == str(there)
+
+
+def test_a_folder_of_somebody_else_in_the_place_of_the_temporary_cache_is_not_used(no_home, monkeypatch):
+    mine = process.temporary_cache()
+    assert process.temporary_cache() == mine
+    mine.rmdir()
+    mine.symlink_to(no_home)
+    assert process.temporary_cache() not in (mine, no_home)
+
+
+def test_models_fetched_before_are_read_from_a_cache_that_cannot_be_written(no_home, monkeypatch, capsys):
+    (no_home / "cache" / "huggingface").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_home / "cache"))
+    monkeypatch.setattr(process, "is_writable", lambda folder: False)
+    process.move_caches()
+    assert os.environ["HF_HOME"] == str(no_home / "cache" / "huggingface")
+
+
+def test_a_cache_that_can_be_written_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new" / "cache"))
+    process.move_caches()
+    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "new" / "cache")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_that_lacks_a_sign_gets_its_number(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr(process, "move_caches", lambda: None)
+    process.prepare()
+    print("größe 日", flush=True)
+    assert raw.getvalue().rstrip() == rb"gr\xf6\xdfe \u65e5"
+
+
+def test_a_locale_without_utf8_starts_python_again_once(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, argv: started.append(argv))
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    process.restart_in_utf8()
+    assert started == []
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    process.restart_in_utf8()
+    assert started == [[sys.executable, *sys.orig_argv[1:]]] and os.environ["PYTHONUTF8"] == "1"
