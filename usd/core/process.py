@@ -3,6 +3,7 @@
 Called by the commands before anything else; the standard library only.
 """
 
+import io
 import os
 import sys
 import tempfile
@@ -19,8 +20,11 @@ CACHES = {
 
 def prepare() -> None:
     """Make output and caches usable; one line says what was assumed."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a sign that the terminal has not
     move_caches()
 
@@ -51,10 +55,9 @@ def move_caches() -> None:
     for variable, name in CACHES.items():
         os.environ.setdefault(variable, str(there / name))
     shown = f"{cache} cannot be written" if cache is not None else "there is no home folder"
-    if sys.stdout is not None:  # as in a service that has none
-        sys.stdout.write(
-            f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
-        )
+    sys.stdout.write(
+        f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
+    )
 
 
 def user_cache() -> Path | None:
@@ -80,11 +83,11 @@ def is_writable(folder: Path) -> bool:
 
 def temporary_cache() -> Path:
     """Return this user's own cache below the system's temporary folder, the same in every run if possible."""
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    user = os.environ.get("USERNAME", "user") if os.name == "nt" else os.getuid()
     folder = Path(tempfile.gettempdir()) / f"usd-cache-{user}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        own = not folder.is_symlink() and folder.stat().st_uid == user if hasattr(os, "getuid") else True
+        own = not folder.is_symlink() and (os.name == "nt" or folder.stat().st_uid == user)
     except OSError:
         own = False
     return folder if own else Path(tempfile.mkdtemp(prefix="usd-cache-"))
