@@ -131,7 +131,7 @@ def teller(count: int, out: Path) -> Callable[[Result], None]:
         known[result.name] = result
         write_table(out / "summary.csv", list(known.values()))
         ended = [one for one in known.values() if not one.again]
-        before = "" if result.attempts else " before"
+        before = " before" if result.status == "done" and not result.attempts else ""
         loss = f", loss {result.figures['loss']:.4g}" if "loss" in result.figures else ""
         error = f": {result.error}" if result.error else ""
         print(
