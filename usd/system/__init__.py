@@ -146,6 +146,10 @@ class System(Component, torch.nn.Module):
         """Logs figures of this step."""
         self.trainer.lightning_module.log_dict(figures)
 
+    def log(self, name: str, value: Any) -> None:
+        """Logs one figure of this step."""
+        self.log_dict({name: value})
+
     @property
     def step(self) -> int:
         """Optimiser steps taken, also when a finished trial is only tested or exported."""
@@ -228,7 +232,7 @@ class System(Component, torch.nn.Module):
             if group.get("lr_schedule") is not None:
                 group["lr"] = Schedule.parse(group["lr_schedule"])(self.global_step)
         strict = not str(self.trainer.precision).startswith("16")
-        self.log_dict({"train/grad_norm": gradient_norm(self.named_parameters(), self.global_step, strict)})
+        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step, strict))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self, self.config.optimizer)
