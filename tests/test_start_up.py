@@ -65,6 +65,16 @@ def test_what_needs_no_torch_does_not_load_it(argv):
         (
             [
                 "--config",
+                "configs/usd-full-mini.yaml",
+                "--train",
+                "tag=none",
+                "stages.object.system.guidance.image_path=/none.png",
+            ],
+            "stage object: system.guidance.image_path: /none.png: no such file",
+        ),
+        (
+            [
+                "--config",
                 "configs/specialise.yaml",
                 "--train",
                 "system.image_path=/none.png",
@@ -73,10 +83,17 @@ def test_what_needs_no_torch_does_not_load_it(argv):
             "system.lora.x: unknown key",
         ),
     ],
-    ids=["misspelt key", "no such picture", "a system that trains a diffusion model"],
+    ids=[
+        "misspelt key",
+        "no such picture",
+        "no such picture for a stage",
+        "a system that trains a diffusion model",
+    ],
 )
 def test_a_mistake_is_told_before_the_large_libraries_are_loaded(argv, line):
     code, error, loaded, seconds = told(*argv)
     assert code == 2 and line in error
-    assert not loaded & (HEAVY - {"warp"})
+    assert not loaded & (HEAVY - {"warp", "trimesh"}), (
+        "those two come with toys and with shapes read from meshes"
+    )
     assert seconds < 6, "about 2 on one core that nobody shares"
