@@ -98,7 +98,8 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         return
     experiment, raw = load_experiment(flags.config, overrides)
     refuse_missing_inputs(flags.mode, experiment)
-    from usd.train import execute  # Lightning: once the configuration is known to be right
+    # Lightning comes with it: once the configuration is known to be right
+    from usd.train import execute
 
     execute(flags.mode, experiment, raw, flags.gpu, command)
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import launch
-from usd import stages, train
+from usd import train
 from usd.core import checkpoint
 from usd.core.config import ConfigError
 from usd.stages import is_staged, plans, read_record
@@ -137,6 +137,13 @@ def test_mistakes_are_found_before_the_first_stage(tmp_path, change, message):
 def test_mistakes_on_the_command_line(tmp_path, capsys, override, message):
     assert run(write(tmp_path), override) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
+    assert run(write(tmp_path), "stages.first.system.optimizer.name=AdamQW") == 2
+    assert "stage first: system.optimizer.name" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run(write(tmp_path), "stages.second.system.optimizer.name=AdamQW") == 2
+    assert [item.name for item in (tmp_path / "out" / "both" / "run").iterdir()] == ["first"]
 
 
 def test_only_training_has_stages(tmp_path, capsys):

@@ -165,7 +165,7 @@ def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
     from usd.data.pictures import read_rgba
 
     source = experiment.system.config.picture_source() if mode == "train" else None
-    if source is not None and not Path(source.image_path).is_file():
+    if source is not None and source.image_path and not Path(source.image_path).is_file():
         read_rgba(source.image_path, source.keys[0])
     if experiment.resume is not None and not experiment.resume.is_file():
         checkpoint.load(experiment.resume)

@@ -144,6 +144,10 @@ def run_stages(
     planned = plans(files, overrides)
     for note in dict.fromkeys(note for plan in planned for note in plan.notes):
         say(note)
+    for plan in planned:
+        if not plan.inputs and not plan.trial.folder.exists():
+            with _told(plan):
+                refuse_missing_inputs(plan.mode, plan.experiment)
     refuse_several_devices(gpu)
     for plan in planned:
         wanted = Record(plan.settings(), {name: digests[name] for name in plan.inputs})
@@ -154,10 +158,8 @@ def run_stages(
 
 def refuse_several_devices(gpu: str | None) -> None:
     """Raises ``UserError`` where several processes would train."""
-    from usd.train import (
-        choose_devices,
-        count_processes,
-    )  # Lightning: once the configuration is known to be right
+    # Lightning comes with it: once the configuration is known to be right
+    from usd.train import choose_devices, count_processes
 
     if count_processes(choose_devices(gpu)[1]) > 1:
         raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
@@ -196,15 +198,22 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
     return outcome, done
 
 
+@contextlib.contextmanager
+def _told(plan: Plan) -> Iterator[None]:
+    """Errors inside name the stage."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {plan.name}: {error}") from error
+
+
 def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -> Outcome:
     from usd.train import execute
 
     experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
     try:
-        refuse_missing_inputs(plan.mode, experiment)
-        return execute(plan.mode, experiment, plan.raw, gpu, argv)
-    except UserError as error:
-        raise UserError(f"stage {plan.name}: {error}") from error
+        with _told(plan):
+            return execute(plan.mode, experiment, plan.raw, gpu, argv)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f" in stage {plan.name}; the same command goes on from there") from stop
     finally:

@@ -130,7 +130,7 @@ class System(Component, torch.nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the system is now."""
-        return self._place.device
+        return self.get_buffer("_place").device
 
     @property
     def global_step(self) -> int:
@@ -145,6 +145,10 @@ class System(Component, torch.nn.Module):
     def log_dict(self, figures: Mapping[str, Any]) -> None:
         """Logs figures of this step."""
         self.trainer.lightning_module.log_dict(figures)
+
+    def log(self, name: str, value: Any) -> None:
+        """Logs one figure of this step."""
+        self.log_dict({name: value})
 
     @property
     def step(self) -> int:
@@ -228,7 +232,7 @@ class System(Component, torch.nn.Module):
             if group.get("lr_schedule") is not None:
                 group["lr"] = Schedule.parse(group["lr_schedule"])(self.global_step)
         strict = not str(self.trainer.precision).startswith("16")
-        self.log_dict({"train/grad_norm": gradient_norm(self.named_parameters(), self.global_step, strict)})
+        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step, strict))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self, self.config.optimizer)
