@@ -67,7 +67,7 @@ class Experiment:
     name: str = option("default", "folder of this family of trials")
     description: str = option("", "one line, printed at the start")
     tag: str = option("", "folder of this trial")
-    seed: int = option(0, "of all randomness", ge=0)
+    seed: int = option(0, "of all randomness", ge=0, le=2**63 - 1)
     use_timestamp: bool = option(True, "add the time to the trial's folder")
     timestamp: str | None = option(None, "that time; set by the launcher")
     exp_root_dir: Path = option("outputs", "where trials go; a relative path means the repository")

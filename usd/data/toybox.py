@@ -81,9 +81,11 @@ class ToyboxData(Data):
         nameless_share: float = option(
             NAMELESS_SHARE, "share of nameless compositions among them", ge=0, le=1
         )
-        batch_size: int = option(64, "views a batch (target views, where pairs are asked for)", ge=1)
+        batch_size: int = option(
+            64, "views a batch (target views, where pairs are asked for)", ge=1, le=65536
+        )
         targets_per_reference: int = option(
-            0, "0: single views; k: pairs, with k targets to each reference", ge=0
+            0, "0: single views; k: pairs, with k targets to each reference", ge=0, le=1000
         )
         normal_share: float = option(
             0.0, "share of the views that are normal maps over white, captioned 'normals of ...'", ge=0, le=1

@@ -88,9 +88,9 @@ class MeshExporter(Exporter):
         axes: Literal["format", "y-up", "z-up"] = option("format", "format: glb, obj y-up; ply, stl z-up")
         scale: float = option(1.0, "units of the file in a world unit", gt=0)
         check_views: int = option(
-            4, "read the file back, and compare it with the object in so many training views", ge=0
+            4, "read the file back, and compare it with the object in so many training views", ge=0, le=1000
         )
-        check_size: int = option(256, "pixels a side of those views", ge=16)
+        check_size: int = option(256, "pixels a side of those views", ge=16, le=4096)
         save_report: bool = option(True, "write <save_name>-report.json")
         context_type: Literal["gl", "cuda"] | None = option(
             None, "published: how nvdiffrast rasterises; not needed here"

@@ -46,7 +46,7 @@ class RefineConfig(System.Config):
     lora: str | None = option(
         None, "folder with pytorch_lora_weights.safetensors; null: the model as it is", path=True
     )
-    lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is")
+    lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
     models: Running = option({}, "how the model is kept in memory and run")
     prompt: str | None = option(
@@ -54,7 +54,7 @@ class RefineConfig(System.Config):
     )
     strength: float = option(0.2, "share of the schedule to go back to, and of the steps to take", ge=0, le=1)
     steps: int = option(50, "DDIM steps of the whole schedule", ge=1, le=1000)
-    guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0)
+    guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0, le=10000)
     residual: float | None = option(
         None,
         "share of the change that is added to the view, so that the autoencoder's errors stay out; null: no view, the "
@@ -62,7 +62,7 @@ class RefineConfig(System.Config):
         ge=0,
         le=1,
     )
-    batch_size: int = option(4, "views refined at once", ge=1)
+    batch_size: int = option(4, "views refined at once", ge=1, le=65536)
 
 
 @register("refine-system", "refine")

@@ -33,12 +33,12 @@ class SamplingConfig:
     """Ordinary sampling of pictures to learn from."""
 
     steps: int = option(50, "DDIM steps", ge=1, le=1000)
-    scale: float = option(3.0, "classifier-free guidance", ge=0)
+    scale: float = option(3.0, "classifier-free guidance", ge=0, le=10000)
     rectified: bool = option(
         False,
         "of views: guide against the text model's unconditional prediction (arXiv 2312.06198, supplement)",
     )
-    batch_size: int = option(4, "pictures sampled at once", ge=1)
+    batch_size: int = option(4, "pictures sampled at once", ge=1, le=65536)
 
     def sampler(self) -> Sampler:
         return Sampler(self.steps, self.scale)
