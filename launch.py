@@ -6,6 +6,9 @@ python launch.py --config <trial>/configs/parsed.yaml --export resume=<trial>/ck
 python launch.py --config configs/usd-text-to-3D-mini.yaml --train system.prompt_processor.prompt="a red car"
 
 A configuration with `stages:` runs them all; the same command again skips what is done and goes on from there.
+
+In key=value a text option (a prompt, a file) takes the text as the shell hands it over, signs included; the word null
+means nothing where nothing is allowed. Everything else is YAML. `--describe NAME` says which option is what.
 """
 
 import argparse
@@ -35,7 +38,9 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    parser.add_argument(
+        "--config", nargs="+", action="append", default=[], metavar="FILE", help="YAML files; later ones win"
+    )
     mode = parser.add_mutually_exclusive_group()
     for name in ("train", "validate", "test", "export"):
         mode.add_argument(
@@ -58,9 +63,16 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--typecheck", action="store_true", help="check types and shapes of every call (slower)"
     )
     flags, rest = parser.parse_known_args(argv)
-    overrides = [item for item in flags.config if "=" in item] + rest
-    flags.config = [item for item in flags.config if "=" not in item]
-    return flags, overrides
+    listed = [(item, is_file(item, first=not at)) for items in flags.config for at, item in enumerate(items)]
+    flags.config = [item for item, is_config in listed if is_config]
+    return flags, [item for item, is_config in listed if not is_config] + rest
+
+
+def is_file(item: str, first: bool) -> bool:
+    """Whether what stands behind ``--config`` is a file, whose name may hold an equals sign, and no ``key=value``."""
+    from usd.core.loading import is_override
+
+    return first or not is_override(item) or os.path.isfile(item)
 
 
 def perform(flags: argparse.Namespace, overrides: list[str]) -> None:

@@ -32,6 +32,7 @@ from benchmarks import runs
 from benchmarks.tables import Figures, number
 from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.loading import override
 from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
 from usd.evaluation.embedded import Clip
 from usd.evaluation.text_score import CLIP, TextScore, around, text_score, views_of_file
@@ -126,7 +127,7 @@ def perform(bench: Bench, clip: Clip, job: tuple[int, str]) -> None:
 def measured(bench: Bench, clip: Clip, seed: int, method: str) -> Figures:
     """Figures of one object's file; its stages are run, or gone on with, first."""
     prompt, began = make_toy(seed).caption, time.monotonic()
-    overrides = (f"system.prompt_processor.prompt={json.dumps(prompt)}", *METHODS[method], *bench.overrides)
+    overrides = (override("system.prompt_processor.prompt", prompt), *METHODS[method], *bench.overrides)
     runs.Launch(bench.run_folder(seed, method), (bench.config,), overrides, bench.gpu)()
     minutes = (time.monotonic() - began) / 60
     score = text_score(clip, views_of_file(mesh_of(bench, seed, method), around()), prompt)

@@ -177,7 +177,7 @@ MISTAKES = {
     "Did you mean 'geometry.network'?",
     "system_type=tiny-sistem": "Did you mean 'tiny-system'?",
     "trainer=3": "trainer: expected a mapping of options, got 3",
-    "tag=${nothing}": "tag: Interpolation key 'nothing' not found",
+    "seed=${nothing}": "seed: Interpolation key 'nothing' not found",
     "--trian": "--trian: unknown option. Did you mean 'train'? See --help.",
     "seed": "seed: not an override; expected key=value",
     "tag=": "tag: required when use_timestamp is false; pass tag=<name of the trial>",

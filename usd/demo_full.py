@@ -15,6 +15,7 @@ from pathlib import Path
 
 from usd.core.config import ROOT, parse
 from usd.core.errors import UserError
+from usd.core.loading import is_override
 from usd.data.view_readers import ViewOptions, read_views
 from usd.demo import DEMO_SEED, SIZE, VIEWS
 from usd.evaluation.protocol import evaluate
@@ -103,7 +104,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
-    if args.picture is not None and "=" in args.picture:
+    if args.picture is not None and is_override(args.picture) and not Path(args.picture).is_file():
         args.picture, overrides = None, [args.picture, *overrides]
     return args, overrides
 

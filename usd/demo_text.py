@@ -5,7 +5,6 @@ what is done. ``key=value`` arguments are passed on to the launcher.
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 
 from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.loading import is_override, override
 from usd.evaluation.text_score import TextScore, score_file
 from usd.experiment import shown
 from usd.stages import run_stages
@@ -24,7 +24,7 @@ SENTENCE = "a red car with a blue roof"
 
 def make_object(sentence: str, overrides: list[str], gpu: str | None) -> dict[str, Outcome]:
     """All stages for one sentence; returns what each left."""
-    told = f"system.prompt_processor.prompt={json.dumps(sentence)}"  # as YAML reads text with signs in it
+    told = override("system.prompt_processor.prompt", sentence)
     return run_stages("train", [CONFIG], [told, *overrides], gpu)
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sentence", nargs="?", default=SENTENCE, help=f"by default '{SENTENCE}'")
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
-    if "=" in args.sentence:
+    if is_override(args.sentence):
         args.sentence, overrides = SENTENCE, [args.sentence, *overrides]
     began = time.monotonic()
     try:

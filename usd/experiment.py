@@ -1,21 +1,24 @@
 """An experiment as configured, and the folder it writes to: ``outputs/<name>/<tag>@<time>``."""
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from usd.core import loading
 from usd.core.config import ROOT, Spec, component, option, parse, plain
 from usd.core.errors import UserError
+from usd.core.overrides import OptionReader
 
 Precision = int | str
 KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
@@ -85,6 +88,17 @@ class Experiment:
     checkpoint: CheckpointConfig = option({}, "what is kept")
 
 
+STARTING_FILES = (
+    "configs/*",
+    "cmd.txt",
+    "stage.json",
+    "tb_logs/*",
+    "csv_logs/*/hparams.yaml",
+    "save/reference.png",
+    "save/elevation.json",
+)
+
+
 @dataclass(frozen=True)
 class Trial:
     """The folder of one run, and what goes where in it."""
@@ -107,14 +121,32 @@ class Trial:
     def last(self) -> Path:
         return self.ckpts / "last.ckpt"
 
+    def has_results(self) -> bool:
+        """Whether a run has made anything but what it says of itself at the start."""
+        files = [file.relative_to(self.folder) for file in self.folder.rglob("*") if not file.is_dir()]
+        return any(not any(fnmatch(file.as_posix(), known) for known in STARTING_FILES) for file in files)
+
 
 def load_experiment(
     files: Sequence["str | Path"], overrides: Sequence[str] = ()
 ) -> tuple[Experiment, DictConfig]:
     """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
-    loaded = loading.load(files, overrides)
+    loaded = loading.load(files, overrides, reader())
     experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
+    for note in loaded.notes:
+        say(note)
     return _stamped(experiment), loaded.config
+
+
+def reader() -> OptionReader:
+    """What ``key=value`` means to an experiment."""
+    return OptionReader(Experiment, (hoisted_key, hoisted))
+
+
+def hoisted_key(key: str) -> str:
+    """``system.exporter.fmt`` is ``exporter.fmt``."""
+    is_moved = re.match(r"system\.exporter(_type$|\.|$)", key)
+    return key.removeprefix("system.") if is_moved else key
 
 
 def hoisted(values: dict[str, Any]) -> dict[str, Any]:
@@ -165,13 +197,37 @@ def open_trial(trial: Trial) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def using(trial: Trial) -> Iterator[None]:
+    """The trial's folders, made where they are missing; gone again when a mistake ends the run before any result."""
+    new = [folder for folder in (trial.folder, *trial.folder.parents) if not folder.exists()]
+    open_trial(trial)
+    try:
+        yield
+    except UserError:
+        if new and not trial.has_results():
+            shutil.rmtree(trial.folder, ignore_errors=True)
+            for folder in new[1:]:  # another run may have moved in
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        raise
+
+
 def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequence[str] = ()) -> None:
     """Writes ``configs/raw.yaml`` (as merged), ``configs/parsed.yaml`` (as understood) and appends to ``cmd.txt``."""
     (trial.configs / "raw.yaml").write_text(OmegaConf.to_yaml(raw), encoding="utf-8")
-    parsed = yaml.safe_dump(plain(experiment), sort_keys=False, allow_unicode=True, default_flow_style=None)
-    (trial.configs / "parsed.yaml").write_text(parsed, encoding="utf-8")
+    (trial.configs / "parsed.yaml").write_text(loading.dump(plain(experiment)), encoding="utf-8")
     with open(trial.folder / "cmd.txt", "a", encoding="utf-8") as file:
         file.write(shlex.join(argv or [sys.executable, *sys.argv]) + "\n")
+
+
+def say(text: str) -> None:
+    """Prints, once, however many processes there are."""
+    from usd.core import ranks  # imports torch, which a mistake on the way here does not need
+
+    if ranks.rank() == 0:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 def shown(path: Path) -> str:
@@ -180,4 +236,14 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-__all__ = ["ROOT", "Experiment", "Trial", "load_experiment", "open_trial", "shown", "snapshot", "trial_of"]
+__all__ = [
+    "ROOT",
+    "Experiment",
+    "Trial",
+    "load_experiment",
+    "open_trial",
+    "say",
+    "shown",
+    "snapshot",
+    "trial_of",
+]

@@ -24,13 +24,14 @@ inside the stage that was cut off. A stage whose settings have changed, or one t
 again, is made again; what was there is moved aside, never deleted.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -41,9 +42,10 @@ from omegaconf.errors import OmegaConfBaseException
 from usd.core import loading
 from usd.core.config import ROOT, ConfigError, option, parse, plain
 from usd.core.errors import UserError, did_you_mean
-from usd.core.loading import Content, Loaded
-from usd.experiment import Experiment, Trial, folder_name, hoisted, shown, trial_of
-from usd.train import Mode, Outcome, choose_devices, count_processes, execute, say
+from usd.core.loading import Content, Loaded, Reader
+from usd.core.overrides import typed_value
+from usd.experiment import Experiment, Trial, folder_name, hoisted, reader, say, shown, trial_of, using
+from usd.train import Mode, Outcome, choose_devices, count_processes, execute
 
 KEY = "stages"
 REFERENCE = re.compile(r"\$\{stage:([^,}]+)(?:,([^}]*))?\}")
@@ -59,6 +61,7 @@ class Plan:
     experiment: Experiment
     raw: DictConfig
     inputs: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what was assumed of the command line
 
     @property
     def trial(self) -> Trial:
@@ -128,7 +131,10 @@ def run_stages(
         raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
     outcomes: dict[str, Outcome] = {}
     digests: dict[str, str] = {}
-    for plan in plans(files, overrides):
+    planned = plans(files, overrides)
+    for note in dict.fromkeys(note for plan in planned for note in plan.notes):
+        say(note)
+    for plan in planned:
         wanted = Record(plan.settings(), {name: digests[name] for name in plan.inputs})
         outcome, done = _perform(plan, wanted, gpu, argv)
         outcomes[plan.name], digests[plan.name] = outcome, done.digest
@@ -150,9 +156,10 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
     say(f"stage {plan.name}: {'going on' if resumed else 'starting'}")
     before, began = there.minutes if there else 0.0, time.monotonic()
     begun = replace(wanted, step=there.step if there and resumed else 0, minutes=before)
-    write_record(plan.trial.folder, begun)
     try:
-        outcome = _executed(plan, resumed, gpu, argv)
+        with using(plan.trial):
+            write_record(plan.trial.folder, begun)
+            outcome = _executed(plan, resumed, gpu, argv)
     except KeyboardInterrupt:
         write_record(plan.trial.folder, replace(begun, minutes=before + (time.monotonic() - began) / 60))
         raise
@@ -290,20 +297,54 @@ def plans(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[
     shared: list[Content] = [({k: v for k, v in said.items() if k != KEY}, at) for said, at in contents]
     to_all = [text for text in overrides if not text.startswith(f"{KEY}.")]
     stages = written(contents, overrides)
-    run = _run(loading.merge(contents, overrides))
-    found: dict[str, Plan] = {}
     layers: dict[str, list[Content]] = {}
     typed: dict[str, list[str]] = {}
     for stage in stages:
-        try:
-            of = _known(stage.own("of"), found, "of")
+        with _named(stage):
+            of = _known(stage.own("of"), layers, "of")
             below = layers[of] if of else [*stage.bases(), *shared]
             layers[stage.name] = [*below, *stage.settings()]
             typed[stage.name] = [*(typed[of] if of else to_all), *stage.overrides]
+    run = _run(loading.merge(contents, overrides, _RunReader(layers, typed)))
+    found: dict[str, Plan] = {}
+    for stage in stages:
+        with _named(stage):
             found[stage.name] = _plan(stage, layers[stage.name], typed[stage.name], found, run)
-        except ConfigError as error:
-            raise ConfigError(f"{KEY}.{stage.name}: {error}") from error
     return list(found.values())
+
+
+@contextlib.contextmanager
+def _named(stage: Written) -> Iterator[None]:
+    """Errors inside name the stage."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{KEY}.{stage.name}: {error}") from error
+
+
+class _RunReader(Reader):
+    """Reads what is typed for a whole run, whose ``tag`` may use it, as the stage reads it that has such an option."""
+
+    def __init__(self, layers: Mapping[str, Sequence[Content]], typed: Mapping[str, Sequence[str]]) -> None:
+        self._reader = reader()
+        self._said = {
+            name: loading.merge(
+                contents, [text for text in typed[name] if _names_type(text)], reader()
+            ).plain()
+            for name, contents in layers.items()
+        }
+
+    def value(self, key: str, text: str, merged: Mapping[str, Any]) -> Any:
+        name, _, own = key.removeprefix(f"{KEY}.").partition(".")
+        asked = [(name, own)] if key.startswith(f"{KEY}.") else [(stage, key) for stage in self._said]
+        hints = [
+            self._reader.type_of(k, self._said[stage]) for stage, k in asked if k and stage in self._said
+        ]
+        return typed_value(key, text, next((hint for hint in hints if hint is not None), None))
+
+
+def _names_type(override: str) -> bool:
+    return override.partition("=")[0].endswith("_type")
 
 
 def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Written]:
@@ -369,15 +410,17 @@ def _plan(
         raise ConfigError(f"of: expected {wanted}")
     used: list[str] = [of] if of else []
     filled = [(_filled(content, found, used, ""), at) for content, at in contents]
-    loaded = loading.merge(filled, typed)
+    loaded = loading.merge(filled, typed, reader())
     place = {"exp_root_dir": str(run.folder.parent), "name": run.folder.name, "tag": stage.name}
     last = {"resume": str(found[of].trial.last)} if of else {}
-    fixed = OmegaConf.create({**place, **last, "use_timestamp": False})
-    loaded = Loaded(OmegaConf.merge(loaded.config, fixed), loaded.origins)  # type: ignore[arg-type]
+    fixed = OmegaConf.create(loading.literal({**place, **last, "use_timestamp": False}))
+    merged = OmegaConf.merge(loaded.config, fixed)
+    loaded = Loaded(merged, loaded.origins, loaded.notes)  # type: ignore[arg-type]
     experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
     if mode == "train" and not experiment.checkpoint.save_last:
         raise ConfigError("checkpoint.save_last: is false; expected true: resuming and later stages need it")
-    return Plan(stage.name, mode, experiment, loaded.config, tuple(dict.fromkeys(used)))
+    used = list(dict.fromkeys(used))
+    return Plan(stage.name, mode, experiment, loaded.config, tuple(used), loaded.notes)
 
 
 def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) -> Any:
@@ -401,7 +444,7 @@ def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) ->
     return replaced(whole) if whole else REFERENCE.sub(lambda match: str(replaced(match)), value)
 
 
-def _known(name: str | None, found: Mapping[str, Plan], key: str) -> str | None:
+def _known(name: str | None, found: Collection[str], key: str) -> str | None:
     if name is not None and name not in found:
         raise ConfigError(f"{key}: no earlier stage is called '{name}'.{did_you_mean(name, found)}")
     return name
@@ -412,7 +455,7 @@ def _result(plan: Plan, what: str, key: str) -> str:
     known = {"checkpoint": trial.last, "folder": trial.folder, "save": trial.save, "step": plan.steps}
     if what not in known:
         raise ConfigError(f"{key}: a stage has no '{what}'; expected {', '.join(known)}")
-    return str(known[what])
+    return str(loading.literal(str(known[what])))
 
 
 def _setting(plan: Plan, path: str, key: str) -> Any:

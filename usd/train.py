@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -29,9 +30,10 @@ from usd.core.registry import build
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.elevation import settled
-from usd.experiment import Experiment, Trial, load_experiment, open_trial, shown, snapshot, trial_of
+from usd.experiment import Experiment, Trial, load_experiment, say, shown, snapshot, trial_of, using
 from usd.exporter import Exporter
 from usd.kernels.runtime import prefer
+from usd.loop import Loop
 from usd.system import System
 from usd.system.distillation import DistillationSystem
 
@@ -71,11 +73,10 @@ def execute(
 ) -> Outcome:
     """``run`` for an experiment that is parsed already; ``raw`` is the YAML it came from."""
     trial = trial_of(experiment)
-    if ranks.rank() == 0:
-        open_trial(trial)
     say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
     say(f"trial: {shown(trial.folder)}")
-    with warnings.catch_warnings(), plain_errors(trial):
+    in_folder = using(trial) if ranks.rank() == 0 else contextlib.nullcontext()
+    with in_folder, warnings.catch_warnings(), plain_errors(trial):
         quiet()
         use_kernels(experiment.kernels)
         experiment = settled(experiment, mode, choose_devices(one_of(gpu)))
@@ -114,24 +115,23 @@ def plain_errors(trial: Trial) -> Iterator[None]:
 def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
     """Trains, then tests as the configuration says."""
     if experiment.resume is None and trial.last.exists():
-        say(
-            f"note: starting over in a folder that holds a trial; to continue it pass resume={shown(trial.last)}"
-        )
+        resume = shlex.quote(shown(trial.last))
+        say(f"note: starting over in a folder that holds a trial; to continue it pass resume={resume}")
     system, data = parts(experiment, trial)
     if experiment.resume is not None:
         _compare(checkpoint.load(experiment.resume), system, experiment.trainer.max_steps)
-    trainer = make_trainer(experiment, trial, gpu)
+    trainer, loop = make_trainer(experiment, trial, gpu), Loop(system, data)
     refuse_undivided((system, data), trainer.world_size, experiment.trainer.batch_parts)
     if trainer.world_size > 1:
         share(experiment)
     try:
         with plain_errors(trial), interruptible(trial), joint(trainer):
-            trainer.fit(system, datamodule=data, ckpt_path=experiment.resume)
+            trainer.fit(loop, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{_last_saved(trial)}") from error
     if experiment.trainer.test_after_fit:
         with interruptible(trial), joint(trainer):
-            trainer.test(system, datamodule=data, verbose=False)
+            trainer.test(loop, verbose=False)
     ranks.leave()
     return Outcome(trial, system.step)
 
@@ -188,7 +188,7 @@ def interruptible(trial: Trial) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        raise KeyboardInterrupt(f"; to continue pass resume={shown(trial.last)}") from stop
+        raise KeyboardInterrupt(f"; to continue pass resume={shlex.quote(shown(trial.last))}") from stop
     except SystemExit as stop:  # how Lightning ends when Ctrl-C comes between steps, or a second time
         raise KeyboardInterrupt(_last_saved(trial)) from stop
 
@@ -205,7 +205,7 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
         return _export(experiment, trial, (system, data), gpu)
     trainer = make_trainer(experiment, trial, one_of(gpu), train=False)
     with interruptible(trial):
-        (trainer.test if mode == "test" else trainer.validate)(system, datamodule=data, verbose=False)
+        (trainer.test if mode == "test" else trainer.validate)(Loop(system, data), verbose=False)
     return Outcome(trial, system.step)
 
 
@@ -423,12 +423,6 @@ def quiet() -> None:
 
 def _last_saved(trial: Trial) -> str:
     return f" (last checkpoint: {shown(trial.last)})" if trial.last.exists() else ""
-
-
-def say(text: str) -> None:
-    """Prints, once, however many processes there are."""
-    if ranks.rank() == 0:
-        print(text, flush=True)
 
 
 __all__ = ["Mode", "Outcome", "choose_devices", "execute", "run", "say", "train"]

@@ -4,7 +4,7 @@ import pytest
 
 from usd.core.config import load_config
 from usd.core.errors import ConfigError, UserError
-from usd.core.loading import load
+from usd.core.loading import dump, is_override, load, override, quoted, unquoted
 
 
 def write(folder: Path, **files: str) -> list[Path]:
@@ -126,3 +126,48 @@ def test_files_that_cannot_be_read(tmp_path):
     ]:
         with pytest.raises(UserError, match=what):
             load_config([tmp_path / name])
+
+
+STRANGE = [
+    "pic #1.png",
+    "a red mug: with a handle",
+    "it's",
+    '"half',
+    "'whole'",
+    "*a*",
+    "1e3",
+    "null",
+    "",
+    " a ",
+    "${oc.env:HOME}",
+    "a\\${x} \\",
+    "[red] mug",
+    "\U0001f9f8\x85",
+]
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_quotes_and_escapes_keep_any_text(text, tmp_path):
+    assert unquoted(quoted(text)) == text
+    assert override("a.b", text).startswith("a.b='")
+    (tmp_path / "a.yaml").write_text(dump({"a": {"b": text}, "c": [text]}))
+    assert load([tmp_path / "a.yaml"]).resolved() == {"a": {"b": text}, "c": [text]}
+
+
+def test_only_one_pair_around_everything_is_taken_off():
+    assert unquoted('"a red mug"') == unquoted("'a red mug'") == "a red mug"
+    assert unquoted('"hello" and "bye"') == '"hello" and "bye"'
+    assert unquoted("'a' or 'b'") == "'a' or 'b'"
+    assert unquoted(r'"a \"b\""') == 'a "b"'
+
+
+@pytest.mark.parametrize(
+    "text", ["seed=3", "system.optimizer.params.geometry.encoding.lr=1", "tag=a b/c", "tag="]
+)
+def test_an_argument_that_is_an_override(text):
+    assert is_override(text)
+
+
+@pytest.mark.parametrize("text", ["out/tag=a/parsed.yaml", "./a=b.yaml", "two words = one", "=3", "seed"])
+def test_an_argument_that_is_none(text):
+    assert not is_override(text)

@@ -13,6 +13,7 @@ from usd.core.config import parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_denoiser
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, turn_pairs
+from usd.loop import Loop
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.clip import ClipSystem, contrastive
@@ -38,7 +39,7 @@ def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
         max_steps=2, val_check_interval=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(system, data)
+    trainer.fit(Loop(system, data))
     return system
 
 

@@ -17,7 +17,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -370,17 +370,113 @@ def _located(text: str, at: _Place, must: bool) -> str:
     What exists wins: beside the file that set it (or in the working directory when typed by hand), else in the
     repository. What exists nowhere is meant to be made there, or, unless it ``must`` be a path, left as it is.
     """
+    origin = at.origins.get(at.key, Origin(ROOT))
     word, colon, rest = text.partition(":")
-    if colon and rest and word.isalpha() and len(word) > 1 and not must:
+    if (
+        colon
+        and rest
+        and word.isalpha()
+        and len(word) > 1
+        and not must
+        and not (origin.folder / text).exists()
+    ):
         return f"{word}:{_located(rest, at, must)}"
-    given = Path(text).expanduser()
+    given = _expanded(text)
     if not text or given.is_absolute():
         return str(given) if text else text
-    origin = at.origins.get(at.key, Origin(ROOT))
     found = [folder / given for folder in (origin.folder, ROOT) if (folder / given).exists()]
     if not found and not must:
         return text
     return os.path.normpath(found[0] if found else (origin.folder if origin.by_hand else ROOT) / given)
+
+
+def _expanded(text: str) -> Path:
+    """``text`` as a path, with ``~`` as the home folder where there is such a user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+# -------------------------------------------------------------------------------------------------- looking options up
+
+Chosen = Callable[[str], Any]
+"""Key path of an ``x_type`` -> the name that a configuration says there, or None."""
+
+
+def option_type(cls: type, names: Sequence[str], chosen: Chosen, path: str = "") -> Any:
+    """The type of the option at the keys ``names`` below the dataclass ``cls``; None where there is no such option."""
+    for field in dataclasses.fields(cls):
+        part, key = field.metadata.get("part"), _key_of(field.name)
+        at = f"{path}.{key}" if path else key
+        if part and names[0] == f"{key}_type":
+            return str | None if len(names) == 1 else None
+        if names[0] == key:
+            hint = typing.get_type_hints(cls)[field.name]
+            inner = _part_options(part, chosen(f"{at}_type")) if part else hint
+            return _type_below(inner, names[1:], chosen, at)
+    return None
+
+
+def _type_below(hint: Any, names: Sequence[str], chosen: Chosen, path: str) -> Any:
+    if not names:
+        return hint
+    for member in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
+        if get_origin(member) is dict:
+            return _type_below(get_args(member)[1], names[1:], chosen, f"{path}.{names[0]}")
+        if isinstance(member, type) and dataclasses.is_dataclass(member) and member is not Schedule:
+            return option_type(member, names, chosen, path)
+    return None
+
+
+def _part_options(part: Part, name: Any) -> type | None:
+    """The ``Config`` of the component that is chosen, or of the default; None where there is no such component."""
+    name = part.default if name is None else name
+    try:
+        return registry.find(part.kind, name).Config if isinstance(name, str) else None
+    except UserError:
+        return None
+
+
+def component_options(cls: type, key: str, name: Any, chosen: Chosen) -> type | None:
+    """The ``Config`` that ``key=name`` means, where ``key`` is an ``x_type`` below ``cls``; else None."""
+    *above, last = key.split(".")
+    owner = option_type(cls, above, chosen) if above else cls
+    for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
+        if "part" in field.metadata and last == f"{_key_of(field.name)}_type":
+            return _part_options(field.metadata["part"], name)
+    return None
+
+
+def options_in_common(
+    before: type, after: type, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Of the options ``given`` to a component, those that mean the same for another one, and the keys of the rest.
+
+    They mean the same where both inherit the option, or where both have a component of one kind there.
+    """
+    shared = _meanings(before).items() & _meanings(after).items()
+    keys = {key for key, _ in shared}
+    kept = {key: value for key, value in given.items() if key in keys}
+    return kept, [key for key in given if key not in keys]
+
+
+def _meanings(cls: type) -> dict[str, object]:
+    """Key -> what is equal where two options are one."""
+    meanings: dict[str, object] = {}
+    for field in dataclasses.fields(cls):
+        part, key = field.metadata.get("part"), _key_of(field.name)
+        meanings |= {key: part.kind, f"{key}_type": part.kind} if part else {key: id(field)}
+    return meanings
+
+
+def accepts(hint: Any, value: Any) -> bool:
+    """Whether an option of this type takes ``value``, bounds aside."""
+    try:
+        _value(value, hint, False, _Place("", {}))
+    except ConfigError:
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------ description

@@ -1,6 +1,11 @@
-"""Reading YAML: several files merge, ``base:`` inherits, ``${...}`` resolves, ``key=value`` overrides."""
+"""Reading YAML: several files merge, ``base:`` inherits, ``${...}`` resolves, ``key=value`` overrides.
 
+What a typed value means depends on the option it is given to; ``usd.core.overrides`` knows the options.
+"""
+
+import functools
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +42,11 @@ class Loaded:
 
     config: DictConfig
     origins: Mapping[str, Origin]
+    notes: tuple[str, ...] = ()  # what was assumed of the overrides, a line each
+
+    def plain(self) -> dict[str, Any]:
+        """Plain containers, interpolations as they were written."""
+        return OmegaConf.to_container(self.config)  # type: ignore[return-value]
 
     def resolved(self) -> dict[str, Any]:
         """Plain containers without interpolations. Raises ``ConfigError`` naming the key that cannot be resolved."""
@@ -49,26 +59,49 @@ class Loaded:
             raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
 
 
+class Reader:
+    """What is typed by hand, where nothing is known of the options: YAML."""
+
+    notes: tuple[str, ...] = ()
+
+    def value(self, key: str, text: str, merged: Mapping[str, Any]) -> Any:
+        """The value of ``key=text`` over the configuration so far. Raises ``ConfigError``."""
+        return yaml_value(key, text)
+
+    def options_kept(self, key: str, value: Any, merged: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What stays of the options of ``x`` when ``key``, an ``x_type``, becomes ``value``; None: see ``_merge``."""
+        return None
+
+
 def load_config(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> DictConfig:
     """Files merged in order, each over its ``base:``, then ``key=value`` overrides. Raises ``UserError``."""
     return load(files, overrides).config
 
 
-def load(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> Loaded:
+def load(
+    files: Sequence["str | Path"], overrides: Sequence[str] = (), reader: Reader | None = None
+) -> Loaded:
     """``load_config``, remembering where each value came from."""
-    return merge([content for file in files for content in chain(file)], overrides)
+    return merge([content for file in files for content in chain(file)], overrides, reader)
 
 
-def merge(contents: Sequence[Content], overrides: Sequence[str] = ()) -> Loaded:
+def merge(contents: Sequence[Content], overrides: Sequence[str] = (), reader: Reader | None = None) -> Loaded:
     """Contents merged in order, then ``key=value`` overrides. Raises ``ConfigError``."""
     add_resolvers()
     merged: dict[str, Any] = {}
     origins: Origins = {}
+    reader = reader or Reader()
     for content, folder in contents:
         _merge(merged, content, Origin(folder), origins)
-    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("_type")):
-        _override(merged, override, origins)
-    return Loaded(OmegaConf.create(merged), origins)
+    for text in sorted(overrides, key=_turn):
+        _override(merged, text, origins, reader)
+    return Loaded(OmegaConf.create(merged), origins, reader.notes)
+
+
+def _turn(override: str) -> int:
+    """Its place among others: types before options, those of outer components first."""
+    key = override.partition("=")[0]
+    return key.count(".") if key.endswith("_type") else 1000
 
 
 def chain(file: "str | Path") -> list[Content]:
@@ -145,24 +178,91 @@ def _leaves(value: Any, full: str) -> list[str]:
     return [full, *[leaf for index, item in enumerate(items) for leaf in _leaves(item, f"{full}.{index}")]]
 
 
-def _override(merged: dict[str, Any], text: str, origins: Origins) -> None:
+def _override(merged: dict[str, Any], text: str, origins: Origins, reader: Reader) -> None:
     """Applies ``a.b.c=value``. Relative paths in it refer to the working directory, as the shell completes them."""
-    key, equals, value = text.partition("=")
+    key, equals, typed = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: not an override; expected key=value")
-    content: Any = _value_of(key, value)
+    value = reader.value(key, typed, merged)
+    kept = reader.options_kept(key, value, merged)
+    _merge(merged, _nested(key, value), Origin(Path.cwd(), by_hand=True), origins)
+    if kept is not None:
+        *above, name = _split(key)
+        functools.reduce(lambda node, part: node[part], above, merged)[name.removesuffix("_type")] = kept
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """``{a: {b: {c: value}}}``"""
     for name in reversed(_split(key)):
-        content = {name: content}
-    _merge(merged, content, Origin(Path.cwd(), by_hand=True), origins)
+        value = {name: value}
+    return value
 
 
-def _value_of(key: str, text: str) -> Any:
+def yaml_value(key: str, text: str) -> Any:
     """The YAML value of ``text``; nothing after the equals sign is the empty text (write ``null`` for null)."""
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{key}: '{text}' is not a valid value ({str(error).splitlines()[0]})") from error
     return parsed["value"] if text else ""  # type: ignore[index,call-overload]
+
+
+def override(key: str, text: str) -> str:
+    """The ``key=value`` that gives an option exactly this text, whatever signs are in it.
+
+    For callers that pass on what they did not write: names of files, sentences. The text stands in single quotes.
+    """
+    return f"{key}={quoted(text)}"
+
+
+def quoted(text: str) -> str:
+    """``text`` in YAML's single quotes."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def unquoted(text: str) -> str:
+    """``text`` without the one pair of quotes around all of it, if there is one. The inverse of ``quoted``."""
+    if re.fullmatch(r"'(?:[^']|'')*'", text, re.DOTALL):
+        return text[1:-1].replace("''", "'")
+    if re.fullmatch(r'"(?:[^"\\]|\\.)*"', text, re.DOTALL):
+        try:
+            return str(yaml.safe_load(text))
+        except yaml.YAMLError:
+            return text
+    return text
+
+
+def literal(value: Any) -> Any:
+    """Plain containers whose texts are read as they stand: ``${...}`` in them is escaped. What is stored needs it."""
+    if isinstance(value, Mapping):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(item) for item in value]
+    # a backslash counts only before ${, where each is written twice
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML could take for a number: OmegaConf reads 1e3 as one, PyYAML does not."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = "'" if re.match(r"[-+.\d]", text) else None if text.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def dump(content: Mapping[str, Any]) -> str:
+    """Plain containers as YAML that is read back as they are, numbers in texts and ``${...}`` included."""
+    return yaml.dump(
+        literal(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
+    )
+
+
+def is_override(text: str) -> bool:
+    """Whether an argument is ``key=value``, and no path with an equals sign in it nor a sentence."""
+    return re.match(r"[A-Za-z_][\w.:-]*=", text) is not None
 
 
 def _split(key: str) -> list[str]:

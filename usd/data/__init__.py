@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from usd.core.errors import UserError
@@ -16,7 +15,7 @@ from usd.core.random import generator
 Split = Literal["val", "test"]
 
 
-class Data(Component, LightningDataModule):
+class Data(Component):
     """Base of all data. A batch is any object with ``.to(device)``; it is never changed once made.
 
     Every process gets the whole batch; the system takes its part (``System.part``).
@@ -30,8 +29,7 @@ class Data(Component, LightningDataModule):
     workers: int = 0
 
     def __init__(self, config: Any) -> None:
-        LightningDataModule.__init__(self)
-        Component.__init__(self, config)
+        super().__init__(config)
         self.seed = 0
 
     def batch(self, step: int, generator: torch.Generator) -> Any:
@@ -46,10 +44,14 @@ class Data(Component, LightningDataModule):
         """Raises ``UserError`` where that many processes cannot share every training batch."""
         raise UserError(f"--gpu: {type(self).__name__} makes batches for one process; expected one device")
 
-    def train_dataloader(self) -> DataLoader:
-        start, times = (0, 1)
-        if self.trainer is not None:
-            start, times = self.trainer.global_step, self.trainer.accumulate_grad_batches
+    def prepare_data(self) -> None:
+        """Makes what all processes read. One of them does it."""
+
+    def setup(self, stage: str) -> None:
+        """Reads what batches are made of. ``stage`` is fit, validate or test."""
+
+    def train_dataloader(self, start: int = 0, times: int = 1) -> DataLoader:
+        """Batches from step ``start`` on, each ``times`` times in a row."""
         return DataLoader(Steps(self, start, times), batch_size=None, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from usd.core import ranks
@@ -97,13 +96,14 @@ class PictureSource:
     keys: tuple[str, str]  # of picture and model, for messages
 
 
-class System(Component, LightningModule):
+class System(Component, torch.nn.Module):
     """Base of all systems.
 
     A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
     in ``transient`` (diffusion models) never enter a checkpoint; build those in ``on_fit_start``, so that testing and
     exporting need none of them. ``self.save_dir`` is the trial's folder for pictures, ``self.step`` the number of
-    optimiser steps taken.
+    optimiser steps taken. Methods named as hooks of Lightning are called as those are (``usd.loop``), and between
+    them ``self.trainer`` and ``self.data`` are there.
     """
 
     @dataclass(frozen=True)
@@ -121,9 +121,13 @@ class System(Component, LightningModule):
         False  # whether several processes can train it, each on a part of the batch
     )
 
+    trainer: Any = None  # Lightning's Trainer; importing that takes longer than telling most mistakes
+    data: Any = None
+
     def __init__(self, config: Any) -> None:
-        LightningModule.__init__(self)
+        torch.nn.Module.__init__(self)
         Component.__init__(self, config)
+        self.register_buffer("_place", torch.zeros(1), persistent=False)
         self.seed = 0
         self.save_dir = Path("outputs")
         self.figures: dict[str, float] = {}
@@ -155,6 +159,29 @@ class System(Component, LightningModule):
 
     # --------------------------------------------------------------------------------------------- the machinery
 
+    def attach(self, trainer: Any, data: Any) -> None:
+        """Takes the trainer that runs this system, and the data that it runs on."""
+        self.trainer, self.data = trainer, data
+
+    @property
+    def device(self) -> torch.device:
+        """Where the system is now."""
+        return self._place.device
+
+    @property
+    def global_step(self) -> int:
+        """Optimiser steps taken by the trainer."""
+        return 0 if self.trainer is None else self.trainer.global_step
+
+    @property
+    def global_rank(self) -> int:
+        """Which of several processes this is."""
+        return ranks.rank()
+
+    def log_dict(self, figures: Mapping[str, Any]) -> None:
+        """Logs figures of this step."""
+        self.trainer.lightning_module.log_dict(figures)
+
     @property
     def step(self) -> int:
         """Optimiser steps taken, also when a finished trial is only tested or exported."""
@@ -183,6 +210,27 @@ class System(Component, LightningModule):
         for name, part in self._transient_parts():
             part.load_training_state(self._states.get(name, {}))
         ranks.copy_from_first(x for name, x in own.items() if name.split(".")[0] not in self.transient)
+
+    def configure_model(self) -> None:
+        """Makes what could not be made in ``build``, before the optimiser looks for weights."""
+
+    def on_fit_start(self) -> None:
+        """Opens what training needs."""
+
+    def on_fit_end(self) -> None:
+        """Leaves what training made."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Follows up a step."""
+
+    def on_validation_epoch_end(self) -> None:
+        """Follows up all validation batches."""
+
+    def on_test_epoch_start(self) -> None:
+        """Gets ready for the test batches."""
+
+    def on_test_epoch_end(self) -> None:
+        """Follows up all test batches."""
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Updates every module. What draws from torch's global generator regardless is made to replay, too."""
@@ -216,7 +264,7 @@ class System(Component, LightningModule):
             if group.get("lr_schedule") is not None:
                 group["lr"] = Schedule.parse(group["lr_schedule"])(self.global_step)
         strict = not str(self.trainer.precision).startswith("16")
-        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step, strict))
+        self.log_dict({"train/grad_norm": gradient_norm(self.named_parameters(), self.global_step, strict)})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self, self.config.optimizer)

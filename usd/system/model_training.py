@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from usd.core import ranks
 from usd.core.config import ROOT, option
 from usd.data.pictures import contact_sheet, write_picture
 from usd.system import System
@@ -68,10 +68,10 @@ class ModelTraining(System):
         if self.config.publish_to:
             self._write(ROOT / self.config.publish_to)
 
-    @rank_zero_only
     def _write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.publish(folder)
+        if ranks.rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.publish(folder)
 
     def report(self, figures: dict[str, float]) -> None:
         """Logs validation figures under ``val/``."""

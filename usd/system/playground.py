@@ -61,7 +61,7 @@ class PlaygroundSystem(System):
         """Reads the picture, opens the guidance and lays out the canvas, before the optimiser looks for weights."""
         if self.guidance is not None or self.trainer.state.fn != "fit":
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         if not isinstance(data, FixedViews):
             raise ConfigError(
                 "data_type: the playground needs the same views at every step; expected fixed-views"

@@ -139,7 +139,7 @@ class ReconstructSystem(System):
 
     def on_fit_start(self) -> None:
         """Says what was understood of the views, and takes the shape to start from."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         if not isinstance(data, ViewsData):
             raise ConfigError("data_type: gives no rays of views; expected views-datamodule")
         if self.trainer.accumulate_grad_batches > 1:

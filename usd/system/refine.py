@@ -83,7 +83,7 @@ class RefineSystem(System):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
         """All views; those that an earlier call has finished are left alone."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         if not isinstance(data, ViewsData):
             raise ConfigError("data_type: has no views to refine; expected views-datamodule")
         if self.global_rank == 0:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from usd.core import ranks
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
 from usd.core.registry import register
@@ -190,7 +190,7 @@ class SpecialiseSystem(System):
 
     def _cameras(self) -> tuple[Cameras, Cameras]:
         """The input picture's, and those of the novel views."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         reference = data.reference() if isinstance(data, RandomCameras) else None
         if reference is None:
             raise ConfigError("data_type: knows no reference camera; expected usd-random-camera-datamodule")
@@ -203,8 +203,7 @@ class SpecialiseSystem(System):
         """Where step 2 begins the optimiser forgets step 1."""
         super().on_train_batch_start(batch, batch_idx)
         if self.global_step == self.config.second_step_from:
-            optimizer: Any = self.optimizers()
-            optimizer.optimizer.state.clear()
+            self.trainer.optimizers[0].state.clear()
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         config = self.config
@@ -240,13 +239,13 @@ class SpecialiseSystem(System):
     # -------------------------------------------------------------------------------------------------- results
 
     def on_fit_end(self) -> None:
-        self.publish(self.save_dir / "lora")
+        if ranks.rank() == 0:
+            self.publish(self.save_dir / "lora")
 
     def export(self, exporter: Any, folder: Path) -> list[Path]:
         """The LoRA, whatever the exporter."""
-        return self.publish(folder) or []
+        return self.publish(folder)
 
-    @rank_zero_only
     def publish(self, folder: Path) -> list[Path]:
         """Writes the LoRA and its card."""
         card = Card(base_model=self.config.pretrained_model_name_or_path, prompt=self.prompts.input)

@@ -1,0 +1,104 @@
+"""Lightning's loops around a system and its data. The only class of ours that Lightning knows as a module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from usd.data import Data
+from usd.system import System
+
+
+class Loop(LightningModule):
+    """Hands every hook to the system and takes every batch from the data. Checkpoints hold the system's own names."""
+
+    def __init__(self, system: System, data: Data) -> None:
+        super().__init__()
+        self.system, self.data = system, data
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """Of the last step, for the progress line."""
+        return self.system.losses
+
+    def setup(self, stage: str) -> None:
+        self.system.attach(self.trainer, self.data)
+        self.data.setup(stage)
+
+    def prepare_data(self) -> None:
+        self.data.prepare_data()
+
+    # ------------------------------------------------------------------------------------------------- batches
+
+    def train_dataloader(self) -> DataLoader:
+        return self.data.train_dataloader(self.trainer.global_step, self.trainer.accumulate_grad_batches)
+
+    def val_dataloader(self) -> DataLoader:
+        return self.data.val_dataloader()
+
+    def test_dataloader(self) -> DataLoader:
+        return self.data.test_dataloader()
+
+    # --------------------------------------------------------------------------------------------------- hooks
+
+    def configure_model(self) -> None:
+        self.system.configure_model()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        return self.system.configure_optimizers()
+
+    def on_fit_start(self) -> None:
+        self.system.on_fit_start()
+
+    def on_fit_end(self) -> None:
+        self.system.on_fit_end()
+
+    def on_train_start(self) -> None:
+        self.system.on_train_start()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.system.on_train_batch_start(batch, batch_idx)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.system.on_train_batch_end(outputs, batch, batch_idx)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.system.on_before_optimizer_step(optimizer)
+
+    def on_validation_epoch_end(self) -> None:
+        self.system.on_validation_epoch_end()
+
+    def on_test_epoch_start(self) -> None:
+        self.system.on_test_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        self.system.on_test_epoch_end()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""] | None:
+        return self.system.training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.system.validation_step(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.system.test_step(batch, batch_idx)
+
+    # --------------------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.system.on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.system.on_load_checkpoint(checkpoint)
+
+    def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
+        return self.system.state_dict(**arguments)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        return self.system.load_state_dict(state_dict, strict, assign)
