@@ -179,7 +179,9 @@ def locked(file: Path, patience: float = 0.0) -> Iterator[None]:
         end = time.monotonic() + patience
         while not _acquired(content):
             if time.monotonic() > end:
-                raise UserError(f"{file.parent}: in use by {_owner(content)}; wait for it, or end it")
+                raise UserError(
+                    f"{file.parent}: in use by {_owner(content)}; wait for it, end it, or choose another folder"
+                )
             time.sleep(0.1)
         _sign(content)
         _held.add(content)
