@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core import files
 from usd.core.config import option
 from usd.core.errors import ConfigError, UserError
 from usd.core.registry import register
@@ -289,13 +288,4 @@ def write_file(path: Path, content: bytes) -> Path:
     """Write a file whole or not at all. Raises ``UserError`` where it cannot be, or would be empty."""
     if not content:
         raise UserError(f"{path}: there is nothing to write")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    return path
+    return files.write_atomically(path, content)
