@@ -71,7 +71,7 @@ def test_a_schedule_passes_its_points_stays_in_their_range_and_survives_yaml(ite
         ([0, 1.0, float("inf"), 5], "inf is not a finite number"),
         ({"steps": [0, 5], "values": [1, float("-inf")]}, "-inf is not a finite number"),
         ([-3, 1.0, 2.0, 5], "step -3 is out of range; expected 0 or more"),
-        ([0, 1.0, 2.0, 2**31], r"step 2\.14748e\+09 is out of range"),
+        ([0, 1.0, 2.0, 2**31], "step 2147483648 is out of range"),
     ],
 )
 def test_numbers_that_no_schedule_can_mean(value, text):

@@ -253,12 +253,16 @@ def _check_bounds(number: int | float, rules: Option, at: _Place) -> None:
     ]
     if not all(ok for _, _, ok in wanted):
         known = (rules.ge, rules.gt, rules.le, rules.lt)
-        bounds = " and ".join(
-            f"{sign} {bound:g}"
+        told = [
+            f"{sign} {_short(bound)}"
             for bound, sign, ok in wanted
             if bound is not None and (bound in known or not ok)
-        )
-        raise at.error(f"{number:g} is out of range; expected {bounds}")
+        ]
+        raise at.error(f"{_short(number)} is out of range; expected {' and '.join(told)}")
+
+
+def _short(number: int | float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _refuse_infinite(value: Any, hint: Any, at: _Place) -> None:

@@ -86,7 +86,7 @@ def _step(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"step {value!r} must be an integer number of optimiser steps")
     if not 0 <= value < 2**31:
-        raise ValueError(f"step {value:g} is out of range; expected 0 or more")
+        raise ValueError(f"step {value} is out of range; expected 0 or more")
     return value
 
 
