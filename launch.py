@@ -81,10 +81,7 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         if item.startswith("-"):
             raise UserError(f"{item}: unknown option.{did_you_mean(item.strip('-'), FLAGS)} See --help.")
     if flags.mode in ("list", "doctor") or flags.describe:
-        from usd import catalog, doctor
-
-        report = {"list": catalog.listing_text, "doctor": doctor.report}.get(flags.mode)
-        print(report() if report else catalog.describe(flags.describe))
+        print(told(flags))
         return
     if not flags.mode or not flags.config:
         raise UserError(
@@ -92,11 +89,26 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         )
     if flags.gpu and set(flags.gpu) & set(",:"):  # torch warns of what several processes do on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from usd.experiment import load_experiment, refuse_missing_inputs
     from usd.stages import is_staged, run_stages
-    from usd.train import run
 
-    start = run_stages if is_staged(flags.config) else run
-    start(flags.mode, flags.config, overrides, flags.gpu, [sys.executable, *sys.argv])
+    command = [sys.executable, *sys.argv]
+    if is_staged(flags.config):
+        run_stages(flags.mode, flags.config, overrides, flags.gpu, command)
+        return
+    experiment, raw = load_experiment(flags.config, overrides)
+    refuse_missing_inputs(flags.mode, experiment)
+    from usd.train import execute  # Lightning: once the configuration is known to be right
+
+    execute(flags.mode, experiment, raw, flags.gpu, command)
+
+
+def told(flags: argparse.Namespace) -> str:
+    """The answer to --list, --doctor or --describe."""
+    from usd import catalog, doctor
+
+    report = {"list": catalog.listing_text, "doctor": doctor.report}.get(flags.mode)
+    return report() if report else catalog.describe(flags.describe)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ import torch
 import launch
 from usd.core import checkpoint
 from usd.core.config import plain
-from usd.experiment import load_experiment
+from usd.experiment import folder_name, load_experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 CUSTOM = Path(__file__).parent / "core" / "custom"
@@ -94,6 +94,45 @@ def test_testing_and_exporting_a_trial_by_its_own_snapshot(tmp_path):
     assert launch.main(["--config", snapshot, "--validate", last]) == 0
     assert launch.main(["--config", snapshot, "--export", last, "exporter_type=null"]) in (0, 2)
     assert (trial / "save" / "it4-test" / "0.txt").exists()
+
+
+def test_a_trial_whose_path_has_an_equals_sign_is_resumed_tested_and_exported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = ["exp_root_dir=lr=1", "tag=a=b #1", "trainer.test_after_fit=false"]
+    assert run("--train", *out, "trainer.max_steps=2") == 0
+    trial = Path("lr=1/tiny/a=b #1")
+    files, last = (
+        ["--config", str(trial / "configs" / "parsed.yaml")],
+        f"resume={trial / 'ckpts' / 'last.ckpt'}",
+    )
+    assert launch.main([*files, "--train", last, "trainer.max_steps=4"]) == 0
+    assert launch.main([*files, last, "--test"]) == 0
+    assert launch.main([*files, "--export", last]) == 0
+    assert {item.name for item in (trial / "save").iterdir()} == {"it4-test", "it4-export"}
+
+
+def test_what_stands_behind_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("seed=3.yaml").touch()
+    files = ["x/tag=a/parsed.yaml", "./b=c.yaml", "seed=3.yaml"]
+    flags, overrides = launch.arguments(
+        ["--config", *files, "seed=3", "--train", "--config", "no=file", "tag=x"]
+    )
+    assert (flags.config, overrides) == ([*files, "no=file"], ["seed=3", "tag=x"])
+
+
+def test_texts_come_through_the_command_line_and_the_trial_s_own_files(tmp_path):
+    for tag in ("1e3", "a #1: [b] ${oc.env:HOME}", "null", "yes"):
+        settings = [
+            f"tag={tag}",
+            "trainer.max_steps=1",
+            "trainer.test_after_fit=false",
+            "checkpoint.save_top_k=0",
+        ]
+        assert run("--train", f"exp_root_dir={tmp_path}", *settings) == 0
+        trial = tmp_path / "tiny" / folder_name(tag)
+        experiments = [load_experiment([trial / "configs" / name])[0] for name in ("parsed.yaml", "raw.yaml")]
+        assert [experiment.tag for experiment in experiments] == [tag, tag]
 
 
 # ----------------------------------------------------------------------------------------------- checkpoints
@@ -194,6 +233,19 @@ MISTAKES = {
 def test_a_mistake_is_one_line_that_says_where_and_what(mistake, tmp_path, capsys):
     text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}", mistake)
     assert MISTAKES[mistake] in text
+    assert not list(tmp_path.iterdir()), "nothing is made for a mistake"
+
+
+def test_only_what_a_mistaken_run_made_itself_goes_with_it(tmp_path, capsys):
+    out, wrong = f"exp_root_dir={tmp_path / 'new'}", "system.optimizer.name=AdamQW"
+    message(capsys, "--config", TINY, "--train", out, wrong)
+    message(capsys, "--config", TINY, "--test", out, "resume=none.ckpt")
+    assert not (tmp_path / "new").exists()
+    assert run("--train", out, "trainer.max_steps=2") == 0
+    message(capsys, "--config", TINY, "--train", out, wrong)
+    message(capsys, "--config", TINY, "--train", out, "tag=other", wrong)
+    assert [item.name for item in (tmp_path / "new" / "tiny").iterdir()] == ["run"]
+    assert (tmp_path / "new" / "tiny" / "run" / "ckpts" / "last.ckpt").exists()
 
 
 def test_a_file_that_is_not_yaml(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import launch
-from usd import stages
+from usd import train
 from usd.core import checkpoint
 from usd.core.config import ConfigError
 from usd.stages import is_staged, plans, read_record
@@ -139,6 +139,13 @@ def test_mistakes_on_the_command_line(tmp_path, capsys, override, message):
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_stage_that_cannot_begin_leaves_no_folder(tmp_path, capsys):
+    assert run(write(tmp_path), "stages.first.system.optimizer.name=AdamQW") == 2
+    assert "stage first: system.optimizer.name" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert run(write(tmp_path), "stages.second.system.optimizer.name=AdamQW") == 2
+    assert [item.name for item in (tmp_path / "out" / "both" / "run").iterdir()] == ["first"]
+
+
 def test_only_training_has_stages(tmp_path, capsys):
     assert launch.main(["--config", write(tmp_path), "--export"]) == 2
     assert "can only be trained" in capsys.readouterr().err
@@ -220,7 +227,7 @@ def test_a_stage_equals_the_same_experiment_run_alone(tmp_path):
 
 def test_a_stage_that_was_cut_off_is_resumed_and_those_before_it_are_skipped(tmp_path, capsys, monkeypatch):
     file = write(tmp_path)
-    execute, seen = stages.execute, []
+    execute, seen = train.execute, []
 
     def cut(mode, experiment, *rest):
         if experiment.tag != "second":
@@ -230,7 +237,7 @@ def test_a_stage_that_was_cut_off_is_resumed_and_those_before_it_are_skipped(tmp
         execute(mode, replace(experiment, trainer=replace(experiment.trainer, max_steps=2)), *rest)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "execute", cut)
+    monkeypatch.setattr(train, "execute", cut)
     assert run(file) == 130
     assert "in stage second; the same command goes on" in capsys.readouterr().err
 
@@ -238,7 +245,7 @@ def test_a_stage_that_was_cut_off_is_resumed_and_those_before_it_are_skipped(tmp
         seen.append((experiment.tag, experiment.resume))
         return execute(mode, experiment, *rest)
 
-    monkeypatch.setattr(stages, "execute", watched)
+    monkeypatch.setattr(train, "execute", watched)
     assert run(file) == 0
     last = trial(tmp_path, "second") / "ckpts" / "last.ckpt"
     assert seen == [("second", last)]

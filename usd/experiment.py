@@ -21,6 +21,7 @@ from usd.core.config import ROOT, Spec, component, option, parse, plain
 from usd.core.errors import ConfigError, UserError
 from usd.core.overrides import OptionReader
 
+Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
 KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
 PRECISIONS = (
@@ -130,6 +131,15 @@ class Trial:
         return any(not any(fnmatch(file.as_posix(), known) for known in STARTING_FILES) for file in files)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    trial: Trial
+    step: int
+    files: tuple[Path, ...] = ()
+
+
 def load_experiment(
     configs: Sequence["str | Path"], overrides: Sequence[str] = ()
 ) -> tuple[Experiment, DictConfig]:
@@ -150,6 +160,18 @@ def hoisted_key(key: str) -> str:
     """``system.exporter.fmt`` is ``exporter.fmt``."""
     is_moved = re.match(r"system\.exporter(_type$|\.|$)", key)
     return key.removeprefix("system.") if is_moved else key
+
+
+def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
+    """Raises ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
+    from usd.core import checkpoint
+    from usd.data.pictures import read_rgba
+
+    source = experiment.system.config.picture_source() if mode == "train" else None
+    if source is not None and source.image_path and not Path(source.image_path).is_file():
+        read_rgba(source.image_path, source.keys[0])
+    if experiment.resume is not None and not experiment.resume.is_file():
+        checkpoint.load(experiment.resume)
 
 
 def hoisted(values: dict[str, Any]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ class Loop(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.system.on_save_checkpoint(checkpoint)
+        if state := self.data.state_dict():
+            checkpoint[type(self.data).__qualname__] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.system.on_load_checkpoint(checkpoint)

@@ -45,18 +45,20 @@ from usd.core.loading import Content, Loaded, Reader
 from usd.core.overrides import typed_value
 from usd.experiment import (
     Experiment,
+    Mode,
+    Outcome,
     Trial,
     alone_in,
     folder_name,
     folder_of,
     hoisted,
     reader,
+    refuse_missing_inputs,
     say,
     shown,
     trial_of,
     using,
 )
-from usd.train import Mode, Outcome, choose_devices, count_processes, execute
 
 KEY = "stages"
 REFERENCE = re.compile(r"\$\{stage:([^,}]+)(?:,([^}]*))?\}")
@@ -138,13 +140,14 @@ def run_stages(
     if mode != "train":
         hint = "give a stage's own configs/parsed.yaml and its checkpoint instead"
         raise UserError(f"--{mode}: a configuration with stages can only be trained; {hint}")
-    if count_processes(choose_devices(gpu)[1]) > 1:
-        raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
     outcomes: dict[str, Outcome] = {}
     digests: dict[str, str] = {}
     planned = plans(configs, overrides)
     for note in dict.fromkeys(note for plan in planned for note in plan.notes):
         say(note)
+    refuse_several_devices(gpu)
+    if not planned:
+        raise ConfigError(f"{KEY}: all of them are null; expected at least one")
     with interrupts.listening() as stop, alone_in(planned[0].trial.folder.parent):
         for plan in planned:
             stop.check(f" before stage {plan.name}; the same command goes on from there")
@@ -153,6 +156,17 @@ def run_stages(
             outcomes[plan.name], digests[plan.name] = outcome, done.digest
         stop.check(" after the last stage; nothing is left to do")
     return outcomes
+
+
+def refuse_several_devices(gpu: str | None) -> None:
+    """Raises ``UserError`` where several processes would train."""
+    from usd.train import (
+        choose_devices,
+        count_processes,
+    )  # Lightning: once the configuration is known to be right
+
+    if count_processes(choose_devices(gpu)[1]) > 1:
+        raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
 
 
 def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -> tuple[Outcome, Record]:
@@ -189,8 +203,11 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
 
 
 def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -> Outcome:
+    from usd.train import execute
+
     experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
     try:
+        refuse_missing_inputs(plan.mode, experiment)
         return execute(plan.mode, experiment, plan.raw, gpu, argv)
     except UserError as error:
         raise UserError(f"stage {plan.name}: {error}") from error

@@ -9,10 +9,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -31,23 +31,22 @@ from usd.core.registry import build
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.elevation import settled
-from usd.experiment import Experiment, Trial, load_experiment, say, shown, snapshot, using
+from usd.experiment import (
+    Experiment,
+    Mode,
+    Outcome,
+    Trial,
+    load_experiment,
+    say,
+    shown,
+    snapshot,
+    using,
+)
 from usd.exporter import Exporter
 from usd.kernels.runtime import prefer
 from usd.loop import Loop
 from usd.system import System
 from usd.system.distillation import DistillationSystem
-
-Mode = Literal["train", "validate", "test", "export"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left behind."""
-
-    trial: Trial
-    step: int
-    files: tuple[Path, ...] = ()
 
 
 def run(

@@ -417,7 +417,7 @@ def option_type(cls: type, names: Sequence[str], chosen: Chosen, path: str = "")
             return str | None if len(names) == 1 else None
         if names[0] == key:
             hint = typing.get_type_hints(cls)[field.name]
-            inner = _part_options(part, chosen(f"{at}_type")) if part else hint
+            inner = getattr(_part_class(part, chosen(f"{at}_type")), "Config", None) if part else hint
             return _type_below(inner, names[1:], chosen, at)
     return None
 
@@ -433,36 +433,37 @@ def _type_below(hint: Any, names: Sequence[str], chosen: Chosen, path: str) -> A
     return None
 
 
-def _part_options(part: Part, name: Any) -> type | None:
-    """The ``Config`` of the component that is chosen, or of the default; None where there is no such component."""
+def _part_class(part: Part, name: Any) -> Any:
+    """The class of the component that is chosen, or of the default; None where there is no such component."""
     name = part.default if name is None else name
     try:
-        return registry.find(part.kind, name).Config if isinstance(name, str) else None
+        return registry.find(part.kind, name) if isinstance(name, str) else None
     except UserError:
         return None
 
 
-def component_options(cls: type, key: str, name: Any, chosen: Chosen) -> type | None:
-    """The ``Config`` that ``key=name`` means, where ``key`` is an ``x_type`` below ``cls``; else None."""
+def component_class(cls: type, key: str, name: Any, chosen: Chosen) -> Any:
+    """The class of the component that ``key=name`` means, where ``key`` is an ``x_type`` below ``cls``; else None."""
     *above, last = key.split(".")
     owner = option_type(cls, above, chosen) if above else cls
     for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
         if "part" in field.metadata and last == f"{_key_of(field.name)}_type":
-            return _part_options(field.metadata["part"], name)
+            return _part_class(field.metadata["part"], name)
     return None
 
 
-def options_in_common(
-    before: type, after: type, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+def options_in_common(before: Any, after: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Of the options ``given`` to a component, those that mean the same for another one, and the keys of the rest.
 
-    They mean the same where both inherit the option, or where both have a component of one kind there.
+    They mean the same where both classes inherit the option, or where both have a component of one kind there.
     """
-    shared = _meanings(before).items() & _meanings(after).items()
-    keys = {key for key, _ in shared}
+    keys = {key for key, _ in _meanings(before.Config).items() & _meanings(after.Config).items()}
     kept = {key: value for key, value in given.items() if key in keys}
-    return kept, [key for key in given if key not in keys]
+    unknown = after.unknown_keys(kept)
+    for path in unknown:
+        name, _, inner = path.partition(".")
+        kept[name] = {key: value for key, value in kept[name].items() if key != inner}
+    return kept, [*[key for key in given if key not in keys], *unknown]
 
 
 def _meanings(cls: type) -> dict[str, object]:

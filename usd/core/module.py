@@ -22,6 +22,11 @@ class Component:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def unknown_keys(cls, options: Mapping[str, Any]) -> list[str]:
+        """Key paths below mapping options (``loss.lambda_rgb``) that others of its kind take and this one refuses."""
+        return []
+
 
 class Module(Component, torch.nn.Module):
     """A component with weights or buffers."""

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from usd.core.config import ConfigError, accepts, component_options, option_type, options_in_common
+from usd.core.config import ConfigError, accepts, component_class, option_type, options_in_common
 from usd.core.loading import Reader, literal, unquoted, yaml_value
 
 Values = Mapping[str, Any]
@@ -52,12 +52,12 @@ class OptionReader(Reader):
 
     def options_kept(self, key: str, value: Any, merged: Values) -> dict[str, Any] | None:
         there, part = self._key(key), key.removesuffix("_type")
-        given = _select(merged, part)
+        given = _at(merged, part)
         if part == key or not isinstance(given, dict):
             return None
         chosen = self._chosen(merged)
-        before = component_options(self.options, there, chosen(there), chosen)
-        after = component_options(self.options, there, value, chosen)
+        before = component_class(self.options, there, chosen(there), chosen)
+        after = component_class(self.options, there, value, chosen)
         if before is None or after is None or before is after:
             return None
         kept, dropped = options_in_common(before, after, given)
@@ -69,17 +69,27 @@ class OptionReader(Reader):
     def _chosen(self, merged: Values) -> Callable[[str], Any]:
         """The name of the component that a key such as ``system.guidance_type`` says; None where it says none."""
         said = self._values(dict(merged))
-        return lambda key: _select(said, key)
+        return lambda key: _resolved(said, key)
 
     def _note(self, line: str) -> None:
         self.notes = (*self.notes, f"note: {line}")
 
 
-def _select(values: Values, key: str) -> Any:
+def _at(values: Values, key: str) -> Any:
+    """What is written at a key path; None where nothing is."""
+    found: Any = values
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _resolved(values: Values, key: str) -> Any:
     """What is at a key path, interpolations resolved; None where nothing is."""
+    found = _at(values, key)
+    if not isinstance(found, str) or "${" not in found:
+        return found
     try:
-        found = OmegaConf.select(OmegaConf.create(dict(values)), key)
-        return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        return OmegaConf.select(OmegaConf.create(dict(values)), key)
     except OmegaConfBaseException:
         return None
 
@@ -92,6 +102,7 @@ def typed_value(key: str, text: str, hint: Any) -> Any:
     if any(text in get_args(member) for member in members if get_origin(member) is Literal):
         return text
     try:
+        _refuse_comment(text)
         value = _structure(text) if any(map(_holds_texts, members)) else yaml_value(key, text)
     except (ConfigError, yaml.YAMLError):
         return literal(unquoted(text))  # which a number, say, refuses in its own words
@@ -119,6 +130,13 @@ def _holds_texts(hint: Any) -> bool:
         return False
     items = get_args(hint)[1:] if get_origin(hint) is dict else get_args(hint)
     return all(item in (str, Path, Ellipsis) or get_origin(item) is Literal for item in items)
+
+
+def _refuse_comment(text: str) -> None:
+    """Raises ``YAMLError`` where YAML would leave out the end of ``text``."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if node is not None and node.end_mark.index < len(text.rstrip()):
+        raise yaml.YAMLError("holds a comment")
 
 
 def _structure(text: str) -> Any:

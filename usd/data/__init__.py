@@ -44,6 +44,10 @@ class Data(Component):
         """Raises ``UserError`` where that many processes cannot share every training batch."""
         raise UserError(f"--gpu: {type(self).__name__} makes batches for one process; expected one device")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep of the data, under the name of its class."""
+        return {}
+
     def prepare_data(self) -> None:
         """Makes what all processes read. One of them does it."""
 

@@ -9,7 +9,6 @@ from usd.data.view_set import ViewSet
 from usd.math.camera import Cameras, Spherical, orbit_cameras, sphere_angles
 from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.objects import make_toy
-from usd.toybox.render import Pictures, render
 
 
 def toy_seed(text: str) -> int | None:
@@ -27,8 +26,10 @@ def sphere_cameras(count: int, size: int) -> Cameras:
 
 def see_toy(seed: int, cameras: Cameras) -> ViewSet:
     """Exact pictures, masks and normals of a toy from any cameras, orthographic ones included."""
+    from usd.toybox.render import render
+
     toy = make_toy(seed)
-    seen: Pictures = render([toy], cameras)
+    seen = render([toy], cameras)
     normals = seen.normal.permute(0, 3, 1, 2).contiguous()
     names = tuple(f"{i:04d}.png" for i in range(len(cameras)))
     note = f"toybox {seed}: {toy.caption}"

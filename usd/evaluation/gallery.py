@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +24,8 @@ def rendered_rgba(render: Render) -> Float[Tensor, "B 4 H W"]:
 
 def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Path:
     """An H.264 video over white. Odd sizes are padded by one pixel; all pictures take the first one's size."""
+    import imageio.v2 as imageio
+
     height, width = pictures[0].shape[-2:]
     frames: list[Any] = [to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures]
     with writing(path) as file:

@@ -8,8 +8,6 @@ import math
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from usd.core.errors import UserError
@@ -60,6 +58,9 @@ def projected(corners: Float[Tensor, "F 3 3"], facing: Int[Tensor, "F"]) -> Floa
 
 def joined(faces: Int[Tensor, "F 3"], label: Int[Tensor, "F"]) -> Int[Tensor, "F"]:
     """Numbers of the groups of faces that are joined by edges and have one label."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     n = int(faces.max()) + 1
     edges = directed_edges(faces).sort(1).values
     key, owner = edges[:, 0] * n + edges[:, 1], torch.arange(len(faces)).repeat(3)

@@ -34,7 +34,6 @@ from usd.exporter.mesh_file import (
     stl_bytes,
     y_up,
 )
-from usd.exporter.read_back import pictures, read_back
 from usd.exporter.report import measured
 from usd.exporter.texels import Spots, baked
 from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, Unwrapping, check_options, unwrapped
@@ -146,6 +145,8 @@ class MeshExporter(Exporter):
 
         Of materials that are lit a file holds the colours without the light: they cannot be compared so.
         """
+        from usd.exporter.read_back import pictures, read_back
+
         fmt = self._colored[0]
         path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
         rgba = pictures(read_back(path, self._is_y_up(fmt), self.config.scale), cameras.to("cpu"))

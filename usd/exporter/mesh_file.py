@@ -18,11 +18,10 @@ import io
 import json
 import struct
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
@@ -240,15 +239,22 @@ def mtl_bytes(maps: dict[str, str]) -> bytes:
 
 def ply_bytes(surface: Surface, normals: bool = False) -> bytes:
     """A binary PLY file."""
-    return trimesh.exchange.ply.export_ply(_trimesh(surface), vertex_normal=normals)
+    from trimesh.exchange.ply import export_ply
+
+    return export_ply(_trimesh(surface), vertex_normal=normals)
 
 
 def stl_bytes(surface: Surface) -> bytes:
     """A binary STL file: the shape alone."""
-    return trimesh.exchange.stl.export_stl(_trimesh(surface))
+    from trimesh.exchange.stl import export_stl
+
+    return export_stl(_trimesh(surface))
 
 
-def _trimesh(surface: Surface) -> trimesh.Trimesh:
+def _trimesh(surface: Surface) -> Any:
+    """The surface as trimesh has it."""
+    import trimesh
+
     mesh = surface.mesh
     color = None if mesh.color is None else _array((mesh.color.clamp(0, 1) * 255).round(), np.uint8)
     faces, vertices = _array(mesh.faces, np.int64), _array(mesh.vertices, np.float32)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 MARGIN_PX = (
@@ -135,6 +134,8 @@ def _add(
 
 def dilated(picture: Float[Tensor, "H W C"], filled: Bool[Tensor, "H W"]) -> Float[Tensor, "H W C"]:
     """Pixels that are not filled take the value of the nearest that is."""
+    from scipy.ndimage import distance_transform_edt
+
     if not bool(filled.any()):
         return picture
     rows, columns = distance_transform_edt(~filled.cpu().numpy(), return_distances=False, return_indices=True)

@@ -6,8 +6,6 @@ its faces. Nothing here is differentiable by accident: measures and normals are,
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 Vertices = Float[Tensor, "V 3"]
@@ -69,6 +67,9 @@ def surface_samples(
 
 def components(faces: Faces, n_vertices: int) -> Int[Tensor, "F"]:
     """For each face the number of the connected component (by shared vertices) that it belongs to, from 0."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     edges = directed_edges(faces).cpu().numpy()
     graph = coo_matrix(([True] * len(edges), (edges[:, 0], edges[:, 1])), shape=(n_vertices, n_vertices))
     label = torch.from_numpy(connected_components(graph, directed=False)[1]).to(faces.device)

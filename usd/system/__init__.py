@@ -166,7 +166,7 @@ class System(Component, torch.nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the system is now."""
-        return self._place.device
+        return self.get_buffer("_place").device
 
     @property
     def global_step(self) -> int:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -41,6 +40,8 @@ class AutoencoderSystem(ModelTraining):
     config: Config
 
     def build_network(self) -> nn.Module:
+        from diffusers import AutoencoderKL
+
         n = len(self.config.channels)
         return AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * n,

@@ -7,12 +7,12 @@ and height it sees the toy: captions say it in eight words only, and Zero-1-to-3
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -28,7 +28,7 @@ VIEW_READER = "view_reader.safetensors"
 class ViewReadingClip(nn.Module):
     """A CLIP, and the linear map that reads the view from the picture's embedding."""
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: Any) -> None:
         super().__init__()
         self.clip = clip
         self.view = nn.Linear(clip.config.projection_dim, 2 * HARMONICS + 1)
@@ -62,6 +62,8 @@ class ClipSystem(ModelTraining):
     config: Config
 
     def build_network(self) -> nn.Module:
+        from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
         c = self.config
         self.tokenizer = make_tokenizer()
         text = CLIPTextConfig(

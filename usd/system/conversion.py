@@ -19,10 +19,8 @@ from usd.core.config import Spec, plain, spec
 from usd.core.errors import UserError
 from usd.core.registry import build, find
 from usd.core.types import Mesh
-from usd.exporter.mesh import vertex_colors
 from usd.geometry import Geometry
 from usd.geometry.features import NETWORKS, FeatureSurface, inherit_features
-from usd.geometry.initial_shape import ShapeConfig
 from usd.material import Material
 from usd.math.mesh import surface_samples, vertex_normals
 
@@ -121,6 +119,8 @@ def take_shape(parts: Parts, source: Source, inherit_texture: bool) -> None:
     A shape that ``force_shape_init`` asks for wins.
     """
     chosen = parts.geometry_spec
+    from usd.geometry.initial_shape import ShapeConfig
+
     try:
         made = find(chosen.kind, chosen.name).convert(chosen.config, source.geometry).state_dict()
     except UserError as error:
@@ -149,6 +149,8 @@ def colorless(*geometries: Geometry) -> bool:
 
 def colored(mesh: Mesh, source: Source) -> Mesh:
     """The mesh with the colours of a source at its vertices."""
+    from usd.exporter.mesh import vertex_colors
+
     with torch.no_grad():
         return replace(mesh, color=vertex_colors(mesh, source.geometry, source.material))
 

@@ -2,10 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,10 +29,10 @@ def write_scheduler(folder: Path) -> None:
     (folder / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2))
 
 
-def make_unet(
-    channels: tuple[int, ...], in_channels: int, latent_size: int, token_width: int
-) -> UNet2DConditionModel:
+def make_unet(channels: tuple[int, ...], in_channels: int, latent_size: int, token_width: int) -> Any:
     """A small UNet of Stable Diffusion's kind: attention below the full resolution, one head for 64 channels."""
+    from diffusers import UNet2DConditionModel
+
     n = len(channels)
     unet = UNet2DConditionModel(
         sample_size=latent_size,
@@ -50,8 +49,10 @@ def make_unet(
     return plain_attention(unet)
 
 
-def plain_attention(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+def plain_attention(unet: Any) -> Any:
     """Attention written out: on a CPU the fused form is several times slower backwards."""
+    from diffusers.models.attention_processor import AttnProcessor
+
     unet.set_attn_processor(AttnProcessor())
     return unet
 

@@ -88,6 +88,12 @@ class DistillationSystem(System):
     background: Background
     renderer: Renderer
 
+    @classmethod
+    def unknown_keys(cls, options: Mapping[str, Any]) -> list[str]:
+        loss = options.get("loss")
+        known = loss_keys(cls.extra_weights)
+        return [f"loss.{key}" for key in loss if key not in known] if isinstance(loss, Mapping) else []
+
     def build(self) -> None:
         config = self.config
         self.weights = loss_weights(config.loss, self.extra_weights)
@@ -273,7 +279,7 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
     _refuse_two_weights(given)
     known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
     weights = {name: Schedule.constant(value) for name, value in known.items()}
-    keys = [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *REGULARIZERS, *extra)]
+    keys = loss_keys(extra)
     for key, schedule in given.items():
         if key not in keys:
             hint = did_you_mean(key, keys) or f" Known keys: {listing(keys)}."
@@ -285,6 +291,11 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
         else:
             weights[key.removeprefix("lambda_")] = schedule
     return weights
+
+
+def loss_keys(extra: Mapping[str, float]) -> list[str]:
+    """Every key of ``system.loss``."""
+    return [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *REGULARIZERS, *extra)]
 
 
 def _refuse_two_weights(given: Mapping[str, Schedule]) -> None:

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -134,6 +132,9 @@ class NovelViewSystem(ModelTraining):
     config: Config
 
     def build_network(self) -> nn.Module:
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPVisionModelWithProjection
+
         base = Path(self.config.start_from)
         self.tower = CLIPVisionModelWithProjection.from_pretrained(
             self.config.clip, torch_dtype=torch.float32, attn_implementation="eager"
@@ -150,7 +151,7 @@ class NovelViewSystem(ModelTraining):
         beside = unet.config.in_channels + (self.volume.config.hint if self.volume else 0)
         return NovelView(widened(unet, beside, projection.config.time_width), projection)
 
-    def _projection_config(self, unet: UNet2DConditionModel) -> CameraProjectionConfig:
+    def _projection_config(self, unet: Any) -> CameraProjectionConfig:
         shape, vision = self.config.projection, self.tower.config
         return CameraProjectionConfig(
             embedding_dim=vision.projection_dim,
@@ -321,11 +322,13 @@ MODEL_INDEX = {
 
 
 @torch.no_grad()
-def widened(unet: UNet2DConditionModel, beside: int, time_width: int) -> UNet2DConditionModel:
+def widened(unet: Any, beside: int, time_width: int) -> Any:
     """The UNet with ``beside`` more input channels and, if wanted, a vector beside the time.
 
     At first it computes what it did.
     """
+    from diffusers import UNet2DConditionModel
+
     config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
     config |= {"in_channels": unet.config.in_channels + beside}
     if time_width:

@@ -6,11 +6,10 @@ Captions are dropped for a share of the samples, so that the unconditional predi
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -117,6 +116,8 @@ class TextToImageSystem(ModelTraining):
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
+        from diffusers import AutoencoderKL
+
         ids = tokenize(self.tokenizer, list(PROMPTS)).to(self.device)
         vae = AutoencoderKL.from_pretrained(self.config.autoencoder, torch_dtype=torch.float32).to(
             self.device
@@ -128,7 +129,7 @@ class TextToImageSystem(ModelTraining):
         ]
         write_sheet(rows, self.sheet_path("samples"))
 
-    def _sample(self, ids: Tensor, noise: Tensor, vae: AutoencoderKL) -> Tensor:
+    def _sample(self, ids: Tensor, noise: Tensor, vae: Any) -> Tensor:
         alphas = scaled_linear_alphas_cumprod().to(self.device)
         nothing = tokenize(self.tokenizer, [""] * len(ids)).to(self.device)
 
@@ -161,6 +162,8 @@ MODEL_INDEX = {
 }
 
 
-def read_text_encoder(folder: Path) -> CLIPTextModel:
+def read_text_encoder(folder: Path) -> Any:
     """A text tower in float32 with plain attention, from its own folder or a whole CLIP's."""
+    from transformers import CLIPTextModel
+
     return CLIPTextModel.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager")

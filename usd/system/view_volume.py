@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
@@ -69,6 +68,8 @@ class ViewVolumeSystem(ModelTraining):
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """PSNR of the expected views beside copying, IoU, and how much worse the negated azimuth is; a sheet."""
+        from diffusers import AutoencoderKL
+
         pictures, alpha = batch.pictures, batch.alpha
         assert pictures is not None and alpha is not None
         vae = AutoencoderKL.from_pretrained(self.config.autoencoder, torch_dtype=torch.float32)
