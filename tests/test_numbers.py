@@ -116,17 +116,11 @@ def test_bounds_are_those_of_the_meaning(known, name):
 
 OPTIMIZER = [
     ({"lr": -0.1}, "lr: -0.1 is out of range; expected >= 0"),
-    ({"lr": None}, "lr: expected a number or a schedule, got None"),
-    ({"lr": True}, "lr: expected a number or a schedule, got True"),
-    ({"lr": [0.1, 0.2]}, "lr: expected a number or a schedule, got [0.1, 0.2]"),
     ({"lr": math.nan}, "lr: nan is out of range; expected a finite number"),
     ({"lr": [0, 0.1, math.inf, 10]}, "lr: inf is out of range; expected a finite number"),
     ({"lr": [0, 0.1, -0.2, 10]}, "lr: -0.2 is out of range; expected >= 0"),
     ({"lr": 1e30}, "lr: 1e+30 is out of range; expected <= 1e+09"),
     ({"lr": 10**400}, "lr: an integer of more than 64 bits is out of range"),
-    ({"betas": []}, "betas: expected two numbers from 0 to below 1, got []"),
-    ({"betas": 0.9}, "betas: expected two numbers from 0 to below 1, got 0.9"),
-    ({"betas": [0.9, 1.0]}, "betas: 1 is out of range; expected >= 0 and < 1"),
     ({"betas": [0.9, math.nan]}, "betas: nan is out of range; expected a finite number"),
     ({"eps": 0}, "eps: 0 is out of range; expected > 0"),
     ({"weight_decay": -1}, "weight_decay: -1 is out of range; expected >= 0"),

@@ -38,25 +38,19 @@ class OptimizerConfig:
         check_settings("system.optimizer.args", self.args)
         for path, settings in self.params.items():
             check_settings(f"system.optimizer.params.{path}", settings)
-        if max(_numbers(self.args.get("lr", 1.0))) == 0 and not any(
-            "lr" in own for own in self.params.values()
-        ):
+        common = _numbers(self.args.get("lr"))
+        if common and max(common) == 0 and not any("lr" in own for own in self.params.values()):
             raise ConfigError("system.optimizer.args.lr: 0 trains nothing; expected > 0")
 
 
-SHARES = ("betas", "momentum", "dampening", "alpha", "rho")
+SHARES = ("momentum", "dampening", "alpha", "rho")
 """Settings of optimisers that are shares of what was before: from 0 to below 1."""
 
 
 def check_settings(key: str, settings: Mapping[str, Schedule | Setting]) -> None:
     """Check the numbers of one group of ``torch.optim`` settings. Raises ``ConfigError`` that starts with ``key``."""
     for name, value in settings.items():
-        numbers = _numbers(value)
-        if name == "lr" and (not numbers or isinstance(value, tuple)):
-            raise ConfigError(f"{key}.lr: expected a number or a schedule, got {plain(value)}")
-        if name == "betas" and not (isinstance(value, tuple) and len(value) == 2):
-            raise ConfigError(f"{key}.betas: expected two numbers from 0 to below 1, got {plain(value)}")
-        for number in numbers:
+        for number in _numbers(value):
             if number < 0 or (name in SHARES and number >= 1) or (name == "eps" and number == 0):
                 wanted = {"eps": "> 0"}.get(name, ">= 0 and < 1" if name in SHARES else ">= 0")
                 raise ConfigError(f"{key}.{name}: {number:g} is out of range; expected {wanted}")
