@@ -18,6 +18,7 @@ import sys
 
 from usd.core import process
 from usd.core.errors import UserError, did_you_mean
+from usd.interrupts import listening
 
 FLAGS = [
     "config",
@@ -123,7 +124,8 @@ def main(argv: list[str] | None = None) -> int:
 
         install_import_hook("usd", "beartype.beartype")
     try:
-        perform(flags, overrides)
+        with listening():
+            perform(flags, overrides)
     except UserError as error:
         if flags.verbose:
             logging.exception("traceback")

@@ -5,7 +5,6 @@ benchmark continues where the first was stopped, and what was measured under oth
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -25,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.tables import Figures
+from usd.core import files
 from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.core.loading import chain
@@ -95,7 +95,7 @@ class Ledger:
     folder: Path
 
     def file(self, subject: str, settings: Settings) -> Path:
-        digest = hashlib.blake2b(_text(settings).encode(), digest_size=6).hexdigest()
+        digest = files.digest(_text(settings), size=6)
         return self.folder / subject / f"{digest}.json"
 
     def known(self, subject: str, settings: Settings) -> Figures | None:
@@ -112,10 +112,7 @@ class Ledger:
         if known is not None:
             return known
         found, file = measure(), self.file(subject, settings)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".part")
-        partial.write_text(_text({"settings": settings, "figures": found}))
-        partial.replace(file)
+        files.write_atomically(file, _text({"settings": settings, "figures": found}))
         return found
 
     def keep(self, subject: str, settings: Settings, pictures: Float[Tensor, "B 3 S S"]) -> None:
@@ -147,7 +144,7 @@ def recipe(config: Path) -> str:
             for base in [bases] if isinstance(bases, str) else bases:
                 contents += chain(folder / base)
     said = json.dumps([content for content, _ in contents], sort_keys=True, default=str)
-    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    return files.digest(said, size=8)
 
 
 def gpu_flag(device: str) -> str:

@@ -214,6 +214,12 @@ MISTAKES = {
     "system.optimizer.args.lrr=1": "system.optimizer.args.lrr: unknown key. Did you mean 'lr'?",
     "system.optimizer.params.geometry.net.lr=1": "system.optimizer.params.geometry.net: no parameters there. "
     "Did you mean 'geometry.network'?",
+    "system_type=../../tiny": "system_type: '../../tiny' is no name of a system; expected letters, digits, - and _",
+    "system.optimizer.args.lr=.nan": "system.optimizer.args.lr: nan is out of range; expected a finite number",
+    "system.optimizer.args.lr=-1": "system.optimizer.args.lr: -1 is out of range; expected >= 0",
+    "seed=1e400": "seed: inf is out of range; expected a finite number",
+    "trainer.max_steps=10000000000": "trainer.max_steps: 10000000000 is out of range; expected >= 1 and <= 2147483647",
+    "tag=..": "tag: '..' is no name of a folder; expected letters or digits in it",
     "system_type=tiny-sistem": "Did you mean 'tiny-system'?",
     "trainer=3": "trainer: expected a mapping of options, got 3",
     "seed=${nothing}": "seed: Interpolation key 'nothing' not found",

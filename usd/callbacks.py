@@ -1,10 +1,8 @@
 """What happens around a training step: checkpoints, Ctrl-C, and the line that shows how it goes."""
 
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -14,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from usd import interrupts
 from usd.core import checkpoint, ranks
 from usd.experiment import CheckpointConfig, Trial
 
@@ -34,6 +33,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint.load(path)
 
 
+class SafePoints(Callback):
+    """Hands signals back to us, which Lightning takes at the start of a loop; stops between two views if asked to."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interrupts.current().listen()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interrupts.current().listen()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interrupts.current().listen()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if not interrupts.current().patient:  # a training saves first
+            interrupts.current().check()
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        interrupts.current().check()
+
+
 class Checkpoints(Callback):
     """Writes ``ckpts/epoch=0-step=<n>.ckpt`` and ``last.ckpt``: at the configured steps, at the end, when told to stop.
 
@@ -43,13 +62,12 @@ class Checkpoints(Callback):
     def __init__(self, trial: Trial, config: CheckpointConfig) -> None:
         self.trial = trial
         self.config = config
-        self.asked_to_stop = False
+        self.stop = interrupts.current()
         self._saved_step = -1
-        self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous_handlers[number] = signal.signal(number, self._on_signal)
+        self.stop = interrupts.current()
+        self.stop.patient, self.stop.speaks = True, ranks.rank() == 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -62,42 +80,28 @@ class Checkpoints(Callback):
         elif config.save_last and config.last_every_n_steps and step % config.last_every_n_steps == 0:
             self._save_last(trainer)
         if self._agreed_to_stop(trainer):
-            self._stop(trainer)
+            self._save_and_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and self._agreed_to_stop(trainer):
-            self._stop(trainer)
+            self._save_and_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_handlers()
         if trainer.global_step != self._saved_step:
             self._save_numbered(trainer)
+        self.stop.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.asked_to_stop:
-            raise KeyboardInterrupt
-        self.asked_to_stop = True
-        if ranks.rank() == 0:
-            print(
-                "\nstopping after this step; press Ctrl-C again to abort at once", file=sys.stderr, flush=True
-            )
+        self.stop.patient = False
 
     def _agreed_to_stop(self, trainer: Trainer) -> bool:
         """Whether any of the processes was asked: all of them stop after the same step."""
         if trainer.world_size == 1:
-            return self.asked_to_stop
-        self.asked_to_stop = trainer.strategy.reduce_boolean_decision(self.asked_to_stop, all=False)
-        return self.asked_to_stop
+            return self.stop.asked
+        self.stop.asked = trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False)
+        return self.stop.asked
 
-    def _restore_handlers(self) -> None:
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
-        self._previous_handlers = {}
-
-    def _stop(self, trainer: Trainer) -> None:
+    def _save_and_stop(self, trainer: Trainer) -> None:
         self._save(trainer, self.trial.last)
         raise Interrupted
 

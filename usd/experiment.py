@@ -1,6 +1,7 @@
 """An experiment as configured, and the folder it writes to: ``outputs/<name>/<tag>@<time>``."""
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -15,9 +16,9 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from usd.core import loading
+from usd.core import files, loading
 from usd.core.config import ROOT, Spec, component, option, parse, plain
-from usd.core.errors import UserError
+from usd.core.errors import ConfigError, UserError
 from usd.core.overrides import OptionReader
 
 Mode = Literal["train", "validate", "test", "export"]
@@ -71,7 +72,7 @@ class Experiment:
     name: str = option("default", "folder of this family of trials")
     description: str = option("", "one line, printed at the start")
     tag: str = option("", "folder of this trial")
-    seed: int = option(0, "of all randomness", ge=0)
+    seed: int = option(0, "of all randomness", ge=0, le=2**63 - 1)
     use_timestamp: bool = option(True, "add the time to the trial's folder")
     timestamp: str | None = option(None, "that time; set by the launcher")
     exp_root_dir: Path = option("outputs", "where trials go; a relative path means the repository")
@@ -89,7 +90,9 @@ class Experiment:
     checkpoint: CheckpointConfig = option({}, "what is kept")
 
 
+LOCK = ".lock"
 STARTING_FILES = (
+    LOCK,
     "configs/*",
     "cmd.txt",
     "stage.json",
@@ -138,10 +141,10 @@ class Outcome:
 
 
 def load_experiment(
-    files: Sequence["str | Path"], overrides: Sequence[str] = ()
+    configs: Sequence["str | Path"], overrides: Sequence[str] = ()
 ) -> tuple[Experiment, DictConfig]:
     """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
-    loaded = loading.load(files, overrides, reader())
+    loaded = loading.load(configs, overrides, reader())
     experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
     for note in loaded.notes:
         say(note)
@@ -196,51 +199,147 @@ def joined() -> bool:
 
 
 def trial_of(experiment: Experiment) -> Trial:
-    """Where an experiment writes. Nothing is created."""
+    """Where an experiment writes. Nothing is created. Raises ``UserError`` for names that are no names of folders."""
     stamp = (experiment.timestamp or "") if experiment.use_timestamp else ""
-    return Trial(
-        experiment.exp_root_dir / folder_name(experiment.name) / (folder_name(experiment.tag) + stamp)
-    )
+    root, family = experiment.exp_root_dir, folder_of("name", experiment.name)
+    return Trial(root / family / folder_of("tag", experiment.tag + stamp))
 
 
 def folder_name(text: str) -> str:
-    """``text`` without what file systems refuse, at most 120 characters."""
-    return re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "-", text).strip(". ")[:120]
+    """``text`` without what file systems refuse, at most 120 characters and 200 bytes: never a path, maybe empty."""
+    safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "-", text).strip(". ")[:120]
+    return safe.encode(errors="replace")[:200].decode(errors="ignore").strip(". ")
 
 
-def open_trial(trial: Trial) -> None:
-    """Makes the folders. Raises ``UserError`` where that is not allowed."""
-    try:
-        for folder in (trial.ckpts, trial.configs, trial.save):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{trial.folder}: cannot be written ({error.strerror}); choose another exp_root_dir"
-        ) from error
+def folder_of(key: str, text: str) -> str:
+    """The name of the folder that the option ``key`` names. Raises ``ConfigError`` where nothing is left of it."""
+    name = folder_name(text)
+    if not name:
+        raise ConfigError(f"{key}: {text!r} is no name of a folder; expected letters or digits in it")
+    return name
+
+
+# ------------------------------------------------------------------------------------------------- folders in use
 
 
 @contextlib.contextmanager
-def using(trial: Trial) -> Iterator[None]:
-    """The trial's folders, made where they are missing; gone again when a mistake ends the run before any result."""
-    new = [folder for folder in (trial.folder, *trial.folder.parents) if not folder.exists()]
-    open_trial(trial)
+def using(
+    experiment: Experiment, is_new: bool = False, alone: bool = False
+) -> Iterator[tuple[Experiment, Trial]]:
+    """Make the folders of a trial; they are gone again when a mistake ends the run before any result.
+
+    With ``is_new`` its time was set by this run, and is changed until the folder is nobody else's. Who is ``alone``
+    (a training) keeps other trainings out; looking at a checkpoint may go on beside. What killed runs left
+    half-written is cleared. Processes that join a training use its folder. Raises ``UserError``.
+    """
+    if joined():
+        yield experiment, trial_of(experiment)
+        return
+    first = trial_of(experiment).folder
+    absent = [folder for folder in (first, *first.parents) if not folder.exists()]
+    with _writable(first):
+        experiment = _claimed(experiment) if is_new else experiment
+        trial = trial_of(experiment)
+        absent = [trial.folder, *absent[1:]] if is_new else absent
+        trial.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(trial.folder) if alone else contextlib.nullcontext():
+        try:
+            open_trial(trial)
+            yield experiment, trial
+        except UserError:
+            _take_away(trial, absent)
+            raise
+
+
+def _claimed(experiment: Experiment) -> Experiment:
+    """With a time that makes its folder a new one, which is made. Two runs of one second get two folders."""
+    stamp = experiment.timestamp or ""
+    trial_of(experiment).folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(2):
+        try:
+            trial_of(experiment).folder.mkdir()
+            return experiment
+        except FileExistsError:
+            experiment = replace(experiment, timestamp=f"{stamp}-{number}")
+    raise AssertionError("endless")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made. Raises ``UserError`` that says who is in it."""
+    lock = folder / LOCK
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    with contextlib.ExitStack() as stack:
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if lock.is_symlink():
+                lock.unlink()
+            stack.enter_context(files.locked(lock))
+        try:
+            yield
+        except UserError:
+            _leave(folder, absent)
+            raise
+
+
+def _leave(folder: Path, absent: Sequence[Path]) -> None:
+    """Takes a folder away, with those above it that were made for it, where nothing but its lock is in it."""
+    with contextlib.suppress(OSError):
+        if os.listdir(folder) == [LOCK]:
+            (folder / LOCK).unlink()
+        for place in absent:
+            place.rmdir()
+
+
+def _take_away(trial: Trial, absent: Sequence[Path]) -> None:
+    """Removes the folders that a run made, where nobody found anything to write."""
+    if not absent or trial.has_results():
+        return
+    shutil.rmtree(trial.folder, ignore_errors=True)
+    for folder in absent[1:]:  # another run may have moved in
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def open_trial(trial: Trial) -> None:
+    """Make the folders, and clear what killed runs left half-written. Raises ``UserError`` where it may not."""
+    _refuse_links(trial)
+    with _writable(trial.folder):
+        for folder in (trial.ckpts, trial.configs, trial.save):
+            folder.mkdir(parents=True, exist_ok=True)
+        files.clear_partials(trial.folder)
+
+
+def _refuse_links(trial: Trial) -> None:
+    """Raises ``UserError`` for a folder inside a trial that leads out of it: nothing is written through links."""
+    home = trial.folder.resolve()
+    for root, folders, _ in os.walk(trial.folder):
+        for folder in (Path(root) / name for name in folders):
+            if folder.is_symlink() and not folder.resolve().is_relative_to(home):
+                raise UserError(
+                    f"{folder}: is a link to {folder.resolve()}; expected a folder: nothing is written through links"
+                )
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except UserError:
-        if new and not trial.has_results():
-            shutil.rmtree(trial.folder, ignore_errors=True)
-            for folder in new[1:]:  # another run may have moved in
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-        raise
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another exp_root_dir"
+        ) from error
 
 
 def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequence[str] = ()) -> None:
-    """Writes ``configs/raw.yaml`` (as merged), ``configs/parsed.yaml`` (as understood) and appends to ``cmd.txt``."""
-    (trial.configs / "raw.yaml").write_text(OmegaConf.to_yaml(raw), encoding="utf-8")
-    (trial.configs / "parsed.yaml").write_text(loading.dump(plain(experiment)), encoding="utf-8")
-    with open(trial.folder / "cmd.txt", "a", encoding="utf-8") as file:
-        file.write(shlex.join(argv or [sys.executable, *sys.argv]) + "\n")
+    """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``."""
+    files.write_atomically(trial.configs / "raw.yaml", loading.ended(OmegaConf.to_yaml(raw)))
+    files.write_atomically(trial.configs / "parsed.yaml", loading.ended(loading.dump(plain(experiment))))
+    commands = trial.folder / "cmd.txt"
+    earlier = (
+        "" if commands.is_symlink() or not commands.is_file() else commands.read_text("utf-8", "replace")
+    )
+    files.write_atomically(commands, earlier + shlex.join(argv or [sys.executable, *sys.argv]) + "\n")
 
 
 def say(text: str) -> None:

@@ -26,9 +26,7 @@ again, is made again; what was there is moved aside, never deleted.
 
 import contextlib
 import gc
-import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -39,7 +37,8 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from usd.core import loading
+from usd import interrupts
+from usd.core import files, loading
 from usd.core.config import ROOT, ConfigError, option, parse, plain
 from usd.core.errors import UserError, did_you_mean
 from usd.core.loading import Content, Loaded, Reader
@@ -49,7 +48,9 @@ from usd.experiment import (
     Mode,
     Outcome,
     Trial,
+    alone_in,
     folder_name,
+    folder_of,
     hoisted,
     reader,
     refuse_missing_inputs,
@@ -114,20 +115,20 @@ class Record:
     def digest(self) -> str:
         """The identity of the result, which later stages depend on."""
         text = json.dumps([self.settings, self.inputs, self.step], sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        return files.digest(text)
 
 
 # --------------------------------------------------------------------------------------------------------- running
 
 
-def is_staged(files: Sequence["str | Path"]) -> bool:
+def is_staged(configs: Sequence["str | Path"]) -> bool:
     """Whether a configuration is one of stages."""
-    return any(content.get(KEY) for file in files for content, _ in loading.chain(file))
+    return any(content.get(KEY) for file in configs for content, _ in loading.chain(file))
 
 
 def run_stages(
     mode: str,
-    files: Sequence["str | Path"],
+    configs: Sequence["str | Path"],
     overrides: Sequence[str] = (),
     gpu: str | None = None,
     argv: Sequence[str] = (),
@@ -141,7 +142,7 @@ def run_stages(
         raise UserError(f"--{mode}: a configuration with stages can only be trained; {hint}")
     outcomes: dict[str, Outcome] = {}
     digests: dict[str, str] = {}
-    planned = plans(files, overrides)
+    planned = plans(configs, overrides)
     for note in dict.fromkeys(note for plan in planned for note in plan.notes):
         say(note)
     for plan in planned:
@@ -149,10 +150,15 @@ def run_stages(
             with _told(plan):
                 refuse_missing_inputs(plan.mode, plan.experiment)
     refuse_several_devices(gpu)
-    for plan in planned:
-        wanted = Record(plan.settings(), {name: digests[name] for name in plan.inputs})
-        outcome, done = _perform(plan, wanted, gpu, argv)
-        outcomes[plan.name], digests[plan.name] = outcome, done.digest
+    if not planned:
+        raise ConfigError(f"{KEY}: all of them are null; expected at least one")
+    with interrupts.listening() as stop, alone_in(planned[0].trial.folder.parent):
+        for plan in planned:
+            stop.check(f" before stage {plan.name}; the same command goes on from there")
+            wanted = Record(plan.settings(), {name: digests[name] for name in plan.inputs})
+            outcome, done = _perform(plan, wanted, gpu, argv)
+            outcomes[plan.name], digests[plan.name] = outcome, done.digest
+        stop.check(" after the last stage; nothing is left to do")
     return outcomes
 
 
@@ -181,7 +187,7 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
     before, began = there.minutes if there else 0.0, time.monotonic()
     begun = replace(wanted, step=there.step if there and resumed else 0, minutes=before)
     try:
-        with using(plan.trial):
+        with using(plan.experiment):
             write_record(plan.trial.folder, begun)
             outcome = _executed(plan, resumed, gpu, argv)
     except KeyboardInterrupt:
@@ -251,33 +257,23 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def set_aside(plan: Plan) -> str:
-    """Renames a stage's folder; returns where it is now."""
-    folder = plan.trial.folder
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}~{number}")).exists():
-        number += 1
-    folder.rename(aside)
-    return shown(aside)
+    """Rename a stage's folder; return where it is now. Raises ``UserError`` where a run is at work in it."""
+    with alone_in(plan.trial.folder):
+        return shown(files.set_aside(plan.trial.folder))
 
 
 def read_record(folder: Path) -> Record | None:
     """The record in a folder; None where there is none that can be read."""
+    content = files.read_record(folder / "stage.json")
     try:
-        content = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-        return Record(**{**content, "files": tuple(content["files"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        return None if content is None else Record(**{**content, "files": tuple(content["files"])})
+    except (TypeError, KeyError):
         return None
 
 
 def write_record(folder: Path, record: Record) -> None:
     """Written whole or not at all. Raises ``UserError`` where that is not possible."""
-    partial = folder / f".stage.{os.getpid()}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
-        os.replace(partial, folder / "stage.json")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+    files.write_record(folder / "stage.json", asdict(record))
 
 
 # --------------------------------------------------------------------------------------------------------- reading
@@ -293,7 +289,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.exp_root_dir / folder_name(self.name) / folder_name(self.tag)
+        return self.exp_root_dir / folder_of("name", self.name) / folder_of("tag", self.tag)
 
 
 @dataclass(frozen=True)
@@ -324,9 +320,9 @@ class Written:
         ]
 
 
-def plans(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[Plan]:
+def plans(configs: Sequence["str | Path"], overrides: Sequence[str] = ()) -> list[Plan]:
     """Every stage of a configuration, parsed. Raises ``ConfigError`` that names the stage."""
-    contents = [content for file in files for content in loading.chain(file)]
+    contents = [content for file in configs for content in loading.chain(file)]
     shared: list[Content] = [({k: v for k, v in said.items() if k != KEY}, at) for said, at in contents]
     to_all = [text for text in overrides if not text.startswith(f"{KEY}.")]
     stages = written(contents, overrides)
@@ -390,6 +386,7 @@ def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Writt
             if not isinstance(stage, Mapping | None):
                 raise ConfigError(f"{KEY}.{name}: expected a mapping of keys, got {stage!r}")
     names = list(dict.fromkeys(str(name) for stages, _ in said for name in stages))
+    _refuse_no_folders(names)
     by_hand: dict[str, list[str]] = {name: [] for name in names}
     dropped = {name for stages, _ in said for name in stages if stages[name] is None}
     for text in overrides:
@@ -410,6 +407,18 @@ def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Writt
         for name in names
         if name not in dropped
     ]
+
+
+def _refuse_no_folders(names: Sequence[str]) -> None:
+    """Raises ``ConfigError`` for names of stages that are not names of folders, or of one folder."""
+    known: dict[str, str] = {}
+    for name in names:
+        folder = folder_of(f"{KEY}.{name}", name)
+        if folder in known:
+            raise ConfigError(
+                f"{KEY}.{name}: its folder is that of the stage '{known[folder]}'; expected another name"
+            )
+        known[folder] = name
 
 
 def _run(shared: Loaded) -> Run:

@@ -22,7 +22,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig
 
-from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine
+from usd import interrupts
+from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine, SafePoints
 from usd.core import checkpoint, ranks
 from usd.core.config import spec
 from usd.core.errors import UserError
@@ -40,7 +41,6 @@ from usd.experiment import (
     say,
     shown,
     snapshot,
-    trial_of,
     using,
 )
 from usd.exporter import Exporter
@@ -73,19 +73,20 @@ def execute(
     argv: Sequence[str] = (),
 ) -> Outcome:
     """``run`` for an experiment that is parsed already; ``raw`` is the YAML it came from."""
-    trial = trial_of(experiment)
-    say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
-    say(f"trial: {shown(trial.folder)}")
-    in_folder = using(trial) if ranks.rank() == 0 else contextlib.nullcontext()
-    with in_folder, warnings.catch_warnings(), plain_errors(trial):
-        quiet()
-        use_kernels(experiment.kernels)
-        experiment = settled(experiment, mode, choose_devices(one_of(gpu)))
-        if mode == "train":
-            if ranks.rank() == 0:
-                snapshot(trial, experiment, raw, argv)
-            return train(experiment, trial, gpu)
-        return look(mode, experiment, trial, gpu)
+    is_new = experiment.use_timestamp and raw.get("timestamp") is None
+    with interrupts.listening() as stop, using(experiment, is_new, mode == "train") as (own, trial):
+        say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
+        say(f"trial: {shown(trial.folder)}")
+        with warnings.catch_warnings(), plain_errors(trial):
+            quiet()
+            use_kernels(experiment.kernels)
+            experiment = settled(own, mode, choose_devices(one_of(gpu)))
+            stop.check()
+            if mode == "train":
+                if ranks.rank() == 0:
+                    snapshot(trial, experiment, raw, argv)
+                return train(experiment, trial, gpu)
+            return look(mode, experiment, trial, gpu)
 
 
 def use_kernels(names: "str | Sequence[str]") -> None:
@@ -155,6 +156,7 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         resume = shlex.quote(shown(trial.last))
         say(f"note: starting over in a folder that holds a trial; to continue it pass resume={resume}")
     system, data = parts(experiment, trial)
+    interrupts.current().check()
     if experiment.resume is not None:
         saved = checkpoint.load(experiment.resume)
         checkpoint.refuse_unresumable(saved, experiment.resume)
@@ -168,6 +170,7 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
             trainer.fit(loop, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{_last_saved(trial)}") from error
+    interrupts.current().check(_last_saved(trial))
     if experiment.trainer.test_after_fit:
         with interruptible(trial), joint(trainer):
             trainer.test(loop, verbose=False)
@@ -240,6 +243,7 @@ def look(mode: Mode, experiment: Experiment, trial: Trial, gpu: str | None = Non
     system, data = parts(experiment, trial)
     _compare(saved, system)
     system.restore(saved)
+    interrupts.current().check()
     if mode == "export":
         return _export(experiment, trial, (system, data), gpu)
     trainer = make_trainer(experiment, trial, one_of(gpu), train=False)
@@ -341,7 +345,7 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         limit_val_batches=1.0 if options.val_check_interval or not train else 0,
         check_val_every_n_epoch=None,
         gradient_clip_val=options.gradient_clip_val,
-        callbacks=callbacks(experiment, trial) if train else [],
+        callbacks=callbacks(experiment, trial) if train else [SafePoints()],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -365,7 +369,7 @@ def strategy(processes: int) -> "Strategy | str":
 
 def callbacks(experiment: Experiment, trial: Trial) -> list[Callback]:
     shown_progress = [ProgressLine()] if experiment.trainer.enable_progress_bar else []
-    return [*shown_progress, Checkpoints(trial, experiment.checkpoint)]
+    return [*shown_progress, SafePoints(), Checkpoints(trial, experiment.checkpoint)]
 
 
 def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:

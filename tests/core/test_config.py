@@ -76,7 +76,7 @@ MESSAGES = [
     ({"names": "a"}, "at.names: expected a list of (text), got 'a'"),
     ({"either": "often"}, "at.either: expected a number or one of auto, got 'often'"),
     ({"nothing": "x"}, "at.nothing: expected an integer, got 'x'"),
-    ({"loss": {"a": -1}}, "at.loss: -1 is out of range; expected >= 0"),
+    ({"loss": {"a": -1}}, "at.loss.a: -1 is out of range; expected >= 0"),
     ({"inner": {"depht": 3}}, "at.inner.depht: unknown key. Did you mean 'depth'?"),
     ({"inner": {"quux": 3}}, "at.inner.quux: unknown key. Known keys: depth."),
     ({"inner": {"depth": 0}}, "at.inner.depth: 0 is out of range; expected >= 1"),

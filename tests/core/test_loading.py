@@ -171,3 +171,19 @@ def test_an_argument_that_is_an_override(text):
 @pytest.mark.parametrize("text", ["out/tag=a/parsed.yaml", "./a=b.yaml", "two words = one", "=3", "seed"])
 def test_an_argument_that_is_none(text):
     assert not is_override(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system ['touch {ran}']",
+        "a: !!python/name:os.system",
+        "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{ran}']]",
+        "a: !!python/module:intruder",
+    ],
+)
+def test_yaml_runs_nothing(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text.format(ran=tmp_path / "ran"))
+    with pytest.raises(ConfigError, match=r"bad\.yaml.*: (not valid YAML|expected a mapping)"):
+        load_config([tmp_path / "bad.yaml"])
+    assert not (tmp_path / "ran").exists()

@@ -62,3 +62,18 @@ def test_a_schedule_passes_its_points_stays_in_their_range_and_survives_yaml(ite
     again = Schedule.parse(schedule.plain())
     assert again == schedule or len(steps) == 1
     assert again(step) == schedule(step)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), "nan is not a finite number"),
+        ([0, 1.0, float("inf"), 5], "inf is not a finite number"),
+        ({"steps": [0, 5], "values": [1, float("-inf")]}, "-inf is not a finite number"),
+        ([-3, 1.0, 2.0, 5], "step -3 is out of range; expected 0 or more"),
+        ([0, 1.0, 2.0, 2**31], "step 2147483648 is out of range"),
+    ],
+)
+def test_numbers_that_no_schedule_can_mean(value, text):
+    with pytest.raises(ValueError, match=text):
+        Schedule.parse(value)

@@ -165,7 +165,7 @@ def test_an_empty_surface_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match=r"model\.glb: cannot be written \("):
+    with pytest.raises(UserError, match=r"model\.glb: could not be written \("):
         export(tmp_path / "taken", resolution=16)
 
 

@@ -20,8 +20,8 @@ class Textured(Background):
     @dataclass(frozen=True)
     class Config:
         n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
-        height: int = option(64, "texels from zenith to nadir", ge=1)
-        width: int = option(64, "texels around the horizon", ge=1)
+        height: int = option(64, "texels from zenith to nadir", ge=1, le=8192)
+        width: int = option(64, "texels around the horizon", ge=1, le=8192)
         color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
         random_aug: bool = option(False, "while training, sometimes one random colour instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)

@@ -29,8 +29,9 @@ def figures_of(folder: Path) -> dict[str, float]:
 def _last_losses(trial: Path) -> dict[str, float]:
     """Losses of the last step that was logged, and that step."""
     for file in sorted(trial.glob("csv_logs/version_*/metrics.csv"), key=_version, reverse=True):
-        with open(file, encoding="utf-8", newline="") as rows:
-            known = [row for row in csv.DictReader(rows) if row.get("train/loss")]
+        text = file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1].splitlines()  # a run that was killed leaves half a row
+        known = [row for row in csv.DictReader(whole) if row.get("train/loss")]
         if known:
             losses = {k.removeprefix("train/"): v for k, v in known[-1].items() if k.startswith("train/")}
             named = ("loss", "usd", "rgb", "mask", "reference_view", "opacity", "psnr")

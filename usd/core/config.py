@@ -13,6 +13,7 @@ is a ``ConfigError`` whose message starts with the full key path. Nothing is ign
 """
 
 import dataclasses
+import math
 import os
 import types
 import typing
@@ -39,6 +40,10 @@ __all__ = [
     "plain",
     "spec",
 ]
+
+LARGEST = {int: 2**31 - 1, float: 1e9}
+"""What a number may be on either side of zero where its option has no bound of its own: more is a slip of the hand,
+and its square is not finite in the arithmetic of a GPU."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -216,35 +221,66 @@ def _checked(value: Any, hint: Any, rules: Option, at: _Place) -> Any:
         known = [str(choice) for choice in rules.choices]
         hint_text = did_you_mean(str(result), known)
         raise at.error(f"{_shown(value)} is not a choice; expected one of {', '.join(known)}.{hint_text}")
-    for number in _numbers(result):
-        _check_bounds(number, rules, at)
+    _check_numbers(result, rules, at)
     return result
 
 
+def _check_numbers(value: Any, rules: Option, at: _Place) -> None:
+    for name, item in value.items() if isinstance(value, dict) else ():
+        _check_numbers(item, rules, at / name)
+    for number in () if isinstance(value, dict) else _numbers(value):
+        _check_bounds(number, rules, at)
+
+
 def _numbers(value: Any) -> list[int | float]:
-    """Every number in a parsed value."""
+    """Every number in a value, as written or parsed; mappings aside."""
     if isinstance(value, Schedule):
         return list(value.values)
     if isinstance(value, tuple | list):
         return [number for item in value for number in _numbers(item)]
-    if isinstance(value, dict):
-        return _numbers(list(value.values()))
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
 def _check_bounds(number: int | float, rules: Option, at: _Place) -> None:
+    largest = LARGEST[type(number)]
+    ge = -largest if rules.ge is None and rules.gt is None else rules.ge
+    le = largest if rules.le is None and rules.lt is None else rules.le
     wanted = [
-        (rules.ge, ">=", rules.ge is None or number >= rules.ge),
+        (ge, ">=", ge is None or number >= ge),
         (rules.gt, ">", rules.gt is None or number > rules.gt),
-        (rules.le, "<=", rules.le is None or number <= rules.le),
+        (le, "<=", le is None or number <= le),
         (rules.lt, "<", rules.lt is None or number < rules.lt),
     ]
     if not all(ok for _, _, ok in wanted):
-        bounds = " and ".join(f"{sign} {bound:g}" for bound, sign, _ in wanted if bound is not None)
-        raise at.error(f"{number:g} is out of range; expected {bounds}")
+        known = (rules.ge, rules.gt, rules.le, rules.lt)
+        told = [
+            f"{sign} {_short(bound)}"
+            for bound, sign, ok in wanted
+            if bound is not None and (bound in known or not ok)
+        ]
+        raise at.error(f"{_short(number)} is out of range; expected {' and '.join(told)}")
+
+
+def _short(number: int | float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def _refuse_infinite(value: Any, hint: Any, at: _Place) -> None:
+    """Raises ``ConfigError`` for nan, infinity and integers beyond 64 bits, unless text is expected."""
+    for number in () if _is_text(hint) else _numbers(value):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise at.error(f"{number:g} is out of range; expected a finite number")
+        if isinstance(number, int) and abs(number) >= 2**63:
+            raise at.error("an integer of more than 64 bits is out of range")
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether a type is text, or null."""
+    return all(member in (str, type(None)) for member in get_args(hint) or [hint])
 
 
 def _value(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+    _refuse_infinite(value, hint, at)
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return _union(value, hint, is_path, at)

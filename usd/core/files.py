@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,11 +32,15 @@ def replace_atomically(path: "Path | str") -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; when the block ends without error, it takes the place of ``path``.
 
     The yielded path has the suffix of ``path``, in a folder that is made. A link in the place of ``path`` is itself
-    replaced: what it points to is left alone. Content is flushed to disk before the renaming. ``OSError`` passes
-    through, as does what the block raises; the old content is then intact.
+    replaced: what it points to is left alone. A device, a pipe and the like are written to directly. Content is
+    flushed to disk before the renaming. ``OSError`` passes through, as does what the block raises; the old content is
+    then intact.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if _is_no_file(path):
+        yield path
+        return
     partial = partial_name(path)
     try:
         yield partial
@@ -45,6 +50,14 @@ def replace_atomically(path: "Path | str") -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether nothing can take the place of ``path``: a device, a pipe, a folder, ``/dev/stdout``."""
+    return (path.exists() and not path.is_file()) or path.absolute().parts[:2] in (
+        ("/", "dev"),
+        ("/", "proc"),
+    )
 
 
 def partial_name(path: Path) -> Path:
@@ -179,7 +192,9 @@ def locked(file: Path, patience: float = 0.0) -> Iterator[None]:
         end = time.monotonic() + patience
         while not _acquired(content):
             if time.monotonic() > end:
-                raise UserError(f"{file.parent}: in use by {_owner(content)}; wait for it, or end it")
+                raise UserError(
+                    f"{file.parent}: in use by {_owner(content)}; wait for it, end it, or choose another folder"
+                )
             time.sleep(0.1)
         _sign(content)
         _held.add(content)
@@ -200,7 +215,7 @@ def _close_in_child() -> None:
     _held.clear()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_close_in_child)
 
 

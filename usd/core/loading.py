@@ -153,6 +153,10 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: not valid YAML (it is not text)") from error
+    if is_cut_off(text):
+        raise ConfigError(
+            f"{file}: is cut off; expected '{ENDS[1].strip()}' as its last line. Use raw.yaml, or run it again"
+        )
     return _parse_yaml(text, file)
 
 
@@ -285,6 +289,20 @@ def dump(content: Mapping[str, Any]) -> str:
     return yaml.dump(
         literal(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
     )
+
+
+ENDS = ("# This file is whole where its last line says so.\n", "# end\n")
+"""First and last line of YAML that we write for later commands: cut off anywhere, it would be other YAML."""
+
+
+def ended(text: str) -> str:
+    """YAML between the lines by which ``_read`` knows that nothing of it is missing."""
+    return ENDS[0] + text.rstrip("\n") + "\n" + ENDS[1]
+
+
+def is_cut_off(text: str) -> bool:
+    """Whether ``text`` was written by ``ended`` and lacks its end."""
+    return text.startswith(ENDS[0]) and not text.rstrip().endswith("\n" + ENDS[1].rstrip())
 
 
 def is_override(text: str) -> bool:

@@ -12,6 +12,7 @@ or one of the list forms known from threestudio, whose steps and values alternat
 Steps are optimiser steps, always: a float where a step belongs is an error and never means epochs.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,12 +77,16 @@ class Schedule:
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r} is not a schedule")
+    if not math.isfinite(value):
+        raise ValueError(f"{value:g} is not a finite number")
     return float(value)
 
 
 def _step(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"step {value!r} must be an integer number of optimiser steps")
+    if not 0 <= value < 2**31:
+        raise ValueError(f"step {value} is out of range; expected 0 or more")
     return value
 
 

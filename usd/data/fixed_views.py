@@ -16,7 +16,7 @@ from usd.math.camera import join_cameras
 class FixedViewsConfig(UsdRandomCameraConfig):
     """The cameras are those of ``eval_transforms``, or of the evaluation orbit."""
 
-    views: int = option(4, "how many, evenly chosen", ge=1)
+    views: int = option(4, "how many, evenly chosen", ge=1, le=100000)
 
 
 @register("fixed-views-datamodule")

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from usd.core import files
 from usd.core.config import UserError
 
 
@@ -48,18 +49,17 @@ def write_picture(path: str | Path, picture: Float[Tensor, "c H W"]) -> Path:
     pixels = to_bytes(picture)
     with writing(path) as file:
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file)
-    return file
+    return Path(path)
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Make the folder of ``path``; a full disk or a missing permission becomes a UserError that names the file."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+    """Yield a file to write to, which replaces ``path`` when all is written; the folder is made.
+
+    A full disk or a missing permission becomes a UserError that names ``path``.
+    """
+    with files.writable(path), files.replace_atomically(path) as partial:
+        yield partial
 
 
 def to_bytes(picture: Float[Tensor, "c H W"]) -> np.ndarray:

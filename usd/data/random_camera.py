@@ -57,15 +57,17 @@ class CameraBatch:
 class RandomCameraConfig:
     """threestudio's keys; angles in degrees, distances in world units, lists [from, to]."""
 
-    batch_size: int | tuple[int, ...] = option(1, "views a step; a list follows resolution_milestones", ge=1)
-    height: int | tuple[int, ...] = option(
-        64, "rows of a training picture; a list follows resolution_milestones", ge=1
+    batch_size: int | tuple[int, ...] = option(
+        1, "views a step; a list follows resolution_milestones", ge=1, le=65536
     )
-    width: int | tuple[int, ...] = option(64, "columns of a training picture; likewise", ge=1)
+    height: int | tuple[int, ...] = option(
+        64, "rows of a training picture; a list follows resolution_milestones", ge=1, le=16384
+    )
+    width: int | tuple[int, ...] = option(64, "columns of a training picture; likewise", ge=1, le=16384)
     resolution_milestones: tuple[int, ...] = option(
         (), "steps at which height, width and batch_size take their next value", ge=1
     )
-    camera_distance_range: Range = option((1.0, 1.5), "distance from the origin", gt=0)
+    camera_distance_range: Range = option((1.0, 1.5), "distance from the origin", gt=0, le=10000)
     fovy_range: Range = option((40.0, 70.0), "vertical field of view", gt=0, lt=180)
     elevation_range: Range = option((-10.0, 90.0), "angle above the ground", ge=-90, le=90)
     azimuth_range: Range = option((-180.0, 180.0), "angle around +z, from +x towards +y", ge=-360, le=360)
@@ -76,20 +78,20 @@ class RandomCameraConfig:
     progressive_until: int = option(
         0, "step by which the ranges of angles have grown from the evaluation view to full", ge=0
     )
-    camera_perturb: float = option(0.1, "position noise, uniform in [-p, p] per axis", ge=0)
-    center_perturb: float = option(0.2, "noise of the point looked at, standard deviation", ge=0)
-    up_perturb: float = option(0.02, "noise of the upward direction, standard deviation", ge=0)
-    eval_height: int = option(512, "rows of an evaluation picture", ge=1)
-    eval_width: int = option(512, "columns of an evaluation picture", ge=1)
-    eval_batch_size: int = option(1, "test views rendered at once", ge=1)
+    camera_perturb: float = option(0.1, "position noise, uniform in [-p, p] per axis", ge=0, le=100)
+    center_perturb: float = option(0.2, "noise of the point looked at, standard deviation", ge=0, le=100)
+    up_perturb: float = option(0.02, "noise of the upward direction, standard deviation", ge=0, le=100)
+    eval_height: int = option(512, "rows of an evaluation picture", ge=1, le=16384)
+    eval_width: int = option(512, "columns of an evaluation picture", ge=1, le=16384)
+    eval_batch_size: int = option(1, "test views rendered at once", ge=1, le=4096)
     eval_elevation_deg: float = option(15.0, "elevation of the evaluation orbit", ge=-90, le=90)
     eval_elevation_range: Range | None = option(
         None, "test views spread over the sphere between these elevations; null: one orbit", ge=-90, le=90
     )
-    eval_camera_distance: float = option(1.5, "its distance", gt=0)
+    eval_camera_distance: float = option(1.5, "its distance", gt=0, le=10000)
     eval_fovy_deg: float = option(70.0, "its vertical field of view", gt=0, lt=180)
-    n_val_views: int = option(4, "views of a validation grid, evenly around", ge=1)
-    n_test_views: int = option(120, "views of the test turntable, evenly around", ge=1)
+    n_val_views: int = option(4, "views of a validation grid, evenly around", ge=1, le=1000)
+    n_test_views: int = option(120, "views of the test turntable, evenly around", ge=1, le=100000)
     eval_transforms: Path | None = option(None, "a transforms.json whose cameras the test renders")
     eval_turntable: bool = option(
         True, "with eval_transforms: render the turntable too, into a folder of its own"

@@ -1,6 +1,5 @@
 """``toybox-datamodule``: views of procedural toys, for training and judging the embedded models."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from usd.core import files
 from usd.core.config import ROOT, ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
@@ -81,9 +81,11 @@ class ToyboxData(Data):
         nameless_share: float = option(
             NAMELESS_SHARE, "share of nameless compositions among them", ge=0, le=1
         )
-        batch_size: int = option(64, "views a batch (target views, where pairs are asked for)", ge=1)
+        batch_size: int = option(
+            64, "views a batch (target views, where pairs are asked for)", ge=1, le=65536
+        )
         targets_per_reference: int = option(
-            0, "0: single views; k: pairs, with k targets to each reference", ge=0
+            0, "0: single views; k: pairs, with k targets to each reference", ge=0, le=1000
         )
         normal_share: float = option(
             0.0, "share of the views that are normal maps over white, captioned 'normals of ...'", ge=0, le=1
@@ -146,7 +148,7 @@ class ToyboxData(Data):
             raise FileNotFoundError(
                 f"data.autoencoder: {folder} holds no .safetensors; train configs/toybox/vae.yaml first"
             )
-        digest = hashlib.blake2b(weights.read_bytes(), digest_size=6).hexdigest()
+        digest = files.digest(weights.read_bytes(), size=6)
         return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
 
     def batch(self, step: int, generator: torch.Generator) -> Any:
@@ -268,9 +270,8 @@ def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path)
         flat = torch.from_numpy(np.asarray(rgba)).flatten(0, 1)
         parts = [_encode(vae, chunk) for chunk in flat.split(256)]
         latents = torch.cat(parts).view(*rgba.shape[:2], *parts[0].shape[1:])
-        aside = folder / f".part-{index:05d}.npy"
-        np.save(aside, latents.numpy().astype(np.float16))
-        aside.rename(target)
+        with files.replace_atomically(target) as partial:
+            np.save(partial, latents.numpy().astype(np.float16))
 
 
 def _read_latents(folder: Path, count: int) -> list[np.ndarray]:

@@ -205,7 +205,7 @@ def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: S
     ]
     with writing(path) as file:
         file.write_text(json.dumps({"camera_model": "PINHOLE", **shared, "frames": frames}, indent=1))
-    return file
+    return Path(path)
 
 
 def _intrinsics(camera: Cameras) -> dict[str, int | float | str]:

@@ -22,8 +22,12 @@ class UsdRandomCameraConfig(RandomCameraConfig):
         ge=-90,
         le=90,
     )
-    reference_azimuth_deg: float = option(90.0, "where around the object; turns the result, nothing else")
-    reference_camera_distance: float | None = option(None, "its distance; null: eval_camera_distance", gt=0)
+    reference_azimuth_deg: float = option(
+        90.0, "where around the object; turns the result, nothing else", ge=-360, le=360
+    )
+    reference_camera_distance: float | None = option(
+        None, "its distance; null: eval_camera_distance", gt=0, le=10000
+    )
     reference_fovy_deg: float | None = option(
         None, "its vertical field of view; null: eval_fovy_deg", gt=0, lt=180
     )

@@ -43,20 +43,25 @@ class ViewOptions:
         "auto",
         "where masks come from: auto, alpha, files (beside the pictures), background (a plain colour), none",
     )
-    size: int | None = option(None, "longest side of the pictures after resampling; null: as they are", ge=1)
+    size: int | None = option(
+        None, "longest side of the pictures after resampling; null: as they are", ge=1, le=16384
+    )
     frame: Literal["auto", "keep", "fit"] = option(
         "auto",
         "fit: centre the object, turn mean up to +z, scale its bounding radius to 0.5; keep: the file's world; "
         "auto: fit for COLMAP, whose worlds are arbitrary, keep for all others",
     )
     input_azimuth_deg: float = option(
-        0.0, "turn the world of SyncDreamer's and Wonder3D's views so that their input was taken from here"
+        0.0,
+        "turn the world of SyncDreamer's and Wonder3D's views so that their input was taken from here",
+        ge=-360,
+        le=360,
     )
     trial_views: str | None = option(
         None, "of a trial: which rendered views (`test`, `turntable`, ...); null: turntable, else test"
     )
-    toy_views: int = option(64, "of a toy: how many views, spread over the sphere", ge=1)
-    toy_size: int = option(128, "of a toy: pixels a side", ge=1)
+    toy_views: int = option(64, "of a toy: how many views, spread over the sphere", ge=1, le=100000)
+    toy_size: int = option(128, "of a toy: pixels a side", ge=1, le=4096)
 
 
 def read_views(source: "str | Path", options: ViewOptions, where: str = "data.path") -> ViewSet:

@@ -110,20 +110,22 @@ class ViewsConfig(ViewOptions):
         None, "likewise: views to judge by; null: those held out, or a few of the training views", path=True
     )
     hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
-    n_rays: int = option(2048, "rays a batch", ge=1)
+    n_rays: int = option(2048, "rays a batch", ge=1, le=2**24)
     object_share: float = option(
         0.5,
         "share of the rays drawn from pixels of the object and its surroundings; the rest from anywhere",
         ge=0,
         le=1,
     )
-    margin: int = option(8, "pixels about the silhouette that count as its surroundings", ge=0)
+    margin: int = option(8, "pixels about the silhouette that count as its surroundings", ge=0, le=16384)
     view_weights: tuple[float, ...] = option(
         (), "how far each view is trusted, one number a view; empty: as the reader says, mostly 1", ge=0
     )
     drop_views: tuple[int, ...] = option((), "indices of views to leave out entirely", ge=0)
     use_normals: bool = option(True, "hand out the views' normals where there are any")
-    n_val_views: int = option(4, "views of a validation grid, evenly chosen from those of the test", ge=1)
+    n_val_views: int = option(
+        4, "views of a validation grid, evenly chosen from those of the test", ge=1, le=1000
+    )
 
 
 @register("views-datamodule")

@@ -43,11 +43,11 @@ class GaussianDenoiser(TextDenoiser, ViewDenoiser):
 
     @dataclass(frozen=True)
     class Config:
-        size: int = option(32, "side of the square pictures it sees, in pixels", ge=1)
-        mean: float = option(0.0, "what it expects when told nothing, in [-1, 1]")
-        std: float = option(1.0, "spread around `mean`", gt=0)
-        text_mean: float = option(0.2, "what it expects when told any sentence")
-        view_std: float = option(0.2, "spread around a condition", gt=0)
+        size: int = option(32, "side of the square pictures it sees, in pixels", ge=1, le=4096)
+        mean: float = option(0.0, "what it expects when told nothing, in [-1, 1]", ge=-1, le=1)
+        std: float = option(1.0, "spread around `mean`", gt=0, le=1000)
+        text_mean: float = option(0.2, "what it expects when told any sentence", ge=-1, le=1)
+        view_std: float = option(0.2, "spread around a condition", gt=0, le=1000)
 
     config: Config
     embedding = Normal

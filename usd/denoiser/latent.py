@@ -42,7 +42,7 @@ class LatentDenoiser(Denoiser):
         lora_file: str | None = option(
             None, "LoRA to add to it: a file, or a folder of diffusers or peft", path=True
         )
-        lora_scale: float = option(1.0, "how often it is added")
+        lora_scale: float = option(1.0, "how often it is added", ge=-100, le=100)
 
     def __init__(self, config: Config, name: str = "") -> None:
         super().__init__(config)

@@ -24,8 +24,8 @@ LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 class LoraConfig:
     """The shape of the change: W + alpha / rank B A, with A (rank, in) and B (out, rank)."""
 
-    rank: int = option(4, "rank of the change of each layer", ge=1)
-    alpha: int | None = option(None, "the change is multiplied by alpha / rank; null: by 1", ge=1)
+    rank: int = option(4, "rank of the change of each layer", ge=1, le=4096)
+    alpha: int | None = option(None, "the change is multiplied by alpha / rank; null: by 1", ge=1, le=65536)
     dropout: float = option(
         0.0, "share of a layer's inputs that the change does not see in training", ge=0, lt=1
     )

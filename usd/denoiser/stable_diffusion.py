@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from usd.core import files
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.denoiser import TextDenoiser
@@ -117,13 +118,11 @@ class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
 
 def digest_of(folders: Sequence[Path], more: str) -> str:
     """A digest of all files in ``folders``, names and contents, and of ``more``."""
-    found = hashlib.blake2b(more.encode(), digest_size=20)
+    parts: list[str | bytes] = [more]
     for folder in folders:
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
-            found.update(f"\0{file.name}\0".encode())
-            with open(file, "rb") as content:
-                found.update(hashlib.file_digest(content, "blake2b").digest())
-    return found.hexdigest()
+            parts += [f"\0{file.name}\0", files.digest_of_file(file)]
+    return files.digest(*parts, size=20)
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -28,18 +28,20 @@ VOLUME = "view_volume"  # its place in a Zero-1-to-3 folder
 class ViewVolumeConfig:
     """Shape of the network. Sizes are voxels or pixels a side."""
 
-    picture: int = option(64, "the reference is read at this size", ge=16)
-    latent: int = option(16, "side of the latents that the hint lies beside", ge=4)
+    picture: int = option(64, "the reference is read at this size", ge=16, le=4096)
+    latent: int = option(16, "side of the latents that the hint lies beside", ge=4, le=1024)
     features: int = option(
-        32, "channels of the picture's features at half its size; deeper ones have more", ge=8
+        32, "channels of the picture's features at half its size; deeper ones have more", ge=8, le=8192
     )
-    coarse: int = option(16, "side of the cube that is completed in 3D", ge=4)
-    coarse_channels: int = option(16, "its channels", ge=8)
-    fine_channels: int = option(12, "channels of the cube of twice that side, which is rendered", ge=4)
-    samples: int = option(16, "samples along each ray", ge=2)
-    head: int = option(64, "channels of the layers after rendering", ge=8)
-    hint: int = option(16, "channels given to the UNet, the expected latent among them", ge=5)
-    extent: float = option(0.52, "half the side of the cube, world units", gt=0)
+    coarse: int = option(16, "side of the cube that is completed in 3D", ge=4, le=512)
+    coarse_channels: int = option(16, "its channels", ge=8, le=8192)
+    fine_channels: int = option(
+        12, "channels of the cube of twice that side, which is rendered", ge=4, le=8192
+    )
+    samples: int = option(16, "samples along each ray", ge=2, le=4096)
+    head: int = option(64, "channels of the layers after rendering", ge=8, le=8192)
+    hint: int = option(16, "channels given to the UNet, the expected latent among them", ge=5, le=8192)
+    extent: float = option(0.52, "half the side of the cube, world units", gt=0, le=1000)
 
 
 @dataclass(frozen=True)

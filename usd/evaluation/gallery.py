@@ -30,7 +30,7 @@ def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Pa
     frames: list[Any] = [to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures]
     with writing(path) as file:
         imageio.mimwrite(file, frames, fps=fps, codec="libx264", quality=8, macro_block_size=2)
-    return file
+    return Path(path)
 
 
 def _even(rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:

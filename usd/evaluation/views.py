@@ -52,7 +52,7 @@ def write_metrics(path: str | Path, frames: Sequence[Frame], scores: Mapping[int
     content = {**mean, "views": len(views), "protocol": "over white, per view then mean", "per_view": views}
     with writing(path) as file:
         file.write_text(json.dumps(content, indent=1))
-    return file
+    return Path(path)
 
 
 def _finite(score: ViewScore) -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core import files
 from usd.core.config import option
 from usd.core.errors import ConfigError, UserError
 from usd.core.registry import register
@@ -87,9 +86,9 @@ class MeshExporter(Exporter):
         axes: Literal["format", "y-up", "z-up"] = option("format", "format: glb, obj y-up; ply, stl z-up")
         scale: float = option(1.0, "units of the file in a world unit", gt=0)
         check_views: int = option(
-            4, "read the file back, and compare it with the object in so many training views", ge=0
+            4, "read the file back, and compare it with the object in so many training views", ge=0, le=1000
         )
-        check_size: int = option(256, "pixels a side of those views", ge=16)
+        check_size: int = option(256, "pixels a side of those views", ge=16, le=4096)
         save_report: bool = option(True, "write <save_name>-report.json")
         context_type: Literal["gl", "cuda"] | None = option(
             None, "published: how nvdiffrast rasterises; not needed here"
@@ -290,13 +289,4 @@ def write_file(path: Path, content: bytes) -> Path:
     """Write a file whole or not at all. Raises ``UserError`` where it cannot be, or would be empty."""
     if not content:
         raise UserError(f"{path}: there is nothing to write")
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    return path
+    return files.write_atomically(path, content)

@@ -53,7 +53,7 @@ class Volumetric(Geometry):
 
     @dataclass(frozen=True)
     class Config:
-        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
+        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
         isosurface_resolution: int = option(128, "lattice points a side when a mesh is made", ge=4, le=1024)
         isosurface_threshold: Level = option(
             "auto", "density of the surface; auto: silhouettes as rendered", gt=0

@@ -18,9 +18,9 @@ NETWORKS = ("encoding", "feature_network")  # what makes features, by the names 
 class FeatureConfig:
     """Options of what a point's features are."""
 
-    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
+    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
     n_input_dims: int = option(3, "numbers a position has", choices=(3,))
-    n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0)
+    n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0, le=4096)
     pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
     mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
 

@@ -50,12 +50,12 @@ class ImplicitSDF(SignedDistance, FeatureSurface):
             "finite_difference", "how gradients are computed; null: nothing can ask for them"
         )
         finite_difference_normal_eps: float | Literal["progressive"] = option(
-            0.01, "step, world units; progressive: a cell of the finest level that is on", gt=0
+            0.01, "step, world units; progressive: a cell of the finest level that is on", gt=0, le=1000
         )
         sdf_bias: float | Literal["sphere", "ellipsoid"] = option(
             0.0, "a number to add, or the shape to start from where shape_init is null"
         )
-        sdf_bias_params: Params | None = option(None, "of that shape, as shape_init_params", gt=0)
+        sdf_bias_params: Params | None = option(None, "of that shape, as shape_init_params", gt=0, le=10000)
         isosurface_resolution: int = option(
             128,
             "lattice points a side when a mesh is made; fineness of the grid that is rasterized",

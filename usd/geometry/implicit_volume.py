@@ -42,18 +42,18 @@ class ImplicitVolume(Volumetric):
 
     @dataclass(frozen=True)
     class Config(Volumetric.Config):
-        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1)
+        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1, le=4096)
         density_activation: ActivationName = option("softplus", "makes densities non-negative")
         density_bias: Bias = option("blob_magic3d", "a number, or the blob the object starts as")
         density_blob_scale: float = option(10.0, "height of the blob")
-        density_blob_std: float = option(0.5, "radius of the blob", gt=0)
+        density_blob_std: float = option(0.5, "radius of the blob", gt=0, le=10000)
         pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
         mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
         normal_type: Literal["analytic", "finite_difference", "pred"] | None = option(
             "finite_difference", "how normals are computed where something needs them; null: nothing can"
         )
         finite_difference_normal_eps: float = option(
-            0.01, "step of the finite differences, world units", gt=0
+            0.01, "step of the finite differences, world units", gt=0, le=1000
         )
 
     config: Config

@@ -30,6 +30,7 @@ class ShapeConfig:
         None,
         "sphere: its radius; ellipsoid: three half axes; mesh: largest coordinate, null: as in the file",
         gt=0,
+        le=10000,
     )
     shape_init_mesh_up: Axis | None = option(None, "the file's axis that is up; null: as its format has it")
     shape_init_mesh_front: Axis | None = option(None, "the file's axis that becomes +x; null: +x")

@@ -24,18 +24,18 @@ class VolumeGrid(Volumetric):
     @dataclass(frozen=True)
     class Config(Volumetric.Config):
         grid_size: tuple[int, int, int] = option((100, 100, 100), "points along x, y and z", ge=2, le=512)
-        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1)
+        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1, le=4096)
         density_activation: ActivationName = option("softplus", "makes densities non-negative")
         density_bias: float | Literal["blob", "blob_magic3d", "blob_dreamfusion"] = option(
             "blob", "a number, or the blob the object starts as; blob is blob_magic3d"
         )
         density_blob_scale: float = option(5.0, "height of the blob")
-        density_blob_std: float = option(0.5, "radius of the blob", gt=0)
+        density_blob_std: float = option(0.5, "radius of the blob", gt=0, le=10000)
         normal_type: Literal["finite_difference"] | None = option(
             "finite_difference", "how normals are computed; null: nothing can ask for them"
         )
         finite_difference_normal_eps: float = option(
-            0.01, "step of the finite differences, world units", gt=0
+            0.01, "step of the finite differences, world units", gt=0, le=1000
         )
 
     config: Config

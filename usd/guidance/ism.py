@@ -25,8 +25,8 @@ class IsmGuidance(RectifiableGuidance):
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
-        interval: int = option(50, "timesteps between the two levels", ge=1)
-        inversion_steps: int = option(3, "DDIM steps from the view to x_s", ge=1)
+        interval: int = option(50, "timesteps between the two levels", ge=1, le=1000)
+        inversion_steps: int = option(3, "DDIM steps from the view to x_s", ge=1, le=1000)
 
     config: Config
 

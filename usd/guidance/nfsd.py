@@ -28,7 +28,9 @@ class NfsdGuidance(RectifiableGuidance):
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
-        threshold: int = option(200, "timestep below which the prediction is taken for noise-free", ge=0)
+        threshold: int = option(
+            200, "timestep below which the prediction is taken for noise-free", ge=0, le=1000
+        )
         negative_prompt: str = option(
             "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy",
             "words for bad pictures; empty: psi told nothing",

@@ -25,7 +25,7 @@ class RectifiableGuidance(ViewGuidance):
         pretrained_model_name_or_path: str = option(
             "sd-2.1-base", "the unconditional model (read when unconditional: prior)", path=True
         )
-        guidance_scale: float = option(7.5, "s of the formula", ge=0)
+        guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
         unconditional: Literal["prior", "own"] = option(
             "own", "eps_ref from the picture model itself, or from the other one (unbiased)"
         )

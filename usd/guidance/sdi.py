@@ -26,8 +26,8 @@ class SdiGuidance(RectifiableGuidance):
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
-        inversion_scale: float = option(-7.5, "scale of the guidance while inverting")
-        inversion_steps: int = option(5, "DDIM steps from the view to x_t", ge=1)
+        inversion_scale: float = option(-7.5, "scale of the guidance while inverting", ge=-10000, le=10000)
+        inversion_steps: int = option(5, "DDIM steps from the view to x_t", ge=1, le=1000)
 
     config: Config
 

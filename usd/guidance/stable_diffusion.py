@@ -31,8 +31,8 @@ class StableDiffusionGuidance(Guidance):
         pretrained_model_name_or_path: str = option(
             "sd-2.1-base", "text model: an alias of load/models.yaml, a folder or a hub id", path=True
         )
-        guidance_scale: float = option(100.0, "s of the formula", ge=0)
-        lambda_: float = option(1.0, "lambda of the formula", ge=0)
+        guidance_scale: float = option(100.0, "s of the formula", ge=0, le=10000)
+        lambda_: float = option(1.0, "lambda of the formula", ge=0, le=10000)
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)

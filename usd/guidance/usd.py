@@ -24,7 +24,9 @@ class UsdGuidance(RectifiableGuidance):
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
-        lambda_: float = option(0.0, "lambda of the formula; 1 is SDS, less gives richer detail", ge=0)
+        lambda_: float = option(
+            0.0, "lambda of the formula; 1 is SDS, less gives richer detail", ge=0, le=10000
+        )
         unconditional: Literal["prior", "own"] = option(
             "prior", "eps_ref from the other model (unbiased), or Zero-1-to-3's own (SDS, CSD)"
         )

@@ -13,5 +13,5 @@ class UsdTextTo3DGuidance(StableDiffusionGuidance):
 
     @dataclass(frozen=True)
     class Config(StableDiffusionGuidance.Config):
-        guidance_scale: float = option(7.5, "s of the formula", ge=0)
-        lambda_: float = option(0.0, "lambda of the formula", ge=0)
+        guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
+        lambda_: float = option(0.0, "lambda of the formula", ge=0, le=10000)

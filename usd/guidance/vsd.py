@@ -28,8 +28,8 @@ class VsdGuidance(RectifiableGuidance):
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
-        lora_rank: int = option(4, "rank of the change of each attention layer", ge=1)
-        lora_lr: float = option(1e-3, "its learning rate (AdamW)", gt=0)
+        lora_rank: int = option(4, "rank of the change of each attention layer", ge=1, le=4096)
+        lora_lr: float = option(1e-3, "its learning rate (AdamW)", gt=0, le=1)
 
     config: Config
     student: Student | None = None

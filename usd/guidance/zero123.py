@@ -17,7 +17,7 @@ class Zero123Guidance(UsdGuidance):
 
     @dataclass(frozen=True)
     class Config(UsdGuidance.Config):
-        lambda_: float = option(1.0, "lambda of the formula; 1 is SDS", ge=0)
+        lambda_: float = option(1.0, "lambda of the formula; 1 is SDS", ge=0, le=10000)
         unconditional: Literal["prior", "own"] = option(
             "own", "eps_ref from the same model, or from the other one"
         )

@@ -48,17 +48,21 @@ class DiffuseWithPointLight(Material):
     @dataclass(frozen=True)
     class Config:
         ambient_light_color: tuple[float, float, float] = option(
-            (0.1, 0.1, 0.1), "light from all sides", ge=0
+            (0.1, 0.1, 0.1), "light from all sides", ge=0, le=1000
         )
-        diffuse_light_color: tuple[float, float, float] = option((0.9, 0.9, 0.9), "the lamp's light", ge=0)
+        diffuse_light_color: tuple[float, float, float] = option(
+            (0.9, 0.9, 0.9), "the lamp's light", ge=0, le=1000
+        )
         ambient_only_steps: int = option(1000, "steps in which only the albedo is shown", ge=0)
         diffuse_prob: float = option(0.75, "afterwards, how often there is shading at all", ge=0, le=1)
         textureless_prob: float = option(0.5, "how often shading is shown without the albedo", ge=0, le=1)
         albedo_activation: ActivationName = option("sigmoid", "brings the albedo into [0, 1]")
         soft_shading: bool = option(False, "while training, a random share of the light is ambient")
-        light_position_perturb: float = option(1.0, "how far from the camera the lamp is drawn", ge=0)
+        light_position_perturb: float = option(
+            1.0, "how far from the camera the lamp is drawn", ge=0, le=10000
+        )
         light_distance_range: tuple[float, float] = option(
-            (0.8, 1.5), "the lamp's distance from the origin", gt=0
+            (0.8, 1.5), "the lamp's distance from the origin", gt=0, le=10000
         )
 
     config: Config

@@ -20,7 +20,9 @@ class NoMaterial(Material):
     class Config:
         n_output_dims: int = option(3, "numbers a colour has; 0: no colours, all is grey", choices=(0, 3))
         color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
-        input_feature_dims: int | None = option(None, "features per point; null: 3, used as they are", ge=1)
+        input_feature_dims: int | None = option(
+            None, "features per point; null: 3, used as they are", ge=1, le=4096
+        )
         mlp_network_config: MLPConfig | None = option(None, "a network between features and colour")
 
     config: Config

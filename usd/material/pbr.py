@@ -36,7 +36,7 @@ class PBRMaterial(Material):
         environment_texture: Path | None = option(
             None, "a panorama: .hdr, or a picture; null: a studio with soft lamps"
         )
-        environment_scale: float = option(2.0, "factor of the panorama's light", gt=0)
+        environment_scale: float = option(2.0, "factor of the panorama's light", gt=0, le=10000)
         min_metallic: float = option(0.0, "metallic lies between this", ge=0, le=1)
         max_metallic: float = option(0.9, "and this", ge=0, le=1)
         min_roughness: float = option(0.08, "roughness lies between this", ge=0, le=1)

@@ -21,9 +21,9 @@ class HashGridConfig:
     n_levels: int = option(16, "number of grids", ge=1, le=32)
     n_features_per_level: int = option(2, "features per grid point", ge=1, le=8)
     log2_hashmap_size: int = option(19, "at most 2^this many rows per level", ge=1, le=24)
-    base_resolution: int = option(16, "cells per axis of the coarsest level", ge=1)
-    per_level_scale: float = option(1.447269237440378, "ratio of successive resolutions", ge=1)
-    start_level: int = option(4, "progressive: levels that are on from the beginning", ge=1)
+    base_resolution: int = option(16, "cells per axis of the coarsest level", ge=1, le=65536)
+    per_level_scale: float = option(1.447269237440378, "ratio of successive resolutions", ge=1, le=16)
+    start_level: int = option(4, "progressive: levels that are on from the beginning", ge=1, le=32)
     start_step: int = option(0, "progressive: step at which the next level is switched on", ge=0)
     update_steps: int = option(500, "progressive: steps between two levels", ge=1)
 

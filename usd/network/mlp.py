@@ -29,8 +29,8 @@ class MLPConfig:
     )
     activation: Literal["ReLU", "Softplus", "SiLU"] = option("ReLU", "between layers")
     output_activation: Literal["none"] = option("none", "after the last layer")
-    n_neurons: int = option(64, "width of the hidden layers", ge=1)
-    n_hidden_layers: int = option(1, "number of hidden layers", ge=0)
+    n_neurons: int = option(64, "width of the hidden layers", ge=1, le=65536)
+    n_hidden_layers: int = option(1, "number of hidden layers", ge=0, le=64)
 
 
 class FusedMLP(torch.nn.Sequential):

@@ -4,10 +4,7 @@ Another model in the same folder, or another prompt, is another file; files are 
 runs may share a cache. A file that cannot be read is made again; a folder that cannot be written only costs time.
 """
 
-import contextlib
-import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from usd.core import files
 from usd.denoiser import Embedding, TextDenoiser
 
 LOG = logging.getLogger(__name__)
@@ -27,15 +25,15 @@ def embedded(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -
     digest = None if folder is None else model.fingerprint()
     if folder is None or digest is None:
         return model.embed_text(prompts)
-    files = {prompt: folder / f"{key_of(digest, prompt)}.safetensors" for prompt in prompts}
-    rows = {prompt: row for prompt, file in files.items() if (row := read(file)) is not None}
-    missing = [prompt for prompt in files if prompt not in rows]
+    known = {prompt: folder / f"{key_of(digest, prompt)}.safetensors" for prompt in prompts}
+    rows = {prompt: row for prompt, file in known.items() if (row := read(file)) is not None}
+    missing = [prompt for prompt in known if prompt not in rows]
     if missing:
         made = model.embed_text(missing)
         for i, prompt in enumerate(missing):
             row = made.select(torch.tensor([i])).tensors()
             rows[prompt] = {name: x.cpu() for name, x in row.items()}
-            write(rows[prompt], files[prompt])
+            write(rows[prompt], known[prompt])
     device = model.alphas_cumprod.device
     names = rows[prompts[0]]
     return model.recall({name: torch.cat([rows[p][name] for p in prompts]).to(device) for name in names})
@@ -44,7 +42,7 @@ def embedded(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -
 def key_of(digest: str, prompt: str) -> str:
     """The name of a prompt's file."""
     text = "\0".join([FORMAT, digest, prompt])
-    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+    return files.digest(text, size=20)
 
 
 def read(file: Path) -> dict[str, Tensor] | None:
@@ -57,13 +55,8 @@ def read(file: Path) -> dict[str, Tensor] | None:
 
 def write(tensors: dict[str, Tensor], file: Path) -> None:
     """Writes beside ``file`` and renames. What the disk refuses is not kept."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
-        os.replace(partial, file)
+        with files.replace_atomically(file) as partial:
+            save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
     except (OSError, SafetensorError) as problem:
         LOG.info("%s: embeddings are not kept (%s)", file.parent, problem)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

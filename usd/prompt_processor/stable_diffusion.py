@@ -47,7 +47,9 @@ class StableDiffusionPromptProcessor(PromptProcessor):
             "direction",
             "direction: front, side, back, overhead; toybox: 'from the back left and above', as toys are captioned",
         )
-        front_azimuth_deg: float = option(0.0, "azimuth from which the object's front is seen, in degrees")
+        front_azimuth_deg: float = option(
+            0.0, "azimuth from which the object's front is seen, in degrees", ge=-360, le=360
+        )
         front_threshold: float = option(
             45.0, "degrees of azimuth around the front that count as front", ge=0, le=180
         )
@@ -62,10 +64,12 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         use_perp_neg: bool = option(
             False, "mix the words of neighbouring directions and push the others away (arXiv 2304.04968)"
         )
-        perp_neg_f_sb: Decay = option((1, 0.5, -0.606), "a, b, c of a exp(-b r) + c: side, towards the back")
-        perp_neg_f_fsb: Decay = option((1, 0.5, 0.967), "front, between side and back")
-        perp_neg_f_fs: Decay = option((4, 0.5, -2.426), "front, between front and side")
-        perp_neg_f_sf: Decay = option((4, 0.5, -2.426), "side, between front and side")
+        perp_neg_f_sb: Decay = option(
+            (1, 0.5, -0.606), "a, b, c of a exp(-b r) + c: side, towards the back", ge=-1000, le=1000
+        )
+        perp_neg_f_fsb: Decay = option((1, 0.5, 0.967), "front, between side and back", ge=-1000, le=1000)
+        perp_neg_f_fs: Decay = option((4, 0.5, -2.426), "front, between front and side", ge=-1000, le=1000)
+        perp_neg_f_sf: Decay = option((4, 0.5, -2.426), "side, between front and side", ge=-1000, le=1000)
         use_cache: bool = option(True, "keep embeddings on disk, so that the text encoder is read once")
         cache_dir: Path = option("outputs/prompt-cache", "where")
         half_precision_weights: bool = option(True, "fp16 text encoder on CUDA; CPUs always use fp32")

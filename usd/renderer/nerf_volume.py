@@ -34,11 +34,11 @@ class NerfVolumeRenderer(Renderer):
 
     @dataclass(frozen=True)
     class Config:
-        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
-        num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1)
+        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+        num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1, le=65536)
         randomized: bool = option(True, "while training, every ray starts at a random part of a step")
-        near_plane: float = option(0.0, "nothing nearer is rendered", ge=0)
-        far_plane: float = option(1e10, "nothing further is rendered", gt=0)
+        near_plane: float = option(0.0, "nothing nearer is rendered", ge=0, le=1e12)
+        far_plane: float = option(1e10, "nothing further is rendered", gt=0, le=1e12)
         eval_chunk_size: int = option(
             1 << 20, "steps or samples worked on at once where no gradient is kept", ge=1
         )

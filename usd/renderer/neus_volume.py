@@ -38,18 +38,20 @@ class NeusVolumeRenderer(Renderer):
 
     @dataclass(frozen=True)
     class Config:
-        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0)
-        num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1)
+        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+        num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1, le=65536)
         randomized: bool = option(True, "while training, every ray starts at a random part of a step")
         eval_chunk_size: int = option(1 << 20, "steps worked on at once where no gradient is kept", ge=1)
-        learned_variance_init: float = option(0.3, "the variance v at the start; sharpness is exp(10 v)")
+        learned_variance_init: float = option(
+            0.3, "the variance v at the start; sharpness is exp(10 v)", ge=-2, le=2
+        )
         trainable_variance: bool = option(True, "train it; else it stays")
         cos_anneal_end_steps: int = option(
             0, "step by which surfaces that face away count as nothing; 0: from the beginning", ge=0
         )
         use_volsdf: bool = option(False, "VolSDF's density instead of NeuS's opacity")
-        near_plane: float = option(0.0, "nothing nearer is rendered", ge=0)
-        far_plane: float = option(1e10, "nothing further is rendered", gt=0)
+        near_plane: float = option(0.0, "nothing nearer is rendered", ge=0, le=1e12)
+        far_plane: float = option(1e10, "nothing further is rendered", gt=0, le=1e12)
         estimator: str = option("occgrid", "how empty space is found", choices=("occgrid",))
         grid_prune: bool = option(True, "skip cells that the surface does not pass")
         grid_resolution: int = option(64, "cells a side of the occupancy grid", ge=1, le=256)

@@ -28,8 +28,10 @@ class PatchRenderer(Renderer):
     @dataclass(frozen=True)
     class Config:
         base_renderer: Spec = component("renderer", "nerf-volume-renderer", "renders both pictures")
-        patch_size: int = option(128, "side of the patch, pixels", ge=1)
-        global_downsample: int = option(4, "the low-resolution picture is smaller by this factor", ge=1)
+        patch_size: int = option(128, "side of the patch, pixels", ge=1, le=16384)
+        global_downsample: int = option(
+            4, "the low-resolution picture is smaller by this factor", ge=1, le=1024
+        )
         global_detach: bool = option(False, "only the patch is trained")
 
     config: Config

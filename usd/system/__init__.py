@@ -34,6 +34,36 @@ class OptimizerConfig:
         {}, "module path -> settings of its parameters; lr may be a schedule"
     )
 
+    def __post_init__(self) -> None:
+        check_settings("system.optimizer.args", self.args)
+        for path, settings in self.params.items():
+            check_settings(f"system.optimizer.params.{path}", settings)
+        common = _numbers(self.args.get("lr"))
+        if common and max(common) == 0 and not any("lr" in own for own in self.params.values()):
+            raise ConfigError("system.optimizer.args.lr: 0 trains nothing; expected > 0")
+
+
+SHARES = ("momentum", "dampening", "alpha", "rho")
+"""Settings of optimisers that are shares of what was before: from 0 to below 1."""
+
+
+def check_settings(key: str, settings: Mapping[str, Schedule | Setting]) -> None:
+    """Check the numbers of one group of ``torch.optim`` settings. Raises ``ConfigError`` that starts with ``key``."""
+    for name, value in settings.items():
+        for number in _numbers(value):
+            if number < 0 or (name in SHARES and number >= 1) or (name == "eps" and number == 0):
+                wanted = {"eps": "> 0"}.get(name, ">= 0 and < 1" if name in SHARES else ">= 0")
+                raise ConfigError(f"{key}.{name}: {number:g} is out of range; expected {wanted}")
+
+
+def _numbers(value: Schedule | Setting) -> tuple[float, ...]:
+    """Every number of a setting; none of true, false and null."""
+    if isinstance(value, Schedule):
+        return value.values
+    if isinstance(value, tuple):
+        return value
+    return () if value is None or isinstance(value, bool) else (value,)
+
 
 @dataclass(frozen=True)
 class WandbConfig:

@@ -26,13 +26,13 @@ class AutoencoderSystem(ModelTraining):
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
-        channels: tuple[int, ...] = option((32, 64, 96), "feature channels of each resolution")
-        layers_per_block: int = option(1, "residual layers at each resolution", ge=1)
-        latent_channels: int = option(4, "channels of a latent", ge=1)
-        image_size: int = option(64, "side of the pictures in pixels", ge=8)
-        crop_px: int = option(32, "side of the random crops", ge=8)
+        channels: tuple[int, ...] = option((32, 64, 96), "feature channels of each resolution", ge=1, le=8192)
+        layers_per_block: int = option(1, "residual layers at each resolution", ge=1, le=32)
+        latent_channels: int = option(4, "channels of a latent", ge=1, le=1024)
+        image_size: int = option(64, "side of the pictures in pixels", ge=8, le=4096)
+        crop_px: int = option(32, "side of the random crops", ge=8, le=4096)
         crop_steps: int = option(0, "steps that see crops only", ge=0)
-        latent_noise: float = option(0.05, "standard deviation of the noise on latents", ge=0)
+        latent_noise: float = option(0.05, "standard deviation of the noise on latents", ge=0, le=100)
         lambda_size: float = option(
             1e-3, "weight of the latents' mean square, which keeps the noise felt", ge=0
         )

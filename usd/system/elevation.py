@@ -34,7 +34,7 @@ class ElevationSystem(ModelTraining):
     class Config(ModelTraining.Config):
         reader: ElevationReaderConfig = option({}, "shape of the network")
         rim_toys: int = option(8, "pictures a step rendered anew from far below or high above", ge=0)
-        blur_deg: float = option(4.0, "standard deviation of the bell around the true height", gt=0)
+        blur_deg: float = option(4.0, "standard deviation of the bell around the true height", gt=0, le=90)
 
     config: Config
 

@@ -53,12 +53,12 @@ class ProjectionShape:
     """How the reference and the pose reach the UNet; see ``CameraProjectionConfig``."""
 
     type: str = option("steered", "linear or steered", choices=("linear", "steered"))
-    tokens: int = option(8, "tokens that carry embedding and pose", ge=1)
-    harmonics: int = option(3, "multiples of the azimuth difference", ge=1)
-    channels: int = option(32, "pairs of features turned by each", ge=1)
-    hidden: int = option(512, "width of the hidden layer", ge=1)
+    tokens: int = option(8, "tokens that carry embedding and pose", ge=1, le=1024)
+    harmonics: int = option(3, "multiples of the azimuth difference", ge=1, le=100)
+    channels: int = option(32, "pairs of features turned by each", ge=1, le=8192)
+    hidden: int = option(512, "width of the hidden layer", ge=1, le=65536)
     patch_tokens: bool = option(True, "append the image tower's patch tokens")
-    time_width: int = option(128, "width of the vector for the time embedding; 0 for none", ge=0)
+    time_width: int = option(128, "width of the vector for the time embedding; 0 for none", ge=0, le=8192)
 
 
 @dataclass(frozen=True)

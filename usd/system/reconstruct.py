@@ -90,8 +90,10 @@ class ReconstructConfig(System.Config):
     samples_per_step: int | None = option(
         16384, "rays are as many as take this many samples, up to data.n_rays; null: always data.n_rays", ge=1
     )
-    first_rays: int = option(256, "rays of the first step, where their number changes", ge=1)
-    field_points: int = option(1024, "points anywhere in the cube, for losses of the distance", ge=1)
+    first_rays: int = option(256, "rays of the first step, where their number changes", ge=1, le=2**24)
+    field_points: int = option(
+        1024, "points anywhere in the cube, for losses of the distance", ge=1, le=2**24
+    )
     free_surface_decay: float = option(
         50.0, "of lambda_free_surface: distances far above its inverse count as empty", gt=0
     )

@@ -6,7 +6,6 @@ and r below 1 believes the model in part: what it invents is halved with what it
 Its alpha stays what it was. Nothing is learnt; the one step of the training refines all views.
 """
 
-import hashlib
 import json
 import sys
 import warnings
@@ -18,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core import files
 from usd.core.config import ConfigError, option, plain
 from usd.core.random import generator
 from usd.core.registry import register
-from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_picture, writing
+from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_picture
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
@@ -46,7 +46,7 @@ class RefineConfig(System.Config):
     lora: str | None = option(
         None, "folder with pytorch_lora_weights.safetensors; null: the model as it is", path=True
     )
-    lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is")
+    lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
     models: Running = option({}, "how the model is kept in memory and run")
     prompt: str | None = option(
@@ -54,7 +54,7 @@ class RefineConfig(System.Config):
     )
     strength: float = option(0.2, "share of the schedule to go back to, and of the steps to take", ge=0, le=1)
     steps: int = option(50, "DDIM steps of the whole schedule", ge=1, le=1000)
-    guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0)
+    guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0, le=10000)
     residual: float | None = option(
         None,
         "share of the change that is added to the view, so that the autoencoder's errors stay out; null: no view, the "
@@ -62,7 +62,7 @@ class RefineConfig(System.Config):
         ge=0,
         le=1,
     )
-    batch_size: int = option(4, "views refined at once", ge=1)
+    batch_size: int = option(4, "views refined at once", ge=1, le=65536)
 
 
 @register("refine-system", "refine")
@@ -143,15 +143,10 @@ class RefineSystem(System):
         """What decides each refined view, as a digest."""
         said = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
         text = json.dumps({**said, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
-        start = hashlib.blake2b(text.encode(), digest_size=12)
+        start: list[str | bytes] = [text]
         if self.config.lora is not None and (Path(self.config.lora) / WEIGHTS).is_file():
-            start.update((Path(self.config.lora) / WEIGHTS).read_bytes())
-        keys = []
-        for picture in views.rgba:
-            each = start.copy()
-            each.update(picture.cpu().numpy().tobytes())
-            keys.append(each.hexdigest())
-        return keys
+            start.append((Path(self.config.lora) / WEIGHTS).read_bytes())
+        return [files.digest(*start, picture.cpu().numpy().tobytes()) for picture in views.rgba]
 
     def _report(self, folder: Path, views: ViewSet, names: list[str], done: dict[str, str]) -> None:
         """Sharpness before and after, how far the views moved, and a sheet: before above after."""
@@ -233,14 +228,10 @@ def recomposed(
 
 def finished(folder: Path, wanted: list[str]) -> dict[str, str]:
     """Names and keys of the pictures in ``folder`` that are as wanted."""
-    try:
-        said = json.loads((folder / RECORD).read_text(encoding="utf-8"))["views"]
-    except (OSError, ValueError, KeyError):
-        return {}
+    said = (files.read_record(folder / RECORD) or {}).get("views") or {}
     names = {f"{index:04d}.png": key for index, key in enumerate(wanted)}
     return {name: key for name, key in names.items() if said.get(name) == key and (folder / name).is_file()}
 
 
 def write_record(folder: Path, content: dict[str, Any]) -> None:
-    with writing(folder / RECORD) as file:
-        file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    files.write_record(folder / RECORD, content)

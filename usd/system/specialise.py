@@ -76,13 +76,13 @@ class SpecialiseConfig(System.Config):
     object_token: str = option("sks", "a rare word that comes to mean this object")
     input_token: str = option("hta", "a rare word that comes to mean: as clear as the input picture")
     prompts: PromptsConfig = option({}, "the sentences")
-    n_class_pictures: int = option(200, "pictures of its kind, made by the text model", ge=1)
+    n_class_pictures: int = option(200, "pictures of its kind, made by the text model", ge=1, le=1000000)
     view_sampling: SamplingConfig = option({}, "how the novel views are made")
     class_sampling: SamplingConfig = option({"scale": 7.5}, "how the pictures of its kind are made")
     second_step_from: int = option(
         600, "training step at which step 2 begins; its optimiser starts anew", ge=0
     )
-    pictures_per_step: int = option(1, "pictures of each of the two sets in a training step", ge=1)
+    pictures_per_step: int = option(1, "pictures of each of the two sets in a training step", ge=1, le=65536)
     prior_weight: float = option(1.0, "weight of the class pictures' error", ge=0)
     min_step_percent: float = option(0.0, "smallest time that is drawn, of the schedule", ge=0, le=1)
     max_step_percent: float = option(1.0, "largest time that is drawn", ge=0, le=1)

@@ -4,7 +4,6 @@ A set is a folder with ``000.png``, ``001.png``, ... and ``set.json``, which hol
 them. A run that is cut off goes on where it stopped; a set made with other settings is made again.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,10 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core import files
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.random import generator
-from usd.data.pictures import contact_sheet, over, read_rgba, write_picture, writing
+from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.data.view_readers import ViewOptions, read_views
 from usd.denoiser import TextDenoiser, ViewDenoiser, check_shared_latents
 from usd.denoiser.picture import resized
@@ -33,12 +33,12 @@ class SamplingConfig:
     """Ordinary sampling of pictures to learn from."""
 
     steps: int = option(50, "DDIM steps", ge=1, le=1000)
-    scale: float = option(3.0, "classifier-free guidance", ge=0)
+    scale: float = option(3.0, "classifier-free guidance", ge=0, le=10000)
     rectified: bool = option(
         False,
         "of views: guide against the text model's unconditional prediction (arXiv 2312.06198, supplement)",
     )
-    batch_size: int = option(4, "pictures sampled at once", ge=1)
+    batch_size: int = option(4, "pictures sampled at once", ge=1, le=65536)
 
     def sampler(self) -> Sampler:
         return Sampler(self.steps, self.scale)
@@ -77,39 +77,28 @@ def kept(
     make: Callable[[int, int], Pictures],
 ) -> Pictures:
     """``count`` pictures from ``folder``, those that are missing made by ``make(first, after the last)``."""
-    key = hashlib.blake2b(json.dumps(decided_by, sort_keys=True).encode(), digest_size=12).hexdigest()
+    key = files.digest(json.dumps(decided_by, sort_keys=True))
     if _key(folder) != key:
         for old in folder.glob("*.png"):
             old.unlink()
-        with writing(folder / "set.json") as file:
-            file.write_text(json.dumps({"key": key, "count": count}), encoding="utf-8")
+        files.write_record(folder / "set.json", {"key": key, "count": count})
     names = [folder / f"{index:03d}.png" for index in range(count)]
     for first in range(0, count, batch_size):
         chunk = range(first, min(first + batch_size, count))
         if not all(names[index].is_file() for index in chunk):
             for index, picture in zip(chunk, make(chunk.start, chunk.stop), strict=True):
-                write_whole(names[index], picture.cpu())
+                write_picture(names[index], picture.cpu())
     pictures = torch.stack([over(read_rgba(name)) for name in names])
     write_picture(folder.parent / f"{folder.name}.png", contact_sheet(pictures[:64], columns=8))
     return pictures
 
 
-def write_whole(path: Path, picture: Float[Tensor, "3 H W"]) -> None:
-    """Written whole or not at all: what is there is not made again."""
-    partial = write_picture(path.with_name(f".{path.name}"), picture)
-    with writing(path):
-        partial.replace(path)
-
-
 def _key(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / "set.json").read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return (files.read_record(folder / "set.json") or {}).get("key")
 
 
 def digest(picture: Tensor) -> str:
-    return hashlib.blake2b(picture.cpu().numpy().tobytes(), digest_size=12).hexdigest()
+    return files.digest(picture.cpu().numpy().tobytes())
 
 
 def input_set(folder: Path, picture: Float[Tensor, "1 3 S S"]) -> Pictures:

@@ -64,8 +64,10 @@ class TextToImageSystem(ModelTraining):
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
-        channels: tuple[int, ...] = option((64, 128, 192), "feature channels of each resolution")
-        latent_size: int = option(16, "side of the latents", ge=4)
+        channels: tuple[int, ...] = option(
+            (64, 128, 192), "feature channels of each resolution", ge=1, le=8192
+        )
+        latent_size: int = option(16, "side of the latents", ge=4, le=1024)
         text_encoder: str = option(
             "load/toybox/clip", "folder of the CLIP whose text tower is taken", path=True
         )
@@ -78,7 +80,7 @@ class TextToImageSystem(ModelTraining):
         )
         view_words: float = option(0.6, "share of captions that say the view", ge=0, le=1)
         high_noise_share: float = option(0.3, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
-        sample_scale: float = option(3.0, "guidance scale of the sheets", ge=0)
+        sample_scale: float = option(3.0, "guidance scale of the sheets", ge=0, le=10000)
 
     config: Config
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core import files
 from usd.math.camera import Cameras, Spherical, orbit_cameras
 from usd.math.normal_map import normal_colors
 from usd.toybox import (
@@ -129,9 +130,8 @@ def build_normals(shard: Path, index: int, nameless_share: float) -> Path:
     for i, seed in enumerate(range(index * SHARD, (index + 1) * SHARD)):
         cameras = Cameras(torch.from_numpy(c2w[i]), torch.full((len(c2w[i]),), float(fov[i])), size, size)
         maps.append(to_bytes4(normal_map(make_toy(seed, nameless_share), cameras)))
-    part = shard / f".normals-{os.getpid()}.npy"
-    np.save(part, np.stack(maps))
-    part.rename(target)
+    with files.replace_atomically(target) as partial:
+        np.save(partial, np.stack(maps))
     return target
 
 
