@@ -196,6 +196,9 @@ class ChangedParts(ModelParts):
     def tokenizer(self) -> Path | None:
         return self.base.tokenizer()
 
+    def projection_layout(self) -> str:
+        return self.base.projection_layout()
+
     def tensors(self, part: str) -> Mapping[str, Tensor]:
         """Those of the base, changed as they are read. Raises UserError where the LoRA is for another model."""
         weights = self.base.tensors(part)

@@ -20,7 +20,7 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.denoiser import layouts
 from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, Origin, Table
-from usd.denoiser.parts import CLASSES, PROJECTION, ModelParts
+from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.weights import build, empty_network, open_checkpoint
 from usd.math.diffusion import scaled_linear_alphas_cumprod
 
@@ -67,6 +67,9 @@ class SingleFile(ModelParts):
         """A folder ``tokenizer`` beside the file, if there is one."""
         folder = self.place.parent / "tokenizer"
         return folder if folder.is_dir() else None
+
+    def projection_layout(self) -> str:
+        return PROJECTIONS[1]  # the training code's own name
 
     @cached_property
     def _shapes(self) -> dict[str, dict[str, Any]]:
