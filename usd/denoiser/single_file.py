@@ -27,6 +27,7 @@ from usd.math.diffusion import scaled_linear_alphas_cumprod
 LOG = logging.getLogger(__name__)
 Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
 HEAD_WIDTH = 64  # of every CLIP tower, and of Stable Diffusion 2's UNet
+OURS = "usd"
 HEADS = 8  # of Stable Diffusion 1's UNet and of Zero-1-to-3's
 PREDICTION_AT_STEP = {875000: "epsilon", 110000: "v_prediction"}  # published Stable Diffusion 2 checkpoints
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -175,7 +176,10 @@ def _has_average(stored: Mapping[str, Tensor]) -> bool:
 
 
 def training_config(place: Path) -> dict[str, Any]:
-    """``model.params`` of the YAML file of the same name beside the weights; {} without one. Raises UserError."""
+    """Return ``model.params`` of the YAML file of the same name beside the weights; {} without one. Raises UserError.
+
+    What our own converter writes below ``usd`` is the entry ``OURS``.
+    """
     path = place.with_suffix(".yaml")
     if not path.is_file():
         return {}
@@ -190,7 +194,8 @@ def training_config(place: Path) -> dict[str, Any]:
         params = None
     if not isinstance(params, dict):
         raise UserError(f"{path}: has no model.params; expected the training configuration of {place.name}")
-    return params
+    ours = said.get("usd")
+    return params | ({OURS: ours} if isinstance(ours, dict) else {})
 
 
 def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -352,9 +357,16 @@ def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], p
 
 
 def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
-    """Side of the latents."""
-    usual = 32 if family == "zero123" else 96 if velocity else 64
-    return int(said.get("image_size", usual))
+    """Side of the latents.
+
+    Stable Diffusion 2's authors wrote ``image_size: 64`` into the configuration of their 768 px model too, whose sampler
+    is told the size. diffusers knows it by its prediction and takes 96; so do we, whether or not that YAML is there.
+    """
+    if "image_size" in said.get(OURS, {}):
+        return int(said[OURS]["image_size"])
+    large = family == "stable-diffusion-2" and velocity
+    side = int(said.get("image_size", 32 if family == "zero123" else 64))
+    return 96 if large and side == 64 else side
 
 
 def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,8 +376,9 @@ def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fourth(place: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     """Stable-Zero123 has Zero-1-to-3's very weights' names and is known by its file's name only."""
-    if "fourth_number" in said:
-        return {"fourth_number": said["fourth_number"]}
+    ours = {**said, **said.get(OURS, {})}  # before 0.2 it stood among the parameters
+    if "fourth_number" in ours:
+        return {"fourth_number": ours["fourth_number"]}
     return {"fourth_number": "input-polar"} if STABLE.search(place.name) else {}
 
 
