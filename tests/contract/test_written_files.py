@@ -15,6 +15,7 @@ from tests.contract.golden import DATA, assert_close, below, golden
 from tests.denoiser.published_models import FAMILIES, tiny_model, tokenizer
 from tests.denoiser.test_single_file import full_size
 from usd.denoiser.layouts import averaged_name
+from usd.denoiser.parts import open_parts
 from usd.denoiser.published import family_of_parts, state_of, training_config, write_folder, write_single_file
 
 KEYS = {"sd1": "stable-diffusion", "sd2": "stablediffusion", "zero123": "zero123"}
@@ -116,9 +117,8 @@ def test_our_own_facts_are_no_arguments_of_the_originals(tmp_path: Path) -> None
 
 def _pipeline(layout: str, monkeypatch: pytest.MonkeyPatch) -> type:
     """A pipeline with the interface of the published ones, its projection in a module of the published name."""
-    from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, ModelMixin, UNet2DConditionModel
+    from diffusers import DiffusionPipeline, ModelMixin
     from diffusers.configuration_utils import ConfigMixin, register_to_config
-    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
     class CLIPCameraProjection(ModelMixin, ConfigMixin):
         @register_to_config
@@ -132,33 +132,38 @@ def _pipeline(layout: str, monkeypatch: pytest.MonkeyPatch) -> type:
             super().__init__()
             self.projection = torch.nn.Linear(in_channel, out_channel)
 
-    class Pipeline(DiffusionPipeline):
+    class First(DiffusionPipeline):
         _optional_components = ["safety_checker"]
 
         def __init__(
-            self,
-            vae: AutoencoderKL,
-            image_encoder: CLIPVisionModelWithProjection,
-            unet: UNet2DConditionModel,
-            scheduler: DDIMScheduler,
-            safety_checker: object,
-            feature_extractor: CLIPImageProcessor,
-            requires_safety_checker: bool = True,
-            **projection: torch.nn.Module,
-        ) -> None:
+            self, vae, image_encoder, unet, scheduler, safety_checker, feature_extractor,
+            clip_camera_projection, requires_safety_checker: bool = True,
+        ) -> None:  # fmt: skip
             super().__init__()
-            parts = {"vae": vae, "image_encoder": image_encoder, "unet": unet, "scheduler": scheduler}
+            self.register_modules(vae=vae, image_encoder=image_encoder, unet=unet, scheduler=scheduler)
             self.register_modules(
-                **parts, safety_checker=None, feature_extractor=feature_extractor, **projection
+                feature_extractor=feature_extractor, clip_camera_projection=clip_camera_projection
             )
 
-    module, cls = {
-        "clip_camera_projection": ("zero123", CLIPCameraProjection),
-        "cc_projection": ("pipeline_zero1to3", CCProjection),
+    class Second(DiffusionPipeline):
+        _optional_components = ["safety_checker"]
+
+        def __init__(
+            self, vae, image_encoder, unet, scheduler, safety_checker, feature_extractor,
+            cc_projection, requires_safety_checker: bool = True,
+        ) -> None:  # fmt: skip
+            super().__init__()
+            self.register_modules(vae=vae, image_encoder=image_encoder, unet=unet, scheduler=scheduler)
+            self.register_modules(feature_extractor=feature_extractor, cc_projection=cc_projection)
+
+    module, layer, pipeline = {
+        "clip_camera_projection": ("zero123", CLIPCameraProjection, First),
+        "cc_projection": ("pipeline_zero1to3", CCProjection, Second),
     }[layout]
     monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
-    setattr(sys.modules[module], cls.__name__, cls)
-    return Pipeline
+    for cls in (layer, ModelMixin):  # the published modules import it, and diffusers looks for it there
+        setattr(sys.modules[module], cls.__name__, cls)
+    return pipeline
 
 
 @pytest.mark.parametrize(
@@ -178,11 +183,10 @@ def test_the_index_names_the_classes_of_the_published_pipelines(
     for part, (library, name) in ((k, v) for k, v in index.items() if isinstance(v, list) and v[0]):
         if part != layout:
             assert hasattr(__import__(library), name), part
-    cls = _pipeline(layout, monkeypatch)
-    layer = getattr(sys.modules[published[0]], published[1]).from_pretrained(folder / layout)
-    pipe = cls.from_pretrained(folder, **{layout: layer})
-    ours = truth.weights["camera_projection"]
-    assert torch.equal(next(iter(layer.parameters())), ours["proj.weight"])
+    pipe = _pipeline(layout, monkeypatch).from_pretrained(folder)
+    layer = getattr(pipe, layout)
+    assert type(layer).__name__ == published[1]
+    assert torch.equal(next(iter(layer.parameters())), truth.weights["camera_projection"]["proj.weight"])
     state = pipe.unet.state_dict()
     assert all(torch.equal(state[name], x) for name, x in truth.weights["unet"].items())
 
@@ -192,8 +196,6 @@ def test_diffusers_own_pipeline_opens_a_stable_diffusion_folder(tmp_path: Path) 
 
     raw = write_single_file(tiny_model("sd1"), tmp_path / "m.safetensors")
     tokenizer(tmp_path / "tokenizer")
-    from usd.denoiser.parts import open_parts
-
     pipe = StableDiffusionPipeline.from_pretrained(write_folder(open_parts(raw), tmp_path / "folder"))
     assert_close(pipe.unet.conv_in.weight, tiny_model("sd1").weights["unet"]["conv_in.weight"], 0.0)
-    assert pipe.tokenizer("red").input_ids[1] == 16
+    assert pipe.tokenizer.eos_token_id == 19

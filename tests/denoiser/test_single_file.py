@@ -425,6 +425,48 @@ def test_a_file_that_does_not_say_what_it_predicts_is_asked(
     assert "does not say what its UNet predicts" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("family", "side", "beside"),
+    [("zero123", 32, 32), ("sd1", 64, 64), ("sd2", 96, 64)],  # as the authors' own YAML files have image_size
+)
+def test_latents_have_one_size_with_and_without_the_yaml(
+    family: str, side: int, beside: int, tmp_path: Path
+) -> None:
+    """And our own converter's file says what the model really has, 64 for velocity included."""
+    model = tiny_model(family)
+    model.configs["unet"]["sample_size"] = 64
+    path = write_single_file(model, tmp_path / "m.ckpt", step=110000)
+    assert SingleFile(path).config("unet")["sample_size"] == 64
+    yaml = path.with_suffix(".yaml")
+    said = json.loads(yaml.read_text())["model"]
+    yaml.unlink()
+    alone = SingleFile(path)
+    yaml.write_text(json.dumps({"model": said | {"params": said["params"] | {"image_size": beside}}}))
+    both = (SingleFile(path).config("unet"), alone.config("unet"))
+    assert [unet["sample_size"] for unet in both] == [side, side]
+    assert both[0]["upcast_attention"] == both[1]["upcast_attention"] == (family == "sd2")
+    assert SingleFile(path).config("vae")["sample_size"] == 2 * side == alone.config("vae")["sample_size"]
+    assert SingleFile(path).config("scheduler") == alone.config("scheduler")
+
+
+def test_a_yaml_of_another_model_is_one_line(tmp_path: Path) -> None:
+    """Its heads would be taken. Silent about the prediction, it would turn velocity into noise."""
+    path = write_single_file(tiny_model("sd2"), tmp_path / "m.ckpt", step=110000)
+    yaml = path.with_suffix(".yaml")
+    said = json.loads(yaml.read_text())
+    said["model"]["params"].pop("parameterization")
+    yaml.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"predicts velocity, and m.yaml beside it means noise"):
+        SingleFile(path).config("scheduler")
+    write_single_file(tiny_model("sd2"), path, step=875000)
+    yaml.write_text(json.dumps(said))
+    assert SingleFile(path).config("scheduler")["prediction_type"] == "epsilon"
+    other = write_single_file(tiny_model("zero123"), tmp_path / "other.ckpt").with_suffix(".yaml")
+    yaml.write_text(other.read_text())
+    with pytest.raises(UserError, match=r"m.yaml: is of another model: in_channels is 8, and m.ckpt has 4"):
+        SingleFile(path).config("unet")
+
+
 def test_another_noise_schedule_is_one_line(tmp_path: Path) -> None:
     path = write_single_file(tiny_model("zero123"), tmp_path / "m.safetensors")
     stored = load_file(path) | {"alphas_cumprod": torch.linspace(1, 0, 1000)}

@@ -81,11 +81,13 @@ class SingleFile(ModelParts):
             else {"text_encoder": text_config(self.stored, self.family, self.place)}
         )
         unet = unet_config(self.stored, self.said, self.place)
+        check_sizes(self.said, unet, self.place)
         return {"unet": unet, "vae": autoencoder_config(self.stored, self.said, self.place), **told}
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
         prediction = prediction_type(self.family, self.said, self.facts) or self._measured()
+        check_prediction(prediction, self.family, self.said, self.place)
         velocity = prediction == "v_prediction"
         side = _image_size(self.family, velocity, self.said)
         unet = self._shapes["unet"] | {"sample_size": side, "upcast_attention": velocity}
@@ -226,6 +228,26 @@ def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Pa
     }
 
 
+def check_sizes(said: Mapping[str, Any], unet: Mapping[str, Any], place: Path) -> None:
+    """Raise UserError where the configuration beside the weights is of another model, whose heads would be wrong."""
+    channels = unet["block_out_channels"]
+    weights = {
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
+        "model_channels": channels[0],
+        "channel_mult": [count // channels[0] for count in channels],
+        "num_res_blocks": unet["layers_per_block"],
+        "context_dim": unet["cross_attention_dim"],
+    }
+    params = said.get("unet_config", {}).get("params", {})
+    other = next((name for name, found in weights.items() if params.get(name, found) != found), None)
+    if other is not None:
+        raise UserError(
+            f"{place.with_suffix('.yaml')}: is of another model: {other} is {params[other]}, and {place.name} has "
+            f"{weights[other]}; expected the training configuration of {place.name}, or none"
+        )
+
+
 def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
     """(first block, number of residual blocks) of each level: levels end at a downsampling block."""
     levels, first, block = [], 1, 1
@@ -318,12 +340,26 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
 
 
 def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown."""
+    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown.
+
+    A configuration that does not say it means noise to its authors, but also lies beside the wrong file easily: with and
+    without it the file itself is asked (``check_prediction``).
+    """
     if "parameterization" in said:
         return "v_prediction" if said["parameterization"] == "v" else "epsilon"
-    if family != "stable-diffusion-2" or said:
+    if family != "stable-diffusion-2":
         return "epsilon"
     return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)))
+
+
+def check_prediction(prediction: str, family: Family, said: Mapping[str, Any], place: Path) -> None:
+    """Raise UserError where a configuration means noise by its silence and the file says velocity."""
+    means_noise = bool(said) and "parameterization" not in said
+    if family == "stable-diffusion-2" and means_noise and prediction == "v_prediction":
+        raise UserError(
+            f"{place}: predicts velocity, and {place.with_suffix('.yaml').name} beside it means noise, since it has no "
+            "model.params.parameterization; expected `parameterization: v` there (or `eps`, if that is what it was trained to)"
+        )
 
 
 @torch.no_grad()
