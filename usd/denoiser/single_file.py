@@ -342,7 +342,7 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
 def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
     """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown.
 
-    A configuration that does not say it means noise to its authors, but also lies beside the wrong file easily: with and
+    A configuration that does not say it means noise to its authors, but easily lies beside the wrong file: with and
     without it the file itself is asked (``check_prediction``).
     """
     if "parameterization" in said:
@@ -358,7 +358,7 @@ def check_prediction(prediction: str, family: Family, said: Mapping[str, Any], p
     if family == "stable-diffusion-2" and means_noise and prediction == "v_prediction":
         raise UserError(
             f"{place}: predicts velocity, and {place.with_suffix('.yaml').name} beside it means noise, since it has no "
-            "model.params.parameterization; expected `parameterization: v` there (or `eps`, if that is what it was trained to)"
+            "model.params.parameterization; expected `parameterization: v` there (or `eps`, if it was trained so)"
         )
 
 
@@ -395,7 +395,7 @@ def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], p
 def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
     """Side of the latents.
 
-    Stable Diffusion 2's authors wrote ``image_size: 64`` into the configuration of their 768 px model too, whose sampler
+    Stable Diffusion 2's authors wrote ``image_size: 64`` for their 768 px model too, whose sampler
     is told the size. diffusers knows it by its prediction and takes 96; so do we, whether or not that YAML is there.
     """
     if "image_size" in said.get(OURS, {}):

@@ -112,7 +112,7 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         )
 
     def _clip_input(self) -> ClipPicture:
-        """How CLIP's picture is made: as the training code does, or as the pipelines of ``clip_camera_projection`` do."""
+        """Return how CLIP's picture is made: as in training, or as pipelines of ``clip_camera_projection`` do."""
         original = self.files.projection_layout() == PROJECTIONS[1]
         return ClipPicture.from_folder(
             self.folder / "feature_extractor",
