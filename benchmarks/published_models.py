@@ -204,7 +204,7 @@ def write(model: Published, folder: Path, layout: Layout) -> Path:
     parts = open_parts(plain)
     if layout == "folder-b":
         return write_folder(parts, folder / layout, PROJECTIONS[1], pickled=True)
-    file = write_single_file(parts, folder / layout / f"{model.name}.{layout}", step=875000)
+    file = write_single_file(parts, folder / layout / f"{model.name}.{layout}", averaged=False, step=875000)
     if parts.has("text_encoder"):
         shutil.copytree(folder / "tokenizer", file.parent / "tokenizer", dirs_exist_ok=True)
     return file

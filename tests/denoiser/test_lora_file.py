@@ -49,13 +49,27 @@ def _stored(model: GivenParts, spelling: str, alpha: float) -> dict[str, Tensor]
     tensors: dict[str, Tensor] = {}
     for layer, (down, up) in _matrices(model).items():
         words = layer.startswith("text.")
-        if spelling == "kohya":
-            head = f"lora_te_text_model.{layer[5:]}" if words else f"lora_unet_{layer}"
+        if spelling in ("kohya", "kohya 1"):
+            number = "1" if spelling == "kohya 1" else ""
+            head = f"lora_te{number}_text_model.{layer[5:]}" if words else f"lora_unet_{layer}"
             head = head.replace(".", "_")
             tensors |= {f"{head}.lora_down.weight": down, f"{head}.lora_up.weight": up}
             tensors[f"{head}.alpha"] = torch.tensor(alpha)
             continue
-        names = _diffusers(layer, spelling != "old")
+        names = _diffusers(layer, spelling not in ("old", "oldest"))
+        if spelling == "oldest" and words:  # diffusers until 0.17
+            names = tuple(name.replace("q_proj.lora.", "to_q_lora.") for name in names)
+        if spelling == "named adapter":
+            names = tuple(name.replace(".weight", ".mine.weight") for name in names)
+        if spelling == "linear layers" and words:  # diffusers 0.18 to 0.20
+            names = tuple(
+                f"{name[:-14]}.lora_linear_layer.{end}.weight"
+                for name, end in zip(names, ("down", "up"), strict=True)
+            )
+        if spelling == "unprefixed":
+            names = tuple(
+                name.removeprefix("text_encoder.text_model.").removeprefix("unet.") for name in names
+            )
         if spelling == "processors" and ".attn1." in layer and not words:
             place, short = layer.rsplit(".attn1.", 1)
             head = f"{place}.attn1.processor.{short.removesuffix('.0')}_lora"
@@ -69,7 +83,20 @@ def model() -> GivenParts:
     return tiny_model("sd1")
 
 
-@pytest.mark.parametrize("spelling", ["diffusers", "old", "kohya", "processors"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "diffusers",
+        "old",
+        "oldest",
+        "linear layers",
+        "unprefixed",
+        "named adapter",
+        "kohya",
+        "kohya 1",
+        "processors",
+    ],
+)
 def test_every_spelling_means_the_same_change(spelling: str, model: GivenParts, tmp_path: Path) -> None:
     """W + scale alpha / rank up @ down on the layers named, and nothing else."""
     path = tmp_path / "l.safetensors"
@@ -178,12 +205,37 @@ def _refused(tmp_path: Path, tensors: dict[str, Tensor], said: str, base: str = 
         ("lora_unet_mid_block.lokr_w1", "is a LoKr"),
         ("lora_unet_mid_block.dora_scale", "is a DoRA"),
         ("lora_te2_text_model.lora_down.weight", "is a LoRA for Stable Diffusion XL"),
+        (f"unet.{UNET}.to_q.lora_magnitude_vector", "is a DoRA"),
+        (f"unet.{UNET}.to_q.oft_blocks", "is an OFT"),
+        ("lora_unet_mid_block_resnets_0_conv1.diff", "is a full difference of weights"),
         ("first_stage_model.conv.weight", "is no part of a LoRA"),
         (f"unet.{UNET}.to_q.lora_A.weight", "lacks one of its two matrices"),
     ],
 )
 def test_what_is_no_plain_lora_is_one_line(name: str, said: str, tmp_path: Path) -> None:
     _refused(tmp_path, {name: torch.zeros(2, 2)}, said)
+
+
+def test_the_oldest_names_reach_every_projection_of_the_text_encoder(tmp_path: Path) -> None:
+    """to_q, to_k, to_v and to_out of diffusers until 0.17 are q, k, v and out of the same attention."""
+    model, source = tiny_model("sd1"), torch.Generator().manual_seed(0)
+    stored, expected = {}, dict(model.weights["text_encoder"])
+    for number, name in enumerate(("q", "k", "v", "out")):
+        up, down = (torch.randn(shape, generator=source) for shape in ((64, RANK), (RANK, 64)))
+        layer = f"encoder.layers.{number % 2}.self_attn"
+        head = f"text_encoder.text_model.{layer}.to_{name}_lora"
+        stored |= {f"{head}.down.weight": down, f"{head}.up.weight": up}
+        weight = f"{layer}.{name}_proj.weight"
+        expected[weight] = expected[weight] + 0.5 * up @ down
+    save_file(stored, tmp_path / "old.safetensors")
+    found = with_lora(model, tmp_path / "old.safetensors", 0.5).tensors("text_encoder")
+    for weight, value in expected.items():
+        torch.testing.assert_close(found[weight], value, atol=1e-5, rtol=1e-5)
+
+
+def test_two_adapters_in_one_file_are_not_silently_one(tmp_path: Path) -> None:
+    names = [f"unet.{UNET}.to_q.lora_{side}.{adapter}.weight" for adapter in "ab" for side in "AB"]
+    _refused(tmp_path, {name: torch.zeros(2, 2) for name in names}, "holds several changes of one layer")
 
 
 def test_a_lora_of_another_model_is_one_line(tmp_path: Path, model: GivenParts) -> None:

@@ -22,6 +22,7 @@ from tests.denoiser.published_models import (
     tiny_model,
     tokenizer,
     unet,
+    zero_plain_weights,
 )
 from usd.core.errors import UserError
 from usd.denoiser import open_denoiser
@@ -62,7 +63,9 @@ def _opened(place: Path, family: str) -> LatentDenoiser:
 def test_a_single_file_holds_the_same_weights(family: str, form: str, tmp_path: Path) -> None:
     """By the public path. With averages, the weights in the usual place are zeros: none of them may be read."""
     truth = tiny_model(family)
-    model = _opened(write_single_file(truth, tmp_path / form, averaged="averaged" in form), family)
+    averaged = "averaged" in form
+    place = write_single_file(truth, tmp_path / form, averaged)
+    model = _opened(zero_plain_weights(place) if averaged else place, family)
     same(model.files, truth)
     assert model.predicts == ("v_prediction" if family == "sd2" else "epsilon")
     assert (model.latent.height, model.latent.image_size, model.latent.scaling_factor) == (8, 16, 0.2)
@@ -165,6 +168,7 @@ def test_names_are_those_that_diffusers_converts(family: str) -> None:
     }
     if family == "sd1":
         text = theirs.convert_ldm_clip_checkpoint(dict(stored))
+        text.pop("text_model.embeddings.position_ids")  # published files hold it, networks of today do not
         found["text_encoder"] = {name.removeprefix("text_model."): x for name, x in text.items()}
     for part, state in found.items():
         assert set(state) == set(truth.weights[part]), part
@@ -262,7 +266,7 @@ COUNTS = {
 }
 
 
-def _full_size(family: str) -> GivenParts:
+def full_size(family: str) -> GivenParts:
     """The true configurations, with weights that have shapes and no memory."""
     from usd.denoiser.parts import CLASSES
 
@@ -289,7 +293,7 @@ def _full_size(family: str) -> GivenParts:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_at_full_size_names_shapes_and_counts_are_the_published_ones(family: str) -> None:
     """And the configuration that follows from the shapes alone is the true one."""
-    truth = _full_size(family)
+    truth = full_size(family)
     stored, place = state_of(truth, family_of_parts(truth)), Path("model.ckpt")
     named = {"sd1": PUBLISHED_NAMES, "sd2": OPEN_CLIP_NAMES, "zero123": ZERO123_NAMES}[family]
     assert {name: tuple(stored[name].shape) for name in named} == named
@@ -421,6 +425,48 @@ def test_a_file_that_does_not_say_what_it_predicts_is_asked(
     assert "does not say what its UNet predicts" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("family", "side", "beside"),
+    [("zero123", 32, 32), ("sd1", 64, 64), ("sd2", 96, 64)],  # as the authors' own YAML files have image_size
+)
+def test_latents_have_one_size_with_and_without_the_yaml(
+    family: str, side: int, beside: int, tmp_path: Path
+) -> None:
+    """And our own converter's file says what the model really has, 64 for velocity included."""
+    model = tiny_model(family)
+    model.configs["unet"]["sample_size"] = 64
+    path = write_single_file(model, tmp_path / "m.ckpt", step=110000)
+    assert SingleFile(path).config("unet")["sample_size"] == 64
+    yaml = path.with_suffix(".yaml")
+    said = json.loads(yaml.read_text())["model"]
+    yaml.unlink()
+    alone = SingleFile(path)
+    yaml.write_text(json.dumps({"model": said | {"params": said["params"] | {"image_size": beside}}}))
+    both = (SingleFile(path).config("unet"), alone.config("unet"))
+    assert [unet["sample_size"] for unet in both] == [side, side]
+    assert both[0]["upcast_attention"] == both[1]["upcast_attention"] == (family == "sd2")
+    assert SingleFile(path).config("vae")["sample_size"] == 2 * side == alone.config("vae")["sample_size"]
+    assert SingleFile(path).config("scheduler") == alone.config("scheduler")
+
+
+def test_a_yaml_of_another_model_is_one_line(tmp_path: Path) -> None:
+    """Its heads would be taken. Silent about the prediction, it would turn velocity into noise."""
+    path = write_single_file(tiny_model("sd2"), tmp_path / "m.ckpt", step=110000)
+    yaml = path.with_suffix(".yaml")
+    said = json.loads(yaml.read_text())
+    said["model"]["params"].pop("parameterization")
+    yaml.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"predicts velocity, and m.yaml beside it means noise"):
+        SingleFile(path).config("scheduler")
+    write_single_file(tiny_model("sd2"), path, step=875000)
+    yaml.write_text(json.dumps(said))
+    assert SingleFile(path).config("scheduler")["prediction_type"] == "epsilon"
+    other = write_single_file(tiny_model("zero123"), tmp_path / "other.ckpt").with_suffix(".yaml")
+    yaml.write_text(other.read_text())
+    with pytest.raises(UserError, match=r"m.yaml: is of another model: in_channels is 8, and m.ckpt has 4"):
+        SingleFile(path).config("unet")
+
+
 def test_another_noise_schedule_is_one_line(tmp_path: Path) -> None:
     path = write_single_file(tiny_model("zero123"), tmp_path / "m.safetensors")
     stored = load_file(path) | {"alphas_cumprod": torch.linspace(1, 0, 1000)}
@@ -546,7 +592,7 @@ def test_another_model_is_named(names: list[str], said: str, tmp_path: Path) -> 
     ],
 )
 def test_a_file_without_a_weight_says_which(name: str, said: str, tmp_path: Path) -> None:
-    path = write_single_file(tiny_model("zero123"), tmp_path / "m.safetensors")
+    path = write_single_file(tiny_model("zero123"), tmp_path / "m.safetensors", averaged=False)
     stored = load_file(path)
     del stored[name]
     save_file(stored, tmp_path / "less.safetensors")

@@ -133,6 +133,17 @@ def test_clip_pictures_match_the_librarys_preprocessing() -> None:
     assert float((ours - theirs).abs().max()) < 2.5 / 255 / 0.26
 
 
+def test_the_training_codes_clip_pictures_hit_the_corners_and_overshoot() -> None:
+    """With corners aligned, every third of 10 pixels is one of 4; a step overshoots by bicubic's share, unclamped."""
+    prepare = ClipPicture(4, (0.0,) * 3, (1.0,) * 3, source_size=10)
+    picture = torch.rand(1, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prepare(picture), picture[..., ::3, ::3], atol=1e-5, rtol=0)
+    step = (torch.arange(10) >= 5).float().expand(1, 3, 10, 10)
+    fine = ClipPicture(19, (0.0,) * 3, (1.0,) * 3, source_size=10)(step)  # every other pixel lies halfway
+    expected = torch.tensor([0, -0.09375, 0, 0.5, 1, 1.09375, 1])
+    torch.testing.assert_close(fine[0, 0, 0, 6:13], expected, atol=1e-6, rtol=0)
+
+
 def test_the_originals_tokenizer_files_are_read(tiny: TinyModels, tmp_path: Path) -> None:
     """Stable Diffusion ships CLIP's byte pairs as vocab.json and merges.txt, not as one tokenizer.json."""
     folder = Path(shutil.copytree(tiny.sd, tmp_path / "model"))

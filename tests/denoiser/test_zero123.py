@@ -86,8 +86,8 @@ def test_noise_follows_the_published_recipe(tiny: TinyModels) -> None:
 def test_both_layouts_are_bit_equal(tiny: TinyModels) -> None:
     x, t = _inputs()
     a, b = (_open(folder) for folder in (tiny.zero123_a, tiny.zero123_b))
-    said = [m.eps(x, t, m.embed_view(m.read(_picture(), REFERENCE), TARGETS)) for m in (a, b)]
-    assert torch.equal(*said)
+    reading = a.read(_picture(), REFERENCE)  # each layout prepares CLIP's picture in its own way
+    assert torch.equal(*(m.eps(x, t, m.embed_view(reading, TARGETS)) for m in (a, b)))
     for one, other in zip(a.projection.on(x.device).parameters(), b.projection.on(x.device).parameters()):
         assert torch.equal(one, other)
 

@@ -59,6 +59,9 @@ class Told(ModelParts):
     def tokenizer(self) -> Path | None:
         return self.base.tokenizer()
 
+    def projection_layout(self) -> str:
+        return self.base.projection_layout()
+
 
 def _half(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     tensor = tensors[name]

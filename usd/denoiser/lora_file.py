@@ -28,13 +28,14 @@ FILES = (
 )
 ADAPTER = "adapter_config.json"
 ROLES = {
-    "down": r"[._]lora_A(?:\.default)?\.weight|[._]lora[._]down\.weight|\.lora_linear_layer\.down\.weight",
-    "up": r"[._]lora_B(?:\.default)?\.weight|[._]lora[._]up\.weight|\.lora_linear_layer\.up\.weight",
+    "down": r"[._]lora_A(?:\.\w+)?\.weight|[._]lora[._]down\.weight|\.lora_linear_layer\.down\.weight",
+    "up": r"[._]lora_B(?:\.\w+)?\.weight|[._]lora[._]up\.weight|\.lora_linear_layer\.up\.weight",
     "alpha": r"\.alpha",
 }
 PREFIXES = {
     "lora_unet_": "unet",
     "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
     "unet.": "unet",
     "text_encoder.": "text_encoder",
 }
@@ -45,8 +46,17 @@ OTHER_KINDS = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
     "lora_te2": "LoRA for Stable Diffusion XL",
-    "lora_te1": "LoRA for Stable Diffusion XL",
+    "text_encoder_2.": "LoRA for Stable Diffusion XL",
+    "oft_": "OFT",
+    "boft_": "BOFT",
+    "ia3_": "IA3",
+    "vera_lambda": "VeRA",
+    ".diff": "full difference of weights",
+    "w_norm": "LyCORIS file with norms",
 }
+OLD_TEXT_LAYER = re.compile(
+    r"(?<=self_attn\.)to_(q|k|v|out)$"
+)  # of diffusers until 0.17; now q_proj ... out_proj
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,12 @@ def read_lora(place: Path) -> LoraFile:
     found: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name in tensors:
         part, layer, role = _place_of(path, name)
-        found.setdefault(part, {}).setdefault(layer, {})[role] = tensors[name]
+        roles = found.setdefault(part, {}).setdefault(layer, {})
+        if role in roles:
+            raise UserError(
+                f"{path}: holds several changes of one layer ({name}); expected one LoRA: save its adapters apart"
+            )
+        roles[role] = tensors[name]
     alphas = said_alphas(path, facts)
     return LoraFile(
         path,
@@ -144,7 +159,10 @@ def _place_of(path: Path, name: str) -> tuple[str, str, str]:
             head = name[: match.start()].removeprefix("base_model.model.")
             prefix = next((p for p in PREFIXES if head.startswith(p)), "")
             head = head.removeprefix(prefix).replace(".processor", "")
-            part = PREFIXES.get(prefix, "text_encoder" if head.startswith("text_model") else "unet")
+            text = head.startswith(("text_model.", "text_model_", "encoder.layers."))
+            part = PREFIXES.get(prefix, "text_encoder" if text else "unet")
+            if part == "text_encoder":
+                head = OLD_TEXT_LAYER.sub(r"\1_proj", head)
             return part, squashed(head), role
     raise UserError(
         f"{path}: {name} is no part of a LoRA; expected tensors named lora_A, lora_B, up, down or alpha"
@@ -159,7 +177,8 @@ def squashed(name: str) -> str:
 def _refuse_other_kinds(path: Path, names: Mapping[str, Tensor]) -> None:
     for mark, kind in OTHER_KINDS.items():
         if any(mark in name for name in names):
-            raise UserError(f"{path}: is a {kind}, which is not supported; expected a plain LoRA")
+            article = "an" if kind[0] in "AEIO" else "a"
+            raise UserError(f"{path}: is {article} {kind}, which is not supported; expected a plain LoRA")
 
 
 def _low_rank(path: Path, layer: str, roles: Mapping[str, Tensor], alpha: float | None) -> LowRank:
@@ -195,6 +214,9 @@ class ChangedParts(ModelParts):
 
     def tokenizer(self) -> Path | None:
         return self.base.tokenizer()
+
+    def projection_layout(self) -> str:
+        return self.base.projection_layout()
 
     def tensors(self, part: str) -> Mapping[str, Tensor]:
         """Those of the base, changed as they are read. Raises UserError where the LoRA is for another model."""

@@ -47,6 +47,10 @@ class ModelParts(ABC):
         """The folder of its tokenizer's files, if it has one."""
         return None
 
+    def projection_layout(self) -> str:
+        """Which of ``PROJECTIONS`` the camera projection is stored as: it decides how CLIP's picture is resized."""
+        return PROJECTIONS[0]
+
     def network(self, part: str) -> torch.nn.Module:
         """The part as a network, its weights in the precision of the file. Raises UserError."""
         library, name = CLASSES[part]
@@ -76,6 +80,9 @@ class FolderParts(ModelParts):
 
     def tokenizer(self) -> Path | None:
         return self.place / "tokenizer" if self.has("tokenizer") else None
+
+    def projection_layout(self) -> str:
+        return self._part(PROJECTION).name
 
     def _part(self, part: str) -> Path:
         choices = PROJECTIONS if part == PROJECTION else (part,)

@@ -27,27 +27,42 @@ def resized(
 
 @dataclass(frozen=True)
 class ClipPicture:
-    """How a CLIP image tower wants its pictures: side in pixels, and mean and spread per colour."""
+    """How a CLIP image tower wants its pictures: side in pixels, and mean and spread per color.
+
+    ``source_size`` selects the resizing of Zero-1-to-3's training code: from that many pixels, by interpolation between
+    pixel centers at the corners, neither antialiased nor clamped. Without it pictures are resized as the CLIP processor
+    of transformers does.
+    """
 
     size: int
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
+    source_size: int | None = None
 
     def __call__(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
-        """From [0, 1] to what the tower was trained on (bicubic, antialiased, then normalised)."""
-        small = resized(image, self.size, "bicubic").clamp(0, 1)
+        """Resize pictures in [0, 1] to S x S, bicubic, and normalize them."""
+        small = self._resize(image)
         mean, std = small.new_tensor(self.mean), small.new_tensor(self.std)
         return (small - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
+    def _resize(self, image: Tensor) -> Tensor:
+        if self.source_size is None:
+            return resized(image, self.size, "bicubic").clamp(0, 1)
+        # The original resizes with kornia at its 2023 settings, and the tower's embedding was learned from that.
+        source = resized(image, self.source_size)
+        return torch.nn.functional.interpolate(
+            source, (self.size, self.size), mode="bicubic", align_corners=True
+        )
+
     @classmethod
-    def from_folder(cls, folder: Path, size: int) -> "ClipPicture":
-        """``folder/preprocessor_config.json`` if it is there, else CLIP's constants at ``size``."""
+    def from_folder(cls, folder: Path, size: int, source_size: int | None = None) -> "ClipPicture":
+        """Read ``folder/preprocessor_config.json`` if it is there, else take CLIP's constants at ``size``."""
         path = folder / "preprocessor_config.json"
         if not path.is_file():
-            return cls(size)
+            return cls(size, source_size=source_size)
         try:
             said = json.loads(path.read_text())
         except ValueError as problem:
             raise UserError(f"{path}: is not JSON ({problem})") from None
         mean, std = said.get("image_mean") or CLIP_MEAN, said.get("image_std") or CLIP_STD
-        return cls(size, tuple(mean), tuple(std))
+        return cls(size, tuple(mean), tuple(std), source_size)

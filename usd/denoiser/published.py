@@ -11,13 +11,25 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import layouts
-from usd.denoiser.layouts import CLIP, UNET, written
+from usd.denoiser.layouts import CLIP, CLIP_TEXT, UNET, written
 from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.single_file import Family, table_of
-from usd.math.diffusion import scaled_linear_alphas_cumprod
 
 FILES = {"text_encoder": "model", "image_encoder": "model"}  # transformers' name; diffusers' is the other
 PIPELINES = {PROJECTIONS[0]: "Zero123Pipeline", PROJECTIONS[1]: "Zero1to3StableDiffusionPipeline"}
+CLASSES_OF = {  # as the index of each layout names them: the module of its pipeline, and the class
+    PROJECTIONS[0]: ("zero123", "CLIPCameraProjection"),
+    PROJECTIONS[1]: ("pipeline_zero1to3", "CCProjection"),
+}
+VOCABULARY, POSITIONS = 49408, 77  # of CLIP's text tower
+CONDITIONS: dict[Family, dict[str, Any]] = {
+    "stable-diffusion-1": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"},
+    "stable-diffusion-2": {
+        "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
+        "params": {"freeze": True, "layer": "penultimate"},
+    },
+    "zero123": {"target": "ldm.modules.encoders.modules.FrozenCLIPImageEmbedder"},
+}
 CLIP_PICTURE = {
     "feature_extractor_type": "CLIPFeatureExtractor",
     "do_center_crop": True,
@@ -41,7 +53,11 @@ def write_folder(
     """
     if model.has(PROJECTION) and "proj.weight" not in model.tensors(PROJECTION):
         raise UserError(f"{model.place}: is of the embedded kind; expected a model of a published layout")
-    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline"}
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionPipeline",
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+    }
     for part in (name for name in CLASSES if model.has(name)):
         stem = FILES.get(part, "diffusion_pytorch_model")
         _write_weights(dict(model.tensors(part)), folder / part, stem, pickled, variant)
@@ -65,11 +81,11 @@ def _write_projection(model: ModelParts, folder: Path, layout: str, pickled: boo
     first = layout == PROJECTIONS[0]
     named = ours if first else {name.replace("proj.", "projection.", 1): x for name, x in ours.items()}
     _write_weights(dict(named), folder / layout, "diffusion_pytorch_model", pickled)
-    wide = ours["proj.weight"].shape[1]
+    out, wide = ours["proj.weight"].shape
     sizes = (
         {"_class_name": "CLIPCameraProjection", "embedding_dim": wide - 4, "additional_embeddings": 4}
         if first
-        else {"_class_name": "CCProjection"}
+        else {"_class_name": "CCProjection", "in_channel": wide, "out_channel": out}
     )
     _write_json(folder / layout / "config.json", {**sizes, **model.config(PROJECTION)})
     side = model.config("image_encoder")["image_size"]
@@ -77,34 +93,30 @@ def _write_projection(model: ModelParts, folder: Path, layout: str, pickled: boo
     _write_json(folder / "feature_extractor" / "preprocessor_config.json", picture)
     return {
         "_class_name": PIPELINES[layout],
-        layout: ["usd", "CameraProjection"],
+        layout: list(CLASSES_OF[layout]),
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
     }
 
 
-def write_single_file(model: ModelParts, path: Path, averaged: bool = False, step: int = 0) -> Path:
-    """A ``.safetensors`` or ``.ckpt`` under the training code's names, and its configuration ``.yaml`` beside it.
+def write_single_file(model: ModelParts, path: Path, averaged: bool = True, step: int = 0) -> Path:
+    """Write a ``.safetensors`` or ``.ckpt`` under the training code's names, and its configuration ``.yaml`` beside it.
 
-    ``averaged`` also stores the UNet as the exponential moving average that training keeps, and *zeros* in its usual
-    place: who reads the wrong one notices. A ``.ckpt`` is what Lightning writes, with ``step`` as its global step.
-    Raises UserError for a model with parts that such files have no names for.
+    ``averaged`` stores the UNet a second time under ``model_ema.``, the moving average that the original programs run;
+    without it those of Zero-1-to-3 would run random weights. A ``.ckpt`` is what Lightning writes, with ``step`` as its
+    global step, and holds both copies as one. Raises UserError for parts that such files have no names for.
     """
     family = family_of_parts(model)
     try:
-        stored = state_of(model, family)
+        stored = state_of(model, family, averaged)
     except KeyError as name:
         raise UserError(f"{model.place}: has {name}, for which single files have no name") from None
-    if averaged:
-        unet = [name for name in stored if name.startswith(UNET)]
-        stored |= {layouts.averaged_name(name): stored[name] for name in unet}
-        stored |= {name: torch.zeros_like(stored[name]) for name in unet}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         _save_safetensors(stored, path)
     else:
         around = {"epoch": 0, "global_step": step, "pytorch-lightning_version": "1.4.2"}
         torch.save({**around, "state_dict": stored}, path)
-    path.with_suffix(".yaml").write_text(json.dumps({"model": {"params": training_params(model)}}, indent=2))
+    _write_json(path.with_suffix(".yaml"), training_config(model, family))  # JSON is YAML
     return path
 
 
@@ -115,8 +127,8 @@ def family_of_parts(model: ModelParts) -> Family:
     return "stable-diffusion-2" if model.config("unet").get("use_linear_projection") else "stable-diffusion-1"
 
 
-def state_of(model: ModelParts, family: Family) -> dict[str, Tensor]:
-    """All tensors of a single file by name, those that only training used included."""
+def state_of(model: ModelParts, family: Family, averaged: bool = True) -> dict[str, Tensor]:
+    """Return all tensors of a single file by name: everything that the original classes store, and nothing else."""
     stored: dict[str, Tensor] = {}
     for part in (name for name in CLASSES if model.has(name)):
         ours = {name.removeprefix("text_model."): x for name, x in model.tensors(part).items()}
@@ -124,60 +136,157 @@ def state_of(model: ModelParts, family: Family) -> dict[str, Tensor]:
         stored |= written(table_of(part, family, list(ours), model.config(part)), ours)
     if family == "zero123":
         stored |= written(layouts.camera_projection_table(), model.tensors(PROJECTION))
-    return stored | _leftovers(stored, family) | _schedule(model.config("scheduler"))
+    stored |= _unread(stored, family) | _schedule(model.config("scheduler"))
+    return stored | _average(stored) if averaged else stored
 
 
-def _leftovers(stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """What published files hold and nobody reads: halves of CLIP, and Stable Diffusion 2's last text layer."""
+def _average(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The UNet as the original's moving average, and that average's two numbers, at their initial values."""
+    average = {layouts.averaged_name(name): x for name, x in stored.items() if name.startswith(UNET)}
+    numbers = {"decay": torch.tensor(0.9999), "num_updates": torch.tensor(0, dtype=torch.int32)}
+    return average | {f"{layouts.AVERAGE}{name}": x for name, x in numbers.items()}
+
+
+def _unread(stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """What the original classes load and never read, at its true size, since another size is an error to them."""
     if family == "stable-diffusion-1":
-        return {}
-    one = next(iter(stored.values()))
-    left = {f"{CLIP}logit_scale": one.new_tensor(4.6052)}
-    if family == "zero123":
-        width = stored["cc_projection.weight"].shape[0]
-        left[f"{CLIP}token_embedding.weight"] = one.new_zeros(2, width)
-        left[f"{CLIP}positional_embedding"] = one.new_zeros(2, width)
-    else:
-        width = stored[f"{CLIP}ln_final.weight"].shape[0]
-        blocks = f"{CLIP}transformer.resblocks."
-        last = max(int(name[len(blocks) :].split(".")[0]) for name in stored if name.startswith(blocks))
-        theirs = {name: x for name, x in stored.items() if name.startswith(f"{blocks}{last}.")}
-        left |= {
-            name.replace(f"{blocks}{last}.", f"{blocks}{last + 1}."): torch.zeros_like(x)
-            for name, x in theirs.items()
-        }
-    left[f"{CLIP}text_projection"] = one.new_zeros(width, width)
-    return left
+        positions = stored[f"{CLIP_TEXT}text_model.embeddings.position_embedding.weight"].shape[0]
+        return {f"{CLIP_TEXT}text_model.embeddings.position_ids": torch.arange(positions)[None]}
+    left = _unread_text_half(stored) if family == "zero123" else _unread_last_layer(stored)
+    scale = next(iter(stored.values())).new_tensor(4.6052)  # log 100, the temperature CLIP was trained to
+    return left | {f"{CLIP}logit_scale": scale}
+
+
+def _unread_text_half(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for the ends of CLIP's text tower, as wide as the image embedding, which is so in ViT-L/14."""
+    projection = stored[f"{CLIP}visual.proj"]
+    width = projection.shape[1]
+    shapes = {
+        "token_embedding.weight": (VOCABULARY, width),
+        "positional_embedding": (POSITIONS, width),
+        "text_projection": (width, width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+    }
+    return {f"{CLIP}{name}": projection.new_zeros(shape) for name, shape in shapes.items()}
+
+
+def _unread_last_layer(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros for OpenCLIP's last text layer and projection: Stable Diffusion 2 reads the layer before."""
+    blocks = f"{CLIP}transformer.resblocks."
+    last = max(int(name[len(blocks) :].split(".")[0]) for name in stored if name.startswith(blocks))
+    head = f"{blocks}{last}."
+    layer = {name: x for name, x in stored.items() if name.startswith(head)}
+    left = {name.replace(head, f"{blocks}{last + 1}."): torch.zeros_like(x) for name, x in layer.items()}
+    width = stored[f"{CLIP}ln_final.weight"]
+    return left | {f"{CLIP}text_projection": width.new_zeros(len(width), len(width))}
 
 
 def _schedule(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The noise schedule, which the training code stores as buffers."""
+    """The noise schedule and the posterior q(x_{t-1} | x_t, x_0) as buffers (arXiv 2006.11239, eq. 7)."""
     count, ends = int(scheduler["num_train_timesteps"]), (scheduler["beta_start"], scheduler["beta_end"])
-    bars = scaled_linear_alphas_cumprod(count, *ends)
+    betas = torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, count, dtype=torch.float64) ** 2
+    bars = (1 - betas).cumprod(0)
     before = torch.cat([bars.new_ones(1), bars[:-1]])
-    return {"alphas_cumprod": bars, "alphas_cumprod_prev": before, "betas": 1 - bars / before}
+    variance = betas * (1 - before) / (1 - bars)  # 0 at the first step, whose logarithm is therefore clipped
+    buffers = {
+        "betas": betas,
+        "alphas_cumprod": bars,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": bars.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - bars).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - bars).log(),
+        "sqrt_recip_alphas_cumprod": bars.rsqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / bars - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp_min(1e-20).log(),
+        "posterior_mean_coef1": betas * before.sqrt() / (1 - bars),
+        "posterior_mean_coef2": (1 - before) * (1 - betas).sqrt() / (1 - bars),
+    }
+    return {name: x.float() for name, x in buffers.items()}
 
 
-def training_params(model: ModelParts) -> dict[str, Any]:
-    """The ``model.params`` of a training configuration that a reader needs."""
+def training_config(model: ModelParts, family: Family) -> dict[str, Any]:
+    """Return the training configuration as the originals and other programs read it, and our own facts below ``usd``.
+
+    Programs that find a YAML file beside a checkpoint build the model from it, so it names every class and size.
+    """
     unet, vae, scheduler = (model.config(part) for part in ("unet", "vae", "scheduler"))
-    heads = unet["attention_head_dim"]
-    width = unet["block_out_channels"][0] // heads[0] if isinstance(heads, list | tuple) else -1
+    velocity = scheduler.get("prediction_type") == "v_prediction"
+    view = family == "zero123"
     params = {
         "linear_start": scheduler["beta_start"],
         "linear_end": scheduler["beta_end"],
         "timesteps": scheduler["num_train_timesteps"],
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "parameterization": "v" if velocity else "eps",
+        "first_stage_key": "image_target" if view else "jpg",
+        "cond_stage_key": "image_cond" if view else "txt",
         "image_size": unet["sample_size"],
+        "channels": vae["latent_channels"],
+        "cond_stage_trainable": False,
+        "conditioning_key": "hybrid" if view else "crossattn",
         "scale_factor": vae.get("scaling_factor", 0.18215),
-        "unet_config": {"params": {"num_head_channels": width} if width > 0 else {"num_heads": heads}},
+        "use_ema": view,
+        "unet_config": {
+            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": _unet_params(unet),
+        },
+        "first_stage_config": _autoencoder_config(vae),
+        "cond_stage_config": CONDITIONS[family],
     }
-    velocity = scheduler.get("prediction_type") == "v_prediction"
-    fourth = model.config(PROJECTION).get("fourth_number") if model.has(PROJECTION) else None
-    return (
-        params
-        | {"parameterization": "v" if velocity else "eps"}
-        | ({"fourth_number": fourth} if fourth else {})
-    )
+    known: dict[str, Any] = {"image_size": unet["sample_size"]}
+    fourth = model.config(PROJECTION).get("fourth_number") if view else None
+    return {
+        "model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params},
+        "usd": known | ({"fourth_number": fourth} if fourth else {}),
+    }
+
+
+def _unet_params(unet: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the training code's UNetModel. Its attention is given by how much smaller the levels are that have it."""
+    channels, heads = unet["block_out_channels"], unet["attention_head_dim"]
+    attentive = [2**level for level, kind in enumerate(unet["down_block_types"]) if "Attn" in kind]
+    width = channels[0] // heads[0] if isinstance(heads, list | tuple) else -1
+    return {
+        "image_size": unet["sample_size"],
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
+        "model_channels": channels[0],
+        "attention_resolutions": attentive,
+        "num_res_blocks": unet["layers_per_block"],
+        "channel_mult": [count // channels[0] for count in channels],
+        **({"num_head_channels": width} if width > 0 else {"num_heads": heads}),
+        "use_spatial_transformer": True,
+        **({"use_linear_in_transformer": True} if unet.get("use_linear_projection") else {}),
+        "transformer_depth": 1,
+        "context_dim": unet["cross_attention_dim"],
+        "use_checkpoint": True,
+        "legacy": False,
+    }
+
+
+def _autoencoder_config(vae: Mapping[str, Any]) -> dict[str, Any]:
+    channels = vae["block_out_channels"]
+    sizes = {
+        "double_z": True,
+        "z_channels": vae["latent_channels"],
+        "resolution": 256,
+        "in_channels": vae["in_channels"],
+        "out_ch": vae["out_channels"],
+        "ch": channels[0],
+        "ch_mult": [count // channels[0] for count in channels],
+        "num_res_blocks": vae["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    params = {
+        "embed_dim": vae["latent_channels"],
+        "ddconfig": sizes,
+        "lossconfig": {"target": "torch.nn.Identity"},
+    }
+    return {"target": "ldm.models.autoencoder.AutoencoderKL", "params": params}
 
 
 def _write_weights(
@@ -196,7 +305,12 @@ def _write_weights(
 def _save_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: x.contiguous() for name, x in tensors.items()}, path, metadata={"format": "pt"})
+    seen: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, x in tensors.items():  # the format has no two names for one tensor
+        own[name] = x.clone() if x.data_ptr() in seen else x.contiguous()
+        seen.add(x.data_ptr())
+    save_file(own, path, metadata={"format": "pt"})
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,13 +20,14 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.denoiser import layouts
 from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, Origin, Table
-from usd.denoiser.parts import CLASSES, PROJECTION, ModelParts
+from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.weights import build, empty_network, open_checkpoint
 from usd.math.diffusion import scaled_linear_alphas_cumprod
 
 LOG = logging.getLogger(__name__)
 Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
 HEAD_WIDTH = 64  # of every CLIP tower, and of Stable Diffusion 2's UNet
+OURS = "usd"
 HEADS = 8  # of Stable Diffusion 1's UNet and of Zero-1-to-3's
 PREDICTION_AT_STEP = {875000: "epsilon", 110000: "v_prediction"}  # published Stable Diffusion 2 checkpoints
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -68,6 +69,9 @@ class SingleFile(ModelParts):
         folder = self.place.parent / "tokenizer"
         return folder if folder.is_dir() else None
 
+    def projection_layout(self) -> str:
+        return PROJECTIONS[1]  # the training code's own name
+
     @cached_property
     def _shapes(self) -> dict[str, dict[str, Any]]:
         """What follows from the shapes of the weights."""
@@ -77,11 +81,13 @@ class SingleFile(ModelParts):
             else {"text_encoder": text_config(self.stored, self.family, self.place)}
         )
         unet = unet_config(self.stored, self.said, self.place)
+        check_sizes(self.said, unet, self.place)
         return {"unet": unet, "vae": autoencoder_config(self.stored, self.said, self.place), **told}
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
         prediction = prediction_type(self.family, self.said, self.facts) or self._measured()
+        check_prediction(prediction, self.family, self.said, self.place)
         velocity = prediction == "v_prediction"
         side = _image_size(self.family, velocity, self.said)
         unet = self._shapes["unet"] | {"sample_size": side, "upcast_attention": velocity}
@@ -172,7 +178,10 @@ def _has_average(stored: Mapping[str, Tensor]) -> bool:
 
 
 def training_config(place: Path) -> dict[str, Any]:
-    """``model.params`` of the YAML file of the same name beside the weights; {} without one. Raises UserError."""
+    """Return ``model.params`` of the YAML file of the same name beside the weights; {} without one. Raises UserError.
+
+    What our own converter writes below ``usd`` is the entry ``OURS``.
+    """
     path = place.with_suffix(".yaml")
     if not path.is_file():
         return {}
@@ -187,7 +196,8 @@ def training_config(place: Path) -> dict[str, Any]:
         params = None
     if not isinstance(params, dict):
         raise UserError(f"{path}: has no model.params; expected the training configuration of {place.name}")
-    return params
+    ours = said.get("usd")
+    return params | ({OURS: ours} if isinstance(ours, dict) else {})
 
 
 def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
@@ -216,6 +226,26 @@ def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Pa
         "attention_head_dim": _heads(channels, linear, said),  # heads, under diffusers' misleading name
         "use_linear_projection": linear,
     }
+
+
+def check_sizes(said: Mapping[str, Any], unet: Mapping[str, Any], place: Path) -> None:
+    """Raise UserError where the configuration beside the weights is of another model, whose heads would be wrong."""
+    channels = unet["block_out_channels"]
+    weights = {
+        "in_channels": unet["in_channels"],
+        "out_channels": unet["out_channels"],
+        "model_channels": channels[0],
+        "channel_mult": [count // channels[0] for count in channels],
+        "num_res_blocks": unet["layers_per_block"],
+        "context_dim": unet["cross_attention_dim"],
+    }
+    params = said.get("unet_config", {}).get("params", {})
+    other = next((name for name, found in weights.items() if params.get(name, found) != found), None)
+    if other is not None:
+        raise UserError(
+            f"{place.with_suffix('.yaml')}: is of another model: {other} is {params[other]}, and {place.name} has "
+            f"{weights[other]}; expected the training configuration of {place.name}, or none"
+        )
 
 
 def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
@@ -310,12 +340,26 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
 
 
 def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown."""
+    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown.
+
+    A configuration that does not say it means noise to its authors, but easily lies beside the wrong file: with and
+    without it the file itself is asked (``check_prediction``).
+    """
     if "parameterization" in said:
         return "v_prediction" if said["parameterization"] == "v" else "epsilon"
-    if family != "stable-diffusion-2" or said:
+    if family != "stable-diffusion-2":
         return "epsilon"
     return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)))
+
+
+def check_prediction(prediction: str, family: Family, said: Mapping[str, Any], place: Path) -> None:
+    """Raise UserError where a configuration means noise by its silence and the file says velocity."""
+    means_noise = bool(said) and "parameterization" not in said
+    if family == "stable-diffusion-2" and means_noise and prediction == "v_prediction":
+        raise UserError(
+            f"{place}: predicts velocity, and {place.with_suffix('.yaml').name} beside it means noise, since it has no "
+            "model.params.parameterization; expected `parameterization: v` there (or `eps`, if it was trained so)"
+        )
 
 
 @torch.no_grad()
@@ -349,9 +393,16 @@ def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], p
 
 
 def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
-    """Side of the latents."""
-    usual = 32 if family == "zero123" else 96 if velocity else 64
-    return int(said.get("image_size", usual))
+    """Side of the latents.
+
+    Stable Diffusion 2's authors wrote ``image_size: 64`` for their 768 px model too, whose sampler
+    is told the size. diffusers knows it by its prediction and takes 96; so do we, whether or not that YAML is there.
+    """
+    if "image_size" in said.get(OURS, {}):
+        return int(said[OURS]["image_size"])
+    large = family == "stable-diffusion-2" and velocity
+    side = int(said.get("image_size", 32 if family == "zero123" else 64))
+    return 96 if large and side == 64 else side
 
 
 def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,8 +412,9 @@ def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fourth(place: Path, said: Mapping[str, Any]) -> dict[str, Any]:
     """Stable-Zero123 has Zero-1-to-3's very weights' names and is known by its file's name only."""
-    if "fourth_number" in said:
-        return {"fourth_number": said["fourth_number"]}
+    ours = {**said, **said.get(OURS, {})}  # before 0.2 it stood among the parameters
+    if "fourth_number" in ours:
+        return {"fourth_number": ours["fourth_number"]}
     return {"fourth_number": "input-polar"} if STABLE.search(place.name) else {}
 
 

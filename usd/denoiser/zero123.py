@@ -63,9 +63,7 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
         self.assumes_elevation = self.volume is not None
         self._vision = files.config("image_encoder")
-        self._clip_picture = ClipPicture.from_folder(
-            self.folder / "feature_extractor", int(self._vision["image_size"])
-        )
+        self._clip_picture = self._clip_input()
 
     @torch.no_grad()
     def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Zero123Reading:
@@ -111,6 +109,15 @@ class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
         latent = like.new_zeros(batch, beside, space.height, space.width)
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
+        )
+
+    def _clip_input(self) -> ClipPicture:
+        """Return how CLIP's picture is made: as in training, or as pipelines of ``clip_camera_projection`` do."""
+        original = self.files.projection_layout() == PROJECTIONS[1]
+        return ClipPicture.from_folder(
+            self.folder / "feature_extractor",
+            int(self._vision["image_size"]),
+            self.latent.image_size if original else None,
         )
 
     def release_encoders(self) -> None:
