@@ -18,7 +18,15 @@ from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
-from usd.denoiser import Denoiser, Reading, Running, ViewDenoiser, open_denoiser
+from usd.denoiser import (
+    Denoiser,
+    Embedding,
+    Reading,
+    Running,
+    TextDenoiser,
+    ViewDenoiser,
+    open_denoiser,
+)
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
 from usd.math.distill import (
@@ -46,7 +54,7 @@ class Noised:
 
 
 class Guidance(Module):
-    """Base of all. ``prompts`` is for guidances that are told a sentence; the others ignore it."""
+    """Base of all. ``prompts`` says what text models are told: a sentence, or words against which a view is made."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
     model: Denoiser  # encodes the views
@@ -144,6 +152,11 @@ class Guidance(Module):
                 "stopped before they reached the weights. Lower the learning rate, or set half_precision_weights: false"
             )
         return tensor
+
+
+def untold(model: TextDenoiser, prompts: PromptProcessor | None, batch: int) -> Embedding:
+    """What a text model is told in the place of nothing: the negative prompt, where there is one."""
+    return model.unconditional(batch) if prompts is None else prompts.unconditional(model, batch)
 
 
 class ViewGuidance(Guidance):
