@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from usd.core import checkpoint, ranks
+from usd.core.errors import UserError
 from usd.experiment import CheckpointConfig, Trial
 
 
@@ -120,6 +121,26 @@ class Checkpoints(Callback):
         keep = self.config.save_top_k
         numbered = sorted(self.trial.ckpts.glob("epoch=*-step=*.ckpt"), key=_step_of)
         return numbered[:-keep] if keep > 0 else []
+
+
+class Stuck(Callback):
+    """Ends a training in which more than ``limit`` steps in a row were skipped; ``last.ckpt`` has the last good state.
+
+    Raises UserError.
+    """
+
+    def __init__(self, trial: Trial, limit: int) -> None:
+        self.trial, self.limit = trial, limit
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        skipped = getattr(pl_module, "skipped", None)
+        if skipped is None or skipped.in_a_row <= self.limit:
+            return
+        trainer.save_checkpoint(self.trial.last)
+        raise UserError(
+            f"step {trainer.global_step - 1}: skipped {skipped.in_a_row} in a row, the last since {skipped.reason}; "
+            "nothing of them reached the weights. Lower the learning rate, or set half_precision_weights: false"
+        )
 
 
 def _step_of(path: Path) -> int:

@@ -150,6 +150,7 @@ class UsdSystem(DistillationSystem):
         losses = {name: loss(render, self._target(camera)) for name, loss in wanted.items()}
         if scored:
             output = self.reference_view(over_white(render), camera, step, generator)
+            self.skipped.doubt(output.trouble)
             self.figures.update({f"reference_{name}": value for name, value in output.figures.items()})
             losses["reference_view"] = output.loss
         return losses
