@@ -121,6 +121,29 @@ def test_every_picture_guidance_and_the_reference_view_term_train(guidance, tmp_
     assert all(float(history[1][f"train/{name}"]) > 0 for name in ("usd", "reference_view", "rgb", "mask"))
 
 
+def test_a_negative_prompt_is_heard_and_a_prompt_is_said_not_to_be(tmp_path, tiny, capsys):
+    """The words change both terms that psi takes part in; what no model is told costs a line."""
+    models = [
+        f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
+        f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
+        f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
+        "system.loss.lambda_reference_view=1",
+        "system.prompt_processor.use_cache=false",
+        "trainer.max_steps=1",
+    ]
+    found = {}
+    for tag, words in (("silent", []), ("told", ["system.prompt_processor.negative_prompt=a red car"])):
+        found[tag] = losses(train(tmp_path, *QUIET, *models, *words, tag=tag))[0]
+        assert "no model is told" not in capsys.readouterr().out
+    for name in ("usd", "reference_view"):
+        assert found["silent"][f"train/{name}"] != found["told"][f"train/{name}"]
+    train(tmp_path, *QUIET, *models, "system.prompt_processor.prompt=a mug", tag="prompt")
+    assert (
+        "system.prompt_processor: no model is told prompt: a picture says what to make"
+        in capsys.readouterr().out
+    )
+
+
 def test_a_guidance_that_is_not_finite_costs_steps_and_no_weights(tmp_path, monkeypatch, capsys):
     """Half floats overflow now and then: two steps are skipped; from step 5 on nothing works any more."""
     gradient = UsdGuidance.gradient
