@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import MixedPrecision
 import launch
 from usd.core import checkpoint
 from usd.core.config import plain
+from usd.core.registry import find
 from usd.experiment import load_experiment, trial_of
 from usd.train import parts
 
@@ -262,6 +263,23 @@ def test_too_many_skipped_steps_in_a_row_stop_with_the_last_good_state(tmp_path,
     resume = f"resume={trial / 'ckpts' / 'last.ckpt'}"
     assert run("--train", resume, f"exp_root_dir={tmp_path / 'broken'}") == 0
     assert checkpoint.load(trial / "ckpts" / "last.ckpt")["global_step"] == 30
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_one_part_of_a_batch_that_is_not_finite_costs_the_whole_step(tmp_path, monkeypatch, part):
+    given = [f"exp_root_dir={tmp_path}", "trainer.max_steps=5", "trainer.batch_parts=2"]
+    compute = find("system", "tiny-system").compute
+
+    def broken(self, batch, step, generator):
+        bad = step == 3 and self.share.first == part
+        losses = compute(self, batch, step, generator)
+        return {name: loss * float("nan") for name, loss in losses.items()} if bad else losses
+
+    monkeypatch.setattr(find("system", "tiny-system"), "compute", broken)
+    assert run("--train", *given) == 0
+    saved = checkpoint.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt")
+    states = saved["optimizer_states"][0]["state"].values()
+    assert saved["skipped_steps"] == 1 and {float(state["step"]) for state in states} == {4.0}
 
 
 def test_a_scaler_for_half_floats_and_skipping_leave_each_other_alone(tmp_path):
