@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 
 import launch
 from usd.core import checkpoint
 from usd.core.config import plain
-from usd.experiment import folder_name, load_experiment
+from usd.core.registry import find
+from usd.experiment import folder_name, load_experiment, trial_of
+from usd.train import parts
 
 ROOT = Path(__file__).resolve().parents[1]
 CUSTOM = Path(__file__).parent / "core" / "custom"
@@ -279,10 +283,85 @@ def test_bad_checkpoints_are_named_for_what_they_are(tmp_path, capsys):
         assert "of another system" in message(capsys, "--config", TINY, mode, out, f"resume={other}")
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
-    text = message(capsys, "--config", TINY, "--train", f"exp_root_dir={tmp_path}", "system.fail_at=12")
-    assert text.startswith("step 12: loss 'square' is nan; training stopped (last checkpoint: ")
-    assert checkpoint.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt")["global_step"] == 10
+def weights(trial: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(trial / "ckpts" / "last.ckpt")["state_dict"]
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_said(tmp_path, capsys):
+    """Nothing of it reaches the weights or the optimiser, and resuming knows of it."""
+    out = [f"exp_root_dir={tmp_path}", "trainer.max_steps=9"]
+    assert run("--train", *out, "system.fail_at=4", "system.fail_until=6") == 0
+    said = capsys.readouterr().out
+    assert "step 4: skipped, since loss 'square' is nan; skipped so far: 1\n" in said
+    assert "skipped so far: 2\n" in said and "skipped so far: 3" not in said
+    trial = tmp_path / "tiny" / "run"
+    saved = checkpoint.load(trial / "ckpts" / "last.ckpt")
+    assert saved["global_step"] == 9 and saved["skipped_steps"] == 3
+    steps = [state["step"] for state in saved["optimizer_states"][0]["state"].values()]
+    assert [float(step) for step in steps] == [6.0] * len(steps)
+    assert all(torch.isfinite(x).all() for x in saved["state_dict"].values())
+    rows = list(csv.DictReader((trial / "csv_logs/version_0/metrics.csv").read_text().splitlines()))
+    assert [row["train/skipped_steps"] for row in rows] == [""] * 4 + ["1.0", "2.0", "3.0", "3.0", "3.0"]
+    assert [row["train/grad_norm"] == "nan" for row in rows] == [False] * 4 + [True] * 3 + [False] * 2
+
+
+def test_too_many_skipped_steps_in_a_row_stop_with_the_last_good_state(tmp_path, capsys):
+    given = ["--config", TINY, "--train", "system.fail_at=12", "system.fail_until=20"]
+    broken = [*given, "trainer.max_skipped_steps=3", f"exp_root_dir={tmp_path / 'broken'}"]
+    text = message(capsys, *broken)
+    assert text.startswith(
+        "step 15: skipped 4 in a row, the last since loss 'square' is nan; nothing of them reached"
+    )
+    trial = tmp_path / "broken" / "tiny" / "run"
+    assert text.endswith(f"(last checkpoint: {trial / 'ckpts' / 'last.ckpt'})")
+    assert checkpoint.load(trial / "ckpts" / "last.ckpt")["global_step"] == 16
+    run("--train", "trainer.max_steps=12", f"exp_root_dir={tmp_path / 'good'}")
+    good = weights(tmp_path / "good" / "tiny" / "run")
+    assert torch.equal(weights(trial)["geometry.network.weight"], good["geometry.network.weight"])
+    resume = f"resume={trial / 'ckpts' / 'last.ckpt'}"
+    assert run("--train", resume, f"exp_root_dir={tmp_path / 'broken'}") == 0
+    assert checkpoint.load(trial / "ckpts" / "last.ckpt")["global_step"] == 30
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_one_part_of_a_batch_that_is_not_finite_costs_the_whole_step(tmp_path, monkeypatch, part):
+    given = [f"exp_root_dir={tmp_path}", "trainer.max_steps=5", "trainer.batch_parts=2"]
+    compute = find("system", "tiny-system").compute
+
+    def broken(self, batch, step, generator):
+        bad = step == 3 and self.share.first == part
+        losses = compute(self, batch, step, generator)
+        return {name: loss * float("nan") for name, loss in losses.items()} if bad else losses
+
+    monkeypatch.setattr(find("system", "tiny-system"), "compute", broken)
+    assert run("--train", *given) == 0
+    saved = checkpoint.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt")
+    states = saved["optimizer_states"][0]["state"].values()
+    assert saved["skipped_steps"] == 1 and {float(state["step"]) for state in states} == {4.0}
+
+
+def test_a_scaler_for_half_floats_and_skipping_leave_each_other_alone(tmp_path):
+    """An overflow lowers the scale, a loss that is not a number does not; both are counted, neither reaches a weight."""
+    experiment, _ = load_experiment([TINY], [f"exp_root_dir={tmp_path}", "trainer.max_steps=8"])
+    system, data = parts(experiment, trial_of(experiment))
+    compute = system.compute
+
+    def overflowing(batch, step, generator):
+        factor = {2: 1e3, 5: float("nan")}.get(step, 1.0)
+        return {name: factor * loss for name, loss in compute(batch, step, generator).items()}
+
+    system.compute = overflowing
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    half = MixedPrecision("16-mixed", "cpu", scaler)
+    Trainer(
+        max_steps=8, accelerator="cpu", plugins=[half], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    ).fit(system, data)  # fmt: skip
+    assert scaler.get_scale() == 2.0**9
+    assert (system.skipped.total, system.skipped.in_a_row) == (2, 0)
+    taken = [float(state["step"]) for state in system.optimizers().optimizer.state.values()]
+    assert taken == [6.0] * len(taken)
+    assert all(torch.isfinite(x).all() for x in system.parameters())
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path, capsys, monkeypatch):

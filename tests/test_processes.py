@@ -90,7 +90,16 @@ def ended(tmp_path_factory):
         "views, two": (2, surface(out / "views-two", out / "seen")),
         "uneven": (2, tiny(out / "uneven", "data.batch_size=3")),
         "broken": (2, tiny(out / "broken", "system.break_at=4", "system.fail_in=1")),
-        "not a number": (2, tiny(out / "nan", "system.fail_at=5", "system.fail_in=1")),
+        "not a number": (
+            2,
+            tiny(
+                out / "nan",
+                "system.fail_at=5",
+                "system.fail_until=7",
+                "system.fail_in=1",
+                "trainer.max_skipped_steps=1",
+            ),
+        ),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("USD_CUSTOM", str(Path(TINY).parent))
@@ -170,7 +179,10 @@ def test_a_batch_that_cannot_be_shared_is_one_line(ended):
 def test_what_goes_wrong_in_one_process_ends_all(ended):
     _, done = ended
     assert done["not a number"].codes == [2, 2], done["not a number"].texts
-    assert "step 5: loss 'square' is nan; training stopped" in done["not a number"].texts[0]
+    assert "step 5: skipped, since loss 'square' is nan" in done["not a number"].texts[0], (
+        "in the other process"
+    )
+    assert "step 6: skipped 2 in a row, the last since loss 'square' is nan" in done["not a number"].texts[0]
 
 
 def test_a_process_that_fails_alone_leaves_nobody_waiting(ended):

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from usd import interrupts
 from usd.core import checkpoint, ranks
+from usd.core.errors import UserError
 from usd.experiment import CheckpointConfig, Trial
 
 
@@ -95,11 +96,12 @@ class Checkpoints(Callback):
         self.stop.patient = False
 
     def _agreed_to_stop(self, trainer: Trainer) -> bool:
-        """Whether any of the processes was asked: all of them stop after the same step."""
-        if trainer.world_size == 1:
-            return self.stop.asked
-        self.stop.asked = trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False)
-        return self.stop.asked
+        """Whether any of the processes was asked: all of them stop after the same step.
+
+        The answer is not written back: a request that comes while they agree is heard after the next step.
+        """
+        asked = self.stop.asked
+        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
 
     def _save_and_stop(self, trainer: Trainer) -> None:
         self._save(trainer, self.trial.last)
@@ -124,6 +126,26 @@ class Checkpoints(Callback):
         keep = self.config.save_top_k
         numbered = sorted(self.trial.ckpts.glob("epoch=*-step=*.ckpt"), key=_step_of)
         return numbered[:-keep] if keep > 0 else []
+
+
+class Stuck(Callback):
+    """Ends a training in which more than ``limit`` steps in a row were skipped; ``last.ckpt`` has the last good state.
+
+    Raises UserError.
+    """
+
+    def __init__(self, trial: Trial, limit: int) -> None:
+        self.trial, self.limit = trial, limit
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        skipped = getattr(pl_module, "skipped", None)
+        if skipped is None or skipped.in_a_row <= self.limit:
+            return
+        trainer.save_checkpoint(self.trial.last)
+        raise UserError(
+            f"step {trainer.global_step - 1}: skipped {skipped.in_a_row} in a row, the last since {skipped.reason}; "
+            "nothing of them reached the weights. Lower the learning rate, or set half_precision_weights: false"
+        )
 
 
 def _step_of(path: Path) -> int:

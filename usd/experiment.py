@@ -52,6 +52,11 @@ class TrainerConfig:
         1, "a batch's views are worked on in this many parts, one after the other, in less memory", ge=1
     )
     gradient_clip_val: float | None = option(None, "largest norm of all gradients together", gt=0)
+    max_skipped_steps: int = option(
+        50,
+        "steps in a row that may be skipped because something is not finite; one more stops",
+        ge=0,
+    )
     test_after_fit: bool = option(True, "run the test when training is done")
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from usd.data import Data
 from usd.system import System
+from usd.system.skipped import SkippedSteps
 
 
 class Loop(LightningModule):
@@ -24,6 +25,11 @@ class Loop(LightningModule):
     def losses(self) -> Mapping[str, float]:
         """Of the last step, for the progress line."""
         return self.system.losses
+
+    @property
+    def skipped(self) -> SkippedSteps:
+        """Steps that something not finite cost, for the callback that ends a training stuck in them."""
+        return self.system.skipped
 
     def setup(self, stage: str) -> None:
         self.system.attach(self.trainer, self.data)

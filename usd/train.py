@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from omegaconf import DictConfig
 
 from usd import interrupts
-from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine, SafePoints
+from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine, SafePoints, Stuck
 from usd.core import checkpoint, ranks
 from usd.core.config import spec
 from usd.core.errors import UserError
@@ -369,7 +369,8 @@ def strategy(processes: int) -> "Strategy | str":
 
 def callbacks(experiment: Experiment, trial: Trial) -> list[Callback]:
     shown_progress = [ProgressLine()] if experiment.trainer.enable_progress_bar else []
-    return [*shown_progress, SafePoints(), Checkpoints(trial, experiment.checkpoint)]
+    stuck = Stuck(trial, experiment.trainer.max_skipped_steps)
+    return [*shown_progress, SafePoints(), Checkpoints(trial, experiment.checkpoint), stuck]
 
 
 def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:

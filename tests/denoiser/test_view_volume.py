@@ -8,6 +8,7 @@ import torch
 from tests.conftest import TINY_VOLUME
 from usd.core.config import UserError
 from usd.denoiser.view_volume import (
+    Conv3d,
     ViewVolume,
     ViewVolumeConfig,
     compositing_weights,
@@ -41,6 +42,22 @@ def test_only_the_azimuth_difference_matters() -> None:
     torch.testing.assert_close(here.hint, there.hint, atol=2e-4, rtol=1e-3)
     other = model.see(model.lift(picture, _camera(15, 90)), _camera(15, 90), _camera(40, 30))
     assert not torch.allclose(here.rgb, other.rgb, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "dtype"), [(2, 3, "float32"), (1, 1, "float32"), (8, 3, "bfloat16")]
+)
+def test_small_3d_convolutions_are_exact_under_autocast(side: int, kernel: int, dtype: str) -> None:
+    torch.manual_seed(0)
+    convolution = Conv3d(16, 16, kernel, padding=kernel // 2)
+    x = torch.randn(3, 16, side, side, side)
+    exact = torch.autograd.grad(convolution(x).square().sum(), convolution.weight)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolution(x)
+    found = torch.autograd.grad(y.float().square().sum(), convolution.weight)[0]
+    assert y.dtype == getattr(torch, dtype)
+    close = {"atol": 1e-4, "rtol": 1e-4} if dtype == "float32" else {"atol": 3.0, "rtol": 0.05}
+    torch.testing.assert_close(found, exact, **close)
 
 
 def test_a_dense_voxel_is_seen_where_its_centre_projects() -> None:

@@ -166,6 +166,17 @@ def test_formulas_without_chance_settle_on_the_expected_picture(name: str) -> No
 # ---------------------------------------------------------------------------------------------------------------- VSD
 
 
+def test_a_student_learns_nothing_from_what_is_not_finite() -> None:
+    model: Any = open_denoiser("gaussian", "view", "x")
+    student, t = open_student(model, 4), torch.tensor([300])
+    before = [weight.detach().clone() for weight in student.learned()]
+    z = torch.zeros(1, model.latent.channels, model.latent.height, model.latent.width)
+    student.learn(z, t, model.unconditional(1), z + torch.nan, 0.1)
+    assert all(torch.equal(a, b) for a, b in zip(before, student.learned(), strict=True))
+    student.learn(z, t, model.unconditional(1), z + 1, 0.1)
+    assert not all(torch.equal(a, b) for a, b in zip(before, student.learned(), strict=True))
+
+
 def test_a_student_of_exact_predictions_learns_mean_and_spread_of_what_it_is_shown() -> None:
     model = open_denoiser("gaussian", "view", "x")
     student = open_student(model, 4)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -162,7 +163,31 @@ def test_a_direction_may_have_a_prompt_of_its_own() -> None:
         "drawing of a car, overhead view",
     ]
     first = _processor(prompt="a car", view_dependent_prompt_front=True)
-    assert first.texts()[1] == "front view of a car"
+    assert first.texts() == [
+        "side view of a car",
+        "front view of a car",
+        "backside view of a car",
+        "overhead view of a car",
+    ]
+
+
+def test_a_negative_prompt_is_what_any_text_model_is_told_in_the_place_of_nothing(tiny: TinyModels) -> None:
+    model: Any = open_denoiser(str(tiny.sd), "text", "x")
+    words, silent = _processor(negative_prompt="a red car", use_cache=False), _processor()
+    told = words.unconditional(model, 2).tokens
+    assert not model.text_encoder.loaded, "read, used once and freed"
+    assert torch.equal(told, model.embed_text(["a red car"] * 2).tokens)
+    assert torch.equal(silent.unconditional(model, 2).tokens, model.embed_text(["", ""]).tokens)
+    long = _processor(negative_prompt="car " * 20)
+    with pytest.raises(
+        UserError, match=r"system.prompt_processor.negative_prompt: .* tokens; expected at most"
+    ):
+        long.unconditional(model, 1)
+
+
+def test_options_that_say_nothing_without_a_prompt_are_known() -> None:
+    given = {"prompt": "x", "use_perp_neg": True, "front_threshold": 30.0, "negative_prompt": "y"}
+    assert _processor(**given).unheard() == ["prompt", "use_perp_neg"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from lightning.pytorch import Trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from usd.core.config import parse
 from usd.data.toybox import ToyboxData, held_out_views
@@ -18,6 +19,7 @@ from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.clip import ClipSystem, contrastive
 from usd.system.diffusion_training import draw_timesteps, make_unet, noised
+from usd.system.elevation import ElevationSystem
 from usd.system.model_training import save_half
 from usd.system.novel_view import NovelViewSystem, widened
 from usd.system.text_to_image import TextToImageSystem, caption_or_nothing
@@ -32,6 +34,27 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class Convolutions(TorchDispatchMode):
+    """Remembers every convolution, forwards and backwards, as (dims, smallest side, dtype)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, int, torch.dtype]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if "convolution" in func.__name__:
+            maps = [
+                x for x in (*args[:2], out) if isinstance(x, torch.Tensor)
+            ]  # backwards: (gradient, input)
+            maps = [x for x in maps if x is not args[1] or "backward" in func.__name__]  # forwards: no weight
+            self.seen |= {(x.dim() - 2, min(x.shape[2:]), x.dtype) for x in maps}
+        return out
+
+
+CONVOLUTIONS: dict[str, Convolutions] = {}
+
+
 def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
     """Two training steps, one validation, and what it publishes."""
     system.save_dir = folder / "save"
@@ -39,7 +62,8 @@ def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
         max_steps=2, val_check_interval=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(Loop(system, data))
+    with CONVOLUTIONS.setdefault(folder.name, Convolutions()):
+        trainer.fit(Loop(system, data))
     return system
 
 
@@ -73,6 +97,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     novel = NovelViewSystem(parse(NovelViewSystem.Config, view, "system"))
     fitted(novel, data(targets_per_reference=2, **folders), home / "zero123")
     novel.publish(home / "zero123" / "out")
+    small = {"reader": {"picture": 16, "width": 8}, "rim_toys": 0, **common}
+    fitted(ElevationSystem(parse(ElevationSystem.Config, small, "system")), data(), home / "elevation")
     patch.undo()
     torch.save(novel.state_dict(), home / "novel.pt")
     return home
@@ -209,6 +235,19 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     torch.testing.assert_close(
         model.eps(x, t, model.unconditional(2)), eps_from_v(x, nothing, alphas, t), **close
     )
+
+
+def test_no_training_computes_small_3d_convolutions_in_bfloat16(family: Path) -> None:
+    """oneDNN's weight gradient at 2 x 2 x 2 voxels is wrong on processors with AVX-512 but without AMX."""
+    trainings = ("vae", "clip", "sd", "lift", "zero123", "elevation")
+    small = {
+        name: {(side, d) for n, side, d in CONVOLUTIONS[name].seen if n == 3 and side < 3}
+        for name in trainings
+    }
+    assert {d for found in small.values() for _, d in found} == {torch.float32}
+    assert {side for side, _ in small["lift"]} == {1, 2}, "this size of the network must meet them"
+    assert (3, 8, torch.bfloat16) in CONVOLUTIONS["lift"].seen, "large ones are still fast"
+    assert all(torch.bfloat16 in {d for _, _, d in CONVOLUTIONS[name].seen} for name in trainings)
 
 
 def test_the_published_text_model_loads(family: Path) -> None:

@@ -18,6 +18,7 @@ from usd.core import checkpoint
 from usd.core.config import ConfigError, Schedule
 from usd.data.pictures import read_rgba
 from usd.data.transforms import read_transforms, write_transforms
+from usd.guidance.usd import UsdGuidance
 from usd.math.camera import orbit_cameras_deg
 from usd.system.distillation import loss_weights
 
@@ -118,6 +119,51 @@ def test_every_picture_guidance_and_the_reference_view_term_train(guidance, tmp_
     ]
     history = losses(train(tmp_path, *QUIET, *models, "trainer.max_steps=2"))
     assert all(float(history[1][f"train/{name}"]) > 0 for name in ("usd", "reference_view", "rgb", "mask"))
+
+
+def test_a_negative_prompt_is_heard_and_a_prompt_is_said_not_to_be(tmp_path, tiny, capsys):
+    """The words change both terms that psi takes part in; what no model is told costs a line."""
+    models = [
+        f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
+        f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
+        f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
+        "system.loss.lambda_reference_view=1",
+        "system.prompt_processor.use_cache=false",
+        "trainer.max_steps=1",
+    ]
+    found = {}
+    for tag, words in (("silent", []), ("told", ["system.prompt_processor.negative_prompt=a red car"])):
+        found[tag] = losses(train(tmp_path, *QUIET, *models, *words, tag=tag))[0]
+        assert "no model is told" not in capsys.readouterr().out
+    for name in ("usd", "reference_view"):
+        assert found["silent"][f"train/{name}"] != found["told"][f"train/{name}"]
+    train(tmp_path, *QUIET, *models, "system.prompt_processor.prompt=a mug", tag="prompt")
+    assert (
+        "system.prompt_processor: no model is told prompt: a picture says what to make"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_guidance_that_is_not_finite_costs_steps_and_no_weights(tmp_path, monkeypatch, capsys):
+    """Half floats overflow now and then: two steps are skipped; from step 5 on nothing works any more."""
+    gradient = UsdGuidance.gradient
+
+    def overflowing(self, noised, cameras):
+        bad = noised.step in (1, 2) or noised.step >= 5
+        return gradient(self, noised, cameras) / (0 if bad else 1)
+
+    monkeypatch.setattr(UsdGuidance, "gradient", overflowing)
+    settings = [*QUIET, "trainer.max_steps=12", "trainer.max_skipped_steps=2"]
+    said = refused(capsys, tmp_path, *settings)
+    assert "step 7: skipped 3 in a row, the last since the gradient has" in said and "UsdGuidance" in said
+    done = trial(tmp_path)
+    saved = checkpoint.load(done.last)
+    assert all(torch.isfinite(x).all() for x in saved["state_dict"].values())
+    assert (saved["global_step"], saved["skipped_steps"]) == (8, 5)
+    assert losses(done)[4]["train/skipped_steps"] == "2.0"
+    monkeypatch.setattr(UsdGuidance, "gradient", gradient)
+    train(tmp_path, *settings, f"resume={done.last}")
+    assert checkpoint.load(done.last)["global_step"] == 12
 
 
 def test_a_killed_run_resumed_replays_the_unbroken_one(tmp_path):

@@ -85,7 +85,8 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """A guidance's loss and the figures worth logging."""
+    """A guidance's loss and the figures worth logging. ``trouble`` says what was not finite; the loss then is not."""
 
     loss: Float[Tensor, ""]
     figures: dict[str, float] = field(default_factory=dict)
+    trouble: str = ""

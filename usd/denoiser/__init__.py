@@ -181,14 +181,18 @@ class Student:
         noise: Float[Tensor, "B c h w"],
         lr: float,
     ) -> Float[Tensor, "B c h w"]:
-        """What it predicts now, without gradient; after that it takes one step towards ``noise``."""
+        """What it predicts now, without gradient; after that it takes one step towards ``noise``.
+
+        Where the error or its gradient is not finite it learns nothing.
+        """
         optimizer = self._optimizer = self._optimizer or torch.optim.AdamW(self.learned())
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.enable_grad():
             predicted = self(xt, t, embedding)
             (predicted - noise).square().mean().backward()
-        optimizer.step()
+        if all(bool(weight.grad.isfinite().all()) for weight in self.learned() if weight.grad is not None):
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return predicted.detach()
 

@@ -67,11 +67,11 @@ class ViewVolume(nn.Module):
         self.to_frustum = nn.Conv2d(2 * f, c * config.coarse, 1)
         self.complete = Completion(c)
         self.refine = nn.Sequential(
-            nn.Conv3d(c + f // 2, d + 8, 1),
+            Conv3d(c + f // 2, d + 8, 1),
             nn.SiLU(),
-            nn.Conv3d(d + 8, d, 3, padding=1),
+            Conv3d(d + 8, d, 3, padding=1),
             nn.SiLU(),
-            nn.Conv3d(d, d + 1, 1),
+            Conv3d(d, d + 1, 1),
         )
         self.to_fine = nn.Conv2d(f, f // 2, 1)
         self.head_in = nn.Conv2d(4 * (d + 1), config.head, 1)
@@ -160,12 +160,26 @@ def compositing_weights(optical: Float[Tensor, "B r r S"]) -> Float[Tensor, "B r
     return torch.exp(-before) * (1 - torch.exp(-optical))
 
 
+class Conv3d(nn.Conv3d):
+    """A 3D convolution that computes in float32, whatever autocast says, where its input or output is small."""
+
+    FEW = 4  # voxels a side
+
+    def forward(self, x: Float[Tensor, "B C *sides"]) -> Float[Tensor, "B K *sides2"]:
+        if min(x.shape[-3:]) // self.stride[0] >= self.FEW:
+            return super().forward(x)
+        # oneDNN's bfloat16 weight gradient of 2 x 2 x 2 voxels is wrong on CPUs with AVX-512 but no AMX (torch 2.13)
+        with torch.autocast(x.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+
+
 class Residual(nn.Module):
     """Norm, SiLU, convolution, twice; in 2D or 3D."""
 
     def __init__(self, channels: int, dims: int = 2) -> None:
         super().__init__()
-        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        conv = nn.Conv2d if dims == 2 else Conv3d
         layers = [nn.GroupNorm(8, channels), nn.SiLU(), conv(channels, channels, 3, padding=1)]
         self.layers = nn.Sequential(
             *layers, nn.GroupNorm(8, channels), nn.SiLU(), conv(channels, channels, 3, padding=1)
@@ -221,11 +235,11 @@ class Completion(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
         self.fine = Residual(c, 3)
-        self.down = nn.Conv3d(c, 2 * c, 4, 2, 1)
+        self.down = Conv3d(c, 2 * c, 4, 2, 1)
         self.middle = Residual(2 * c, 3)
-        self.deeper = nn.Conv3d(2 * c, 4 * c, 4, 2, 1)
+        self.deeper = Conv3d(2 * c, 4 * c, 4, 2, 1)
         self.whole = nn.Sequential(Residual(4 * c, 3), Residual(4 * c, 3))
-        self.up = nn.ModuleList([nn.Conv3d(4 * c, 2 * c, 1), nn.Conv3d(2 * c, c, 1)])
+        self.up = nn.ModuleList([Conv3d(4 * c, 2 * c, 1), Conv3d(2 * c, c, 1)])
         self.join = nn.ModuleList([Residual(2 * c, 3), Residual(c, 3)])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,15 @@ from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
-from usd.denoiser import Denoiser, Reading, Running, ViewDenoiser, open_denoiser
+from usd.denoiser import (
+    Denoiser,
+    Embedding,
+    Reading,
+    Running,
+    TextDenoiser,
+    ViewDenoiser,
+    open_denoiser,
+)
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
 from usd.math.distill import (
@@ -45,8 +53,17 @@ class Noised:
     step: int
 
 
+class NotFiniteError(Exception):
+    """A tensor of a guidance has values that are not finite. The message says which, and how many."""
+
+
+def unusable(like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
+    """What comes of a step in which something was not finite: a loss that is not, either, and why."""
+    return GuidanceOutput(like.sum() * torch.nan, trouble=str(problem))
+
+
 class Guidance(Module):
-    """Base of all. ``prompts`` is for guidances that are told a sentence; the others ignore it."""
+    """Base of all. ``prompts`` says what text models are told: a sentence, or words against which a view is made."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
     model: Denoiser  # encodes the views
@@ -84,21 +101,34 @@ class Guidance(Module):
     def forward(
         self, render: Render, cameras: Cameras, step: int, generator: torch.Generator | None
     ) -> GuidanceOutput:
-        """The loss 0.5 |z - sg(z - grad)|^2 / B and its figures. Raises UserError when something is not finite."""
-        self.finite(render.rgb, "the rendered picture", step)
-        z = self.finite(self.model.encode(render.rgb), "the latents of the rendered picture", step)
-        return self.pull(z, cameras, step, generator)
+        """The loss 0.5 |z - sg(z - grad)|^2 / B and its figures.
+
+        Where anything is not finite the loss is not, either, and ``trouble`` says what it was.
+        """
+        try:
+            self.require_finite(render.rgb, "the rendered picture")
+        except NotFiniteError as problem:
+            return unusable(render.rgb, problem)
+        return self.pull(self.model.encode(render.rgb), cameras, step, generator)
 
     def pull(
         self, z: Float[Tensor, "B c h w"], cameras: Cameras, step: int, generator: torch.Generator | None
     ) -> GuidanceOutput:
         """``forward`` for latents, wherever they come from."""
         noised = self.noised(z, step, generator)
-        with torch.no_grad():
-            grad = self.finite(self.gradient(noised, cameras), "the gradient", step)
-            if self.options.grad_clip is not None:
-                grad = clip_gradient(grad, self.options.grad_clip(step))
+        try:
+            grad = self._limited_gradient(noised, cameras)
+        except NotFiniteError as problem:
+            return unusable(z, problem)
         return GuidanceOutput(surrogate_loss(z, grad), self.figures(noised, grad))
+
+    @torch.no_grad()
+    def _limited_gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
+        """``gradient`` within ``grad_clip``. Raises NotFiniteError."""
+        self.require_finite(noised.z, "the latents of the rendered picture")
+        grad = self.require_finite(self.gradient(noised, cameras), "the gradient")
+        limit = self.options.grad_clip
+        return grad if limit is None else clip_gradient(grad, limit(noised.step))
 
     def noised(self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None) -> Noised:
         """z at a random t of this step's range."""
@@ -131,19 +161,23 @@ class Guidance(Module):
     def distill(self, noised: Noised, cond: Predict, ref: Predict, scale: float, lambda_: float) -> Tensor:
         """The general formula of ``usd.math.distill``; only the predictions it needs are computed."""
         needed = predictions_needed(scale, lambda_)
-        told = self.finite(cond(), "the conditional prediction", noised.step) if "cond" in needed else None
-        plain = self.finite(ref(), "the unconditional prediction", noised.step) if "ref" in needed else None
+        told = self.require_finite(cond(), "the conditional prediction") if "cond" in needed else None
+        plain = self.require_finite(ref(), "the unconditional prediction") if "ref" in needed else None
         return distillation_gradient(noised.weight, noised.noise, told, plain, scale, lambda_)
 
-    def finite(self, tensor: Tensor, name: str, step: int) -> Tensor:
-        """``tensor``, or a clear stop."""
+    def require_finite(self, tensor: Tensor, name: str) -> Tensor:
+        """``tensor``. Raises NotFiniteError where it has values that are not finite."""
         if not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise UserError(
-                f"step {step}: {name} has {bad} of {tensor.numel()} values not finite ({type(self).__name__}); "
-                "stopped before they reached the weights. Lower the learning rate, or set half_precision_weights: false"
+            raise NotFiniteError(
+                f"{name} has {bad} of {tensor.numel()} values not finite ({type(self).__name__})"
             )
         return tensor
+
+
+def untold(model: TextDenoiser, prompts: PromptProcessor | None, batch: int) -> Embedding:
+    """What a text model is told in the place of nothing: the negative prompt, where there is one."""
+    return model.unconditional(batch) if prompts is None else prompts.unconditional(model, batch)
 
 
 class ViewGuidance(Guidance):

@@ -10,9 +10,9 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.core.config import option
+from usd.core.config import ConfigError, option
 from usd.denoiser import Embedding, TextDenoiser, check_shared_latents, open_denoiser
-from usd.guidance import Noised, ViewGuidance
+from usd.guidance import Noised, ViewGuidance, untold
 from usd.math.diffusion import guided_fn
 from usd.prompt_processor import PromptProcessor
 
@@ -31,15 +31,20 @@ class RectifiableGuidance(ViewGuidance):
         )
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+        if config.unconditional == "own" and prompts is not None and prompts.negative:
+            raise ConfigError(
+                "system.prompt_processor.negative_prompt: a picture model's own unconditional prediction is told no "
+                "words; expected none, or system.guidance.unconditional: prior"
+            )
         super().__init__(config, prompts)
-        self.formula = config
+        self.formula, self.prompts = config, prompts
         self.prior = self.open_prior() if config.unconditional == "prior" else None
 
     def reference_eps(self, noised: Noised) -> Float[Tensor, "B c h w"]:
         """eps_ref: what is predicted when nothing is known about the picture."""
         if self.prior is None:
             return self.own_unconditional_eps(noised)
-        return self.prior.eps(noised.xt, noised.t, self.prior.unconditional(len(noised.xt)))
+        return self.prior.eps(noised.xt, noised.t, untold(self.prior, self.prompts, len(noised.xt)))
 
     def guided_eps(self, noised: Noised, embedding: Embedding, scale: float) -> Float[Tensor, "B c h w"]:
         """eps_ref + scale (eps under ``embedding`` - eps_ref); only what the scale needs is computed."""
@@ -47,10 +52,10 @@ class RectifiableGuidance(ViewGuidance):
         def told(xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"]) -> Float[Tensor, "B c h w"]:
             return self.model.eps(xt, t, embedding)
 
-        def untold(xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"]) -> Float[Tensor, "B c h w"]:
+        def plain(xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"]) -> Float[Tensor, "B c h w"]:
             return self.reference_eps(replace(noised, xt=xt, t=t))
 
-        return guided_fn(told, untold, scale)(noised.xt, noised.t)
+        return guided_fn(told, plain, scale)(noised.xt, noised.t)
 
     def open_prior(self) -> TextDenoiser:
         """The text model. Raises UserError unless it shares the picture model's latent space."""

@@ -7,14 +7,15 @@ them apart, at all noise levels in [2 %, 98 %].
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.denoiser import check_shared_latents, open_denoiser
-from usd.guidance import Noised, ViewGuidance
+from usd.denoiser import TextDenoiser, check_shared_latents, open_denoiser
+from usd.guidance import Guidance, Noised, ViewGuidance, untold
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise
 from usd.math.distill import score_difference
@@ -22,21 +23,35 @@ from usd.prompt_processor import PromptProcessor
 
 
 @register("reference-view-guidance")
-class ReferenceViewGuidance(ViewGuidance):
-    """The difference of two unconditional scores. The picture model only lends its autoencoder."""
+class ReferenceViewGuidance(Guidance):
+    """The difference of two unconditional scores, in the latents of whichever model's autoencoder encodes."""
 
     @dataclass(frozen=True)
     class Config(ViewGuidance.Config):
         pretrained_model_name_or_path: str = option("sd-2.1-base", "psi, the unconditional model", path=True)
+        latents: Literal["prior", "view"] = option(
+            "prior",
+            "whose autoencoder encodes render and picture: prior, as published (512 px, 64 x 64); view, "
+            "Zero-1-to-3's (256 px, 32 x 32: a quarter of the memory, a gradient about 8 times weaker)",
+        )
+
+    config: Config
+    _picture: Tensor | None = None
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
-        where = "system.guidance.pretrained_model_name_or_path"
-        self.prior = open_denoiser(config.pretrained_model_name_or_path, "text", where, config.running)
-        check_shared_latents(self.model, self.prior, where)
-        self._picture: Tensor | None = None
+        where, key = "system.guidance.", "pretrained_model_name_or_path"
+        prior = open_denoiser(config.pretrained_model_name_or_path, "text", where + key, config.running)
+        assert isinstance(prior, TextDenoiser)
+        self.prior = self.model = prior
+        self.prompts = prompts
+        if config.latents == "view":
+            view = config.zero123_model_name_or_path
+            self.model = open_denoiser(view, "view", where + "zero123_model_name_or_path", config.running)
+            check_shared_latents(self.model, self.prior, where + key)
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
+        """The prepared reference picture, in [0, 1] over white. Call it on the training device."""
         self._picture = self.model.encode(rgb).detach()
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
@@ -44,6 +59,6 @@ class ReferenceViewGuidance(ViewGuidance):
             raise RuntimeError("ReferenceViewGuidance: set_reference has not been called")
         picture = self._picture.to(noised.z).expand_as(noised.z)
         picture_t = add_noise(picture, noised.noise, self.prior.alphas_cumprod, noised.t)
-        told = self.prior.unconditional(len(noised.z))
+        told = untold(self.prior, self.prompts, len(noised.z))
         rendered_eps = self.prior.eps(noised.xt, noised.t, told)
         return score_difference(noised.weight, rendered_eps, self.prior.eps(picture_t, noised.t, told))

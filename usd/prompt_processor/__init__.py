@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.module import Module
-from usd.denoiser import Embedding
+from usd.denoiser import Embedding, TextDenoiser
 from usd.math.camera import Cameras
 
 
@@ -31,3 +31,16 @@ class PromptProcessor(Module):
     @abstractmethod
     def forward(self, cameras: Cameras) -> Prompts:
         """The embeddings for these cameras."""
+
+    @property
+    def negative(self) -> str:
+        """The negative prompt; empty where there is none."""
+        return ""
+
+    def unheard(self) -> list[str]:
+        """Keys of the options given that say nothing where only ``unconditional`` is asked for."""
+        return []
+
+    def unconditional(self, model: TextDenoiser, batch: int) -> Embedding:
+        """What ``model`` is told where a formula tells it nothing, for ``batch`` pictures: the negative prompt."""
+        return model.unconditional(batch)

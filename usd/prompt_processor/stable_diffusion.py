@@ -21,13 +21,26 @@ from usd.prompt_processor.library import full_prompt
 from usd.prompt_processor.words import check
 
 WHERE = "system.prompt_processor.prompt"
+NEGATIVE = "system.prompt_processor.negative_prompt"
+POSITIVE = (
+    "prompt",
+    "prompt_format",
+    "prompt_front",
+    "prompt_side",
+    "prompt_back",
+    "prompt_overhead",
+    "view_dependent_prompt_front",
+    "view_words",
+    "use_perp_neg",
+)
+"""Options about what a view should show."""
 
 
 @register("stable-diffusion-prompt-processor")
 class StableDiffusionPromptProcessor(PromptProcessor):
     """One embedding per direction, computed at the first call; each camera picks its own.
 
-    Image-to-3D never calls it: its prompt then costs nothing and loads nothing.
+    Image-to-3D asks only for ``unconditional``: a prompt then costs nothing and loads nothing.
     """
 
     @dataclass(frozen=True)
@@ -42,7 +55,9 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         )
         negative_prompt: str = option("", "what the unconditional prediction is told instead of nothing")
         view_dependent_prompting: bool = option(True, "add words such as 'side view' to the prompt")
-        view_dependent_prompt_front: bool = option(False, "put those words first: 'side view of ...'")
+        view_dependent_prompt_front: bool = option(
+            False, "put those words first: 'side view of ...', 'backside view of ...'"
+        )
         view_words: Literal["direction", "toybox"] = option(
             "direction",
             "direction: front, side, back, overhead; toybox: 'from the back left and above', as toys are captioned",
@@ -79,6 +94,7 @@ class StableDiffusionPromptProcessor(PromptProcessor):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._table: tuple[Embedding, Embedding] | None = None
+        self._negatives: dict[TextDenoiser, Embedding] = {}
         _check_words(config)
 
     def forward(self, cameras: Cameras) -> Prompts:
@@ -87,6 +103,27 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         if self.config.use_perp_neg:
             return self._against_other_views(told, uncond, cameras)
         return Prompts(told.select(self.index(cameras)), uncond)
+
+    @property
+    def negative(self) -> str:
+        return self.config.negative_prompt
+
+    def unheard(self) -> list[str]:
+        silent = type(self.config)()
+        return [key for key in POSITIVE if getattr(self.config, key) != getattr(silent, key)]
+
+    def unconditional(self, model: TextDenoiser, batch: int) -> Embedding:
+        if not self.negative:
+            return model.unconditional(batch)
+        if model not in self._negatives:
+            check(model, [self.negative], NEGATIVE)
+            self._negatives[model] = embedded(model, [self.negative], self._folder)
+            model.release_encoders()
+        return self._negatives[model].select(torch.zeros(batch, dtype=torch.long, device="cpu"))
+
+    @property
+    def _folder(self) -> Path | None:
+        return self.config.cache_dir if self.config.use_cache else None
 
     def index(self, cameras: Cameras) -> Int[Tensor, "B"]:
         """Which of ``texts()`` each camera is told."""
@@ -124,7 +161,8 @@ class StableDiffusionPromptProcessor(PromptProcessor):
 
     def _with_view(self, prompt: str, direction: str) -> str:
         if self.config.view_dependent_prompt_front:
-            return f"{direction} view of {prompt}"
+            side = {"back": "backside"}.get(direction, direction)  # the published words
+            return f"{side} view of {prompt}"
         return f"{prompt}, {direction} view"
 
     def _embedded(self, device: torch.device) -> tuple[Embedding, Embedding]:
@@ -138,8 +176,8 @@ class StableDiffusionPromptProcessor(PromptProcessor):
             assert isinstance(model, TextDenoiser)
             check(model, texts, WHERE)
             if c.negative_prompt:
-                check(model, [c.negative_prompt], "system.prompt_processor.negative_prompt")
-            folder = c.cache_dir if c.use_cache else None
+                check(model, [c.negative_prompt], NEGATIVE)
+            folder = self._folder
             model = model.to(device)
             self._table = embedded(model, texts, folder), embedded(model, [c.negative_prompt], folder)
             model.release_encoders()

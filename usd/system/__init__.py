@@ -1,8 +1,8 @@
 """Systems: what is optimised, by which losses. The base class owns everything that is the same for all of them."""
 
 import inspect
-import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from usd.core.random import generator, mix
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Running
 from usd.math.draws import Part, PartGenerator
+from usd.system.skipped import SkippedSteps, unbounded
 
 Setting = float | bool | tuple[float, ...] | None
 
@@ -126,6 +127,7 @@ class System(Component, torch.nn.Module):
         self.save_dir = Path("outputs")
         self.figures: dict[str, float] = {}
         self.losses: dict[str, float] = {}
+        self.skipped = SkippedSteps()
         self._restored_step = 0
         self._states: Mapping[str, Any] = {}
         self._parts, self._now = 1, 0
@@ -201,6 +203,7 @@ class System(Component, torch.nn.Module):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._states = checkpoint.get("training_states", {})
+        self.skipped = SkippedSteps(int(checkpoint.get("skipped_steps", 0)))
 
     def on_train_start(self) -> None:
         """Hands parts what they had learnt; starts all processes from the same numbers, whatever shape each made."""
@@ -236,6 +239,7 @@ class System(Component, torch.nn.Module):
         self._now = batch_idx % self._parts
         if self._now:
             return
+        self.skipped.begin()
         torch.manual_seed(mix(self.seed, "global", 0, self.global_step))
         source = generator(self.device, self.seed, "update", 0, self.global_step)
         with torch.no_grad():
@@ -244,6 +248,7 @@ class System(Component, torch.nn.Module):
                     module.update(self.global_step, source)
 
     def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""]:
+        """The loss; where it is not finite one without effect, since every process has to take part in the step."""
         step = self.global_step
         self.figures = {}
         with ranks.together():
@@ -251,18 +256,35 @@ class System(Component, torch.nn.Module):
             total = summed_up(losses, step)
             figures = {name: torch.tensor(float(value)) for name, value in self.figures.items()}
             known = averages({"loss": total, **losses, **figures})
-        refuse_unbounded({name: known[name] for name in losses}, step)
+        self.skipped.doubt(unbounded({name: known[name] for name in losses}))
         self.losses = {name: known[name] for name in ("loss", *losses)}
         self.log_dict({f"train/{name}": value for name, value in known.items()})
-        return total
+        return without_effect(self.parameters()) if self.skipped.reason else total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Sets learning rates of this step, and stops on a gradient that is not finite, naming its parameter."""
+        """Sets learning rates of this step, or takes its gradients away where something was not finite.
+
+        Without gradients an optimiser changes nothing, its own state included. (A loss scaled for half floats overflows
+        by design; its scaler has seen that by now and lowers the scale.)
+        """
         for group in optimizer.param_groups:
             if group.get("lr_schedule") is not None:
                 group["lr"] = Schedule.parse(group["lr_schedule"])(self.global_step)
-        strict = not str(self.trainer.precision).startswith("16")
-        self.log("train/grad_norm", gradient_norm(self.named_parameters(), self.global_step, strict))
+        norm, culprit = gradient_norm(self.named_parameters())
+        self.skipped.doubt(f"the gradient of '{culprit}' is not finite" if culprit else "")
+        if self.skipped.end():
+            norm = norm * torch.nan
+            optimizer.zero_grad(set_to_none=True)
+            self._say_skipped()
+        self.log("train/grad_norm", norm)
+        if self.skipped.total:
+            self.log("train/skipped_steps", float(self.skipped.total))
+
+    def _say_skipped(self) -> None:
+        if self.skipped.worth_saying and ranks.rank() == 0:
+            sys.stdout.write(
+                f"step {self.global_step}: skipped, since {self.skipped.reason}; skipped so far: {self.skipped.total}\n"
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self, self.config.optimizer)
@@ -290,6 +312,7 @@ class System(Component, torch.nn.Module):
         checkpoint["system"] = {"class": type(self).__name__, "config": plain(self.config)}
         checkpoint["components"] = describe(self.specs())
         checkpoint["seed"] = self.seed
+        checkpoint["skipped_steps"] = self.skipped.total
         checkpoint["training_states"] = {
             name: part.training_state() for name, part in self._transient_parts()
         }
@@ -325,29 +348,19 @@ def averages(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(scalars, ranks.averaged(numbers).tolist()))
 
 
-def refuse_unbounded(losses: Mapping[str, float], step: int) -> None:
-    """Raises ``UserError`` naming the first loss that is not finite."""
-    for name, loss in losses.items():
-        if not math.isfinite(loss):
-            raise UserError(f"step {step}: loss '{name}' is {loss}; training stopped")
+def without_effect(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:
+    """A loss of zero that depends on every weight that learns."""
+    return torch.stack([0.0 * p.sum() for p in parameters if p.requires_grad]).sum()
 
 
-def gradient_norm(
-    parameters: Iterator[tuple[str, Tensor]], step: int, strict: bool = True
-) -> Float[Tensor, ""]:
-    """The norm of all gradients together.
-
-    Where ``strict``, raises ``UserError`` naming a parameter whose gradient is not finite. (A loss scaled for half
-    floats overflows now and then by design, and that step is skipped.)
-    """
+def gradient_norm(parameters: Iterable[tuple[str, Tensor]]) -> tuple[Float[Tensor, ""], str]:
+    """The norm of all gradients together, and the first parameter whose gradient is not finite ("" where all are)."""
     gradients = {name: p.grad for name, p in parameters if p.grad is not None}
     if not gradients:
-        return torch.zeros(())
+        return torch.zeros(()), ""
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients.values()))])
-    for name, finite in zip(gradients, torch.isfinite(norms).tolist()):
-        if strict and not finite:
-            raise UserError(f"step {step}: the gradient of '{name}' is not finite; training stopped")
-    return norms.norm()
+    finite = zip(gradients, torch.isfinite(norms).tolist(), strict=True)
+    return norms.norm(), next((name for name, good in finite if not good), "")
 
 
 def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

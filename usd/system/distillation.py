@@ -167,6 +167,7 @@ class DistillationSystem(System):
         losses = {name: loss(render) for name, loss in regularizers.items()}
         if guided:
             output = self.guidance(self.as_shown(render), batch.cameras, step, generator)
+            self.skipped.doubt(output.trouble)
             self.figures.update(output.figures)
             losses["usd"] = output.loss
         self.figures["opacity"] = float(render.opacity.detach().mean())

@@ -99,6 +99,7 @@ class PlaygroundSystem(System):
         else:
             render = Render(self.canvas.clamp(0, 1), torch.ones_like(self.canvas[:, :1]))
             output = self.guidance(render, batch.cameras, step, generator)
+        self.skipped.doubt(output.trouble)
         self.figures.update(output.figures)
         return {"usd": output.loss}
 

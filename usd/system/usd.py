@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
 from usd.math.draws import dealt
+from usd.prompt_processor import PromptProcessor
 from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem
 
@@ -37,6 +38,11 @@ class UsdConfig(DistillationConfig):
     ``reference_view``, the published code's score term there (1 by default)."""
 
     reference: ReferenceConfig = option({}, "how the reference picture is read")
+    reference_view_latents: Literal["prior", "view"] = option(
+        "prior",
+        "where the reference_view loss compares: prior, Stable Diffusion's own autoencoder (512 px), as published; "
+        "view, Zero-1-to-3's (256 px): a quarter of the memory, a gradient about 8 times weaker",
+    )
 
     def picture_source(self) -> PictureSource | None:
         options = self.guidance.config
@@ -81,19 +87,34 @@ class UsdSystem(DistillationSystem):
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
             with writing(self.save_dir / "reference.png") as file:
                 overlay(self.reference).save(file)
+        self._say_unheard()
         super().on_fit_start()
         if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
             self.reference_view = self._open_reference_view().to(self.device)
         self._told = False
 
     def open_guidance(self) -> Any:
-        prompts = None if self.config.prompt_processor is None else build(self.config.prompt_processor)
-        return build(self.config.guidance, prompts=prompts)
+        return build(self.config.guidance, prompts=self._prompts())
+
+    def _prompts(self) -> PromptProcessor | None:
+        """The prompt processor, made once; only its negative prompt is heard."""
+        if self.prompt_processor is None and self.config.prompt_processor is not None:
+            self.prompt_processor = build(self.config.prompt_processor)
+        return self.prompt_processor
+
+    def _say_unheard(self) -> None:
+        """Says in a line which words no model is told."""
+        prompts = self._prompts()
+        if prompts is not None and self.global_rank == 0 and (keys := prompts.unheard()):
+            sys.stdout.write(
+                f"note: system.prompt_processor: no model is told {', '.join(keys)}: a picture says what to make\n"
+            )
 
     def _open_reference_view(self) -> Any:
         """The published second term, on the same models as the guidance."""
-        options = plain(self.config.guidance.config)
-        return build(spec("guidance", "reference-view-guidance", {key: options[key] for key in MODEL_KEYS}))
+        given = plain(self.config.guidance.config)
+        options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
+        return build(spec("guidance", "reference-view-guidance", options), prompts=self._prompts())
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         if not self._told:
@@ -129,6 +150,7 @@ class UsdSystem(DistillationSystem):
         losses = {name: loss(render, self._target(camera)) for name, loss in wanted.items()}
         if scored:
             output = self.reference_view(over_white(render), camera, step, generator)
+            self.skipped.doubt(output.trouble)
             self.figures.update({f"reference_{name}": value for name, value in output.figures.items()})
             losses["reference_view"] = output.loss
         return losses

@@ -37,6 +37,7 @@ class TinySystem(System):
         target: float = option(1.0, "what every point should map to")
         weight: Schedule = option(1.0, "of the loss", ge=0)
         fail_at: int = option(-1, "step whose loss is not a number")
+        fail_until: int = option(-1, "last of such steps, where there are several")
         break_at: int = option(-1, "step at which the process fails for a reason of its own")
         fail_in: int = option(0, "process in which it is not")
         pause: float = option(0.0, "seconds to wait in every step")
@@ -59,7 +60,8 @@ class TinySystem(System):
         error = self.geometry.network(batch.x + noise) - self.config.target + self.geometry.grid.mean()
         if step == self.config.break_at and ranks.rank() == self.config.fail_in:
             raise UserError("this process has enough")
-        if step == self.config.fail_at and ranks.rank() == self.config.fail_in:
+        c = self.config
+        if c.fail_at >= 0 and c.fail_at <= step <= max(c.fail_at, c.fail_until) and ranks.rank() == c.fail_in:
             error = error * float("nan")
         time.sleep(self.config.pause)
         self.figures = {"grid": float(self.geometry.grid.mean())}

@@ -1,0 +1,43 @@
+"""Steps that are skipped because something in them is not finite: nothing of them reaches weights or optimiser.
+
+Half floats overflow now and then, and an hour's work should not end with that. A run that cannot go on at all is
+stopped by ``usd.callbacks.Stuck``, which counts skipped steps in a row.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass
+class SkippedSteps:
+    """How many there were, and what speaks against the step that runs now."""
+
+    total: int = 0
+    in_a_row: int = 0
+    reason: str = ""
+
+    def begin(self) -> None:
+        """A step begins, and nothing speaks against it."""
+        self.reason = ""
+
+    def doubt(self, reason: str) -> None:
+        """Something of this step is not finite; the first reason is kept, none is the empty text."""
+        self.reason = self.reason or reason
+
+    def end(self) -> bool:
+        """A step is over. Whether it is to be skipped."""
+        self.total += bool(self.reason)
+        self.in_a_row = self.in_a_row + 1 if self.reason else 0
+        return bool(self.reason)
+
+    @property
+    def worth_saying(self) -> bool:
+        """The 1st, 2nd, 4th, 8th and so on: a line each for a thousand of them would hide everything else."""
+        return self.total & (self.total - 1) == 0
+
+
+def unbounded(losses: Mapping[str, float]) -> str:
+    """What is said of the first loss that is not finite; empty where all are."""
+    bad = [f"loss '{name}' is {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
+    return bad[0] if bad else ""
