@@ -79,8 +79,12 @@ def find_models(folder: Path) -> list[Path]:
 
     Models that are not whole come last; of equally large ones the lower number comes first.
     """
-    above = [folder / name for name in ("", "sparse", "colmap/sparse", "colmap", "dense/sparse", "dense/0/sparse")]
-    inside = [path for place in above if place.is_dir() for path in sorted(place.iterdir()) if path.name.isdigit()]
+    above = [
+        folder / name for name in ("", "sparse", "colmap/sparse", "colmap", "dense/sparse", "dense/0/sparse")
+    ]
+    inside = [
+        path for place in above if place.is_dir() for path in sorted(place.iterdir()) if path.name.isdigit()
+    ]
     inside.sort(key=lambda path: int(path.name))
     places = [place for place in (*above, *inside) if any((place / name).is_file() for name in FILES)]
     return sorted(places, key=registered, reverse=True)
@@ -95,7 +99,9 @@ def registered(model: Path) -> int:
             if end == "bin":
                 with (model / "images.bin").open("rb") as file:
                     return int.from_bytes(file.read(8), "little")
-            rows = [line for line in read_text(model / "images.txt", "replace").splitlines() if line[:1] != "#"]
+            rows = [
+                line for line in read_text(model / "images.txt", "replace").splitlines() if line[:1] != "#"
+            ]
             return len([line for line in rows[::2] if line.strip()])
         except OSError:
             return -1
@@ -114,18 +120,24 @@ def images_folder(path: Path, model: Model, where: str) -> Folder:
 def coverage(path: Path, chosen: Path, model: Model, images: Path, present: int) -> list[str]:
     """Return what a model covers, in sentences: of the pictures in the folder and in COLMAP's database, not its own."""
     names = {posed.name for posed in model.pictures}
-    on_disk = {file for file in images.rglob("*") if file.suffix.lower() in PICTURES} if images != path else set()
+    on_disk = (
+        {file for file in images.rglob("*") if file.suffix.lower() in PICTURES} if images != path else set()
+    )
     total = max(len(names), len(on_disk) + len(names) - present, pictures_in_database(path))
     others = [f"{other.name} with {registered(other)}" for other in find_models(path) if other != chosen]
     head = f"COLMAP model {chosen.name}: {present} of {total} pictures have a camera"
     lines = [f"{head}; the largest of {len(others) + 1} models, not {', '.join(others)}" if others else head]
     lost = len(names) - present
-    return lines + [f"{lost} of the {len(names)} pictures of the model are not in {images.name}/"] * (lost > 0)
+    return lines + [f"{lost} of the {len(names)} pictures of the model are not in {images.name}/"] * (
+        lost > 0
+    )
 
 
 def pictures_in_database(path: Path) -> int:
     """Return how many pictures COLMAP was given, by ``database.db``; 0 where there is none that can be read."""
-    files = [place / name for place in (path, path.parent) for name in ("database.db", "distorted/database.db")]
+    files = [
+        place / name for place in (path, path.parent) for name in ("database.db", "distorted/database.db")
+    ]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return 0

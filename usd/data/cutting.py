@@ -126,7 +126,11 @@ def cut_opaque(rgb: Float[Tensor, "3 H W"], tolerance: float, name: str) -> Cuto
     Raises UserError when the border is not plain, or when nothing but background was found.
     """
     inner = find_padding(_pixels(rgb))
-    return remove_plain_background(rgb, tolerance, name) if inner is None else _cut_padded(rgb, inner, tolerance, name)
+    return (
+        remove_plain_background(rgb, tolerance, name)
+        if inner is None
+        else _cut_padded(rgb, inner, tolerance, name)
+    )
 
 
 def _cut_padded(rgb: Float[Tensor, "3 H W"], inner: "Inner", tolerance: float, name: str) -> Cutout:

@@ -76,7 +76,7 @@ def _opaque(picture: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
 
 
 def _cut(pictures: Pictures, names: Sequence[str]) -> Pictures:
-    """Plain backgrounds removed. Bars are padding only where all views have the same: an object may reach two borders."""
+    """Plain backgrounds removed. Only bars that all views have are padding, as an object may reach two borders."""
     opaque = [over(picture) for picture in pictures]
     bars = {find_padding(picture.permute(1, 2, 0).numpy()) for picture in opaque}
     cut = remove_plain_background if None in bars or len(bars) > 1 else cut_opaque

@@ -1,7 +1,7 @@
 """Pictures in files: reading anything Pillow opens into RGBA in [0, 1], writing RGBA, and laying pictures side by side.
 
-Colors are sRGB and *straight*: a pixel's colour is not multiplied by its alpha, and no background has been mixed in. Only
-:func:`over` composites. Tensors are channel-first, ``4 H W``, row 0 on top.
+Colors are sRGB and *straight*: a pixel's color is not multiplied by its alpha, and no background has been mixed in.
+Only :func:`over` composites. Tensors are channel-first, ``4 H W``, row 0 on top.
 """
 
 import struct
@@ -87,8 +87,11 @@ def read_picture(
         size = _turned_size(file.size, turn)
         target = _reduced_size(size if window is None else _size_of(window), longest)
         pixels, note = srgb_of(_resampled(file, turn, window, target), profile)
-        notes = [f"{'turned' if upright else 'not turned'} by its EXIF orientation"] * (orientation(file) in TURNS)
-        notes += [note] * (note is not None) + [f"the first of its {frames} frames taken"] * (frames > 1)
+        notes = [f"{'turned' if upright else 'not turned'} by its EXIF orientation"] * (
+            orientation(file) in TURNS
+        )
+        notes += [note] if note else []
+        notes += [f"the first of its {frames} frames taken"] * (frames > 1)
         if window is None and target != size:
             notes.append(f"reduced from {size[0]} x {size[1]} to {target[0]} x {target[1]} pixels")
         return Picture(rgba_of(pixels), *size, tuple(notes))
@@ -184,9 +187,11 @@ def _resampled(
         whole = whole if turn is None else whole.transpose(turn)
         return whole.resize(target, Image.Resampling.BOX, box=window)
     stored = _turned_size(target, turn)
-    covered = (0.0, 0.0, *map(float, file.size))
+    covered = (0.0, 0.0, float(file.size[0]), float(file.size[1]))
     if stored != file.size and (draft := file.draft(None, stored)) is not None:
-        covered = draft[1]  # a JPEG decoder leaves fine detail away; its last row may reach beyond the picture
+        covered = draft[
+            1
+        ]  # a JPEG decoder leaves fine detail away; its last row may reach beyond the picture
     pixels = plain_mode(file)
     if stored != pixels.size:
         pixels = pixels.resize(stored, Image.Resampling.BOX, box=covered)

@@ -8,8 +8,8 @@ Three questions are answered here, and each answer is a sentence in ``Reference.
   ``recenter`` centres its bounding box and scales its longest side to ``fraction`` of the picture.
   ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centred within
   20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recentres everything else.
-- *How big?* Source pixels are kept up to ``LONGEST``; a consumer asks for the size it wants. Of a larger photograph a small
-  object is read once more from the file, in the detail that it has there.
+- *How big?* Source pixels are kept up to ``LONGEST``; a consumer asks for the size it wants. A small object in a larger
+  photograph is read once more from the file, in the detail that it has there.
 """
 
 from dataclasses import dataclass, field

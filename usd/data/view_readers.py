@@ -25,7 +25,7 @@ from usd.data.file_names import PICTURES, Folder
 from usd.data.masks import MaskPolicy, masked
 from usd.data.pictures import read_pictures
 from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
-from usd.data.transforms import Frame, read_transforms
+from usd.data.transforms import read_transforms
 from usd.data.view_set import ViewSet, fitted, same_size, turned, view_set
 from usd.math.camera import Cameras, join_cameras
 
@@ -69,7 +69,7 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
     views, fits = _read(path, options, where)
     wanted = fits if options.frame == "auto" else options.frame == "fit"
-    return fitted(views) if wanted else views
+    return fitted(views, where=f"{where}: {path}") if wanted else views
 
 
 def _read(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
@@ -200,7 +200,8 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
             f"({images.path / first}); expected them in images/{images.nearest(first)}"
         )
     names = [posed.name for posed in present]
-    folder = Folder(path / "masks", f"{where}: {path}")
+    root = images.path.parent if images.path.name in ("images", "input") else images.path
+    folder = Folder(root / "masks", f"{where}: {path}")
     files = [_mask_of(folder, name) for name in names]
     shapes = [(model.cameras[posed.camera].width, model.cameras[posed.camera].height) for posed in present]
     stored = [file for name in names if (file := found[name]) is not None]
