@@ -1,7 +1,8 @@
 """Files found by the names that other programs wrote down for them.
 
 A name may lack its ending (``train/r_0``), differ in case (``IMG_1.JPG``), use Windows' slashes, or be the absolute
-path that the file had on another machine. It means a file where exactly one fits; where several do, an error names them.
+path that the file had on another machine. It means a file where exactly one fits;
+where several do, an error names them.
 """
 
 import re

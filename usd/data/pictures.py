@@ -36,6 +36,11 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientations, and what brings the stored picture upright."""
+BACK = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+}
+"""What undoes a turn; the others undo themselves."""
 SIDEWAYS = tuple(TURNS[number] for number in (5, 6, 7, 8))
 OVERSAMPLING = 4
 """Pictures are read at this many times the size that they will be resampled to, at most."""
@@ -65,7 +70,7 @@ def read_rgba(path: str | Path, where: str = "picture") -> Float[Tensor, "4 H W"
 def read_values(path: str | Path, where: str = "picture") -> Float[Tensor, "4 H W"]:
     """Return the numbers as stored, of a picture that is none: masks and normal maps have no color profile."""
     with opened(path, where) as file:
-        return rgba_of(plain_mode(file))
+        return rgba_of(plain_mode(file.image))
 
 
 def read_picture(
@@ -82,16 +87,13 @@ def read_picture(
     over ``longest`` is reduced to it. Raise UserError when the file is missing or is not a readable picture.
     """
     with opened(path, where) as file:
-        turn = TURNS.get(orientation(file)) if upright else None
-        profile, frames = file.info.get("icc_profile"), getattr(file, "n_frames", 1)
-        size = _turned_size(file.size, turn)
+        turn = file.turn if upright else None
+        size = _turned_size(file.image.size, turn)
         target = _reduced_size(size if window is None else _size_of(window), longest)
-        pixels, note = srgb_of(_resampled(file, turn, window, target), profile)
-        notes = [f"{'turned' if upright else 'not turned'} by its EXIF orientation"] * (
-            orientation(file) in TURNS
-        )
+        pixels, note = srgb_of(_resampled(file.image, turn, window, target), file.profile)
+        notes = [f"{'turned' if upright else 'not turned'} by its EXIF orientation"] if file.turn is not None else []
         notes += [note] if note else []
-        notes += [f"the first of its {frames} frames taken"] * (frames > 1)
+        notes += [f"the first of its {file.frames} frames taken"] if file.frames > 1 else []
         if window is None and target != size:
             notes.append(f"reduced from {size[0]} x {size[1]} to {target[0]} x {target[1]} pixels")
         return Picture(rgba_of(pixels), *size, tuple(notes))
@@ -116,8 +118,30 @@ def read_pictures(
     return pictures, [f"{count} of {len(paths)} pictures: {note}" for note, count in remarks.items()]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A file's image with its pixels as stored, and what the file says about them.
+
+    ``turn`` brings it upright (None where it is), ``profile`` is an ICC profile's content.
+    """
+
+    image: Image.Image
+    turn: Image.Transpose | None
+    profile: bytes | None
+    frames: int
+
+    @classmethod
+    def of(cls, file: Image.Image) -> "Stored":
+        turn = TURNS.get(orientation(file))
+        profile, frames, image = file.info.get("icc_profile"), getattr(file, "n_frames", 1), file
+        if file.format == "TIFF" and turn is not None:
+            file.load()  # Pillow turns files of this format by itself
+            image = file.transpose(BACK.get(turn, turn))
+        return cls(image, turn, profile, frames)
+
+
 @contextmanager
-def opened(path: str | Path, where: str) -> Iterator[Image.Image]:
+def opened(path: str | Path, where: str) -> Iterator[Stored]:
     """Open a picture file; whatever is wrong with it, now or while its pixels are read, becomes a UserError."""
     path = Path(path)
     name = f"{where}: {path}"
@@ -125,10 +149,9 @@ def opened(path: str | Path, where: str) -> Iterator[Image.Image]:
         raise UserError(f"{name}: no such file; expected a picture (PNG, JPEG, WebP ...){nearby(path)}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # up to the limit it is read
-            file = Image.open(path)
-        with file:
-            yield file
+            warnings.simplefilter("ignore")  # of much that is large or damaged; what matters becomes an error
+            with Image.open(path) as file:
+                yield Stored.of(file)
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise UserError(
@@ -141,7 +164,7 @@ def opened(path: str | Path, where: str) -> Iterator[Image.Image]:
 def picture_size(path: str | Path, where: str) -> tuple[int, int]:
     """Return width and height as stored. Raise UserError where the file is missing or no picture."""
     with opened(path, where) as file:
-        return file.size
+        return file.image.size
 
 
 def orientation(file: Image.Image) -> int:
@@ -156,8 +179,8 @@ def orientation(file: Image.Image) -> int:
 def _belongs_turned(path: Path, where: str, shape: tuple[int, int]) -> bool:
     """Whether a camera of this width and height took the turned picture: its stored one has another shape."""
     with opened(path, where) as file:
-        turned = _turned_size(file.size, TURNS.get(orientation(file)))
-        return _same_shape(turned, shape) and not _same_shape(file.size, shape)
+        turned = _turned_size(file.image.size, file.turn)
+        return _same_shape(turned, shape) and not _same_shape(file.image.size, shape)
 
 
 def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
