@@ -46,7 +46,11 @@ def _curve(gamma) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    return b"mluc\0\0\0\0" + struct.pack(">II2s2sII", 1, 12, b"en", b"US", 2 * len(text), 28) + text.encode("utf-16-be")
+    return (
+        b"mluc\0\0\0\0"
+        + struct.pack(">II2s2sII", 1, 12, b"en", b"US", 2 * len(text), 28)
+        + text.encode("utf-16-be")
+    )
 
 
 def _profile(space: bytes, pcs: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
@@ -82,7 +86,9 @@ def cmyk_profile(name: str, ink_lab: dict[tuple[int, int, int, int], tuple[float
     ramp = bytes(range(256))
     grid = [(c, m, y, k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
     clut = bytes(
-        v for inks in grid for v in (round(2.55 * ink_lab[inks][0]), *(round(x) + 128 for x in ink_lab[inks][1:]))
+        v
+        for inks in grid
+        for v in (round(2.55 * ink_lab[inks][0]), *(round(x) + 128 for x in ink_lab[inks][1:]))
     )
     table = b"mft1\0\0\0\0" + struct.pack(">BBBx", 4, 3, 2) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
     tags = {b"desc": _text(name), b"cprt": _text("none"), b"wtpt": b"XYZ \0\0\0\0" + _fixed(*D50)}

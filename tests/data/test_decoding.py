@@ -35,7 +35,13 @@ def test_the_profiles_of_these_tests_are_what_they_say():
 )
 def test_a_wide_gamut_red_is_the_srgb_red_that_it_means(tmp_path, ending, name, primaries, gamma):
     path = tmp_path / f"a.{ending}"
-    quality = {"lossless": True} if ending == "webp" else {"quality": 100, "subsampling": 0} if ending == "jpg" else {}
+    quality = (
+        {"lossless": True}
+        if ending == "webp"
+        else {"quality": 100, "subsampling": 0}
+        if ending == "jpg"
+        else {}
+    )
     picture = plain(encoded(RED, primaries, gamma))
     picture.save(path, icc_profile=rgb_profile(name, primaries, gamma), **quality)
     assert shown(path) == pytest.approx(RED, abs=2)
@@ -85,17 +91,25 @@ def test_sixteen_bits_keep_their_steps_through_a_profile(tmp_path):
 def test_a_press_profile_decides_what_its_inks_are(tmp_path):
     """Every overprint is as Lab says, not (0, 255, 255) or (255, 0, 0) as inks are without one; paper is white."""
     lab = {
-        inks: (100 - 28 * inks[0] - 22 * inks[1] - 5 * inks[2] - 40 * inks[3], -30 * inks[0] + 40 * inks[1], 60 * inks[2])
+        inks: (
+            100 - 28 * inks[0] - 22 * inks[1] - 5 * inks[2] - 40 * inks[3],
+            -30 * inks[0] + 40 * inks[1],
+            60 * inks[2],
+        )
         for inks in itertools.product((0, 1), repeat=4)
     }
     profile = cmyk_profile("Press", lab)
-    conversion = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+    conversion = ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+    )
     for inks, name in (((255, 0, 0, 0), "cyan"), ((0, 0, 0, 0), "paper"), ((0, 255, 255, 0), "red")):
         path = tmp_path / f"{name}.jpg"
         plain(inks, "CMYK", (16, 16)).save(path, icc_profile=profile, quality=100)
         L, a, b = lab[tuple(int(i > 0) for i in inks)]
         truth = Image.new("LAB", (1, 1), (round(2.55 * L), round(a) + 128, round(b) + 128))
-        assert shown(path) == pytest.approx(ImageCms.applyTransform(truth, conversion).getpixel((0, 0)), abs=4)
+        assert shown(path) == pytest.approx(
+            ImageCms.applyTransform(truth, conversion).getpixel((0, 0)), abs=4
+        )
 
 
 @pytest.mark.parametrize("profile", [b"nonsense", gray_profile("Gray", 2.2), DISPLAY_P3[:200]])

@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 
 from usd.core.errors import UserError
-from usd.data.pictures import OVERSAMPLING, TURNS, opened, picture_size, read_picture, read_pictures, read_rgba
+from usd.data.pictures import (
+    OVERSAMPLING,
+    TURNS,
+    opened,
+    picture_size,
+    read_picture,
+    read_pictures,
+    read_rgba,
+)
 
 ENDINGS = ["png", "jpg", "webp", "tif"]
 
@@ -38,7 +46,9 @@ def test_a_photograph_is_turned_and_a_picture_with_a_camera_is_not(tmp_path, end
     """EXIF 6 means: the stored left column is the top row, and so on; the standard's table, in NumPy."""
     stored = quadrants()
     path = tmp_path / f"a.{ending}"
-    Image.fromarray(stored).save(path, exif=oriented(number), **({"quality": 95} if ending in ("jpg", "webp") else {}))
+    Image.fromarray(stored).save(
+        path, exif=oriented(number), **({"quality": 95} if ending in ("jpg", "webp") else {})
+    )
     upright = {
         1: stored,
         2: stored[:, ::-1],
@@ -52,7 +62,9 @@ def test_a_photograph_is_turned_and_a_picture_with_a_camera_is_not(tmp_path, end
     assert near(read_rgba(path), stored) and near(read_picture(path, upright=True).rgba, upright)
     assert picture_size(path, "x") == (64, 40)
     said = [*read_picture(path).notes, *read_picture(path, upright=True).notes]
-    assert said == (["not turned by its EXIF orientation", "turned by its EXIF orientation"] if number > 1 else [])
+    assert said == (
+        ["not turned by its EXIF orientation", "turned by its EXIF orientation"] if number > 1 else []
+    )
 
 
 def test_a_damaged_orientation_is_none(tmp_path):
@@ -132,7 +144,9 @@ def test_a_picture_beyond_the_limit_is_one_line(tmp_path, monkeypatch):
     for read in (read_rgba, picture_size):
         with pytest.raises(UserError) as caught:
             read(tmp_path / "a.png", "data.path")
-        assert str(caught.value).endswith("a.png: has more than 0 megapixels; expected fewer: make it smaller first")
+        assert str(caught.value).endswith(
+            "a.png: has more than 0 megapixels; expected fewer: make it smaller first"
+        )
 
 
 def test_up_to_the_limit_nothing_is_warned(tmp_path, monkeypatch, recwarn):
@@ -158,7 +172,9 @@ def test_every_cut_of_a_picture_is_one_line(tmp_path, ending):
 def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path):
     Image.fromarray(quadrants()).save(tmp_path / "IMG_1.JPG")
     for name, hint in (("img_1.jpg", "IMG_1.JPG"), ("IMG_1.png", "IMG_1.JPG"), ("IMGG_1.JPG", "IMG_1.JPG")):
-        with pytest.raises(UserError, match=f"{name}: no such file; expected a picture .* Did you mean '{hint}'"):
+        with pytest.raises(
+            UserError, match=f"{name}: no such file; expected a picture .* Did you mean '{hint}'"
+        ):
             read_rgba(tmp_path / name)
     with pytest.raises(UserError, match=r"\.\.\.\)$"), opened(tmp_path / "gone/x.png", "x"):
         pass

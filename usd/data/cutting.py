@@ -23,7 +23,7 @@ SPECK_SHARE = 0.01
 """Parts with a smaller share of the largest part's area are specks."""
 SPECK_REACH = 5
 """Specks further from the object than this many times their own size do not belong to it."""
-EVEN = 0.03
+EVEN = 0.06
 """How far pixels of a padding bar may be from its color, of 1: lossy compression changes them."""
 
 Pixels = Float[np.ndarray, "H W 3"]

@@ -8,9 +8,10 @@ where several do, an error names them.
 import re
 import unicodedata
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-from usd.core.errors import UserError, did_you_mean
+from usd.core.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Endings that a name may lack."""
@@ -48,15 +49,14 @@ class Folder:
         return None
 
     def nearest(self, name: str) -> str:
-        """Return ``" Did you mean 'x'?"`` for the nearest file, first of all one with another ending; else nothing."""
-        other = self.other_ending(name)
-        names = [file.name for file in self._beside(name)]
-        return f" Did you mean '{other}'?" if other else did_you_mean((_parts(name) or ("",))[-1], names)
+        """Return ``". Did you mean 'x'?"`` for the nearest file, first of all one with another ending; else nothing."""
+        stems = {folded(file.stem): file.name for file in reversed(self._beside(name))}
+        near = get_close_matches(_stem(name), list(stems), n=1)
+        return f". Did you mean '{stems[near[0]]}'?" if near else ""
 
     def other_ending(self, name: str) -> str | None:
         """Return the name of a file that differs from ``name`` in its ending only."""
-        stem = folded(Path((_parts(name) or ("",))[-1]).stem)
-        return next((file.name for file in self._beside(name) if folded(file.stem) == stem), None)
+        return next((file.name for file in self._beside(name) if folded(file.stem) == _stem(name)), None)
 
     def _beside(self, name: str) -> list[Path]:
         """Everything in the folder where ``name`` should be."""
@@ -107,6 +107,10 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in PurePosixPath(bare).parts if part not in ("/", "//", "."))
 
 
+def _stem(name: str) -> str:
+    return folded(PurePosixPath(*_parts(name)).stem)
+
+
 def _readings(name: str) -> Iterator[tuple[str, ...]]:
     """The relative paths that ``name`` can stand for: an absolute one also without the folders above."""
     parts = _parts(name)
@@ -116,7 +120,7 @@ def _readings(name: str) -> Iterator[tuple[str, ...]]:
 
 
 def nearby(path: Path) -> str:
-    """Return ``" Did you mean 'x'?"`` for the file nearest to a path that does not exist; else nothing."""
+    """Return ``". Did you mean 'x'?"`` for the file nearest to a path that does not exist; else nothing."""
     try:
         return Folder(path.parent, "").nearest(path.name)
     except OSError:

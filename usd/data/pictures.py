@@ -91,7 +91,11 @@ def read_picture(
         size = _turned_size(file.image.size, turn)
         target = _reduced_size(size if window is None else _size_of(window), longest)
         pixels, note = srgb_of(_resampled(file.image, turn, window, target), file.profile)
-        notes = [f"{'turned' if upright else 'not turned'} by its EXIF orientation"] if file.turn is not None else []
+        notes = (
+            [f"{'turned' if upright else 'not turned'} by its EXIF orientation"]
+            if file.turn is not None
+            else []
+        )
         notes += [note] if note else []
         notes += [f"the first of its {file.frames} frames taken"] if file.frames > 1 else []
         if window is None and target != size:

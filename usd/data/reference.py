@@ -12,7 +12,7 @@ Three questions are answered here, and each answer is a sentence in ``Reference.
   photograph is read once more from the file, in the detail that it has there.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,7 +98,8 @@ def load_reference(path: str | Path, config: ReferenceConfig, where: str = "imag
     window = closer_window(picture, cut.rgba[3], config)
     if window is not None:
         near = read_picture(path, where, upright=True, longest=2 * DETAILED, window=window)
-        framed = frame(cut.again(near.rgba, config.tolerance), config)[0]
+        again = replace(config, framing="recenter")  # whatever the window happens to look like
+        framed = frame(cut.again(near.rgba, config.tolerance), again)[0]
     return Reference(framed, cut.rgba, (*cut.notes, frame_note, *picture.notes))
 
 
