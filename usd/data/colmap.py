@@ -110,7 +110,7 @@ def registered(model: Path) -> int:
 
 def images_folder(path: Path, model: Model, where: str) -> Folder:
     """Return the folder with the pictures of a model: of the usual ones, that with the most of them."""
-    above = (path, path.parent, path.parent.parent)
+    above = (path, *path.absolute().parents[:3])  # a model may be named, three folders below
     places = [place / name for place in above for name in ("images", "input", "")]
     folders = [Folder(place, where) for place in places if place.is_dir()]
     sample = model.pictures[:: max(1, len(model.pictures) // 20)]

@@ -155,10 +155,17 @@ class Sights:
         return torch.eye(3) - self.directions[:, :, None] * self.directions[:, None, :]
 
     def nearest_point(self, weights: Float[Tensor, "V"]) -> Float[Tensor, "3"]:
-        """The point with the least weighted sum of squared distances from the lines."""
-        across = self.across() * weights[:, None, None]
-        right = torch.einsum("vij,vj->i", across, self.origins)
-        return torch.linalg.lstsq(across.sum(0), right[:, None]).solution[:, 0]
+        """The point with the least weighted sum of squared distances from the lines.
+
+        Along lines that are parallel nothing is known, and it is beside the middle of their origins.
+        """
+        across = (self.across() * weights[:, None, None]).double()
+        middle = (weights[:, None] * self.origins).sum(0).double() / weights.sum()
+        right = torch.einsum("vij,vj->i", across, self.origins.double() - middle)
+        level, axes = torch.linalg.eigh(across.sum(0))
+        known = level > PARALLEL * weights.sum()
+        inverse = torch.where(known, 1 / torch.where(known, level, 1.0), 0.0)
+        return (middle + axes @ (inverse * (axes.T @ right))).float()
 
     def distances(self, point: Float[Tensor, "3"]) -> Float[Tensor, "V"]:
         """How far each line passes the point."""
@@ -178,8 +185,8 @@ class Sights:
         for _ in range(30):
             point = self.nearest_point(weights)
             passed = self.distances(point)
-            weights = 1 / passed.clamp_min(1e-3 * float(passed.median()) + 1e-9)
-        away = (self.origins - point).norm(dim=-1).median()
+            away = (self.origins - point).norm(dim=-1).median()
+            weights = 1 / passed.clamp_min(1e-3 * float(away) + 1e-12)
         kept = passed <= torch.maximum(5 * passed.median(), 0.25 * away)
         return kept if int(kept.sum()) > len(kept) / 2 else torch.ones_like(kept)
 
@@ -202,7 +209,7 @@ def _point_of_sizes(
 ) -> Float[Tensor, "3"]:
     """Where along parallel lines of sight silhouettes of these sizes come from.
 
-    An object of radius r at depth s shows with an angular radius a = r / (s - position), so a s - r = a position.
+    A ball of radius r at depth s shows under the angle whose sine is a = r / (s - position), so a s - r = a position.
     Silhouettes that the border cuts are not counted; ``point`` where sizes do not differ.
     """
     solid = views.rgba[:, 3] > 0.5
@@ -211,13 +218,13 @@ def _point_of_sizes(
     used = kept & ~cut & (radius > 1)
     if views.cameras.span_y is not None or int(used.sum()) < 2:
         return point
-    angle = (radius / views.cameras.focal_px)[used].double()
-    if float(angle.max()) < 1.05 * float(angle.min()):
+    sine = torch.sin(torch.atan(radius / views.cameras.focal_px))[used].double()
+    if float(sine.max()) < 1.05 * float(sine.min()):
         return point
     forward = torch.nn.functional.normalize(sights.directions[used].mean(0), dim=0)
     position = ((sights.origins[used] - point) @ forward).double()
-    system = torch.stack([angle, -torch.ones_like(angle)], -1)
-    depth = torch.linalg.lstsq(system, (angle * position)[:, None]).solution[0, 0]
+    system = torch.stack([sine, -torch.ones_like(sine)], -1)
+    depth = torch.linalg.lstsq(system, (sine * position)[:, None]).solution[0, 0]
     return point + float(depth) * forward
 
 
