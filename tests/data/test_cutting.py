@@ -157,6 +157,21 @@ def test_transparent_bars_are_padding_too(tmp_path):
     assert torch.equal(trusted.source[3], torch.from_numpy(pixels[..., 3] / 255).float())
 
 
+def test_a_cut_out_rectangle_between_transparent_bars_is_an_object(tmp_path):
+    """A book, cut to its height: what it shows is no plain background, so its alpha is meant."""
+    book = np.random.default_rng(0).integers(0, 255, (80, 50, 3), np.uint8)
+    pixels = padded(np.dstack([book, np.full((80, 50), 255, np.uint8)]), (0,) * 4, 15, 15, True)
+    found = loaded(tmp_path, pixels, framing="keep")
+    assert torch.equal(found.source[3], torch.from_numpy(pixels[..., 3] / 255).float())
+    assert any("what was found is a rectangle" in note for note in found.notes)
+
+
+def test_the_bars_are_background_where_that_is_asked_for(tmp_path):
+    pixels = padded(photograph(disc(60, 120, (30, 60), 20), GRAY), (0, 0, 0), 30, 30, False)
+    found = loaded(tmp_path, pixels, framing="keep", background="remove")
+    assert (found.source[3, 30:90] > 0.5).all() and (found.source[3, :28] == 0).all()
+
+
 def test_a_padded_busy_photograph_is_refused_with_both_reasons(tmp_path):
     photo = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
     with pytest.raises(
@@ -237,3 +252,14 @@ def test_a_photograph_is_upright(tmp_path):
     found = load_reference(tmp_path / "a.jpg", ReferenceConfig(framing="keep"))
     assert ((found.source[3].numpy() > 0.5) == disc().swapaxes(0, 1)[:, ::-1]).mean() > 0.99
     assert found.notes[2] == "turned by its EXIF orientation"
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_photograph_framed_on_all_sides_is_suspected(tmp_path, alpha):
+    """It may be a box before a wall as well, so only the eye can tell."""
+    pixels = np.pad(photograph(disc(), GRAY), ((20, 20), (20, 20), (0, 0)), constant_values=255)
+    if alpha:
+        pixels = np.dstack([pixels, np.pad(np.full(disc().shape, 255, np.uint8), 20)])
+    found = loaded(tmp_path, pixels)
+    assert "what was found is a rectangle: if it is a photograph in a frame, crop it" in found.notes
+    assert "rectangle" not in " ".join(clean(tmp_path, disc()).notes)

@@ -4,6 +4,7 @@ Neither believes what a few pixels say. A dead pixel is no transparency; specks 
 alpha over the whole picture, are no object; bars that pad a photograph to a square are no background.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ TRANSPARENT_SHARE = 1e-3
 """Share of transparent pixels from which a picture has alpha: less is damage."""
 SPECK_SHARE = 0.01
 """Parts with a smaller share of the largest part's area are specks."""
-SPECK_REACH = 5
+SPECK_REACH = 2
 """Specks further from the object than this many times their own size do not belong to it."""
 EVEN = 0.06
 """How far pixels of a padding bar may be from its color, of 1: lossy compression changes them."""
@@ -64,17 +65,19 @@ def has_alpha(rgba: Float[Tensor, "4 H W"]) -> bool:
 def cut_by_alpha(rgba: Float[Tensor, "4 H W"], tolerance: float, name: str, padded: bool = True) -> Cutout:
     """Return the object that the file's alpha says, without a veil and stray specks.
 
-    With ``padded``, transparent bars beside an opaque photograph say nothing: it is cut like one without alpha.
+    With ``padded``, transparent bars beside an opaque photograph say nothing, if it has a plain background of its own:
+    it is cut like one without alpha.
     """
     inner = find_padding(rgba[3:].permute(1, 2, 0).numpy()) if padded else None
     if inner is not None and bool((_part(rgba, inner)[3] > 1 - EVEN).all()):
-        return _cut_padded(rgba[:3], inner, tolerance, name)
+        with suppress(UserError):
+            return _cut_padded(rgba[:3], inner, tolerance, name)
     veil = veil_of(rgba[3])
     cut, strays = without_strays(without_veil(rgba, veil))
     notes = [f"alpha taken from the file ({float(cut[3].mean()):.0%} of the picture)"]
     notes += [f"an even veil of alpha {veil:.1%} removed"] * (veil > 0)
     notes += [f"{strays} stray speck{'s' * (strays != 1)} left out"] * (strays > 0)
-    return Cutout(cut, tuple(notes), veil=veil)
+    return Cutout(cut, (*notes, *_suspicions(cut[3])), veil=veil)
 
 
 def veil_of(alpha: Float[Tensor, "H W"]) -> float:
@@ -141,7 +144,9 @@ def _cut_padded(rgb: Float[Tensor, "3 H W"], inner: "Inner", tolerance: float, n
     height, width = rgb.shape[-2:]
     around = (inner.left, width - inner.right, inner.top, height - inner.bottom)
     whole = torch.nn.functional.pad(cut.rgba, around).contiguous()
-    return Cutout(whole, (f"{said}: the bars are put aside", *cut.notes), cut.background)
+    return Cutout(
+        whole, (f"{said}: the bars are put aside (background=remove keeps them)", *cut.notes), cut.background
+    )
 
 
 def remove_plain_background(rgb: Float[Tensor, "3 H W"], tolerance: float, name: str) -> Cutout:
@@ -165,7 +170,17 @@ def remove_plain_background(rgb: Float[Tensor, "3 H W"], tolerance: float, name:
             f"{name}: nothing remains after removing the background {_hex(color)}; expected a visible object"
         )
     note = f"no alpha: assumed a plain background {_hex(color)} ({agreement:.0%} of the border), "
-    return Cutout(rgba, (note + f"{share:.0%} of the picture is object",), color)
+    notes = (note + f"{share:.0%} of the picture is object", *_suspicions(rgba[3]))
+    return Cutout(rgba, notes, color)
+
+
+def _suspicions(alpha: Float[Tensor, "H W"]) -> list[str]:
+    """What to say of an object that is an upright rectangle: it may be a photograph in a frame."""
+    solid = alpha > 0.5
+    rows, columns = solid.any(1), solid.any(0)
+    area = int(rows.sum()) * int(columns.sum())
+    framed = area > 0.2 * solid.numel() and int(solid.sum()) > 0.995 * area
+    return ["what was found is a rectangle: if it is a photograph in a frame, crop it"] if framed else []
 
 
 def cut_by_color(pixels: Pixels, color: Float[np.ndarray, "3"], tolerance: float) -> Float[Tensor, "4 H W"]:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from usd.core.config import UserError, option
-from usd.data.cutting import VISIBLE, Cutout, cut_by_alpha, cut_opaque, has_alpha
+from usd.data.cutting import VISIBLE, Cutout, cut_by_alpha, cut_opaque, has_alpha, remove_plain_background
 from usd.data.pictures import Picture, Window, over, read_picture, resize_rgba, to_bytes
 
 LONGEST = 1536
@@ -44,7 +44,8 @@ class ReferenceConfig:
     )
     background: Literal["auto", "alpha", "remove"] = option(
         "auto",
-        "alpha: trust the file's alpha; remove: flood-fill a plain border colour; auto: alpha if there is any",
+        "alpha: trust the file's alpha; remove: flood-fill a plain border color, whatever alpha and padding bars say; "
+        "auto: alpha if there is any, without the bars of a padded photograph",
     )
     tolerance: float = option(
         0.08, "how far a background pixel may be from the border colour, of 1", gt=0, lt=1
@@ -123,7 +124,8 @@ def cut_out(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str) ->
         raise UserError(
             f"{name}: has no transparency; expected a cut-out, or `background: auto` for a plain background"
         )
-    return cut_opaque(over(rgba, 1.0), config.tolerance, name)
+    cut = remove_plain_background if config.background == "remove" else cut_opaque
+    return cut(over(rgba, 1.0), config.tolerance, name)
 
 
 def bounding_box(alpha: Float[Tensor, "H W"]) -> Box:

@@ -191,12 +191,13 @@ class Sights:
         return kept if int(kept.sum()) > len(kept) / 2 else torch.ones_like(kept)
 
 
-def focus(views: ViewSet) -> Float[Tensor, "3"]:
+def focus(views: ViewSet, sights: Sights | None = None) -> Float[Tensor, "3"]:
     """The point nearest (least squares) to the lines of sight to the object, without those that all others contradict.
 
     Where the lines are parallel, as on a walk towards the object, the sizes of the silhouettes say how far it is.
+    ``sights`` are the views' own, if they are at hand.
     """
-    sights = Sights.of(views)
+    sights = sights or Sights.of(views)
     kept = sights.agreeing()
     point = sights.nearest_point(kept.float())
     if views.masked and sights.spread(kept) < PARALLEL:
@@ -274,7 +275,7 @@ def fitted(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> Vie
             f"{where}: the cameras look in one direction and there are no masks: how far away the object is cannot be "
             "told; expected masks, or data.frame=keep with the object about the origin"
         )
-    centre, sure = focus(views), views.select(kept.nonzero()[:, 0].tolist())
+    centre, sure = focus(views, sights), views.select(kept.nonzero()[:, 0].tolist())
     rotation = _turn_to_z(torch.nn.functional.normalize(sure.cameras.c2w[:, :3, 1].mean(0), dim=0))
     if views.masked:
         scale, how = (
@@ -329,7 +330,7 @@ def _shown(point: Tensor) -> str:
 # -------------------------------------------------------------------------------------------------------- checking
 
 
-def cameras_inside(views: ViewSet) -> list[int]:
+def cameras_inside(views: ViewSet, sights: Sights | None = None) -> list[int]:
     """Indices of the cameras that stand inside the object, as cameras with wrong matrices do.
 
     Such a camera is nearer to the object's middle than the object reaches, and every other view that has it in its
@@ -337,11 +338,11 @@ def cameras_inside(views: ViewSet) -> list[int]:
     object is covered likewise, on a walk towards it, on rings at two distances, or where each frame is there twice.
     Nobody knows where the middle is when the lines of sight are nearly parallel, or without silhouettes.
     """
-    sights = Sights.of(views)
+    sights = sights or Sights.of(views)
     kept = sights.agreeing()
     if not views.masked or sights.spread(kept) < MEETING:
         return []
-    centre = focus(views)
+    centre = focus(views, sights)
     reach = silhouette_radius(views.select(kept.nonzero()[:, 0].tolist()), centre)
     near = (views.cameras.position - centre).norm(dim=-1) < reach
     return (near & _covered(views)).nonzero()[:, 0].tolist()
@@ -366,15 +367,15 @@ def one_viewpoint(views: ViewSet) -> bool:
     return float(spread) <= 1e-5 * float(seen_from.norm(dim=-1).max())
 
 
-def cameras_turned_away(views: ViewSet) -> list[int]:
+def cameras_turned_away(views: ViewSet, sights: Sights | None = None) -> list[int]:
     """Indices of the cameras that have behind them what the views look at.
 
     None where the lines of sight are nearly parallel, as nobody knows then where they meet.
     """
-    sights = Sights.of(views)
+    sights = sights or Sights.of(views)
     if sights.spread(sights.agreeing()) < MEETING:
         return []
-    depth = views.cameras.project(focus(views)[None])[1][:, 0]
+    depth = views.cameras.project(focus(views, sights)[None])[1][:, 0]
     return (depth < 0).nonzero()[:, 0].tolist()
 
 
@@ -388,8 +389,9 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     empty = [name for name, picture in zip(views.names, views.rgba) if not (picture[3] > 0.5).any()]
     if len(empty) == len(views):
         raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
-    _refuse_cameras(views, where)
-    lost = (~Sights.of(views).agreeing()).nonzero()[:, 0].tolist()
+    sights = Sights.of(views)
+    _refuse_cameras(views, sights, where)
+    lost = (~sights.agreeing()).nonzero()[:, 0].tolist()
     if lost:
         views = views.noting(
             f"{_counted(views, lost)} look past what the others look at: are their matrices right?"
@@ -404,7 +406,7 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     return views
 
 
-def _refuse_cameras(views: ViewSet, where: str) -> None:
+def _refuse_cameras(views: ViewSet, sights: Sights, where: str) -> None:
     """Raises UserError for cameras that cannot have taken views of one object."""
     if one_viewpoint(views):
         what = "stand at one place" if views.cameras.span_y is None else "look in one direction"
@@ -412,13 +414,13 @@ def _refuse_cameras(views: ViewSet, where: str) -> None:
             f"{where}: all {len(views)} cameras {what}: depth cannot be told; expected cameras around the object: are "
             "the matrices world-to-camera?"
         )
-    away = cameras_turned_away(views)
+    away = cameras_turned_away(views, sights)
     if 2 * len(away) > len(views):
         raise UserError(
             f"{where}: {_counted(views, away)} look away from the object; expected OpenGL axes, looking along -z: are "
             "the matrices OpenCV's, which look along +z?"
         )
-    inside = cameras_inside(views)
+    inside = cameras_inside(views, sights)
     if inside:
         raise UserError(
             f"{where}: {_counted(views, inside)} stand inside the object; expected cameras around it: are the matrices "
