@@ -1,7 +1,10 @@
 """COLMAP models, text and binary: known cameras come back, and files cut short say where."""
 
 import math
+import shutil
+import sqlite3
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -209,3 +212,77 @@ def test_masks_beside_the_pictures_are_found(tmp_path):
     (folder / "masks/a view 3.png.png").unlink()
     with pytest.raises(UserError, match=r"1 of 6 pictures have no mask \(a view 3\.png\)"):
         read_views(folder, options())
+
+
+# -------------------------------------------------------------------------------------------------- several models
+
+
+@pytest.mark.parametrize("write", [write_text, write_binary])
+@pytest.mark.parametrize("place", ["sparse", "colmap/sparse", "dense/sparse"])
+def test_of_several_models_the_largest_is_taken_and_said(tmp_path, write, place):
+    scene(tmp_path, write)
+    shutil.rmtree(tmp_path / "sparse")
+    for number, count in ((0, 3), (1, 6), (2, 2), (10, 6)):
+        write(tmp_path / place / str(number), cameras(6)[:count])
+    found = read_views(tmp_path, options(frame="keep"))
+    assert len(found) == 6
+    assert found.notes[0] == (
+        "COLMAP model 1: 6 of 6 pictures have a camera; the largest of 4 models, not 10 with 6, 0 with 3, 2 with 2"
+    )
+    assert read_views(tmp_path / place, options(frame="keep")).names == found.names
+    small = read_views(tmp_path / place / "0", options(frame="keep"))
+    assert (
+        small.names == found.names[:3] and small.notes[0] == "COLMAP model 0: 3 of 6 pictures have a camera"
+    )
+
+
+@pytest.mark.parametrize("write", [write_text, write_binary])
+def test_a_model_without_a_number_is_one_too(tmp_path, write):
+    scene(tmp_path, write)
+    (tmp_path / "sparse/0").rename(tmp_path / "aside")
+    for file in (tmp_path / "aside").iterdir():
+        file.rename(tmp_path / "sparse" / file.name)
+    assert (
+        read_views(tmp_path, options(frame="keep")).notes[0]
+        == "COLMAP model sparse: 6 of 6 pictures have a camera"
+    )
+
+
+def test_half_a_model_is_not_preferred_to_a_whole_one(tmp_path):
+    scene(tmp_path)
+    write_text(tmp_path / "sparse/1", cameras(6)[:2])
+    (tmp_path / "sparse/0/cameras.txt").unlink()
+    assert len(read_views(tmp_path, options(frame="keep"))) == 2
+
+
+def test_pictures_without_a_camera_are_counted(tmp_path):
+    """Of those on disk, or of those that the database says COLMAP was given; those that are gone are said too."""
+    scene(tmp_path)
+    for name in ("left/b.JPG", "c.jpeg", "notes.txt"):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.notes[0] == "COLMAP model 0: 6 of 8 pictures have a camera"
+    with closing(sqlite3.connect(tmp_path / "database.db")) as database:
+        database.execute("create table images (name text)")
+        database.executemany("insert into images values (?)", [(str(i),) for i in range(12)])
+        database.commit()
+    (tmp_path / "images/a view 3.png").unlink()
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.notes[:2] == (
+        "COLMAP model 0: 5 of 12 pictures have a camera",
+        "1 of the 6 pictures of the model are not in images/",
+    )
+    (tmp_path / "database.db").write_bytes(b"no database")
+    assert "5 of 8 pictures" in read_views(tmp_path, options(frame="keep")).notes[0]
+
+
+def test_pictures_of_a_model_are_found_by_any_name(tmp_path):
+    scene(tmp_path)
+    truth = read_views(tmp_path, options(frame="keep"))
+    for file in list((tmp_path / "images").iterdir()):
+        file.rename(file.with_name(file.name.upper()))
+    (tmp_path / "images").rename(tmp_path / "input")
+    found = read_views(tmp_path, options(frame="keep"))
+    assert torch.equal(found.rgba, truth.rgba) and found.names == truth.names
+    assert "6 of 6 pictures" in found.notes[0]

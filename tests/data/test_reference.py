@@ -115,13 +115,6 @@ def test_a_palette_with_a_transparent_entry_has_alpha(tmp_path):
     assert np.array_equal(reference.source[3].numpy() > 0.5, disc())
 
 
-def test_exif_rotation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(photograph(disc())).save(tmp_path / "a.jpg", exif=exif)
-    assert read_rgba(tmp_path / "a.jpg").shape == (4, 120, 80)
-
-
 def busy(tmp_path):
     return save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
 

@@ -2,13 +2,18 @@
 
     <folder>/sparse/0/{cameras,images}.{bin,txt}    <folder>/images/*    <folder>/masks/* (optional)
 
+Where COLMAP could not connect all pictures it writes several models, sparse/0, sparse/1, ...: the one with the most
+pictures is taken.
+
 COLMAP's cameras look along +z with +y down (OpenCV), and its poses are world-to-camera; ours are OpenGL,
 camera-to-world. Our pinholes have square pixels and their principal point in the middle: pictures are cropped about
 theirs and, where pixels are not square, resampled. Lens distortion is refused: `colmap image_undistorter` removes it.
 """
 
+import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import UserError
+from usd.data.file_names import PICTURES, Folder
 from usd.data.pictures import resize_rgba
+from usd.data.text_files import read_text
 
 MODELS: dict[int, tuple[str, int]] = {
     0: ("SIMPLE_PINHOLE", 3),
@@ -33,6 +40,7 @@ MODELS: dict[int, tuple[str, int]] = {
     10: ("THIN_PRISM_FISHEYE", 12),
 }
 """Numbers of COLMAP's camera models: name, and how many parameters."""
+FILES = ("images.bin", "images.txt", "cameras.bin", "cameras.txt")
 ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 TWO_FOCALS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
 
@@ -66,15 +74,78 @@ class Model:
     pictures: tuple[Posed, ...]
 
 
-def find_model(folder: Path) -> Path | None:
-    """The folder of the sparse model in or below ``folder``; None if there is none."""
-    for name in ("", "sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse"):
-        place = folder / name
-        if any(
-            (place / f"{part}.{end}").is_file() for end in ("bin", "txt") for part in ("cameras", "images")
-        ):
-            return place
-    return None
+def find_models(folder: Path) -> list[Path]:
+    """Return the folders of all sparse models in or below ``folder``, the one with the most pictures first.
+
+    Models that are not whole come last; of equally large ones the lower number comes first.
+    """
+    above = [
+        folder / name for name in ("", "sparse", "colmap/sparse", "colmap", "dense/sparse", "dense/0/sparse")
+    ]
+    inside = [
+        path for place in above if place.is_dir() for path in sorted(place.iterdir()) if path.name.isdigit()
+    ]
+    inside.sort(key=lambda path: int(path.name))
+    places = [place for place in (*above, *inside) if any((place / name).is_file() for name in FILES)]
+    return sorted(places, key=registered, reverse=True)
+
+
+def registered(model: Path) -> int:
+    """Return how many pictures a model says it has; -1 for one that is not whole."""
+    for end in ("bin", "txt"):
+        if not all((model / f"{part}.{end}").is_file() for part in ("cameras", "images")):
+            continue
+        try:
+            if end == "bin":
+                with (model / "images.bin").open("rb") as file:
+                    return int.from_bytes(file.read(8), "little")
+            rows = [
+                line for line in read_text(model / "images.txt", "replace").splitlines() if line[:1] != "#"
+            ]
+            return len([line for line in rows[::2] if line.strip()])
+        except OSError:
+            return -1
+    return -1
+
+
+def images_folder(path: Path, model: Model, where: str) -> Folder:
+    """Return the folder with the pictures of a model: of the usual ones, that with the most of them."""
+    above = (path, *path.absolute().parents[:3])  # a model may be named, three folders below
+    places = [place / name for place in above for name in ("images", "input", "")]
+    folders = [Folder(place, where) for place in places if place.is_dir()]
+    sample = model.pictures[:: max(1, len(model.pictures) // 20)]
+    return max(folders, key=lambda folder: sum(folder.find(posed.name) is not None for posed in sample))
+
+
+def coverage(path: Path, chosen: Path, model: Model, images: Path, present: int) -> list[str]:
+    """Return what a model covers, in sentences: of the pictures in the folder and in COLMAP's database, not its own."""
+    names = {posed.name for posed in model.pictures}
+    on_disk = (
+        {file for file in images.rglob("*") if file.suffix.lower() in PICTURES} if images != path else set()
+    )
+    total = max(len(names), len(on_disk) + len(names) - present, pictures_in_database(path))
+    others = [f"{other.name} with {registered(other)}" for other in find_models(path) if other != chosen]
+    head = f"COLMAP model {chosen.name}: {present} of {total} pictures have a camera"
+    lines = [f"{head}; the largest of {len(others) + 1} models, not {', '.join(others)}" if others else head]
+    lost = len(names) - present
+    return lines + [f"{lost} of the {len(names)} pictures of the model are not in {images.name}/"] * (
+        lost > 0
+    )
+
+
+def pictures_in_database(path: Path) -> int:
+    """Return how many pictures COLMAP was given, by ``database.db``; 0 where there is none that can be read."""
+    files = [
+        place / name for place in (path, path.parent) for name in ("database.db", "distorted/database.db")
+    ]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            return int(database.execute("select count(*) from images").fetchone()[0])
+    except sqlite3.Error:
+        return 0
 
 
 def read_model(folder: Path, where: str) -> Model:
@@ -212,7 +283,7 @@ def images_binary(path: Path, where: str) -> list[Posed]:
 def _lines(path: Path, where: str) -> tuple[list[tuple[int, str]], int | None]:
     """Numbered lines without comments, and the count that the head comment promises (None if it says nothing)."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, "replace")
     except OSError as error:
         raise UserError(f"{where}: {path}: cannot be read ({error.strerror})") from error
     numbered = list(enumerate(text.splitlines(), 1))

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import UserError
-from usd.data.pictures import over, read_rgba, resize_rgba
-from usd.data.reference import remove_plain_background
+from usd.data.cutting import cut_opaque, find_padding, has_alpha, remove_plain_background
+from usd.data.pictures import over, read_values, resize_rgba
 
 MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
 TOLERANCE = 0.06
@@ -44,7 +44,7 @@ def masked(
     if policy == "files":
         return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
     if policy == "background":
-        return [_cut(picture, f"{where}: {name}") for picture, name in zip(pictures, names)], True, [PLAIN]
+        return _cut(pictures, [f"{where}: {name}" for name in names]), True, [PLAIN]
     return [_opaque(picture) for picture in pictures], False, ["masks ignored: every pixel counts as object"]
 
 
@@ -61,25 +61,26 @@ def _guessed(
         return pictures, True, [note if opaque else "masks are the pictures' alpha"]
     if any(file is not None for file in files):
         return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
-    cut: Pictures = []
-    for picture, name in zip(pictures, names):
-        try:
-            cut.append(_cut(picture, where))
-        except UserError:
-            return [_opaque(picture) for picture in pictures], False, [UNKNOWN.format(name)]
-    return cut, True, [PLAIN]
+    try:
+        return _cut(pictures, names), True, [PLAIN]
+    except UserError as error:
+        return [_opaque(picture) for picture in pictures], False, [UNKNOWN.format(str(error).split(": ")[0])]
 
 
 def _has_alpha(pictures: Pictures) -> bool:
-    return any(bool((picture[3] < 0.5).any()) for picture in pictures)
+    return any(has_alpha(picture) for picture in pictures)
 
 
 def _opaque(picture: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
     return torch.cat([picture[:3], torch.ones_like(picture[3:])])
 
 
-def _cut(picture: Float[Tensor, "4 h w"], name: str) -> Float[Tensor, "4 h w"]:
-    return remove_plain_background(over(picture), TOLERANCE, name)[0]
+def _cut(pictures: Pictures, names: Sequence[str]) -> Pictures:
+    """Plain backgrounds removed. Only bars that all views have are padding, as an object may reach two borders."""
+    opaque = [over(picture) for picture in pictures]
+    bars = {find_padding(picture.permute(1, 2, 0).numpy()) for picture in opaque}
+    cut = remove_plain_background if None in bars or len(bars) > 1 else cut_opaque
+    return [cut(picture, TOLERANCE, name).rgba for picture, name in zip(opaque, names)]
 
 
 def _from_files(
@@ -100,8 +101,8 @@ def _from_files(
 
 def read_mask(path: Path, where: str) -> Float[Tensor, "h w"]:
     """A mask file: its alpha if it has one, else its brightness (white is object)."""
-    rgba = read_rgba(path, where)
-    return rgba[3] if bool((rgba[3] < 0.5).any()) else rgba[:3].mean(0)
+    rgba = read_values(path, where)
+    return rgba[3] if has_alpha(rgba) else rgba[:3].mean(0)
 
 
 def _with_mask(

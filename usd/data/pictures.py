@@ -1,47 +1,229 @@
 """Pictures in files: reading anything Pillow opens into RGBA in [0, 1], writing RGBA, and laying pictures side by side.
 
-Colours are *straight*: a pixel's colour is not multiplied by its alpha, and no background has been mixed in. Only
-:func:`over` composites. Tensors are channel-first, ``4 H W``, row 0 on top.
+Colors are sRGB and *straight*: a pixel's color is not multiplied by its alpha, and no background has been mixed in.
+Only :func:`over` composites. Tensors are channel-first, ``4 H W``, row 0 on top.
 """
 
-from collections.abc import Iterator
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from usd.core import files
 from usd.core.config import UserError
+from usd.data.decoding import plain_mode, rgba_of, srgb_of
+from usd.data.file_names import nearby
+
+Window = tuple[int, int, int, int]
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientations, and what brings the stored picture upright."""
+BACK = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+}
+"""What undoes a turn; the others undo themselves."""
+SIDEWAYS = tuple(TURNS[number] for number in (5, 6, 7, 8))
+OVERSAMPLING = 4
+"""Pictures are read at this many times the size that they will be resampled to, at most."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file as read: straight RGBA, the size of the whole picture in the file, and remarks.
+
+    ``notes`` are phrases such as "colors converted from Display P3 to sRGB", for the log.
+    """
+
+    rgba: Float[Tensor, "4 H W"]
+    width: int
+    height: int
+    notes: tuple[str, ...]
 
 
 def read_rgba(path: str | Path, where: str = "picture") -> Float[Tensor, "4 H W"]:
-    """The picture in ``path`` with straight alpha; opaque pictures get alpha 1.
+    """Return the pixels as stored, in straight sRGB with alpha; opaque pictures get alpha 1.
 
-    Palette, grey, 16-bit, CMYK and EXIF-rotated files are understood. ``where`` is the configuration key to blame.
-    Raises UserError when the file is missing or is not a readable picture.
+    ``where`` is the configuration key to blame. Raise UserError when the file is missing or is not a readable picture.
     """
+    return read_picture(path, where).rgba
+
+
+def read_values(path: str | Path, where: str = "picture") -> Float[Tensor, "4 H W"]:
+    """Return the numbers as stored, of a picture that is none: masks and normal maps have no color profile."""
+    with opened(path, where) as file:
+        return rgba_of(plain_mode(file.image))
+
+
+def read_picture(
+    path: str | Path,
+    where: str = "picture",
+    upright: bool = False,
+    longest: int | None = None,
+    window: Window | None = None,
+) -> Picture:
+    """Read palette, gray, 16-bit, CMYK and color-managed files as straight sRGB; of an animation the first frame.
+
+    A picture that a camera belongs to is read as stored; ``upright`` turns a photograph as its EXIF orientation says.
+    ``window`` (left, top, right, bottom) is the part to read, in pixels of the (turned) picture. A part with a side
+    over ``longest`` is reduced to it. Raise UserError when the file is missing or is not a readable picture.
+    """
+    with opened(path, where) as file:
+        turn = file.turn if upright else None
+        size = _turned_size(file.image.size, turn)
+        target = _reduced_size(size if window is None else _size_of(window), longest)
+        pixels, note = srgb_of(_resampled(file.image, turn, window, target), file.profile)
+        notes = (
+            [f"{'turned' if upright else 'not turned'} by its EXIF orientation"]
+            if file.turn is not None
+            else []
+        )
+        notes += [note] if note else []
+        notes += [f"the first of its {file.frames} frames taken"] if file.frames > 1 else []
+        if window is None and target != size:
+            notes.append(f"reduced from {size[0]} x {size[1]} to {target[0]} x {target[1]} pixels")
+        return Picture(rgba_of(pixels), *size, tuple(notes))
+
+
+def read_pictures(
+    paths: Sequence[Path], where: str, size: int | None = None, shapes: Sequence[tuple[int, int]] = ()
+) -> tuple[list[Float[Tensor, "4 _ _"]], list[str]]:
+    """Return pictures that cameras belong to, as stored, and remarks on them, each with a count.
+
+    ``size`` is the longest side that they will be resampled to: much larger ones are reduced as they are read.
+    ``shapes`` (width, height) of their cameras decide where the stored picture cannot be meant, but the turned one can.
+    """
+    remarks: Counter[str] = Counter()
+    pictures = []
+    for index, path in enumerate(paths):
+        upright = bool(shapes) and _belongs_turned(path, where, shapes[index])
+        longest = None if size is None else OVERSAMPLING * size
+        read = read_picture(path, where, upright, longest)
+        pictures.append(read.rgba)
+        remarks.update(note for note in read.notes if not note.startswith("reduced"))
+    return pictures, [f"{count} of {len(paths)} pictures: {note}" for note, count in remarks.items()]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file's image with its pixels as stored, and what the file says about them.
+
+    ``turn`` brings it upright (None where it is), ``profile`` is an ICC profile's content.
+    """
+
+    image: Image.Image
+    turn: Image.Transpose | None
+    profile: bytes | None
+    frames: int
+
+    @classmethod
+    def of(cls, file: Image.Image) -> "Stored":
+        turn = TURNS.get(orientation(file))
+        profile, frames, image = file.info.get("icc_profile"), getattr(file, "n_frames", 1), file
+        if file.format == "TIFF" and turn is not None:
+            file.load()  # Pillow turns files of this format by itself
+            image = file.transpose(BACK.get(turn, turn))
+        return cls(image, turn, profile, frames)
+
+
+@contextmanager
+def opened(path: str | Path, where: str) -> Iterator[Stored]:
+    """Open a picture file; whatever is wrong with it, now or while its pixels are read, becomes a UserError."""
     path = Path(path)
+    name = f"{where}: {path}"
     if not path.is_file():
-        raise UserError(f"{where}: {path}: no such file; expected a picture (PNG, JPEG, WebP ...)")
+        raise UserError(f"{name}: no such file; expected a picture (PNG, JPEG, WebP ...){nearby(path)}")
     try:
-        with Image.open(path) as picture:
-            return _rgba(ImageOps.exif_transpose(picture))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: {path}: cannot be read as a picture ({error})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of much that is large or damaged; what matters becomes an error
+            with Image.open(path) as file:
+                yield Stored.of(file)
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UserError(
+            f"{name}: has more than {limit:.0f} megapixels; expected fewer: make it smaller first"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error, zlib.error) as error:
+        raise UserError(f"{name}: cannot be read as a picture ({' '.join(str(error).split())})") from error
 
 
-def _rgba(picture: Image.Image) -> Float[Tensor, "4 H W"]:
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        grey = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 65535).clamp(0, 1)
-        return torch.stack([grey, grey, grey, torch.ones_like(grey)])
-    if picture.mode == "F":
-        picture = picture.convert("L")
-    pixels = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+def picture_size(path: str | Path, where: str) -> tuple[int, int]:
+    """Return width and height as stored. Raise UserError where the file is missing or no picture."""
+    with opened(path, where) as file:
+        return file.image.size
+
+
+def orientation(file: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, as stored, where the file says nothing that can be read."""
+    try:
+        said = file.getexif().get(ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1
+    return said if isinstance(said, int) and said in TURNS else 1
+
+
+def _belongs_turned(path: Path, where: str, shape: tuple[int, int]) -> bool:
+    """Whether a camera of this width and height took the turned picture: its stored one has another shape."""
+    with opened(path, where) as file:
+        turned = _turned_size(file.image.size, file.turn)
+        return _same_shape(turned, shape) and not _same_shape(file.image.size, shape)
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+
+
+def _turned_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    return size[::-1] if turn in SIDEWAYS else size
+
+
+def _size_of(window: Window) -> tuple[int, int]:
+    return window[2] - window[0], window[3] - window[1]
+
+
+def _reduced_size(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
+    if longest is None or max(size) <= longest:
+        return size
+    return max(1, round(size[0] * longest / max(size))), max(1, round(size[1] * longest / max(size)))
+
+
+def _resampled(
+    file: Image.Image, turn: Image.Transpose | None, window: Window | None, target: tuple[int, int]
+) -> Image.Image:
+    """The pixels in a plain mode, turned, cut and averaged down to ``target`` (width, height)."""
+    if window is not None:
+        whole = plain_mode(file)
+        whole = whole if turn is None else whole.transpose(turn)
+        return whole.resize(target, Image.Resampling.BOX, box=window)
+    stored = _turned_size(target, turn)
+    covered = (0.0, 0.0, float(file.size[0]), float(file.size[1]))
+    if stored != file.size and (draft := file.draft(None, stored)) is not None:
+        covered = draft[
+            1
+        ]  # a JPEG decoder leaves fine detail away; its last row may reach beyond the picture
+    pixels = plain_mode(file)
+    if stored != pixels.size:
+        pixels = pixels.resize(stored, Image.Resampling.BOX, box=covered)
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def write_picture(path: str | Path, picture: Float[Tensor, "c H W"]) -> Path:

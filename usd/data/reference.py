@@ -2,29 +2,33 @@
 
 Three questions are answered here, and each answer is a sentence in ``Reference.notes`` for the log:
 
-- *What is object?* The file's alpha if it has one; otherwise a plain background is assumed and removed.
+- *What is object?* The file's alpha if it has one; otherwise a plain background is assumed and removed. Bars that pad a
+  photograph are put aside first, and so are specks and an even veil of alpha.
 - *Where is it?* ``framing: keep`` leaves the object where it is (the picture was taken by the reference camera);
   ``recenter`` centres its bounding box and scales its longest side to ``fraction`` of the picture.
   ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centred within
   20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recentres everything else.
-- *How big?* Source pixels are kept; a consumer asks for the size it wants.
+- *How big?* Source pixels are kept up to ``LONGEST``; a consumer asks for the size it wants. A small object in a larger
+  photograph is read once more from the file, in the detail that it has there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from PIL import Image, ImageDraw
-from scipy import ndimage
 from torch import Tensor
 
 from usd.core.config import UserError, option
-from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
+from usd.data.cutting import VISIBLE, Cutout, cut_by_alpha, cut_opaque, has_alpha, remove_plain_background
+from usd.data.pictures import Picture, Window, over, read_picture, resize_rgba, to_bytes
 
-VISIBLE = 0.1  # alpha from which a pixel counts as object when the bounding box is taken
+LONGEST = 1536
+"""Pixels a side to which larger pictures are reduced as they are read: models see 512 of them, fields hardly more."""
+DETAILED = 640
+"""Longest side of an object, in pixels, from which it is not read again in more detail."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class ReferenceConfig:
     )
     background: Literal["auto", "alpha", "remove"] = option(
         "auto",
-        "alpha: trust the file's alpha; remove: flood-fill a plain border colour; auto: alpha if there is any",
+        "alpha: trust the file's alpha; remove: flood-fill a plain border color, whatever alpha and padding bars say; "
+        "auto: alpha if there is any, without the bars of a padded photograph",
     )
     tolerance: float = option(
         0.08, "how far a background pixel may be from the border colour, of 1", gt=0, lt=1
@@ -68,105 +73,59 @@ class Reference:
     rgba: Float[Tensor, "4 S S"]
     source: Float[Tensor, "4 H W"]
     notes: tuple[str, ...]
+    _sizes: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def at(self, height: int, width: int) -> Float[Tensor, "4 h w"]:
-        """The picture at another size, straight alpha."""
-        return resize_rgba(self.rgba, height, width)
+        """Return the picture at another size, straight alpha; each size is made once."""
+        if (height, width) not in self._sizes:
+            self._sizes[height, width] = resize_rgba(self.rgba, height, width)
+        return self._sizes[height, width]
 
     def over(self, size: int, background: float = 1.0) -> Float[Tensor, "1 3 s s"]:
-        """The picture in front of a plain grey level, as diffusion models take it."""
+        """Return the picture in front of a plain gray level, as diffusion models take it."""
         return over(self.at(size, size), background)[None]
 
 
 def load_reference(path: str | Path, config: ReferenceConfig, where: str = "image_path") -> Reference:
     """Read, cut out and frame a picture. Raises UserError for files nothing can be made of; ``where`` is blamed."""
-    source = read_rgba(path, where)
+    picture = read_picture(path, where, upright=True, longest=LONGEST)
     name = f"{where}: {path}"
-    if min(source.shape[-2:]) < 8:
-        raise UserError(f"{name}: is {source.shape[-1]} x {source.shape[-2]} pixels; expected at least 8 x 8")
-    cut, cut_note = cut_out(source, config, name)
-    if not (cut[3] > VISIBLE).any():
+    if min(picture.width, picture.height) < 8:
+        raise UserError(f"{name}: is {picture.width} x {picture.height} pixels; expected at least 8 x 8")
+    cut = cut_out(picture.rgba, config, name)
+    if not (cut.rgba[3] > VISIBLE).any():
         raise UserError(f"{name}: is fully transparent; expected a visible object")
-    framed, frame_note = frame(cut, config)
-    return Reference(framed, cut, (cut_note, frame_note))
+    framed, frame_note = frame(cut.rgba, config)
+    window = closer_window(picture, cut.rgba[3], config)
+    if window is not None:
+        near = read_picture(path, where, upright=True, longest=2 * DETAILED, window=window)
+        again = replace(config, framing="recenter")  # whatever the window happens to look like
+        framed = frame(cut.again(near.rgba, config.tolerance), again)[0]
+    return Reference(framed, cut.rgba, (*cut.notes, frame_note, *picture.notes))
 
 
-def cut_out(
-    rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str
-) -> tuple[Float[Tensor, "4 H W"], str]:
-    """The object with alpha, and one sentence about where the alpha came from."""
-    has_alpha = bool((rgba[3] < 0.5).any())
-    if has_alpha and config.background != "remove":
-        return rgba, f"alpha taken from the file ({_percent(rgba[3].mean())} of the picture)"
+def closer_window(picture: Picture, alpha: Float[Tensor, "H W"], config: ReferenceConfig) -> Window | None:
+    """Return the part of the file about an object that was reduced to few pixels; None where all is seen already."""
+    zoom = picture.width / alpha.shape[1]
+    box = bounding_box(alpha)
+    if zoom <= 1 or box.longest >= DETAILED or is_kept(alpha, config):
+        return None
+    margin = 0.15 * box.longest + 2
+    left, top = (max(0, int(zoom * (low - margin))) for low in (box.left, box.top))
+    right = min(picture.width, round(zoom * (box.right + margin)))
+    return left, top, right, min(picture.height, round(zoom * (box.bottom + margin)))
+
+
+def cut_out(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str) -> Cutout:
+    """Return the object with alpha, and sentences about where the alpha came from. Raises UserError for a busy one."""
+    if has_alpha(rgba) and config.background != "remove":
+        return cut_by_alpha(rgba, config.tolerance, name, padded=config.background == "auto")
     if config.background == "alpha":
         raise UserError(
             f"{name}: has no transparency; expected a cut-out, or `background: auto` for a plain background"
         )
-    return remove_plain_background(over(rgba, 1.0), config.tolerance, name)
-
-
-def remove_plain_background(
-    rgb: Float[Tensor, "3 H W"], tolerance: float, name: str
-) -> tuple[Float[Tensor, "4 H W"], str]:
-    """Cut out what is not connected to the border through pixels of the border's median colour.
-
-    Holes of the object that show the background but do not reach the border stay object. Raises UserError when the
-    border is not plain, or when nothing but background was found.
-    """
-    pixels = rgb.permute(1, 2, 0).numpy()
-    colour = np.median(_border(pixels), axis=0)
-    flat = np.abs(pixels - colour).max(-1) < tolerance
-    agreement = float(_border(flat[..., None]).mean())
-    if agreement < 0.7:
-        raise UserError(
-            f"{name}: has no alpha and no plain background ({agreement:.0%} of its border is near {_hex(colour)}); "
-            "expected a cut-out with alpha, or a plain background"
-        )
-    mask = _without_specks(~_connected_to_border(flat))
-    if mask.mean() < 5e-4:
-        raise UserError(
-            f"{name}: nothing remains after removing the background {_hex(colour)}; expected a visible object"
-        )
-    note = f"no alpha: assumed a plain background {_hex(colour)} ({agreement:.0%} of the border), "
-    return _unmixed(pixels, mask, colour), note + f"{mask.mean():.0%} of the picture is object"
-
-
-def _border(pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-
-
-def _connected_to_border(flat: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    labels, _ = ndimage.label(flat)
-    outside = np.unique(_border(labels[..., None]))
-    return np.isin(labels, outside[outside > 0])
-
-
-def _without_specks(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Drop parts smaller than a hundredth of the largest."""
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return mask
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    return np.isin(labels, np.flatnonzero(areas >= 0.01 * areas.max())) & mask
-
-
-def _unmixed(pixels: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> Float[Tensor, "4 H W"]:
-    """Straight RGBA: rim pixels are a mixture of the background and the nearest inner colour; solve for its share.
-
-    The rim is two pixels wide; parts too thin to have an inside are left as they are.
-    """
-    inner = ndimage.binary_erosion(mask, iterations=2, border_value=1)
-    alpha, rgb = mask.astype(np.float32), pixels.copy()
-    if inner.any():
-        away, (rows, columns) = ndimage.distance_transform_edt(~inner, return_indices=True)
-        rim = mask & (away > 0) & (away <= 3)
-        near = pixels[rows, columns][rim]
-        axis = near - colour
-        share = ((pixels[rim] - colour) * axis).sum(-1) / np.maximum((axis**2).sum(-1), 1e-6)
-        alpha[rim], rgb[rim] = np.clip(share, 0.0, 1), near
-    rgba = np.concatenate([rgb, alpha[..., None]], -1).astype(np.float32)
-    return torch.from_numpy(rgba).permute(2, 0, 1).contiguous()
+    cut = remove_plain_background if config.background == "remove" else cut_opaque
+    return cut(over(rgba, 1.0), config.tolerance, name)
 
 
 def bounding_box(alpha: Float[Tensor, "H W"]) -> Box:
@@ -185,10 +144,15 @@ def is_framed(alpha: Float[Tensor, "H W"]) -> bool:
     return height == width and whole and max(off_x, off_y) <= 0.2 and 0.35 <= box.longest / width <= 0.98
 
 
+def is_kept(alpha: Float[Tensor, "H W"], config: ReferenceConfig) -> bool:
+    """Whether the object stays where it is."""
+    return config.framing == "keep" or (config.framing == "auto" and is_framed(alpha))
+
+
 def frame(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig) -> tuple[Float[Tensor, "4 S S"], str]:
     """A square picture, and one sentence about the framing. No pixel is resampled."""
     height, width = rgba.shape[-2:]
-    if config.framing == "keep" or (config.framing == "auto" and is_framed(rgba[3])):
+    if is_kept(rgba[3], config):
         side = max(height, width)
         return _window(rgba, width // 2 - side // 2, height // 2 - side // 2, side), "framing kept"
     box = bounding_box(rgba[3])
@@ -223,11 +187,3 @@ def _tinted(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
     level = 0.72 + 0.12 * ((rows + columns) % 2)
     board = torch.stack([0.85 * level, 0.95 * level, level]).to(rgba)
     return rgba[:3] * rgba[3:] + board * (1 - rgba[3:])
-
-
-def _percent(value: Tensor) -> str:
-    return f"{float(value):.0%}"
-
-
-def _hex(colour: np.ndarray) -> str:
-    return "#" + "".join(f"{round(float(c) * 255):02x}" for c in colour)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from usd.core.config import UserError
-from usd.data.pictures import over, read_rgba, write_picture
+from usd.data.pictures import over, picture_size, read_picture, write_picture
 from usd.data.view_set import ViewSet, view_set
 from usd.math.camera import Cameras, orbit_cameras_deg
 
@@ -31,25 +31,26 @@ def target_cameras(size: int = SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
 
 def find_strip(path: Path) -> Path | None:
     """The strip meant by a PNG or by a folder of samples (the first in order of name); None if there is none."""
-    files = (
-        [path] if path.is_file() else sorted(path.glob("*.png"), key=lambda file: (len(file.stem), file.stem))
-    )
-    return next((file for file in files if _is_strip(file)), None)
+    return next((file for file in ([path] if path.is_file() else _samples(path)) if _is_strip(file)), None)
+
+
+def _samples(folder: Path) -> list[Path]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() == ".png"]
+    return sorted(files, key=lambda file: (len(file.stem), file.stem))
 
 
 def _is_strip(file: Path) -> bool:
-    from PIL import Image
-
     try:
-        with Image.open(file) as picture:
-            return picture.width == VIEWS * picture.height
-    except OSError:
+        width, height = picture_size(file, "")
+    except UserError:
         return False
+    return width == VIEWS * height
 
 
 def read_strip(file: Path, where: str) -> ViewSet:
     """The 16 views in the system's own frame: the input picture at azimuth 0. Opaque pictures over white."""
-    strip = read_rgba(file, where)
+    read = read_picture(file, where)
+    strip = read.rgba
     height, width = strip.shape[-2:]
     if width != VIEWS * height:
         raise UserError(
@@ -57,7 +58,7 @@ def read_strip(file: Path, where: str) -> ViewSet:
         )
     names = [f"{file.name}[{i}]" for i in range(VIEWS)]
     note = f"SyncDreamer's strip {file.name}: 16 views, cameras as published"
-    return view_set(list(strip.split(height, dim=-1)), target_cameras(height), names, [note])
+    return view_set(list(strip.split(height, dim=-1)), target_cameras(height), names, [note, *read.notes])
 
 
 def write_strip(views: ViewSet, folder: Path, name: str = "0") -> list[Path]:

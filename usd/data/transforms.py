@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from usd.core.config import UserError
-from usd.data.pictures import writing
+from usd.data.file_names import Folder, nearby
+from usd.data.pictures import picture_size, writing
+from usd.data.text_files import read_text
 from usd.math.camera import Cameras, orthographic_cameras
 
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
@@ -44,22 +45,23 @@ def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tu
         raise UserError(f"{where}: {path}: has no list of `frames`; expected nerfstudio's transforms.json")
     if not content["frames"]:
         raise UserError(f"{where}: {path}: has no frames; expected at least one")
+    files = Folder(path.parent, f"{where}: {path}")
     return tuple(
-        _frame(f"{where}: {path}: frames[{i}]", path.parent, content, entry)
+        _frame(f"{where}: {path}: frames[{i}]", files, content, entry)
         for i, entry in enumerate(content["frames"])
     )
 
 
 def _read_json(path: Path, where: str) -> Any:
     if not path.is_file():
-        raise UserError(f"{where}: {path}: no such file; expected a transforms.json")
+        raise UserError(f"{where}: {path}: no such file; expected a transforms.json{nearby(path)}")
     try:
-        return json.loads(path.read_text())
+        return json.loads(read_text(path))
     except (ValueError, OSError) as error:
         raise UserError(f"{where}: {path}: is not readable JSON, perhaps truncated ({error})") from error
 
 
-def _frame(name: str, folder: Path, shared: Mapping[str, Any], entry: Any) -> Frame:
+def _frame(name: str, files: Folder, shared: Mapping[str, Any], entry: Any) -> Frame:
     if not isinstance(entry, dict):
         raise UserError(f"{name}: is not a mapping; expected file_path and transform_matrix")
     keys = {**{key: value for key, value in shared.items() if key != "frames"}, **entry}
@@ -67,27 +69,30 @@ def _frame(name: str, folder: Path, shared: Mapping[str, Any], entry: Any) -> Fr
     file_path = keys.get("file_path", "")
     if not isinstance(file_path, str):
         raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
-    picture = _picture(folder, file_path)
-    width, height = _size(name, keys, picture)
+    picture = files.find(file_path)
+    width, height = _size(name, keys, picture, files.nearest(file_path) if picture is None else "")
     pose = _pose(name, keys.get("transform_matrix"))
     if _is_orthographic(keys):
         camera = orthographic_cameras(pose, _positive(name, keys, "span_y"), height, width)
     else:
         camera = Cameras(pose, torch.tensor([_fov_y(name, keys, width, height)]), height, width)
-    return Frame(camera, file_path, picture, _mask(name, folder, keys))
+    return Frame(camera, file_path, picture, _mask(name, files, keys))
 
 
 def _is_orthographic(keys: Mapping[str, Any]) -> bool:
     return str(keys.get("camera_model")).upper() == "ORTHOGRAPHIC"
 
 
-def _mask(name: str, folder: Path, keys: Mapping[str, Any]) -> Path | None:
+def _mask(name: str, files: Folder, keys: Mapping[str, Any]) -> Path | None:
     """The file that ``mask_path`` names. Raises UserError where it is named but not there."""
-    if not isinstance(keys.get("mask_path"), str):
+    named = keys.get("mask_path")
+    if not isinstance(named, str):
         return None
-    file = folder / keys["mask_path"]
-    if not file.is_file():
-        raise UserError(f"{name}.mask_path: {file}: no such file; expected a mask")
+    file = files.find(named)
+    if file is None:
+        raise UserError(
+            f"{name}.mask_path: {files.path / named}: no such file; expected a mask{files.nearest(named)}"
+        )
     return file
 
 
@@ -100,24 +105,14 @@ def _refuse_distortion(name: str, keys: Mapping[str, Any]) -> None:
         raise UserError(f"{name}.camera_model: is {model}; expected a pinhole camera")
 
 
-def _picture(folder: Path, file_path: str) -> Path | None:
-    """The existing file meant by ``file_path``; NeRF-synthetic files leave the ending away."""
-    candidates = [folder / file_path, folder / f"{file_path}.png"] if file_path else []
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _size(name: str, keys: Mapping[str, Any], picture: Path | None) -> tuple[int, int]:
+def _size(name: str, keys: Mapping[str, Any], picture: Path | None, hint: str) -> tuple[int, int]:
     if "w" in keys or "h" in keys:
         return _pixels(name, keys, "w"), _pixels(name, keys, "h")
     if picture is None:
         raise UserError(
-            f"{name}: has no w and h, and its picture does not exist; expected the size in pixels"
+            f"{name}: has no w and h, and its picture does not exist; expected the size in pixels{hint}"
         )
-    try:
-        with Image.open(picture) as image:
-            return image.size
-    except OSError as error:
-        raise UserError(f"{name}: {picture}: cannot be read as a picture ({error})") from error
+    return picture_size(picture, name)
 
 
 def _pixels(name: str, keys: Mapping[str, Any], key: str) -> int:

@@ -21,14 +21,14 @@ import torch
 
 from usd.core.config import UserError, option
 from usd.data import colmap, syncdreamer, wonder3d, zero123_views
+from usd.data.file_names import PICTURES, Folder
 from usd.data.masks import MaskPolicy, masked
-from usd.data.pictures import read_rgba
+from usd.data.pictures import read_pictures
 from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
-from usd.data.transforms import Frame, read_transforms
+from usd.data.transforms import read_transforms
 from usd.data.view_set import ViewSet, fitted, same_size, turned, view_set
 from usd.math.camera import Cameras, join_cameras
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), a trial folder, "
     "or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
@@ -74,15 +74,15 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
     views, fits = _read(path, options, where)
     wanted = fits if options.frame == "auto" else options.frame == "fit"
-    return fitted(views) if wanted else views
+    return fitted(views, where=f"{where}: {path}") if wanted else views
 
 
 def _read(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
     """The views, and whether their world is arbitrary."""
     if transforms := find_transforms(path):
         return read_transforms_views(transforms, options, where), False
-    if path.is_dir() and (model := colmap.find_model(path)):
-        return read_colmap_views(path, model, options, where), True
+    if path.is_dir() and (models := colmap.find_models(path)):
+        return read_colmap_views(path, models[0], options, where), True
     if is_trial(path):
         return read_trial_views(path, options, where), False
     if scene := wonder3d.find_scene(path):
@@ -131,30 +131,33 @@ def _with_masks(views: ViewSet, files: list[Path | None], policy: MaskPolicy, wh
 def find_transforms(path: Path) -> Path | None:
     """The cameras' file meant by a path: itself, or the usual names in a folder."""
     if path.is_file():
-        return path if path.suffix == ".json" else None
+        return path if path.suffix.lower() == ".json" else None
     names = ("transforms.json", "transforms_train.json", "transforms_test.json")
-    return next((path / name for name in names if (path / name).is_file()), None)
+    files = Folder(path, str(path))
+    return next((file for name in names if (file := files.find(name))), None)
 
 
 def read_transforms_views(file: Path, options: ViewOptions, where: str) -> ViewSet:
     """The frames of a transforms.json that have a picture, with masks from ``mask_path``, ``masks/`` or alpha."""
     frames = read_transforms(file, where)
     shown = [frame for frame in frames if frame.picture is not None]
+    lost = next((frame.file_path for frame in frames if frame.picture is None), "")
+    beside = Folder(file.parent, f"{where}: {file}")
     if not shown:
-        missing = frames[0].file_path or "no file_path"
         raise UserError(
-            f"{where}: {file}: none of its {len(frames)} pictures exist ({missing}); expected them beside it"
+            f"{where}: {file}: none of its {len(frames)} pictures exist ({lost or 'no file_path'}); expected them "
+            f"beside it{beside.nearest(lost)}"
         )
-    notes = (
-        [f"{len(frames) - len(shown)} of {len(frames)} frames have no picture"]
-        if len(shown) < len(frames)
-        else []
-    )
+    notes = _missing(len(frames) - len(shown), len(frames), lost, beside.other_ending(lost))
     names = [frame.file_path for frame in shown]
-    pictures = [read_rgba(frame.picture, f"{where}: {file}") for frame in shown if frame.picture is not None]
+    shapes = [(frame.camera.width, frame.camera.height) for frame in shown]
+    files = [frame.picture for frame in shown if frame.picture is not None]
+    pictures, remarks = read_pictures(files, f"{where}: {file}", options.size, shapes)
     pictures = same_size(pictures, names, options.size, f"{where}: {file}")
+    notes += remarks
     cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
-    masks = [_mask_file(file.parent, frame) for frame in shown]
+    folder = Folder(file.parent / "masks", f"{where}: {file}")
+    masks = [frame.mask or _mask_of(folder, Path(frame.file_path.replace("\\", "/")).name) for frame in shown]
     return _with_masks(view_set(pictures, cameras, names, notes), masks, options.masks, f"{where}: {file}")
 
 
@@ -174,17 +177,16 @@ def _one_batch(cameras: list[Cameras], shape: torch.Size, names: list[str], wher
     return join_cameras([camera.resize(height, width) for camera in cameras])
 
 
-def _mask_file(folder: Path, frame: Frame) -> Path | None:
-    """``mask_path`` of the frame, or the file of the picture's name in ``masks/``."""
-    if frame.mask is not None:
-        return frame.mask
-    return _beside(folder / "masks", Path(frame.file_path).name)
+def _missing(count: int, total: int, name: str, other: str | None) -> list[str]:
+    """What is said where some frames have no picture; ``other`` is the file that may have been meant."""
+    hint = f" ({name}; did you mean '{other}'?)" if other else ""
+    return [f"{count} of {total} frames have no picture{hint}"] if count else []
 
 
-def _beside(folder: Path, name: str) -> Path | None:
+def _mask_of(masks: Folder, name: str) -> Path | None:
     """The mask of the picture ``name``: the same name, with ``.png`` behind it or in place of its ending."""
-    candidates = [folder / name, folder / f"{name}.png", (folder / name).with_suffix(".png")]
-    return next((file for file in candidates if file.is_file()), None)
+    candidates = (name, f"{name}.png", str(Path(name).with_suffix(".png")))
+    return next((file for candidate in candidates if (file := masks.find(candidate))), None)
 
 
 # --------------------------------------------------------------------------------------------------------- COLMAP
@@ -193,18 +195,22 @@ def _beside(folder: Path, name: str) -> Path | None:
 def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, where: str) -> ViewSet:
     """The pictures of a COLMAP model, cropped about their principal points."""
     model = colmap.read_model(model_folder, where)
-    images = next(
-        (folder for folder in (path / "images", path, path.parent / "images") if folder.is_dir()), path
-    )
-    present = [posed for posed in model.pictures if (images / posed.name).is_file()]
+    images = colmap.images_folder(path, model, f"{where}: {path}")
+    found = {posed.name: images.find(posed.name) for posed in model.pictures}
+    present = [posed for posed in model.pictures if found[posed.name] is not None]
     if not present:
+        first = model.pictures[0].name
         raise UserError(
             f"{where}: {path}: none of the {len(model.pictures)} pictures of its COLMAP model exist "
-            f"({images / model.pictures[0].name}); expected them in images/"
+            f"({images.path / first}); expected them in images/{images.nearest(first)}"
         )
     names = [posed.name for posed in present]
-    files = [_beside(path / "masks", name) for name in names]
-    pictures = [read_rgba(images / name, where) for name in names]
+    root = images.path.parent if images.path.name in ("images", "input") else images.path
+    folder = Folder(root / "masks", f"{where}: {path}")
+    files = [_mask_of(folder, name) for name in names]
+    shapes = [(model.cameras[posed.camera].width, model.cameras[posed.camera].height) for posed in present]
+    stored = [file for name in names if (file := found[name]) is not None]
+    pictures, remarks = read_pictures(stored, where, options.size, shapes)
     pictures, known, notes = masked(pictures, names, files, options.masks, f"{where}: {path}")
     cut = [
         colmap.centred(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
@@ -216,8 +222,8 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
         torch.tensor([fov for _, fov in cut]),
         *pictures[0].shape[-2:],
     )
-    head = f"COLMAP model: {len(present)} of {len(model.pictures)} pictures found"
-    views = view_set(pictures, cameras, names, [head, *notes])
+    heads = colmap.coverage(path, model_folder, model, images.path, len(present))
+    views = view_set(pictures, cameras, names, [*heads, *remarks, *notes])
     return replace(views, masked=known)
 
 

@@ -5,6 +5,7 @@ size; cameras are OpenGL cameras in a world with +z up and the object about the 
 world. What a file did not say and the reader had to assume stands as a sentence in ``notes``.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,11 @@ from usd.math.camera import Cameras
 
 MEETING = 0.01
 """Least eigenvalue of the projections across the lines of sight for which these are said to meet: about 8 degrees."""
+PARALLEL = 1e-4
+"""Likewise that below which only the size of silhouettes can tell how far away the object is: about 0.8 degrees."""
+
+SIGHT_RAYS = 65536
+"""Pixels of a silhouette that are looked at, at most, to find where the object is."""
 
 
 @dataclass(frozen=True)
@@ -132,26 +138,113 @@ def _with_longest_side(shape: tuple[int, int], size: int) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------- the frame
 
 
-def focus(views: ViewSet) -> Float[Tensor, "3"]:
-    """The point nearest (least squares) to the lines of sight to the object.
+@dataclass(frozen=True)
+class Sights:
+    """Lines of sight to the object: through the middle of each silhouette, or optical axes where there are no masks."""
 
-    Those run through the middle of each silhouette, or along the optical axes where there are no masks.
+    origins: Float[Tensor, "V 3"]
+    directions: Float[Tensor, "V 3"]
+
+    @classmethod
+    def of(cls, views: ViewSet) -> "Sights":
+        lines = [_line_of_sight(views, i) for i in range(len(views))]
+        return cls(torch.stack([o for o, _ in lines]), torch.stack([d for _, d in lines]))
+
+    def across(self) -> Float[Tensor, "V 3 3"]:
+        """The projections across the lines."""
+        return torch.eye(3) - self.directions[:, :, None] * self.directions[:, None, :]
+
+    def nearest_point(self, weights: Float[Tensor, "V"]) -> Float[Tensor, "3"]:
+        """The point with the least weighted sum of squared distances from the lines.
+
+        Along lines that are parallel nothing is known, and it is beside the middle of their origins.
+        """
+        across = (self.across() * weights[:, None, None]).double()
+        middle = (weights[:, None] * self.origins).sum(0).double() / weights.sum()
+        right = torch.einsum("vij,vj->i", across, self.origins.double() - middle)
+        level, axes = torch.linalg.eigh(across.sum(0))
+        known = level > PARALLEL * weights.sum()
+        inverse = torch.where(known, 1 / torch.where(known, level, 1.0), 0.0)
+        return (middle + axes @ (inverse * (axes.T @ right))).float()
+
+    def distances(self, point: Float[Tensor, "3"]) -> Float[Tensor, "V"]:
+        """How far each line passes the point."""
+        return torch.linalg.cross(point - self.origins, self.directions).norm(dim=-1)
+
+    def spread(self, kept: Tensor) -> float:
+        """The least eigenvalue of the mean projection across the kept lines: 0 where all are parallel."""
+        return float(torch.linalg.eigvalsh(self.across()[kept].mean(0))[0])
+
+    def agreeing(self) -> Tensor:
+        """Which lines pass by the point that most of them do: all but those of cameras in a wrong place.
+
+        The point is the one with the least sum of distances, which a few far lines hardly move. A line is left out
+        where it passes at over five times the median distance and a quarter of the way from the cameras.
+        """
+        weights = torch.ones(len(self.origins))
+        for _ in range(30):
+            point = self.nearest_point(weights)
+            passed = self.distances(point)
+            away = (self.origins - point).norm(dim=-1).median()
+            weights = 1 / passed.clamp_min(1e-3 * float(away) + 1e-12)
+        kept = passed <= torch.maximum(5 * passed.median(), 0.25 * away)
+        return kept if int(kept.sum()) > len(kept) / 2 else torch.ones_like(kept)
+
+
+def focus(views: ViewSet, sights: Sights | None = None) -> Float[Tensor, "3"]:
+    """The point nearest (least squares) to the lines of sight to the object, without those that all others contradict.
+
+    Where the lines are parallel, as on a walk towards the object, the sizes of the silhouettes say how far it is.
+    ``sights`` are the views' own, if they are at hand.
     """
-    lines = [_line_of_sight(views, i) for i in range(len(views))]
-    origins, directions = torch.stack([o for o, _ in lines]), torch.stack([d for _, d in lines])
-    across = torch.eye(3) - directions[:, :, None] * directions[:, None, :]
-    right = torch.einsum("vij,vj->i", across, origins)
-    return torch.linalg.lstsq(across.sum(0), right[:, None]).solution[:, 0]
+    sights = sights or Sights.of(views)
+    kept = sights.agreeing()
+    point = sights.nearest_point(kept.float())
+    if views.masked and sights.spread(kept) < PARALLEL:
+        return _point_of_sizes(views, sights, point, kept)
+    return point
+
+
+def _point_of_sizes(
+    views: ViewSet, sights: Sights, point: Float[Tensor, "3"], kept: Tensor
+) -> Float[Tensor, "3"]:
+    """Where along parallel lines of sight silhouettes of these sizes come from.
+
+    A ball of radius r at depth s shows under the angle whose sine is a = r / (s - position), so a s - r = a position.
+    Silhouettes that the border cuts are not counted; ``point`` where sizes do not differ.
+    """
+    solid = views.rgba[:, 3] > 0.5
+    cut = solid[:, [0, -1], :].flatten(1).any(1) | solid[:, :, [0, -1]].flatten(1).any(1)
+    radius = (solid.flatten(1).sum(1) / math.pi).sqrt()
+    used = kept & ~cut & (radius > 1)
+    if views.cameras.span_y is not None or int(used.sum()) < 2:
+        return point
+    sine = torch.sin(torch.atan(radius / views.cameras.focal_px))[used].double()
+    if float(sine.max()) < 1.05 * float(sine.min()):
+        return point
+    forward = torch.nn.functional.normalize(sights.directions[used].mean(0), dim=0)
+    position = ((sights.origins[used] - point) @ forward).double()
+    system = torch.stack([sine, -torch.ones_like(sine)], -1)
+    depth = torch.linalg.lstsq(system, (sine * position)[:, None]).solution[0, 0]
+    return point + float(depth) * forward
 
 
 def _line_of_sight(views: ViewSet, index: int) -> tuple[Tensor, Tensor]:
     """Origin and unit direction (3,) of the middle ray of a view, or of its silhouette."""
-    camera = views.cameras[index : index + 1]
-    origins, directions = camera.rays()
-    seen = views.rgba[index, 3] > 0.5
-    weight = seen if views.masked and seen.any() else torch.ones_like(seen)
-    origin = origins[0][weight].mean(0)
-    return origin, torch.nn.functional.normalize(directions[0][weight].mean(0), dim=0)
+    origins, directions = _sight_rays(views, index, whole=not views.masked)
+    if not len(origins):
+        origins, directions = _sight_rays(views, index, whole=True)
+    return origins.mean(0), torch.nn.functional.normalize(directions.mean(0), dim=0)
+
+
+def _sight_rays(
+    views: ViewSet, index: int, whole: bool = False
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
+    alpha = views.rgba[index, 3]
+    y, x = torch.nonzero(torch.ones_like(alpha) if whole else alpha > 0.5, as_tuple=True)
+    step = -(-len(x) // SIGHT_RAYS) or 1
+    return views.cameras.rays_at(torch.full_like(x[::step], index), x[::step], y[::step])
 
 
 def silhouette_radius(views: ViewSet, centre: Float[Tensor, "3"]) -> float:
@@ -161,30 +254,36 @@ def silhouette_radius(views: ViewSet, centre: Float[Tensor, "3"]) -> float:
     """
     largest = 0.0
     for index in range(len(views)):
-        origins, directions = views.cameras[index : index + 1].rays()
-        seen = views.rgba[index, 3] > 0.5
-        if seen.any():
-            offset = torch.linalg.cross(centre - origins[0][seen], directions[0][seen]).norm(dim=-1)
+        origins, directions = _sight_rays(views, index)
+        if len(origins):
+            offset = torch.linalg.cross(centre - origins, directions).norm(dim=-1)
             largest = max(largest, float(offset.quantile(0.99)))
     return largest
 
 
-def fitted(views: ViewSet, radius: float = 0.5) -> ViewSet:
+def fitted(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> ViewSet:
     """The views in our frame: the object about the origin, +z up, with bounding radius ``radius``.
 
     Up is the mean upward direction of the cameras. Without masks the size is unknown, and the median camera distance
-    becomes 1.5 instead. Directions of normals turn along.
+    becomes 1.5 instead. Directions of normals turn along. Cameras that look elsewhere than most have no say. Raises
+    UserError where nothing tells how far away the object is.
     """
-    centre = focus(views)
-    up = views.cameras.c2w[:, :3, 1].mean(0)
-    rotation = _turn_to_z(torch.nn.functional.normalize(up, dim=0))
+    sights = Sights.of(views)
+    kept = sights.agreeing()
+    if not views.masked and sights.spread(kept) < PARALLEL:
+        raise UserError(
+            f"{where}: the cameras look in one direction and there are no masks: how far away the object is cannot be "
+            "told; expected masks, or data.frame=keep with the object about the origin"
+        )
+    centre, sure = focus(views, sights), views.select(kept.nonzero()[:, 0].tolist())
+    rotation = _turn_to_z(torch.nn.functional.normalize(sure.cameras.c2w[:, :3, 1].mean(0), dim=0))
     if views.masked:
         scale, how = (
-            radius / max(silhouette_radius(views, centre), 1e-9),
+            radius / max(silhouette_radius(sure, centre), 1e-9),
             f"silhouettes' radius to {radius:g}",
         )
     else:
-        distance = (views.cameras.position - centre).norm(dim=-1).median()
+        distance = (sure.cameras.position - centre).norm(dim=-1).median()
         scale, how = 1.5 / max(float(distance), 1e-9), "median camera distance to 1.5"
     note = (
         f"world fitted: centre {_shown(centre)}, scaled by {scale:.4g} ({how}), mean up of the cameras to +z"
@@ -231,23 +330,34 @@ def _shown(point: Tensor) -> str:
 # -------------------------------------------------------------------------------------------------------- checking
 
 
-def cameras_inside(views: ViewSet) -> list[int]:
-    """Indices of the cameras that stand inside the object: every other view shows the object in front of them.
+def cameras_inside(views: ViewSet, sights: Sights | None = None) -> list[int]:
+    """Indices of the cameras that stand inside the object, as cameras with wrong matrices do.
 
-    Only silhouettes can tell, and two of them at least must have the camera in their picture.
+    Such a camera is nearer to the object's middle than the object reaches, and every other view that has it in its
+    picture, two at least, shows the object there. The second alone proves nothing: a camera right before or behind the
+    object is covered likewise, on a walk towards it, on rings at two distances, or where each frame is there twice.
+    Nobody knows where the middle is when the lines of sight are nearly parallel, or without silhouettes.
     """
-    if not views.masked:
+    sights = sights or Sights.of(views)
+    kept = sights.agreeing()
+    if not views.masked or sights.spread(kept) < MEETING:
         return []
-    positions = views.cameras.position
-    pixels, depth = views.cameras.project(positions)
+    centre = focus(views, sights)
+    reach = silhouette_radius(views.select(kept.nonzero()[:, 0].tolist()), centre)
+    near = (views.cameras.position - centre).norm(dim=-1) < reach
+    return (near & _covered(views)).nonzero()[:, 0].tolist()
+
+
+def _covered(views: ViewSet) -> Tensor:
+    """Which cameras at least two other views have in their picture, all of them with the object there (V,)."""
+    pixels, depth = views.cameras.project(views.cameras.position)
     height, width = views.rgba.shape[-2:]
     x, y = pixels[..., 0].long(), pixels[..., 1].long()
     framed = (pixels >= 0).all(-1) & (x < width) & (y < height) & (depth > 0)
     framed.fill_diagonal_(False)
     rows = torch.arange(len(views))[:, None].expand_as(x)
     covered = views.rgba[rows, 3, y.clamp(0, height - 1), x.clamp(0, width - 1)] > 0.5
-    inside = (framed.sum(0) >= 2) & (covered | ~framed).all(0)
-    return inside.nonzero()[:, 0].tolist()
+    return (framed.sum(0) >= 2) & (covered | ~framed).all(0)
 
 
 def one_viewpoint(views: ViewSet) -> bool:
@@ -257,16 +367,15 @@ def one_viewpoint(views: ViewSet) -> bool:
     return float(spread) <= 1e-5 * float(seen_from.norm(dim=-1).max())
 
 
-def cameras_turned_away(views: ViewSet) -> list[int]:
+def cameras_turned_away(views: ViewSet, sights: Sights | None = None) -> list[int]:
     """Indices of the cameras that have behind them what the views look at.
 
     None where the lines of sight are nearly parallel, as nobody knows then where they meet.
     """
-    directions = torch.stack([_line_of_sight(views, i)[1] for i in range(len(views))])
-    across = torch.eye(3) - directions[:, :, None] * directions[:, None, :]
-    if float(torch.linalg.eigvalsh(across.mean(0))[0]) < MEETING:
+    sights = sights or Sights.of(views)
+    if sights.spread(sights.agreeing()) < MEETING:
         return []
-    depth = views.cameras.project(focus(views)[None])[1][:, 0]
+    depth = views.cameras.project(focus(views, sights)[None])[1][:, 0]
     return (depth < 0).nonzero()[:, 0].tolist()
 
 
@@ -280,7 +389,13 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     empty = [name for name, picture in zip(views.names, views.rgba) if not (picture[3] > 0.5).any()]
     if len(empty) == len(views):
         raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
-    _refuse_cameras(views, where)
+    sights = Sights.of(views)
+    _refuse_cameras(views, sights, where)
+    lost = (~sights.agreeing()).nonzero()[:, 0].tolist()
+    if lost:
+        views = views.noting(
+            f"{_counted(views, lost)} look past what the others look at: are their matrices right?"
+        )
     if empty:
         views = views.noting(f"{len(empty)} of {len(views)} views show nothing of the object ({empty[0]})")
     covered = borders_covered(views)
@@ -291,7 +406,7 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     return views
 
 
-def _refuse_cameras(views: ViewSet, where: str) -> None:
+def _refuse_cameras(views: ViewSet, sights: Sights, where: str) -> None:
     """Raises UserError for cameras that cannot have taken views of one object."""
     if one_viewpoint(views):
         what = "stand at one place" if views.cameras.span_y is None else "look in one direction"
@@ -299,13 +414,13 @@ def _refuse_cameras(views: ViewSet, where: str) -> None:
             f"{where}: all {len(views)} cameras {what}: depth cannot be told; expected cameras around the object: are "
             "the matrices world-to-camera?"
         )
-    away = cameras_turned_away(views)
+    away = cameras_turned_away(views, sights)
     if 2 * len(away) > len(views):
         raise UserError(
             f"{where}: {_counted(views, away)} look away from the object; expected OpenGL axes, looking along -z: are "
             "the matrices OpenCV's, which look along +z?"
         )
-    inside = cameras_inside(views)
+    inside = cameras_inside(views, sights)
     if inside:
         raise UserError(
             f"{where}: {_counted(views, inside)} stand inside the object; expected cameras around it: are the matrices "
@@ -336,7 +451,7 @@ def refuse_outside(views: ViewSet, radius: float, where: str = "data.path") -> N
     mend = "pass data.frame=fit, or another system.geometry.radius"
     if views.cameras.span_y is None:
         near = (views.cameras.position.norm(dim=-1) <= radius).nonzero()[:, 0].tolist()
-        if near:
+        if 2 * len(near) > len(views):  # a few may have come close, most never do
             raise UserError(
                 f"{where}: {_counted(views, near)} stand within {radius:g} of the origin, where the object should be; "
                 f"expected cameras around it: {mend}"

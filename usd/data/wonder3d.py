@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import UserError
+from usd.data.file_names import Folder
 from usd.data.masks import PLAIN, masked
-from usd.data.pictures import over, read_rgba, write_picture
+from usd.data.pictures import over, read_pictures, read_values, write_picture
 from usd.data.view_set import ViewSet, same_size
 from usd.math.camera import Cameras, Spherical, look_at, orthographic_cameras
 
@@ -47,7 +48,8 @@ def find_scene(path: Path) -> Path | None:
 
 
 def _is_scene(folder: Path) -> bool:
-    return any((folder / f"{kind}_000_{view}.png").is_file() for kind in ("rgb", "normals") for view in VIEWS)
+    files = Folder(folder, "")
+    return any(files.find(f"{kind}_000_{view}.png") for kind in ("rgb", "normals") for view in VIEWS)
 
 
 def read_scene(folder: Path, where: str) -> ViewSet:
@@ -70,34 +72,38 @@ def read_scene(folder: Path, where: str) -> ViewSet:
 
 def _colours(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:
     """Cut-out colours: ``masked_colors`` where all are there, else those over white with their background removed."""
-    cut = [folder / "masked_colors" / f"rgb_000_{view}.png" for view in VIEWS]
-    plain = [folder / f"rgb_000_{view}.png" for view in VIEWS]
-    files = cut if all(file.is_file() for file in cut) else plain
-    missing = [file.name for file in files if not file.is_file()]
+    cut, missing = _six(folder / "masked_colors", "rgb", where)
+    is_cut = not missing
+    files, missing = (cut, missing) if is_cut else _six(folder, "rgb", where)
     if missing:
         raise UserError(f"{where}: {folder}: has no {missing[0]}; expected the six views {', '.join(VIEWS)}")
     names = [file.name for file in files]
-    pictures = same_size([read_rgba(file, where) for file in files], names, None, f"{where}: {folder}")
+    pictures, remarks = read_pictures(files, where)
+    pictures = same_size(pictures, names, None, f"{where}: {folder}")
     if pictures[0].shape[-1] != pictures[0].shape[-2]:
         height, width = pictures[0].shape[-2:]
         raise UserError(f"{where}: {folder}: views are {width} x {height} pixels; expected square ones")
-    if files is cut:
-        return pictures, ["masks are those of masked_colors"]
-    return masked(pictures, names, [], "background", f"{where}: {folder}")[0], [PLAIN]
+    if is_cut:
+        return pictures, ["masks are those of masked_colors", *remarks]
+    return masked(pictures, names, [], "background", f"{where}: {folder}")[0], [PLAIN, *remarks]
+
+
+def _six(folder: Path, kind: str, where: str) -> tuple[list[Path], list[str]]:
+    """The pictures of a kind in the order of ``VIEWS``, and the names of those that are not there."""
+    files = Folder(folder, f"{where}: {folder}")
+    names = [f"{kind}_000_{view}.png" for view in VIEWS]
+    found = {name: files.find(name) for name in names}
+    return [file for file in found.values() if file is not None], [name for name in names if not found[name]]
 
 
 def _normals(
     folder: Path, cameras: Cameras, size: int, where: str
 ) -> tuple[Float[Tensor, "V 3 H W"] | None, tuple[str, ...]]:
-    files = [folder / f"normals_000_{view}.png" for view in VIEWS]
-    missing = [file.name for file in files if not file.is_file()]
+    files, missing = _six(folder, "normals", where)
     if missing:
         return None, (f"no normals: {missing[0]} is not there",)
-    maps = torch.stack(
-        same_size(
-            [read_rgba(file, where) for file in files], [f.name for f in files], size, f"{where}: {folder}"
-        )
-    )
+    stored = [read_values(file, where) for file in files]
+    maps = torch.stack(same_size(stored, [f.name for f in files], size, f"{where}: {folder}"))
     return world_normals(maps, cameras.c2w[0, :3, :3]), ("normals turned from the front camera to the world",)
 
 

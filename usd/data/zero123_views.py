@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import UserError
-from usd.data.pictures import read_rgba, write_picture, writing
+from usd.data.pictures import read_pictures, write_picture, writing
 from usd.data.view_set import ViewSet, same_size, view_set
 from usd.math.camera import Cameras
 
@@ -28,29 +28,31 @@ def find_views(path: Path) -> Path | None:
 
 
 def _matrices(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob("*.npy") if file.stem.isdigit())
+    return _numbered(folder, ".npy")
+
+
+def _numbered(folder: Path, ending: str) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ending and file.stem.isdigit())
 
 
 def read_views(folder: Path, where: str, size: int | None = None) -> ViewSet:
     """All numbered views of an object. Raises UserError where a picture or a matrix is missing or not one."""
     matrices = _matrices(folder)
-    files = [matrix.with_suffix(".png") for matrix in matrices]
-    lone = [
-        f for f in sorted(folder.glob("*.png")) if f.stem.isdigit() and not f.with_suffix(".npy").is_file()
-    ]
-    for file in [f for f in files if not f.is_file()] + [f.with_suffix(".npy") for f in lone]:
-        raise UserError(
-            f"{where}: {folder}: has no {file.name}; expected a picture and a matrix for each number"
-        )
+    found = {file.stem: file for file in _numbered(folder, ".png")}
+    known = {matrix.stem for matrix in matrices}
+    missing = [f"{matrix.stem}.png" for matrix in matrices if matrix.stem not in found]
+    for name in missing + [f"{stem}.npy" for stem in found if stem not in known]:
+        raise UserError(f"{where}: {folder}: has no {name}; expected a picture and a matrix for each number")
+    files = [found[matrix.stem] for matrix in matrices]
     names = [file.name for file in files]
-    pictures = same_size([read_rgba(file, where) for file in files], names, size, f"{where}: {folder}")
+    pictures, remarks = read_pictures(files, where, size)
+    pictures = same_size(pictures, names, size, f"{where}: {folder}")
     height, width = pictures[0].shape[-2:]
     fov_y = 2 * math.atan(math.tan(FOV / 2) * height / max(height, width))
     c2w = torch.stack([camera_to_world(matrix, where) for matrix in matrices])
     cameras = Cameras(c2w, torch.full((len(c2w),), fov_y), height, width)
-    return view_set(
-        pictures, cameras, names, [f"Zero-1-to-3's views: {len(names)}, field of view 49.13 degrees"]
-    )
+    head = f"Zero-1-to-3's views: {len(names)}, field of view 49.13 degrees"
+    return view_set(pictures, cameras, names, [head, *remarks])
 
 
 def camera_to_world(file: Path, where: str) -> Float[Tensor, "4 4"]:

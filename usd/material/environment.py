@@ -111,7 +111,7 @@ def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
         with Image.open(path) as picture:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
             return linear_from_srgb(pixels)
-    except (OSError, ValueError, IndexError, SyntaxError) as error:
+    except (OSError, ValueError, IndexError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{where}: cannot be read as a panorama ({error})") from error
 
 

@@ -1,0 +1,213 @@
+"""Captures as people have them: orientations, sizes, profiles and names in every layout with cameras."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.data.icc_profiles import P3, encoded, rgb_profile
+from tests.data.test_colmap import options, scene
+from tests.data.test_views import balls
+from usd.core.errors import UserError
+from usd.data import convert, wonder3d, zero123_views
+from usd.data.convert import write_views
+from usd.data.pictures import TURNS, picture_size
+from usd.data.toy_views import sphere_cameras
+from usd.data.view_readers import read_views
+from usd.math.camera import Cameras
+
+LAYOUTS = ("transforms", "syncdreamer", "wonder3d", "zero123")
+
+
+def write(layout, folder):
+    """A ball that is not in the middle, seen by a layout's cameras."""
+    cameras = convert.layout_cameras(layout, 24, 90.0, 6)
+    views = balls(cameras)
+    if layout == "wonder3d":
+        wonder3d.write_scene(views, folder)
+    elif layout == "zero123":
+        zero123_views.write_views(views, folder)
+    else:
+        convert.write_layout(views, folder, layout, 90.0)
+
+
+def retagged(folder, number: int, turn: bool = False) -> None:
+    """Give every picture an EXIF orientation; with ``turn`` store it so that the orientation undoes the turn."""
+    exif = Image.Exif()
+    exif[0x0112] = number
+    for file in [path for path in folder.rglob("*") if path.suffix in (".png", ".jpg")]:
+        picture = Image.open(file)
+        picture.load()
+        if turn:
+            back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+            picture = picture.transpose(back[number])
+        picture.save(file, exif=exif)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("number", [3, 6])
+def test_pictures_with_cameras_are_read_as_stored_in_every_layout(tmp_path, layout, number):
+    write(layout, tmp_path)
+    truth = read_views(tmp_path, options())
+    retagged(tmp_path, number)
+    found = read_views(tmp_path, options())
+    assert torch.equal(found.rgba, truth.rgba) and torch.equal(found.cameras.c2w, truth.cameras.c2w)
+    assert (found.normals is None) == (truth.normals is None)
+    assert found.normals is None or torch.equal(found.normals, truth.normals)
+    assert any("not turned by its EXIF orientation" in note for note in found.notes)
+
+
+def test_colmap_pictures_and_their_masks_are_read_as_stored(tmp_path):
+    scene(tmp_path)
+    for i in range(6):
+        mask = np.zeros((30, 40), np.uint8)
+        mask[:12, :17] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / f"masks/a view {i}.png.png")
+    truth = read_views(tmp_path, options(frame="keep", masks="files"))
+    retagged(tmp_path, 6)
+    found = read_views(tmp_path, options(frame="keep", masks="files"))
+    assert torch.equal(found.rgba, truth.rgba) and found.rgba[0, 3, :12, :17].min() == 1
+    assert "6 of 6 pictures: not turned by its EXIF orientation" in found.notes
+
+
+def test_a_size_that_the_file_does_not_say_is_the_stored_one(tmp_path):
+    Image.fromarray(np.zeros((12, 20, 3), np.uint8)).save(
+        tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    )
+    frames = [{"file_path": "a", "transform_matrix": torch.eye(4).tolist()}]
+    (tmp_path / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames}))
+    found = read_views(tmp_path, options(masks="none"))
+    assert found.rgba.shape == (1, 4, 12, 20) and picture_size(tmp_path / "a.jpg", "x") == (20, 12)
+
+
+@pytest.mark.parametrize("number", [6, 8])
+def test_cameras_of_the_turned_shape_get_the_turned_pictures(tmp_path, number):
+    """Stored 30 x 20, shown 20 x 30, and the cameras are 20 x 30: only the upright picture can be meant."""
+    cameras = sphere_cameras(4, 30)
+    views = balls(Cameras(cameras.c2w, cameras.fov_y, 30, 20))
+    write_views(views, tmp_path)
+    truth = read_views(tmp_path, options())
+    retagged(tmp_path, number, turn=True)
+    assert picture_size(tmp_path / "views/0000.png", "x") == (30, 20)
+    found = read_views(tmp_path, options())
+    assert torch.equal(found.rgba, truth.rgba)
+    assert "4 of 4 pictures: turned by its EXIF orientation" in found.notes and number in TURNS
+
+
+def test_wide_gamut_captures_are_converted_and_counted(tmp_path):
+    write("transforms", tmp_path)
+    for file in sorted((tmp_path / "views").iterdir())[:4]:
+        alpha = Image.open(file).getchannel("A")
+        picture = Image.new("RGB", alpha.size, tuple(encoded((200, 40, 30), P3).tolist()))
+        picture.putalpha(alpha)
+        picture.save(file, icc_profile=rgb_profile("Display P3", P3))
+    found = read_views(tmp_path, options())
+    assert "4 of 6 pictures: colors converted from Display P3 to sRGB" in found.notes
+    shown = found.rgba[0, :3][:, found.rgba[0, 3] > 0.5]
+    assert (255 * shown.mean(1)).tolist() == pytest.approx([200, 40, 30], abs=2)
+
+
+@pytest.mark.parametrize("layout", ["transforms", "zero123", "colmap", "wonder3d"])
+def test_a_picture_beyond_the_limit_is_one_line_in_every_layout(tmp_path, monkeypatch, layout):
+    if layout == "colmap":
+        scene(tmp_path)
+    else:
+        write(layout, tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError) as caught:
+        read_views(tmp_path, options())
+    said = str(caught.value)
+    assert "megapixels; expected fewer" in said and "\n" not in said
+
+
+def test_a_size_cannot_be_asked_of_a_picture_beyond_the_limit(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((12, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    frames = [{"file_path": "a.png", "transform_matrix": torch.eye(4).tolist()}]
+    (tmp_path / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames}))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"frames\[0\]: .*a\.png: has more than 0 megapixels"):
+        read_views(tmp_path, options())
+
+
+# ----------------------------------------------------------------------------------------------------------- names
+
+
+def renamed(folder, change) -> None:
+    content = json.loads((folder / "transforms.json").read_text())
+    for frame in content["frames"]:
+        frame["file_path"] = change(frame["file_path"])
+    (folder / "transforms.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        str.upper,
+        lambda name: name.removesuffix(".png"),
+        lambda name: name.replace("/", "\\"),
+        lambda name: ".\\" + name.replace("/", "\\").removesuffix(".png"),
+        lambda name: "D:\\scans\\ball\\" + name.replace("/", "\\"),
+        lambda name: "/mnt/scans/ball/" + name,
+    ],
+    ids=["case", "no ending", "slashes", "slashes, no ending", "a Windows path", "another machine"],
+)
+def test_pictures_of_a_transforms_json_are_found_by_any_name(tmp_path, change):
+    write("transforms", tmp_path)
+    truth = read_views(tmp_path, options())
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for file in (tmp_path / "views").iterdir():
+        Image.open(file).getchannel("A").save(masks / file.name.upper())
+    renamed(tmp_path, change)
+    for policy in ("alpha", "files"):
+        found = read_views(tmp_path, options(masks=policy))
+        assert torch.equal(found.rgba, truth.rgba)
+
+
+def test_files_in_capitals_are_files_of_their_layout(tmp_path):
+    for layout in LAYOUTS:
+        folder = tmp_path / layout
+        write(layout, folder)
+        truth = read_views(folder, options())
+        for file in [path for path in folder.rglob("*") if path.is_file()]:
+            file.rename(file.with_suffix(file.suffix.upper()))
+        assert torch.equal(read_views(folder, options()).rgba, truth.rgba)
+
+
+def test_pictures_that_are_not_there_are_counted_with_a_hint(tmp_path):
+    write("transforms", tmp_path)
+    file = tmp_path / "views/0002.png"
+    Image.open(file).convert("RGB").save(file.with_suffix(".jpg"))
+    file.unlink()
+    found = read_views(tmp_path, options())
+    assert "1 of 6 frames have no picture (views/0002.png; did you mean '0002.jpg'?)" in found.notes
+    renamed(tmp_path, lambda name: name.replace("000", "view_000"))
+    with pytest.raises(UserError, match=r"none of its 6 pictures exist \(views/view_0000\.png\)"):
+        read_views(tmp_path, options())
+    renamed(tmp_path, lambda name: name.replace("view_000", "000").replace(".png", ".tiff"))
+    with pytest.raises(UserError, match=r"expected them beside it\. Did you mean '0000\.png'\?"):
+        read_views(tmp_path, options())
+
+
+def test_a_mask_that_is_not_there_is_answered_with_the_nearest(tmp_path):
+    write("transforms", tmp_path)
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    content["frames"][0]["mask_path"] = "views/0000.jpg"
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    with pytest.raises(
+        UserError,
+        match=r"mask_path: .*0000\.jpg: no such file; expected a mask\. Did you mean '0000\.png'",
+    ):
+        read_views(tmp_path, options())
+
+
+def test_large_captures_are_reduced_as_they_are_read(tmp_path):
+    """The views of a size are those that were resampled at once, within the rounding of two steps."""
+    write_views(balls(sphere_cameras(3, 256)), tmp_path)
+    small = read_views(tmp_path, options(size=12))
+    truth = read_views(tmp_path, options()).resized(12, 12)
+    assert small.rgba.shape == (3, 4, 12, 12)
+    assert float((small.rgba[:, 3] - truth.rgba[:, 3]).abs().max()) < 0.06

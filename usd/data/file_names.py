@@ -1,0 +1,127 @@
+"""Files found by the names that other programs wrote down for them.
+
+A name may lack its ending (``train/r_0``), differ in case (``IMG_1.JPG``), use Windows' slashes, or be the absolute
+path that the file had on another machine. It means a file where exactly one fits;
+where several do, an error names them.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+from usd.core.errors import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings that a name may lack."""
+
+
+def folded(name: str) -> str:
+    """Return a name without its case, and without the ways in which systems compose accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class Folder:
+    """The files below a folder, by name. ``where`` is blamed in errors; ``otherwise`` counts names of another case
+    or another machine."""
+
+    def __init__(self, path: Path, where: str) -> None:
+        self.path, self.where = path, where
+        self.otherwise = 0
+        self._listings: dict[Path, dict[str, list[Path]]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """Return the file that ``name`` means, None where there is none. Raise UserError where several fit."""
+        if not name or "\0" in name:
+            return None
+        if _is_file(self.path / name):
+            return self.path / name
+        for number, parts in enumerate(_readings(name)):
+            for exact in (True, False):
+                found = self._matching(parts, exact)
+                if len(found) > 1:
+                    shown = " or ".join(sorted(file.name for file in found)[:3])
+                    raise UserError(f"{self.where}: {name}: could be {shown}; expected one such file")
+                if found:
+                    self.otherwise += number > 0 or not exact
+                    return found[0]
+        return None
+
+    def nearest(self, name: str) -> str:
+        """Return ``". Did you mean 'x'?"`` for the nearest file, first of all one with another ending; else nothing."""
+        stems = {folded(file.stem): file.name for file in reversed(self._beside(name))}
+        near = get_close_matches(_stem(name), list(stems), n=1)
+        return f". Did you mean '{stems[near[0]]}'?" if near else ""
+
+    def other_ending(self, name: str) -> str | None:
+        """Return the name of a file that differs from ``name`` in its ending only."""
+        return next((file.name for file in self._beside(name) if folded(file.stem) == _stem(name)), None)
+
+    def _beside(self, name: str) -> list[Path]:
+        """Everything in the folder where ``name`` should be."""
+        folders = self._descend(_parts(name)[:-1])
+        return [file for folder in folders for group in self._listed(folder).values() for file in group]
+
+    def _matching(self, parts: tuple[str, ...], exact: bool) -> list[Path]:
+        """The files that ``parts`` name, also without an ending; all of them, and each once."""
+        *above, last = parts
+        endings = [""] if Path(last).suffix.lower() in PICTURES else ["", *PICTURES]
+        if exact:
+            files = [self.path.joinpath(*above, last + ending) for ending in endings]
+            return [file for file in files if _is_file(file)]
+        wanted = {folded(last + ending) for ending in endings}
+        listed = [self._listed(folder) for folder in self._descend(tuple(above))]
+        return [file for names in listed for key in wanted for file in names.get(key, []) if _is_file(file)]
+
+    def _descend(self, parts: tuple[str, ...]) -> list[Path]:
+        """The folders that ``parts`` lead to, whatever their case."""
+        folders = [self.path]
+        for part in parts:
+            if part == "..":
+                folders = [folder / part for folder in folders]
+                continue
+            inside = [path for folder in folders for path in self._listed(folder).get(folded(part), [])]
+            folders = [path for path in inside if path.is_dir()]
+        return folders
+
+    def _listed(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._listings:
+            names: dict[str, list[Path]] = {}
+            for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+                names.setdefault(folded(path.name), []).append(path)
+            self._listings[folder] = names
+        return self._listings[folder]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name longer than the system allows
+        return False
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The steps of a path, whichever slashes it has; without drive and root."""
+    bare = re.sub(r"^[A-Za-z]:(?=[\\/])", "", name).replace("\\", "/")
+    return tuple(part for part in PurePosixPath(bare).parts if part not in ("/", "//", "."))
+
+
+def _stem(name: str) -> str:
+    return folded(PurePosixPath(*_parts(name)).stem)
+
+
+def _readings(name: str) -> Iterator[tuple[str, ...]]:
+    """The relative paths that ``name`` can stand for: an absolute one also without the folders above."""
+    parts = _parts(name)
+    absolute = name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)
+    for first in range(len(parts) if absolute else min(len(parts), 1)):
+        yield parts[first:]
+
+
+def nearby(path: Path) -> str:
+    """Return ``". Did you mean 'x'?"`` for the file nearest to a path that does not exist; else nothing."""
+    try:
+        return Folder(path.parent, "").nearest(path.name)
+    except OSError:
+        return ""
