@@ -25,5 +25,5 @@ html_theme = "furo"
 html_title = f"USD {release}"
 add_module_names = False
 toc_object_entries = False
-suppress_warnings = ["ref.python"] # two classes of one name: an annotation that names them stays plain text
+suppress_warnings = ["ref.python"]  # two classes of one name: an annotation that names them stays plain text
 python_maximum_signature_line_length = 100

@@ -65,7 +65,11 @@ def public(nodes: list[ast.stmt]) -> Iterator[ast.ClassDef | Function]:
     """Yield the classes and functions of a body whose names are public, each name once."""
     seen: set[str] = set()
     for node in nodes:
-        if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_") and node.name not in seen:
+        if (
+            isinstance(node, ast.ClassDef | Function)
+            and not node.name.startswith("_")
+            and node.name not in seen
+        ):
             seen.add(node.name)
             yield node
 
@@ -105,7 +109,13 @@ def write_pages(app: Sphinx) -> None:
     PAGES.mkdir(exist_ok=True)
     folders = sorted({file.parent for file in PACKAGE.rglob("*.py")})
     texts = {"_".join(["usd", *folder.relative_to(PACKAGE).parts]): page(folder) for folder in folders}
-    index = ["# API reference", "", "From the docstrings; `python launch.py --describe NAME` prints a component's", "options.", ""]
+    index = [
+        "# API reference",
+        "",
+        "From the docstrings; `python launch.py --describe NAME` prints a component's",
+        "options.",
+        "",
+    ]
     texts["index"] = "\n".join([*index, "```{toctree}", ":maxdepth: 1", *texts, "```", ""])
     for name, text in texts.items():
         file = PAGES / f"{name}.md"
