@@ -4,9 +4,9 @@ Three questions are answered here, and each answer is a sentence in ``Reference.
 
 - *What is object?* The file's alpha if it has one; otherwise a plain background is assumed and removed.
 - *Where is it?* ``framing: keep`` leaves the object where it is (the picture was taken by the reference camera);
-  ``recenter`` centres its bounding box and scales its longest side to ``fraction`` of the picture.
-  ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centred within
-  20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recentres everything else.
+  ``recenter`` centers its bounding box and scales its longest side to ``fraction`` of the picture.
+  ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centered within
+  20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recenters everything else.
 - *How big?* Source pixels are kept; a consumer asks for the size it wants.
 """
 
@@ -74,7 +74,7 @@ class Reference:
         return resize_rgba(self.rgba, height, width)
 
     def over(self, size: int, background: float = 1.0) -> Float[Tensor, "1 3 s s"]:
-        """The picture in front of a plain grey level, as diffusion models take it."""
+        """The picture in front of a plain gray level, as diffusion models take it."""
         return over(self.at(size, size), background)[None]
 
 
@@ -108,7 +108,7 @@ def cut_out(
 def remove_plain_background(
     rgb: Float[Tensor, "3 H W"], tolerance: float, name: str
 ) -> tuple[Float[Tensor, "4 H W"], str]:
-    """Cut out what is not connected to the border through pixels of the border's median colour.
+    """Cut out what is not connected to the border through pixels of the border's median color.
 
     Holes of the object that show the background but do not reach the border stay object. Raises UserError when the
     border is not plain, or when nothing but background was found.
@@ -152,7 +152,7 @@ def _without_specks(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 def _unmixed(pixels: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> Float[Tensor, "4 H W"]:
-    """Straight RGBA: rim pixels are a mixture of the background and the nearest inner colour; solve for its share.
+    """Straight RGBA: rim pixels are a mixture of the background and the nearest inner color; solve for its share.
 
     The rim is two pixels wide; parts too thin to have an inside are left as they are.
     """
@@ -218,7 +218,7 @@ def overlay(reference: Reference, size: int = 256) -> Image.Image:
 
 
 def _tinted(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
-    """Over a checkerboard of two blue greys, so that white objects and holes are seen."""
+    """Over a checkerboard of two blue grays, so that white objects and holes are seen."""
     rows, columns = torch.arange(rgba.shape[1])[:, None] // 8, torch.arange(rgba.shape[2])[None] // 8
     level = 0.72 + 0.12 * ((rows + columns) % 2)
     board = torch.stack([0.85 * level, 0.95 * level, level]).to(rgba)

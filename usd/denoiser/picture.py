@@ -1,4 +1,4 @@
-"""Pictures on their way into a network: square resizing and CLIP's normalisation, in plain torch."""
+"""Pictures on their way into a network: square resizing and CLIP's normalization, in plain torch."""
 
 import json
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ def resized(
 
 @dataclass(frozen=True)
 class ClipPicture:
-    """How a CLIP image tower wants its pictures: side in pixels, and mean and spread per colour."""
+    """How a CLIP image tower wants its pictures: side in pixels, and mean and spread per color."""
 
     size: int
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
 
     def __call__(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
-        """From [0, 1] to what the tower was trained on (bicubic, antialiased, then normalised)."""
+        """From [0, 1] to what the tower was trained on (bicubic, antialiased, then normalized)."""
         small = resized(image, self.size, "bicubic").clamp(0, 1)
         mean, std = small.new_tensor(self.mean), small.new_tensor(self.std)
         return (small - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Systems: what is optimised, by which losses. The base class owns everything that is the same for all of them."""
+"""Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
 import inspect
 import math
@@ -67,7 +67,7 @@ class System(Component, LightningModule):
     A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
     in ``transient`` (diffusion models) never enter a checkpoint; build those in ``on_fit_start``, so that testing and
     exporting need none of them. ``self.save_dir`` is the trial's folder for pictures, ``self.step`` the number of
-    optimiser steps taken.
+    optimizer steps taken.
     """
 
     @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class System(Component, LightningModule):
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken, also when a finished trial is only tested or exported."""
+        """Optimizer steps taken, also when a finished trial is only tested or exported."""
         return max(self.global_step, self._restored_step)
 
     @property
@@ -269,7 +269,7 @@ def gradient_norm(
 
 
 def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The configured optimiser over ``module``'s parameters. Unknown names are errors with their key path."""
+    """The configured optimizer over ``module``'s parameters. Unknown names are errors with their key path."""
     cls = vars(torch.optim).get(config.name)
     if not isinstance(cls, type):
         known = [name for name, item in vars(torch.optim).items() if isinstance(item, type)]
