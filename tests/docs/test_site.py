@@ -1,6 +1,7 @@
 """The documentation builds without warnings, its notebook runs, and docstrings come out as they were written."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,27 @@ def test_every_module_has_its_place_in_the_reference(reference):
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in modules]
     assert not [name for name in names if f"## {name.removesuffix('.__init__')}\n" not in text]
     assert "- `guidance_scale: " in text
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def prose(text: str) -> list[str]:
+    """Lines that can be wrapped: no code, tables, pictures, links that fill a line, nor figures that commands write."""
+    text = re.sub(r"<!-- claim.*?<!-- end", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in text.splitlines() if not re.match(r" {4}(?! *[-*] )|\||!\[", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_stays_within_110_columns(page):
+    long = [line for line in prose(page.read_text(encoding="utf-8")) if len(line) > 110]
+    assert not [line for line in long if max(map(len, line.split())) < 60]
 
 
 @pytest.mark.slow
