@@ -4,6 +4,7 @@
 # make demo-full   one picture to a textured mesh through every stage; PICTURE=my.png for another one
 # make full-size   the real models' true sizes in every published layout, two training steps (docs/real-models.md)
 # make claims  every claim of the paper against ground truth (docs/claims.md): hours, and the same call goes on
+# make docs    the documentation site, outputs/docs/index.html
 # make test    lint, formatting, types, tests; make test-slow runs those that take minutes (a Ray cluster, a compiled UNet)
 #
 # On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
@@ -14,8 +15,9 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS_STAMP := .venv/.docs-installed
 
-.PHONY: setup demo demo-text demo-full full-size claims test test-slow lint types clean
+.PHONY: setup demo demo-text demo-full full-size claims docs test test-slow lint types clean
 
 setup: $(STAMP)
 
@@ -39,6 +41,14 @@ full-size: setup
 claims: setup
 	$(BIN)/python -m benchmarks.claims $(CLAIMS)
 
+docs: setup $(DOCS_STAMP)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs outputs/docs
+	@echo outputs/docs/index.html
+
+$(DOCS_STAMP): requirements-docs.txt constraints.txt | setup
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -r requirements-docs.txt
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +59,7 @@ types: setup
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q -m "not slow"
 
-test-slow: setup
+test-slow: setup $(DOCS_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow
 
 clean:

@@ -60,7 +60,7 @@ Y_UP = (".glb", ".gltf", ".obj")
 
 
 class Colors(Material):
-    """Features that are colours already."""
+    """Features that are colors already."""
 
     n_features = 3
 
@@ -74,7 +74,7 @@ class Colors(Material):
 
 
 class Source(Geometry):
-    """An object whose surface and colours are known exactly."""
+    """An object whose surface and colors are known exactly."""
 
     n_features, radius = 3, 1.0
 
@@ -92,7 +92,7 @@ class Source(Geometry):
         raise NotImplementedError
 
     def views(self, cameras: Cameras) -> Float[Tensor, "B 4 H W"]:
-        """Premultiplied colours and alpha."""
+        """Premultiplied colors and alpha."""
         raise NotImplementedError
 
 
@@ -113,7 +113,7 @@ class ToySource(Source):
 
 
 class FileSource(Source):
-    """A mesh file, centred, as large as toys are."""
+    """A mesh file, centered, as large as toys are."""
 
     def __init__(self, path: Path, texture: Path | None = None) -> None:
         loaded = read_file(path, texture)

@@ -224,7 +224,7 @@ def refined_pictures(run: Path) -> list[Float[Tensor, "4 H W"]]:
 
 
 def cut_out(picture: Float[Tensor, "4 H W"], mask: Float[Tensor, "4 H W"]) -> Float[Tensor, "4 H W"]:
-    """``picture`` in the silhouette of ``mask``, whose colours stand where the picture has none."""
+    """``picture`` in the silhouette of ``mask``, whose colors stand where the picture has none."""
     colors = torch.where(picture[3:] > 0.05, picture[:3], mask[:3])
     return torch.cat([colors, mask[3:]])
 

@@ -10,7 +10,7 @@ workers of torch's own operations spin on the second core for a while after each
 
 "normals" is the hash grid twice differentiated, as analytic normals of a signed distance train.
 
-The twins are the vectorised formulations (all levels, all corners, all samples at once). ``--formulations`` sets the
+The twins are the vectorized formulations (all levels, all corners, all samples at once). ``--formulations`` sets the
 hash grid beside two others in torch, so that nobody has to believe that the twin is not a straw man.
 """
 

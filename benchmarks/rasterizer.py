@@ -1,8 +1,8 @@
 """Forward and backward of the mesh renderer: ``python benchmarks/rasterizer.py --json results.json``.
 
 A ball of about 20,000 triangles with free vertices, at 256 x 256, through the renderer a configuration names:
-visibility, interpolation, smooth normals, colours by position, antialiased silhouettes, background. Forward
-ends with the picture (colour, opacity, depth, normal), backward with the gradient of every vertex. Required:
+visibility, interpolation, smooth normals, colors by position, antialiased silhouettes, background. Forward
+ends with the picture (color, opacity, depth, normal), backward with the gradient of every vertex. Required:
 0.25 s together, on 2 cores.
 
 Then the parts of a forward pass one by one, and visibility beside its twin in plain torch, on a mesh small

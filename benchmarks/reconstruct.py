@@ -6,7 +6,8 @@
     python benchmarks/reconstruct.py --inputs syncdreamer wonder3d     from those systems' views, made of the truth
     python benchmarks/reconstruct.py --meshes a.glb b.obj:picture.png  from 64 views of these mesh files instead of toys
 
-A mesh file is centred and made as large as toys are; behind a colon may stand the texture of one that does not name it.
+A mesh file is centered and made as large as toys are; behind a colon may stand the texture of one
+that does not name it.
 Each (object, input) is one training and one export by ``launch.py`` and one file ``runs/<name>-<input>/<digest>.json``.
 A second call continues where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are
 written to ``--out`` after every run. ``key=value`` arguments apply to every run and belong to its identity. Minutes are
@@ -89,7 +90,7 @@ class ToyObject:
 
 @dataclass(frozen=True)
 class FileObject:
-    """A mesh file, seen without light in its own colours."""
+    """A mesh file, seen without light in its own colors."""
 
     path: Path
     texture: Path | None = None

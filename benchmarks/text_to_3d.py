@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Text to 3D with the embedded models: are the final meshes recognised as what was asked for?
+"""Text to 3D with the embedded models: are the final meshes recognized as what was asked for?
 
     python benchmarks/text_to_3d.py                      8 sentences, SDS (as it ships) and lambda = 0
     python benchmarks/text_to_3d.py --prompts 3 --methods sds stages.patch.trainer.max_steps=600
 
 The sentences are captions of toys of the test split, of different categories, that no training toy has: shapes and
-colours unseen together. Each (sentence, method) is one run of ``configs/usd-text-to-3D-mini.yaml`` and one file
+colors unseen together. Each (sentence, method) is one run of ``configs/usd-text-to-3D-mini.yaml`` and one file
 ``runs/<seed>/<digest>.json``; a second call continues where the first was stopped, also inside a stage. The file that
-the last stage wrote is read back, rendered from 8 sides, and recognised by the embedded CLIP
+the last stage wrote is read back, rendered from 8 sides, and recognized by the embedded CLIP
 (``usd.evaluation.text_score``); the same figures for renders of the toy itself stand beside it. ``table.md`` and
 ``sheet.png`` are written to ``--out`` after every run. ``key=value`` arguments apply to every run and belong to its
 identity.
@@ -144,7 +144,7 @@ def mesh_of(bench: Bench, seed: int, method: str) -> Path:
 
 
 def table(bench: Bench, rows: Mapping[str, Mapping[int, Figures]], true: Mapping[int, TextScore]) -> str:
-    """Means by method, each beside the recogniser's figures on the toys themselves; then every sentence."""
+    """Means by method, each beside the recognizer's figures on the toys themselves; then every sentence."""
     lines = [
         f"Text to 3D, {len(bench.seeds)} sentences unseen in training, `{bench.config.name}`. Share of 8 views of the",
         "final file that the embedded CLIP finds: among one caption of every category, and also in every other colour.",

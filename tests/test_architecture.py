@@ -1,7 +1,8 @@
-"""What keeps the house livable, held by a machine: layers, options that are read, sizes, names, a light import."""
+"""The structure of the code, held by tests: layers, options that are read, sizes, names, the documented tree, a light import."""
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,8 +60,8 @@ LAYERS = {
 }
 
 
-def room(module: str) -> str | None:
-    """The room of a module of ours: the folder below usd; None for files directly in it and for other packages."""
+def folder_of(module: str) -> str | None:
+    """The folder of a module below usd; None for files directly in it and for other packages."""
     parts = module.split(".")
     return parts[1] if parts[0] == "usd" and len(parts) > 1 and parts[1] in LAYERS else None
 
@@ -71,12 +72,12 @@ def module_of(file: Path) -> str:
 
 def forbidden(file: Path, module: str) -> str | None:
     """Why ``file`` may not import ``module``; None where it may."""
-    here, there = room(module_of(file)), room(module)
+    here, there = folder_of(module_of(file)), folder_of(module)
     if here is None or file.name == "__main__.py":
         return None
     if there is None:
         above = module.startswith("usd.") and module != "usd.core"
-        return "a room must not import the application above it" if above else None
+        return "a folder must not import the application above it" if above else None
     if LAYERS[here] < LAYERS[there] and not (here == "core" and module == "usd.math.camera"):
         return f"layer {LAYERS[here]} ({here}) must not know layer {LAYERS[there]} ({there})"
     if here == "core" and there in ("math", "kernels") and module not in ("usd.math", "usd.math.camera"):
@@ -209,6 +210,54 @@ def test_shapes_stay_executable(file):
     """Postponed annotations would turn jaxtyping's checks off."""
     source = file.read_text(encoding="utf-8")
     assert not ("from __future__ import annotations" in source and "jaxtyping" in source)
+
+
+# -------------------------------------------------------------------------------------------------------- tree
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def named_files(tree: str) -> set[str]:
+    """Paths below usd/ that a tree of the documentation names: by file, or by a pattern such as hash_grid*.py."""
+    named: set[str] = set()
+    folders: list[tuple[int, str]] = []
+    for line in tree.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if match := re.match(r" *([\w-]+)/(?: |$)", line):
+            folders = [(depth, name) for depth, name in folders if depth < indent]
+            folders.append((indent, match[1]))
+        elif indent <= (folders[-1][0] if folders else 0):
+            folders = [(depth, name) for depth, name in folders if depth < indent]
+        above = "/".join(name for _, name in folders)
+        for word in re.findall(r"[\w*]+\.py", line):
+            pattern = f"{above}/{word}" if above else word
+            named |= {name_of(path) for path in ROOT.glob(pattern)} or {f"{pattern} (not there)"}
+    return named
+
+
+def documented_tree() -> str:
+    return re.search(r"## Tree\n\n```\n(.*?)```", PAGE, re.DOTALL)[1]
+
+
+def test_the_documented_tree_names_every_file():
+    named = {name for name in named_files(documented_tree()) if name.startswith("usd/")}
+    there = {name_of(file) for file in FILES if file.name not in ("__init__.py", "__main__.py")}
+    assert there - named == set(), "docs/architecture.md: files that its tree does not name"
+    assert {name for name in named - there if not name.endswith("__main__.py")} == set(), (
+        "docs/architecture.md: names no file has"
+    )
+
+
+def test_the_documented_layers_name_every_folder_and_file():
+    layers = re.search(r"## Layers.*?```\n(.*?)```", PAGE, re.DOTALL)[1]
+    words = set(re.findall(r"\w+", layers))
+    assert not set(LAYERS) - words
+    assert not {file.stem for file in PACKAGE.glob("*.py")} - words - {"__init__"}
+
+
+def test_the_test_of_the_tree_can_fail():
+    tree = "usd/\n  core/\n    config.py gone.py    a comment\n  train.py\n"
+    assert named_files(tree) == {"usd/core/config.py", "usd/core/gone.py (not there)", "usd/train.py"}
 
 
 # ------------------------------------------------------------------------------------------------------ import

@@ -1,6 +1,6 @@
 """``python -m usd.demo_full [PICTURE]``: one picture to a textured mesh through every stage of the method.
 
-Runs ``configs/usd-full-mini.yaml``: image to 3D, views, specialisation, refinement, reconstruction, export. Without
+Runs ``configs/usd-full-mini.yaml``: image to 3D, views, specialization, refinement, reconstruction, export. Without
 a picture it takes a toy nobody trained on, and measures what was made against the truth. The same command again skips
 what is done and resumes inside the stage that was stopped. ``key=value`` arguments are passed on to the launcher.
 """

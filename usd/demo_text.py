@@ -1,6 +1,6 @@
 """``python -m usd.demo_text "a red car with a blue roof"``: a sentence to a textured mesh, in three stages.
 
-Runs ``configs/usd-text-to-3D-mini.yaml`` and says how well the mesh is recognised. The same sentence again skips
+Runs ``configs/usd-text-to-3D-mini.yaml`` and says how well the mesh is recognized. The same sentence again skips
 what is done. ``key=value`` arguments are passed on to the launcher.
 """
 
@@ -29,7 +29,7 @@ def make_object(sentence: str, overrides: list[str], gpu: str | None) -> dict[st
 
 
 def report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
-    """What was made, where it is, and whether it is recognised."""
+    """What was made, where it is, and whether it is recognized."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines = [f"{name:<10}  {shown(outcome.trial.folder)}" for name, outcome in outcomes.items()]
     lines += [f"{'file':<10}  {shown(file)}" for file in outcomes["mesh"].files]

@@ -5,7 +5,7 @@
     python benchmarks/claims/formulas.py --in-3d             image to 3D at a reduced budget, about two minutes a run
     python benchmarks/claims/formulas.py --in-3d --formulas usd sds --objects 4 trainer.max_steps=200
 
-Equal budget is equally many optimiser steps; what a step costs is in the table as seconds a run. Every formula runs at
+Equal budget is equally many optimizer steps; what a step costs is in the table as seconds a run. Every formula runs at
 the scale in ``FORMULAS``; ``--reference-term`` adds, in 3D, the paper's three with its reference-view term.
 Further ``key=value`` arguments go to every run.
 """

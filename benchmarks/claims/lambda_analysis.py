@@ -8,10 +8,10 @@
 Nothing but lambda differs between the runs of an object: same scale, weight, steps and randomness.
 
     PSNR, mask IoU   of image-to-3D: 16 held-out views against the truth
-    category, colour of text-to-3D: share of 8 views that the embedded CLIP finds among one caption of every category,
-                     and also among the sentence in all other colours
+    category, color of text-to-3D: share of 8 views that the embedded CLIP finds among one caption of every category,
+                     and also among the sentence in all other colors
     sharpness        how fine what the object shows is (usd.evaluation.metrics.sharpness), 1 / px
-    saturation       mean (max - min) / max of the colours that are object
+    saturation       mean (max - min) / max of the colors that are object
 """
 
 import argparse

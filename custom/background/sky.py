@@ -1,4 +1,4 @@
-"""Two colours, above and below: the example of a drop-in component."""
+"""Two colors, above and below: the example of a drop-in component."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Sky(Background):
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "R 3"]:
-        """Colours of unit directions; world up is +z."""
+        """Colors of unit directions; world up is +z."""
         zenith, nadir = directions.new_tensor(self.config.zenith), directions.new_tensor(self.config.nadir)
         up = 0.5 + 0.5 * directions[:, 2:]
         return up * zenith + (1 - up) * nadir

@@ -23,7 +23,7 @@ RADIUS = 0.4
 
 
 def balls(cameras: Cameras) -> ViewSet:
-    """Exact silhouettes of a ball of radius RADIUS about the origin, coloured by where its surface is, with normals."""
+    """Exact silhouettes of a ball of radius RADIUS about the origin, colored by where its surface is, with normals."""
     origins, directions = cameras.rays()
     along = -(origins * directions).sum(-1)
     closest = (origins + along[..., None] * directions).norm(dim=-1)
@@ -69,7 +69,7 @@ def test_rays_of_single_pixels_are_those_of_the_pictures(cameras):
     "cameras", [sphere_cameras(5, 24), wonder3d.target_cameras(24)], ids=["pinhole", "orthographic"]
 )
 def test_what_a_ray_carries_is_what_it_meets(cameras):
-    """Rays marked as object meet the ball where its colour and normal say."""
+    """Rays marked as object meet the ball where its color and normal say."""
     batch = RayPool(balls(cameras), 2, True).draw(500, 0.7, torch.Generator().manual_seed(1))
     hit = batch.mask > 0.5
     along = -(batch.origins * batch.directions).sum(-1, keepdim=True)

@@ -28,7 +28,7 @@ LENS = Lens(1.5, 40.0)
 
 
 def box(cameras: Cameras):
-    """A coloured box (half sides .3, .15, .2) with straight alpha (B, 4, H, W)."""
+    """A colored box (half sides .3, .15, .2) with straight alpha (B, 4, H, W)."""
     origins, directions = cameras.rays()
     half = torch.tensor([0.3, 0.15, 0.2])
     one, two = ((sign * half - origins) / directions for sign in (-1, 1))

@@ -59,7 +59,7 @@ def test_renders_of_the_toy_itself_are_found_and_of_another_are_not(clip: Clip, 
 
 
 def test_a_file_is_scored_as_it_is_read_back(tmp_path: Path) -> None:
-    """The same toy as a GLB with vertex colours, through another program's eyes."""
+    """The same toy as a GLB with vertex colors, through another program's eyes."""
     file = tmp_path / "toy.glb"
     file.write_bytes(toy_glb(TOY))
     score = score_file(file, TOY.caption)

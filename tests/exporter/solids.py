@@ -1,4 +1,4 @@
-"""Small surfaces with known topology and colours."""
+"""Small surfaces with known topology and colors."""
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ def ramp(turns: int = 3, steps: int = 24) -> Mesh:
 
 
 class Painted(Geometry):
-    """A mesh whose colour is a smooth function of the place."""
+    """A mesh whose color is a smooth function of the place."""
 
     n_features, radius = 3, 1.0
 
@@ -67,7 +67,7 @@ class Painted(Geometry):
 
 
 class AsIs(Material):
-    """Features that are colours already."""
+    """Features that are colors already."""
 
     n_features = 3
 

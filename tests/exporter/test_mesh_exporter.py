@@ -1,4 +1,4 @@
-"""Export and read back: the same object, the right axes, the colours as rendered, no half-written files."""
+"""Export and read back: the same object, the right axes, the colors as rendered, no half-written files."""
 
 import json
 import math
@@ -25,7 +25,7 @@ LOWER, UPPER = torch.tensor([-0.5, -0.3, -0.2]), torch.tensor([0.1, 0.6, 0.7])
 
 
 class Box(Volumetric):
-    """A box off the centre, red where x is positive, blue elsewhere, with a small crumb beside it."""
+    """A box off the center, red where x is positive, blue elsewhere, with a small crumb beside it."""
 
     def __init__(self) -> None:
         super().__init__(

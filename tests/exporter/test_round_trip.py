@@ -1,4 +1,4 @@
-"""What is written, read again by trimesh: the same surface, the same colours in every format, and figures that are true."""
+"""What is written, read again by trimesh: the same surface, the same colors in every format, and figures that are true."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def over_white(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
 
 
 def truth(mesh: Mesh, cameras: Cameras = CAMERAS) -> Float[Tensor, "B 3 H W"]:
-    """Pictures whose every pixel is coloured at the surface point it shows."""
+    """Pictures whose every pixel is colored at the surface point it shows."""
     from usd.kernels.rasterize import Tracer, barycentric, interpolate, rasterize, whole
 
     tracer, view = Tracer(mesh.vertices, mesh.faces), whole(cameras.resize(192, 192))
@@ -86,7 +86,7 @@ def test_decimated_and_textured_still_looks_like_the_object(tmp_path: Path) -> N
 
 
 def test_a_gamma_too_much_would_be_seen(tmp_path: Path) -> None:
-    """The texture's bytes are the colours as rendered."""
+    """The texture's bytes are the colors as rendered."""
     mesh = plane(4)
     files = written(tmp_path, mesh, fmt="obj-mtl")
     picture = np.asarray(Image.open(next(f for f in files if f.suffix == ".png"))) / 255
@@ -224,7 +224,7 @@ def test_the_picture_in_the_glb_is_the_texture(tmp_path: Path) -> None:
     content = path.read_bytes()
     start = content.index(b"\x89PNG")
     assert Image.open(io.BytesIO(content[start:])).size == (128, 128)
-    assert b"KHR_materials_unlit" in content  # the colours hold their light already
+    assert b"KHR_materials_unlit" in content  # the colors hold their light already
 
 
 class Polished(AsIs):

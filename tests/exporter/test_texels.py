@@ -25,7 +25,7 @@ def all_spots(corners: Float[Tensor, "F 3 2"], **options: object) -> Spots:
 
 
 def inside(corners: Float[Tensor, "F 3 2"]) -> set[tuple[int, int]]:
-    """Every pixel centre against every triangle."""
+    """Every pixel center against every triangle."""
     y, x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
     at = torch.stack([x, y], -1).view(1, -1, 2)
     sides = []
@@ -44,7 +44,7 @@ def test_covered_pixels_are_those_whose_centre_is_inside(most: int) -> None:
     spots = all_spots(corners, most=most)
     found = set(zip(spots.face.tolist(), spots.pixel.tolist()))
     assert len(found) == len(spots.face) and inside(corners) <= found
-    assert len(found - inside(corners)) < 5  # centres on a side
+    assert len(found - inside(corners)) < 5  # centers on a side
 
 
 def test_weights_lead_back_to_the_pixel() -> None:

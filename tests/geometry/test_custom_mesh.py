@@ -1,4 +1,4 @@
-"""Meshes of the user: every format comes in upright, with its colours; what is no mesh is one clear line."""
+"""Meshes of the user: every format comes in upright, with its colors; what is no mesh is one clear line."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ RED, HALF = (255, 0, 0, 255), (128, 128, 128, 255)
 
 
 def box_part(vertex: tuple | None, factor: tuple | None, picture: tuple | None) -> trimesh.Trimesh:
-    """A box with vertex colours, a material's base colour, and a texture of one colour, of which each may be missing."""
+    """A box with vertex colors, a material's base color, and a texture of one color, of which each may be missing."""
     box = trimesh.creation.box(extents=(1, 1, 1))
     image = Image.new("RGB", (4, 4), picture[:3]) if picture else None
     material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, baseColorFactor=factor)
@@ -114,7 +114,7 @@ def box_part(vertex: tuple | None, factor: tuple | None, picture: tuple | None) 
 def test_colours_beside_a_material_are_kept(
     tmp_path: Path, vertex: tuple | None, factor: tuple | None, picture: tuple | None, light: tuple
 ) -> None:
-    """Vertex colours, base colour and texture of a GLB multiply as light; the texture alone is stored as displayed."""
+    """Vertex colors, base color and texture of a GLB multiply as light; the texture alone is stored as displayed."""
     box_part(vertex, factor, picture).export(tmp_path / "box.glb")
     found = read_mesh(tmp_path / "box.glb", ASIS, 1.0)
     expected = srgb_from_linear(torch.tensor(light, dtype=torch.float32))
@@ -123,7 +123,7 @@ def test_colours_beside_a_material_are_kept(
 
 
 def test_every_part_keeps_its_place_and_colours(tmp_path: Path) -> None:
-    """A mirrored part still faces outside, and one without colours is white beside one that has them."""
+    """A mirrored part still faces outside, and one without colors is white beside one that has them."""
     scene, mirror = trimesh.Scene(), np.diag([-1.0, 1, 1, 1])
     mirror[0, 3] = -2
     scene.add_geometry(box_part(RED, None, None))

@@ -147,7 +147,7 @@ def test_interval_matching_compares_two_points_of_one_path() -> None:
 
 
 def settled(guidance: Any, steps: int = 60, rate: float = 0.5) -> torch.Tensor:
-    """Latents after gradient descent from grey, through ``Guidance`` itself."""
+    """Latents after gradient descent from gray, through ``Guidance`` itself."""
     rgb, generator = torch.full((1, 3, 32, 32), 0.5), torch.Generator().manual_seed(0)
     for _ in range(steps):
         rgb.requires_grad_()

@@ -25,7 +25,7 @@ def draw(
     cameras: Cameras,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """Antialiased pictures (B H W C+1): colours, and opacity last."""
+    """Antialiased pictures (B H W C+1): colors, and opacity last."""
     view = whole(cameras)
     tracer = Tracer(vertices, faces, implementation)
     seen = rasterize(tracer, view)
@@ -180,7 +180,7 @@ def test_growing_adds_the_outlines_length() -> None:
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize(("level", "size"), [(0, 24), (1, 24), (2, 24)])
 def test_gradients_are_finite_differences_of_the_pictures(level: int, size: int, smooth: bool) -> None:
-    """Colours and opacity, weighed at random, every vertex moved at random: silhouettes included."""
+    """Colors and opacity, weighed at random, every vertex moved at random: silhouettes included."""
     vertices, faces = sphere(level, dtype=torch.float64)
     vertices = vertices * torch.tensor([1.0, 0.8, 0.6])
     cameras, colors = views(size, 2, dtype=torch.float64), noise(len(vertices), 2).sigmoid()
@@ -199,7 +199,7 @@ def test_gradients_are_finite_differences_of_the_pictures(level: int, size: int,
 
 
 def test_gradients_add_up_over_a_long_way() -> None:
-    """Where the outline passes pixel centres nothing jumps: the gradients over two pixels sum to the difference."""
+    """Where the outline passes pixel centers nothing jumps: the gradients over two pixels sum to the difference."""
     vertices, faces = sphere(1, dtype=torch.float64)
     cameras = ahead(32)
     weight = torch.nn.functional.interpolate(noise(1, 1, 5, 5), (32, 32), mode="bicubic")[0]

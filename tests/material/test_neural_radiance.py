@@ -1,4 +1,4 @@
-"""Colours by direction."""
+"""Colors by direction."""
 
 import torch
 

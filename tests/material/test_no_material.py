@@ -1,4 +1,4 @@
-"""Features as colours."""
+"""Features as colors."""
 
 import pytest
 import torch

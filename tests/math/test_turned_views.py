@@ -11,7 +11,7 @@ SIZE = 48
 
 
 def box_views(elevation_deg: float):
-    """Pictures and masks of a coloured box (half sides .3, .15, .2), by asking along each ray whether it is hit."""
+    """Pictures and masks of a colored box (half sides .3, .15, .2), by asking along each ray whether it is hit."""
     cameras = orbit_cameras_deg(elevation_deg, TURNS, 1.5, 40.0, SIZE)
     origins, directions = cameras.rays()
     half = torch.tensor([0.3, 0.15, 0.2])

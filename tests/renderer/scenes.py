@@ -1,4 +1,4 @@
-"""Analytic scenes for renderer tests: densities and colours in closed form, with one parameter each to train."""
+"""Analytic scenes for renderer tests: densities and colors in closed form, with one parameter each to train."""
 
 import torch
 from jaxtyping import Float

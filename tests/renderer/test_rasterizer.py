@@ -29,7 +29,7 @@ ALL = frozenset({"foreground", "depth", "normal", "mesh"})
 
 
 class Shape(Surface):
-    """Free vertices; features are the position, so colours are a function of the place."""
+    """Free vertices; features are the position, so colors are a function of the place."""
 
     def __init__(self, vertices: Tensor, faces: Tensor) -> None:
         super().__init__(None)
@@ -65,7 +65,7 @@ def test_the_published_name_is_this_renderer() -> None:
 
 
 def test_a_ball_looks_like_a_ball() -> None:
-    """Depth, normals and colours of the pixel in the middle, in closed form."""
+    """Depth, normals and colors of the pixel in the middle, in closed form."""
     cameras = views(33, 3)
     shown = renderer(ball(4)).render(cameras, ALL)
     assert shown.depth is not None and shown.normal is not None
@@ -133,7 +133,7 @@ def test_a_material_that_needs_normals_gets_them() -> None:
 
 
 def test_gradients_of_all_parts_are_finite_differences() -> None:
-    """Colour, depth and normal, in double precision, by every vertex at once."""
+    """Color, depth and normal, in double precision, by every vertex at once."""
     vertices, faces = sphere(1, dtype=torch.float64)
     cameras = views(16, 2, dtype=torch.float64)
     shape = Shape(vertices * torch.tensor([1.0, 0.8, 0.6]), faces)

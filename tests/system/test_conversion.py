@@ -1,4 +1,4 @@
-"""A stage that starts from another: shape, colours, trials as well as checkpoints, and what goes wrong in one line."""
+"""A stage that starts from another: shape, colors, trials as well as checkpoints, and what goes wrong in one line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def save(path: Path, made: Parts) -> Path:
 
 @pytest.fixture
 def coarse(tmp_path: Path) -> tuple[Path, Parts]:
-    """A colourful blob, and its checkpoint in a trial's folder."""
+    """A colorful blob, and its checkpoint in a trial's folder."""
     made = parts("implicit-volume", **FIELD)
     torch.nn.init.normal_(made.geometry.get_parameter("encoding.table"), std=0.5)
     return save(tmp_path / "trial" / "ckpts" / "last.ckpt", made), made

@@ -85,7 +85,7 @@ def test_half_a_residual_goes_half_the_way(tiny):
 
 @pytest.mark.parametrize("residual", [None, 1.0])
 def test_views_go_to_what_the_prompt_means_the_further_the_stronger(residual):
-    """The analytic model expects the grey 0.6 of every sentence, within 0.1."""
+    """The analytic model expects the gray 0.6 of every sentence, within 0.1."""
     model, pictures = open_denoiser("gaussian", "text", "here", Running()), torch.full((2, 3, 32, 32), 0.2)
     strengths = (0.0, 0.2, 0.5, 1.0)
     far = [

@@ -1,4 +1,4 @@
-"""Two-step specialisation on tiny models: its sets, its two steps, resuming, and what it leaves behind."""
+"""Two-step specialization on tiny models: its sets, its two steps, resuming, and what it leaves behind."""
 
 import os
 import shutil

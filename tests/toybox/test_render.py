@@ -78,7 +78,7 @@ def test_a_ball_looks_like_a_disc() -> None:
 
 
 def test_light_is_fixed_to_the_world() -> None:
-    """The colour of a surface point does not depend on where it is seen from."""
+    """The color of a surface point does not depend on where it is seen from."""
     toy = make_toy(1, 0.0, "owl")
     cameras = orbit_cameras_deg(15.0, [90.0, 100.0], 1.5, 40.0, 128)
     pictures = render([toy], cameras, edge_rays=1)

@@ -1,4 +1,4 @@
-"""Backgrounds: the colour a ray meets where the object lets it through."""
+"""Backgrounds: the color a ray meets where the object lets it through."""
 
 from abc import abstractmethod
 
@@ -10,19 +10,19 @@ from usd.core.module import Module
 
 
 class Background(Module):
-    """Colours of ray directions."""
+    """Colors of ray directions."""
 
     @abstractmethod
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "R 3"]:
-        """Colours in [0, 1] along unit directions. In training mode a generator may bring random augmentation."""
+        """Colors in [0, 1] along unit directions. In training mode a generator may bring random augmentation."""
 
 
 def random_color(
     probability: float, generator: torch.Generator | None, like: Tensor
 ) -> Float[Tensor, "3"] | None:
-    """With some probability a colour uniform in [0, 1]^3, otherwise None. Always draws the same count of numbers."""
+    """With some probability a color uniform in [0, 1]^3, otherwise None. Always draws the same count of numbers."""
     if generator is None:
         return None
     draw = torch.rand(4, generator=generator, device=generator.device).to(like)

@@ -1,4 +1,4 @@
-"""An environment map in a small network: direction to colour."""
+"""An environment map in a small network: direction to color."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ from usd.network.mlp import MLPConfig, mlp
 
 @register("neural-environment-map-background")
 class NeuralEnvironmentMap(Background):
-    """color = activation(network(spherical harmonics)), sometimes replaced by one random colour while training.
+    """color = activation(network(spherical harmonics)), sometimes replaced by one random color while training.
 
-    The replacement keeps an object from hiding behind a background that learned its colour.
+    The replacement keeps an object from hiding behind a background that learned its color.
     """
 
     @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NeuralEnvironmentMap(Background):
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "R 3"]:
-        """Colours in [0, 1]."""
+        """Colors in [0, 1]."""
         if not self.training and self.config.eval_color is not None:
             return directions.new_tensor(self.config.eval_color).expand(len(directions), 3)
         augment = self.training and self.config.random_aug

@@ -1,4 +1,4 @@
-"""One colour everywhere."""
+"""One color everywhere."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from usd.core.registry import register
 
 @register("solid-color-background")
 class SolidColor(Background):
-    """A fixed or learned colour, replaced by a random one now and then while training if asked for."""
+    """A fixed or learned color, replaced by a random one now and then while training if asked for."""
 
     @dataclass(frozen=True)
     class Config:
@@ -32,7 +32,7 @@ class SolidColor(Background):
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "R 3"]:
-        """The colour, for every ray."""
+        """The color, for every ray."""
         augment = self.training and self.config.random_aug
         other = random_color(self.config.random_aug_prob, generator, self.value) if augment else None
         return (self.value.clamp(0, 1) if other is None else other).expand(len(directions), 3)

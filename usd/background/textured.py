@@ -1,4 +1,4 @@
-"""A learned panorama: direction to colour through a picture of all directions."""
+"""A learned panorama: direction to color through a picture of all directions."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from usd.network.activation import ActivationName, activation
 
 @register("textured-background")
 class Textured(Background):
-    """color = activation(texture at the direction), sometimes replaced by one random colour while training."""
+    """color = activation(texture at the direction), sometimes replaced by one random color while training."""
 
     @dataclass(frozen=True)
     class Config:
@@ -36,7 +36,7 @@ class Textured(Background):
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "R 3"]:
-        """Colours in [0, 1]."""
+        """Colors in [0, 1]."""
         augment = self.training and self.config.random_aug
         other = random_color(self.config.random_aug_prob, generator, directions) if augment else None
         if other is not None:

@@ -8,7 +8,7 @@ A component declares its options as the fields of a dataclass, with ``option`` a
         max_step_percent: Schedule = option(0.98, "largest noise level", ge=0, le=1)
         geometry: Spec = component("geometry", "implicit-volume", "what the object is made of")
 
-``parse`` turns a mapping into such a dataclass. An unknown, misspelt, missing, wrongly typed or out-of-range value
+``parse`` turns a mapping into such a dataclass. An unknown, misspelled, missing, wrongly typed or out-of-range value
 is a ``ConfigError`` whose message starts with the full key path. Nothing is ignored.
 """
 

@@ -1,4 +1,4 @@
-"""Numbers that change with the optimiser step.
+"""Numbers that change with the optimizer step.
 
 A schedule is piecewise linear between points (step, value) and constant outside them. In YAML it is a number,
 or one of the list forms known from threestudio, whose steps and values alternate *outside-in*:
@@ -9,7 +9,7 @@ or one of the list forms known from threestudio, whose steps and values alternat
     [s0, v0, v1, s1, v2, s2]                   ... and on to (s2, v2)
     {steps: [0, 100, 500], values: [1, 2, 0]}  the same, spelt out
 
-Steps are optimiser steps, always: a float where a step belongs is an error and never means epochs.
+Steps are optimizer steps, always: a float where a step belongs is an error and never means epochs.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The objects that travel between components. Plain, typed, and without behaviour of their own."""
+"""The objects that travel between components. Plain, typed, and without behavior of their own."""
 
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +20,7 @@ class Field:
 class Samples:
     """Packed samples along rays, as losses need them: S samples over R rays.
 
-    ``distance``, ``gradient`` (not normalised) and ``laplacian`` are those of a signed distance, if that was rendered.
+    ``distance``, ``gradient`` (not normalized) and ``laplacian`` are those of a signed distance, if that was rendered.
     """
 
     ray_index: Int[Tensor, "S"]

@@ -33,7 +33,7 @@ class Data(Component):
         self.seed = 0
 
     def batch(self, step: int, generator: torch.Generator) -> Any:
-        """The training batch of optimiser step ``step``; all randomness from ``generator`` (a CPU generator)."""
+        """The training batch of optimizer step ``step``; all randomness from ``generator`` (a CPU generator)."""
         raise NotImplementedError
 
     def eval_batches(self, split: Split) -> list[Any]:

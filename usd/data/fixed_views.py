@@ -1,4 +1,4 @@
-"""The same views at every step: what the playground optimises side by side."""
+"""The same views at every step: what the playground optimizes side by side."""
 
 from dataclasses import dataclass
 

@@ -2,10 +2,10 @@
 
 What was assumed is said in a sentence. A policy is one of
 
-    auto        alpha if any picture has it, else mask files, else a plain border colour, else nothing is known
+    auto        alpha if any picture has it, else mask files, else a plain border color, else nothing is known
     alpha       the pictures' own alpha; an error where there is none
     files       mask files; an error where one is missing
-    background  flood-fill the colour of the border, whatever the alpha says
+    background  flood-fill the color of the border, whatever the alpha says
     none        every pixel counts as object: nothing is known
 """
 

@@ -250,7 +250,7 @@ def to_bytes(picture: Float[Tensor, "c H W"]) -> np.ndarray:
 
 
 def over(rgba: Float[Tensor, "*B 4 H W"], background: float = 1.0) -> Float[Tensor, "*B 3 H W"]:
-    """The picture in front of a plain grey level (1 is white)."""
+    """The picture in front of a plain gray level (1 is white)."""
     rgb, alpha = rgba[..., :3, :, :], rgba[..., 3:, :, :]
     return rgb * alpha + background * (1 - alpha)
 
@@ -258,13 +258,13 @@ def over(rgba: Float[Tensor, "*B 4 H W"], background: float = 1.0) -> Float[Tens
 def straight(
     foreground: Float[Tensor, "*B 3 H W"], opacity: Float[Tensor, "*B 1 H W"]
 ) -> Float[Tensor, "*B 4 H W"]:
-    """Straight RGBA from a premultiplied foreground; colour is 0 where nothing is seen."""
+    """Straight RGBA from a premultiplied foreground; color is 0 where nothing is seen."""
     rgb = torch.where(opacity > 1e-4, foreground / opacity.clamp_min(1e-4), torch.zeros_like(foreground))
     return torch.cat([rgb.clamp(0, 1), opacity.clamp(0, 1)], dim=-3)
 
 
 def resize_rgba(rgba: Float[Tensor, "4 H W"], height: int, width: int) -> Float[Tensor, "4 h w"]:
-    """Antialiased resampling; colours of transparent pixels do not bleed into the object."""
+    """Antialiased resampling; colors of transparent pixels do not bleed into the object."""
     if rgba.shape[-2:] == (height, width):
         return rgba
     premultiplied = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])

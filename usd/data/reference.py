@@ -182,7 +182,7 @@ def overlay(reference: Reference, size: int = 256) -> Image.Image:
 
 
 def _tinted(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
-    """Over a checkerboard of two blue greys, so that white objects and holes are seen."""
+    """Over a checkerboard of two blue grays, so that white objects and holes are seen."""
     rows, columns = torch.arange(rgba.shape[1])[:, None] // 8, torch.arange(rgba.shape[2])[None] // 8
     level = 0.72 + 0.12 * ((rows + columns) % 2)
     board = torch.stack([0.85 * level, 0.95 * level, level]).to(rgba)

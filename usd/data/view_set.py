@@ -1,6 +1,6 @@
 """A set of views: pictures and the cameras that took them, whatever files they came from.
 
-One type comes out of every reader. Its promises: colours are straight (not multiplied by alpha); all pictures have one
+One type comes out of every reader. Its promises: colors are straight (not multiplied by alpha); all pictures have one
 size; cameras are OpenGL cameras in a world with +z up and the object about the origin; normals are unit vectors in that
 world. What a file did not say and the reader had to assume stands as a sentence in ``notes``.
 """
@@ -71,7 +71,7 @@ class ViewSet:
         )
 
     def resized(self, height: int, width: int) -> "ViewSet":
-        """The same views with other pixels; colours of transparent pixels do not bleed."""
+        """The same views with other pixels; colors of transparent pixels do not bleed."""
         if self.rgba.shape[-2:] == (height, width):
             return self
         rgba = torch.stack([resize_rgba(picture, height, width) for picture in self.rgba])

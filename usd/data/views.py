@@ -25,7 +25,7 @@ from usd.math.camera import Cameras
 class RayBatch:
     """R rays and what is seen along them. World coordinates; ``directions`` are unit vectors.
 
-    ``rgb`` is the object's own colour (straight, undefined where ``mask`` is 0) and ``mask`` the share of the pixel
+    ``rgb`` is the object's own color (straight, undefined where ``mask`` is 0) and ``mask`` the share of the pixel
     that it covers: over a background b the pixel shows ``rgb * mask + b * (1 - mask)``. ``mask`` is None when nothing
     is known about it. ``normals`` are unit vectors, 0 where unknown; None if no view has any. ``weight`` is how far
     the ray's view is trusted, ``view`` its index.
@@ -54,7 +54,7 @@ class RayBatch:
         return self._each(lambda tensor: tensor[rows])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
-        """What the pixels show in front of a colour."""
+        """What the pixels show in front of a color."""
         return (
             self.rgb
             if self.mask is None

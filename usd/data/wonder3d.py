@@ -1,11 +1,11 @@
 """Wonder3D's output (arXiv 2310.15008): six orthographic views with normals, without a camera file.
 
-    <scene>/rgb_000_<view>.png             colours over white
+    <scene>/rgb_000_<view>.png             colors over white
     <scene>/masked_colors/rgb_000_<view>.png   the same, cut out (RGBA)
     <scene>/normals_000_<view>.png         normals, cut out (RGBA); <scene>/normals/ holds them as generated
 
 Views: front, front_right, right, back, left, front_left, at 256 pixels, the object's longest side on 192 of them; the
-picture is 1.35 world units wide. All normals are given in the *front* camera's OpenGL axes, (n + 1) / 2 as a colour.
+picture is 1.35 world units wide. All normals are given in the *front* camera's OpenGL axes, (n + 1) / 2 as a color.
 The poses are the published ones, labels that the model was trained with, in the frame of the input camera: front stands
 at -y. They are not corrected, although its users find views at other angles than the labels say. Nor are the published
 weights of the views.

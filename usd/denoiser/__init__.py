@@ -197,7 +197,7 @@ class Student:
         return predicted.detach()
 
     def training_state(self) -> dict[str, Any]:
-        """What it has learnt, and where its optimiser stands."""
+        """What it has learnt, and where its optimizer stands."""
         weights = [weight.detach().clone() for weight in self.learned()]
         return {"weights": weights, "optimizer": self._optimizer.state_dict() if self._optimizer else None}
 

@@ -150,7 +150,7 @@ def _disagreement_at(elevation_deg: float, pictures: Tensor, masks: Tensor, lens
 
 
 def searched(score: Callable[[float], float], heights: tuple[float, ...] = HEIGHTS_DEG) -> Elevation:
-    """The height with the lowest score: the best of a coarse search, then a parabola through finer neighbours.
+    """The height with the lowest score: the best of a coarse search, then a parabola through finer neighbors.
 
     The spread is that of the coarse heights weighted by exp(-4 (score - best) / best), a convention: what disagrees
     half as much again as the best is taken to be hardly likely. Views that agree at all heights leave it wide.

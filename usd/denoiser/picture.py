@@ -1,4 +1,4 @@
-"""Pictures on their way into a network: square resizing and CLIP's normalisation, in plain torch."""
+"""Pictures on their way into a network: square resizing and CLIP's normalization, in plain torch."""
 
 import json
 from dataclasses import dataclass

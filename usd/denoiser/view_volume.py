@@ -46,7 +46,7 @@ class ViewVolumeConfig:
 
 @dataclass(frozen=True)
 class Seen:
-    """B views of a volume: colours over white and opacity at twice the latents' side, and the hint beside x_t.
+    """B views of a volume: colors over white and opacity at twice the latents' side, and the hint beside x_t.
 
     The hint's first channels are the expected latent.
     """
@@ -119,7 +119,7 @@ class ViewVolume(nn.Module):
         return Seen(rgb, opacity, self.head_out(x).float())
 
     def _depths(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Middles of equal stretches of each ray within the ball about the cube's centre that toys fill."""
+        """Middles of equal stretches of each ray within the ball about the cube's center that toys fill."""
         radius, n = self.config.extent, self.config.samples
         middle = -(origins * directions).sum(-1)
         nearest = (origins.square().sum(-1) - middle.square()).clamp_min(0)

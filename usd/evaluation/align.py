@@ -57,7 +57,7 @@ def apply(motion: Similarity, mesh: Mesh) -> Mesh:
 
 
 def unit_box(mesh: Mesh) -> Similarity:
-    """The motion that centres the mesh's bounding box and makes its longest side 1. Only vertices in use count."""
+    """The motion that centers the mesh's bounding box and makes its longest side 1. Only vertices in use count."""
     used = mesh.vertices[torch.unique(mesh.faces)]
     low, high = used.amin(0), used.amax(0)
     scale = 1 / max(float((high - low).max()), 1e-12)
@@ -107,7 +107,7 @@ def procrustes(x: Float[Tensor, "N 3"], y: Float[Tensor, "N 3"], with_scale: boo
 
 
 def best_yaw(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"]) -> Similarity:
-    """The turn about the vertical through the box's centre that minimises Chamfer: 5 degree steps, then ever finer."""
+    """The turn about the vertical through the box's center that minimizes Chamfer: 5 degree steps, then ever finer."""
     tree = cKDTree(target.numpy())
 
     def apart(angle: float) -> float:

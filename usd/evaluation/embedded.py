@@ -117,7 +117,7 @@ def retrieved(made: Float[Tensor, "V 3 H W"], truth: Float[Tensor, "V 3 H W"]) -
 
 @dataclass(frozen=True)
 class Clip:
-    """The embedded CLIP, for recognising pictures."""
+    """The embedded CLIP, for recognizing pictures."""
 
     model: Any
     tokenizer: Any

@@ -50,7 +50,7 @@ def write_sheet(path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, c
 def validation_grid(
     render: Render, reference: Float[Tensor, "3 H W"] | None = None
 ) -> Float[Tensor, "3 h w"]:
-    """One column a view: colours over white, opacity, and depth (near is bright) and normals if there are any.
+    """One column a view: colors over white, opacity, and depth (near is bright) and normals if there are any.
 
     The reference picture, if there is one, stands in front of the first row.
     """
@@ -68,7 +68,7 @@ def validation_grid(
 def depth_shade(
     depth: Float[Tensor, "B 1 H W"], opacity: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 1 H W"]:
-    """Grey levels from near (1) to far (0.2) among the visible pixels; 0 where nothing is."""
+    """Gray levels from near (1) to far (0.2) among the visible pixels; 0 where nothing is."""
     seen = opacity > 0.5
     if not seen.any():
         return torch.zeros_like(depth)

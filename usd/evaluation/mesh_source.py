@@ -1,7 +1,7 @@
-"""Meshes of any program as ground truth or prediction: files in, surface and colours out, and unlit pictures of them.
+"""Meshes of any program as ground truth or prediction: files in, surface and colors out, and unlit pictures of them.
 
 Axes: GLB, GLTF and OBJ are +y up, as importers assume, and are turned to our +z; PLY, STL and OFF stay as they are.
-Colours are display values (sRGB): vertex colours (stored linear in glTF), a base colour texture, or one base colour.
+Colors are display values (sRGB): vertex colors (stored linear in glTF), a base color texture, or one base color.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ RAYS_A_SIDE = 3
 
 @dataclass(frozen=True)
 class Coloured:
-    """A mesh and how it is coloured: ``mesh.color`` at vertices, or a ``texture`` at ``uv`` of each face's corners."""
+    """A mesh and how it is colored: ``mesh.color`` at vertices, or a ``texture`` at ``uv`` of each face's corners."""
 
     mesh: Mesh
     uv: Float[Tensor, "F 3 2"] | None = None
@@ -40,7 +40,7 @@ class Coloured:
         return self.mesh.color is not None or self.texture is not None
 
     def colours(self, face: Int[Tensor, "R"], weights: Float[Tensor, "R 3"]) -> Float[Tensor, "R 3"]:
-        """At points of faces, given by the weights of their corners; middle grey without colours."""
+        """At points of faces, given by the weights of their corners; middle gray without colors."""
         if self.texture is not None and self.uv is not None:
             at = (self.uv[face] * weights[..., None]).sum(1)
             at = torch.where((at < 0) | (at > 1), at.remainder(1.0), at)
@@ -105,7 +105,7 @@ def _coloured(part: Any, place: np.ndarray, turn: bool, linear: bool) -> Coloure
 
 
 def _display(stored: Any, linear: bool) -> Float[Tensor, "V 3"]:
-    """Display values of stored colours, which are bytes, larger integers, or numbers in [0, 1]."""
+    """Display values of stored colors, which are bytes, larger integers, or numbers in [0, 1]."""
     values = np.asarray(stored)
     scale = float(np.iinfo(values.dtype).max) if values.dtype.kind in "ui" else 1.0
     colour = torch.from_numpy(np.array(values, dtype=np.float32)[:, :3] / scale).clamp(0, 1)
@@ -113,7 +113,7 @@ def _display(stored: Any, linear: bool) -> Float[Tensor, "V 3"]:
 
 
 def _textured(visual: Any, mesh: Mesh, linear: bool) -> Coloured:
-    """A mesh with its base colour texture; without a picture its vertex colours, or the material's one colour."""
+    """A mesh with its base color texture; without a picture its vertex colors, or the material's one color."""
     material = visual.material
     picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     if (picture is None or visual.uv is None) and "color" in visual.vertex_attributes:
@@ -139,7 +139,7 @@ def _joined(parts: list[Coloured]) -> Coloured:
 
 
 def _at_corners(part: Coloured) -> Mesh:
-    """The part with vertex colours: where it has a texture, every face gets corners of its own."""
+    """The part with vertex colors: where it has a texture, every face gets corners of its own."""
     if part.texture is None:
         return part.mesh
     count = len(part.mesh.faces)

@@ -1,7 +1,7 @@
 """How far a picture is from the truth. Pure functions; pictures are ``B c H W`` in [0, 1].
 
 PSNR and SSIM are taken over white, one number a picture; the mean over pictures is the caller's (the published protocol
-averages per-picture values). Mask IoU binarises both alphas at one half. ``sharpness`` compares with nothing: it says
+averages per-picture values). Mask IoU binarizes both alphas at one half. ``sharpness`` compares with nothing: it says
 how fine a picture is, true or not, so it means something only beside one of the others.
 """
 
@@ -56,13 +56,13 @@ def mask_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -
 
 
 def sharpness(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B"]:
-    """How fine what an object shows is: root mean square slope over standard deviation of its colours, in 1 / px.
+    """How fine what an object shows is: root mean square slope over standard deviation of its colors, in 1 / px.
 
-    Slopes are those of the straight colours smoothed by a Gaussian of 1 px (inside the object only), so that grain
-    counts for little. Sums run over the three colours and over the pixels that are at least 2 px inside (alpha above
+    Slopes are those of the straight colors smoothed by a Gaussian of 1 px (inside the object only), so that grain
+    counts for little. Sums run over the three colors and over the pixels that are at least 2 px inside (alpha above
     one half), so that silhouettes do not count. Dividing by the deviation makes it blind to contrast and brightness.
     For a pattern of one wavelength l, many pixels long, it is 2 pi / l; blurring lowers it; 0 where all is of one
-    colour or there is no inside. Only the same views at the same size can be compared.
+    color or there is no inside. Only the same views at the same size can be compared.
     """
     inside = _inside(rgba[:, 3:])
     count = inside.sum(dim=(1, 2, 3)).clamp_min(1)
@@ -79,7 +79,7 @@ def _inside(alpha: Float[Tensor, "B 1 H W"], away: int = 2) -> Float[Tensor, "B 
 
 
 def _smoothed(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Straight colours averaged by a Gaussian of 1 px over what is object."""
+    """Straight colors averaged by a Gaussian of 1 px over what is object."""
     object_ = (rgba[:, 3:] > 0.5).to(rgba)
     kernel = _gaussian(7, 1.0).to(rgba).expand(4, 1, 7, 7)
     sums = torch.nn.functional.conv2d(

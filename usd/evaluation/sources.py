@@ -1,7 +1,7 @@
 """What is evaluated, and against what: a mesh, a folder of views with cameras, a trial, or a toybox seed.
 
 source          surface                                      pictures
-mesh file       its faces                                    unlit, from any camera, if it has colours
+mesh file       its faces                                    unlit, from any camera, if it has colors
 views           ``mesh.glb`` (or .obj, .ply) beside them      its own, from its own cameras
 trial           the newest save/it<step>-export/             the newest save/it<step>-test/, else turntable
 toybox seed     its zero level                               exact, from any camera
@@ -30,7 +30,7 @@ TOY_RESOLUTION = 160
 class Source:
     """Something with a surface, with pictures, or both. ``see`` makes pictures from any cameras.
 
-    ``coloured`` is false for a mesh without colours: its pictures are silhouettes.
+    ``coloured`` is false for a mesh without colors: its pictures are silhouettes.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Does an object look like its sentence? Retrieval by the embedded CLIP, among captions that compete with it.
 
-A view is right for the *category* when, among one caption of every category (all of the sentence's first colour), the
-sentence itself is nearest to it; and right for the *caption* when it also beats itself in every other colour. Both are
-shares of views. What the same figures are for renders of a true toy says how far the recogniser can be trusted.
+A view is right for the *category* when, among one caption of every category (all of the sentence's first color), the
+sentence itself is nearest to it; and right for the *caption* when it also beats itself in every other color. Both are
+shares of views. What the same figures are for renders of a true toy says how far the recognizer can be trusted.
 """
 
 import re
@@ -25,7 +25,7 @@ from usd.toybox.shapes import COLORS, SHAPES
 
 CLIP = ROOT / "load" / "toybox" / "clip"
 VIEWS, SIZE = 8, 128
-SEARCHED = 200  # toys of a category among which one of the wanted colour is looked for
+SEARCHED = 200  # toys of a category among which one of the wanted color is looked for
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TextScore:
 
 @dataclass(frozen=True)
 class Competitors:
-    """Captions that a sentence has to beat: of the other categories, and its own in other colours."""
+    """Captions that a sentence has to beat: of the other categories, and its own in other colors."""
 
     categories: tuple[str, ...]
     colors: tuple[str, ...]
@@ -66,7 +66,7 @@ def competitors(prompt: str) -> Competitors:
 
 @cache
 def caption_of(category: str, color: str | None) -> str:
-    """The caption of a test-split toy of a category whose first colour is ``color``, if one is found."""
+    """The caption of a test-split toy of a category whose first color is ``color``, if one is found."""
     first = make_toy(TEST_SEED, 0.0, category).caption
     for seed in range(TEST_SEED, TEST_SEED + (SEARCHED if color else 0)):
         caption = make_toy(seed, 0.0, category).caption

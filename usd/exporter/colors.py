@@ -1,4 +1,4 @@
-"""What a camera close by sees of an object: the colours that vertices and texels get."""
+"""What a camera close by sees of an object: the colors that vertices and texels get."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ CLEAR = 1e-3  # a ray through which less light passes is not followed further
 
 @dataclass(frozen=True)
 class Painter:
-    """What a file stores of surface points, seen straight on. In a volume colour lies a little below the surface: a
+    """What a file stores of surface points, seen straight on. In a volume color lies a little below the surface: a
     ray of ``RAY_STEPS`` steps, each ``spacing`` long, is composited there."""
 
     geometry: Geometry
@@ -26,7 +26,7 @@ class Painter:
     chunk: int = 1 << 18
 
     def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
-        """What ``Material.bake`` says of points with outward normals: display colours; with materials that have
+        """What ``Material.bake`` says of points with outward normals: display colors; with materials that have
         them, metallic and roughness too. All in [0, 1]."""
         volume = isinstance(self.geometry, Volumetric)
         paint = self._through if volume else self._values

@@ -3,9 +3,9 @@
 The language: collapsing an edge (a, b) moves both ends to one point and removes the edge's faces. The error of a point
 is the sum of squared distances to the planes of the original faces around it, each weighted by the face's area.
 
-A round collapses many edges at once. Two that collapse together have no vertex, no face and no neighbour in common,
+A round collapses many edges at once. Two that collapse together have no vertex, no face and no neighbor in common,
 so each may be judged as if it were alone. An edge may collapse where the surface keeps its topology (the ends share no
-neighbours but those opposite to the edge) and no face around turns over. So a closed mesh stays closed, and its Euler
+neighbors but those opposite to the edge) and no face around turns over. So a closed mesh stays closed, and its Euler
 number stays what it is.
 """
 
@@ -217,7 +217,7 @@ def _allowed(
 def _keeps_topology(
     around: Int[Tensor, "N 3"], owner: Int[Tensor, "V"], n_faces: Int[Tensor, "C"], degree: Int[Tensor, "V"]
 ) -> Bool[Tensor, "C"]:
-    """The link condition: the ends' common neighbours are the vertices opposite to the edge, each with four or more."""
+    """The link condition: the ends' common neighbors are the vertices opposite to the edge, each with four or more."""
     n = len(owner)
     pairs = torch.cat([around[:, [i, j]] for i in range(3) for j in range(3) if i != j])
     pairs = pairs[(owner[pairs[:, 0]] >= 0) & (owner[pairs[:, 1]] < 0)]

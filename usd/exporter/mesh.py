@@ -1,4 +1,4 @@
-"""The surface of an object as files that other programs open: decimated, unwrapped, its colours in a texture."""
+"""The surface of an object as files that other programs open: decimated, unwrapped, its colors in a texture."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ TEXTURED, UNWRAPPED, Y_UP = ("glb", "obj-mtl"), ("glb", "obj-mtl", "obj"), ("glb
 
 @register("mesh-exporter")
 class MeshExporter(Exporter):
-    """Colours are the material's, seen straight on. Axes and colour space: see ``mesh_file``."""
+    """Colors are the material's, seen straight on. Axes and color space: see ``mesh_file``."""
 
     @dataclass(frozen=True)
     class Config:
@@ -143,7 +143,7 @@ class MeshExporter(Exporter):
     def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
         """PSNR over white, per view then mean; it is added to the report too.
 
-        Of materials that are lit a file holds the colours without the light: they cannot be compared so.
+        Of materials that are lit a file holds the colors without the light: they cannot be compared so.
         """
         from usd.exporter.read_back import pictures, read_back
 
@@ -166,7 +166,7 @@ class MeshExporter(Exporter):
 
     @property
     def _colored(self) -> list[Format]:
-        """The formats that hold colours."""
+        """The formats that hold colors."""
         config = self.config
         textured = TEXTURED if config.save_uv and config.save_texture else ()
         return [fmt for fmt in self.formats if fmt in textured or (config.save_color and fmt != "stl")]
@@ -191,7 +191,7 @@ class MeshExporter(Exporter):
         return unwrapped(mesh.vertices, mesh.faces, how)
 
     def _painted(self, mesh: Mesh, atlas: Atlas | None, painter: Painter) -> Surface:
-        """The mesh with vertex colours or a texture, whichever its formats hold."""
+        """The mesh with vertex colors or a texture, whichever its formats hold."""
         config = self.config
         normals = vertex_normals(mesh.vertices, mesh.faces)
         textured = atlas is not None and config.save_texture
@@ -275,7 +275,7 @@ def baked_colors(
 def vertex_colors(
     mesh: Mesh, geometry: Geometry, material: Material, chunk: int = 1 << 18
 ) -> Float[Tensor, "V 3"]:
-    """Colours that a camera close by sees at the vertices, looking along the surface's normal."""
+    """Colors that a camera close by sees at the vertices, looking along the surface's normal."""
     painter = Painter(geometry, material, edge_length(mesh), chunk)
     return painter(mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))[:, :3]
 

@@ -1,15 +1,15 @@
-"""Meshes as bytes of a file: GLB, OBJ with MTL, PLY and STL, each with its own axes and colour space.
+"""Meshes as bytes of a file: GLB, OBJ with MTL, PLY and STL, each with its own axes and color space.
 
-Our world is +z up and our colours are display values (sRGB), as pictures hold them.
+Our world is +z up and our colors are display values (sRGB), as pictures hold them.
 
-format  axes                                            colours
+format  axes                                            colors
 glb     glTF: +y up; (x, y, z) -> (x, z, -y)            texture: sRGB as it is (glTF 2.0, section 3.9.2);
                                                         vertices: linear (section 3.7.2.1), float32 ``COLOR_0``
 obj     +y up as importers assume; same turn            texture: sRGB; vertices: sRGB, three numbers behind each
 ply     +z up, our own axes                             sRGB bytes
 stl     +z up, our own axes                             none
 
-So nothing is encoded twice: the bytes of a texture are the colours as rendered, and a viewer that follows glTF
+So nothing is encoded twice: the bytes of a texture are the colors as rendered, and a viewer that follows glTF
 decodes them, lights them and encodes them again. With ``unlit`` (KHR_materials_unlit) it does not light them, and shows
 what was rendered. The turn is a rotation: nothing is mirrored.
 """
@@ -41,7 +41,7 @@ UNLIT = "KHR_materials_unlit"
 class Surface:
     """A closed shell ready to be written, in the axes and units of its file.
 
-    ``texture`` is the base colour picture (an encoded PNG or JPEG) for the coordinates in ``atlas``. ``finish`` holds
+    ``texture`` is the base color picture (an encoded PNG or JPEG) for the coordinates in ``atlas``. ``finish`` holds
     roughness in its green and metallic in its blue channel, as glTF wants them; None where a material has neither.
     """
 
@@ -72,7 +72,7 @@ def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
 
 
 def finish_picture(values: Float[Tensor, "H W C"]) -> Float[Tensor, "H W 3"] | None:
-    """Roughness and metallic of baked values (colour, metallic, roughness) in a picture's green and blue."""
+    """Roughness and metallic of baked values (color, metallic, roughness) in a picture's green and blue."""
     if values.shape[2] < 5:
         return None
     return torch.cat([torch.ones_like(values[..., :1]), values[..., 4:5], values[..., 3:4]], -1)
@@ -156,7 +156,7 @@ def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface)
 
 
 def _pictures(surface: Surface) -> list[tuple[bytes, str]]:
-    """Encoded pictures and their media types: base colour, then finish."""
+    """Encoded pictures and their media types: base color, then finish."""
     if not surface.texture:
         return []
     mime = "image/png" if surface.picture_format == "png" else "image/jpeg"
@@ -198,7 +198,7 @@ def _container(text: bytes, data: bytes) -> bytes:
 def obj_bytes(surface: Surface, library: str | None = None, normals: bool = False) -> bytes:
     """A Wavefront OBJ file: seams are in the texture coordinates alone, so the mesh stays in one piece.
 
-    ``library`` is the MTL file's name; without one, vertex colours stand behind the coordinates.
+    ``library`` is the MTL file's name; without one, vertex colors stand behind the coordinates.
     """
     mesh, atlas = surface.mesh, surface.atlas
     rows = _array(mesh.vertices, np.float64)

@@ -21,7 +21,7 @@ SAMPLES = 2  # rays a side of a pixel
 
 @dataclass(frozen=True)
 class Loaded:
-    """A mesh from a file in our axes and units, with display colours: of a texture (v up), or of vertices, or white."""
+    """A mesh from a file in our axes and units, with display colors: of a texture (v up), or of vertices, or white."""
 
     vertices: Float[Tensor, "V 3"]
     faces: Int[Tensor, "F 3"]
@@ -70,7 +70,7 @@ def _vertex_colors(mesh: trimesh.Trimesh, path: Path) -> Float[Tensor, "V 3"]:
 
 
 def _glb_colors(path: Path, n: int) -> Float[Tensor, "V 3"]:
-    """glTF's colours are linear. Beside a material trimesh keeps them with the single meshes of a scene only."""
+    """glTF's colors are linear. Beside a material trimesh keeps them with the single meshes of a scene only."""
     parts = list(trimesh.load_scene(path, process=False).geometry.values())
     found = parts[0].visual.vertex_attributes.get("color") if len(parts) == 1 else None
     if found is None or found.dtype != np.float32 or len(found) != n:
@@ -80,7 +80,7 @@ def _glb_colors(path: Path, n: int) -> Float[Tensor, "V 3"]:
 
 @torch.no_grad()
 def pictures(loaded: Loaded, cameras: Cameras, samples: int = SAMPLES) -> Float[Tensor, "B 4 H W"]:
-    """Premultiplied colours and alpha of all views, without any light, samples x samples rays a pixel."""
+    """Premultiplied colors and alpha of all views, without any light, samples x samples rays a pixel."""
     tracer = Tracer(loaded.vertices, loaded.faces)
     fine = cameras.resize(cameras.height * samples, cameras.width * samples)
     views = [_view(loaded, tracer, fine[i : i + 1]) for i in range(len(fine))]

@@ -1,7 +1,7 @@
 """Textures: which texels a triangle covers, what is written there, and what the gaps between charts are filled with.
 
 Texture coordinates (u, v) run from (0, 0), the upper left corner of the picture, to (1, 1), the lower right one. The
-centre of pixel (row i, column j) of an H x W picture is ((j + 0.5) / W, (i + 0.5) / H).
+center of pixel (row i, column j) of an H x W picture is ((j + 0.5) / W, (i + 0.5) / H).
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ MARGIN_PX = (
 
 @dataclass(frozen=True)
 class Spots:
-    """Pixel centres in triangles: the face, the pixel's number (row by row), and the weights of the face's corners."""
+    """Pixel centers in triangles: the face, the pixel's number (row by row), and the weights of the face's corners."""
 
     face: Int[Tensor, "N"]
     pixel: Int[Tensor, "N"]
@@ -28,7 +28,7 @@ class Spots:
 def covered(
     corners: Float[Tensor, "F 3 2"], height: int, width: int, margin: float = 0.0, most: int = 1 << 19
 ) -> Iterator[Spots]:
-    """All pixel centres in each triangle (corners in pixels, x right, y down), about ``most`` at a time.
+    """All pixel centers in each triangle (corners in pixels, x right, y down), about ``most`` at a time.
 
     A positive margin widens triangles by so many pixels (weights are continued beyond the corners); a negative one
     narrows them. Triangles without area cover nothing.

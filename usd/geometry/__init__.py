@@ -22,14 +22,14 @@ Level = float | Literal["auto"]
 
 
 class Geometry(Module):
-    """An object's shape, and features for a material to colour it with."""
+    """An object's shape, and features for a material to color it with."""
 
     n_features: int
     radius: float
 
     @abstractmethod
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
-        """The closed surface, without colours. None means what the geometry's own configuration says.
+        """The closed surface, without colors. None means what the geometry's own configuration says.
 
         Raises ``UserError`` where there is no surface.
         """
@@ -39,7 +39,7 @@ class Geometry(Module):
         """Density, and what ``needs`` names of ``features`` and ``normal``, at points."""
 
     def initialize(self) -> Mesh | None:
-        """Takes the shape that a new training starts from; returns a mesh with the colours to start from, if any."""
+        """Takes the shape that a new training starts from; returns a mesh with the colors to start from, if any."""
         return None
 
     @classmethod
@@ -104,12 +104,12 @@ class Surface(Geometry):
     def surface(self) -> Mesh:
         """The mesh as it is now, differentiable with respect to the geometry's parameters.
 
-        Faces turn counter-clockwise seen from outside. ``color`` is None: colours are made of ``features``.
+        Faces turn counter-clockwise seen from outside. ``color`` is None: colors are made of ``features``.
         """
 
     @abstractmethod
     def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
-        """What a material colours points of the surface with; differentiable, by the position too."""
+        """What a material colors points of the surface with; differentiable, by the position too."""
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         """Features. A surface has no density (zero everywhere) and no normal beside its faces'."""
@@ -151,7 +151,7 @@ class SignedDistance(Geometry):
 
     @abstractmethod
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
-        """Distances, and what ``needs`` names of ``gradient`` (not normalised), ``laplacian`` and ``features``."""
+        """Distances, and what ``needs`` names of ``gradient`` (not normalized), ``laplacian`` and ``features``."""
 
 
 def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:

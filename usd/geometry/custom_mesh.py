@@ -1,4 +1,4 @@
-"""A mesh of the user's (GLB, OBJ, PLY, ...): new colours for it, and if wanted small moves of its vertices."""
+"""A mesh of the user's (GLB, OBJ, PLY, ...): new colors for it, and if wanted small moves of its vertices."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class CustomMesh(FeatureSurface):
         self.offset = None if config.fix_geometry else torch.nn.Parameter(torch.zeros_like(mesh.vertices))
 
     def initialize(self) -> Mesh | None:
-        """The mesh as the file has it, with its colours."""
+        """The mesh as the file has it, with its colors."""
         return initial_mesh(self.config, self.radius).to(self.vertices.device)
 
     def surface(self) -> Mesh:

@@ -47,7 +47,7 @@ class FeatureSurface(Surface):
             self.encoding.update(step)
 
     def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
-        """What a material colours points with."""
+        """What a material colors points with."""
         if self.feature_network is None:
             return x.new_zeros(len(x), self.n_features)
         return self.feature_network(self.encode(x))

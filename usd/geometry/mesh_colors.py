@@ -1,4 +1,4 @@
-"""Colours of one part of a mesh file at its vertices, as displayed: from a texture, from vertices, from a material.
+"""Colors of one part of a mesh file at its vertices, as displayed: from a texture, from vertices, from a material.
 
 glTF shows the product of those that are there, as light (glTF 2.0, section 3.9.2); of other formats the first counts.
 """
@@ -20,7 +20,7 @@ STAND_IN = (2, 2)  # size of the picture that trimesh puts where an OBJ names no
 
 
 def part_colors(part: trimesh.Trimesh, gltf: bool) -> Colors | None:
-    """In [0, 1]; None where the file says nothing of colours. glTF's are linear in the file, textures excepted."""
+    """In [0, 1]; None where the file says nothing of colors. glTF's are linear in the file, textures excepted."""
     written = [_of_vertices(part), _of_material(part)]
     shown = [c if c is None or not gltf else srgb_from_linear(c) for c in written]
     found = [c for c in (_of_texture(part), *shown) if c is not None]
@@ -50,7 +50,7 @@ def _picture(material: object) -> Image.Image | None:
 
 
 def _of_vertices(part: trimesh.Trimesh) -> Colors | None:
-    """Vertex colours, also those that trimesh keeps aside where there is a material too."""
+    """Vertex colors, also those that trimesh keeps aside where there is a material too."""
     visual = part.visual
     if isinstance(visual, TextureVisuals):
         stored = visual.vertex_attributes.get("color", part.vertex_attributes.get("color"))
@@ -60,7 +60,7 @@ def _of_vertices(part: trimesh.Trimesh) -> Colors | None:
 
 
 def _of_material(part: trimesh.Trimesh) -> Colors | None:
-    """The one colour of a material that names one."""
+    """The one color of a material that names one."""
     material = part.visual.material if isinstance(part.visual, TextureVisuals) else None
     if isinstance(material, PBRMaterial) and material.baseColorFactor is not None:
         stored = material.baseColorFactor

@@ -1,4 +1,4 @@
-"""A user's mesh file, made ours: +z up, one triangle mesh, coincident vertices joined, colours as displayed.
+"""A user's mesh file, made ours: +z up, one triangle mesh, coincident vertices joined, colors as displayed.
 
 Axes: ``up`` and ``front`` name the file's axes that become +z and +x. Left null they are what the exporter writes:
 +y up and +x for GLB, glTF and OBJ (so that an exported file comes back as it was), +z up for others.
@@ -30,7 +30,7 @@ JOINED = 1e-6  # vertices closer than this share of the radius are one
 
 @dataclass(frozen=True)
 class Placement:
-    """How a file's coordinates become ours. ``size`` is the largest coordinate after centring; None: as they are."""
+    """How a file's coordinates become ours. ``size`` is the largest coordinate after centering; None: as they are."""
 
     up: Axis | None = None
     front: Axis | None = None
@@ -38,7 +38,7 @@ class Placement:
 
 
 def read_mesh(path: Path, placement: Placement, radius: float) -> Mesh:
-    """The mesh of a file in the cube [-radius, radius]^3, with vertex colours where it has any.
+    """The mesh of a file in the cube [-radius, radius]^3, with vertex colors where it has any.
 
     Raises ``UserError`` for what is no readable mesh, has no faces or values that are not finite, or does not fit.
     """
@@ -86,7 +86,7 @@ def _part(part: trimesh.Trimesh, place: np.ndarray, gltf: bool) -> Mesh:
 
 
 def _one(parts: list[Mesh]) -> Mesh:
-    """All parts as one mesh; if some have colours, those without are white."""
+    """All parts as one mesh; if some have colors, those without are white."""
     start = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
     faces = torch.cat([part.faces + int(first) for part, first in zip(parts, start)])
     colors = [torch.ones(len(part.vertices), 3) if part.color is None else part.color for part in parts]
@@ -113,7 +113,7 @@ def _direction(axis: Axis) -> Float[Tensor, "3"]:
 def _placed(
     path: Path, vertices: Float[Tensor, "V 3"], size: float | None, radius: float
 ) -> Float[Tensor, "V 3"]:
-    """Centred by its bounding box and scaled, where a size is given; else as it is, if that fits."""
+    """Centered by its bounding box and scaled, where a size is given; else as it is, if that fits."""
     low, high = vertices.amin(0), vertices.amax(0)
     extent = float((high - low).max())
     if extent == 0 or not np.isfinite(extent):
@@ -134,7 +134,7 @@ def _placed(
 
 
 def _joined(mesh: Mesh, tolerance: float) -> Mesh:
-    """Vertices that seams of a texture doubled become one, with the colour of one of them."""
+    """Vertices that seams of a texture doubled become one, with the color of one of them."""
     label = coincident(mesh.vertices, tolerance)
     first = torch.zeros(int(label.max()) + 1, dtype=torch.long).index_copy(0, label, torch.arange(len(label)))
     faces = without_collapsed(label[mesh.faces])

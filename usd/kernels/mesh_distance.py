@@ -1,6 +1,6 @@
 """Signed distance of points to a triangle mesh: positive outside, also where the mesh has holes.
 
-The sign is that of the generalised winding number (Jacobson et al. 2013): the solid angle of all faces seen from the
+The sign is that of the generalized winding number (Jacobson et al. 2013): the solid angle of all faces seen from the
 point, over 4 pi, is one inside a closed mesh and zero outside; a point is inside above one half. An open mesh has a
 sensible inside so, and a mesh turned inside out has none.
 

@@ -1,6 +1,6 @@
 """Pictures of triangle meshes, differentiable with respect to vertex positions, attributes and textures.
 
-The three steps of a rasterizer (Laine et al., arXiv 2011.03277), on rays through pixel centres::
+The three steps of a rasterizer (Laine et al., arXiv 2011.03277), on rays through pixel centers::
 
     tracer = Tracer(vertices, faces)                                  # builds the tree of boxes
     seen = rasterize(tracer, view)                                    # which face is where: no gradient
@@ -32,7 +32,7 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class View:
-    """A window of each camera's picture: its first pixel (top, left) and its size. Pixel centres are at halves."""
+    """A window of each camera's picture: its first pixel (top, left) and its size. Pixel centers are at halves."""
 
     cameras: Cameras
     top: int
@@ -46,7 +46,7 @@ class View:
 
     @functools.cached_property
     def rays(self) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
-        """Origins and unit directions through all pixel centres, view by view, row by row."""
+        """Origins and unit directions through all pixel centers, view by view, row by row."""
         o, d = self.cameras.crop_rays(self.top, self.left, self.height, self.width)
         return o.reshape(-1, 3), d.reshape(-1, 3)
 
@@ -198,7 +198,7 @@ def _dot(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*
 
 @torch.no_grad()
 def rasterize(tracer: Tracer, view: View) -> Seen:
-    """The face that each pixel's centre shows. Not differentiable."""
+    """The face that each pixel's center shows. Not differentiable."""
     face, t = tracer.cast(*view.rays)
     pixel = (face != NOTHING).nonzero().squeeze(1)
     return Seen(pixel, face[pixel], t[pixel], view.shape)

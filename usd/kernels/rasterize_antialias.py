@@ -1,7 +1,7 @@
-"""Analytic antialiasing: neighbouring pixels on the two sides of a silhouette are blended by where it crosses.
+"""Analytic antialiasing: neighboring pixels on the two sides of a silhouette are blended by where it crosses.
 
-The idea is that of arXiv 2011.03277, section 3.4. Between the centre of a covered pixel A (at 0) and that of
-its neighbour B (at 1) a silhouette crosses at alpha; the border of the pixels is at 1/2::
+The idea is that of arXiv 2011.03277, section 3.4. Between the center of a covered pixel A (at 0) and that of
+its neighbor B (at 1) a silhouette crosses at alpha; the border of the pixels is at 1/2::
 
     alpha > 1/2:  B <- B + (alpha - 1/2) (A - B)        alpha < 1/2:  A <- A + (1/2 - alpha) (B - A)
 
@@ -82,9 +82,9 @@ def silhouettes(
 
 @dataclass(frozen=True)
 class Crossings:
-    """Where visible silhouettes cross the segments between neighbouring pixels' centres, one for each segment at most.
+    """Where visible silhouettes cross the segments between neighboring pixels' centers, one for each segment at most.
 
-    ``inner`` is the pixel that shows the silhouette's surface, ``outer`` its neighbour in the same row or, where
+    ``inner`` is the pixel that shows the silhouette's surface, ``outer`` its neighbor in the same row or, where
     ``in_row`` is false, in the same column; both are numbered as ``Seen.pixel``. ``ends`` are the edge's vertices.
     """
 
@@ -116,7 +116,7 @@ def crossings(tracer: Tracer, view: View, seen: Seen) -> Crossings:
 
 
 def _scan(vertices: Float[Tensor, "V 3"], outlines: Silhouettes, view: View) -> Crossings:
-    """Every crossing of a silhouette with a row or column of pixel centres, between two pixels of the picture."""
+    """Every crossing of a silhouette with a row or column of pixel centers, between two pixels of the picture."""
     (p0, depth0), (p1, depth1) = (view.project(vertices[i], outlines.view) for i in outlines.ends.unbind(1))
     run, rise = (p1 - p0).unbind(1)
     in_row = rise.abs() >= run.abs()
@@ -145,7 +145,7 @@ def lines(in_row: Bool[Tensor, "K"], view: View) -> Int[Tensor, "K"]:
 def _lines_between(
     start: Float[Tensor, "S"], end: Float[Tensor, "S"], n_lines: Int[Tensor, "S"], wanted: Bool[Tensor, "S"]
 ) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
-    """(edge, line) for every line whose centre lies between start and end, the lower one included."""
+    """(edge, line) for every line whose center lies between start and end, the lower one included."""
     low, high = torch.minimum(start, end), torch.maximum(start, end)
     first, stop = ((x - 0.5).ceil().clamp(min=0).minimum(n_lines.to(low)) for x in (low, high))
     count = torch.where(wanted, stop - first, torch.zeros_like(first)).long()
@@ -183,7 +183,7 @@ def _numbered(
 
 @dataclass(frozen=True)
 class CrossingPoints:
-    """Crossings as points: in the picture (pixels), their depth, and their distance from the inner pixel's centre."""
+    """Crossings as points: in the picture (pixels), their depth, and their distance from the inner pixel's center."""
 
     pixels: Float[Tensor, "K 2"]
     depth: Float[Tensor, "K"]

@@ -1,7 +1,7 @@
-"""Colours of a picture laid over a surface: bilinear texture sampling.
+"""Colors of a picture laid over a surface: bilinear texture sampling.
 
 Texture coordinates are those of OBJ and OpenGL: u to the right, v up, (0, 0) the bottom left corner of the picture and
-(1, 1) its top right one. Texel (i, j) of a picture with h rows, the top one first, has its centre at
+(1, 1) its top right one. Texel (i, j) of a picture with h rows, the top one first, has its center at
 u = (j + 1/2) / w, v = 1 - (i + 1/2) / h.
 
 A panorama shows all directions: the zenith (+z) is its top row, the middle column looks along -x, and azimuth (from +x
@@ -21,7 +21,7 @@ Wrap = Literal["repeat", "clamp", "panorama"]
 def sample_texture(
     texture: Float[Tensor, "h w C"], uv: Float[Tensor, "P 2"], wrap: Wrap = "repeat"
 ) -> Float[Tensor, "P C"]:
-    """Bilinear colours at texture coordinates; differentiable by texture and coordinates.
+    """Bilinear colors at texture coordinates; differentiable by texture and coordinates.
 
     Beyond [0, 1] the picture repeats, or its border goes on; a panorama repeats to the sides only.
     """
@@ -41,7 +41,7 @@ def sample_texture(
 
 
 def _neighbours(x: Float[Tensor, "P"], n: int, repeats: bool) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
-    """Numbers of the two texels whose centres enclose ``x`` (in texels from the first centre)."""
+    """Numbers of the two texels whose centers enclose ``x`` (in texels from the first center)."""
     low = x.detach().floor().long()
     if repeats:
         return low % n, (low + 1) % n
@@ -51,7 +51,7 @@ def _neighbours(x: Float[Tensor, "P"], n: int, repeats: bool) -> tuple[Int[Tenso
 def panorama_color(
     panorama: Float[Tensor, "h w 3"], directions: Float[Tensor, "N 3"]
 ) -> Float[Tensor, "N 3"]:
-    """Bilinear colours along unit directions."""
+    """Bilinear colors along unit directions."""
     return sample_texture(panorama, panorama_coordinates(directions), "panorama")
 
 

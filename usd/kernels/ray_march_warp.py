@@ -287,7 +287,7 @@ THREE_GRADIENTS = f"""{SPREAD}
 
 
 def for_channels(code: str) -> str:
-    """The code for C channels: for three, as of colours, and for a number known at run time only."""
+    """The code for C channels: for three, as of colors, and for a number known at run time only."""
     by_one = (ADD_FEATURES, FEATURE_GRADIENTS, "", "")
     by_three = (ADD_THREE, THREE_GRADIENTS, ADD_UP_THREE, PATTERN_THREE)
     one, three = (_filled(code, parts) for parts in (by_one, by_three))

@@ -21,9 +21,9 @@ def normal_consistency(render: Render) -> Tensor:
 
 @loss("mesh")
 def laplacian_smoothness(render: Render) -> Tensor:
-    """Punishes vertices away from the middle of their neighbours: |sum of v - neighbour|, mean over vertices.
+    """Punishes vertices away from the middle of their neighbors: |sum of v - neighbor|, mean over vertices.
 
-    The uniform Laplacian, not divided by the number of neighbours. World units.
+    The uniform Laplacian, not divided by the number of neighbors. World units.
     """
     mesh = _mesh(render)
     return uniform_laplacian(mesh.vertices, mesh.faces).norm(dim=-1).mean()
@@ -45,7 +45,7 @@ def sign_changes(render: Render) -> Tensor:
 
 
 def uniform_laplacian(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
-    """Sum over neighbours of (vertex - neighbour). Zero at vertices without faces."""
+    """Sum over neighbors of (vertex - neighbor). Zero at vertices without faces."""
     low, high = edges(faces).unbind(1)
     step = vertices.index_select(0, low) - vertices.index_select(0, high)
     return torch.zeros_like(vertices).index_add(0, low, step).index_add(0, high, -step)

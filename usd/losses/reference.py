@@ -8,7 +8,7 @@ from usd.losses import reference_loss
 
 @reference_loss("foreground")
 def reference_rgb(render: Render, picture: Tensor) -> Tensor:
-    """Mean squared difference of the colours, both premultiplied by their opacity.
+    """Mean squared difference of the colors, both premultiplied by their opacity.
 
     That is the difference over a black background; with ``reference_mask`` it fixes the picture over any other.
     """

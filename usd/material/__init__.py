@@ -1,4 +1,4 @@
-"""Materials: from a geometry's features to colours in [0, 1], as displayed."""
+"""Materials: from a geometry's features to colors in [0, 1], as displayed."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Baked:
 
 
 class Material(Module):
-    """Colours of points, seen from a direction."""
+    """Colors of points, seen from a direction."""
 
     n_features: int
     needs_normal: bool = False
@@ -35,10 +35,10 @@ class Material(Module):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colours in [0, 1]. ``directions`` point from the camera to the point, unit length."""
+        """Colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Baked:
-        """What a model file stores of points with outward normals: here the colours seen straight on."""
+        """What a model file stores of points with outward normals: here the colors seen straight on."""
         return Baked(self.color(features, positions, -normals, normals))

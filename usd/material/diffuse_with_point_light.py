@@ -98,7 +98,7 @@ class DiffuseWithPointLight(Material):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colours in [0, 1]."""
+        """Colors in [0, 1]."""
         albedo = self._activate(features[:, :3])
         shading = self.shading if self.training else "diffuse"
         if shading == "albedo":

@@ -85,7 +85,7 @@ def resized(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[
 
 
 def studio() -> Float[Tensor, "h w 3"]:
-    """A grey room with a bright ceiling lamp and two soft boxes: light for where no panorama is given."""
+    """A gray room with a bright ceiling lamp and two soft boxes: light for where no panorama is given."""
     d = panorama_directions(*SHARP, torch.zeros(()))
     level = (1 - d[:, 2].square()).clamp_min(0).sqrt()  # the share of the sphere that a pixel covers
     light = 0.35 + 0.25 * d[:, 2]

@@ -1,4 +1,4 @@
-"""Colours that change with the view: a small network of features, direction and, if wanted, normal."""
+"""Colors that change with the view: a small network of features, direction and, if wanted, normal."""
 
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class NeuralRadiance(Material):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colours in [0, 1]."""
+        """Colors in [0, 1]."""
         parts = [features, spherical_harmonics(directions, self.config.dir_encoding_config.degree)]
         if self.config.use_normal:
             assert normals is not None

@@ -1,4 +1,4 @@
-"""The features themselves as colours, whatever the view."""
+"""The features themselves as colors, whatever the view."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class NoMaterial(Material):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colours in [0, 1]."""
+        """Colors in [0, 1]."""
         if self.config.n_output_dims == 0:
             return features.new_full((len(features), 3), 0.5)
         raw = features if self.network is None else self.network(features)

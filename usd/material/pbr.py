@@ -1,10 +1,10 @@
-"""A surface as game engines and glTF describe it: base colour, metallic, roughness, lit from all around.
+"""A surface as game engines and glTF describe it: base color, metallic, roughness, lit from all around.
 
     color = (1 - metallic) base diffuse(normal) + (f0 A + B) specular(reflection, roughness)
     f0 = 0.04 (1 - metallic) + metallic base
 
 A and B are the split sum's second half (Karis 2013), in the closed form of Karis, "Physically Based Shading on Mobile".
-Light is computed linear; colours come out as displayed.
+Light is computed linear; colors come out as displayed.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ DIELECTRIC = 0.04
 
 @register("pbr-material")
 class PBRMaterial(Material):
-    """Features: base colour (3), metallic, roughness and, with ``use_bump``, how the normal tilts (3)."""
+    """Features: base color (3), metallic, roughness and, with ``use_bump``, how the normal tilts (3)."""
 
     needs_normal = True
 
@@ -63,7 +63,7 @@ class PBRMaterial(Material):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colours in [0, 1], as displayed."""
+        """Colors in [0, 1], as displayed."""
         if normals is None:
             raise ValueError("pbr-material: needs normals")
         parts = self._activate(features)
@@ -88,7 +88,7 @@ class PBRMaterial(Material):
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Baked:
-        """Base colour, metallic and roughness; tilted normals are not stored."""
+        """Base color, metallic and roughness; tilted normals are not stored."""
         parts = self._activate(features)
         metallic, roughness = self._finish(parts)
         return Baked(srgb_from_linear(parts[:, :3].clamp(0, 1)), metallic[:, 0], roughness[:, 0])

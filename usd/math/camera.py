@@ -108,7 +108,7 @@ class Cameras:
         )
 
     def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
-        """Origins and unit directions through all pixel centres, in world coordinates."""
+        """Origins and unit directions through all pixel centers, in world coordinates."""
         return self.crop_rays(0, 0, self.height, self.width)
 
     def crop_rays(
@@ -133,7 +133,7 @@ class Cameras:
     def rays_at(
         self, camera: Int[Tensor, "R"], x: Int[Tensor, "R"], y: Int[Tensor, "R"]
     ) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
-        """Rays through the centres of single pixels, column ``x`` and row ``y`` of the given cameras."""
+        """Rays through the centers of single pixels, column ``x`` and row ``y`` of the given cameras."""
         right = x.to(self.c2w) + 0.5 - 0.5 * self.width
         up = 0.5 * self.height - 0.5 - y.to(self.c2w)
         c2w = self.c2w[camera]
@@ -183,7 +183,7 @@ class Cameras:
         return self.projection(near, far) @ self.world_to_camera()
 
     def project(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N"]]:
-        """Pixel coordinates (x right, y down; pixel centres at halves) and depths along the view axis."""
+        """Pixel coordinates (x right, y down; pixel centers at halves) and depths along the view axis."""
         w2c = self.world_to_camera()
         local = torch.einsum("bij,nj->bni", w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
         depth = -local[..., 2]

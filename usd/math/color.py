@@ -1,4 +1,4 @@
-"""Values of colours: as displayed (sRGB) and as light (linear). IEC 61966-2-1."""
+"""Values of colors: as displayed (sRGB) and as light (linear). IEC 61966-2-1."""
 
 import torch
 from jaxtyping import Float

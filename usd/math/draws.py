@@ -2,7 +2,7 @@
 
 So what is drawn does not depend on how many processes there are. ``uniform``, ``normal`` and ``integers`` are for
 numbers that belong to the rows of a batch (views, rays, their latents). What a batch has once (a patch's place, a
-colour) is drawn with ``torch.rand`` and its kin, and is then the same in every process.
+color) is drawn with ``torch.rand`` and its kin, and is then the same in every process.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Closed triangle meshes from values on a grid: marching cubes whose tables are derived, not typed in.
 
 The language: a grid of values X Y Z has its corners at lattice points; a point is *inside* where its value is above
-the level. A cell is the cube between eight neighbouring points. Corner ``c`` of a cell stands at the offsets
+the level. A cell is the cube between eight neighboring points. Corner ``c`` of a cell stands at the offsets
 (c & 1, c >> 1 & 1, c >> 2 & 1); its *case* is the number whose bit c says that corner c is inside.
 
 Every case's triangles follow from three rules. (1) A cell edge carries a vertex where its two ends differ. (2) On

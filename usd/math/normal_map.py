@@ -7,8 +7,8 @@ from torch import Tensor
 def normal_colors(
     normal: Float[Tensor, "B 3 H W"], opacity: Float[Tensor, "B 1 H W"], behind: float | int
 ) -> Float[Tensor, "B 3 H W"]:
-    """World normals (x, y, z) as colours (n + 1) / 2, over a background of the grey level ``behind`` in [0, 1].
+    """World normals (x, y, z) as colors (n + 1) / 2, over a background of the gray level ``behind`` in [0, 1].
 
-    Where nothing is seen the normal does not matter; where it is not of unit length its colour is nearer to grey.
+    Where nothing is seen the normal does not matter; where it is not of unit length its color is nearer to gray.
     """
     return (normal * 0.5 + 0.5) * opacity + behind * (1 - opacity)

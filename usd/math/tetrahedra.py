@@ -4,8 +4,8 @@ The differentiable surface is that of arXiv 2111.04276, section 3.
 
 Signed distances are *positive outside*; a grid point is inside where its distance is below zero.
 
-The grid is the body-centred cubic lattice: corners and centres of n^3 cubes of [0, 1]^3. Two neighbouring centres and
-an edge of the face between them make a tetrahedron; at the border a centre and half a face do. All inner ones are
+The grid is the body-centered cubic lattice: corners and centers of n^3 cubes of [0, 1]^3. Two neighboring centers and
+an edge of the face between them make a tetrahedron; at the border a center and half a face do. All inner ones are
 congruent, with two edges of length h = 1/n and four of sqrt(3)/2 h, and nearly regular: no direction is preferred.
 
 A tetrahedron's surface is a triangle where one corner differs from the others, two triangles where two do. The
@@ -43,7 +43,7 @@ def cells_for(resolution: int) -> int:
 
 @lru_cache(maxsize=4)
 def tetrahedral_grid(cells: int, device: "torch.device | str" = "cpu") -> TetrahedralGrid:
-    """The body-centred cubic grid of ``cells``^3 cubes: (n + 1)^3 + n^3 points and 12 n^3 tetrahedra.
+    """The body-centered cubic grid of ``cells``^3 cubes: (n + 1)^3 + n^3 points and 12 n^3 tetrahedra.
 
     It is kept and shared: not to be changed in place.
     """
@@ -82,7 +82,7 @@ def _around(corner: Tensor) -> list[Tensor]:
 
 
 def _cap(centre: Int[Tensor, "F"], ring: Int[Tensor, "F 4"]) -> Int[Tensor, "T 4"]:
-    """Two tetrahedra between a centre and a face on the border."""
+    """Two tetrahedra between a center and a face on the border."""
     a, b, c, d = ring.unbind(-1)
     return torch.cat([torch.stack([centre, a, b, c], -1), torch.stack([centre, a, c, d], -1)])
 

@@ -3,7 +3,7 @@
 Turning a camera about the vertical moves the picture sideways when it stands low and turns it in its plane when it
 stands high. Views whose *turns* are known therefore agree for one elevation only: along the ray of every pixel of the
 object there is then a point that all views see as object (the coherence of silhouettes under circular motion:
-Hernandez, Schmitt and Cipolla, PAMI 2007) and that neighbouring views see in the same colour.
+Hernandez, Schmitt and Cipolla, PAMI 2007) and that neighboring views see in the same color.
 
 ``V`` views of ``h w`` pixels, ``S`` points along each ray within a ball around the origin.
 """
@@ -27,7 +27,7 @@ def disagreement(
     """Mean over all object pixels of the least that any point of their ray is contradicted by the other views.
 
     A point costs 1 where another view sees none of the object, and ``color_weight`` times the mean difference of its
-    colour in the next views on either side. Views are given in the order of their azimuths. 0 is perfect agreement.
+    color in the next views on either side. Views are given in the order of their azimuths. 0 is perfect agreement.
     """
     costs = [
         _costs(pictures, masks, cameras, i, color_weight, ray_points(cameras[[i]], samples, radius))

@@ -77,14 +77,14 @@ def visible(transmittance: Float[Tensor, "S"], alpha: Float[Tensor, "S"], least:
 def expected_depth(
     weights: Float[Tensor, "... K"], t: Float[Tensor, "... K"], far: float = 0.0
 ) -> Float[Tensor, "..."]:
-    """Mean distance of what a ray sees, normalised by its opacity; ``far`` where it sees nothing (dense)."""
+    """Mean distance of what a ray sees, normalized by its opacity; ``far`` where it sees nothing (dense)."""
     opacity = weights.sum(-1)
     depth = safe_div((weights * t).sum(-1), opacity)
     return torch.where(opacity > 0, depth, torch.full_like(depth, far))
 
 
 def depth_variance(weights: Float[Tensor, "... K"], t: Float[Tensor, "... K"]) -> Float[Tensor, "..."]:
-    """Variance of the distance under the normalised weights: 0 for one thin surface (dense)."""
+    """Variance of the distance under the normalized weights: 0 for one thin surface (dense)."""
     mean = expected_depth(weights, t)
     return safe_div((weights * (t - mean[..., None]) ** 2).sum(-1), weights.sum(-1))
 
@@ -95,7 +95,7 @@ def distortion(
     """sum_ij w_i w_j |t_i - t_j| + sum_i w_i^2 length_i / 3 (Mip-NeRF 360, arXiv 2111.12077, eq. 15), in O(K).
 
     t ascends along the last axis. The first sum is twice sum_i w_i (t_i W_i - M_i), where W and M are the sums of w
-    and w t over the samples before i. Differences of t are what counts, so it is first centred.
+    and w t over the samples before i. Differences of t are what counts, so it is first centered.
     """
     t = t - t[..., :1].detach()
     mass = torch.cumsum(weights, -1) - weights

@@ -69,7 +69,7 @@ def pictures(
     needs: frozenset[str],
     shape: tuple[int, int, int],
 ) -> Render:
-    """Values along rays (colour, 1, distance, normal; all times opacity) as pictures over a background."""
+    """Values along rays (color, 1, distance, normal; all times opacity) as pictures over a background."""
 
     def picture(rows: Float[Tensor, "R c"]) -> Float[Tensor, "B c H W"]:
         return rows.view(*shape, -1).permute(0, 3, 1, 2)

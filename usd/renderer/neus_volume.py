@@ -155,7 +155,7 @@ class NeusVolumeRenderer(Renderer):
         needs: frozenset[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
-        """Any rays, as one picture of height 1 and width R over the given colours; ``needs`` as for ``render``."""
+        """Any rays, as one picture of height 1 and width R over the given colors; ``needs`` as for ``render``."""
         values, samples = self._along(origins, directions, needs, generator)
         render = pictures(values, background, needs, (1, 1, len(origins)))
         return replace(render, samples=samples) if "samples" in needs else render
@@ -163,7 +163,7 @@ class NeusVolumeRenderer(Renderer):
     def _along(
         self, o: Tensor, d: Tensor, needs: frozenset[str], generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "R C"], Samples]:
-        """Sums along rays of weight times (colour, 1, distance, normal), and the samples they were made of."""
+        """Sums along rays of weight times (color, 1, distance, normal), and the samples they were made of."""
         samples = self._samples(o, d, generator if self.training and self.config.randomized else None)
         x, direction = samples.positions(o, d), d.index_select(0, samples.ray_index)
         curved = {"laplacian"} if "laplacian" in needs else set()

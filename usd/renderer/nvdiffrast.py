@@ -1,6 +1,6 @@
 """Visibility and antialiasing by the package nvdiffrast (arXiv 2011.03277), where a configuration asks for it.
 
-It is not a dependency: its licence allows research only, and it needs CUDA. Everything else (where a ray meets its
+It is not a dependency: its license allows research only, and it needs CUDA. Everything else (where a ray meets its
 face, interpolation, shading) is computed as with the built-in rasterizer.
 """
 

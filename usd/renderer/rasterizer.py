@@ -1,6 +1,6 @@
 """Pictures of a mesh: the nearest face at every pixel, shaded once, with silhouettes that move.
 
-Each covered pixel is shaded where its ray meets the surface, with smooth normals. Colour, opacity, distance and normal
+Each covered pixel is shaded where its ray meets the surface, with smooth normals. Color, opacity, distance and normal
 are then blended across silhouettes (``usd.kernels.rasterize_antialias``), and laid over the background last.
 
 Letters: B views, R pixels of all views, P covered pixels, V F vertices and faces.
@@ -36,7 +36,7 @@ Blend = Callable[[Tensor], Tensor]  # of pictures (B H W C), across silhouettes
 class Rasterizer(Renderer):
     """Renders geometries that are a mesh. Deterministic but for the background; training is not different.
 
-    What lies on a face's back is seen like its front. Parts of the mesh that fall between pixel centres are not seen.
+    What lies on a face's back is seen like its front. Parts of the mesh that fall between pixel centers are not seen.
     """
 
     @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Rasterizer(Renderer):
         return replace(render, mesh=mesh) if "mesh" in needs else render
 
     def _values(self, mesh: Mesh, cameras: Cameras, part: Window, wants_normal: bool) -> Float[Tensor, "R C"]:
-        """(colour, 1, distance, normal) of every pixel of a window, times how much of it is covered."""
+        """(color, 1, distance, normal) of every pixel of a window, times how much of it is covered."""
         view = with_border(cameras, part)
         seen, blend = self._screen(mesh, view)
         picture = blend(seen.picture(self._shade(mesh, view, seen, wants_normal)))
@@ -102,7 +102,7 @@ class Rasterizer(Renderer):
         return seen, blend if self.config.antialias else _unchanged
 
     def _shade(self, mesh: Mesh, view: View, seen: Seen, wants_normal: bool) -> Float[Tensor, "P C"]:
-        """(colour, 1, distance, normal) of the covered pixels."""
+        """(color, 1, distance, normal) of the covered pixels."""
         material = self.scene.material
         weights, t = barycentric(mesh.vertices, mesh.faces, view, seen)
         o, d = (rays.index_select(0, seen.pixel) for rays in view.rays)
@@ -126,7 +126,7 @@ def _unchanged(picture: Tensor) -> Tensor:
 
 
 def with_border(cameras: Cameras, part: Window) -> View:
-    """The window with one pixel more on each side that has one: antialiasing looks at neighbours."""
+    """The window with one pixel more on each side that has one: antialiasing looks at neighbors."""
     top, left = max(part.top - 1, 0), max(part.left - 1, 0)
     bottom = min(part.top + part.height + 1, cameras.height)
     right = min(part.left + part.width + 1, cameras.width)

@@ -1,4 +1,4 @@
-"""Systems: what is optimised, by which losses. The base class owns everything that is the same for all of them."""
+"""Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
 import inspect
 import sys
@@ -184,7 +184,7 @@ class System(Component, torch.nn.Module):
 
     @property
     def step(self) -> int:
-        """Optimiser steps taken, also when a finished trial is only tested or exported."""
+        """Optimizer steps taken, also when a finished trial is only tested or exported."""
         return max(self.global_step, self._restored_step)
 
     @property
@@ -364,7 +364,7 @@ def gradient_norm(parameters: Iterable[tuple[str, Tensor]]) -> tuple[Float[Tenso
 
 
 def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The configured optimiser over ``module``'s parameters. Unknown names are errors with their key path."""
+    """The configured optimizer over ``module``'s parameters. Unknown names are errors with their key path."""
     cls = vars(torch.optim).get(config.name)
     if not isinstance(cls, type):
         known = [name for name, item in vars(torch.optim).items() if isinstance(item, type)]

@@ -34,7 +34,7 @@ class ViewReadingClip(nn.Module):
         self.view = nn.Linear(clip.config.projection_dim, 2 * HARMONICS + 1)
 
     def picture(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Embeddings as Zero-1-to-3 takes them (not normalised)."""
+        """Embeddings as Zero-1-to-3 takes them (not normalized)."""
         pooled = self.clip.vision_model((pictures - 0.5) / 0.5).pooler_output
         return self.clip.visual_projection(pooled)
 

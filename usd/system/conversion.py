@@ -1,7 +1,7 @@
-"""How a training starts from an earlier one: its shape, and its colours, on another kind of geometry.
+"""How a training starts from an earlier one: its shape, and its colors, on another kind of geometry.
 
-Where both have the same networks they are copied, and colours are the same everywhere. Otherwise the new networks are
-fitted to the colours that the old ones show on the surface.
+Where both have the same networks they are copied, and colors are the same everywhere. Otherwise the new networks are
+fitted to the colors that the old ones show on the surface.
 """
 
 import logging
@@ -33,7 +33,7 @@ FIT_ENOUGH = 0.004  # an error (root mean square) that no picture of eight bits 
 
 @dataclass(frozen=True)
 class Handover:
-    """What to start from: a checkpoint or a trial's folder, changes to its geometry's options, colours or not."""
+    """What to start from: a checkpoint or a trial's folder, changes to its geometry's options, colors or not."""
 
     path: Path | None
     override: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Source:
 
 
 def begin(parts: Parts, handover: Handover, generator: torch.Generator) -> None:
-    """Gives new parts the shape, and the colours, that a training starts from. Raises ``UserError``."""
+    """Gives new parts the shape, and the colors, that a training starts from. Raises ``UserError``."""
     if handover.path is None:
         start = parts.geometry.initialize()
     else:
@@ -156,7 +156,7 @@ def colored(mesh: Mesh, source: Source) -> Mesh:
 
 
 def fit_colors(geometry: Geometry, material: Material, target: Mesh, generator: torch.Generator) -> float:
-    """Trains features and material until the surface shows a mesh's vertex colours; returns the last error (RMS)."""
+    """Trains features and material until the surface shows a mesh's vertex colors; returns the last error (RMS)."""
     parts = [part for name, part in geometry.named_children() if name in NETWORKS]
     weights = [p for part in [*parts, material] for p in part.parameters() if p.requires_grad]
     if not parts or not weights or target.color is None or geometry.n_features != material.n_features:
@@ -183,7 +183,7 @@ def fit_colors(geometry: Geometry, material: Material, target: Mesh, generator: 
 def seen_color(
     geometry: Geometry, material: Material, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]
 ) -> Float[Tensor, "N 3"]:
-    """Colours of surface points seen straight on."""
+    """Colors of surface points seen straight on."""
     features = geometry.query(x, frozenset({"features"})).features
     assert features is not None
     unit = torch.nn.functional.normalize(normal, dim=-1)

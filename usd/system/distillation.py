@@ -117,7 +117,7 @@ class DistillationSystem(System):
             self.guidance = self.open_guidance().to(self.device)
 
     def _start_shape(self) -> None:
-        """A new training's shape and colours: those of an earlier one, or what the geometry's options say."""
+        """A new training's shape and colors: those of an earlier one, or what the geometry's options say."""
         config = self.config
         earlier = Handover(
             config.geometry_convert_from,
@@ -175,11 +175,11 @@ class DistillationSystem(System):
 
     @property
     def also(self) -> frozenset[str]:
-        """What is rendered beside colours because this stage shows it."""
+        """What is rendered beside colors because this stage shows it."""
         return frozenset({"normal"}) if self.config.stage == "geometry" else frozenset()
 
     def as_shown(self, render: Render) -> Render:
-        """The render as the guidance sees it: in a geometry stage its normals are its colours."""
+        """The render as the guidance sees it: in a geometry stage its normals are its colors."""
         if self.config.stage != "geometry":
             return render
         assert render.normal is not None
@@ -201,7 +201,7 @@ class DistillationSystem(System):
         return None
 
     def validate(self, batch: CameraBatch, index: int) -> None:
-        """Writes ``it<step>-<index>.png``: colours, opacity, depth, and what else this stage shows."""
+        """Writes ``it<step>-<index>.png``: colors, opacity, depth, and what else this stage shows."""
         grid = validation_grid(
             self.look(batch, "depth", *self.also),
             self.reference_picture(batch.cameras.height, batch.cameras.width),
@@ -219,7 +219,7 @@ class DistillationSystem(System):
             self.shown.setdefault(batch.name, []).append(Shown(rgba, file, batch.view(i)))
 
     def pictured(self, render: Render) -> Render:
-        """The render as its pictures show it: a geometry stage has no colours but those of its normals."""
+        """The render as its pictures show it: a geometry stage has no colors but those of its normals."""
         if self.config.stage != "geometry":
             return render
         assert render.normal is not None

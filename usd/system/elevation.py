@@ -107,7 +107,7 @@ def rim_views(
 
 
 def varied(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Half of them mirrored, and all with their colours exchanged: neither says how high a picture was taken."""
+    """Half of them mirrored, and all with their colors exchanged: neither says how high a picture was taken."""
     chance = torch.rand(len(pictures), generator=generator, device=generator.device).to(pictures.device)
     mirrored = torch.where((chance < 0.5)[:, None, None, None], pictures.flip(-1), pictures)
     order = torch.randperm(3, generator=generator, device=generator.device)

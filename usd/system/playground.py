@@ -42,7 +42,7 @@ class PlaygroundConfig(System.Config):
 
 @register("playground-system")
 class PlaygroundSystem(System):
-    """``canvas`` is what is optimised; ``developed`` holds its pictures, so that tests need no model."""
+    """``canvas`` is what is optimized; ``developed`` holds its pictures, so that tests need no model."""
 
     Config = PlaygroundConfig
     config: PlaygroundConfig
@@ -58,7 +58,7 @@ class PlaygroundSystem(System):
     # -------------------------------------------------------------------------------------------------- training
 
     def configure_model(self) -> None:
-        """Reads the picture, opens the guidance and lays out the canvas, before the optimiser looks for weights."""
+        """Reads the picture, opens the guidance and lays out the canvas, before the optimizer looks for weights."""
         if self.guidance is not None or self.trainer.state.fn != "fit":
             return
         data = self.data

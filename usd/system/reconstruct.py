@@ -1,6 +1,6 @@
 """From views to a surface: a signed distance is rendered like a volume until it looks like them (arXiv 2106.10689).
 
-A step renders random rays of the given views and compares colours, masks and, where the views have them, normals. The
+A step renders random rays of the given views and compares colors, masks and, where the views have them, normals. The
 number of rays follows the number of samples they take, so that a step costs the same throughout. No diffusion model
 is involved.
 """
@@ -242,7 +242,7 @@ class ReconstructSystem(System):
         return stacked(views)
 
     def validate(self, batch: ViewBatch, index: int) -> None:
-        """Writes ``it<step>-<index>.png``: the truth; colours, opacity, depth and normals as they are."""
+        """Writes ``it<step>-<index>.png``: the truth; colors, opacity, depth and normals as they are."""
         grid = validation_grid(self.look(batch.cameras, "depth", "normal"))
         truth = contact_sheet(batch.over().cpu(), columns=len(batch))
         gap = torch.ones_like(truth[:, :2])

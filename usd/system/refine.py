@@ -77,7 +77,7 @@ class RefineSystem(System):
             raise ConfigError("system.lora: required but not given; expected the folder of a LoRA")
 
     def configure_optimizers(self) -> None:  # type: ignore[override]
-        """There is nothing to optimise."""
+        """There is nothing to optimize."""
         for text in (".*will run with no optimizer.*", ".*`training_step` returned `None`.*"):
             warnings.filterwarnings("ignore", text)
 
@@ -219,7 +219,7 @@ def resampled(picture: Float[Tensor, "B 3 h w"], size: torch.Size) -> Float[Tens
 def recomposed(
     picture: Float[Tensor, "B 3 H W"], alpha: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 4 H W"]:
-    """Straight RGBA that shows ``picture`` over white where alpha is 1; colours of half-covered pixels are unmixed."""
+    """Straight RGBA that shows ``picture`` over white where alpha is 1; colors of half-covered pixels are unmixed."""
     return straight((picture - (1 - alpha)).clamp_min(0), alpha)
 
 

@@ -1,4 +1,4 @@
-"""Two-step specialisation: a text model learns one object from one picture, by LoRA (arXiv 2312.06198; 2208.12242).
+"""Two-step specialization: a text model learns one object from one picture, by LoRA (arXiv 2312.06198; 2208.12242).
 
     step 1   instance: the input picture and novel views, "photo of a [V] NAME"    class: "photo of a NAME"
     step 2   instance: the input picture, "photo of a [S] [V] NAME"                class: the novel views, as in step 1
@@ -200,7 +200,7 @@ class SpecialiseSystem(System):
     # ------------------------------------------------------------------------------------------------- training
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Where step 2 begins the optimiser forgets step 1."""
+        """Where step 2 begins the optimizer forgets step 1."""
         super().on_train_batch_start(batch, batch_idx)
         if self.global_step == self.config.second_step_from:
             self.trainer.optimizers[0].state.clear()
@@ -279,7 +279,7 @@ class SpecialiseSystem(System):
         return model.decode(ddim_sample(fn, noise, times, model.alphas_cumprod)).cpu()
 
     def _predictor(self, tokens: Float[Tensor, "1 K W"]) -> EpsFn:
-        """The specialised model under one sentence."""
+        """The specialized model under one sentence."""
 
         def eps(xt: Tensor, t: Tensor) -> Tensor:
             said = self._said(xt, t, tokens.expand(len(xt), -1, -1))

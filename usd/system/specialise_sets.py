@@ -1,4 +1,4 @@
-"""The pictures that a specialisation learns from: made once, kept as PNG files, read back from them.
+"""The pictures that a specialization learns from: made once, kept as PNG files, read back from them.
 
 A set is a folder with ``000.png``, ``001.png``, ... and ``set.json``, which holds a digest of everything that decides
 them. A run that is cut off goes on where it stopped; a set made with other settings is made again.

@@ -1,4 +1,4 @@
-"""A sentence to a 3D object: a radiance field, then its shape as a mesh, then the mesh's colours (``system.stage``)."""
+"""A sentence to a 3D object: a radiance field, then its shape as a mesh, then the mesh's colors (``system.stage``)."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """``view-volume-system``: trains the feature volume that tells the embedded Zero-1-to-3 where things are.
 
-A reference is lifted once and seen from several cameras; colours, opacity and the expected latent of each view are
+A reference is lifted once and seen from several cameras; colors, opacity and the expected latent of each view are
 compared with the truth. The expected latent is the mean of what the view can be: blurred where the reference leaves
 things open, and exactly what a diffusion model needs beside x_t.
 """
@@ -107,7 +107,7 @@ class ViewVolumeSystem(ModelTraining):
             return self.average.see(self.average.lift(pictures, reference), reference, target)
 
     def _sheet(self, pictures: Tensor, made: Tensor, seen: Seen, n: int) -> None:
-        """A column per toy: the reference; then truth, decoded expected latent and rendered colours of each view."""
+        """A column per toy: the reference; then truth, decoded expected latent and rendered colors of each view."""
         views = pictures.unflatten(0, (-1, n))[:16]
         size = pictures.shape[-1]
         rendered = interpolate(seen.rgb.float(), (size, size)).clamp(0, 1)

@@ -44,7 +44,7 @@ def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
 
 
 def toy_glb(toy: Toy) -> bytes:
-    """The toy's mesh as a binary glTF (y up), with vertex colours and without a viewer's light."""
+    """The toy's mesh as a binary glTF (y up), with vertex colors and without a viewer's light."""
     mesh = toy_mesh(toy)
     normals = vertex_normals(mesh.vertices, mesh.faces)
     return glb_bytes(Surface(replace(mesh, vertices=y_up(mesh.vertices)), y_up(normals), unlit=True))

@@ -74,7 +74,7 @@ def training_light(rng: np.random.Generator) -> Light:
 
 
 def normal_map(toy: Toy, cameras: Cameras) -> Float[Tensor, "B 4 H W"]:
-    """Normals as colours (see ``usd.math.normal_map``) with straight alpha, each pixel the mean of four rays."""
+    """Normals as colors (see ``usd.math.normal_map``) with straight alpha, each pixel the mean of four rays."""
     seen = render([toy], cameras.resize(2 * cameras.height, 2 * cameras.width), edge_rays=1)
     opacity = seen.alpha[:, None]
     colors = normal_colors(seen.normal.permute(0, 3, 1, 2), opacity, 0.0)

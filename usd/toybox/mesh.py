@@ -1,4 +1,4 @@
-"""The surface of a toy as a mesh: marching cubes of its distance, vertices moved onto it, colours as rendered."""
+"""The surface of a toy as a mesh: marching cubes of its distance, vertices moved onto it, colors as rendered."""
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ FLAT = (
 
 
 def toy_mesh(toy: Toy, resolution: int = 160, light: Light | None = None) -> Mesh:
-    """A closed mesh whose vertices lie on the surface (to about 1e-4) and carry the lit colour of the pictures."""
+    """A closed mesh whose vertices lie on the surface (to about 1e-4) and carry the lit color of the pictures."""
     like = torch.zeros(1)
     values = sample_grid(lambda x: -signed_distance(toy, x)[0], resolution, RADIUS * 1.05, like)
     vertices, faces = marching_cubes(values, 0.0, RADIUS * 1.05)

@@ -1,6 +1,6 @@
 """Nameless toys: random compositions of patterned primitives with unions, cuts, twists and tapers.
 
-Training data of this kind was found enough for reconstruction models to generalise (LRM-Zero's Zeroverse, arXiv
+Training data of this kind was found enough for reconstruction models to generalize (LRM-Zero's Zeroverse, arXiv
 2406.09371); here it keeps the embedded models from knowing only the named categories.
 """
 

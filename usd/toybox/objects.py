@@ -45,7 +45,7 @@ def _article(phrase: str) -> str:
 
 
 def normal_caption(caption: str) -> str:
-    """The caption of a toy's normal map. Colours stay in it, though it does not show them: prompts have them too."""
+    """The caption of a toy's normal map. Colors stay in it, though it does not show them: prompts have them too."""
     return f"{NORMALS_OF}{caption}"
 
 

@@ -22,7 +22,7 @@ NORMAL_STEP = 5e-4
 
 @dataclass(frozen=True)
 class Light:
-    """A light fixed to the world, so that colour does not depend on the view. ``direction`` points to the light."""
+    """A light fixed to the world, so that color does not depend on the view. ``direction`` points to the light."""
 
     direction: tuple[float, float, float] = (0.35, 0.55, 0.76)
     diffuse: float = 0.45
@@ -137,7 +137,7 @@ def normal_at(scene: Scene, view: int, mask: wp.uint64, p: wp.vec3) -> wp.vec3:
 @wp.func
 @no_type_check
 def pattern_share(pattern: int, x: float, y: float, z: float) -> float:
-    """How much of the second colour shows at a point of pattern space: stripes, checker, dots, gradient."""
+    """How much of the second color shows at a point of pattern space: stripes, checker, dots, gradient."""
     if pattern == 1:
         return wp.where(z - wp.floor(z) > 0.5, 1.0, 0.0)
     if pattern == 2:
@@ -228,7 +228,7 @@ def first_pass(first: int, scene: Scene, frames: Frames):
 @wp.func
 @no_type_check
 def differs(frames: Frames, i: int, j: int) -> bool:
-    """Whether an edge runs between two pixels: another part, a crease, or a change of colour."""
+    """Whether an edge runs between two pixels: another part, a crease, or a change of color."""
     if frames.owner[i] != frames.owner[j]:
         return True
     if frames.owner[i] < 0:
@@ -372,7 +372,7 @@ def _pictures(scene: Any, cameras: Cameras, edge_rays: int) -> Pictures:
 def lit_colors(
     toy: Toy, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], light: Light
 ) -> Float[Tensor, "N 3"]:
-    """The colour that a picture shows at surface points."""
+    """The color that a picture shows at surface points."""
     device = points.device
     _, owner = signed_distance(toy, points)
     out = torch.zeros_like(points)

@@ -1,10 +1,10 @@
-"""A toy: a list of solid primitives with colours, and the builder that shapes are written with.
+"""A toy: a list of solid primitives with colors, and the builder that shapes are written with.
 
 A primitive lives in its own frame (axis of revolution along local z) and is packed into one row of ``ROW`` floats,
 so that a kernel can read a whole batch of toys from one array:
 
     0 kind | 1 operation | 2 blend radius | 3 rounding | 4-7 size | 8-16 world-to-local rotation, row-major
-    17-19 centre | 20 bounding radius | 21-23 colour | 24-26 second colour | 27 pattern | 28 frequency | 29 phase
+    17-19 center | 20 bounding radius | 21-23 color | 24-26 second color | 27 pattern | 28 frequency | 29 phase
     30 twist (radians per unit of z) | 31 taper
 """
 
@@ -27,7 +27,7 @@ Vector = Sequence[Number]
 
 @dataclass(frozen=True)
 class Paint:
-    """A colour in [0, 1], and a second one laid over it in a pattern."""
+    """A color in [0, 1], and a second one laid over it in a pattern."""
 
     color: tuple[float, float, float]
     second: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -114,7 +114,7 @@ class Builder:
         self.rows.append(row)
 
     def finish(self, yaw: Number) -> np.ndarray:
-        """The packed primitives, turned by ``yaw``, centred and scaled into the ball of radius ``RADIUS``."""
+        """The packed primitives, turned by ``yaw``, centered and scaled into the ball of radius ``RADIUS``."""
         rows = np.stack(self.rows)
         points = np.concatenate([surface_points(row) for row in rows if row[1] == UNION])
         turn = euler_deg(0, 0, math.degrees(yaw))

@@ -1,6 +1,6 @@
 """The named toys. Each function builds one category in its own frame: front towards +y, up +z, right hand +x.
 
-Proportions, parts, colours and patterns are drawn from the generator, so every seed is another object. A function
+Proportions, parts, colors and patterns are drawn from the generator, so every seed is another object. A function
 returns the phrase for its caption, of which the words are all in the vocabulary of the embedded text model.
 """
 
@@ -59,7 +59,7 @@ class Draw:
         return Paint((float(r), float(g), float(b)))
 
     def paint(self, name: str, size: Number = 1.0, p_pattern: float = 0.25) -> tuple[Paint, str]:
-        """A colour, sometimes with a pattern over it; the words for both. ``size`` is that of the painted part."""
+        """A color, sometimes with a pattern over it; the words for both. ``size`` is that of the painted part."""
         base = self.plain(name)
         if not self.chance(p_pattern):
             return base, name

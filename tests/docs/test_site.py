@@ -1,0 +1,96 @@
+"""The documentation builds without warnings, its notebook runs, and docstrings come out as they were written."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "docs" / "notebooks" / "one_picture_to_3d.py"
+has_sphinx = importlib.util.find_spec("sphinx") is not None
+
+
+@pytest.fixture(scope="module")
+def reference():
+    pytest.importorskip("sphinx")
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("docstring", "shown"),
+    [
+        ("d = |a_i|, 2 * 3", r"d = \|a\_i\|, 2 \* 3"),
+        ("outputs/<name> and ``a<b``", r"outputs/\<name> and ``a<b``"),
+        ("One.\n\n    grad = s * d\n\nTwo.", "One.\n\n```text\n    grad = s * d\n```\n\nTwo."),
+    ],
+)
+def test_formulas_in_docstrings_are_not_markup(reference, docstring, shown):
+    assert reference.markdown(docstring).strip() == shown
+
+
+def test_every_module_has_its_place_in_the_reference(reference):
+    folders = {file.parent for file in reference.PACKAGE.rglob("*.py")}
+    text = "\n".join(reference.page(folder) for folder in folders)
+    modules = [file for file in reference.PACKAGE.rglob("*.py") if file.name != "__main__.py"]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in modules]
+    assert not [name for name in names if f"## {name.removesuffix('.__init__')}\n" not in text]
+    assert "- `guidance_scale: " in text
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def prose(text: str) -> list[str]:
+    """Lines that can be wrapped: no code, tables, pictures, links that fill a line, nor figures that commands write."""
+    text = re.sub(r"<!-- claim.*?<!-- end", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return [line for line in text.splitlines() if not re.match(r" {4}(?! *[-*] )|\||!\[", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_prose_stays_within_110_columns(page):
+    long = [line for line in prose(page.read_text(encoding="utf-8")) if len(line) > 110]
+    assert not [line for line in long if max(map(len, line.split())) < 60]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("furo")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        ROOT / "docs",
+        tmp_path,
+    ]
+    built = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    assert "Score distillation as plain functions" in (tmp_path / "api" / "usd_math.html").read_text("utf-8")
+    assert "over-saturation" in (tmp_path / "how-it-works.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_the_picture_to_the_mesh(tmp_path, monkeypatch):
+    jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
+    monkeypatch.setenv("USD_NOTEBOOK_OUT", str(tmp_path))
+    notebook = jupytext.read(NOTEBOOK)
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(ROOT)}}).execute()
+    last = notebook.cells[-1]["outputs"]
+    assert "model.glb" in "".join(output.get("text", "") for output in last)
+    assert list(tmp_path.glob("*/kettle@*/save/it*-export/model.glb"))
