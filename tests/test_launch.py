@@ -288,7 +288,7 @@ def weights(trial: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_step_that_is_not_finite_is_skipped_counted_and_said(tmp_path, capsys):
-    """Nothing of it reaches the weights or the optimiser, and resuming knows of it."""
+    """Nothing of it reaches the weights or the optimizer, and resuming knows of it."""
     out = [f"exp_root_dir={tmp_path}", "trainer.max_steps=9"]
     assert run("--train", *out, "system.fail_at=4", "system.fail_until=6") == 0
     said = capsys.readouterr().out

@@ -101,7 +101,9 @@ class Checkpoints(Callback):
         The answer is not written back: a request that comes while they agree is heard after the next step.
         """
         asked = self.stop.asked
-        return asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return (
+            asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+        )
 
     def _save_and_stop(self, trainer: Trainer) -> None:
         self._save(trainer, self.trial.last)

@@ -127,13 +127,13 @@ def write_sheet(file: Path, tasks: Sequence[Task], views: int = 6, size: int = 1
 
 
 def _thumbnail(path: Path, size: int) -> "torch.Tensor":
-    """A picture within a white square, ``3 size size``; a gray square where it cannot be read."""
+    """Return a picture, upright, within a white square, ``3 size size``; a gray square where it cannot be read."""
     import torch
 
-    from usd.data.pictures import over, read_rgba, resize_rgba
+    from usd.data.pictures import over, read_picture, resize_rgba
 
     try:
-        picture = read_rgba(path)
+        picture = read_picture(path, upright=True, longest=1024).rgba
     except UserError:
         return torch.full((3, size, size), 0.5)
     height, width = picture.shape[-2:]

@@ -5,9 +5,9 @@ Three questions are answered here, and each answer is a sentence in ``Reference.
 - *What is object?* The file's alpha if it has one; otherwise a plain background is assumed and removed. Bars that pad a
   photograph are put aside first, and so are specks and an even veil of alpha.
 - *Where is it?* ``framing: keep`` leaves the object where it is (the picture was taken by the reference camera);
-  ``recenter`` centres its bounding box and scales its longest side to ``fraction`` of the picture.
-  ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centred within
-  20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recentres everything else.
+  ``recenter`` centers its bounding box and scales its longest side to ``fraction`` of the picture.
+  ``auto`` (the default) keeps a square cut-out whose object already sits as in the training pictures - centered within
+  20 %, longest side between 35 % and 98 % of the picture, not cut off by the border - and recenters everything else.
 - *How big?* Source pixels are kept up to ``LONGEST``; a consumer asks for the size it wants. A small object in a larger
   photograph is read once more from the file, in the detail that it has there.
 """

@@ -71,7 +71,7 @@ def read_scene(folder: Path, where: str) -> ViewSet:
 
 
 def _colours(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:
-    """Cut-out colours: ``masked_colors`` where all are there, else those over white with their background removed."""
+    """Cut-out colors: ``masked_colors`` where all are there, else those over white with their background removed."""
     cut, missing = _six(folder / "masked_colors", "rgb", where)
     is_cut = not missing
     files, missing = (cut, missing) if is_cut else _six(folder, "rgb", where)

@@ -1,6 +1,7 @@
 """Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
 import inspect
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class System(Component, torch.nn.Module):
     A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
     in ``transient`` (diffusion models) never enter a checkpoint; build those in ``on_fit_start``, so that testing and
     exporting need none of them. ``self.save_dir`` is the trial's folder for pictures, ``self.step`` the number of
-    optimiser steps taken. Methods named as hooks of Lightning are called as those are (``usd.loop``), and between
+    optimizer steps taken. Methods named as hooks of Lightning are called as those are (``usd.loop``), and between
     them ``self.trainer`` and ``self.data`` are there.
     """
 
@@ -166,7 +167,7 @@ class System(Component, torch.nn.Module):
 
     @property
     def global_step(self) -> int:
-        """Optimiser steps taken by the trainer."""
+        """Optimizer steps taken by the trainer."""
         return 0 if self.trainer is None else self.trainer.global_step
 
     @property
@@ -213,7 +214,7 @@ class System(Component, torch.nn.Module):
         ranks.copy_from_first(x for name, x in own.items() if name.split(".")[0] not in self.transient)
 
     def configure_model(self) -> None:
-        """Makes what could not be made in ``build``, before the optimiser looks for weights."""
+        """Makes what could not be made in ``build``, before the optimizer looks for weights."""
 
     def on_fit_start(self) -> None:
         """Opens what training needs."""
@@ -264,7 +265,7 @@ class System(Component, torch.nn.Module):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Sets learning rates of this step, or takes its gradients away where something was not finite.
 
-        Without gradients an optimiser changes nothing, its own state included. (A loss scaled for half floats overflows
+        Without gradients an optimizer changes nothing, its own state included. (A loss scaled for half floats overflows
         by design; its scaler has seen that by now and lowers the scale.)
         """
         for group in optimizer.param_groups:

@@ -148,7 +148,7 @@ def colorless(*geometries: Geometry) -> bool:
 
 
 def colored(mesh: Mesh, source: Source) -> Mesh:
-    """The mesh with the colours of a source at its vertices."""
+    """The mesh with the colors of a source at its vertices."""
     from usd.exporter.mesh import vertex_colors
 
     with torch.no_grad():
