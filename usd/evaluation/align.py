@@ -32,13 +32,14 @@ class Similarity:
     scale: float = 1.0
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        return self.scale * x @ self.rotation.T + self.translation
+        moved = self.scale * x.double() @ self.rotation.double().T + self.translation.double()
+        return moved.to(x.dtype)
 
     def after(self, other: "Similarity") -> "Similarity":
         """``other`` first, then this."""
         return Similarity(
-            self.rotation @ other.rotation,
-            self.scale * self.rotation @ other.translation + self.translation,
+            self.rotation.double() @ other.rotation.double(),
+            self.scale * self.rotation.double() @ other.translation.double() + self.translation.double(),
             self.scale * other.scale,
         )
 
@@ -59,9 +60,9 @@ def apply(motion: Similarity, mesh: Mesh) -> Mesh:
 def unit_box(mesh: Mesh) -> Similarity:
     """The motion that centres the mesh's bounding box and makes its longest side 1. Only vertices in use count."""
     used = mesh.vertices[torch.unique(mesh.faces)]
-    low, high = used.amin(0), used.amax(0)
+    low, high = used.double().amin(0), used.double().amax(0)
     scale = 1 / max(float((high - low).max()), 1e-12)
-    return Similarity(torch.eye(3), -scale * 0.5 * (low + high), scale)
+    return Similarity(torch.eye(3, dtype=torch.float64), -scale * 0.5 * (low + high), scale)
 
 
 def aligned(mesh: Mesh, reference: Mesh, how: Alignment, seed: int = 0) -> Similarity:
