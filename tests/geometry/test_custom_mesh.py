@@ -49,8 +49,8 @@ def test_axes_are_named_as_published(tmp_path: Path) -> None:
         rotation = turn(Placement(up, front), file)
         assert float(torch.linalg.det(rotation)) == 1
         for axis, to in ((up, 2), (front, 0)):
-            vector = torch.eye(3)["xyz".index(axis[1])] * (1 if axis[0] == "+" else -1)
-            assert torch.equal(rotation @ vector, torch.eye(3)[to])
+            vector = torch.eye(3, dtype=torch.float64)["xyz".index(axis[1])] * (1 if axis[0] == "+" else -1)
+            assert torch.equal(rotation @ vector, torch.eye(3, dtype=torch.float64)[to])
     found = read_start_shape(torus_file(tmp_path, turn=True), Placement("+y", "+x"), 1.0).surface
     assert is_the_torus(found)
     with pytest.raises(UserError, match=r"shape_init_mesh_front: '\+y' is along shape_init_mesh_up '-y'"):

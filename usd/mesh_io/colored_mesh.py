@@ -1,7 +1,8 @@
 """A triangle mesh with its base color, whatever holds it: factors, textures, vertex colors, several materials.
 
 All colors are kept as light (linear) and multiplied as glTF 2.0, section 3.9.2, says: factor x texture x vertex color.
-Texture coordinates and vertex colors belong to corners of faces, so that coincident vertices can be merged without losing them.
+Texture coordinates and vertex colors belong to corners of faces, so that coincident vertices can be merged without
+losing them.
 
 Letters: V F vertices and faces, h w texels, N points, R points on faces.
 """

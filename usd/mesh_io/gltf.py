@@ -99,7 +99,7 @@ class _Scene:
         if "mesh" not in node:
             return []
         mesh = self.document.items("meshes")[node["mesh"]]
-        weights = node.get("weights", mesh.get("weights", []))
+        weights = [float(weight) for weight in node.get("weights") or mesh.get("weights") or []]
         found: list[Part] = []
         for number, primitive in enumerate(mesh["primitives"]):
             where = f"{self.document.path}: mesh {node['mesh']}, primitive {number}"

@@ -53,7 +53,8 @@ class Colors:
         clear = texture is not None and bool((texture.pixels[..., 3] < 255).any())
         if mode == "BLEND" and (factor[3] < 1 or clear):
             self.document.notes.append("transparent materials (alphaMode BLEND) are taken as opaque")
-        return BaseColor((factor[0], factor[1], factor[2], factor[3]), texture, cutoff)
+        r, g, b, a = factor
+        return BaseColor((r, g, b, a), texture, cutoff)
 
     def _texture(self, index: int) -> Texture:
         if index not in self._textures:
@@ -78,7 +79,7 @@ def _base(material: Json) -> tuple[list[float], Json | None]:
     glossy = material.get("extensions", {}).get(GLOSSY)
     look = material.get("pbrMetallicRoughness", {}) if glossy is None else glossy
     names = ("baseColorFactor", "baseColorTexture") if glossy is None else ("diffuseFactor", "diffuseTexture")
-    return look.get(names[0], list(WHITE)), look.get(names[1])
+    return [float(value) for value in look.get(names[0], WHITE)], look.get(names[1])
 
 
 def _source(document: Document, texture: Json) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 GROUP = 16
-Bytes = UInt8[np.ndarray, "n"]
+Bytes = UInt8[np.ndarray, "size"]
 
 
 def decode_view(data: bytes, count: int, stride: int, mode: str, filter_name: str) -> bytes:
@@ -26,7 +26,7 @@ def decode_view(data: bytes, count: int, stride: int, mode: str, filter_name: st
 # ------------------------------------------------------------------------------------------------------- attributes
 
 
-def _vertices(source: Bytes, count: int, stride: int) -> UInt8[np.ndarray, "n stride"]:
+def _vertices(source: Bytes, count: int, stride: int) -> UInt8[np.ndarray, "count stride"]:
     if len(source) == 0 or source[0] != 0xA0 or stride % 4:
         raise ValueError("meshopt: not an attribute stream of version 0")
     last = source[len(source) - stride :].astype(np.int64)
@@ -71,7 +71,7 @@ def _group(source: Bytes, place: int, mode: int) -> tuple[np.ndarray, int]:
     return values, place + len(long)
 
 
-def apply_filter(rows: UInt8[np.ndarray, "n stride"], name: str) -> np.ndarray:
+def apply_filter(rows: UInt8[np.ndarray, "count stride"], name: str) -> np.ndarray:
     """Return elements as they were before the named filter prepared them for compression."""
     if name == "EXPONENTIAL":
         words = rows.view(np.int32)
@@ -87,7 +87,7 @@ def _quaternions(rows: np.ndarray) -> np.ndarray:
     three = rows[:, :3] / (np.sqrt(2.0) * (tag | 3))[:, None]
     four = np.sqrt(np.maximum(0.0, 1 - np.square(three).sum(1, keepdims=True)))
     out = np.zeros((len(rows), 4))
-    order = (tag[:, None] + [1, 2, 3, 0]) % 4
+    order = ((tag[:, None] + np.array([1, 2, 3, 0])) % 4).astype(np.int64)
     np.put_along_axis(out, order, np.concatenate([three, four], 1), 1)
     return np.round(out * 32767).astype(np.int16)
 

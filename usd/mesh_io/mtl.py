@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from usd.math.color import linear_from_srgb
-from usd.mesh_io.colored_mesh import BaseColor, Texture
+from usd.mesh_io.colored_mesh import BaseColor, Texture, Wrap
 from usd.mesh_io.files import Neighbor, decode_text, find_neighbor
 from usd.mesh_io.images import decode_image
 
@@ -107,7 +107,7 @@ def _material(name: str, block: dict[str, str], folder: Path, notes: list[str]) 
     if color is not None and max(color[:3]) == 0:
         notes.append(f"material '{name}': its Kd is black beside a texture, and taken as white")
         color = None
-    wrap = "clamp" if line.clamp else "repeat"
+    wrap: Wrap = "clamp" if line.clamp else "repeat"
     texture = Texture(pixels, (wrap, wrap))
     return ObjMaterial(BaseColor(color or (1.0, 1.0, 1.0, 1.0), texture), line.scale, line.offset)
 

@@ -159,6 +159,9 @@ def _part(
     _check(path, flat[:, 0], counts, [line for line, _ in polygons], len(vertices))
     corner, _ = triangulate(flat[:, 0], counts, np.nan_to_num(vertices))
     faces, laid = flat[:, 0][corner], flat[:, 1][corner]
+    shown = None if light is None else light[faces]
+    used, inverse = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], inverse.reshape(faces.shape)
     color, uv = material.color, None
     if ((laid >= 0) & (laid < len(coordinates))).all():
         table = np.array([(row + ["0"])[:2] for row in coordinates], np.float64)
@@ -169,8 +172,8 @@ def _part(
     if color.texture is not None:
         notes += ["vertex colors beside a texture are left out"] if light is not None else []
         return Part(vertices, faces, color, uv)
-    if light is not None:
-        return Part(vertices, faces, BaseColor(), uv, light[faces])
+    if shown is not None:
+        return Part(vertices, faces, BaseColor(), uv, shown)
     return Part(vertices, faces, color, uv)
 
 

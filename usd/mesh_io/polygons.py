@@ -78,5 +78,5 @@ def _is_ear(x: np.ndarray, left: list[int], i: int) -> bool:
     return not bool((inside & ~same).any())
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray | np.float64:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
