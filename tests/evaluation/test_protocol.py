@@ -1,6 +1,7 @@
 """The whole comparison: what is compared with what, invariances, alignment by name, and its report."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -68,6 +69,36 @@ def test_only_the_named_alignment_is_made():
         "alignment_turn_deg"
     ] == pytest.approx(60, abs=1)
     assert (motion(turned.vertices) - shape.vertices).norm(dim=-1).max() < 0.02
+
+
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+def test_other_units_are_said_and_take_no_longer(monkeypatch, factor):
+    """Millimeters against meters: all points of one are about as far from each point of the other."""
+    monkeypatch.setattr(protocol, "SAMPLES", 20_000)
+    began = time.process_time()
+    report, _ = compare_surfaces(sphere(factor), sphere(1.0), "none")
+    assert time.process_time() - began < 6
+    expected = (
+        f"prediction: it is {factor:g} times the reference's size: other units? Figures compare it as it is;"
+    )
+    assert report.notes[0].startswith(expected) and "icp+scale" in report.notes[0]
+    assert report.figures["chamfer_area"] == pytest.approx(abs(factor - 1) / 2, rel=0.02)
+    scaled, _ = compare_surfaces(sphere(factor), sphere(1.0), "icp+scale")
+    assert scaled.figures["volume_iou"] > 0.95 and not any("units" in note for note in scaled.notes[1:])
+
+
+def test_far_coordinates_and_stray_faces_decide_nothing():
+    """The same box, half a million meters from the origin and with a far stray face in the reference."""
+    place = torch.tensor([500_000.0, 5_400_000.0, 100.0]).double()
+    here = box((1.0, 0.6, 0.3))
+    there = Mesh(here.vertices.double() + place, here.faces)
+    stray = Mesh(
+        torch.tensor([[0, 0, 1e5], [1, 0, 1e5], [0, 1, 1e5]]).double() + place, torch.tensor([[0, 1, 2]])
+    )
+    report = evaluate(as_source(there), as_source(both(there, stray), "b"))
+    assert report.figures["volume_iou"] == 1 and report.figures["mask_iou"] == 1
+    assert any("1 of 13 faces lie more than 50 times farther" in note for note in report.notes)
+    assert any(note.startswith("pictures: both meshes are moved") for note in report.notes)
 
 
 def test_an_empty_prediction_is_reported_and_an_empty_reference_refused():

@@ -9,11 +9,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from usd.core.types import Mesh
-from usd.evaluation.surface import area_samples
+from usd.evaluation.surface import area_samples, nearest_of
 
 Alignment = Literal["none", "yaw", "icp", "icp+scale"]
 ALIGNMENTS: tuple[Alignment, ...] = ("none", "yaw", "icp", "icp+scale")
@@ -82,11 +81,10 @@ def aligned(mesh: Mesh, reference: Mesh, how: Alignment, seed: int = 0) -> Simil
 
 def icp(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"], with_scale: bool) -> Similarity:
     """Iterated closest points, both ways: every point of either set pulls, until the motion stands still."""
-    forward, motion, error = cKDTree(target.numpy()), identity(), math.inf
+    motion, error = identity(), math.inf
     for _ in range(ITERATIONS):
         moved = motion(source)
-        there = target[torch.from_numpy(forward.query(moved.numpy())[1])]
-        here = source[torch.from_numpy(cKDTree(moved.numpy()).query(target.numpy())[1])]
+        there, here = target[nearest_of(moved, target)[1]], source[nearest_of(target, moved)[1]]
         motion = procrustes(torch.cat([source, here]), torch.cat([there, target]), with_scale)
         latest = float((motion(torch.cat([source, here])) - torch.cat([there, target])).square().mean())
         if error - latest <= ENOUGH * latest:
@@ -109,11 +107,10 @@ def procrustes(x: Float[Tensor, "N 3"], y: Float[Tensor, "N 3"], with_scale: boo
 
 def best_yaw(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"]) -> Similarity:
     """The turn about the vertical through the box's centre that minimises Chamfer: 5 degree steps, then ever finer."""
-    tree = cKDTree(target.numpy())
 
     def apart(angle: float) -> float:
         moved = turn_about_z(angle)(source)
-        there, back = tree.query(moved.numpy())[0], cKDTree(moved.numpy()).query(target.numpy())[0]
+        there, back = nearest_of(moved, target)[0], nearest_of(target, moved)[0]
         return float(there.mean() + back.mean())
 
     step = 2 * math.pi / YAW_STEPS

@@ -142,7 +142,7 @@ def other_units(prediction: Mesh) -> tuple[str, ...]:
     if 1 / OTHER_UNITS < size < OTHER_UNITS:
         return ()
     return (
-        f"prediction: is {size:.3g} times the reference's size: other units? Figures compare it as it is;"
+        f"prediction: it is {size:.3g} times the reference's size: other units? Figures compare it as it is;"
         " --align icp+scale compares the shapes",
     )
 
