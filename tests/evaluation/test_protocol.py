@@ -71,7 +71,7 @@ def test_only_the_named_alignment_is_made():
     assert (motion(turned.vertices) - shape.vertices).norm(dim=-1).max() < 0.02
 
 
-@pytest.mark.parametrize("factor", [1000.0, 0.001])
+@pytest.mark.parametrize("factor", [800.0, 0.001])
 def test_other_units_are_said_and_take_no_longer(monkeypatch, factor):
     """Millimeters against meters: all points of one are about as far from each point of the other."""
     monkeypatch.setattr(protocol, "SAMPLES", 20_000)
@@ -114,6 +114,16 @@ def test_an_empty_prediction_is_reported_and_an_empty_reference_refused():
 def test_inside_out_is_said_and_costs_nothing():
     report, _ = compare_surfaces(inside_out(sphere()), sphere(), "none")
     assert report.figures["volume_iou"] == 1 and "inside out" in report.notes[0]
+
+
+def test_double_sided_and_mixed_faces_keep_their_volume():
+    mesh = sphere(level=3)
+    double = Mesh(mesh.vertices, torch.cat([mesh.faces, mesh.faces.flip(1)]))
+    turned = torch.rand(len(mesh.faces), generator=torch.Generator().manual_seed(0)) < 0.4
+    mixed = Mesh(mesh.vertices, torch.where(turned[:, None], mesh.faces.flip(1), mesh.faces))
+    for wrong, said in ((double, "(double-sided) are dropped"), (mixed, "turn the wrong way round; righted")):
+        report, _ = compare_surfaces(wrong, mesh, "none")
+        assert report.figures["volume_iou"] == 1 and any(said in note for note in report.notes)
 
 
 def test_the_floor_is_what_equal_surfaces_get():

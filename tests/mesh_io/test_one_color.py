@@ -100,7 +100,8 @@ def test_a_texture_colors_a_coarse_start_shape_between_its_vertices(tmp_path: Pa
     from tests.mesh_io.gltf_files import QUAD, QUAD_UV, picture
 
     file = Gltf()
-    stripes = file.texture(picture([[(255, 0, 0)] * 8 + [(0, 0, 255)] * 8] * 16))
+    file.tree["samplers"] = [{"wrapS": 33071, "wrapT": 33071}]
+    stripes = file.texture(picture([[(255, 0, 0)] * 8 + [(0, 0, 255)] * 8] * 16), sampler=0)
     file.primitive(
         QUAD * np.float32(0.8), material=file.material(baseColorTexture=stripes), TEXCOORD_0=QUAD_UV
     )

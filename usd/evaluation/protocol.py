@@ -21,7 +21,8 @@ from usd.evaluation.align import Alignment, Similarity, aligned, apply, unit_box
 from usd.evaluation.lpips import Lpips, find_lpips
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.sources import Source, with_surface
-from usd.mesh_io.repair import is_stray, without_strays
+from usd.mesh_io.colored_mesh import ColoredMesh
+from usd.mesh_io.repair import face_outward, is_stray, without_strays
 from usd.toybox.cameras import held_out_cameras
 
 SAMPLES = 100_000
@@ -134,6 +135,14 @@ def single(mesh: Mesh) -> Mesh:
     return replace(mesh, vertices=mesh.vertices.float())
 
 
+def solid_of(mesh: Mesh) -> tuple[Mesh, tuple[str, ...]]:
+    """Return the mesh with faces that agree about directions, each once, and notes on what is unusual about it."""
+    if mesh.empty:
+        return mesh, surface.condition(mesh)
+    righted = face_outward(ColoredMesh.of(mesh))
+    return righted.mesh, (*righted.notes, *surface.condition(righted.mesh))
+
+
 def other_units(prediction: Mesh) -> tuple[str, ...]:
     """Return a note where the prediction, in the reference's unit box, is far larger or smaller than the box."""
     if prediction.empty:
@@ -167,15 +176,13 @@ def compare_surfaces(prediction: Mesh, reference: Mesh, align: Alignment) -> tup
     motion = aligned(found, truth, align, SEED)
     found = apply(motion, found)
     back = Similarity(box.rotation, -box.translation / box.scale, 1 / box.scale)
-    notes = [
-        f"{who}: {note}"
-        for who, m in (("prediction", found), ("reference", truth))
-        for note in surface.condition(m)
-    ]
+    # Inside is where windings add up, so faces must agree about directions and not cancel each other.
+    solids = [solid_of(mesh) for mesh in (found, truth)]
+    notes = [f"{who}: {note}" for who, (_, said) in zip(("prediction", "reference"), solids) for note in said]
     figures = {
         **by_area(found, truth),
         **by_visible_surface(found, truth),
-        "volume_iou": surface.volume_iou(surface.occupancy(found), surface.occupancy(truth)),
+        "volume_iou": surface.volume_iou(*(surface.occupancy(solid) for solid, _ in solids)),
         "chamfer_floor": floor(truth),
     }
     return Report(figures, (), _geometry_protocol(motion), (*sizes, *notes)), back.after(motion).after(box)

@@ -125,7 +125,8 @@ def _inward(
     vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], sheet: Int[Tensor, "F"]
 ) -> Bool[Tensor, "S"]:
     """Which sheets face inward: their volume about their middle is negative, and no other's box holds theirs."""
-    count, corners = int(sheet.max()) + 1, vertices[faces]
+    vertices, count = vertices.double(), int(sheet.max()) + 1
+    corners = vertices[faces]
     index = sheet[:, None].expand(-1, 3)
     low = torch.full((count, 3), torch.inf, dtype=torch.float64).scatter_reduce(
         0, index, corners.amin(1), "amin"
