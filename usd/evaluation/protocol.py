@@ -150,8 +150,9 @@ def other_units(prediction: Mesh) -> tuple[str, ...]:
     size = 1 / unit_box(prediction).scale
     if 1 / OTHER_UNITS < size < OTHER_UNITS:
         return ()
+    form = ".3g" if size < 1 else ".0f"
     return (
-        f"prediction: it is {size:.3g} times the reference's size: other units? Figures compare it as it is;"
+        f"prediction: it is {size:{form}} times the reference's size: other units? Figures compare it as it is;"
         " --align icp+scale compares the shapes",
     )
 

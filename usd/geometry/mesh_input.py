@@ -119,8 +119,11 @@ def color_vertices(mesh: ColoredMesh, edge: float) -> Mesh:
     face = torch.arange(len(mesh.faces)).repeat_interleave(len(weights))
     share = weights.repeat(len(mesh.faces), 1)
     x = (mesh.vertices[mesh.faces[face]] * share[..., None]).sum(1)
-    # A little inside the face: on its very rim a repeated texture mixes in its other end.
-    color = mesh.display_colors(face, (0.98 * share + 0.02 / 3).float())
+    # Textures are read a little inside the face: on its very rim a repeated one mixes in its other end.
+    inset = (
+        0.02 * torch.tensor([color.texture is not None for color in mesh.colors])[mesh.color_of_face[face]]
+    )
+    color = mesh.display_colors(face, ((1 - inset[:, None]) * share + inset[:, None] / 3).float())
     key = torch.cat([(x / (WELD * edge)).round(), (color * COLOR_STEPS).round()], 1).long()
     label = torch.unique(key, dim=0, return_inverse=True)[1]
     first = first_of_groups(label)
