@@ -63,6 +63,16 @@ def test_normalized_integers_are_fractions(tmp_path: Path, kind: str) -> None:
     assert near(shown(file.read(tmp_path), 0.5), display(0.5, 0, 0), 5e-3)
 
 
+def test_integer_coordinates_are_fractions_unless_quantization_says_otherwise(tmp_path: Path) -> None:
+    file = Gltf()
+    made = file.primitive(material=file.material(baseColorTexture=file.texture(RED_LEFT)))
+    made["attributes"]["TEXCOORD_0"] = file.accessor(integers(QUAD_UV, "uint8"))
+    mesh = file.read(tmp_path)
+    assert shown(mesh, 0.25) == [1, 0, 0] and shown(mesh, 0.75) == [0, 0, 1]
+    file.require("KHR_mesh_quantization")
+    assert shown(file.read(tmp_path), 0.25) == [0, 0, 1]  # u = 255 / 4: the right half of a repeated picture
+
+
 def test_the_texture_lies_as_its_coordinates_say(tmp_path: Path) -> None:
     file = Gltf()
     rows = picture([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]])

@@ -54,6 +54,17 @@ def test_binary_ply_with_polygons_of_several_sizes(tmp_path: Path) -> None:
         read_mesh(tmp_path / "a.ply")
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("float", "51 102 255"), ("float", "0.2 0.4 1"), ("int", "51 102 255"), ("ushort", "13107 26214 65535")],
+)
+def test_ply_colors_of_every_type(tmp_path: Path, kind: str, values: str) -> None:
+    vertex = "".join(f"property {kind} {name}\n" for name in ("red", "green", "blue"))
+    rows = [f"{x} 0 {y} {values}" for x, y in SQUARE]
+    found = shown(read_mesh(ascii_ply(tmp_path, vertex, "", rows, ["4 0 1 2 3"])))
+    assert found == pytest.approx([0.2, 0.4, 1], abs=1e-4)
+
+
 def test_ply_colors_of_faces_stay_apart(tmp_path: Path) -> None:
     colors = "property uchar red\nproperty uchar green\nproperty uchar blue\n"
     rows = [f"{x} 0 {y}" for x, y in SQUARE]

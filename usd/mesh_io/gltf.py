@@ -11,6 +11,7 @@ from usd.mesh_io.gltf_color import Colors, coordinate_set, transform_coordinates
 from usd.mesh_io.gltf_document import Document, Json, fractions
 from usd.mesh_io.part import Part, check_faces
 
+QUANTIZED = "KHR_mesh_quantization"
 DRACO, INSTANCES, SPLATS = "KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing", "KHR_gaussian_splatting"
 SUPPORTED = {
     DRACO,
@@ -21,7 +22,7 @@ SUPPORTED = {
     "KHR_materials_pbrSpecularGlossiness",
     "KHR_materials_unlit",
     "KHR_materials_variants",
-    "KHR_mesh_quantization",
+    QUANTIZED,
     "KHR_node_visibility",
     "KHR_texture_basisu",
     "KHR_texture_transform",
@@ -182,6 +183,7 @@ class _Attributes:
     def __init__(self, document: Document, primitive: Json, where: str) -> None:
         self.document, self.names, self._where = document, primitive["attributes"], where
         self._accessors = document.items("accessors")
+        self._quantized = QUANTIZED in document.tree.get("extensionsUsed", [])
         self._indices: int | None = primitive.get("indices")
         packed = primitive.get("extensions", {}).get(DRACO)
         plain = "bufferView" in self._accessors[self.names["POSITION"]] if "POSITION" in self.names else True
@@ -190,11 +192,11 @@ class _Attributes:
 
     def numbers(self, name: str) -> np.ndarray:
         """Return an attribute's values (count, width); integer colors and coordinates of textures as fractions."""
-        color = name.startswith("COLOR")
+        whole = name.startswith("COLOR") or (name.startswith("TEXCOORD") and not self._quantized)
         if self._draco is None or name not in self._ids:
-            return self.document.numbers(self.names[name], normalize=color)
+            return self.document.numbers(self.names[name], normalize=whole)
         accessor, stored = self._accessors[self.names[name]], self._draco[0][self._ids[name]]
-        return fractions(stored, color or accessor.get("normalized", False))
+        return fractions(stored, whole or accessor.get("normalized", False))
 
     def indices(self, count: int) -> np.ndarray:
         """Return vertex numbers in drawing order."""

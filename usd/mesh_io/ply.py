@@ -230,13 +230,15 @@ def _strips(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _light(columns: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Linear light and alpha (N, 4) of colors as displayed: bytes, larger integers, or numbers in [0, 1]."""
+    """Linear light and alpha (N, 4) of colors as displayed: 8 or 16 bits, or numbers in [0, 1] or [0, 255]."""
     names = next((names for names in COLORS if all(name in columns for name in names)), None)
     if names is None:
         return None
     stored = np.stack([columns[name] for name in names], -1)
-    scale = float(np.iinfo(stored.dtype).max) if stored.dtype.kind in "ui" else 1.0
-    shown = torch.from_numpy(stored.astype(np.float64) / min(scale, 65535.0)).clamp(0, 1)
+    scale = {"u1": 255.0, "u2": 65535.0}.get(
+        stored.dtype.str[1:], 255.0 if stored.max(initial=0) > 1 else 1.0
+    )
+    shown = torch.from_numpy(stored.astype(np.float64) / scale).clamp(0, 1)
     return np.concatenate([linear_from_srgb(shown).numpy(), np.ones((len(stored), 1))], 1)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import trimesh
 
 from usd.core.errors import UserError
 from usd.math.color import linear_from_srgb
@@ -18,6 +17,8 @@ from usd.mesh_io.polygons import triangulate
 
 def read_stl(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
     """Return the shape of an ASCII or binary STL file."""
+    import trimesh
+
     loaded = trimesh.load_scene(io.BytesIO(content), file_type="stl", process=False)
     meshes = [mesh for mesh in loaded.geometry.values() if isinstance(mesh, trimesh.Trimesh)]
     parts = [Part(np.asarray(m.vertices, np.float64), np.asarray(m.faces, np.int64)) for m in meshes]
