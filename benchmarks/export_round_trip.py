@@ -7,7 +7,7 @@
     python benchmarks/export_round_trip.py b.obj:picture.png            a mesh file that does not name its texture
 
 A toy's truth is sphere tracing of its exact surface, a file's its own texture; then each goes through ``mesh-exporter``
-(a toy as a mesh with its sharp edges), is read back by trimesh and rendered from the same views. PSNR over white, per
+(a toy as a mesh with its sharp edges), is read back and rendered from the same views. PSNR over white, per
 view then mean. Any exporter option may be given as ``key=value``. ``s`` is the whole export, ``unwrap s`` decimation
 and unwrapping, ``CPU s`` what these two took of all cores. The table is printed and, with a sheet (source above, export
 below), written to ``--out`` after every object.

@@ -343,6 +343,9 @@ def test_buffers_and_pictures_beside_the_file_and_in_it(tmp_path: Path) -> None:
     (tmp_path / "b.gltf").write_text(json.dumps(tree))
     with pytest.raises(UserError, match=r"b\.gltf: names 'gone\.bin', which is not there"):
         read_mesh(tmp_path / "b.gltf")
+    (tmp_path / "gone.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"b\.gltf: 'gone\.bin' is a Git LFS pointer"):
+        read_mesh(tmp_path / "b.gltf")
 
 
 # ------------------------------------------------------------------------------------------------------ compression

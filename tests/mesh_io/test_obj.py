@@ -151,6 +151,7 @@ def test_far_coordinates_keep_their_digits(tmp_path: Path) -> None:
         ("v 0 0\nf 1 1 1\n", "vertex 1 has 2 coordinates; expected three"),
         ("v 0 0 0\nv 1 nan 0\nv 0 1 0\nf 1 2 3\n", "1 of its vertices are not numbers"),
         ("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "all its faces have collapsed"),
+        ("v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "all its faces have collapsed"),
         ("# nothing\n", "has no faces, nothing; expected a triangle mesh"),
     ],
 )

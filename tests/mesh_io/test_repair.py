@@ -36,6 +36,20 @@ def test_a_mesh_turned_inside_out_is_righted_and_it_is_said() -> None:
     assert face_outward(box()).notes == ()
 
 
+def test_a_thin_plate_turned_inside_out_is_righted_too() -> None:
+    plate = box()
+    plate = plate.move(plate.vertices * torch.tensor([1.0, 1.0, 1e-4]))
+    assert size_of(face_outward(turn_all(plate))) == pytest.approx(1e-4)
+
+
+def test_an_open_sheet_is_left_and_an_open_bowl_righted() -> None:
+    faces = torch.tensor([[0, 2, 1], [0, 3, 2]])
+    flat = Mesh(torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]).double(), faces)
+    assert face_outward(ColoredMesh.of(flat)).notes == ()
+    bowl = turn_all(box()).select(torch.arange(12) >= 2)
+    assert face_outward(bowl).notes == ("it is turned inside out; righted",)
+
+
 def test_mixed_winding_is_made_consistent() -> None:
     wrong = torch.zeros(12, dtype=torch.bool)
     wrong[[1, 4, 7, 8]] = True

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from usd.core.errors import UserError
-from usd.mesh_io.files import decode_text, find_neighbor
+from usd.mesh_io.files import LFS_POINTER, decode_text, find_neighbor
 from usd.mesh_io.meshopt import decode_view
 
 Json = dict[str, Any]
@@ -53,7 +53,12 @@ class Document:
         if found.path is None:
             raise MissingFileError(f"{self.path}: names '{unquote(uri)}', which is not there")
         self.notes += [found.note] if found.note else []
-        return found.path.read_bytes()
+        content = found.path.read_bytes()
+        if content.startswith(LFS_POINTER):
+            raise MissingFileError(
+                f"{self.path}: '{found.path.name}' is a Git LFS pointer; fetch it with git lfs pull"
+            )
+        return content
 
     def _buffer(self, index: int) -> bytes:
         if index not in self._buffers:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.core.errors import UserError
+from usd.math.mesh import face_cross
 from usd.mesh_io.colored_mesh import NO_COLOR, BaseColor, ColoredMesh
 
 Triangles = Int[np.ndarray, "T 3"]
@@ -56,7 +57,7 @@ def assemble(parts: Sequence[Part], path: Path, notes: Sequence[str]) -> Colored
         tuple(dict.fromkeys(notes)),
     )
     kept = spans_triangle(mesh.faces)
-    if not kept.any():
+    if not kept.any() or float(face_cross(mesh.vertices, mesh.faces).abs().max()) == 0:
         raise UserError(f"{path}: all its faces have collapsed; expected a mesh with an area")
     return mesh.select(kept)
 

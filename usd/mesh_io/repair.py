@@ -19,7 +19,7 @@ from usd.mesh_io.part import spans_triangle
 FAR = 50.0
 """Faces so many times farther from the middle than nine tenths of all corners are strays."""
 SHARE = 0.9
-FLAT = 0.01
+FLAT = 1e-3
 """An open sheet that bulges by less than this (volume over area to the power 3/2) has no outside."""
 
 
@@ -144,7 +144,16 @@ def _inward(
         0, sheet, ((middle - center[sheet]) * cross).sum(1) / 6
     )
     area = torch.zeros(count, dtype=torch.float64).index_add(0, sheet, cross.norm(dim=1) / 2)
-    return (volume < -FLAT * 0.1 * area**1.5) & ~_boxed(low, high)
+    bulge = torch.where(_is_closed_sheet(faces, sheet), 0.0, FLAT * area**1.5)
+    return (volume < -bulge) & ~_boxed(low, high)
+
+
+def _is_closed_sheet(faces: Int[Tensor, "F 3"], sheet: Int[Tensor, "F"]) -> Bool[Tensor, "S"]:
+    """Which sheets have a neighbor at every edge of every face."""
+    one, other, _ = _neighbors(faces)
+    shared = np.bincount(np.concatenate([one, other]), minlength=len(faces))
+    open_faces = torch.from_numpy((shared < 3).astype(np.int64))
+    return torch.zeros(int(sheet.max()) + 1).long().index_add(0, sheet, open_faces) == 0
 
 
 def _boxed(low: Float[Tensor, "S 3"], high: Float[Tensor, "S 3"]) -> Bool[Tensor, "S"]:
