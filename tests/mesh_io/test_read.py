@@ -72,6 +72,12 @@ def test_ply_colors_of_faces_stay_apart(tmp_path: Path) -> None:
     assert shown(mesh, 0.9, 0.2) == [1, 0, 0] and shown(mesh, 0.2, 0.9) == [0, 0, 1]
 
 
+def test_a_ply_face_with_a_vertex_that_is_not_there_is_named(tmp_path: Path) -> None:
+    rows = [f"{x} 0 {y}" for x, y in SQUARE]
+    with pytest.raises(UserError, match=r"a\.ply: face 1 names vertex 9; expected 0 to 3"):
+        read_mesh(ascii_ply(tmp_path, "", "", rows, ["4 0 1 2 3", "3 0 2 9"]))
+
+
 def test_ply_textures(tmp_path: Path) -> None:
     (tmp_path / "T.png").write_bytes(plain(0, 255, 0))
     rows = [f"{x} 0 {y} {x} {y}" for x, y in SQUARE]
@@ -112,7 +118,7 @@ BROKEN = {
     "text.off": (b"not a mesh", "is no ASCII OFF file"),
     "text.gltf": (b"not a mesh", "cannot be read as a mesh"),
     "points.off": (b"OFF\n1 0 0\n0 0 0\n", "has 0 of 0 faces, 1 points"),
-    "index.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "names vertex 7; expected 0 to 2"),
+    "index.off": (b"OFF\n3 2 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n3 0 1 7\n", "face 1 names vertex 7; expected 0 to 2"),
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from usd.core.errors import UserError, listing
 from usd.mesh_io.colored_mesh import BaseColor
 from usd.mesh_io.gltf_color import Colors, coordinate_set, transform_coordinates
 from usd.mesh_io.gltf_document import Document, Json, fractions
-from usd.mesh_io.part import Part, check_faces
+from usd.mesh_io.part import Part, check_polygons
 
 QUANTIZED = "KHR_mesh_quantization"
 DRACO, INSTANCES, SPLATS = "KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing", "KHR_gaussian_splatting"
@@ -124,8 +124,8 @@ class _Scene:
             if "POSITION" in target:
                 vertices = vertices + weight * self.document.numbers(target["POSITION"])
         order = values.indices(len(vertices))
-        check_faces(order[:, None], len(vertices), where)
         faces = triangles(order, primitive.get("mode", TRIANGLES))
+        check_polygons(faces.reshape(-1), np.full(len(faces), 3), len(vertices), where)
         color, uv = self._texture(primitive.get("material"), values, faces, where)
         return Part(vertices, faces, color, uv, _vertex_light(values, faces))
 

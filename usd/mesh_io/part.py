@@ -13,8 +13,6 @@ from usd.core.errors import UserError
 from usd.math.mesh import face_cross
 from usd.mesh_io.colored_mesh import NO_COLOR, BaseColor, ColoredMesh
 
-Triangles = Int[np.ndarray, "T 3"]
-
 
 @dataclass(frozen=True)
 class Part:
@@ -27,13 +25,16 @@ class Part:
     light: Float[np.ndarray, "F 3 4"] | None = None
 
 
-def check_faces(faces: np.ndarray, count: int, where: str) -> None:
-    """Raise UserError that names the first face (rows of vertex numbers from 0) with a vertex that is not there."""
-    wrong = (faces < 0) | (faces >= count)
+def check_polygons(flat: Int[np.ndarray, "C"], counts: Int[np.ndarray, "P"], limit: int, where: str) -> None:
+    """Raise UserError that names the first face with a vertex (numbered from 0) that is not there.
+
+    ``flat`` holds the vertices of all faces, ``counts`` how many each has.
+    """
+    wrong = (flat < 0) | (flat >= limit)
     if wrong.any():
-        face = int(wrong.reshape(len(faces), -1).any(1).argmax())
-        vertex = int(faces[face][wrong[face]].reshape(-1)[0])
-        raise UserError(f"{where}: face {face} names vertex {vertex}; expected 0 to {count - 1}")
+        corner = int(wrong.argmax())
+        face = int(np.searchsorted(np.cumsum(counts), corner, side="right"))
+        raise UserError(f"{where}: face {face} names vertex {int(flat[corner])}; expected 0 to {limit - 1}")
 
 
 def assemble(parts: Sequence[Part], path: Path, notes: Sequence[str]) -> ColoredMesh:

@@ -12,7 +12,7 @@ from usd.math.color import linear_from_srgb
 from usd.mesh_io.colored_mesh import BaseColor, Texture
 from usd.mesh_io.files import find_neighbor
 from usd.mesh_io.images import decode_image
-from usd.mesh_io.part import Part, check_faces
+from usd.mesh_io.part import Part, check_polygons
 from usd.mesh_io.polygons import triangulate
 
 TYPES = {
@@ -189,9 +189,7 @@ def _part(
     flat, counts = face.lists[name][0].astype(np.int64), face.lists[name][1]
     if face.name == "tristrips":
         flat, counts = _strips(flat)
-    check_faces(flat[:, None], len(vertices), f"{path} (corners of faces)") if _out(
-        flat, len(vertices)
-    ) else None
+    check_polygons(flat, counts, len(vertices), str(path))
     corner, owner = triangulate(flat, counts, np.nan_to_num(vertices))
     faces = flat[corner]
     light = _light(vertex.columns)
@@ -212,10 +210,6 @@ def _part(
     if corners is not None:
         notes.append("vertex colors beside a texture are left out")
     return Part(vertices, faces, textured, uv * [1.0, -1.0] + [0.0, 1.0])
-
-
-def _out(flat: np.ndarray, count: int) -> bool:
-    return bool(len(flat)) and (int(flat.min()) < 0 or int(flat.max()) >= count)
 
 
 def _strips(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from usd.core.errors import UserError
 from usd.math.color import linear_from_srgb
 from usd.mesh_io.colored_mesh import BaseColor
 from usd.mesh_io.files import decode_text
-from usd.mesh_io.part import Part, check_faces
+from usd.mesh_io.part import Part, check_polygons
 from usd.mesh_io.polygons import triangulate
 
 
@@ -44,8 +44,7 @@ def read_off(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
         raise UserError(f"{path}: cannot be read as a mesh ({error})") from error
     if not len(flat) or len(rows) < f:
         raise UserError(f"{path}: has {len(rows)} of {f} faces, {n} points; expected a triangle mesh")
-    if flat.min() < 0 or flat.max() >= n:
-        check_faces(flat[:, None], n, f"{path} (corners of faces)")
+    check_polygons(flat, counts, n, str(path))
     corner, owner = triangulate(flat, counts, table[:, :3])
     faces, light = flat[corner], None
     if match[2]:
