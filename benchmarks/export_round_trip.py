@@ -7,7 +7,7 @@
     python benchmarks/export_round_trip.py b.obj:picture.png            a mesh file that does not name its texture
 
 A toy's truth is sphere tracing of its exact surface, a file's its own texture; then each goes through ``mesh-exporter``
-(a toy as a mesh with its sharp edges), is read back by trimesh and rendered from the same views. PSNR over white, per
+(a toy as a mesh with its sharp edges), is read back and rendered from the same views. PSNR over white, per
 view then mean. Any exporter option may be given as ``key=value``. ``s`` is the whole export, ``unwrap s`` decimation
 and unwrapping, ``CPU s`` what these two took of all cores. The table is printed and, with a sheet (source above, export
 below), written to ``--out`` after every object.
@@ -23,9 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-import trimesh
 import yaml
 from jaxtyping import Float
 from scipy.spatial import cKDTree
@@ -37,15 +35,17 @@ sys.path.insert(0, str(ROOT))
 from usd.core.config import parse  # noqa: E402
 from usd.core.errors import UserError  # noqa: E402
 from usd.core.types import Field, Mesh  # noqa: E402
-from usd.data.pictures import contact_sheet, read_rgba, write_picture  # noqa: E402
-from usd.exporter.atlas import Atlas  # noqa: E402
+from usd.data.pictures import contact_sheet, write_picture  # noqa: E402
 from usd.exporter.mesh import MeshExporter  # noqa: E402
-from usd.exporter.read_back import Loaded, pictures, read_back  # noqa: E402
 from usd.geometry import Geometry, Level  # noqa: E402
-from usd.kernels.rasterize_texture import sample_texture  # noqa: E402
 from usd.material import Material  # noqa: E402
 from usd.math.camera import Cameras  # noqa: E402
 from usd.math.mesh import face_cross, merge_vertices  # noqa: E402
+from usd.mesh_io.atlas import Atlas  # noqa: E402
+from usd.mesh_io.colored_mesh import BaseColor, ColoredMesh, Texture  # noqa: E402
+from usd.mesh_io.images import decode_image  # noqa: E402
+from usd.mesh_io.pictures import pictures  # noqa: E402
+from usd.mesh_io.read import read_mesh  # noqa: E402
 from usd.toybox import TEST_SEED  # noqa: E402
 from usd.toybox.cameras import held_out_cameras  # noqa: E402
 from usd.toybox.mesh import sharp_toy_mesh, surface_normals, toy_mesh  # noqa: E402
@@ -129,30 +129,28 @@ class FileSource(Source):
         weights, distance = nearest_weights(x[:, None], self.loaded.vertices[self.loaded.faces[faces]])
         best = distance.argmin(1)
         rows = torch.arange(len(x))
-        corner, weights = self.loaded.faces[faces[rows, best]], weights[rows, best][..., None]
-        if self.loaded.uv is None or self.loaded.texture is None:
-            return (self.loaded.color[corner] * weights).sum(1)
-        return sample_texture(self.loaded.texture, (self.loaded.uv[corner] * weights).sum(1))
+        return self.loaded.display_colors(faces[rows, best], weights[rows, best])
 
     def views(self, cameras: Cameras) -> Float[Tensor, "B 4 H W"]:
         return pictures(self.loaded, cameras)
 
 
-def read_file(path: Path, texture: Path | None) -> Loaded:
+def read_file(path: Path, texture: Path | None) -> ColoredMesh:
     if not path.is_file():
         raise UserError(f"{path}: no such mesh file")
-    loaded = read_back(path, path.suffix.lower() in Y_UP)
+    loaded = read_mesh(path)
+    loaded = loaded.move(loaded.vertices.float())
     center = (loaded.vertices.amin(0) + loaded.vertices.amax(0)) / 2
     vertices = loaded.vertices - center
     vertices = vertices * (RADIUS / vertices.norm(dim=1).max())
     if texture is None:
-        return replace(loaded, vertices=vertices)
-    uv = trimesh.load(path, force="mesh", process=False).visual.uv
-    picture = read_rgba(texture, "texture")[:3].permute(1, 2, 0).contiguous()
-    return replace(loaded, vertices=vertices, uv=torch.from_numpy(np.array(uv, np.float32)), texture=picture)
+        return loaded.move(vertices)
+    color = BaseColor(texture=Texture(decode_image(texture.read_bytes())))
+    plain = torch.zeros(len(loaded.faces)).long()
+    return replace(loaded, vertices=vertices, colors=(color,), color_of_face=plain)
 
 
-def scattered(loaded: Loaded, count: int) -> tuple[Float[Tensor, "P 3"], Tensor]:
+def scattered(loaded: ColoredMesh, count: int) -> tuple[Float[Tensor, "P 3"], Tensor]:
     """Points all over the surface, and their faces. Every face has its corners' middle among them."""
     size = face_cross(loaded.vertices, loaded.faces).norm(dim=-1)
     generator = torch.Generator().manual_seed(0)
@@ -242,8 +240,7 @@ def round_trip(source: Source, options: dict, cameras: Cameras, out: Path) -> tu
     files = exporter.export(source, Colors(), out / source.name.replace(" ", "-"))
     seconds = time.monotonic() - began
     report = yaml.safe_load(files[-1].read_text())
-    fmt = exporter.formats[0]
-    loaded = read_back(files[0], fmt in ("glb", "obj", "obj-mtl"))
+    loaded = read_mesh(files[0])
     ours, truth = (
         rgba[:, :3] + 1 - rgba[:, 3:] for rgba in (pictures(loaded, cameras), source.views(cameras))
     )

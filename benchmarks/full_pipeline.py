@@ -31,7 +31,7 @@ from benchmarks.tables import Column, Figures, number, table
 from usd.core import loading
 from usd.core.config import ROOT
 from usd.data.pictures import read_rgba, write_picture
-from usd.evaluation.mesh_source import read_mesh, see_mesh
+from usd.evaluation.mesh_views import open_mesh, see_mesh
 from usd.evaluation.metrics import sharpness
 from usd.evaluation.protocol import compare_surfaces
 from usd.evaluation.views import mean_score, score
@@ -189,7 +189,7 @@ def measured(bench: Bench, seed: int, method: str) -> Figures:
     records = [read_record(run / stage) for stage in asked.stages if stage != "object_mesh"]
     figures["minutes"] = sum(record.minutes for record in records if record)
     if asked.mesh is not None:
-        found = read_mesh(exported(run / asked.mesh)).mesh
+        found = open_mesh(exported(run / asked.mesh)).mesh
         surface = compare_surfaces(found, toy_mesh(make_toy(seed)), "none")[0].figures
         figures |= {key: float(surface[key]) for key in ("chamfer_area", "chamfer_floor", "volume_iou")}
     return figures
@@ -216,7 +216,7 @@ def shown(bench: Bench, seed: int, method: str) -> list[Float[Tensor, "4 H W"]]:
 
 def mesh_pictures(trial: Path) -> list[Float[Tensor, "4 H W"]]:
     """The exported file, unlit, from the held-out cameras."""
-    return list(see_mesh(read_mesh(exported(trial)), held_out_cameras(VIEWS, SIZE)).rgba)
+    return list(see_mesh(open_mesh(exported(trial)), held_out_cameras(VIEWS, SIZE)).rgba)
 
 
 def refined_pictures(run: Path) -> list[Float[Tensor, "4 H W"]]:

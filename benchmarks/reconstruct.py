@@ -37,9 +37,10 @@ from usd.data.convert import layout_cameras, write_layout
 from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
 from usd.data.toy_views import see_toy
 from usd.data.transforms import write_transforms
-from usd.evaluation.mesh_source import read_mesh
+from usd.evaluation.mesh_views import open_mesh
 from usd.evaluation.protocol import compare_surfaces
-from usd.exporter.read_back import Loaded, pictures
+from usd.mesh_io.colored_mesh import ColoredMesh
+from usd.mesh_io.pictures import pictures
 from usd.toybox import REFERENCE_AZIMUTH_DEG, TEST_SEED
 from usd.toybox.__main__ import write_toy
 from usd.toybox.cameras import held_out_cameras
@@ -103,12 +104,12 @@ class FileObject:
     def caption(self) -> str:
         return self.path.name
 
-    def read(self) -> Loaded:
+    def read(self) -> ColoredMesh:
         return read_file(self.path, self.texture)
 
     def mesh(self) -> Mesh:
         loaded = self.read()
-        return Mesh(loaded.vertices, loaded.faces)
+        return Mesh(loaded.vertices.float(), loaded.faces)
 
     def write_views(self, folder: Path, count: int) -> None:
         cameras = held_out_cameras(count, SIZE)
@@ -190,7 +191,7 @@ def measured(bench: Bench, it: Object, kind: str) -> Figures:
     times = launch.times
     launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
     shown = json.loads((newest(launch.trial, "it*-test") / "metrics.json").read_text())
-    mesh = read_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
+    mesh = open_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
     figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
     return {key: float({**figures, **shown, **times}[key]) for key in FIGURES}
 

@@ -55,7 +55,7 @@ LAYERS = {
     **dict.fromkeys(["math", "kernels"], 0),
     "core": 1,
     **dict.fromkeys([kind for kind in KINDS if kind not in ("system", "exporter")], 2),
-    **dict.fromkeys(["losses", "toybox", "network"], 2),
+    **dict.fromkeys(["losses", "toybox", "network", "mesh_io"], 2),
     **dict.fromkeys(["system", "exporter", "evaluation"], 3),
 }
 
@@ -98,6 +98,12 @@ def test_layers(file):
 def test_math_and_kernels_know_only_torch_numpy_and_warp(file):
     allowed = {"torch", "numpy", "warp", "jaxtyping", "scipy", "usd", *sys.stdlib_module_names}
     assert {module.split(".")[0] for module in imports(file)} <= allowed
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "mesh_io"], ids=name_of)
+def test_mesh_files_know_core_and_mathematics_only(file):
+    rooms = {room(module) for module in imports(file)} - {None}
+    assert rooms <= {"mesh_io", "core", "math", "kernels"}
 
 
 def test_the_test_of_layers_can_fail():

@@ -6,8 +6,9 @@ import torch
 import trimesh
 
 from usd.core.types import Mesh
-from usd.exporter import mesh_file
 from usd.math.mesh import vertex_normals
+from usd.mesh_io import write as mesh_file
+from usd.mesh_io.axes import y_up_from_z_up
 
 
 def sphere(radius=1.0, at=(0.0, 0.0, 0.0), level=4, color=None) -> Mesh:
@@ -58,7 +59,7 @@ def arrow() -> Mesh:
 
 def file_bytes(mesh: Mesh, ending: str) -> bytes:
     """The mesh as our exporter writes it, in the axes of the format."""
-    turned = mesh_file.y_up(mesh.vertices) if ending in ("glb", "obj") else mesh.vertices
+    turned = y_up_from_z_up(mesh.vertices) if ending in ("glb", "obj") else mesh.vertices
     shell = Mesh(turned, mesh.faces, mesh.color)
     surface = mesh_file.Surface(shell, vertex_normals(shell.vertices, shell.faces))
     write = {"glb": mesh_file.glb_bytes, "obj": mesh_file.obj_bytes, "ply": mesh_file.ply_bytes}[ending]

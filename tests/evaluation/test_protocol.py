@@ -1,6 +1,7 @@
 """The whole comparison: what is compared with what, invariances, alignment by name, and its report."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from usd.data.transforms import write_transforms
 from usd.evaluation import __main__ as command
 from usd.evaluation import protocol
 from usd.evaluation.align import Similarity, apply, unit_box
-from usd.evaluation.mesh_source import Coloured, read_mesh, see_mesh
+from usd.evaluation.mesh_views import open_mesh, see_mesh
 from usd.evaluation.metrics import mask_iou, psnr
 from usd.evaluation.protocol import Report, compare_surfaces, evaluate, figures_table
 from usd.evaluation.sources import Source, exported_mesh, mesh_source, open_source
 from usd.math.camera import orbit_cameras_deg
+from usd.mesh_io.colored_mesh import ColoredMesh
 
 SEED = 1_000_004
 RED = (0.8, 0.3, 0.2)
@@ -34,7 +36,7 @@ def few_samples(monkeypatch):
 
 
 def as_source(mesh: Mesh, name="a") -> Source:
-    return mesh_source(Coloured(mesh), name, "mesh", ())
+    return mesh_source(ColoredMesh.of(mesh), name, "mesh", ())
 
 
 # -------------------------------------------------------------------------------------------------------- geometry
@@ -69,6 +71,36 @@ def test_only_the_named_alignment_is_made():
     assert (motion(turned.vertices) - shape.vertices).norm(dim=-1).max() < 0.02
 
 
+@pytest.mark.parametrize("factor", [800.0, 0.001])
+def test_other_units_are_said_and_take_no_longer(monkeypatch, factor):
+    """Millimeters against meters: all points of one are about as far from each point of the other."""
+    monkeypatch.setattr(protocol, "SAMPLES", 20_000)
+    began = time.process_time()
+    report, _ = compare_surfaces(sphere(factor), sphere(1.0), "none")
+    assert time.process_time() - began < 6
+    expected = (
+        f"prediction: it is {factor:g} times the reference's size: other units? Figures compare it as it is;"
+    )
+    assert report.notes[0].startswith(expected) and "icp+scale" in report.notes[0]
+    assert report.figures["chamfer_area"] == pytest.approx(abs(factor - 1) / 2, rel=0.02)
+    scaled, _ = compare_surfaces(sphere(factor), sphere(1.0), "icp+scale")
+    assert scaled.figures["volume_iou"] > 0.95 and not any("units" in note for note in scaled.notes[1:])
+
+
+def test_far_coordinates_and_stray_faces_decide_nothing():
+    """The same box, half a million meters from the origin and with a far stray face in the reference."""
+    place = torch.tensor([500_000.0, 5_400_000.0, 100.0]).double()
+    here = box((1.0, 0.6, 0.3))
+    there = Mesh(here.vertices.double() + place, here.faces)
+    stray = Mesh(
+        torch.tensor([[0, 0, 1e5], [1, 0, 1e5], [0, 1, 1e5]]).double() + place, torch.tensor([[0, 1, 2]])
+    )
+    report = evaluate(as_source(there), as_source(both(there, stray), "b"))
+    assert report.figures["volume_iou"] == 1 and report.figures["mask_iou"] == 1
+    assert any("1 of 13 faces lie more than 50 times farther" in note for note in report.notes)
+    assert any(note.startswith("pictures: both meshes are moved") for note in report.notes)
+
+
 def test_an_empty_prediction_is_reported_and_an_empty_reference_refused():
     report, _ = compare_surfaces(empty(), sphere(), "icp")
     assert report.figures["chamfer_area"] == report.figures["chamfer_visible"] == float("inf")
@@ -84,6 +116,16 @@ def test_inside_out_is_said_and_costs_nothing():
     assert report.figures["volume_iou"] == 1 and "inside out" in report.notes[0]
 
 
+def test_double_sided_and_mixed_faces_keep_their_volume():
+    mesh = sphere(level=3)
+    double = Mesh(mesh.vertices, torch.cat([mesh.faces, mesh.faces.flip(1)]))
+    turned = torch.rand(len(mesh.faces), generator=torch.Generator().manual_seed(0)) < 0.4
+    mixed = Mesh(mesh.vertices, torch.where(turned[:, None], mesh.faces.flip(1), mesh.faces))
+    for wrong, said in ((double, "(double-sided) are dropped"), (mixed, "turn the wrong way round; righted")):
+        report, _ = compare_surfaces(wrong, mesh, "none")
+        assert report.figures["volume_iou"] == 1 and any(said in note for note in report.notes)
+
+
 def test_the_floor_is_what_equal_surfaces_get():
     report, _ = compare_surfaces(sphere(), sphere(), "none")
     assert report.figures["chamfer_area"] == pytest.approx(report.figures["chamfer_floor"], rel=0.05)
@@ -95,7 +137,7 @@ def test_the_floor_is_what_equal_surfaces_get():
 
 def test_a_meshs_silhouette_is_the_balls():
     cameras = orbit_cameras_deg(20.0, [0.0, 100.0], 1.5, 40.0, 64)
-    views = see_mesh(Coloured(sphere(0.4, color=RED)), cameras)
+    views = see_mesh(ColoredMesh.of(sphere(0.4, color=RED)), cameras)
     origins, directions = cameras.rays()
     disc = torch.linalg.cross(origins, directions).norm(dim=-1) < 0.4
     assert mask_iou(views.rgba[:, 3:], disc[:, None].float()).min() > 0.98
@@ -108,9 +150,11 @@ def test_our_own_exports_come_back_with_axes_and_colours(tmp_path, ending):
     mesh = both(box((1.0, 0.6, 0.3)), box((0.1, 0.1, 0.9), (0.2, 0, 0.4)))
     colour = torch.rand(len(mesh.vertices), 3, generator=torch.Generator().manual_seed(0))
     (tmp_path / f"a.{ending}").write_bytes(file_bytes(Mesh(mesh.vertices, mesh.faces, colour), ending))
-    found = read_mesh(tmp_path / f"a.{ending}").mesh
-    assert torch.allclose(found.vertices[found.faces], mesh.vertices[mesh.faces], atol=1e-5)
-    assert (found.color[found.faces] - colour[mesh.faces]).abs().max() < 0.03
+    found = open_mesh(tmp_path / f"a.{ending}")
+    assert torch.allclose(found.vertices[found.faces].float(), mesh.vertices[mesh.faces], atol=1e-5)
+    corners = torch.eye(3).repeat(len(mesh.faces), 1)
+    shown = found.display_colors(torch.arange(len(mesh.faces)).repeat_interleave(3), corners)
+    assert (shown - colour[mesh.faces].view(-1, 3)).abs().max() < 0.03
 
 
 def test_textures_are_looked_up_where_the_uvs_say(tmp_path):
@@ -126,21 +170,22 @@ def test_textures_are_looked_up_where_the_uvs_say(tmp_path):
         "mtllib m.mtl\nusemtl a\nv -1 -1 0\nv 1 -1 0\nv 1 1 0\nv -1 1 0\n"
         "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
     )
-    found = read_mesh(tmp_path / "m.obj", "z")
+    found = open_mesh(tmp_path / "m.obj", "z")
     view = see_mesh(found, orbit_cameras_deg(89.9, [-90.0], 4.0, 40.0, 32)).rgba[0]
-    assert found.has_colours
+    assert found.has_colors
     for (row, column), colour in {(18, 8): (1, 0, 0), (18, 24): (0, 0, 1), (7, 16): (0, 1, 0)}.items():
         assert torch.allclose(view[:3, row, column], torch.tensor(colour).float(), atol=0.05)
 
 
 def test_files_that_are_no_meshes_are_refused(tmp_path):
     (tmp_path / "a.glb").write_bytes(b"glTF nonsense")
-    with pytest.raises(UserError, match=r"a\.glb: cannot be read as a mesh"):
-        read_mesh(tmp_path / "a.glb")
-    with pytest.raises(UserError, match=r"b\.ply: no such file"):
-        read_mesh(tmp_path / "b.ply")
+    with pytest.raises(UserError, match=r"a\.glb: is binary glTF 1852796448; expected glTF 2"):
+        open_mesh(tmp_path / "a.glb")
+    with pytest.raises(UserError, match=r"b\.ply: no such mesh file"):
+        open_mesh(tmp_path / "b.ply")
     (tmp_path / "c.obj").write_text("# nothing\n")
-    assert read_mesh(tmp_path / "c.obj").mesh.empty
+    with pytest.raises(UserError, match=r"c\.obj: has no faces"):
+        open_mesh(tmp_path / "c.obj")
 
 
 def test_views_are_matched_by_camera_not_by_name(tmp_path):

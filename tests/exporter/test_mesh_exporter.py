@@ -16,10 +16,10 @@ from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Field
 from usd.exporter.mesh import MeshExporter, vertex_colors
-from usd.exporter.mesh_file import y_up
 from usd.geometry import Volumetric
 from usd.material.no_material import NoMaterial
 from usd.math.color import linear_from_srgb
+from usd.mesh_io.axes import y_up_from_z_up
 
 LOWER, UPPER = torch.tensor([-0.5, -0.3, -0.2]), torch.tensor([0.1, 0.6, 0.7])
 
@@ -65,15 +65,15 @@ def test_the_mesh_read_back_is_the_object_upright(tmp_path: Path, fmt: str) -> N
     (path,) = export(tmp_path, fmt=fmt)
     mesh = read(path)
     corners = torch.stack([LOWER, UPPER])
-    expected = (corners if fmt == "ply" else y_up(corners)).sort(0).values
+    expected = (corners if fmt == "ply" else y_up_from_z_up(corners)).sort(0).values
     assert np.allclose(mesh.bounds, expected.numpy(), atol=0.02)
     assert mesh.is_watertight and mesh.volume == pytest.approx(0.6 * 0.9 * 0.9, rel=0.05)
 
 
 def test_turning_up_is_a_rotation() -> None:
-    turned = y_up(torch.eye(3))
+    turned = y_up_from_z_up(torch.eye(3))
     assert float(torch.linalg.det(turned)) == pytest.approx(1)
-    assert torch.equal(y_up(torch.tensor([[0.0, 0.0, 1.0]])), torch.tensor([[0.0, 1.0, 0.0]]))
+    assert torch.equal(y_up_from_z_up(torch.tensor([[0.0, 0.0, 1.0]])), torch.tensor([[0.0, 1.0, 0.0]]))
 
 
 RED = torch.tensor([2.0, -2.0, 0.5]).sigmoid().numpy()
@@ -87,7 +87,7 @@ def nearest(vertices: np.ndarray, point: Tensor) -> int:
 @pytest.mark.parametrize("fmt", ["obj", "ply"])
 def test_colours_are_display_values(tmp_path: Path, fmt: str) -> None:
     mesh = read(export(tmp_path, fmt=fmt)[0])
-    top = nearest(mesh.vertices, ON_TOP if fmt == "ply" else y_up(ON_TOP))
+    top = nearest(mesh.vertices, ON_TOP if fmt == "ply" else y_up_from_z_up(ON_TOP))
     assert np.allclose(mesh.visual.vertex_colors[top, :3] / 255, RED, atol=0.005)
 
 
@@ -129,7 +129,7 @@ def glb_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def test_glb_colours_are_linear_so_that_viewers_show_display_values(tmp_path: Path) -> None:
     arrays = glb_arrays(export(tmp_path, fmt="glb")[0])
-    linear = arrays["COLOR_0"][nearest(arrays["POSITION"], y_up(ON_TOP))]
+    linear = arrays["COLOR_0"][nearest(arrays["POSITION"], y_up_from_z_up(ON_TOP))]
     shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     assert np.allclose(shown, RED, atol=1e-3)
     assert np.allclose(np.linalg.norm(arrays["NORMAL"], axis=1), 1, atol=1e-4)

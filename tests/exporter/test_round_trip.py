@@ -16,10 +16,11 @@ from tests.exporter.solids import AsIs, Painted, exporter, plane, sphere, torus,
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.exporter.read_back import pictures, read_back
 from usd.material import Baked
 from usd.math.camera import Cameras, orbit_cameras_deg
-from usd.math.mesh import is_closed, merge_vertices
+from usd.math.mesh import is_closed
+from usd.mesh_io.pictures import pictures
+from usd.mesh_io.read import read_mesh
 
 CAMERAS = orbit_cameras_deg([-20.0, 30.0, 60.0], [10.0, 130.0, 250.0], 2.5, 40.0, 64)
 
@@ -54,8 +55,9 @@ def written(folder: Path, mesh: Mesh, **options: object) -> list[Path]:
 def test_a_textured_file_looks_like_the_object(tmp_path: Path, fmt: str, texture_format: str) -> None:
     mesh = torus(20)
     files = written(tmp_path, mesh, fmt=fmt, texture_format=texture_format, texture_size=256)
-    loaded = read_back(files[0], y_up=True)
-    assert loaded.texture is not None and loaded.texture.shape == (256, 256, 3)
+    loaded = read_mesh(files[0])
+    (texture,) = [color.texture for color in loaded.colors]
+    assert texture is not None and texture.pixels.shape == (256, 256, 4)
     assert psnr(over_white(pictures(loaded, CAMERAS, 3)), truth(mesh)) > 38
 
 
@@ -63,15 +65,15 @@ def test_a_textured_file_looks_like_the_object(tmp_path: Path, fmt: str, texture
 def test_vertex_colours_look_like_the_object_too(tmp_path: Path, fmt: str) -> None:
     mesh = torus(48)
     files = written(tmp_path, mesh, fmt=fmt, save_uv=False)
-    loaded = read_back(files[0], y_up=fmt != "ply")
-    assert loaded.texture is None
+    loaded = read_mesh(files[0])
+    assert loaded.has_colors and all(color.texture is None for color in loaded.colors)
     assert psnr(over_white(pictures(loaded, CAMERAS, 3)), truth(mesh)) > 38
 
 
 def test_xatlas_and_boxes_look_alike(tmp_path: Path) -> None:
     mesh = sphere(16)
     looks = [
-        pictures(read_back(written(tmp_path / str(limit), mesh, unwrap_time_limit=limit)[0], True), CAMERAS)
+        pictures(read_mesh(written(tmp_path / str(limit), mesh, unwrap_time_limit=limit)[0]), CAMERAS)
         for limit in (0, 120)
     ]
     assert psnr(*looks) > 38
@@ -82,7 +84,7 @@ def test_decimated_and_textured_still_looks_like_the_object(tmp_path: Path) -> N
     files = written(tmp_path, mesh, target_faces=1000, texture_size=256)
     report = json.loads(files[-1].read_text())
     assert report["faces"] <= 1000 < report["faces_before"] == len(mesh.faces)
-    assert psnr(over_white(pictures(read_back(files[0], True), CAMERAS, 3)), truth(mesh)) > 30
+    assert psnr(over_white(pictures(read_mesh(files[0]), CAMERAS, 3)), truth(mesh)) > 30
 
 
 def test_a_gamma_too_much_would_be_seen(tmp_path: Path) -> None:
@@ -111,9 +113,8 @@ def test_the_obj_stays_in_one_piece_across_seams(tmp_path: Path) -> None:
 
 def test_the_glb_is_one_piece_once_seams_are_joined(tmp_path: Path) -> None:
     mesh = torus(20)
-    loaded = read_back(written(tmp_path, mesh)[0], True)
-    assert len(loaded.vertices) > len(mesh.vertices)
-    assert is_closed(merge_vertices(loaded.vertices, loaded.faces)[1])
+    loaded = read_mesh(written(tmp_path, mesh)[0])
+    assert len(loaded.vertices) == len(mesh.vertices) and is_closed(loaded.faces)
 
 
 def test_several_formats_share_one_texture(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_single_triangle_and_a_non_manifold_fan_are_written(tmp_path: Path) ->
     fan = Mesh(points, torch.tensor([[0, 1, 2], [0, 1, 3], [0, 1, 4]]))
     for i, mesh in enumerate((Mesh(points, fan.faces[:1]), fan)):
         files = written(tmp_path / str(i), mesh, unwrap_time_limit=60)
-        assert len(read_back(files[0], True).faces) == len(mesh.faces)
+        assert len(read_mesh(files[0]).faces) == len(mesh.faces)
 
 
 def test_published_options_are_understood() -> None:

@@ -10,9 +10,9 @@ from tests.exporter.solids import plane, ramp, sphere, torus
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.exporter.atlas import Atlas, density
 from usd.exporter.box_atlas import box_atlas, overlapping, rows_of
 from usd.exporter.unwrap import PACK_OPTIONS, Unwrapping, by_xatlas, check_options, unwrapped
+from usd.mesh_io.atlas import Atlas, density
 
 
 def check(atlas: Atlas, mesh: Mesh, size: int) -> None:

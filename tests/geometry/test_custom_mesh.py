@@ -13,7 +13,7 @@ from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.geometry.custom_mesh import CustomMesh
-from usd.geometry.mesh_input import Placement, read_mesh, turn
+from usd.geometry.mesh_input import Placement, read_start_shape, turn
 from usd.math import mesh
 from usd.math.color import srgb_from_linear
 
@@ -31,10 +31,12 @@ def is_the_torus(found: Mesh) -> bool:
 @pytest.mark.parametrize("name", ["torus.ply", "torus.obj", "torus.glb", "torus.stl"])
 def test_every_format_comes_in_upright_and_joined(tmp_path: Path, name: str) -> None:
     turned = name.endswith(("obj", "glb"))
-    found = read_mesh(torus_file(tmp_path, name, turn=turned), ASIS, 1.0)
-    assert is_the_torus(found) and float(mesh.volume(found.vertices, found.faces)) > 0
+    start = read_start_shape(torus_file(tmp_path, name, turn=turned), ASIS, 1.0)
+    assert is_the_torus(start.surface)
+    assert float(mesh.volume(start.surface.vertices, start.surface.faces)) > 0
     if not name.endswith("stl"):
-        assert found.color is not None
+        found = start.colored
+        assert found is not None and found.color is not None
         red = found.vertices[:, 0] > 0.02
         assert torch.allclose(found.color[red], torch.tensor([1.0, 0.0, 0.0]), atol=1e-5)
 
@@ -47,9 +49,9 @@ def test_axes_are_named_as_published(tmp_path: Path) -> None:
         rotation = turn(Placement(up, front), file)
         assert float(torch.linalg.det(rotation)) == 1
         for axis, to in ((up, 2), (front, 0)):
-            vector = torch.eye(3)["xyz".index(axis[1])] * (1 if axis[0] == "+" else -1)
-            assert torch.equal(rotation @ vector, torch.eye(3)[to])
-    found = read_mesh(torus_file(tmp_path, turn=True), Placement("+y", "+x"), 1.0)
+            vector = torch.eye(3, dtype=torch.float64)["xyz".index(axis[1])] * (1 if axis[0] == "+" else -1)
+            assert torch.equal(rotation @ vector, torch.eye(3, dtype=torch.float64)[to])
+    found = read_start_shape(torus_file(tmp_path, turn=True), Placement("+y", "+x"), 1.0).surface
     assert is_the_torus(found)
     with pytest.raises(UserError, match=r"shape_init_mesh_front: '\+y' is along shape_init_mesh_up '-y'"):
         turn(Placement("-y", "+y"), file)
@@ -58,13 +60,13 @@ def test_axes_are_named_as_published(tmp_path: Path) -> None:
 def test_a_size_centres_and_scales(tmp_path: Path) -> None:
     file = tmp_path / "box.stl"
     trimesh.creation.box(extents=(200, 100, 50)).apply_translation((1e3, -2e3, 10)).export(file)
-    found = read_mesh(file, Placement(size=0.8), 1.0)
+    found = read_start_shape(file, Placement(size=0.8), 1.0).surface
     assert torch.allclose(found.vertices.amax(0), torch.tensor([0.8, 0.4, 0.2]), atol=1e-5)
     assert torch.allclose(found.vertices.amin(0), -found.vertices.amax(0), atol=1e-5)
     with pytest.raises(UserError, match=r"is 200 large and reaches to 2050.*shape_init_params=0\.75"):
-        read_mesh(file, ASIS, 1.0)
+        read_start_shape(file, ASIS, 1.0)
     with pytest.raises(UserError, match="shape_init_params: 3 is beyond"):
-        read_mesh(file, Placement(size=3.0), 1.0)
+        read_start_shape(file, Placement(size=3.0), 1.0)
 
 
 def test_a_texture_gives_its_colours_and_seams_are_closed(tmp_path: Path) -> None:
@@ -78,11 +80,13 @@ def test_a_texture_gives_its_colours_and_seams_are_closed(tmp_path: Path) -> Non
         uv=uv, material=trimesh.visual.material.PBRMaterial(baseColorTexture=picture)
     )
     trimesh.Trimesh(corners, faces, visual=visual, process=False).export(tmp_path / "box.glb")
-    found = read_mesh(tmp_path / "box.glb", ASIS, 1.0)
-    assert len(found.vertices) == 8 and mesh.is_closed(found.faces) and found.color is not None
-    blue = found.vertices[:, 0] > 0
-    assert torch.equal(found.color[blue], torch.tensor([0.0, 0.0, 1.0]).expand(4, 3))
-    assert torch.equal(found.color[~blue], torch.tensor([1.0, 0.0, 0.0]).expand(4, 3))
+    start = read_start_shape(tmp_path / "box.glb", ASIS, 1.0)
+    assert len(start.surface.vertices) == 8 and mesh.is_closed(start.surface.faces)
+    found = start.colored
+    assert found is not None and found.color is not None
+    blue, red = found.vertices[:, 0] > 0.49, found.vertices[:, 0] < -0.49
+    assert torch.allclose(found.color[blue], torch.tensor([0.0, 0.0, 1.0]), atol=1e-5)
+    assert torch.allclose(found.color[red], torch.tensor([1.0, 0.0, 0.0]), atol=1e-5)
 
 
 RED, HALF = (255, 0, 0, 255), (128, 128, 128, 255)
@@ -116,10 +120,10 @@ def test_colours_beside_a_material_are_kept(
 ) -> None:
     """Vertex colors, base color and texture of a GLB multiply as light; the texture alone is stored as displayed."""
     box_part(vertex, factor, picture).export(tmp_path / "box.glb")
-    found = read_mesh(tmp_path / "box.glb", ASIS, 1.0)
+    found = read_start_shape(tmp_path / "box.glb", ASIS, 1.0).colored
     expected = srgb_from_linear(torch.tensor(light, dtype=torch.float32))
-    assert found.color is not None
-    assert torch.allclose(found.color, expected.expand(8, 3), atol=3e-3)
+    assert found is not None and found.color is not None
+    assert torch.allclose(found.color, expected, atol=3e-3)
 
 
 def test_every_part_keeps_its_place_and_colours(tmp_path: Path) -> None:
@@ -129,9 +133,12 @@ def test_every_part_keeps_its_place_and_colours(tmp_path: Path) -> None:
     scene.add_geometry(box_part(RED, None, None))
     scene.add_geometry(trimesh.creation.box(extents=(1, 1, 1)), transform=mirror)
     scene.export(tmp_path / "two.glb")
-    found = read_mesh(tmp_path / "two.glb", Placement(size=0.9), 1.0)
-    assert float(mesh.volume(found.vertices, found.faces)) == pytest.approx(2 * (1.8 / 3) ** 3, rel=1e-4)
-    assert found.color is not None
+    start = read_start_shape(tmp_path / "two.glb", Placement(size=0.9), 1.0)
+    assert float(mesh.volume(start.surface.vertices, start.surface.faces)) == pytest.approx(
+        2 * (1.8 / 3) ** 3, rel=1e-4
+    )
+    found = start.colored
+    assert found is not None and found.color is not None
     red = found.vertices[:, 0] > 0
     assert torch.allclose(found.color[red], torch.tensor([1.0, 0, 0]), atol=1e-5)
     assert torch.allclose(found.color[~red], torch.ones(3), atol=1e-5)
@@ -145,8 +152,12 @@ def test_an_obj_has_vertex_colours_before_its_material(
     more = " 0 0.5 1" if colored else ""
     corners = "".join(f"v {x} {y} {z}{more}\n" for x, y, z in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)))
     (tmp_path / "a.obj").write_text(f"mtllib a.mtl\n{corners}usemtl a\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1 4 3\n")
-    found = read_mesh(tmp_path / "a.obj", ASIS, 1.0)
-    assert found.color is not None and torch.allclose(found.color, torch.tensor(expected).expand(4, 3))
+    found = read_start_shape(tmp_path / "a.obj", ASIS, 1.0).colored
+    assert (
+        found is not None
+        and found.color is not None
+        and torch.allclose(found.color, torch.tensor(expected).expand(4, 3))
+    )
 
 
 def test_linear_light_is_shown_as_display_values() -> None:
@@ -176,22 +187,22 @@ def broken(folder: Path, kind: str) -> Path:
     ("kind", "message"),
     [
         ("missing", "no such mesh file"),
-        ("text", "cannot be read as a mesh"),
+        ("text", "has no PLY header"),
         ("cloud", "has no faces"),
-        ("nan", "some vertices are not numbers"),
-        ("point", "its extent is 0"),
+        ("nan", "1 of its vertices are not numbers"),
+        ("point", "all its faces have collapsed"),
     ],
 )
 def test_what_is_no_mesh_is_one_line(tmp_path: Path, kind: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        read_mesh(broken(tmp_path, kind), ASIS, 1.0)
+        read_start_shape(broken(tmp_path, kind), ASIS, 1.0)
     assert "\n" not in str(caught.value) and f"{kind}.ply" in str(caught.value)
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"not a mesh file; expected \.glb"):
-        read_mesh(tmp_path / "a.png", ASIS, 1.0)
+        read_start_shape(tmp_path / "a.png", ASIS, 1.0)
 
 
 def test_the_surface_is_the_file_and_only_features_are_trained(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from usd.data.convert import layout_cameras, write_layout, write_views
 from usd.data.pictures import read_rgba
 from usd.data.toy_views import see_toy, sphere_cameras
 from usd.data.transforms import read_transforms
-from usd.evaluation.mesh_source import read_mesh
+from usd.evaluation.mesh_views import open_mesh
 from usd.system.reconstruct import loss_weights
 
 TOY = 1_000_000
@@ -108,8 +108,8 @@ def test_exported_is_a_coloured_mesh_of_the_right_size(trained, views):
     out, done = trained
     options = [f"data.path={views}", f"resume={done.last}", "exporter.fmt=ply"]
     assert launch.main(command("--export", out, "run", *options)) == 0
-    mesh = read_mesh(next(done.save.glob("it60-export/*.ply"))).mesh
-    assert len(mesh.faces) > 100 and mesh.color is not None
+    mesh = open_mesh(next(done.save.glob("it60-export/*.ply")))
+    assert len(mesh.faces) > 100 and mesh.has_colors
     assert 0.3 < float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).amax()) < 1.2
 
 

@@ -9,11 +9,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from usd.core.types import Mesh
-from usd.evaluation.surface import area_samples
+from usd.evaluation.surface import area_samples, nearest_of
 
 Alignment = Literal["none", "yaw", "icp", "icp+scale"]
 ALIGNMENTS: tuple[Alignment, ...] = ("none", "yaw", "icp", "icp+scale")
@@ -32,13 +31,14 @@ class Similarity:
     scale: float = 1.0
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        return self.scale * x @ self.rotation.T + self.translation
+        moved = self.scale * x.double() @ self.rotation.double().T + self.translation.double()
+        return moved.to(x.dtype)
 
     def after(self, other: "Similarity") -> "Similarity":
         """``other`` first, then this."""
         return Similarity(
-            self.rotation @ other.rotation,
-            self.scale * self.rotation @ other.translation + self.translation,
+            self.rotation.double() @ other.rotation.double(),
+            self.scale * self.rotation.double() @ other.translation.double() + self.translation.double(),
             self.scale * other.scale,
         )
 
@@ -59,9 +59,9 @@ def apply(motion: Similarity, mesh: Mesh) -> Mesh:
 def unit_box(mesh: Mesh) -> Similarity:
     """The motion that centers the mesh's bounding box and makes its longest side 1. Only vertices in use count."""
     used = mesh.vertices[torch.unique(mesh.faces)]
-    low, high = used.amin(0), used.amax(0)
+    low, high = used.double().amin(0), used.double().amax(0)
     scale = 1 / max(float((high - low).max()), 1e-12)
-    return Similarity(torch.eye(3), -scale * 0.5 * (low + high), scale)
+    return Similarity(torch.eye(3, dtype=torch.float64), -scale * 0.5 * (low + high), scale)
 
 
 def aligned(mesh: Mesh, reference: Mesh, how: Alignment, seed: int = 0) -> Similarity:
@@ -81,11 +81,10 @@ def aligned(mesh: Mesh, reference: Mesh, how: Alignment, seed: int = 0) -> Simil
 
 def icp(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"], with_scale: bool) -> Similarity:
     """Iterated closest points, both ways: every point of either set pulls, until the motion stands still."""
-    forward, motion, error = cKDTree(target.numpy()), identity(), math.inf
+    motion, error = identity(), math.inf
     for _ in range(ITERATIONS):
         moved = motion(source)
-        there = target[torch.from_numpy(forward.query(moved.numpy())[1])]
-        here = source[torch.from_numpy(cKDTree(moved.numpy()).query(target.numpy())[1])]
+        there, here = target[nearest_of(moved, target)[1]], source[nearest_of(target, moved)[1]]
         motion = procrustes(torch.cat([source, here]), torch.cat([there, target]), with_scale)
         latest = float((motion(torch.cat([source, here])) - torch.cat([there, target])).square().mean())
         if error - latest <= ENOUGH * latest:
@@ -107,12 +106,11 @@ def procrustes(x: Float[Tensor, "N 3"], y: Float[Tensor, "N 3"], with_scale: boo
 
 
 def best_yaw(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"]) -> Similarity:
-    """The turn about the vertical through the box's center that minimizes Chamfer: 5 degree steps, then ever finer."""
-    tree = cKDTree(target.numpy())
+    """The turn about the vertical through the box's centre that minimises Chamfer: 5 degree steps, then ever finer."""
 
     def apart(angle: float) -> float:
         moved = turn_about_z(angle)(source)
-        there, back = tree.query(moved.numpy())[0], cKDTree(moved.numpy()).query(target.numpy())[0]
+        there, back = nearest_of(moved, target)[0], nearest_of(target, moved)[0]
         return float(there.mean() + back.mean())
 
     step = 2 * math.pi / YAW_STEPS

@@ -21,6 +21,8 @@ from usd.evaluation.align import Alignment, Similarity, aligned, apply, unit_box
 from usd.evaluation.lpips import Lpips, find_lpips
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.sources import Source, with_surface
+from usd.mesh_io.colored_mesh import ColoredMesh
+from usd.mesh_io.repair import face_outward, is_stray, without_strays
 from usd.toybox.cameras import held_out_cameras
 
 SAMPLES = 100_000
@@ -28,6 +30,10 @@ SEED = 0
 VISIBLE_SIZE = 256
 PICTURES, PICTURE_SIZE = 16, 256
 SAME_CAMERA = 0.01
+IN_VIEW = (0.2, 1.5)
+"""Cameras around the origin see meshes at least so large whose coordinates reach no farther."""
+OTHER_UNITS = 20.0
+"""Sizes that differ by this factor are said."""
 BEST_PSNR = 100.0
 """A picture that is exactly right counts as this many dB, so that means stay finite."""
 
@@ -62,15 +68,17 @@ def evaluate(
 
     Raises UserError when they have neither surfaces nor views in common, or when the reference is empty.
     """
+    prediction, reference = _without_strays(prediction, reference)
     geometry = Report({})
     motion: Similarity | None = None
     if prediction.mesh is not None and reference.mesh is not None:
         geometry, motion = compare_surfaces(prediction.mesh, reference.mesh, align)
     seer = prediction
     if motion is not None and align != "none" and prediction.views is None and prediction.surface is not None:
-        moved = replace(prediction.surface, mesh=apply(motion, prediction.surface.mesh))
+        moved = prediction.surface.move(motion(prediction.surface.vertices))
         seer = with_surface(prediction, moved)
-    pictures = compare_pictures(seer, reference, skip)
+    seer, seen, framed = in_view(seer, reference)
+    pictures = compare_pictures(seer, seen, skip)
     if not geometry.figures and not pictures.figures:
         raise UserError(
             f"{prediction.name}, {reference.name}: nothing to compare: {_lacks(prediction)}, {_lacks(reference)}; "
@@ -81,6 +89,7 @@ def evaluate(
         *(f"prediction: {note}" for note in prediction.notes),
         *(f"reference: {note}" for note in reference.notes),
         *geometry.notes,
+        *framed,
         *pictures.notes,
     ]
     return Report(
@@ -88,6 +97,63 @@ def evaluate(
         pictures.views,
         {**names, "align": align, **geometry.protocol, **pictures.protocol},
         tuple(notes),
+    )
+
+
+def _without_strays(prediction: Source, reference: Source) -> tuple[Source, Source]:
+    """The reference without faces far from all others, which would decide the unit; the prediction keeps its own."""
+    if reference.surface is not None:
+        kept = without_strays(reference.surface)
+        if kept is not reference.surface:
+            notes = (*reference.notes, kept.notes[-1])
+            changed = with_surface(reference, kept) if reference.see is not None else reference
+            reference = replace(changed, mesh=kept.mesh, surface=kept, notes=notes)
+    if prediction.surface is not None and (far := int(is_stray(prediction.surface).sum())):
+        note = f"{far} of its faces lie far from the rest; they are measured with it"
+        prediction = replace(prediction, notes=(*prediction.notes, note))
+    return prediction, reference
+
+
+def in_view(prediction: Source, reference: Source) -> tuple[Source, Source, tuple[str, ...]]:
+    """Return both meshes where cameras around the origin look, moved by one motion if the reference is elsewhere."""
+    ours, theirs = prediction.surface, reference.surface
+    meshes = prediction.views is None and reference.views is None
+    if ours is None or theirs is None or not meshes:
+        return prediction, reference, ()
+    low, high = theirs.vertices.amin(0), theirs.vertices.amax(0)
+    extent, reach = float((high - low).max()), float(theirs.vertices.abs().max())
+    if reach <= IN_VIEW[1] and extent >= IN_VIEW[0]:
+        return prediction, reference, ()
+    box = unit_box(theirs.mesh)
+    moved = [with_surface(s, m.move(box(m.vertices))) for s, m in ((prediction, ours), (reference, theirs))]
+    note = "pictures: both meshes are moved by what centers the reference's box and makes its longest side 1"
+    return moved[0], moved[1], (note,)
+
+
+def single(mesh: Mesh) -> Mesh:
+    """Return the mesh in float32, for which it should be centered already."""
+    return replace(mesh, vertices=mesh.vertices.float())
+
+
+def solid_of(mesh: Mesh) -> tuple[Mesh, tuple[str, ...]]:
+    """Return the mesh with faces that agree about directions, each once, and notes on what is unusual about it."""
+    if mesh.empty:
+        return mesh, surface.condition(mesh)
+    righted = face_outward(ColoredMesh.of(mesh))
+    return righted.mesh, (*righted.notes, *surface.condition(righted.mesh))
+
+
+def other_units(prediction: Mesh) -> tuple[str, ...]:
+    """Return a note where the prediction, in the reference's unit box, is far larger or smaller than the box."""
+    if prediction.empty:
+        return ()
+    size = 1 / unit_box(prediction).scale
+    if 1 / OTHER_UNITS < size < OTHER_UNITS:
+        return ()
+    form = ".3g" if size < 1 else ".0f"
+    return (
+        f"prediction: it is {size:{form}} times the reference's size: other units? Figures compare it as it is;"
+        " --align icp+scale compares the shapes",
     )
 
 
@@ -106,22 +172,21 @@ def compare_surfaces(prediction: Mesh, reference: Mesh, align: Alignment) -> tup
     if reference.empty:
         raise UserError("reference: its mesh is empty; expected a surface to measure against")
     box = unit_box(reference)
-    truth, found = apply(box, reference), apply(box, prediction)
+    truth, found = single(apply(box, reference)), single(apply(box, prediction))
+    sizes = other_units(found)
     motion = aligned(found, truth, align, SEED)
     found = apply(motion, found)
     back = Similarity(box.rotation, -box.translation / box.scale, 1 / box.scale)
-    notes = [
-        f"{who}: {note}"
-        for who, m in (("prediction", found), ("reference", truth))
-        for note in surface.condition(m)
-    ]
+    # Inside is where windings add up, so faces must agree about directions and not cancel each other.
+    solids = [solid_of(mesh) for mesh in (found, truth)]
+    notes = [f"{who}: {note}" for who, (_, said) in zip(("prediction", "reference"), solids) for note in said]
     figures = {
         **by_area(found, truth),
         **by_visible_surface(found, truth),
-        "volume_iou": surface.volume_iou(surface.occupancy(found), surface.occupancy(truth)),
+        "volume_iou": surface.volume_iou(*(surface.occupancy(solid) for solid, _ in solids)),
         "chamfer_floor": floor(truth),
     }
-    return Report(figures, (), _geometry_protocol(motion), tuple(notes)), back.after(motion).after(box)
+    return Report(figures, (), _geometry_protocol(motion), (*sizes, *notes)), back.after(motion).after(box)
 
 
 def by_area(prediction: Mesh, reference: Mesh) -> dict[str, float]:

@@ -18,8 +18,11 @@ from usd.core.types import Mesh
 from usd.data.toy_views import see_toy, toy_seed
 from usd.data.view_readers import ViewOptions, is_trial, read_views, trial_folders
 from usd.data.view_set import ViewSet
-from usd.evaluation.mesh_source import MESHES, Coloured, Up, read_mesh, see_mesh
+from usd.evaluation.mesh_views import open_mesh, see_mesh
 from usd.math.camera import Cameras
+from usd.mesh_io.colored_mesh import ColoredMesh
+from usd.mesh_io.files import READABLE
+from usd.mesh_io.read import Up
 from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import make_toy
 
@@ -38,7 +41,7 @@ class Source:
     mesh: Mesh | None = None
     views: ViewSet | None = None
     see: Callable[[Cameras], ViewSet] | None = None
-    surface: Coloured | None = None
+    surface: ColoredMesh | None = None
     coloured: bool = True
     notes: tuple[str, ...] = ()
 
@@ -48,16 +51,16 @@ def open_source(text: str, where: str, up: Up = "auto", input_azimuth_deg: float
     seed, path = toy_seed(text), Path(text)
     if seed is not None and not path.exists():
         return _toy(seed)
-    if path.suffix.lower() in MESHES:
-        return mesh_source(read_mesh(path, up, where), text, "mesh", (f"mesh {path.name}",))
+    if path.suffix.lower() in READABLE:
+        return mesh_source(open_mesh(path, up, where), text, "mesh", (f"mesh {path.name}",))
     options: ViewOptions = parse(ViewOptions, {"input_azimuth_deg": input_azimuth_deg}, where)
     if is_trial(path):
         return _trial(path, options, up, where)
     views = read_views(path, options, where)
     folder = path if path.is_dir() else path.parent
-    files = [folder / f"mesh{ending}" for ending in MESHES if (folder / f"mesh{ending}").is_file()]
-    found = read_mesh(files[0], up, where) if files else None
-    notes = (*views.notes, *((f"surface from {files[0].name}",) if files else ()))
+    files = [folder / f"mesh{ending}" for ending in READABLE if (folder / f"mesh{ending}").is_file()]
+    found = open_mesh(files[0], up, where) if files else None
+    notes = (*views.notes, *((f"surface from {files[0].name}", *found.notes) if found else ()))
     return Source(text, "views", found.mesh if found else None, views, notes=notes, surface=found)
 
 
@@ -68,21 +71,22 @@ def _toy(seed: int) -> Source:
     return Source(f"toybox:{seed}", "toybox", mesh, see=lambda cameras: see_toy(seed, cameras), notes=(note,))
 
 
-def mesh_source(coloured: Coloured, name: str, kind: str, notes: tuple[str, ...]) -> Source:
+def mesh_source(mesh: ColoredMesh, name: str, kind: str, notes: tuple[str, ...]) -> Source:
     """A mesh as a source: its pictures are unlit."""
-    silent = () if coloured.has_colours else ("no colours: PSNR and SSIM are left out",)
+    silent = () if mesh.has_colors else ("no colours: PSNR and SSIM are left out",)
+    cut = ("alpha cuts holes into it: pictures have them, its surface is whole",) if mesh.has_cutouts else ()
     return Source(
         name,
         kind,
-        coloured.mesh,
-        see=lambda cameras: see_mesh(coloured, cameras),
-        surface=coloured,
-        coloured=coloured.has_colours,
-        notes=(*notes, *silent),
+        mesh.mesh,
+        see=lambda cameras: see_mesh(mesh, cameras),
+        surface=mesh,
+        coloured=mesh.has_colors,
+        notes=(*notes, *mesh.notes, *cut, *silent),
     )
 
 
-def with_surface(source: Source, surface: Coloured) -> Source:
+def with_surface(source: Source, surface: ColoredMesh) -> Source:
     """A mesh source whose mesh was moved."""
     moved = mesh_source(surface, source.name, source.kind, ())
     return replace(moved, notes=source.notes)
@@ -96,10 +100,10 @@ def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> Source:
         )
     name = next((n for n in ("test", "turntable", *sorted(folders)) if n in folders), None)
     views = read_views(path, replace(options, trial_views=name), where) if name else None
-    found = read_mesh(exported, up, where) if exported else None
+    found = open_mesh(exported, up, where) if exported else None
     notes = (
         *(views.notes if views else ()),
-        *((f"surface from {exported.parent.name}",) if exported else ()),
+        *((f"surface from {exported.parent.name}", *found.notes) if exported and found else ()),
     )
     return Source(str(path), "trial", found.mesh if found else None, views, notes=notes, surface=found)
 
@@ -110,7 +114,7 @@ def exported_mesh(path: Path) -> Path | None:
         (int(m[1]), f) for f in (path / "save").glob("it*-export") if (m := re.match(r"it(\d+)-", f.name))
     ]
     for _, folder in sorted(folders, reverse=True):
-        files = [file for ending in MESHES for file in sorted(folder.glob(f"*{ending}"))]
+        files = [file for ending in READABLE for file in sorted(folder.glob(f"*{ending}"))]
         if files:
             return files[0]
     return None

@@ -24,6 +24,8 @@ from usd.math.mesh import directed_edges, face_cross, is_closed, volume
 THRESHOLDS = (0.01, 0.02, 0.05)
 """Distances of the F-scores, of an object whose longest side is 1."""
 LATTICE = 64
+DISPARATE, ROUGH = 10.0, 0.01
+"""Between sets whose sizes differ by more than this factor, distances may be too long by about this share."""
 VOXEL = 0.01
 
 
@@ -88,13 +90,19 @@ def thinned(points: Points, voxel: float) -> Points:
         return points
     low = points.x.amin(0) - 0.5 * voxel
     cell = ((points.x - low) / voxel).floor().long()
-    side = int(cell.max()) + 1
-    number = (cell[:, 0] * side + cell[:, 1]) * side + cell[:, 2]
-    unique, label, counts = torch.unique(number, return_inverse=True, return_counts=True)
+    unique, label, counts = torch.unique(_cube_numbers(cell), return_inverse=True, return_counts=True)
     zeros = torch.zeros(len(unique), 3)
     x = zeros.index_add(0, label, points.x) / counts[:, None]
     normal = torch.nn.functional.normalize(zeros.index_add(0, label, points.normal), dim=-1)
     return Points(x, normal)
+
+
+def _cube_numbers(cell: Int[Tensor, "N 3"]) -> Int[Tensor, "N"]:
+    """One number for each cube, however many there are."""
+    side = int(cell.max()) + 1
+    if side < 1 << 20:
+        return (cell[:, 0] * side + cell[:, 1]) * side + cell[:, 2]
+    return torch.unique(cell, dim=0, return_inverse=True)[1]
 
 
 # -------------------------------------------------------------------------------------------------------- measures
@@ -104,9 +112,30 @@ def nearest(points: Points, others: Points) -> Near:
     """Distances (infinite where the other set is empty) and agreement of normals, whichever way these point."""
     if len(others) == 0 or len(points) == 0:
         return Near(torch.full((len(points),), torch.inf), torch.zeros(len(points)))
-    distance, index = cKDTree(others.x.numpy()).query(points.x.numpy())
-    cosine = (points.normal * others.normal[torch.from_numpy(index)]).sum(-1)
-    return Near(torch.from_numpy(np.asarray(distance)).float(), cosine.abs())
+    distance, index = nearest_of(points.x, others.x)
+    cosine = (points.normal * others.normal[index]).sum(-1)
+    return Near(distance.float(), cosine.abs())
+
+
+def nearest_of(
+    points: Float[Tensor, "N 3"], others: Float[Tensor, "M 3"]
+) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
+    """Return the distance from each point to the nearest of others, and its number.
+
+    Exact for sets of like size. Where sizes differ much, all members of one set are about as near to each of the other,
+    and a tree can rule none of them out: there points in one small cube share their neighbor, found approximately.
+    """
+    spans = [float((x.amax(0) - x.amin(0)).max()) for x in (points, others)]
+    tree = cKDTree(others.numpy())
+    if max(spans) <= DISPARATE * min(spans):
+        distance, index = tree.query(points.numpy())
+        return torch.from_numpy(np.asarray(distance)), torch.from_numpy(np.asarray(index)).long()
+    cube = _cube_numbers(((points - points.amin(0)) / (0.2 * ROUGH * spans[1] + 1e-12)).long())
+    label = torch.unique(cube, return_inverse=True)[1]
+    first = torch.full((int(label.max()) + 1,), len(label))
+    first = first.scatter_reduce(0, label, torch.arange(len(label)), "amin")
+    index = torch.from_numpy(np.asarray(tree.query(points[first].numpy(), eps=ROUGH)[1])).long()[label]
+    return (points - others[index]).norm(dim=1), index
 
 
 def chamfer(forth: Near, back: Near) -> float:

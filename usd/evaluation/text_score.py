@@ -16,8 +16,9 @@ from torch import Tensor
 
 from usd.core.config import ROOT
 from usd.evaluation.embedded import Clip
-from usd.exporter.read_back import pictures, read_back
 from usd.math.camera import Cameras
+from usd.mesh_io.pictures import pictures
+from usd.mesh_io.read import read_mesh
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
 from usd.toybox.cameras import cameras_at
 from usd.toybox.objects import make_toy
@@ -104,8 +105,8 @@ def around(views: int = VIEWS, size: int = SIZE) -> Cameras:
 
 
 def views_of_file(mesh: Path, cameras: Cameras) -> Float[Tensor, "B 3 H W"]:
-    """A mesh file as other programs read it (a GLB is y-up), rendered without light, over white."""
-    rgba = pictures(read_back(mesh, y_up=True), cameras)
+    """A mesh file as other programs read it, rendered without light, over white."""
+    rgba = pictures(read_mesh(mesh), cameras)
     return rgba[:, :3] + 1 - rgba[:, 3:]
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.exporter.atlas import Atlas
 from usd.exporter.texels import covered
 from usd.math.mesh import directed_edges, face_cross
+from usd.mesh_io.atlas import Atlas
 
 PASSES = 4  # how often what overlaps is laid out anew before each of its faces is a chart
 SEARCHES = 14

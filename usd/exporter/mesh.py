@@ -18,10 +18,20 @@ from usd.core.errors import ConfigError, UserError
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.exporter import Comparison, Exporter
-from usd.exporter.atlas import Atlas
 from usd.exporter.colors import Painter
 from usd.exporter.decimate import decimated
-from usd.exporter.mesh_file import (
+from usd.exporter.report import measured
+from usd.exporter.texels import Spots, baked
+from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, Unwrapping, check_options, unwrapped
+from usd.geometry import Geometry, Level
+from usd.material import Material
+from usd.math.camera import Cameras
+from usd.math.mesh import vertex_normals
+from usd.mesh_io.atlas import Atlas
+from usd.mesh_io.axes import y_up_from_z_up
+from usd.mesh_io.pictures import pictures
+from usd.mesh_io.read import read_mesh
+from usd.mesh_io.write import (
     PictureFormat,
     Surface,
     finish_maps,
@@ -32,15 +42,7 @@ from usd.exporter.mesh_file import (
     picture_bytes,
     ply_bytes,
     stl_bytes,
-    y_up,
 )
-from usd.exporter.report import measured
-from usd.exporter.texels import Spots, baked
-from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, Unwrapping, check_options, unwrapped
-from usd.geometry import Geometry, Level
-from usd.material import Material
-from usd.math.camera import Cameras
-from usd.math.mesh import vertex_normals
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ TEXTURED, UNWRAPPED, Y_UP = ("glb", "obj-mtl"), ("glb", "obj-mtl", "obj"), ("glb
 
 @register("mesh-exporter")
 class MeshExporter(Exporter):
-    """Colors are the material's, seen straight on. Axes and color space: see ``mesh_file``."""
+    """Colours are the material's, seen straight on. Axes and colour space: see ``usd.mesh_io.write``."""
 
     @dataclass(frozen=True)
     class Config:
@@ -149,7 +151,8 @@ class MeshExporter(Exporter):
 
         fmt = self._colored[0]
         path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
-        rgba = pictures(read_back(path, self._is_y_up(fmt), self.config.scale), cameras.to("cpu"))
+        read = read_mesh(path, "y" if self._is_y_up(fmt) else "z")
+        rgba = pictures(read.move(read.vertices / self.config.scale), cameras.to("cpu"))
         mse = (rgba[:, :3] + 1 - rgba[:, 3:] - truth.cpu()).square().mean((1, 2, 3))
         psnr = float((-10 * torch.log10(mse.clamp_min(1e-10))).mean())
         report = next((file for file in files if file.name == f"{self.config.save_name}-report.json"), None)
@@ -215,7 +218,9 @@ class MeshExporter(Exporter):
         if not self._is_y_up(fmt):
             return replace(surface, mesh=mesh)
         return replace(
-            surface, mesh=replace(mesh, vertices=y_up(mesh.vertices)), normals=y_up(surface.normals)
+            surface,
+            mesh=replace(mesh, vertices=y_up_from_z_up(mesh.vertices)),
+            normals=y_up_from_z_up(surface.normals),
         )
 
     def _files(self, surface: Surface, fmt: Format) -> list[tuple[str, bytes]]:

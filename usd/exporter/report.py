@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 
 from usd.core.types import Mesh
-from usd.exporter.atlas import Atlas, density
 from usd.math import mesh as meshes
+from usd.mesh_io.atlas import Atlas, density
 
 
 @dataclass(frozen=True)

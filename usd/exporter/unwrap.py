@@ -16,8 +16,8 @@ from torch import Tensor
 
 from usd.core.config import ConfigError
 from usd.core.errors import did_you_mean, listing
-from usd.exporter.atlas import Atlas
 from usd.exporter.box_atlas import box_atlas
+from usd.mesh_io.atlas import Atlas
 
 log = logging.getLogger(__name__)
 

@@ -35,14 +35,15 @@ class CustomMesh(FeatureSurface):
             raise ConfigError(
                 f"system.geometry.shape_init: is {config.shape_init or 'null'}; custom-mesh needs mesh:FILE"
             )
-        mesh = initial_mesh(config, config.radius)
+        mesh = initial_mesh(config, config.radius).surface
         self.register_buffer("vertices", mesh.vertices)
         self.register_buffer("faces", mesh.faces)
         self.offset = None if config.fix_geometry else torch.nn.Parameter(torch.zeros_like(mesh.vertices))
 
     def initialize(self) -> Mesh | None:
-        """The mesh as the file has it, with its colors."""
-        return initial_mesh(self.config, self.radius).to(self.vertices.device)
+        """The mesh as the file has it, with its colours."""
+        colored = initial_mesh(self.config, self.radius).colored
+        return None if colored is None else colored.to(self.vertices.device)
 
     def surface(self) -> Mesh:
         """The mesh as it is now."""

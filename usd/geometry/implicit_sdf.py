@@ -112,9 +112,9 @@ class ImplicitSDF(SignedDistance, FeatureSurface):
         """Takes the mesh that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
         if not self.from_file:
             return None
-        mesh = initial_mesh(self.config, self.radius).to(self.start.device)
-        self._take_mesh(mesh)
-        return mesh
+        start = initial_mesh(self.config, self.radius)
+        self._take_mesh(start.surface.to(self.start.device))
+        return None if start.colored is None else start.colored.to(self.start.device)
 
     @classmethod
     def convert(cls, config: object, source: Geometry) -> "ImplicitSDF":

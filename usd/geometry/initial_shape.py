@@ -9,9 +9,9 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.errors import ConfigError, did_you_mean
-from usd.core.types import Mesh
-from usd.geometry.mesh_input import Axis, Placement, read_mesh
+from usd.geometry.mesh_input import Placement, StartShape, read_start_shape
 from usd.kernels.mesh_distance import mesh_distance
+from usd.mesh_io.axes import Axis
 
 Params = float | tuple[float, float, float]
 SPHERE = 0.5  # default radius of the sphere, in radii of the object's cube
@@ -50,21 +50,23 @@ def mesh_file(config: ShapeConfig) -> Path | None:
     return None
 
 
-def initial_mesh(config: ShapeConfig, radius: float) -> Mesh:
+def initial_mesh(config: ShapeConfig, radius: float) -> StartShape:
     """The mesh of ``shape_init: mesh:FILE``, placed as the options say. Raises ``UserError``."""
     file = mesh_file(config)
     assert file is not None
     size = config.shape_init_params
     if isinstance(size, tuple):
         raise ConfigError("system.geometry.shape_init_params: a mesh has one size; expected a number or null")
-    return read_mesh(file, Placement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius)
+    return read_start_shape(
+        file, Placement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius
+    )
 
 
 def initial_distance(config: ShapeConfig, x: Float[Tensor, "N 3"], radius: float) -> Float[Tensor, "N"]:
     """Signed distance to the initial shape. Raises ``UserError`` where there is none to be had."""
     if mesh_file(config) is None:
         return start_distance(config.shape_init or "sphere", config.shape_init_params, x, radius)
-    mesh = initial_mesh(config, radius).to(x.device)
+    mesh = initial_mesh(config, radius).surface.to(x.device)
     return mesh_distance(x, mesh.vertices, mesh.faces)
 
 

@@ -1,4 +1,4 @@
-"""A user's mesh file, made ours: +z up, one triangle mesh, coincident vertices joined, colors as displayed.
+"""A user's mesh file as a shape to start from: +z up, in the object's cube, closed where it can be, facing outside.
 
 Axes: ``up`` and ``front`` name the file's axes that become +z and +x. Left null they are what the exporter writes:
 +y up and +x for GLB, glTF and OBJ (so that an exported file comes back as it was), +z up for others.
@@ -7,25 +7,27 @@ Axes: ``up`` and ``front`` name the file's axes that become +z and +x. Left null
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.geometry.mesh_colors import part_colors
-from usd.math.mesh import coincident, is_closed, without_collapsed
+from usd.math.mesh import is_closed
+from usd.mesh_io.axes import Axis, default_up, rotation_to_z_up
+from usd.mesh_io.colored_mesh import ColoredMesh
+from usd.mesh_io.read import read_mesh
+from usd.mesh_io.repair import face_outward, first_of_groups, weld, without_strays
 
 log = logging.getLogger(__name__)
 
-Axis = Literal["+x", "+y", "+z", "-x", "-y", "-z"]
-Y_UP = (".glb", ".gltf", ".obj")
-READABLE = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
-JOINED = 1e-6  # vertices closer than this share of the radius are one
+WELD = 1e-6
+"""Vertices closer than this share of the radius become one."""
+COLOR_EDGE = 1 / 48
+"""Colors of a texture are taken at points so far apart, in radii."""
+COLOR_FACES = 300_000
+COLOR_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -37,77 +39,47 @@ class Placement:
     size: float | None = None
 
 
-def read_mesh(path: Path, placement: Placement, radius: float) -> Mesh:
-    """The mesh of a file in the cube [-radius, radius]^3, with vertex colors where it has any.
+@dataclass(frozen=True)
+class StartShape:
+    """The surface of a file, its vertices merged, and the same surface with vertex colors as displayed.
 
-    Raises ``UserError`` for what is no readable mesh, has no faces or values that are not finite, or does not fit.
+    The colored one has vertices of its own wherever two colors meet; None where the file has no colors.
     """
-    raw = _load(path)
-    vertices = raw.vertices
-    if not bool(vertices.isfinite().all()):
-        raise UserError(f"{path}: some vertices are not numbers; expected finite coordinates")
-    vertices = _placed(path, vertices @ turn(placement, path).double().T, placement.size, radius)
-    mesh = _joined(Mesh(vertices.float(), raw.faces, raw.color), JOINED * radius)
-    if mesh.empty:
+
+    surface: Mesh
+    colored: Mesh | None
+
+
+def read_start_shape(path: Path, placement: Placement, radius: float) -> StartShape:
+    """Return the mesh of a file in the cube [-radius, radius]^3.
+
+    Raises ``UserError`` for what is no readable mesh or does not fit. What was assumed is logged.
+    """
+    raw = without_strays(read_mesh(path, "z"))
+    turned = raw.move(raw.vertices @ turn(placement, path).T)
+    placed = turned.move(_placed(path, turned.vertices, placement.size, radius))
+    mesh = face_outward(weld(placed, WELD * radius))
+    if len(mesh.faces) == 0:
         raise UserError(f"{path}: all its faces have collapsed; expected a mesh with an area")
+    for note in mesh.notes:
+        log.warning("note: %s: %s", path, note)
+    if mesh.has_cutouts:
+        log.warning("note: %s: alpha cuts holes into it; the start shape is solid there", path)
     if not is_closed(mesh.faces):
         log.warning("note: %s is not watertight; its inside is where most of it lies around", path)
-    return mesh
-
-
-def _load(path: Path) -> Mesh:
-    """All parts of a file as one mesh, in its own axes and units, in double precision."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such mesh file")
-    if path.suffix.lower() not in READABLE:
-        raise UserError(f"{path}: not a mesh file; expected {', '.join(READABLE)}")
-    try:
-        scene = trimesh.load_scene(path, process=False)
-        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
-        found = [(scene.geometry[name], np.asarray(matrix)) for matrix, name in placed]
-        gltf = path.suffix.lower() in (".glb", ".gltf")
-        parts = [_part(part, to, gltf) for part, to in found if isinstance(part, trimesh.Trimesh)]
-    except Exception as error:  # every reader of trimesh fails in its own way
-        raise UserError(
-            f"{path}: cannot be read as a mesh ({str(error).splitlines()[0] if str(error) else 'broken'})"
-        ) from error
-    if not any(len(part.faces) for part in parts):
-        raise UserError(f"{path}: has no faces; expected a triangle mesh")
-    return _one(parts)
-
-
-def _part(part: trimesh.Trimesh, place: np.ndarray, gltf: bool) -> Mesh:
-    """A part where its file puts it. Faces of a mirrored one turn the other way round, so that they face outside."""
-    vertices = np.asarray(part.vertices, np.float64) @ place[:3, :3].T + place[:3, 3]
-    faces = torch.from_numpy(np.array(part.faces, np.int64))
-    mirrored = np.linalg.det(place[:3, :3]) < 0
-    color = part_colors(part, gltf)
-    return Mesh(torch.from_numpy(vertices), faces.flip(1) if mirrored else faces, color)
-
-
-def _one(parts: list[Mesh]) -> Mesh:
-    """All parts as one mesh; if some have colors, those without are white."""
-    start = np.cumsum([0] + [len(part.vertices) for part in parts[:-1]])
-    faces = torch.cat([part.faces + int(first) for part, first in zip(parts, start)])
-    colors = [torch.ones(len(part.vertices), 3) if part.color is None else part.color for part in parts]
-    colored = any(part.color is not None for part in parts)
-    return Mesh(torch.cat([p.vertices for p in parts]), faces, torch.cat(colors) if colored else None)
+    surface = Mesh(mesh.vertices.float(), mesh.faces)
+    return StartShape(surface, color_vertices(mesh, COLOR_EDGE * radius) if mesh.has_colors else None)
 
 
 def turn(placement: Placement, path: Path) -> Float[Tensor, "3 3"]:
-    """The rotation from a file's axes to ours. Raises ``UserError`` where up and front are one line."""
-    up = placement.up or ("+y" if path.suffix.lower() in Y_UP else "+z")
-    front = placement.front or "+x"
-    if up[1] == front[1]:
+    """Return the rotation from a file's axes to ours. Raises ``UserError`` where up and front are one line."""
+    up, front = placement.up or default_up(path), placement.front or "+x"
+    try:
+        return rotation_to_z_up(up, front)
+    except ValueError:
         raise UserError(
             f"shape_init_mesh_front: '{front}' is along shape_init_mesh_up '{up}'; expected another axis"
-        )
-    z, x = _direction(up), _direction(front)
-    return torch.stack([x, torch.linalg.cross(z, x), z])
-
-
-def _direction(axis: Axis) -> Float[Tensor, "3"]:
-    return torch.eye(3)["xyz".index(axis[1])] * (1.0 if axis[0] == "+" else -1.0)
+        ) from None
 
 
 def _placed(
@@ -116,7 +88,7 @@ def _placed(
     """Centered by its bounding box and scaled, where a size is given; else as it is, if that fits."""
     low, high = vertices.amin(0), vertices.amax(0)
     extent = float((high - low).max())
-    if extent == 0 or not np.isfinite(extent):
+    if extent == 0:
         raise UserError(f"{path}: its extent is {extent:g}; expected a mesh of finite size")
     if size is not None and size > radius:
         raise UserError(
@@ -128,14 +100,42 @@ def _placed(
     if reach > radius or extent < 0.02 * radius:
         raise UserError(
             f"{path}: is {extent:.4g} large and reaches to {reach:.4g}, but the object's cube to {radius:g};"
-            f" to centre and scale it pass system.geometry.shape_init_params={0.75 * radius:g}"
+            f" to center and scale it pass system.geometry.shape_init_params={0.75 * radius:g}"
         )
     return vertices
 
 
-def _joined(mesh: Mesh, tolerance: float) -> Mesh:
-    """Vertices that seams of a texture doubled become one, with the color of one of them."""
-    label = coincident(mesh.vertices, tolerance)
-    first = torch.zeros(int(label.max()) + 1, dtype=torch.long).index_copy(0, label, torch.arange(len(label)))
-    faces = without_collapsed(label[mesh.faces])
-    return Mesh(mesh.vertices[first], faces, None if mesh.color is None else mesh.color[first])
+def color_vertices(mesh: ColoredMesh, edge: float) -> Mesh:
+    """Return the mesh with vertex colors as displayed. Vertices of one place and different colors stay apart.
+
+    Faces with a texture are cut into smaller ones, until most of their edges are at most ``edge`` long.
+    """
+    parts = 1
+    if any(color.texture is not None for color in mesh.colors):
+        corners = mesh.vertices[mesh.faces]
+        typical = float((corners - corners.roll(1, 1)).norm(dim=-1).mean())
+        parts = max(1, min(round(typical / edge), int((COLOR_FACES / len(mesh.faces)) ** 0.5)))
+    weights, small = triangle_lattice(parts)
+    face = torch.arange(len(mesh.faces)).repeat_interleave(len(weights))
+    share = weights.repeat(len(mesh.faces), 1)
+    x = (mesh.vertices[mesh.faces[face]] * share[..., None]).sum(1)
+    # Textures are read a little inside the face: on its very rim a repeated one mixes in its other end.
+    inset = (
+        0.02 * torch.tensor([color.texture is not None for color in mesh.colors])[mesh.color_of_face[face]]
+    )
+    color = mesh.display_colors(face, ((1 - inset[:, None]) * share + inset[:, None] / 3).float())
+    key = torch.cat([(x / (WELD * edge)).round(), (color * COLOR_STEPS).round()], 1).long()
+    label = torch.unique(key, dim=0, return_inverse=True)[1]
+    first = first_of_groups(label)
+    faces = label.view(len(mesh.faces), -1)[:, small].reshape(-1, 3)
+    return Mesh(x[first].float(), faces, color[first])
+
+
+def triangle_lattice(parts: int) -> tuple[Float[Tensor, "N 3"], Tensor]:
+    """Return the weights (float64) of points that cut a triangle's edges into equal parts, and the small triangles."""
+    rows = [(i, j) for i in range(parts + 1) for j in range(parts + 1 - i)]
+    number = {row: index for index, row in enumerate(rows)}
+    up = [(number[i, j], number[i + 1, j], number[i, j + 1]) for i, j in rows if i + j < parts]
+    down = [(number[i + 1, j], number[i + 1, j + 1], number[i, j + 1]) for i, j in rows if i + j < parts - 1]
+    place = torch.tensor(rows, dtype=torch.float64) / parts
+    return torch.cat([1 - place.sum(1, keepdim=True), place], 1), torch.tensor(up + down)

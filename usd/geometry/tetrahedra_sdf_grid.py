@@ -79,9 +79,9 @@ class TetrahedraSDFGrid(FeatureSurface):
             x = self.positions()
             self._set(self.box, initial_distance(self.config, x, self.radius))
             return None
-        mesh = initial_mesh(self.config, self.radius).to(self.box.device)
-        self._take_mesh(mesh)
-        return mesh
+        start = initial_mesh(self.config, self.radius)
+        self._take_mesh(start.surface.to(self.box.device))
+        return None if start.colored is None else start.colored.to(self.box.device)
 
     @property
     def grid(self) -> TetrahedralGrid:

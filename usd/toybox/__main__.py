@@ -12,8 +12,9 @@ import torch
 from usd.core.errors import UserError
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
-from usd.exporter.mesh_file import Surface, glb_bytes, y_up
 from usd.math.mesh import vertex_normals
+from usd.mesh_io.axes import y_up_from_z_up
+from usd.mesh_io.write import Surface, glb_bytes
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
 from usd.toybox.mesh import toy_mesh
@@ -47,7 +48,9 @@ def toy_glb(toy: Toy) -> bytes:
     """The toy's mesh as a binary glTF (y up), with vertex colors and without a viewer's light."""
     mesh = toy_mesh(toy)
     normals = vertex_normals(mesh.vertices, mesh.faces)
-    return glb_bytes(Surface(replace(mesh, vertices=y_up(mesh.vertices)), y_up(normals), unlit=True))
+    return glb_bytes(
+        Surface(replace(mesh, vertices=y_up_from_z_up(mesh.vertices)), y_up_from_z_up(normals), unlit=True)
+    )
 
 
 def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:

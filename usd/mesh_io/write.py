@@ -27,8 +27,8 @@ from PIL import Image
 from torch import Tensor
 
 from usd.core.types import Mesh
-from usd.exporter.atlas import Atlas
 from usd.math.color import linear_from_srgb
+from usd.mesh_io.atlas import Atlas
 
 PictureFormat = Literal["png", "jpg"]
 
@@ -52,12 +52,6 @@ class Surface:
     picture_format: PictureFormat = "png"
     unlit: bool = False
     finish: Float[Tensor, "h w 3"] | None = None
-
-
-def y_up(points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """From +z up to +y up: a quarter turn about x."""
-    x, y, z = points.unbind(-1)
-    return torch.stack([x, z, -y], -1)
 
 
 def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:

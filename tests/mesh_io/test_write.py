@@ -1,0 +1,58 @@
+"""Written GLB files against the Khronos validator, where Node and its package ``gltf-validator`` are there."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+
+from usd.core.types import Mesh
+from usd.math.mesh import vertex_normals
+from usd.mesh_io.atlas import Atlas
+from usd.mesh_io.write import Surface, glb_bytes, picture_bytes
+
+SCRIPT = """
+const validator = require('gltf-validator');
+validator.validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[1])))
+  .then(report => console.log(JSON.stringify(report.issues)));
+"""
+
+
+def surface(kind: str) -> Surface:
+    made = trimesh.creation.icosphere(subdivisions=1)
+    vertices, faces = torch.tensor(made.vertices).float(), torch.tensor(made.faces).long()
+    color = vertices * 0.5 + 0.5 if kind == "vertex colors" else None
+    mesh, normals = Mesh(vertices, faces, color), vertex_normals(vertices, faces)
+    if kind in ("plain", "vertex colors"):
+        return Surface(mesh, normals, unlit=True)
+    uv = torch.rand(len(faces) * 3, 2, generator=torch.Generator().manual_seed(0))
+    atlas = Atlas(uv, torch.arange(len(faces) * 3).view(-1, 3), 1, "boxes")
+    texture = picture_bytes(torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0)), "png")
+    finish = torch.full((8, 8, 3), 0.5) if kind == "finish" else None
+    return Surface(mesh, normals, atlas, texture, finish=finish)
+
+
+def validate(path: Path) -> dict:
+    """The validator's issues. Skips where it is not installed (npm install gltf-validator; NODE_PATH names the folder)."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node")
+    done = subprocess.run(
+        [node, "-e", SCRIPT, str(path)], capture_output=True, text=True, env=os.environ, check=False
+    )
+    if "Cannot find module" in done.stderr:
+        pytest.skip("needs npm's gltf-validator")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", ["plain", "vertex colors", "texture", "finish"])
+def test_written_files_are_valid(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.glb"
+    path.write_bytes(glb_bytes(surface(kind)))
+    issues = validate(path)
+    assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]

@@ -1,0 +1,79 @@
+"""Bytes of mesh files and of the files they name: what is no mesh is refused, what differs in case only is found."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from usd.core.errors import UserError, did_you_mean
+
+READABLE = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+LFS_POINTER = b"version https://git-lfs.github.com/spec"
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a mesh file. Raises UserError for a missing or empty one, an LFS pointer or a web page."""
+    if path.suffix.lower() not in READABLE:
+        raise UserError(f"{path}: not a mesh file; expected {', '.join(READABLE)}")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such mesh file"
+        names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: {what}; expected a mesh file.{did_you_mean(path.name, names)}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not content.strip():
+        raise UserError(f"{path}: the file is empty; expected a mesh")
+    if content.startswith(LFS_POINTER):
+        raise UserError(f"{path}: is a Git LFS pointer, not the mesh itself; fetch it with git lfs pull")
+    if content[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{path}: is a web page; expected a mesh file")
+    return content
+
+
+def decode_text(content: bytes) -> str:
+    """Return text of UTF-8 bytes (a byte-order mark is dropped), else of Latin-1."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A file that a mesh file names, or None where there is none; ``note`` says where its name differs."""
+
+    path: Path | None
+    note: str | None = None
+
+
+def find_neighbor(folder: Path, name: str) -> Neighbor:
+    """Find a file by the name that a mesh file in ``folder`` gives it.
+
+    Backslashes are slashes. Where the path does not exist case is ignored; then its last part is looked for there.
+    """
+    wanted = name.strip().strip('"').replace("\\", "/")
+    direct = folder / wanted
+    if wanted and direct.is_file():
+        return Neighbor(direct)
+    parts = [part for part in re.split(r"/+", wanted) if part not in ("", ".")]
+    for trial in (parts, parts[-1:]):
+        found = _ignoring_case(folder, trial)
+        if found is not None:
+            return Neighbor(found, f"'{name}' is read from {found.name}")
+    return Neighbor(None)
+
+
+def _ignoring_case(folder: Path, parts: list[str]) -> Path | None:
+    """The one file below a folder whose path differs in case at most; None for none or several."""
+    at = folder
+    for part in parts:
+        if part == "..":
+            at = at.parent
+            continue
+        entries = list(at.iterdir()) if at.is_dir() else []
+        same = [entry for entry in entries if entry.name.lower() == part.lower()]
+        if len(same) != 1:
+            return None
+        at = same[0]
+    return at if parts and at.is_file() else None

@@ -1,0 +1,142 @@
+"""A glTF 2.0 file's tree, buffers and accessors (sections 3.6 and 4 of the specification)."""
+
+import base64
+import json
+import struct
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+
+from usd.core.errors import UserError
+from usd.mesh_io.files import LFS_POINTER, decode_text, find_neighbor
+from usd.mesh_io.meshopt import decode_view
+
+Json = dict[str, Any]
+"""A JSON object of a file: what stands in it is checked where it is used."""
+
+TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+MESHOPT = "EXT_meshopt_compression"
+JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+
+
+class MissingFileError(UserError):
+    """A file that the document names is not there."""
+
+
+class Document:
+    """The tree of a .gltf or .glb file and what its numbers mean. ``notes`` collects what was assumed."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        text, self._binary = _chunks(path, content)
+        self.path, self.notes = path, list[str]()
+        self.tree: Json = json.loads(decode_text(text))
+        self._buffers: dict[int, bytes] = {}
+        version = str(self.tree.get("asset", {}).get("version", "?"))
+        if not version.startswith("2."):
+            raise UserError(f"{path}: is glTF {version}; expected glTF 2.0")
+
+    def items(self, name: str) -> list[Json]:
+        """Return one of the tree's lists; empty where it has none."""
+        return self.tree.get(name, [])
+
+    def resource(self, uri: str) -> bytes:
+        """Return what a URI holds: data, or a file beside this one. Raises MissingFileError."""
+        if uri.startswith("data:"):
+            head, _, body = uri.partition(",")
+            return base64.b64decode(body) if head.endswith(";base64") else unquote(body).encode("latin-1")
+        found = find_neighbor(self.path.parent, uri)
+        if found.path is None:
+            found = find_neighbor(self.path.parent, unquote(uri))
+        if found.path is None:
+            raise MissingFileError(f"{self.path}: names '{unquote(uri)}', which is not there")
+        self.notes += [found.note] if found.note else []
+        content = found.path.read_bytes()
+        if content.startswith(LFS_POINTER):
+            raise MissingFileError(
+                f"{self.path}: '{found.path.name}' is a Git LFS pointer; fetch it with git lfs pull"
+            )
+        return content
+
+    def _buffer(self, index: int) -> bytes:
+        if index not in self._buffers:
+            uri = self.items("buffers")[index].get("uri")
+            self._buffers[index] = self._binary if uri is None else self.resource(uri)
+        return self._buffers[index]
+
+    def view_bytes(self, index: int) -> bytes:
+        """Return the bytes of a buffer view, decompressed where it is compressed."""
+        view = self.items("bufferViews")[index]
+        packed = view.get("extensions", {}).get(MESHOPT)
+        source = packed or view
+        start, size = source.get("byteOffset", 0), source["byteLength"]
+        data = self._buffer(source["buffer"])[start : start + size]
+        if len(data) < size:
+            raise UserError(
+                f"{self.path}: buffer view {index} reaches beyond its buffer; is the file cut off?"
+            )
+        if packed is None:
+            return data
+        name = packed.get("filter", "NONE")
+        return decode_view(data, packed["count"], packed["byteStride"], packed["mode"], name)
+
+    def numbers(self, index: int, normalize: bool = False) -> np.ndarray:
+        """Return an accessor's values (count, width) as float64; normalized integers as the fractions they stand for.
+
+        ``normalize`` takes integers as normalized whatever the accessor says.
+        """
+        accessor = self.items("accessors")[index]
+        width, code = WIDTHS[accessor["type"]], TYPES[accessor["componentType"]]
+        if accessor.get("bufferView") is None:
+            stored = np.zeros((accessor["count"], width), code)
+        else:
+            stored = self._strided(accessor["bufferView"], accessor, code, width)
+        if "sparse" in accessor:
+            stored = self._with_sparse(stored, accessor["sparse"])
+        return fractions(stored, normalize or accessor.get("normalized", False))
+
+    def _strided(self, view: int, accessor: Json, code: str, width: int) -> np.ndarray:
+        size = np.dtype(code).itemsize
+        stride = self.items("bufferViews")[view].get("byteStride", size * width)
+        offset, shape = accessor.get("byteOffset", 0), (accessor["count"], width)
+        data = self.view_bytes(view)
+        if shape[0] and offset + stride * (shape[0] - 1) + size * width > len(data):
+            raise UserError(f"{self.path}: an accessor of {shape[0]} elements reaches beyond its buffer view")
+        return np.ndarray(shape, code, data, offset, (stride, size))
+
+    def _with_sparse(self, stored: np.ndarray, sparse: Json) -> np.ndarray:
+        where, what = sparse["indices"], {**sparse["values"], "count": sparse["count"]}
+        code = TYPES[where["componentType"]]
+        rows = self._strided(where["bufferView"], {**where, "count": sparse["count"]}, code, 1)[:, 0]
+        values = self._strided(what["bufferView"], what, stored.dtype.str, stored.shape[1])
+        out = stored.copy()
+        out[rows] = values
+        return out
+
+
+def fractions(stored: np.ndarray, normalized: bool) -> np.ndarray:
+    """Return float64 of stored numbers; normalized integers become [0, 1] or [-1, 1] (section 3.6.2.2)."""
+    values = stored.astype(np.float64)
+    if not normalized or stored.dtype.kind == "f":
+        return values
+    return np.maximum(values / np.iinfo(stored.dtype).max, -1.0)
+
+
+def _chunks(path: Path, content: bytes) -> tuple[bytes, bytes]:
+    """The JSON text and the binary chunk of a file of either form."""
+    if not content.startswith(b"glTF"):
+        return content, b""
+    version, place, found = struct.unpack_from("<I", content, 4)[0], 12, dict[int, bytes]()
+    if version != 2:
+        raise UserError(f"{path}: is binary glTF {version}; expected glTF 2.0")
+    while place + 8 <= len(content):
+        size, kind = struct.unpack_from("<II", content, place)
+        if place + 8 + size > len(content):
+            raise UserError(f"{path}: cannot be read as a mesh: the file is cut off")
+        found.setdefault(kind, content[place + 8 : place + 8 + size])
+        place += 8 + size
+    if JSON_CHUNK not in found:
+        raise UserError(f"{path}: cannot be read as a mesh: has no JSON chunk")
+    return found[JSON_CHUNK], found.get(BINARY_CHUNK, b"")
