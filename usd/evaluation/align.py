@@ -106,7 +106,7 @@ def procrustes(x: Float[Tensor, "N 3"], y: Float[Tensor, "N 3"], with_scale: boo
 
 
 def best_yaw(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"]) -> Similarity:
-    """The turn about the vertical through the box's centre that minimises Chamfer: 5 degree steps, then ever finer."""
+    """The turn about the vertical through the box's center that minimizes Chamfer: 5 degree steps, then ever finer."""
 
     def apart(angle: float) -> float:
         moved = turn_about_z(angle)(source)

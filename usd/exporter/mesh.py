@@ -52,7 +52,7 @@ TEXTURED, UNWRAPPED, Y_UP = ("glb", "obj-mtl"), ("glb", "obj-mtl", "obj"), ("glb
 
 @register("mesh-exporter")
 class MeshExporter(Exporter):
-    """Colours are the material's, seen straight on. Axes and colour space: see ``usd.mesh_io.write``."""
+    """Colors are the material's, seen straight on. Axes and color space: see ``usd.mesh_io.write``."""
 
     @dataclass(frozen=True)
     class Config:
@@ -147,8 +147,6 @@ class MeshExporter(Exporter):
 
         Of materials that are lit a file holds the colors without the light: they cannot be compared so.
         """
-        from usd.exporter.read_back import pictures, read_back
-
         fmt = self._colored[0]
         path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
         read = read_mesh(path, "y" if self._is_y_up(fmt) else "z")

@@ -41,7 +41,7 @@ class CustomMesh(FeatureSurface):
         self.offset = None if config.fix_geometry else torch.nn.Parameter(torch.zeros_like(mesh.vertices))
 
     def initialize(self) -> Mesh | None:
-        """The mesh as the file has it, with its colours."""
+        """The mesh as the file has it, with its colors."""
         colored = initial_mesh(self.config, self.radius).colored
         return None if colored is None else colored.to(self.vertices.device)
 

@@ -125,7 +125,7 @@ class ColoredMesh:
         return found
 
     def display_colors(self, face: Int[Tensor, "R"], weights: Float[Tensor, "R 3"]) -> Float[Tensor, "R 3"]:
-        """Return colors as displayed, in [0, 1], at points of faces; middle grey where the mesh has none."""
+        """Return colors as displayed, in [0, 1], at points of faces; middle gray where the mesh has none."""
         if not self.has_colors:
             return torch.full((len(face), 3), 0.5)
         return srgb_from_linear(self.light(face, weights)[:, :3].clamp(0, 1))
