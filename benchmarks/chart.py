@@ -78,7 +78,8 @@ def line_chart(axes: Axes, x: Sequence[float], lines: Sequence[Line]) -> Image.I
     _grid(draw, frame, ticks_x, ticks_y)
     for line, color in zip(lines, COLORS, strict=False):
         _curve(draw, frame, x, line, color)
-    _words(draw, frame, axes, lines)
+    _words(draw, frame, axes)
+    _legend(draw, frame, x, lines)
     return canvas.resize((axes.width, axes.height), Image.Resampling.LANCZOS)
 
 
@@ -115,15 +116,26 @@ def _curve(draw: ImageDraw.ImageDraw, frame: _Frame, x: Sequence[float], line: L
     draw.line(middle, color, 2 * OVERSAMPLING, joint="curve")
 
 
-def _words(draw: ImageDraw.ImageDraw, frame: _Frame, axes: Axes, lines: Sequence[Line]) -> None:
+def _words(draw: ImageDraw.ImageDraw, frame: _Frame, axes: Axes) -> None:
     k = OVERSAMPLING
     draw.text((8 * k, 8 * k), axes.title, "black", font(13 * k))
     draw.text(
         ((frame.left + frame.right) / 2, axes.height * k - 6 * k), axes.x_label, "black", font(12 * k), "mb"
     )
     draw.text((axes.width * k - 16 * k, 24 * k), axes.y_label, "#444444", font(11 * k), "rm")
+
+
+def _legend(draw: ImageDraw.ImageDraw, frame: _Frame, x: Sequence[float], lines: Sequence[Line]) -> None:
+    """Name the curves at the right, at the top or at the bottom, wherever fewer of their points are in the way."""
+    k = OVERSAMPLING
+    points = [frame.at(a, value) for line in lines for a, value in zip(x, line.values, strict=True)]
+    levels = [level for across, level in points if across > frame.right - 150 * k]
+    height = (4 + 16 * len(lines)) * k
+    above = sum(level < frame.top + height for level in levels)
+    below = sum(level > frame.bottom - height for level in levels)
+    start = frame.top if above <= below else frame.bottom - height
     for i, (line, color) in enumerate(zip(lines, COLORS, strict=False)):
-        top = frame.top + (10 + 16 * i) * k
+        top = start + (10 + 16 * i) * k
         draw.line([(frame.right - 150 * k, top), (frame.right - 130 * k, top)], color, 3 * k)
         draw.text((frame.right - 124 * k, top), line.name, "black", font(11 * k), "lm")
 
@@ -166,10 +178,10 @@ def write_animation(path: Path, frames: Sequence[Image.Image], milliseconds: int
     durations = [milliseconds] * (len(small) - 1) + [1000 + milliseconds]
     with writing(path) as file:
         small[0].save(file, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=True)
-    return file
+    return path
 
 
 def write_image(path: Path, image: Image.Image) -> Path:
     with writing(path) as file:
         image.save(file, optimize=True)
-    return file
+    return path
