@@ -22,7 +22,7 @@ def test_what_is_written_is_returned_and_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("level", "half"), [(2.9, "lower"), (0.1, "upper")])
 def test_the_legend_keeps_out_of_the_curve_s_way(level: float, half: str) -> None:
-    lines = [Line("flat", [level] * 5, [0.0] * 5), Line("scale", [0, 3, 0, 0, 0], [0.0] * 5)]
+    lines = [Line("flat", [level] * 5, [0.0] * 5), Line("scale", [0, 3, 1.5, 1.5, 1.5], [0.0] * 5)]
     pixels = np.asarray(line_chart(Axes("", "", ""), range(5), lines)).astype(int)
     color = np.array([int(COLORS[1][i : i + 2], 16) for i in (1, 3, 5)])
     rows = np.nonzero((np.abs(pixels[:, 358:370] - color).max(-1) < 12).all(1))[0]
