@@ -56,7 +56,15 @@ def test_the_metadata_is_complete(metadata):
     assert fields.get_all("License-File") == ["LICENSE", "NOTICE"]
     assert fields["Description-Content-Type"] == "text/markdown"
     assert "Unbiased score distillation" in fields.get_payload()
-    assert set(fields.get_all("Provides-Extra")) == {"batch", "dev", "docs", "lpips", "nerfacc", "wandb"}
+    assert set(fields.get_all("Provides-Extra")) == {
+        "batch",
+        "dev",
+        "docs",
+        "draco",
+        "lpips",
+        "nerfacc",
+        "wandb",
+    }
     assert "torch>=2.6" in fields.get_all("Requires-Dist")
 
 

@@ -25,7 +25,7 @@ class Points:
 class TinyData(Data):
     @dataclass(frozen=True)
     class Config(Data.Config):
-        batch_size: int = option(4, "points per step", ge=1)
+        batch_size: int = option(4, "points per step", ge=1, le=10**18)
 
     config: Config
 
