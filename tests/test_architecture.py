@@ -102,7 +102,7 @@ def test_math_and_kernels_know_only_torch_numpy_and_warp(file):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "mesh_io"], ids=name_of)
 def test_mesh_files_know_core_and_mathematics_only(file):
-    rooms = {room(module) for module in imports(file)} - {None}
+    rooms = {folder_of(module) for module in imports(file)} - {None}
     assert rooms <= {"mesh_io", "core", "math", "kernels"}
 
 
