@@ -286,3 +286,32 @@ def test_pictures_of_a_model_are_found_by_any_name(tmp_path):
     found = read_views(tmp_path, options(frame="keep"))
     assert torch.equal(found.rgba, truth.rgba) and found.names == truth.names
     assert "6 of 6 pictures" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["Images", "images_2", "frames", "RGB"])
+def test_pictures_are_found_in_folders_of_other_usual_names(tmp_path, name):
+    folder = scene(tmp_path)
+    (folder / "masks").mkdir()
+    for file in (folder / "images").iterdir():
+        shutil.copy(file, folder / "masks" / file.name)
+    (folder / "images").rename(folder / name)
+    views = read_views(folder, options())
+    assert len(views) == 6 and any("6 of 6 pictures have a camera" in note for note in views.notes)
+    shutil.rmtree(folder / name)  # masks of the same names are no pictures
+    with pytest.raises(UserError, match="none of the 6 pictures"):
+        read_views(folder, options())
+
+
+@pytest.mark.parametrize("place", ["sparse/geo", "undistorted/sparse", "out/colmap/0"])
+def test_a_model_in_another_subfolder_is_found(tmp_path, place):
+    folder = scene(tmp_path, write_binary)
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "sparse/0").rename(folder / place)
+    assert len(read_views(folder, options())) == 6
+
+
+def test_a_model_that_claims_more_than_it_holds_is_not_preferred(tmp_path):
+    folder = scene(tmp_path, write_binary)
+    write_binary(folder / "sparse/1", cameras())
+    (folder / "sparse/1/images.bin").write_bytes(struct.pack("<Q", 999))
+    assert any(note.startswith("COLMAP model 0: 6 of 6") for note in read_views(folder, options()).notes)

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.data.test_reference import RED, cutout, disc, photograph, save
 from usd.core.config import ROOT
 from usd.core.errors import UserError
-from usd.data.cutting import find_padding, has_alpha
+from usd.data.cutting import find_padding, has_alpha, without_strays
 from usd.data.masks import masked
 from usd.data.reference import Reference, ReferenceConfig, bounding_box, load_reference
 
@@ -263,3 +263,15 @@ def test_a_photograph_framed_on_all_sides_is_suspected(tmp_path, alpha):
     found = loaded(tmp_path, pixels)
     assert "what was found is a rectangle: if it is a photograph in a frame, crop it" in found.notes
     assert "rectangle" not in " ".join(clean(tmp_path, disc()).notes)
+
+
+@pytest.mark.parametrize("part", ["top", "frame"])
+def test_a_line_along_the_border_is_no_object(part):
+    rgba = torch.zeros(4, 80, 100)
+    rgba[:, 30:60, 20:50] = 1
+    expected = rgba.clone()
+    rgba[3, :2] = 1
+    if part == "frame":
+        rgba[3, -1], rgba[3, :, 0], rgba[3, :, -2:] = 1, 1, 1
+    cut, count = without_strays(rgba)
+    assert count == 1 and torch.equal(cut[3], expected[3])

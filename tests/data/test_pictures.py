@@ -178,3 +178,10 @@ def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path):
             read_rgba(tmp_path / name)
     with pytest.raises(UserError, match=r"\.\.\.\)$"), opened(tmp_path / "gone/x.png", "x"):
         pass
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(UserError, match=r"a\.png: is a Git LFS pointer"):
+        read_rgba(path)

@@ -97,3 +97,13 @@ def test_missing_and_truncated_files_are_named(tmp_path):
     path.write_text(path.read_text()[:100])
     with pytest.raises(UserError, match=r"t\.json: is not readable JSON, perhaps truncated"):
         read_transforms(path)
+
+
+def test_frames_without_size_and_picture_have_the_size_of_the_first_picture(tmp_path):
+    write_picture(tmp_path / "r_1.png", torch.ones(4, 20, 30))
+    write_picture(tmp_path / "r_2.png", torch.ones(4, 40, 60))
+    frames = [{"file_path": f"r_{i}", "transform_matrix": torch.eye(4).tolist()} for i in range(3)]
+    file = write(tmp_path / "transforms.json", camera_angle_x=0.7, frames=frames)
+    found = read_transforms(file)
+    assert [(frame.camera.height, frame.camera.width) for frame in found] == [(20, 30), (20, 30), (40, 60)]
+    assert [frame.picture is not None for frame in found] == [False, True, True]

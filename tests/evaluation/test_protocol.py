@@ -309,3 +309,19 @@ def test_a_camera_file_without_pictures_is_no_reference(tmp_path):
     write_transforms(tmp_path / "transforms.json", [cameras], ["gone.png"])
     with pytest.raises(UserError, match="none of its 1 pictures exist"):
         open_source(str(tmp_path), "--reference")
+
+
+def test_a_reference_too_large_for_the_cameras_is_brought_into_view():
+    """A ball of radius 1 would fill every picture. At distance d one of radius r shows under r / sqrt(d^2 - r^2)."""
+    report = evaluate(as_source(sphere(0.5)), as_source(sphere(1.0)))
+    small, large = (r / (1.5**2 - r**2) ** 0.5 for r in (0.25, 0.5))
+    assert report.figures["mask_iou"] == pytest.approx((small / large) ** 2, abs=0.02)
+    assert any("makes its radius 0.5" in note for note in report.notes)
+    kept = evaluate(as_source(sphere(0.4)), as_source(sphere(0.5)))
+    assert not any("are moved" in note for note in kept.notes)
+
+
+def test_mesh_files_of_other_formats_are_named(tmp_path):
+    (tmp_path / "a.fbx").write_bytes(b"Kaydara FBX Binary")
+    with pytest.raises(UserError, match=r"PRED: .*a\.fbx: is no mesh file that is read; expected \.glb"):
+        open_source(str(tmp_path / "a.fbx"), "PRED")

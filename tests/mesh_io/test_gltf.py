@@ -523,3 +523,11 @@ def test_broken_files_are_one_line(tmp_path: Path, change: Any) -> None:
     with pytest.raises(UserError, match=BROKEN[change]) as caught:
         file.read(tmp_path)
     assert "\n" not in str(caught.value) and "a.glb" in str(caught.value)
+
+
+def test_a_texture_that_names_no_picture_is_said_and_not_measured(tmp_path: Path) -> None:
+    file = Gltf()
+    file.tree["textures"] = [{}]
+    file.primitive(material=file.material(baseColorTexture={"index": 0}), TEXCOORD_0=QUAD_UV)
+    mesh = file.read(tmp_path)
+    assert not mesh.has_colors and any("it names no picture" in note for note in mesh.notes)

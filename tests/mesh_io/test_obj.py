@@ -159,3 +159,30 @@ def test_broken_files_are_one_line(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(UserError, match=message) as caught:
         read_mesh(obj(tmp_path, text))
     assert "\n" not in str(caught.value) and "a.obj" in str(caught.value)
+
+
+def test_comments_behind_vertices_and_faces(tmp_path: Path) -> None:
+    text = "v 0 0 0 # the first of all corners\nv 1 0 0 #x\nv 1 1 0\nv 0 1 0\nf 1 2 3 4 # a face of four\n"
+    mesh = read_mesh(obj(tmp_path, text))
+    assert len(mesh.faces) == 2 and not mesh.has_colors
+
+
+def test_zbrush_colors_in_comments(tmp_path: Path) -> None:
+    paint = "#MRGB ffff0000ffff0000\n#MRGB ffff0000ffff0000\n"
+    assert shown(read_mesh(obj(tmp_path, f"{QUAD}{paint}{FACE}"))) == [1, 0, 0]
+    assert not read_mesh(obj(tmp_path, f"{QUAD}#MRGB ffff0000\n{FACE}")).has_colors
+
+
+def test_a_kd_that_darkens_its_texture_is_said(tmp_path: Path) -> None:
+    (tmp_path / "t.png").write_bytes(plain(255, 0, 0))
+    library = "newmtl m\nKd 0.4 0.4 0.4\nmap_Kd t.png\n"
+    mesh = read_mesh(obj(tmp_path, f"mtllib a.mtl\n{QUAD}usemtl m\n{FACE}", library))
+    assert mesh.notes == ("material 'm': its texture is multiplied by its Kd (0.4 0.4 0.4)",)
+    assert shown(mesh) == pytest.approx([0.4, 0, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "latin-1"])
+def test_texts_of_every_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.mtl").write_bytes("newmtl grün\nKd 0 1 0\n".encode(encoding))
+    (tmp_path / "a.obj").write_bytes(f"mtllib a.mtl\n{QUAD}usemtl grün\n{FACE}".encode(encoding))
+    assert shown(read_mesh(tmp_path / "a.obj")) == [0, 1, 0]

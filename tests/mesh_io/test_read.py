@@ -153,3 +153,51 @@ def test_vertices_that_no_face_uses_do_not_count(tmp_path: Path) -> None:
     rows = [*(f"{x} {y} 0" for x, y in SQUARE[:3]), "nan 1e9 0"]
     mesh = read_mesh(ascii_ply(tmp_path, "", "", rows, ["3 0 1 2"]))
     assert len(mesh.vertices) == 3 and np.isfinite(mesh.vertices.numpy()).all()
+
+
+def test_several_textures_of_a_ply_file_lie_where_faces_name_them(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(plain(255, 0, 0))
+    (tmp_path / "blue.png").write_bytes(plain(0, 0, 255))
+    more = "property list uchar float texcoord\nproperty int texnumber\n"
+    rows = [f"{x} 0 {y}" for x, y in SQUARE]
+    faces = ["6 0 0 1 0 1 1 0 3 0 1 2", "6 0 0 1 1 0 1 1 3 0 2 3"]
+    path = ascii_ply(
+        tmp_path, "", more, rows, faces, "comment TextureFile red.png\ncomment TextureFile blue.png\n"
+    )
+    mesh = read_mesh(path)
+    assert shown(mesh, 0.8, 0.2) == [1, 0, 0] and shown(mesh, 0.2, 0.8) == [0, 0, 1] and not mesh.notes
+    path.write_text(path.read_text().replace("1 3 0 2 3", "2 3 0 2 3"))
+    assert not read_mesh(path).has_colors and "faces name none" in read_mesh(path).notes[0]
+
+
+def stl(folder: Path, attribute: int, head: bytes = b"solid", tail: bytes = b"") -> Path:
+    facets = [struct.pack("<12fH", 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, y, attribute) for y in (1, 2)]
+    (folder / "a.stl").write_bytes(head.ljust(80) + struct.pack("<I", 2) + b"".join(facets) + tail)
+    return folder / "a.stl"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "head", "color"),
+    [
+        (0x8000 | 31 << 10, b"VisCAM", [1, 0, 0]),
+        (31, b"COLOR=\x00\x00\xff\xff", [1, 0, 0]),
+        (0x8000, b"COLOR=\x00\x00\xff\xff", [0, 0, 1]),
+    ],
+)
+def test_colors_of_binary_stl(tmp_path: Path, attribute: int, head: bytes, color: list) -> None:
+    mesh = read_mesh(stl(tmp_path, attribute, head))
+    found = mesh.display_colors(torch.tensor([0]), torch.full((1, 3), 1 / 3))
+    assert mesh.has_colors and found[0].tolist() == pytest.approx(color, abs=1e-4)
+
+
+def test_binary_stl_of_every_kind_and_ascii_cut_off(tmp_path: Path) -> None:
+    mesh = read_mesh(stl(tmp_path, 0, b"solid made by someone", b"what a program left behind"))
+    assert len(mesh.faces) == 2 and not mesh.has_colors
+    path = stl(tmp_path, 0)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"a\.stl: .* has 1 of 2 faces: is the file cut off"):
+        read_mesh(path)
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 2 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    path.write_text(f"solid x\n{facet}endsolid x\nsolid y\n{facet}".replace("vertex", "VERTEX"))
+    with pytest.raises(UserError, match=r"a\.stl: .*is the file cut off"):
+        read_mesh(path)

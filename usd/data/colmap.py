@@ -10,6 +10,7 @@ camera-to-world. Our pinholes have square pixels and their principal point in th
 theirs and, where pixels are not square, resampled. Lens distortion is refused: `colmap image_undistorter` removes it.
 """
 
+import re
 import sqlite3
 import struct
 from collections.abc import Callable
@@ -40,6 +41,10 @@ MODELS: dict[int, tuple[str, int]] = {
     10: ("THIN_PRISM_FISHEYE", 12),
 }
 """Numbers of COLMAP's camera models: name, and how many parameters."""
+LEAST = 4 + 7 * 8 + 4 + 2 + 8
+"""A picture takes so many bytes of images.bin at least: numbers, a name of one letter, no observations."""
+PLACES = re.compile(r"(images?|input|frames|photos?|pictures|rgb)(_\d+)?", re.IGNORECASE)
+"""Names of folders with pictures; those with a number hold smaller copies."""
 FILES = ("images.bin", "images.txt", "cameras.bin", "cameras.txt")
 ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 TWO_FOCALS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
@@ -87,6 +92,9 @@ def find_models(folder: Path) -> list[Path]:
     ]
     inside.sort(key=lambda path: int(path.name))
     places = [place for place in (*above, *inside) if any((place / name).is_file() for name in FILES)]
+    if not places:
+        below = {file.parent for depth in ("*", "*/*", "*/*/*") for file in folder.glob(f"{depth}/cameras.*")}
+        places = [place for place in sorted(below) if any((place / name).is_file() for name in FILES)]
     return sorted(places, key=registered, reverse=True)
 
 
@@ -97,8 +105,10 @@ def registered(model: Path) -> int:
             continue
         try:
             if end == "bin":
+                size = (model / "images.bin").stat().st_size
                 with (model / "images.bin").open("rb") as file:
-                    return int.from_bytes(file.read(8), "little")
+                    count = int.from_bytes(file.read(8), "little")
+                return count if size >= 8 + LEAST * count else -1
             rows = [
                 line for line in read_text(model / "images.txt", "replace").splitlines() if line[:1] != "#"
             ]
@@ -112,6 +122,9 @@ def images_folder(path: Path, model: Model, where: str) -> Folder:
     """Return the folder with the pictures of a model: of the usual ones, that with the most of them."""
     above = (path, *path.absolute().parents[:3])  # a model may be named, three folders below
     places = [place / name for place in above for name in ("images", "input", "")]
+    places += [
+        place for place in sorted(above[0].iterdir()) if PLACES.fullmatch(place.name)
+    ]  # tried last: of equals the first is taken
     folders = [Folder(place, where) for place in places if place.is_dir()]
     sample = model.pictures[:: max(1, len(model.pictures) // 20)]
     return max(folders, key=lambda folder: sum(folder.find(posed.name) is not None for posed in sample))

@@ -22,6 +22,8 @@ TRANSPARENT_SHARE = 1e-3
 """Share of transparent pixels from which a picture has alpha: less is damage."""
 SPECK_SHARE = 0.01
 """Parts with a smaller share of the largest part's area are specks."""
+RIM = 2
+"""Width in pixels of lines along the border that scans and screenshots have."""
 SPECK_REACH = 2
 """Specks further from the object than this many times their own size do not belong to it."""
 EVEN = 0.06
@@ -111,13 +113,18 @@ def without_strays(rgba: Float[Tensor, "4 H W"]) -> tuple[Float[Tensor, "4 H W"]
 
 
 def _strays(labels: np.ndarray) -> np.ndarray:
-    """Numbers of the small parts that are far from the box of the large ones, measured by their own size."""
+    """Numbers of the small parts that are far from the box of the large ones, measured by their own size.
+
+    Lines along the picture's border, which are no wider than ``RIM``, belong to no object however long they are.
+    """
     areas = np.bincount(labels.ravel())[1:]
-    small = areas < SPECK_SHARE * areas.max()
+    inner = np.bincount(labels[RIM:-RIM, RIM:-RIM].ravel(), minlength=len(areas) + 1)[1:]
+    lines = (inner == 0) & (inner.max() > 0)
+    small = (areas < SPECK_SHARE * areas.max(where=~lines, initial=1)) | lines
     boxes = np.array([[(s.start, s.stop) for s in found] for found in ndimage.find_objects(labels)])
     low, high = boxes[~small, :, 0].min(0), boxes[~small, :, 1].max(0)
     gap = np.maximum(np.maximum(low - boxes[..., 1], boxes[..., 0] - high), 0).max(-1)
-    return np.flatnonzero(small & (gap > SPECK_REACH * np.sqrt(areas))) + 1
+    return np.flatnonzero(lines | small & (gap > SPECK_REACH * np.sqrt(areas))) + 1
 
 
 # ------------------------------------------------------------------------------------------------------ background

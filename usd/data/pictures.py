@@ -163,7 +163,19 @@ def opened(path: str | Path, where: str) -> Iterator[Stored]:
             f"{name}: has more than {limit:.0f} megapixels; expected fewer: make it smaller first"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error, zlib.error) as error:
+        if _is_pointer(path):
+            raise UserError(
+                f"{name}: is a Git LFS pointer, not the picture itself; fetch it with git lfs pull"
+            ) from error
         raise UserError(f"{name}: cannot be read as a picture ({' '.join(str(error).split())})") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(64).startswith(b"version https://git-lfs.github.com/spec")
+    except OSError:
+        return False
 
 
 def picture_size(path: str | Path, where: str) -> tuple[int, int]:

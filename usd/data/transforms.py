@@ -46,10 +46,30 @@ def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tu
     if not content["frames"]:
         raise UserError(f"{where}: {path}: has no frames; expected at least one")
     files = Folder(path.parent, f"{where}: {path}")
+    entries = _with_sizes(files, content, f"{where}: {path}")
     return tuple(
-        _frame(f"{where}: {path}: frames[{i}]", files, content, entry)
-        for i, entry in enumerate(content["frames"])
+        _frame(f"{where}: {path}: frames[{i}]", files, content, entry) for i, entry in enumerate(entries)
     )
+
+
+def _with_sizes(files: Folder, content: Mapping[str, Any], name: str) -> list[Any]:
+    """The frames; where no size is named, those whose picture is not there get the first picture's."""
+    entries = content["frames"]
+    if "w" in content or "h" in content:
+        return entries
+    found = [files.find(entry["file_path"]) if _names_picture(entry) else None for entry in entries]
+    first = next((file for file in found if file is not None), None)
+    if first is None or None not in found:
+        return entries
+    width, height = picture_size(first, name)
+    return [
+        {"w": width, "h": height, **entry} if file is None and _names_picture(entry) else entry
+        for entry, file in zip(entries, found)
+    ]
+
+
+def _names_picture(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("file_path"), str) and not {"w", "h"} & set(entry)
 
 
 def _read_json(path: Path, where: str) -> Any:

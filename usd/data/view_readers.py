@@ -205,7 +205,7 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
             f"({images.path / first}); expected them in images/{images.nearest(first)}"
         )
     names = [posed.name for posed in present]
-    root = images.path.parent if images.path.name in ("images", "input") else images.path
+    root = images.path.parent if colmap.PLACES.fullmatch(images.path.name) else images.path
     folder = Folder(root / "masks", f"{where}: {path}")
     files = [_mask_of(folder, name) for name in names]
     shapes = [(model.cameras[posed.camera].width, model.cameras[posed.camera].height) for posed in present]

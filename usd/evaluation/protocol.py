@@ -23,6 +23,7 @@ from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.sources import Source, with_surface
 from usd.mesh_io.colored_mesh import ColoredMesh
 from usd.mesh_io.repair import face_outward, is_stray, without_strays
+from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.cameras import held_out_cameras
 
 SAMPLES = 100_000
@@ -30,8 +31,8 @@ SEED = 0
 VISIBLE_SIZE = 256
 PICTURES, PICTURE_SIZE = 16, 256
 SAME_CAMERA = 0.01
-IN_VIEW = (0.2, 1.5)
-"""Cameras around the origin see meshes at least so large whose coordinates reach no farther."""
+IN_VIEW = (0.2, REFERENCE_DISTANCE * math.sin(math.radians(REFERENCE_FOV_DEG) / 2))
+"""Cameras around the origin see meshes at least so large that lie within this radius; others are cut off."""
 OTHER_UNITS = 20.0
 """Sizes that differ by this factor are said."""
 BEST_PSNR = 100.0
@@ -121,12 +122,16 @@ def in_view(prediction: Source, reference: Source) -> tuple[Source, Source, tupl
     if ours is None or theirs is None or not meshes:
         return prediction, reference, ()
     low, high = theirs.vertices.amin(0), theirs.vertices.amax(0)
-    extent, reach = float((high - low).max()), float(theirs.vertices.abs().max())
+    extent, reach = float((high - low).max()), float(theirs.vertices.norm(dim=1).max())
     if reach <= IN_VIEW[1] and extent >= IN_VIEW[0]:
         return prediction, reference, ()
-    box = unit_box(theirs.mesh)
-    moved = [with_surface(s, m.move(box(m.vertices))) for s, m in ((prediction, ours), (reference, theirs))]
-    note = "pictures: both meshes are moved by what centers the reference's box and makes its longest side 1"
+    middle = (low + high) / 2
+    scale = 0.5 / float((theirs.vertices - middle).norm(dim=1).max())
+    moved = [
+        with_surface(source, mesh.move(scale * (mesh.vertices - middle)))
+        for source, mesh in ((prediction, ours), (reference, theirs))
+    ]
+    note = "pictures: both meshes are moved by what centers the reference's box and makes its radius 0.5"
     return moved[0], moved[1], (note,)
 
 

@@ -27,6 +27,22 @@ from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import make_toy
 
 TOY_RESOLUTION = 160
+OTHER_MESHES = (
+    ".3ds",
+    ".3mf",
+    ".abc",
+    ".blend",
+    ".dae",
+    ".fbx",
+    ".ma",
+    ".max",
+    ".usd",
+    ".usda",
+    ".usdc",
+    ".usdz",
+    ".x3d",
+)
+"""Endings of files with meshes that others read."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,8 @@ def open_source(text: str, where: str, up: Up = "auto", input_azimuth_deg: float
         return _toy(seed)
     if path.suffix.lower() in READABLE:
         return mesh_source(open_mesh(path, up, where), text, "mesh", (f"mesh {path.name}",))
+    if path.suffix.lower() in OTHER_MESHES:
+        raise UserError(f"{where}: {path}: is no mesh file that is read; expected {', '.join(READABLE)}")
     options: ViewOptions = parse(ViewOptions, {"input_azimuth_deg": input_azimuth_deg}, where)
     if is_trial(path):
         return _trial(path, options, up, where)

@@ -1,5 +1,6 @@
 """Bytes of mesh files and of the files they name: what is no mesh is refused, what differs in case only is found."""
 
+import codecs
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,10 @@ def read_content(path: Path) -> bytes:
 
 
 def decode_text(content: bytes) -> str:
-    """Return text of UTF-8 bytes (a byte-order mark is dropped), else of Latin-1."""
+    """Return text of UTF-8 bytes, or of UTF-16 with a byte-order mark (marks are dropped), else of Latin-1."""
     try:
-        return content.decode("utf-8-sig")
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")
 

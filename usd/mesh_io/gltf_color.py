@@ -90,7 +90,9 @@ def _source(document: Document, texture: Json) -> int:
             return extensions[name]["source"]
     if "source" in texture:
         return texture["source"]
-    names = ", ".join(extensions) or "an unknown extension"
+    if not extensions:
+        raise MissingFileError(f"{document.path}: it names no picture")
+    names = ", ".join(extensions)
     raise UserError(
         f"{document.path}: its texture needs {names}, which is not supported;"
         " expected PNG, JPEG or WebP (gltf-transform can convert it)"

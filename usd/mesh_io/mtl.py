@@ -107,6 +107,8 @@ def _material(name: str, block: dict[str, str], folder: Path, notes: list[str]) 
     if color is not None and max(color[:3]) == 0:
         notes.append(f"material '{name}': its Kd is black beside a texture, and taken as white")
         color = None
+    if color is not None and min(color[:3]) < 0.99:
+        notes.append(f"material '{name}': its texture is multiplied by its Kd ({block['kd'].strip()})")
     wrap: Wrap = "clamp" if line.clamp else "repeat"
     texture = Texture(pixels, (wrap, wrap))
     return ObjMaterial(BaseColor(color or (1.0, 1.0, 1.0, 1.0), texture), line.scale, line.offset)

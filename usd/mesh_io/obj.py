@@ -25,6 +25,7 @@ class _Lines:
 
     vertices: list[list[str]] = field(default_factory=list)
     coordinates: list[list[str]] = field(default_factory=list)
+    painted: list[str] = field(default_factory=list)
     libraries: list[str] = field(default_factory=list)
     material: str = ""
     polygons: dict[str, list[tuple[int, list[tuple[int, int]]]]] = field(default_factory=dict)
@@ -48,6 +49,8 @@ def read_obj(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
     vertices = rows[:, :3]
     if rows.shape[1] >= 6 and np.isfinite(rows[:, 3:6]).all():
         shown = _vertex_colors(rows[:, 3:6], notes)
+    elif (paint := _paint("".join(lines.painted))) is not None and len(paint) == len(rows):
+        shown = _vertex_colors(paint, notes)
     known = _materials(path, lines, notes)
     parts = []
     for name, polygons in lines.polygons.items():
@@ -58,13 +61,17 @@ def read_obj(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
 def _take(words: list[str], line: str, number: int, lines: _Lines) -> None:
     """One line of the file."""
     word = words[0] if words else "#"
+    if word in ("v", "vt", "f", "fo") and "#" in line:
+        words = line.partition("#")[0].split()
     if word == "v":
         lines.vertices.append(words[1:])
+    elif word == "#MRGB" and len(words) == 2:
+        lines.painted.append(words[1])
     elif word == "vt":
         lines.coordinates.append(words[1:3])
     elif word in ("f", "fo"):
         counts = len(lines.vertices), len(lines.coordinates)
-        corners = [_corner(corner, counts) for corner in words[1:] if not corner.startswith("#")]
+        corners = [_corner(corner, counts) for corner in words[1:]]
         lines.polygons.setdefault(lines.material, []).append((number, corners))
     elif word == "usemtl":
         lines.material = line.split(None, 1)[1].strip() if len(words) > 1 else ""
@@ -102,6 +109,14 @@ def _rows(words: list[list[str]], path: Path) -> np.ndarray:
         return np.array(padded, np.float64)
     except ValueError as error:
         raise UserError(f"{path}: a vertex is not of numbers ({error})") from None
+
+
+def _paint(digits: str) -> np.ndarray | None:
+    """Colors in [0, 1] of ZBrush's ``#MRGB`` comments: eight hexadecimal digits a vertex, mask before red."""
+    try:
+        return np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(-1, 4)[:, 1:] / 255
+    except ValueError:
+        return None
 
 
 def _vertex_colors(shown: np.ndarray, notes: list[str]) -> np.ndarray:

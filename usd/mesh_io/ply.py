@@ -47,7 +47,7 @@ class Element:
 
 
 def read_ply(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
-    """Return the file's faces as one part, and what was assumed. Raises UserError for point clouds and splats."""
+    """Return the faces as parts, one a texture, and what was assumed. Raises UserError for point clouds and splats."""
     elements, form, comments, place = _header(path, content)
     tables = {element.name: element for element in elements}
     vertex, face = tables.get("vertex"), tables.get("face", tables.get("tristrips"))
@@ -64,7 +64,7 @@ def read_ply(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
         raise UserError(f"{path}: cannot be read as a mesh: is the file cut off? ({error})") from error
     vertices = np.stack([vertex.columns[axis] for axis in "xyz"], -1).astype(np.float64)
     notes: list[str] = []
-    return [_part(path, vertices, vertex, face, comments, notes)], notes
+    return _parts(path, vertices, vertex, face, comments, notes), notes
 
 
 def _header(path: Path, content: bytes) -> tuple[list[Element], str, list[str], int]:
@@ -180,9 +180,10 @@ def _keep(element: Element, rows: dict[str, list[np.ndarray]]) -> None:
             element.lists[prop.name] = (flat, np.array([len(row) for row in values]))
 
 
-def _part(
+def _parts(
     path: Path, vertices: np.ndarray, vertex: Element, face: Element, comments: list[str], notes: list[str]
-) -> Part:
+) -> list[Part]:
+    """One part; of a file with several textures one for each that faces name (``texnumber``)."""
     name = next((n for n in ("vertex_indices", "vertex_index") if n in face.lists), None)
     if name is None:
         raise UserError(f"{path}: its faces have no vertex_indices; expected a triangle mesh")
@@ -198,18 +199,20 @@ def _part(
     if corners is None and of_faces is not None:
         corners = of_faces[owner][:, None, :].repeat(3, 1)
     color = BaseColor(named=corners is not None)
+    textures = _textures(path, comments, notes)
+    if not textures or not all(texture.known for texture in textures):
+        shown = color if not textures or corners is not None else BaseColor(known=False)
+        return [Part(vertices, faces, shown, None, corners)]
     uv = _coordinates(vertex, face, faces, corner, len(flat))
-    textured = _texture(path, comments, notes)
-    if textured is None or not textured.known:
-        return Part(
-            vertices, faces, color if textured is None or corners is not None else textured, None, corners
-        )
-    if uv is None:
-        notes.append("a texture has no coordinates: no colors")
-        return Part(vertices, faces, BaseColor(known=False))
-    if corners is not None:
-        notes.append("vertex colors beside a texture are left out")
-    return Part(vertices, faces, textured, uv * [1.0, -1.0] + [0.0, 1.0])
+    number = face.columns.get("texnumber", np.zeros(len(counts)))[owner].astype(np.int64)
+    if uv is None or (number < 0).any() or (number >= len(textures)).any():
+        notes.append("a texture has no coordinates, or faces name none: no colors")
+        return [Part(vertices, faces, BaseColor(known=False))]
+    notes += ["vertex colors beside a texture are left out"] if corners is not None else []
+    laid = uv * [1.0, -1.0] + [0.0, 1.0]
+    return [
+        Part(vertices, faces[number == i], textures[i], laid[number == i]) for i in np.unique(number).tolist()
+    ]
 
 
 def _strips(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -249,19 +252,18 @@ def _coordinates(
     return np.stack([vertex.columns[name] for name in names], -1).astype(np.float64)[faces]
 
 
-def _texture(path: Path, comments: list[str], notes: list[str]) -> BaseColor | None:
-    """The texture that a comment names; None where none does."""
+def _textures(path: Path, comments: list[str], notes: list[str]) -> list[BaseColor]:
+    """The textures that comments name, in their order."""
     names = [line.split(None, 1)[1] for line in comments if re.match(r"(?i)texturefile\s+\S", line)]
-    if not names:
-        return None
-    if len(names) > 1:
-        notes.append("several textures in a PLY file: no colors")
-        return BaseColor(known=False)
-    found = find_neighbor(path.parent, names[0])
+    return [_texture(path, name, notes) for name in names]
+
+
+def _texture(path: Path, name: str, notes: list[str]) -> BaseColor:
+    found = find_neighbor(path.parent, name)
     notes += [found.note] if found.note else []
     try:
         content = found.path.read_bytes() if found.path is not None else b""
         return BaseColor(texture=Texture(decode_image(content)))
     except OSError:
-        notes.append(f"its texture '{names[0]}' is not there or no picture: no colors")
+        notes.append(f"its texture '{name}' is not there or no picture: no colors")
         return BaseColor(known=False)

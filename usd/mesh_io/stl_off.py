@@ -1,6 +1,5 @@
-"""STL files, read by trimesh, and OFF files."""
+"""STL and OFF files."""
 
-import io
 import re
 from pathlib import Path
 
@@ -14,17 +13,56 @@ from usd.mesh_io.files import decode_text
 from usd.mesh_io.part import Part, check_polygons
 from usd.mesh_io.polygons import triangulate
 
+FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+"""A triangle of a binary STL file: 50 bytes."""
+
 
 def read_stl(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
-    """Return the shape of an ASCII or binary STL file."""
-    import trimesh
-
-    loaded = trimesh.load_scene(io.BytesIO(content), file_type="stl", process=False)
-    meshes = [mesh for mesh in loaded.geometry.values() if isinstance(mesh, trimesh.Trimesh)]
-    parts = [Part(np.asarray(m.vertices, np.float64), np.asarray(m.faces, np.int64)) for m in meshes]
-    if not any(len(part.faces) for part in parts):
+    """Return the triangles of an ASCII or binary STL file, with the colors that two dialects of binary ones hold."""
+    count = int.from_bytes(content[80:84], "little")
+    # Binary files may begin with the same word; text has no zero bytes.
+    if re.match(rb"(\xef\xbb\xbf)?\s*solid", content, re.IGNORECASE) and b"\0" not in content[:512]:
+        corners, light = _ascii_corners(path, content), None
+    elif len(content) < 84 + FACET.itemsize * count:
+        has = max(len(content) - 84, 0) // FACET.itemsize
+        raise UserError(f"{path}: cannot be read as a mesh: has {has} of {count} faces: is the file cut off?")
+    else:
+        facets = np.frombuffer(content, FACET, count, 84)
+        corners, light = facets["corners"].astype(np.float64), _facet_light(facets, content[:80])
+    if not len(corners):
         raise UserError(f"{path}: has no faces; expected a triangle mesh")
-    return parts, []
+    faces = np.arange(3 * len(corners)).reshape(-1, 3)
+    return [Part(corners.reshape(-1, 3), faces, BaseColor(named=light is not None), None, light)], []
+
+
+def _ascii_corners(path: Path, content: bytes) -> np.ndarray:
+    """Corners (F, 3, 3) of the facets of an ASCII STL file, of all its solids."""
+    words = content.lower().split()
+    starts = np.flatnonzero(np.array(words, dtype=object) == b"vertex")
+    if len(starts) % 3 or not re.search(rb"end\s*solid", content.lower().rsplit(b"endfacet", 1)[-1]):
+        raise UserError(f"{path}: cannot be read as a mesh: has no end: is the file cut off?")
+    table = np.array([words[at + 1 : at + 4] for at in starts.tolist()], dtype=object).reshape(-1, 3)
+    return table.astype(np.float64).reshape(-1, 3, 3)
+
+
+def _facet_light(facets: np.ndarray, head: bytes) -> np.ndarray | None:
+    """Linear light and alpha of facets' colors of 5 bits a channel, as displayed; None where none has one.
+
+    Magics writes a color into the header and red lowest in the attribute; the highest bit is set where a facet has the
+    header's color. VisCAM and SolidView write blue lowest; the highest bit is set where a facet has a color.
+    """
+    attribute = facets["attribute"].astype(np.int64)
+    at, special = head.find(b"COLOR="), attribute >> 15 == 1
+    channels = np.stack([attribute, attribute >> 5, attribute >> 10], -1) & 31
+    if 0 <= at <= 70:
+        whole = np.frombuffer(head, np.uint8, 3, at + 6)
+        shown = np.where(special[:, None], whole, channels / 31 * 255)
+    elif special.any():
+        shown = np.where(special[:, None], channels[:, ::-1] / 31 * 255, 255.0)
+    else:
+        return None
+    light = linear_from_srgb(torch.from_numpy(shown / 255)).numpy()
+    return np.concatenate([light, np.ones((len(light), 1))], 1)[:, None, :].repeat(3, 1)
 
 
 def read_off(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
