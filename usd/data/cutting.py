@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 
 from usd.core.config import UserError
@@ -99,6 +98,8 @@ def without_veil(rgba: Float[Tensor, "4 H W"], veil: float) -> Float[Tensor, "4 
 
 def without_strays(rgba: Float[Tensor, "4 H W"]) -> tuple[Float[Tensor, "4 H W"], int]:
     """Return the picture without specks far from the object, and how many there were."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(rgba[3].numpy() > VISIBLE, structure=np.ones((3, 3)))
     if count < 2:
         return rgba, 0
@@ -117,6 +118,8 @@ def _strays(labels: np.ndarray) -> np.ndarray:
 
     Lines along the picture's border, which are no wider than ``RIM``, belong to no object however long they are.
     """
+    from scipy import ndimage
+
     areas = np.bincount(labels.ravel())[1:]
     inner = np.bincount(labels[RIM:-RIM, RIM:-RIM].ravel(), minlength=len(areas) + 1)[1:]
     lines = (inner == 0) & (inner.max() > 0)
@@ -201,6 +204,8 @@ def _border(pixels: np.ndarray) -> np.ndarray:
 
 
 def _connected_to_border(flat: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    from scipy import ndimage
+
     labels, _ = ndimage.label(flat)
     outside = np.unique(_border(labels[..., None]))
     return np.isin(labels, outside[outside > 0])
@@ -208,6 +213,8 @@ def _connected_to_border(flat: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W
 
 def _without_specks(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """Drop parts smaller than a hundredth of the largest."""
+    from scipy import ndimage
+
     labels, count = ndimage.label(mask)
     if count == 0:
         return mask
@@ -221,6 +228,8 @@ def _unmixed(pixels: np.ndarray, mask: np.ndarray, color: np.ndarray) -> Float[T
 
     The rim is two pixels wide; parts too thin to have an inside are left as they are.
     """
+    from scipy import ndimage
+
     inner = ndimage.binary_erosion(mask, iterations=2, border_value=1)
     alpha, rgb = mask.astype(np.float32), pixels.copy()
     if inner.any():

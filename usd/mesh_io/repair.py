@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from usd.math.mesh import coincident, directed_edges, face_cross
@@ -93,6 +91,9 @@ def consistent_turns(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "F"], Bool[
     Neighbors share an edge that no third face has. The fewer faces of a sheet are turned; of one with a single side
     (Moebius) none.
     """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     count = len(faces)
     one, other, same = _neighbors(faces)
     # Node f is face f as it is, node F + f is it turned: connected nodes agree about all directions.
