@@ -47,6 +47,8 @@ def typed(*overrides: str) -> Any:
 
 
 TEXTS = [
+    "???",
+    "\\???",
     "pic #1.png",
     "a red mug #1",
     "a red mug: with a handle",
@@ -226,8 +228,8 @@ def test_another_system_keeps_its_parts(capsys):
     assert (kept.geometry, kept.optimizer, kept.guidance) == (old.geometry, old.optimizer, old.guidance)
     assert "lambda_sparsity" in kept.loss and "lambda_rgb" not in kept.loss
     assert note == (
-        "note: system_type=usd-text-to-3d-system: drops loss.lambda_reference_view, loss.lambda_rgb, loss.lambda_mask "
-        "of the file's system; its other options stay"
+        "note: system_type=usd-text-to-3d-system: drops reference_view_latents, loss.lambda_reference_view, "
+        "loss.lambda_rgb, loss.lambda_mask of the file's system; its other options stay"
     )
 
 
