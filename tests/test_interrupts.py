@@ -72,14 +72,15 @@ def test_an_error_that_a_library_made_of_a_request_is_the_request():
         except KeyboardInterrupt:
             raise UserError("c.yaml: not valid YAML ('NoneType' object has no attribute 'x')") from None
 
+    def save() -> None:
+        interrupts.current().patient = True
+        os.kill(os.getpid(), signal.SIGINT)
+        raise UserError("last.ckpt: no space left on the device")  # which is what the request asked for
+
     with pytest.raises(KeyboardInterrupt), interrupts.listening():
         parse()
-    with pytest.raises(UserError, match="no space left"), interrupts.listening() as stop:
-        stop.patient = True
-        os.kill(os.getpid(), signal.SIGINT)
-        raise UserError(
-            "last.ckpt: no space left on the device"
-        )  # while saving what the request asked to save
+    with pytest.raises(UserError, match="no space left"), interrupts.listening():
+        save()
 
 
 def test_the_patient_are_asked_once_and_interrupted_the_second_time(capsys):

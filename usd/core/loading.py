@@ -267,7 +267,7 @@ def unquoted(text: str) -> str:
 
 
 def literal(value: Any) -> Any:
-    """Plain containers whose texts are read as they stand: ``${...}`` and ``???`` are escaped. What is stored needs it."""
+    """Plain containers whose texts are read as they stand: ``${...}`` and ``???`` are escaped, as in what is stored."""
     if isinstance(value, Mapping):
         return {key: literal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
