@@ -14,6 +14,7 @@ import yaml
 import launch
 from usd import callbacks, interrupts, stages, train
 from usd.core import checkpoint
+from usd.core.errors import UserError
 
 CUSTOM = Path(__file__).parent / "core" / "custom"
 
@@ -62,6 +63,24 @@ def test_a_request_that_python_drops_is_acted_on_at_the_next_safe_point(place, n
 def test_a_request_that_nobody_checked_ends_the_block():
     with pytest.raises(KeyboardInterrupt), interrupts.listening():
         in_a_weakref_callback(signal.SIGINT)
+
+
+def test_an_error_that_a_library_made_of_a_request_is_the_request():
+    def parse() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise UserError("c.yaml: not valid YAML ('NoneType' object has no attribute 'x')") from None
+
+    def save() -> None:
+        interrupts.current().patient = True
+        os.kill(os.getpid(), signal.SIGINT)
+        raise UserError("last.ckpt: no space left on the device")  # which is what the request asked for
+
+    with pytest.raises(KeyboardInterrupt), interrupts.listening():
+        parse()
+    with pytest.raises(UserError, match="no space left"), interrupts.listening():
+        save()
 
 
 def test_the_patient_are_asked_once_and_interrupted_the_second_time(capsys):

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 import launch
+from tests.small import command, trial
+from usd.core.checkpoint import load
 from usd.core.errors import UserError
 from usd.experiment import Trial
-from usd.train import plain_errors
+from usd.system import OptimizerConfig
+from usd.train import compare_optimizers, plain_errors
 
 CUSTOM = Path(__file__).parent / "core" / "custom"
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "
@@ -87,3 +90,33 @@ def test_running_out_of_the_memory_of_a_gpu_names_the_presets():
     assert raised(torch.OutOfMemoryError("CUDA")).startswith(
         "out of GPU memory: add a preset of configs/presets"
     )
+
+
+def resumed_with(capsys, **changed) -> str:
+    """What is said when a training with another optimizer goes on from AdamW's state."""
+    config = OptimizerConfig(**{"name": "AdamW", "args": {"lr": 0.01}, "params": {"geometry": {}}, **changed})
+    then = {"name": "AdamW", "args": {"lr": 0.01}, "params": {"geometry": {}}}
+    compare_optimizers({"system": {"config": {"optimizer": then}}}, config)
+    return capsys.readouterr().out
+
+
+def test_another_optimizer_does_not_go_on_and_other_settings_are_told(capsys):
+    assert resumed_with(capsys) == ""
+    assert resumed_with(capsys, args={"lr": 0.02}) == (
+        "note: system.optimizer.args is {'lr': 0.02}, but was {'lr': 0.01} when the checkpoint was made\n"
+    )
+    with pytest.raises(UserError, match=r"optimizer\.name: SGD cannot go on from the state of AdamW"):
+        resumed_with(capsys, name="SGD")
+    with pytest.raises(UserError, match=r"params: \[\] cannot go on from the state of \['geometry'\]"):
+        resumed_with(capsys, params={})
+
+
+def test_settings_changed_on_resuming_reach_the_optimizer(tmp_path):
+    """With its state PyTorch would take the old ones."""
+    short = ["trainer.val_check_interval=0", "trainer.test_after_fit=false"]
+    assert launch.main(command("usd-patch-mini.yaml", tmp_path, "trainer.max_steps=1", *short)) == 0
+    last = trial(tmp_path).last
+    again = [f"resume={last}", "trainer.max_steps=2", "system.optimizer.args.eps=0.001"]
+    assert launch.main(command("usd-patch-mini.yaml", tmp_path, *short, *again)) == 0
+    groups = load(last)["optimizer_states"][0]["param_groups"]
+    assert [group["eps"] for group in groups] == [0.001] * len(groups)

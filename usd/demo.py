@@ -7,12 +7,11 @@ and compares 16 views that were held out. ``key=value`` arguments are passed on 
 import argparse
 import json
 import resource
-import sys
 import time
 from pathlib import Path
 
+from usd.core import process
 from usd.core.config import ROOT
-from usd.core.errors import UserError
 from usd.experiment import shown
 from usd.toybox import TEST_SEED
 from usd.toybox.__main__ import write_toy
@@ -66,19 +65,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
+    return process.perform(lambda: make(args, overrides))
+
+
+def make(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Makes the toy's pictures, then the object; prints what came of it. Raises UserError."""
     began = time.monotonic()
-    try:
-        toy, folder = make_toy(args.seed), args.out.resolve() / f"toy-{args.seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_toy(toy, folder, VIEWS, SIZE)
-        print(f"toy {args.seed}: {toy.caption}; its pictures are in {shown(folder)}", flush=True)
-        outcome, mesh = make_object(args.seed, folder / "input.png", overrides, args.gpu)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    toy, folder = make_toy(args.seed), args.out.resolve() / f"toy-{args.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_toy(toy, folder, VIEWS, SIZE)
+    print(f"toy {args.seed}: {toy.caption}; its pictures are in {shown(folder)}", flush=True)
+    outcome, mesh = make_object(args.seed, folder / "input.png", overrides, args.gpu)
     print(report(outcome, mesh, began))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.start(main)

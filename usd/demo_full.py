@@ -8,13 +8,12 @@ what is done and resumes inside the stage that was stopped. ``key=value`` argume
 import argparse
 import json
 import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from usd.core import process
 from usd.core.config import ROOT, parse
-from usd.core.errors import UserError
 from usd.core.loading import is_override
 from usd.data.view_readers import ViewOptions, read_views
 from usd.demo import DEMO_SEED, SIZE, VIEWS
@@ -111,23 +110,20 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     args, overrides = arguments(argv)
-    try:
-        if args.picture is not None:
-            say(report(make_object(Path(args.picture).resolve(), None, overrides, args.gpu)))
-            return 0
-        folder = prepared_toy(args.seed, args.out)
-        say(f"toy {args.seed}: {make_toy(args.seed).caption}; its pictures are in {shown(folder)}")
-        outcomes = make_object(folder / "input.png", folder, [f"tag=toy-{args.seed}", *overrides], args.gpu)
-        say(report(outcomes))
-        say(measured(outcomes, toy_truth(args.seed, folder)))
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt as stop:
-        sys.stderr.write(f"interrupted{stop}\n")
-        return 130
-    return 0
+    return process.perform(lambda: make(args, overrides))
+
+
+def make(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Makes an object of the picture, or of a toy, which is then measured. Raises UserError."""
+    if args.picture is not None:
+        say(report(make_object(Path(args.picture).resolve(), None, overrides, args.gpu)))
+        return
+    folder = prepared_toy(args.seed, args.out)
+    say(f"toy {args.seed}: {make_toy(args.seed).caption}; its pictures are in {shown(folder)}")
+    outcomes = make_object(folder / "input.png", folder, [f"tag=toy-{args.seed}", *overrides], args.gpu)
+    say(report(outcomes))
+    say(measured(outcomes, toy_truth(args.seed, folder)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.start(main)

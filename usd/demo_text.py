@@ -6,12 +6,11 @@ what is done. ``key=value`` arguments are passed on to the launcher.
 
 import argparse
 import resource
-import sys
 import time
 from collections.abc import Mapping
 
+from usd.core import process
 from usd.core.config import ROOT
-from usd.core.errors import UserError
 from usd.core.loading import is_override, override
 from usd.evaluation.text_score import TextScore, score_file
 from usd.experiment import shown
@@ -44,16 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(argv)
     if is_override(args.sentence):
         args.sentence, overrides = SENTENCE, [args.sentence, *overrides]
+    return process.perform(lambda: make(args.sentence, overrides, args.gpu))
+
+
+def make(sentence: str, overrides: list[str], gpu: str | None) -> None:
+    """Makes the object and says how well it is recognized. Raises UserError."""
     began = time.monotonic()
-    try:
-        outcomes = make_object(args.sentence, overrides, args.gpu)
-        score = score_file(outcomes["mesh"].files[0], args.sentence)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    outcomes = make_object(sentence, overrides, gpu)
+    score = score_file(outcomes["mesh"].files[0], sentence)
     say(report(outcomes, score, began))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.start(main)

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from usd.core import checkpoint, ranks
+from usd.core import checkpoint, process, ranks
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.random import generator
@@ -132,16 +132,15 @@ def estimate(args: argparse.Namespace) -> Elevation:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = arguments(argv)
-    try:
-        found = estimate(args)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    """The command line. Returns the exit code."""
+    return process.perform(lambda: _print_estimate(arguments(argv)))
+
+
+def _print_estimate(args: argparse.Namespace) -> None:
+    found = estimate(args)
     plain: Mapping[str, object] = asdict(found)
     sys.stdout.write(f"{json.dumps(plain) if args.json else found.line()}\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.start(main)

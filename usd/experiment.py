@@ -150,9 +150,9 @@ def load_experiment(
 ) -> tuple[Experiment, DictConfig]:
     """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
     loaded = loading.load(configs, overrides, reader())
-    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
-    for note in loaded.notes:
+    for note in loaded.notes:  # first, since what they tell may be why the rest is refused
         say(note)
+    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
     return _stamped(experiment), loaded.config
 
 

@@ -17,10 +17,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """What was asked of this process. ``patient`` while somebody calls ``check`` often and saves first."""
+    """What was asked of this process. ``patient`` while somebody calls ``check`` often and saves first.
+
+    ``raised`` once ``KeyboardInterrupt`` was raised where the process happened to be.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self.raised = False
         self.patient = False
         self.speaks = True
 
@@ -38,6 +42,7 @@ class StopRequests:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         first, self.asked = not self.asked, True
         if not (first and self.patient):
+            self.raised = True
             raise KeyboardInterrupt
         if self.speaks:
             sys.stderr.write("\nstopping after this step; press Ctrl-C again to abort at once\n")
@@ -56,6 +61,7 @@ def current() -> StopRequests:
 def listening() -> Iterator[StopRequests]:
     """Take requests inside the block, and at its end raise ``KeyboardInterrupt`` for one that nobody acted on.
 
+    So it does for an error that is what a library made of the ``KeyboardInterrupt`` raised in it.
     Inside another such block this changes nothing. Signal handlers are put back.
     """
     global _active  # noqa: PLW0603
@@ -69,6 +75,10 @@ def listening() -> Iterator[StopRequests]:
         with _quiet_where_nothing_can_be_raised():
             yield stop
         stop.check()
+    except Exception as error:
+        if stop.raised:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         _active = None
         if threading.current_thread() is threading.main_thread():

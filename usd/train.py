@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from usd import interrupts
 from usd.callbacks import AtomicCheckpointIO, Checkpoints, Interrupted, ProgressLine, SafePoints, Stuck
 from usd.core import checkpoint, ranks
-from usd.core.config import spec
+from usd.core.config import plain, spec
 from usd.core.errors import UserError
 from usd.core.random import generator, mix
 from usd.core.registry import build
@@ -46,7 +46,7 @@ from usd.experiment import (
 from usd.exporter import Exporter
 from usd.kernels.runtime import prefer
 from usd.loop import Loop
-from usd.system import System
+from usd.system import OptimizerConfig, System
 from usd.system.distillation import DistillationSystem
 
 
@@ -161,6 +161,7 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         saved = checkpoint.load(experiment.resume)
         checkpoint.refuse_unresumable(saved, experiment.resume)
         _compare(saved, system, experiment.trainer.max_steps)
+        compare_optimizers(saved, system.config.optimizer)
     trainer, loop = make_trainer(experiment, trial, gpu), Loop(system, data)
     refuse_undivided((system, data), trainer.world_size, experiment.trainer.batch_parts)
     if trainer.world_size > 1:
@@ -260,6 +261,31 @@ def _compare(saved: Mapping[str, Any], system: System, max_steps: int | None = N
         )
     for key, (then, now) in checkpoint.differences(saved["components"], system.specs()).items():
         say(f"note: system.{key} is {now}, but was {then} when the checkpoint was made")
+
+
+def compare_optimizers(saved: Mapping[str, Any], config: OptimizerConfig) -> None:
+    """Say where the optimizer has other settings than when a checkpoint was made.
+
+    Raises ``UserError`` where the state in the checkpoint is that of another optimizer.
+    """
+    then = saved.get("system", {}).get("config", {}).get("optimizer", {})
+    now = plain(config)
+    if then.get("name", now["name"]) != now["name"]:
+        raise UserError(
+            f"system.optimizer.name: {now['name']} cannot go on from the state of {then['name']}, which the checkpoint "
+            f"holds; expected {then['name']}, or a new training"
+        )
+    groups = list(then.get("params", now["params"]))
+    if groups != list(now["params"]):
+        raise UserError(
+            f"system.optimizer.params: {list(now['params'])} cannot go on from the state of {groups}, which the "
+            "checkpoint holds; expected the same names in the same order, or a new training"
+        )
+    for part in ("args", "params"):
+        if part in then and then[part] != now[part]:
+            say(
+                f"note: system.optimizer.{part} is {now[part]}, but was {then[part]} when the checkpoint was made"
+            )
 
 
 def _export(experiment: Experiment, trial: Trial, made: tuple[System, Data], gpu: str | None) -> Outcome:

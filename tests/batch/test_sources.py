@@ -34,6 +34,7 @@ HARD = [
     "-lead",
     "größe 日本",
     "null",
+    "???",
     "1e3",
     "a: b",
     "*a*",
@@ -47,7 +48,11 @@ HARD = [
 ]
 
 
-@pytest.mark.parametrize("stem", HARD)
+PATHS = ["pic #1", "a=b", "${oc.env:HOME}", "~", "1e3", "line\nbreak", "é" * 100]
+"""What could be another path than it is; a real recipe is read for each of them."""
+
+
+@pytest.mark.parametrize("stem", PATHS)
 def test_a_picture_of_any_name_is_the_picture_that_is_read(tmp_path, stem):
     picture = save_disc(tmp_path / f"{stem}.png", 8)
     (task,) = command.tasks_of(arguments(tmp_path, picture, config=MINI), [])

@@ -47,6 +47,8 @@ def typed(*overrides: str) -> Any:
 
 
 TEXTS = [
+    "???",
+    "\\???",
     "pic #1.png",
     "a red mug #1",
     "a red mug: with a handle",

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from usd.core import process
+from usd.core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -79,3 +82,48 @@ def test_a_locale_without_utf8_starts_python_again_once(monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     process.restart_in_utf8()
     assert started == [[sys.executable, *sys.orig_argv[1:]]] and os.environ["PYTHONUTF8"] == "1"
+
+
+def failing(error: BaseException):
+    def work() -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "line"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 1, 1, ""),
+        (failing(UserError("--seed -1: expected 0 or more")), 2, "error: --seed -1: expected 0 or more\n"),
+        (
+            failing(PermissionError(13, "Permission denied", "/r.json")),
+            2,
+            "error: /r.json: Permission denied\n",
+        ),
+        (
+            failing(MemoryError()),
+            2,
+            "error: out of memory; lower the sizes that were asked for (no more is free)\n",
+        ),
+        (failing(KeyboardInterrupt("; 2 of 3 are done")), 130, "interrupted; 2 of 3 are done\n"),
+    ],
+)
+def test_every_end_of_a_command_is_a_code_and_one_line(work, code, line, capsys):
+    assert process.perform(work) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        process.perform(lambda: 1 // 0)
+
+
+def test_every_module_that_is_a_command_is_started_and_performed_alike():
+    helpers = {"usd/exporter/xatlas_process.py", "usd/batch/work.py"}  # started by us, with what they need
+    for file in sorted((ROOT / "usd").rglob("*.py")):
+        text, name = file.read_text(encoding="utf-8"), file.relative_to(ROOT).as_posix()
+        if '__name__ == "__main__"' in text and name not in helpers:
+            assert text.endswith('if __name__ == "__main__":\n    process.start(main)\n'), name
+            assert "process.perform(" in text, name

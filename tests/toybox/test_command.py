@@ -16,9 +16,9 @@ from usd.toybox.objects import make_toy
 from usd.toybox.render import render
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["usd.toybox", *arguments])
-    main()
+    return main()
 
 
 def test_render_writes_a_toy_with_its_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,8 +45,9 @@ def test_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_rgba(tmp_path / "deep" / "sheet.png").shape[0] == 4
 
 
-def test_a_negative_seed_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from usd.core.errors import UserError
-
-    with pytest.raises(UserError, match="--seed must be at least 0"):
-        run(monkeypatch, "render", "--seed", "-4", "--out", str(tmp_path))
+def test_a_negative_seed_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "render", "--seed", "-4", "--out", str(tmp_path)) == 2
+    expected = "error: python -m usd.toybox: --seed must be at least 0, --size and --views at least 1\n"
+    assert capsys.readouterr().err == expected

@@ -12,7 +12,6 @@ Everything else is a key=value override for every object. The same command again
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,17 +166,16 @@ def run(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
 
 def main(argv: list[str] | None = None) -> int:
     """0: all objects are done; 1: some are not; 2: the command is wrong; 130: interrupted."""
-    process.prepare()
     args, overrides = parser().parse_known_args(argv)
     for name in ("config", "sources"):
         given: list[Path] = getattr(args, name)
         overrides = [str(item) for item in given if _is_override(item)] + overrides
         setattr(args, name, [item for item in given if not _is_override(item)])
-    try:
-        results = run(args, overrides)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return process.perform(lambda: exit_code(run(args, overrides)))
+
+
+def exit_code(results: list[Result]) -> int:
+    """What the command says of its objects."""
     if any(result.status == "interrupted" for result in results):
         return 130
     return 0 if all(result.status == "done" for result in results) else 1
@@ -188,5 +186,4 @@ def _is_override(item: Path) -> bool:
 
 
 if __name__ == "__main__":
-    process.restart_in_utf8()
-    sys.exit(main())
+    process.start(main)

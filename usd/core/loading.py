@@ -33,6 +33,9 @@ Origins = dict[str, Origin]
 ONE_WEIGHT = frozenset({"lambda_usd", "lambda_vsd", "lambda_sds"})
 """Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
 
+MARKS = r"\A\\*\?\?\?\Z"
+"""A text that OmegaConf takes for a missing value, or one that is escaped by a backslash not to be."""
+
 Content = tuple[Mapping[str, Any], Path]
 """What a file says, and the folder that its relative paths refer to."""
 
@@ -264,13 +267,15 @@ def unquoted(text: str) -> str:
 
 
 def literal(value: Any) -> Any:
-    """Plain containers whose texts are read as they stand: ``${...}`` in them is escaped. What is stored needs it."""
+    """Plain containers whose texts are read as they stand: ``${...}`` and ``???`` are escaped, as in what is stored."""
     if isinstance(value, Mapping):
         return {key: literal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [literal(item) for item in value]
-    # a backslash counts only before ${, where each is written twice
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    # a backslash counts only before ${, where each is written twice, and before a text that is only ???
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", re.sub(MARKS, r"\\\g<0>", value))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,13 +1,17 @@
-"""What a command needs of the process it runs in: text as UTF-8, and caches that can be written.
+"""What a command needs of the process it runs in: text as UTF-8, caches that can be written, an exit code.
 
-Called by the commands before anything else; the standard library only.
+A command is a function ``main`` that returns ``perform(...)``, and ends its file with ``start(main)``. Called before
+anything else; the standard library only.
 """
 
 import io
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+from usd.core.errors import UserError
 
 CACHES = {
     "WARP_CACHE_PATH": "warp",
@@ -16,6 +20,45 @@ CACHES = {
     "TRITON_CACHE_DIR": "triton",
 }
 """Variables that say where a library caches, and our name of that folder."""
+
+
+def start(main: Callable[[], int]) -> None:
+    """Run ``main`` as the program, in UTF-8, and leave with its exit code."""
+    restart_in_utf8()
+    sys.exit(main())
+
+
+def perform(work: Callable[[], int | None]) -> int:
+    """Do the work of a command; return its exit code, 0 where ``work`` returns none.
+
+    What the user can mend is one line and 2, and so is what the file system refuses; Ctrl-C is one line and 130.
+    """
+    prepare()
+    try:
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UserError as error:
+        return _refused(str(error))
+    except MemoryError as error:
+        return _refused(
+            f"out of memory; lower the sizes that were asked for ({str(error) or 'no more is free'})"
+        )
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _refused(f"{error.filename or 'output'}: {error.strerror}")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"interrupted{stop}\n")
+        return 130
+
+
+def _refused(reason: str) -> int:
+    sys.stderr.write(f"error: {reason}\n")
+    return 2
 
 
 def prepare() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from usd.core import process
 from usd.core.errors import UserError
 from usd.data import syncdreamer, wonder3d, zero123_views
 from usd.data.pictures import write_picture
@@ -119,8 +120,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = arguments().parse_args(argv)
+def convert(args: argparse.Namespace) -> None:
+    """Writes what the command line asks for. Raises UserError."""
     if args.size < 8 or args.views < 1:
         raise UserError("python -m usd.data.convert: --size must be at least 8, --views at least 1")
     if args.cameras:
@@ -144,9 +145,10 @@ def _say(written: list[Path], notes: tuple[str, ...] = ()) -> None:
     sys.stdout.write(f"{len(written)} files, {written[0]} first\n")
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    return process.perform(lambda: convert(arguments().parse_args(argv)))
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+    process.start(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from usd.core import process
 from usd.core.errors import UserError
 from usd.denoiser.load import parts_of
 from usd.denoiser.parts import PROJECTION, PROJECTIONS, ModelParts
@@ -96,15 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     reads.add_argument("--overwrite", action="store_true", help="write over what is there")
     asked = reads.parse_args(arguments)
-    try:
-        fourth = "input-polar" if asked.stable_zero123 else None
-        model = Told(parts_of(asked.model, "model"), asked.prediction, fourth, asked.half)
-        place = convert(model, asked.out, asked.layout, asked.overwrite)
-    except UserError as problem:
-        sys.stderr.write(f"error: {problem}\n")
-        return 2
+    return process.perform(lambda: _convert(asked))
+
+
+def _convert(asked: argparse.Namespace) -> None:
+    fourth = "input-polar" if asked.stable_zero123 else None
+    model = Told(parts_of(asked.model, "model"), asked.prediction, fourth, asked.half)
+    place = convert(model, asked.out, asked.layout, asked.overwrite)
     sys.stdout.write(f"{place}: {', '.join(described(model))}\n")
-    return 0
 
 
 def described(model: ModelParts) -> list[str]:
@@ -116,4 +116,4 @@ def described(model: ModelParts) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.start(main)

@@ -6,10 +6,9 @@ is compared: surfaces, pictures by the same cameras, or both. docs/evaluation.md
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from usd.core.errors import UserError
+from usd.core import process
 from usd.data.pictures import writing
 from usd.evaluation.align import ALIGNMENTS
 from usd.evaluation.protocol import Report, evaluate, figures_table
@@ -71,9 +70,14 @@ def run(argv: list[str] | None = None) -> Report:
     return report
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+
+    def work() -> None:
+        run(argv)
+
+    return process.perform(work)
+
+
 if __name__ == "__main__":
-    try:
-        run()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    process.start(main)

@@ -132,6 +132,7 @@ class System(Component, torch.nn.Module):
         self._restored_step = 0
         self._states: Mapping[str, Any] = {}
         self._parts, self._now = 1, 0
+        self._settings: list[dict[str, Any]] = []
         self.build()
 
     # ------------------------------------------------------------------------------------------ for subclasses
@@ -211,7 +212,14 @@ class System(Component, torch.nn.Module):
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         for name, part in self._transient_parts():
             part.load_training_state(self._states.get(name, {}))
+        self._apply_settings()
         ranks.copy_from_first(x for name, x in own.items() if name.split(".")[0] not in self.transient)
+
+    def _apply_settings(self) -> None:
+        """The optimizer as configured: with its state, PyTorch takes the settings of the checkpoint, too."""
+        for optimizer in self.trainer.optimizers:
+            for group, settings in zip(optimizer.param_groups, self._settings, strict=False):
+                group.update(settings)
 
     def configure_model(self) -> None:
         """Makes what could not be made in ``build``, before the optimizer looks for weights."""
@@ -288,7 +296,9 @@ class System(Component, torch.nn.Module):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self, self.config.optimizer)
+        optimizer = make_optimizer(self, self.config.optimizer)
+        self._settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        return optimizer
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if ranks.rank() == 0:  # the others wait where they meet it again

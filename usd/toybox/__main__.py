@@ -3,12 +3,12 @@
 import argparse
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from usd.core import process
 from usd.core.errors import UserError
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
@@ -88,8 +88,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    args = arguments().parse_args()
+def write(args: argparse.Namespace) -> None:
+    """Writes what the command line asks for. Raises UserError."""
     if args.seed < 0 or args.size < 1 or getattr(args, "views", 1) < 1:
         raise UserError("python -m usd.toybox: --seed must be at least 0, --size and --views at least 1")
     if args.verb == "sheet":
@@ -103,9 +103,10 @@ def main() -> None:
     print(f"{toy.caption}: {args.out}")
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    return process.perform(lambda: write(arguments().parse_args(argv)))
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    process.start(main)
