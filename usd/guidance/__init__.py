@@ -16,6 +16,7 @@ from torch import Tensor
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.module import Module
+from usd.core.needs import check_needs
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
 from usd.denoiser import (
@@ -93,6 +94,7 @@ class Guidance(Module):
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config)
         self.options = config
+        check_needs(self.needs, f"{type(self).__name__}.needs")
 
     @abstractmethod
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:

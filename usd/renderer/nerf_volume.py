@@ -49,6 +49,7 @@ class NerfVolumeRenderer(Renderer):
         prune_alpha_threshold: bool = option(True, "keep no gradient of samples that are hidden by others")
 
     config: Config
+    outputs = Renderer.outputs | {"samples"}
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

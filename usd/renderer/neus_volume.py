@@ -59,6 +59,7 @@ class NeusVolumeRenderer(Renderer):
         prune_alpha_threshold: bool = option(True, "keep no gradient of samples that are hidden by others")
 
     config: Config
+    outputs = Renderer.outputs | {"samples", "distance", "gradient", "laplacian"}
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

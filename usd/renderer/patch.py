@@ -41,6 +41,7 @@ class PatchRenderer(Renderer):
     ) -> None:
         super().__init__(config, geometry, material, background)
         self.base = build(config.base_renderer, geometry=geometry, material=material, background=background)
+        self.outputs = self.base.outputs
 
     def render(
         self,
@@ -97,6 +98,7 @@ def _paste(coarse: Render, fine: Render, at: Window, cameras: Cameras) -> Render
         depth=known(coarse.depth, fine.depth),
         normal=known(coarse.normal, fine.normal),
         samples=_joined(coarse.samples, fine.samples, coarse.opacity.numel()),
+        mesh=fine.mesh,
     )
 
 
@@ -111,11 +113,17 @@ def _enlarged(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Flo
 def _joined(first: Samples | None, second: Samples | None, first_rays: int) -> Samples | None:
     if first is None or second is None:
         return None
-    normals = [part for part in (first.normal, second.normal) if part is not None]
     return Samples(
         ray_index=torch.cat([first.ray_index, second.ray_index + first_rays]),
         t=torch.cat([first.t, second.t]),
         weight=torch.cat([first.weight, second.weight]),
         direction=torch.cat([first.direction, second.direction]),
-        normal=torch.cat(normals) if len(normals) == 2 else None,
+        normal=_both(first.normal, second.normal),
+        distance=_both(first.distance, second.distance),
+        gradient=_both(first.gradient, second.gradient),
+        laplacian=_both(first.laplacian, second.laplacian),
     )
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])

@@ -48,6 +48,7 @@ class Rasterizer(Renderer):
         antialias: bool = option(True, "blend silhouettes; without it no gradient passes through them")
 
     config: Config
+    outputs = Renderer.outputs | {"mesh"}
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

@@ -18,8 +18,9 @@ from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
 from usd.core.loading import ONE_WEIGHT
+from usd.core.needs import check_needs
 from usd.core.random import generator
-from usd.core.registry import build
+from usd.core.registry import build, find
 from usd.core.types import Render
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
@@ -27,8 +28,9 @@ from usd.data.transforms import Frame, write_transforms
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet, write_video
 from usd.evaluation.views import ViewScore, mean_score, score_view, write_metrics
 from usd.geometry import Geometry
-from usd.losses import needs_of
-from usd.losses.table import REGULARIZERS
+from usd.guidance import Guidance
+from usd.losses import Loss, ReferenceLoss, needs_of
+from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
 from usd.material import Material
 from usd.math.normal_map import normal_colors
 from usd.renderer import Renderer
@@ -36,6 +38,8 @@ from usd.system import System
 from usd.system.conversion import Handover, Parts, begin
 
 log = logging.getLogger(__name__)
+
+LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,27 @@ class DistillationSystem(System):
 
     def on_fit_start(self) -> None:
         """Takes the shape to start from; opens the guidance, unless its weight is never above zero."""
+        self.require_outputs()
         if self.trainer.ckpt_path is None:
             self._start_shape()
         if self.weights["usd"].maximum > 0 and self.guidance is None:
             self.guidance = self.open_guidance().to(self.device)
+
+    def require_outputs(self) -> None:
+        """Raises UserError where a loss or the guidance needs what the renderer does not give."""
+        wanted = {
+            f"system.loss.lambda_{name}": loss.needs for name, loss in LOSSES.items() if name in self.wanted
+        }
+        if "usd" in self.wanted:
+            guidance: type[Guidance] = find("guidance", self.config.guidance.name)
+            wanted["system.guidance_type"] = check_needs(guidance.needs, f"{guidance.__name__}.needs")
+        for where, needs in wanted.items():
+            self.renderer.require(needs, where)
+
+    @property
+    def wanted(self) -> set[str]:
+        """Names of the losses whose weight is above zero at some step."""
+        return {name for name, weight in self.weights.items() if weight.maximum > 0}
 
     def _start_shape(self) -> None:
         """A new training's shape and colors: those of an earlier one, or what the geometry's options say."""
@@ -191,7 +212,7 @@ class DistillationSystem(System):
 
     def look(self, batch: CameraBatch, *needs: str) -> Render:
         """Evaluation pictures of all views of a batch, one view at a time, on the CPU."""
-        wanted = frozenset({"foreground", *needs})
+        wanted = check_needs({"foreground", *needs}, "the system's views")
         with torch.no_grad():
             views = [self.renderer.render(batch.cameras[i : i + 1], wanted, None) for i in range(len(batch))]
         return stacked(views)

@@ -19,6 +19,7 @@ from usd.background import Background
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
+from usd.core.needs import check_needs
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
@@ -236,7 +237,7 @@ class ReconstructSystem(System):
 
     def look(self, cameras: Cameras, *needs: str) -> Render:
         """Evaluation pictures, one view at a time, on the CPU."""
-        wanted = frozenset({"foreground", *needs})
+        wanted = check_needs({"foreground", *needs}, "the system's views")
         with torch.no_grad():
             views = [self.renderer.render(cameras[i : i + 1], wanted, None) for i in range(len(cameras))]
         return stacked(views)
