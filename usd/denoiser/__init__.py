@@ -1,8 +1,9 @@
 """Denoisers: a diffusion model as "the noise predicted in x_t at t under this condition".
 
-``usd/denoiser/<name>.py`` holds one kind of model. A guidance asks ``open_denoiser`` for a model by alias
-(``load/models.yaml``), folder or hub id, and never sees which library is behind it. Every prediction is float32
-and carries no gradient; ``encode`` is differentiable. Weights are frozen and stay out of checkpoints.
+``usd/denoiser/<name>.py`` holds one kind of model. A guidance asks ``open_text_denoiser`` or ``open_view_denoiser``
+for a model by alias (``load/models.yaml``), folder or hub id, and never sees which library is behind it. Every
+prediction is float32 and carries no gradient; ``encode`` is differentiable. Weights are frozen and stay out of
+checkpoints.
 """
 
 import dataclasses
@@ -135,24 +136,32 @@ class ViewDenoiser(Denoiser):
         """One row per camera."""
 
 
-def open_denoiser(name: str, role: str, where: str, running: Running = AS_USUAL) -> Denoiser:
-    """The denoiser behind an alias, folder or hub id.
+def open_text_denoiser(name: str, where: str, running: Running = AS_USUAL) -> TextDenoiser:
+    """Open the text model behind an alias, a folder, a file or a hub id.
 
-    ``role`` is "text" or "view"; ``where`` is the key path to blame in messages; ``running`` says how the networks
-    are kept in memory and run. The same model opened twice is one object. Raises UserError when it cannot be had or
-    plays another role.
+    ``where`` is the key path to blame in messages; ``running`` says how the networks are kept in memory and run. The
+    same model opened twice is one object. Raises UserError when it cannot be had or is told no text.
     """
     from usd.denoiser.load import open_model
 
-    denoiser = open_model(name, role, where, running)
-    wanted = {"text": TextDenoiser, "view": ViewDenoiser}[role]
-    if not isinstance(denoiser, wanted):
-        other = {
-            "text": "a text model such as 'sd-2.1-base'",
-            "view": "a picture model such as 'zero123-xl'",
-        }[role]
-        raise UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {other}")
+    denoiser = open_model(name, "text", where, running)
+    if not isinstance(denoiser, TextDenoiser):
+        raise _other_role(name, where, "a text model such as 'sd-2.1-base'")
     return denoiser
+
+
+def open_view_denoiser(name: str, where: str, running: Running = AS_USUAL) -> ViewDenoiser:
+    """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``."""
+    from usd.denoiser.load import open_model
+
+    denoiser = open_model(name, "view", where, running)
+    if not isinstance(denoiser, ViewDenoiser):
+        raise _other_role(name, where, "a picture model such as 'zero123-xl'")
+    return denoiser
+
+
+def _other_role(name: str, where: str, expected: str) -> UserError:
+    return UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {expected}")
 
 
 class Student:

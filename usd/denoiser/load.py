@@ -69,7 +69,7 @@ _open: "WeakValueDictionary[tuple[str, Running], Denoiser]" = WeakValueDictionar
 
 
 def open_model(name: str, role: str, where: str, running: Running) -> Denoiser:
-    """See ``usd.denoiser.open_denoiser``. A model that is in use already is handed out again."""
+    """See ``usd.denoiser.open_text_denoiser``. A model that is in use already is handed out again."""
     if not name:
         raise UserError(
             f"{where}: is empty; expected an alias of load/models.yaml, a folder or a Hugging Face id"

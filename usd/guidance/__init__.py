@@ -26,7 +26,7 @@ from usd.denoiser import (
     Running,
     TextDenoiser,
     ViewDenoiser,
-    open_denoiser,
+    open_view_denoiser,
 )
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
@@ -194,13 +194,11 @@ class ViewGuidance(Guidance):
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
-        view = open_denoiser(
+        view = open_view_denoiser(
             config.zero123_model_name_or_path,
-            "view",
             "system.guidance.zero123_model_name_or_path",
             config.running,
         )
-        assert isinstance(view, ViewDenoiser)
         self.model: ViewDenoiser = view
         self._reading: Reading | None = None
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.core.config import ConfigError, option
-from usd.denoiser import Embedding, TextDenoiser, check_shared_latents, open_denoiser
+from usd.denoiser import Embedding, TextDenoiser, check_shared_latents, open_text_denoiser
 from usd.guidance import Noised, ViewGuidance, untold
 from usd.math.diffusion import guided_fn
 from usd.prompt_processor import PromptProcessor
@@ -60,7 +60,6 @@ class RectifiableGuidance(ViewGuidance):
     def open_prior(self) -> TextDenoiser:
         """The text model. Raises UserError unless it shares the picture model's latent space."""
         where = "system.guidance.pretrained_model_name_or_path"
-        prior = open_denoiser(self.formula.pretrained_model_name_or_path, "text", where, self.formula.running)
+        prior = open_text_denoiser(self.formula.pretrained_model_name_or_path, where, self.formula.running)
         check_shared_latents(self.model, prior, where)
-        assert isinstance(prior, TextDenoiser)
         return prior

@@ -22,7 +22,7 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import ReferenceConfig, load_reference
-from usd.denoiser import Running, ViewDenoiser, open_denoiser
+from usd.denoiser import Running, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.lora import Card, LoraConfig, add_lora, write_lora
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
 from usd.math.camera import Cameras, join_cameras
@@ -132,7 +132,7 @@ class SpecialiseSystem(System):
 
     def _open_text_model(self) -> StableDiffusionDenoiser:
         name, where = self.config.pretrained_model_name_or_path, "system.pretrained_model_name_or_path"
-        model = open_denoiser(name, "text", where, self._running)
+        model = open_text_denoiser(name, where, self._running)
         if not isinstance(model, StableDiffusionDenoiser):
             raise UserError(f"{where}: '{name}' has no UNet to be changed; expected a Stable Diffusion model")
         return model
@@ -184,8 +184,7 @@ class SpecialiseSystem(System):
 
     def _open_view_model(self) -> ViewDenoiser:
         name, where = self.config.zero123_model_name_or_path, "system.zero123_model_name_or_path"
-        model = open_denoiser(name, "view", where, self._running)
-        assert isinstance(model, ViewDenoiser)
+        model = open_view_denoiser(name, where, self._running)
         return model.to(self.device)
 
     def _cameras(self) -> tuple[Cameras, Cameras]:
