@@ -66,6 +66,10 @@ class Denoiser(Module):
     alphas_cumprod: Tensor
     name: str  # as the user wrote it, for messages
 
+    def __init__(self, config: object, name: str = "") -> None:
+        super().__init__(config)
+        self.name = name
+
     @abstractmethod
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """Latents of pictures in [0, 1] of any size (resized inside). Differentiable."""

@@ -54,8 +54,7 @@ class GaussianDenoiser(TextDenoiser, ViewDenoiser):
 
     def __init__(self, config: Config, view_mean: Mean | None = None, name: str = "gaussian") -> None:
         """``view_mean`` gives the expected latents of cameras; without it every view expects the reference."""
-        super().__init__(config)
-        self.name = name
+        super().__init__(config, name)
         self.view_mean = view_mean
         self.latent = LatentSpace(3, config.size, config.size, config.size, 1.0)
         self.register_buffer("alphas_cumprod", scaled_linear_alphas_cumprod(), persistent=False)

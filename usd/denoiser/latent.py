@@ -45,9 +45,8 @@ class LatentDenoiser(Denoiser):
         lora_scale: float = option(1.0, "how often it is added", ge=-100, le=100)
 
     def __init__(self, config: Config, name: str = "") -> None:
-        super().__init__(config)
+        super().__init__(config, name or Path(config.folder).name)
         self.folder = Path(config.folder)
-        self.name = name or self.folder.name
         self.running = running = config.running
         files = open_parts(self.folder)
         if config.lora_file is not None:

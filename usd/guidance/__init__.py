@@ -182,8 +182,16 @@ def untold(model: TextDenoiser, prompts: PromptProcessor | None, batch: int) -> 
     return model.unconditional(batch) if prompts is None else prompts.unconditional(model, batch)
 
 
-class ViewGuidance(Guidance):
+class PictureGuidance(Guidance):
     """A guidance told a reference picture: ``set_reference`` before the first call."""
+
+    @abstractmethod
+    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
+        """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
+
+
+class ViewGuidance(PictureGuidance):
+    """A guidance on a model told a picture and a camera."""
 
     @dataclass(frozen=True)
     class Config(Guidance.Config):
@@ -194,16 +202,14 @@ class ViewGuidance(Guidance):
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
-        view = open_view_denoiser(
+        self.model: ViewDenoiser = open_view_denoiser(
             config.zero123_model_name_or_path,
             "system.guidance.zero123_model_name_or_path",
             config.running,
         )
-        self.model: ViewDenoiser = view
         self._reading: Reading | None = None
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
         self._reading = self.model.read(rgb, cameras)
         self.model.release_encoders()
 

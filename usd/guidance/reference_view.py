@@ -15,7 +15,7 @@ from torch import Tensor
 from usd.core.config import option
 from usd.core.registry import register
 from usd.denoiser import check_shared_latents, open_text_denoiser, open_view_denoiser
-from usd.guidance import Guidance, Noised, ViewGuidance, untold
+from usd.guidance import Noised, PictureGuidance, ViewGuidance, untold
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise
 from usd.math.distill import score_difference
@@ -23,7 +23,7 @@ from usd.prompt_processor import PromptProcessor
 
 
 @register("reference-view-guidance")
-class ReferenceViewGuidance(Guidance):
+class ReferenceViewGuidance(PictureGuidance):
     """The difference of two unconditional scores, in the latents of whichever model's autoencoder encodes."""
 
     @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class ReferenceViewGuidance(Guidance):
             check_shared_latents(self.model, self.prior, where + key)
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        """The prepared reference picture, in [0, 1] over white. Call it on the training device."""
         self._picture = self.model.encode(rgb).detach()
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:

@@ -81,7 +81,7 @@ def _renderers_of(needs: frozenset[str]) -> list[str]:
     found: dict[type[Renderer], str] = {}
     for name in names("renderer"):
         try:
-            found.setdefault(find("renderer", name), name)
+            found.setdefault(find(Renderer, name), name)
         except UserError:  # a package that is not installed
             continue
     return sorted(name for renderer, name in found.items() if needs <= renderer.outputs)

@@ -40,7 +40,9 @@ class PatchRenderer(Renderer):
         self, config: Config, geometry: Geometry, material: Material, background: Background
     ) -> None:
         super().__init__(config, geometry, material, background)
-        self.base = build(config.base_renderer, geometry=geometry, material=material, background=background)
+        self.base = build(
+            config.base_renderer, Renderer, geometry=geometry, material=material, background=background
+        )
         self.outputs = self.base.outputs
 
     def render(

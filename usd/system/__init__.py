@@ -18,8 +18,10 @@ from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Running
+from usd.exporter import Exporter
 from usd.math.draws import Part, PartGenerator
 from usd.system.skipped import SkippedSteps, unbounded
 
@@ -118,7 +120,7 @@ class System(Component, torch.nn.Module):
     )
 
     trainer: Any = None  # Lightning's Trainer; importing that takes longer than telling most mistakes
-    data: Any = None
+    data: Data | None = None
 
     def __init__(self, config: Any) -> None:
         torch.nn.Module.__init__(self)
@@ -150,13 +152,13 @@ class System(Component, torch.nn.Module):
     def test(self, batch: Any, index: int) -> None:
         """Writes pictures of one batch of ``data.eval_batches('test')`` to ``self.save_dir``."""
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Writes what was made to ``folder`` with an exporter; returns the files."""
         raise UserError(f"{type(self).__name__} has nothing to export")
 
     # --------------------------------------------------------------------------------------------- the machinery
 
-    def attach(self, trainer: Any, data: Any) -> None:
+    def attach(self, trainer: Any, data: Data) -> None:
         """Takes the trainer that runs this system, and the data that it runs on."""
         self.trainer, self.data = trainer, data
 

@@ -27,12 +27,14 @@ from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet, write_video
 from usd.evaluation.views import ViewScore, mean_score, score_view, write_metrics
+from usd.exporter import Exporter
 from usd.geometry import Geometry
 from usd.guidance import Guidance
 from usd.losses import Loss, ReferenceLoss, needs_of
 from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
 from usd.material import Material
 from usd.math.normal_map import normal_colors
+from usd.prompt_processor import PromptProcessor
 from usd.renderer import Renderer
 from usd.system import System
 from usd.system.conversion import Handover, Parts, begin
@@ -101,14 +103,18 @@ class DistillationSystem(System):
     def build(self) -> None:
         config = self.config
         self.weights = loss_weights(config.loss, self.extra_weights)
-        self.geometry = build(config.geometry)
-        self.material = build(config.material)
-        self.background = build(config.background)
+        self.geometry = build(config.geometry, Geometry)
+        self.material = build(config.material, Material)
+        self.background = build(config.background, Background)
         self.renderer = build(
-            config.renderer, geometry=self.geometry, material=self.material, background=self.background
+            config.renderer,
+            Renderer,
+            geometry=self.geometry,
+            material=self.material,
+            background=self.background,
         )
-        self.guidance: Any = None
-        self.prompt_processor: Any = None
+        self.guidance: Guidance | None = None
+        self.prompt_processor: PromptProcessor | None = None
         self.shown: dict[str, list[Shown]] = {}
 
     # ------------------------------------------------------------------------------------------------- training
@@ -127,7 +133,7 @@ class DistillationSystem(System):
             f"system.loss.lambda_{name}": loss.needs for name, loss in LOSSES.items() if name in self.wanted
         }
         if "usd" in self.wanted:
-            guidance: type[Guidance] = find("guidance", self.config.guidance.name)
+            guidance = find(Guidance, self.config.guidance.name)
             wanted["system.guidance_type"] = check_needs(guidance.needs, f"{guidance.__name__}.needs")
         for where, needs in wanted.items():
             self.renderer.require(needs, where)
@@ -148,8 +154,8 @@ class DistillationSystem(System):
         parts = Parts(self.geometry, self.material, config.geometry, config.material)
         begin(parts, earlier, generator(self.device, self.seed, "colors"))
 
-    def open_guidance(self) -> Any:
-        """The guidance with everything it asks for."""
+    def open_guidance(self) -> Guidance:
+        """Build the guidance with everything it asks for."""
         raise NotImplementedError
 
     def part(self, batch: CameraBatch) -> CameraBatch:
@@ -180,19 +186,24 @@ class DistillationSystem(System):
     ) -> dict[str, Tensor]:
         """The guidance and the regularizers on the batch's random views."""
         regularizers = {name: loss for name, loss in REGULARIZERS.items() if name in active}
-        guided = "usd" in active
-        if not guided and not regularizers:
+        guidance = self._opened() if "usd" in active else None
+        if guidance is None and not regularizers:
             return {}
-        needs = needs_of(regularizers.values()) | (self.guidance.needs | self.also if guided else frozenset())
+        asked = frozenset() if guidance is None else guidance.needs | self.also
+        needs = needs_of(regularizers.values()) | asked
         render = self.renderer.render(batch.cameras, needs, generator)
         losses = {name: loss(render) for name, loss in regularizers.items()}
-        if guided:
-            output = self.guidance(self.as_shown(render), batch.cameras, step, generator)
+        if guidance is not None:
+            output = guidance(self.as_shown(render), batch.cameras, step, generator)
             self.skipped.doubt(output.trouble)
             self.figures.update(output.figures)
             losses["usd"] = output.loss
         self.figures["opacity"] = float(render.opacity.detach().mean())
         return losses
+
+    def _opened(self) -> Guidance:
+        assert self.guidance is not None, "on_fit_start opens the guidance"
+        return self.guidance
 
     @property
     def also(self) -> frozenset[str]:
@@ -266,7 +277,7 @@ class DistillationSystem(System):
             mean = mean_score(list(scores.values()))
             self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
 

@@ -25,6 +25,7 @@ from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import Running, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.lora import Card, LoraConfig, add_lora, write_lora
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
+from usd.exporter import Exporter
 from usd.math.camera import Cameras, join_cameras
 from usd.math.diffusion import (
     EpsFn,
@@ -191,7 +192,7 @@ class SpecialiseSystem(System):
         """The input picture's, and those of the novel views."""
         data = self.data
         reference = data.reference() if isinstance(data, RandomCameras) else None
-        if reference is None:
+        if not isinstance(data, RandomCameras) or reference is None:
             raise ConfigError("data_type: knows no reference camera; expected usd-random-camera-datamodule")
         batches: list[CameraBatch] = data.eval_batches("test")
         return reference, join_cameras([batch.cameras for batch in batches])
@@ -241,7 +242,7 @@ class SpecialiseSystem(System):
         if ranks.rank() == 0:
             self.publish(self.save_dir / "lora")
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """The LoRA, whatever the exporter."""
         return self.publish(folder)
 

@@ -1,9 +1,9 @@
 """A sentence to a 3D object: a radiance field, then its shape as a mesh, then the mesh's colors (``system.stage``)."""
 
-from typing import Any
-
 from usd.core.config import ConfigError
 from usd.core.registry import build, register
+from usd.guidance import Guidance
+from usd.prompt_processor import PromptProcessor
 from usd.system.distillation import DistillationConfig, DistillationSystem
 
 
@@ -20,5 +20,7 @@ class UsdTextTo3DSystem(DistillationSystem):
                 "system.prompt_processor_type: required but not given; expected a prompt processor"
             )
 
-    def open_guidance(self) -> Any:
-        return build(self.config.guidance, prompts=build(self.config.prompt_processor))
+    def open_guidance(self) -> Guidance:
+        assert self.config.prompt_processor is not None
+        prompts = build(self.config.prompt_processor, PromptProcessor)
+        return build(self.config.guidance, Guidance, prompts=prompts)
