@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from usd.background import Background
+from usd.background.textured import Textured
 from usd.core import registry
+from usd.core.config import spec
 from usd.core.errors import UserError
 
 EXAMPLE = """
@@ -85,6 +88,18 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_only_subclasses_of_an_interface_can_be_registered():
     with pytest.raises(TypeError, match="must subclass the interface of a kind"):
         registry.register("x")(type("Stray", (), {}))
+
+
+def test_a_class_is_found_as_the_interface_that_is_asked_for():
+    assert registry.find(Background, "solid-color-background") is registry.find(
+        "background", "solid-color-background"
+    )
+    with pytest.raises(
+        UserError, match=r"'solid-color-background' is SolidColor; expected a background that is a Textured"
+    ):
+        registry.find(Textured, "solid-color-background")
+    built = registry.build(spec("background", "solid-color-background", {"color": [0, 0.5, 1]}), Background)
+    assert list(built.config.color) == [0, 0.5, 1]
 
 
 INTRUDER = """

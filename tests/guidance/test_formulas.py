@@ -205,7 +205,7 @@ def test_the_reference_term_is_computed_in_the_latents_of_either_autoencoder(tin
     published, cheap = (
         _picture_guidance(tiny, "reference-view-guidance", latents=x) for x in ("prior", "view")
     )
-    assert _picture_guidance(tiny, "reference-view-guidance").options.latents == "prior"
+    assert _picture_guidance(tiny, "reference-view-guidance").config.latents == "prior"
     assert published.model is published.prior
     assert cheap.model is open_view_denoiser(str(tiny.zero123_a), "x")
 

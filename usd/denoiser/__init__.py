@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.core.module import Module
+from usd.core.module import C, Module
 from usd.core.types import LatentSpace
 from usd.denoiser.running import AS_USUAL, Running
 from usd.math.camera import Cameras
@@ -54,7 +54,7 @@ class Embedding:
         return self.each(between)
 
 
-class Denoiser(Module):
+class Denoiser(Module[C]):
     """A diffusion model. ``latent`` is its space, ``alphas_cumprod`` its schedule.
 
     ``parts`` names the subfolders that it is loaded from (``a|b``: either will do); a denoiser with parts has the
@@ -66,7 +66,7 @@ class Denoiser(Module):
     alphas_cumprod: Tensor
     name: str  # as the user wrote it, for messages
 
-    def __init__(self, config: object, name: str = "") -> None:
+    def __init__(self, config: C, name: str = "") -> None:
         super().__init__(config)
         self.name = name
 
@@ -92,7 +92,7 @@ class Denoiser(Module):
         """Free the networks that only read conditions; they are read again when needed."""
 
 
-class TextDenoiser(Denoiser):
+class TextDenoiser(Denoiser[C]):
     """A denoiser told a sentence. ``embedding`` is the kind of what ``embed_text`` returns."""
 
     embedding: ClassVar[type[Embedding]]
@@ -122,7 +122,7 @@ class Reading:
     """A reference picture as a view denoiser remembers it: read once, used for every camera."""
 
 
-class ViewDenoiser(Denoiser):
+class ViewDenoiser(Denoiser[C]):
     """A denoiser told a picture and where its camera stands relative to the picture's.
 
     ``assumes_elevation``: its views are made for the elevation of the camera that ``read`` is given, so that they agree

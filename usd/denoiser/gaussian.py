@@ -38,7 +38,7 @@ class MeanPicture(Reading):
 
 
 @register("gaussian")
-class GaussianDenoiser(TextDenoiser, ViewDenoiser):
+class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["GaussianDenoiser.Config"]):
     """N(mean, std^2) when told nothing, N(condition, view_std^2) when told a picture or a sentence."""
 
     @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class GaussianDenoiser(TextDenoiser, ViewDenoiser):
         text_mean: float = option(0.2, "what it expects when told any sentence", ge=-1, le=1)
         view_std: float = option(0.2, "spread around a condition", gt=0, le=1000)
 
-    config: Config
     embedding = Normal
 
     def __init__(self, config: Config, view_mean: Mean | None = None, name: str = "gaussian") -> None:

@@ -37,7 +37,7 @@ def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) 
 
 
 @register("implicit-volume")
-class ImplicitVolume(Volumetric):
+class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
     """density = activation(network(encoding(x)) + bias(x)); features = another network of the same encoding."""
 
     @dataclass(frozen=True)
@@ -55,8 +55,6 @@ class ImplicitVolume(Volumetric):
         finite_difference_normal_eps: float = option(
             0.01, "step of the finite differences, world units", gt=0, le=1000
         )
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import option
 from usd.core.errors import UserError
@@ -63,7 +64,10 @@ def unusable(like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
     return GuidanceOutput(like.sum() * torch.nan, trouble=str(problem))
 
 
-class Guidance(Module):
+G = TypeVar("G", bound="GuidanceConfig", default="GuidanceConfig", covariant=True)
+
+
+class Guidance(Module[G]):
     """Base of all. ``prompts`` says what text models are told: a sentence, or words against which a view is made."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
@@ -91,9 +95,8 @@ class Guidance(Module):
             """``models``, with the published key taken into account."""
             return self.models.single(self.half_precision_weights)
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+    def __init__(self, config: G, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config)
-        self.options = config
         check_needs(self.needs, f"{type(self).__name__}.needs")
 
     @abstractmethod
@@ -129,7 +132,7 @@ class Guidance(Module):
         """``gradient`` within ``grad_clip``. Raises NotFiniteError."""
         self.require_finite(noised.z, "the latents of the rendered picture")
         grad = self.require_finite(self.gradient(noised, cameras), "the gradient")
-        limit = self.options.grad_clip
+        limit = self.config.grad_clip
         return grad if limit is None else clip_gradient(grad, limit(noised.step))
 
     def noised(self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None) -> Noised:
@@ -139,12 +142,12 @@ class Guidance(Module):
         t = sample_timesteps(len(z), low, high, generator, z.device)
         fixed = z.detach()
         noise = normal_like(fixed, generator)
-        weight = time_weight(self.options.weighting_strategy, bars, t)
+        weight = time_weight(self.config.weighting_strategy, bars, t)
         return Noised(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
 
     def range(self, step: int) -> tuple[int, int]:
         """First and last t at this step."""
-        low, high = self.options.min_step_percent(step), self.options.max_step_percent(step)
+        low, high = self.config.min_step_percent(step), self.config.max_step_percent(step)
         try:
             return timestep_range(low, high, len(self.model.alphas_cumprod))
         except ValueError as problem:
@@ -177,12 +180,15 @@ class Guidance(Module):
         return tensor
 
 
+GuidanceConfig = Guidance.Config
+
+
 def untold(model: TextDenoiser, prompts: PromptProcessor | None, batch: int) -> Embedding:
     """What a text model is told in the place of nothing: the negative prompt, where there is one."""
     return model.unconditional(batch) if prompts is None else prompts.unconditional(model, batch)
 
 
-class PictureGuidance(Guidance):
+class PictureGuidance(Guidance[G]):
     """A guidance told a reference picture: ``set_reference`` before the first call."""
 
     @abstractmethod
@@ -190,7 +196,10 @@ class PictureGuidance(Guidance):
         """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
 
 
-class ViewGuidance(PictureGuidance):
+V = TypeVar("V", bound="ViewConfig", default="ViewConfig", covariant=True)
+
+
+class ViewGuidance(PictureGuidance[V]):
     """A guidance on a model told a picture and a camera."""
 
     @dataclass(frozen=True)
@@ -200,7 +209,7 @@ class ViewGuidance(PictureGuidance):
             "zero123-xl", "picture model: an alias of load/models.yaml, a folder or a hub id", path=True
         )
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+    def __init__(self, config: V, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
         self.model: ViewDenoiser = open_view_denoiser(
             config.zero123_model_name_or_path,
@@ -227,3 +236,6 @@ class ViewGuidance(PictureGuidance):
     def own_unconditional_eps(self, noised: Noised) -> Float[Tensor, "B c h w"]:
         """The noise predicted by the same model told nothing."""
         return self.model.eps(noised.xt, noised.t, self.model.unconditional(len(noised.xt)))
+
+
+ViewConfig = ViewGuidance.Config

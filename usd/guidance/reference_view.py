@@ -23,7 +23,7 @@ from usd.prompt_processor import PromptProcessor
 
 
 @register("reference-view-guidance")
-class ReferenceViewGuidance(PictureGuidance):
+class ReferenceViewGuidance(PictureGuidance["ReferenceViewGuidance.Config"]):
     """The difference of two unconditional scores, in the latents of whichever model's autoencoder encodes."""
 
     @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class ReferenceViewGuidance(PictureGuidance):
             "Zero-1-to-3's (256 px, 32 x 32: a quarter of the memory, a gradient about 8 times weaker)",
         )
 
-    config: Config
     _picture: Tensor | None = None
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:

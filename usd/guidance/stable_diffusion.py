@@ -23,7 +23,7 @@ from usd.prompt_processor import PromptProcessor, Prompts
 
 
 @register("stable-diffusion-guidance")
-class StableDiffusionGuidance(Guidance):
+class StableDiffusionGuidance(Guidance["StableDiffusionGuidance.Config"]):
     """A text model, its condition against its own unconditional prediction (or a negative prompt's)."""
 
     @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class StableDiffusionGuidance(Guidance):
         super().__init__(config, prompts)
         if prompts is None:
             raise UserError("system.prompt_processor_type: required by a guidance that is told a sentence")
-        self.config: StableDiffusionGuidance.Config = config
         self.prompts = prompts
         where = "system.guidance.pretrained_model_name_or_path"
         self.model = open_text_denoiser(config.pretrained_model_name_or_path, where, config.running)

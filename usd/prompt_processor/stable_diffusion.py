@@ -37,7 +37,7 @@ POSITIVE = (
 
 
 @register("stable-diffusion-prompt-processor")
-class StableDiffusionPromptProcessor(PromptProcessor):
+class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProcessor.Config"]):
     """One embedding per direction, computed at the first call; each camera picks its own.
 
     Image-to-3D asks only for ``unconditional``: a prompt then costs nothing and loads nothing.
@@ -88,8 +88,6 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         use_cache: bool = option(True, "keep embeddings on disk, so that the text encoder is read once")
         cache_dir: Path = option("outputs/prompt-cache", "where")
         half_precision_weights: bool = option(True, "fp16 text encoder on CUDA; CPUs always use fp32")
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

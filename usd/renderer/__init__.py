@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usd.background import Background
 from usd.core.errors import ConfigError, UserError, listing
-from usd.core.module import Module
+from usd.core.module import C, Module
 from usd.core.registry import find, names
 from usd.core.types import Render
 from usd.geometry import Geometry
@@ -38,7 +38,7 @@ class Scene:
     background: Background
 
 
-class Renderer(Module):
+class Renderer(Module[C]):
     """Pictures of a scene, differentiable with respect to its parameters.
 
     ``outputs`` declares what ``needs`` may ask of it (``usd.core.needs``). ``rgb`` and ``opacity`` always come.
@@ -46,9 +46,7 @@ class Renderer(Module):
 
     outputs: frozenset[str] = frozenset({"rgb", "opacity", "foreground", "depth", "normal"})
 
-    def __init__(
-        self, config: object, geometry: Geometry, material: Material, background: Background
-    ) -> None:
+    def __init__(self, config: C, geometry: Geometry, material: Material, background: Background) -> None:
         super().__init__(config)
         self.scene = Scene(geometry, material, background)
 

@@ -18,7 +18,7 @@ from usd.renderer import Renderer, Window
 
 
 @register("patch-renderer")
-class PatchRenderer(Renderer):
+class PatchRenderer(Renderer["PatchRenderer.Config"]):
     """While training, pastes a patch of the base renderer's picture into its upsampled low-resolution picture.
 
     A picture that is not larger than the patch, and every picture when not training, is rendered in full.
@@ -33,8 +33,6 @@ class PatchRenderer(Renderer):
             4, "the low-resolution picture is smaller by this factor", ge=1, le=1024
         )
         global_detach: bool = option(False, "only the patch is trained")
-
-    config: Config
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

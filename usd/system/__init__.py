@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core import ranks
 from usd.core.checkpoint import FORMAT, describe
@@ -94,7 +95,10 @@ class PictureSource:
     keys: tuple[str, str]  # of picture and model, for messages
 
 
-class System(Component, torch.nn.Module):
+S = TypeVar("S", bound="SystemConfig", default="SystemConfig", covariant=True)
+
+
+class System(Component[S], torch.nn.Module):
     """Base of all systems.
 
     A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
@@ -113,7 +117,6 @@ class System(Component, torch.nn.Module):
             """None where there is no reference picture. What ``data.reference_elevation_deg: auto`` looks at."""
             return None
 
-    config: Any
     transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})
     shares_batches: ClassVar[bool] = (
         False  # whether several processes can train it, each on a part of the batch
@@ -122,7 +125,7 @@ class System(Component, torch.nn.Module):
     trainer: Any = None  # Lightning's Trainer; importing that takes longer than telling most mistakes
     data: Data | None = None
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: S) -> None:
         torch.nn.Module.__init__(self)
         Component.__init__(self, config)
         self.register_buffer("_place", torch.zeros(1), persistent=False)
@@ -335,6 +338,9 @@ class System(Component, torch.nn.Module):
         """Takes weights and step from a loaded checkpoint, for testing and exporting."""
         self.load_state_dict(checkpoint["state_dict"])
         self._restored_step = int(checkpoint["global_step"])
+
+
+SystemConfig = System.Config
 
 
 def summed_up(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:

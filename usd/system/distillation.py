@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
@@ -83,10 +84,12 @@ class Shown:
     batch: CameraBatch
 
 
-class DistillationSystem(System):
+D = TypeVar("D", bound=DistillationConfig, default=DistillationConfig, covariant=True)
+
+
+class DistillationSystem(System[D]):
     """Base of the distillation systems; a subclass adds losses in ``extra_losses`` and opens what they need."""
 
-    config: DistillationConfig
     shares_batches: ClassVar[bool] = True
     extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
     geometry: Geometry

@@ -42,11 +42,8 @@ class PlaygroundConfig(System.Config):
 
 
 @register("playground-system")
-class PlaygroundSystem(System):
+class PlaygroundSystem(System[PlaygroundConfig]):
     """``canvas`` is what is optimized; ``developed`` holds its pictures, so that tests need no model."""
-
-    Config = PlaygroundConfig
-    config: PlaygroundConfig
 
     def build(self) -> None:
         if not isinstance(self.config.guidance.config, ViewGuidance.Config):

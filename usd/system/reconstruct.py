@@ -103,11 +103,9 @@ class ReconstructConfig(System.Config):
 
 
 @register("reconstruct-system", "reconstruct")
-class ReconstructSystem(System):
+class ReconstructSystem(System[ReconstructConfig]):
     """Needs ``views-datamodule``. Test views are scored against the pictures that were kept from training."""
 
-    Config = ReconstructConfig
-    config: ReconstructConfig
     transient: ClassVar[frozenset[str]] = frozenset()
     shares_batches: ClassVar[bool] = True
     geometry: Geometry

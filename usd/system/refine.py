@@ -66,11 +66,8 @@ class RefineConfig(System.Config):
 
 
 @register("refine-system", "refine")
-class RefineSystem(System):
+class RefineSystem(System[RefineConfig]):
     """Needs ``views-datamodule``. Writes ``save/refined``: pictures with alpha, and their transforms.json."""
-
-    Config = RefineConfig
-    config: RefineConfig
 
     def build(self) -> None:
         if self.config.lora is None and self.config.pretrained_model_name_or_path is None:

@@ -109,11 +109,8 @@ class Lesson:
 
 
 @register("specialise-system", "specialise")
-class SpecialiseSystem(System):
+class SpecialiseSystem(System[SpecialiseConfig]):
     """Needs data that knows the reference camera and the cameras of the novel views, those of its test."""
-
-    Config = SpecialiseConfig
-    config: SpecialiseConfig
 
     def build(self) -> None:
         config = self.config

@@ -56,11 +56,9 @@ class UsdConfig(DistillationConfig):
 
 
 @register("usd-system")
-class UsdSystem(DistillationSystem):
+class UsdSystem(DistillationSystem[UsdConfig]):
     """Needs data that knows the reference camera, and a guidance that looks at ``system.guidance.image_path``."""
 
-    Config = UsdConfig  # type: ignore[assignment]
-    config: UsdConfig
     guidance: PictureGuidance | None
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
     extra_weights: ClassVar[Mapping[str, float]] = {

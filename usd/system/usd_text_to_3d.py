@@ -8,10 +8,8 @@ from usd.system.distillation import DistillationConfig, DistillationSystem
 
 
 @register("usd-text-to-3d-system")
-class UsdTextTo3DSystem(DistillationSystem):
+class UsdTextTo3DSystem(DistillationSystem[DistillationConfig]):
     """Needs a prompt processor; its guidance compares the told and the untold model."""
-
-    Config = DistillationConfig  # type: ignore[assignment]
 
     def build(self) -> None:
         super().build()
