@@ -12,13 +12,12 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field
 from usd.geometry import Volumetric
+from usd.math.differences import CORNERS
 from usd.network.activation import ActivationName, activation
 from usd.network.encoding import HashGrid, HashGridConfig
 from usd.network.mlp import MLPConfig, mlp
 
 Bias = float | Literal["blob_magic3d", "blob_dreamfusion"]
-
-CORNERS = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1.0))
 
 
 def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) -> Float[Tensor, "N"]:
