@@ -1,11 +1,16 @@
-"""The two base classes of everything a configuration can name."""
+"""The two base classes of everything a configuration can name, and other names with other defaults."""
 
+import re
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Any, ClassVar, Generic, get_args
+from typing import Any, ClassVar, Generic, cast, get_args
 
 import torch
 from typing_extensions import TypeVar
+
+from usd.core.config import changed_defaults
+from usd.core.registry import register
 
 
 @dataclass(frozen=True)
@@ -58,3 +63,22 @@ class Module(Component[C], torch.nn.Module):
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Called before every training step: occupancy grids, progressive levels. Nothing by default."""
+
+
+Kind = TypeVar("Kind", bound=Component[object])
+
+
+def preset(name: str, base: type[Kind], meaning: str, **defaults: object) -> type[Kind]:
+    """Register ``base`` under another name, with other ``defaults`` of its options; return the class.
+
+    ``meaning`` is its docstring. Types, bounds and help of the options are those of ``base``. Raises TypeError for an
+    option that ``base`` does not have.
+    """
+    body = {
+        "Config": changed_defaults(base.Config, defaults),
+        "__doc__": meaning,
+        "__module__": base.__module__,
+    }
+    title = "".join(word.capitalize() for word in re.split("[-_]", name))
+    made = cast(type[Kind], types.new_class(title, (base,), exec_body=lambda space: space.update(body)))
+    return register(name)(made)

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, TypeGuard, TypeVar, overload
 
 from usd.core.errors import UserError, did_you_mean, listing
 
@@ -208,18 +208,17 @@ def _import(load: Callable[[], ModuleType], name: str) -> None:
 
 
 def _names_in(file: Path) -> list[str]:
-    """The string arguments of every ``@register(...)`` in a file."""
+    """The names that a file gives to components: by ``@register("name", ...)``, or by ``preset("name", ...)``."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
         return []
-    marks = [
-        mark for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for mark in node.decorator_list
-    ]
-    calls = [m for m in marks if isinstance(m, ast.Call) and ast.unparse(m.func).split(".")[-1] == "register"]
-    return [
-        arg.value
-        for c in calls
-        for arg in c.args
-        if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-    ]
+    nodes = list(ast.walk(tree))
+    marks = [mark for node in nodes if isinstance(node, ast.ClassDef) for mark in node.decorator_list]
+    named = [arg for mark in marks if _is_call_of(mark, "register") for arg in mark.args]
+    named += [node.args[0] for node in nodes if _is_call_of(node, "preset") and node.args]
+    return [arg.value for arg in named if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+
+
+def _is_call_of(node: ast.AST, name: str) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name
