@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from usd.core.errors import UserError  # noqa: E402
 from usd.data.pictures import contact_sheet, write_picture  # noqa: E402
-from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser  # noqa: E402
+from usd.denoiser import TextDenoiser, ViewDenoiser, open_text_denoiser, open_view_denoiser  # noqa: E402
 from usd.denoiser.sample import Sampler, sample_text  # noqa: E402
 from usd.evaluation import embedded as e  # noqa: E402
 
@@ -90,10 +90,8 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, default=ROOT / "load/toybox/clip")
     args = parser.parse_args()
     started = time.time()
-    view = open_denoiser(args.zero123, "view", "--zero123")
-    text = open_denoiser(args.stable_diffusion, "text", "--stable-diffusion")
-    assert isinstance(view, ViewDenoiser)
-    assert isinstance(text, TextDenoiser)
+    view = open_view_denoiser(args.zero123, "--zero123")
+    text = open_text_denoiser(args.stable_diffusion, "--stable-diffusion")
     toys = e.split_toys(args.toys)
     pictures = torch.cat([e.held_out_views(toy, 4, view.latent.image_size).pictures for toy in toys])
     result: dict[str, object] = {

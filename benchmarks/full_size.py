@@ -4,7 +4,7 @@
     python benchmarks/full_size.py --small             the same at a sixty-fourth of the size, in a minute
 
 Random weights in the true configurations are written in each published layout, read back by the public path
-(``open_denoiser``) and compared bit by bit; numbers of parameters are those of the published files. Then two steps of
+(``open_model``) and compared bit by bit; numbers of parameters are those of the published files. Then two steps of
 configs/usd-patch.yaml run on the CPU by the public launcher, and everything that enters a network is looked at. The
 report says what each part holds in memory. Anything that is not as published ends the command with exit code 1.
 """
@@ -28,7 +28,8 @@ import launch
 from benchmarks.live import Call, Live, gib, resident, watched
 from benchmarks.published_models import MODELS, Published, parameters_of, shrunk, write
 from usd.core.config import ROOT
-from usd.denoiser import Running, open_denoiser
+from usd.denoiser import Running
+from usd.denoiser.load import open_model
 from usd.denoiser.parts import PROJECTION, open_parts
 
 STEPS = 2
@@ -107,7 +108,7 @@ def size_of(place: Path) -> int:
 
 def check_layout(model: Published, place: Path, plain: Path) -> int:
     """How many tensors of the model as opened from ``place`` equal those that were written."""
-    denoiser: Any = open_denoiser(str(place), role_of(model), "full-size", Running(weights="fp16"))
+    denoiser: Any = open_model(str(place), role_of(model), "full-size", Running(weights="fp16"))
     check_space(model, denoiser)
     told = ("image_encoder", "projection") if model.family == "zero123" else ("text_encoder",)
     compared = 0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.pictures import over, to_bytes
-from usd.denoiser import Running, TextDenoiser, ViewDenoiser, open_denoiser
+from usd.denoiser import Running, TextDenoiser, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.sample import Sampler, sample_views
 from usd.math.camera import Cameras, orbit_cameras_deg
 
@@ -41,11 +41,8 @@ class Zero123Pipeline:
     ) -> "Zero123Pipeline":
         """An alias of load/models.yaml, a folder, a single file or a hub id. Raises UserError when it cannot be had."""
         running = Running().single(half_precision_weights)
-        model = open_denoiser(name_or_path, "view", "Zero123Pipeline", running)
-        prior = (
-            None if rectify is None else open_denoiser(rectify, "text", "Zero123Pipeline: rectify", running)
-        )
-        assert isinstance(model, ViewDenoiser) and (prior is None or isinstance(prior, TextDenoiser))
+        model = open_view_denoiser(name_or_path, "Zero123Pipeline", running)
+        prior = None if rectify is None else open_text_denoiser(rectify, "Zero123Pipeline: rectify", running)
         return cls(model, prior)
 
     def to(self, device: "torch.device | str") -> "Zero123Pipeline":

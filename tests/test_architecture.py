@@ -102,8 +102,8 @@ def test_math_and_kernels_know_only_torch_numpy_and_warp(file):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "mesh_io"], ids=name_of)
 def test_mesh_files_know_core_and_mathematics_only(file):
-    rooms = {folder_of(module) for module in imports(file)} - {None}
-    assert rooms <= {"mesh_io", "core", "math", "kernels"}
+    folders = {folder_of(module) for module in imports(file)} - {None}
+    assert folders <= {"mesh_io", "core", "math", "kernels"}
 
 
 def test_the_test_of_layers_can_fail():

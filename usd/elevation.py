@@ -19,7 +19,7 @@ from usd.core.random import generator
 from usd.data.pictures import writing
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_lens, stored_elevation
-from usd.denoiser import ViewDenoiser, open_denoiser
+from usd.denoiser import open_view_denoiser
 from usd.denoiser.elevation import Elevation, Lens, Method, estimate_elevation
 from usd.experiment import Experiment, trial_of
 
@@ -68,8 +68,7 @@ def estimated(experiment: Experiment, config: UsdRandomCameraConfig, device: str
     if not source.image_path:
         raise ConfigError(f"{KEY}: auto needs a picture; expected one in {picture}, or degrees")
     rgba = load_reference(source.image_path, source.reference, picture).rgba
-    model = open_denoiser(source.model, "view", name, source.running)
-    assert isinstance(model, ViewDenoiser)
+    model = open_view_denoiser(source.model, name, source.running)
     draws = generator("cpu", experiment.seed, "elevation")
     lens = Lens(*reference_lens(config))
     return estimate_elevation(model.to(device), rgba[None].to(device), lens, draws, where=KEY)
@@ -123,8 +122,7 @@ def estimate(args: argparse.Namespace) -> Elevation:
             "--distance, --fov: expected a distance above 0 and an angle between 0 and 180 degrees"
         )
     reference = load_reference(Path(args.picture), ReferenceConfig(framing=args.framing), "PICTURE")
-    model = open_denoiser(args.zero123, "view", "--zero123")
-    assert isinstance(model, ViewDenoiser)
+    model = open_view_denoiser(args.zero123, "--zero123")
     source = generator("cpu", args.seed, "elevation")
     rgba = reference.rgba[None].to(args.device)
     lens = Lens(args.distance, args.fov)

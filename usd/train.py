@@ -291,7 +291,7 @@ def compare_optimizers(saved: Mapping[str, Any], config: OptimizerConfig) -> Non
 def _export(experiment: Experiment, trial: Trial, made: tuple[System, Data], gpu: str | None) -> Outcome:
     system, data = made
     system.to(single_device(gpu)).eval()
-    exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"))
+    exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"), Exporter)
     with narrated("usd.exporter"):
         files = system.export(exporter, trial.save / f"it{system.step}-export")
         agreement = _compare_export(system, data, exporter, files)
@@ -344,7 +344,7 @@ def narrated(name: str) -> Iterator[None]:
 def parts(experiment: Experiment, trial: Trial) -> tuple[System, Data]:
     """The system and the data of an experiment, seeded."""
     torch.manual_seed(mix(experiment.seed, "weights"))
-    system, data = build(experiment.system), build(experiment.data)
+    system, data = build(experiment.system, System), build(experiment.data, Data)
     system.seed = data.seed = experiment.seed
     system.save_dir = trial.save
     return system, data

@@ -35,7 +35,7 @@ from benchmarks import chart, runs, tables
 from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.data.pictures import to_bytes
-from usd.denoiser import ViewDenoiser, open_denoiser
+from usd.denoiser import ViewDenoiser, open_view_denoiser
 from usd.denoiser import elevation as estimator
 from usd.denoiser.elevation_reader import WEIGHTS
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_DISTANCE, REFERENCE_FOV_DEG
@@ -197,8 +197,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> str:
-    model = open_denoiser(args.zero123, "view", "--zero123").to(args.device)
-    assert isinstance(model, ViewDenoiser)
+    model = open_view_denoiser(args.zero123, "--zero123").to(args.device)
     if "told" in args.ways and not model.assumes_elevation:
         raise UserError(
             "--ways: 'told' is for a model that is told the elevation; expected auto with this one"

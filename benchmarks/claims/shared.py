@@ -16,7 +16,14 @@ from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.data.pictures import writing
 from usd.data.reference import ReferenceConfig, load_reference
-from usd.denoiser import Denoiser, TextDenoiser, ViewDenoiser, check_shared_latents, open_denoiser
+from usd.denoiser import (
+    Denoiser,
+    TextDenoiser,
+    ViewDenoiser,
+    check_shared_latents,
+    open_text_denoiser,
+    open_view_denoiser,
+)
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.weights import weights_folder
 from usd.toybox.cameras import reference_camera
@@ -79,10 +86,9 @@ class Pair:
 
 def open_pair(args: argparse.Namespace) -> Pair:
     """``--zero123`` and ``--stable-diffusion`` on ``--device``. Raises UserError unless they share a latent space."""
-    view = open_denoiser(args.zero123, "view", "--zero123")
-    text = open_denoiser(args.stable_diffusion, "text", "--stable-diffusion")
+    view = open_view_denoiser(args.zero123, "--zero123")
+    text = open_text_denoiser(args.stable_diffusion, "--stable-diffusion")
     check_shared_latents(view, text, "--stable-diffusion")
-    assert isinstance(view, ViewDenoiser) and isinstance(text, TextDenoiser)
     return Pair(view.to(args.device), text.to(args.device))
 
 

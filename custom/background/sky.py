@@ -12,15 +12,13 @@ from usd.core.registry import register
 
 
 @register("sky-background")
-class Sky(Background):
+class Sky(Background["Sky.Config"]):
     """``zenith`` straight up, ``nadir`` straight down, mixed by the sine of the elevation between them."""
 
     @dataclass(frozen=True)
     class Config:
         zenith: tuple[float, float, float] = option((0.6, 0.8, 1.0), "colour straight up", ge=0, le=1)
         nadir: tuple[float, float, float] = option((1.0, 1.0, 1.0), "colour straight down", ge=0, le=1)
-
-    config: Config
 
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None

@@ -8,19 +8,19 @@ import pytest
 from benchmarks.claims import shared
 from tests.conftest import TinyModels
 from usd.core.errors import UserError
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser
 
 
 def test_a_model_is_known_by_its_weights(tiny: TinyModels, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny.sd, copy)
-    mark = shared.model_mark(open_denoiser(str(copy), "text", "x"))
-    assert mark == shared.model_mark(open_denoiser(str(tiny.sd), "text", "x"))
+    mark = shared.model_mark(open_text_denoiser(str(copy), "x"))
+    assert mark == shared.model_mark(open_text_denoiser(str(tiny.sd), "x"))
     weights = next((copy / "unet").glob("*.safetensors"))
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(bytes(changed))
-    assert shared.model_mark(open_denoiser(str(copy), "text", "x")) != mark
+    assert shared.model_mark(open_text_denoiser(str(copy), "x")) != mark
 
 
 def test_text_is_put_between_its_own_marks_and_nowhere_else(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def given_draw(guidance: Guidance, t: Tensor, noise: Tensor, monkeypatch: pytest
 
     def noised(z: Tensor, step: int, generator: Any) -> Noised:
         bars, fixed = guidance.model.alphas_cumprod, z.detach()
-        weight = time_weight(guidance.options.weighting_strategy, bars, t)
+        weight = time_weight(guidance.config.weighting_strategy, bars, t)
         return Noised(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
 
     monkeypatch.setattr(guidance, "noised", noised)

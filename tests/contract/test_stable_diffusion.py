@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.contract.golden import DATA, assert_close, below, golden, write_checkpoint, write_usd_models
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser
 from usd.denoiser.latent import NetworkInput
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
 from usd.math.diffusion import eps_from_v
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def open_text_model(name: str) -> StableDiffusionDenoiser:
-    model = open_denoiser(name, "text", "model")
+    model = open_text_denoiser(name, "model")
     assert isinstance(model, StableDiffusionDenoiser)
     return model
 

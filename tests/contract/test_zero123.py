@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.contract.golden import assert_close, below, golden, write_checkpoint
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_view_denoiser
 from usd.denoiser.convert import main
 from usd.denoiser.zero123 import Zero123Denoiser, Zero123Reading
 from usd.denoiser.zero123_condition import relative_pose
@@ -18,7 +18,7 @@ GOLDEN = golden("zero123_ldm_tiny")
 
 
 def open_zero123(place: Path) -> Zero123Denoiser:
-    model = open_denoiser(str(place), "view", "model")
+    model = open_view_denoiser(str(place), "model")
     assert isinstance(model, Zero123Denoiser)
     return model
 

@@ -2,8 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from usd.background import Background
+from usd.background.textured import Textured
+from usd.catalog import describe
 from usd.core import registry
+from usd.core.config import spec
 from usd.core.errors import UserError
+from usd.core.module import preset
 
 EXAMPLE = """
 from dataclasses import dataclass
@@ -85,6 +90,45 @@ def test_an_unknown_name_suggests_the_nearest():
 def test_only_subclasses_of_an_interface_can_be_registered():
     with pytest.raises(TypeError, match="must subclass the interface of a kind"):
         registry.register("x")(type("Stray", (), {}))
+
+
+def test_a_class_is_found_as_the_interface_that_is_asked_for():
+    assert registry.find(Background, "solid-color-background") is registry.find(
+        "background", "solid-color-background"
+    )
+    with pytest.raises(
+        UserError, match=r"'solid-color-background' is SolidColor; expected a background that is a Textured"
+    ):
+        registry.find(Textured, "solid-color-background")
+    built = registry.build(spec("background", "solid-color-background", {"color": [0, 0.5, 1]}), Background)
+    assert list(built.config.color) == [0, 0.5, 1]
+
+
+PRESET = """
+from usd.background.solid_color import SolidColor
+from usd.core.module import preset
+
+Night = preset("night-background", SolidColor, "A dark one.", color=[0.0, 0.0, 0.1])
+"""
+
+
+def test_a_preset_is_a_component_with_other_defaults(custom):
+    (custom / "night.py").write_text(PRESET)
+    night = registry.find("background", "night-background")
+    assert "night-background" in registry.names("background") and night.__doc__ == "A dark one."
+    assert list(registry.build(spec("background", "night-background"), Background).config.color) == [
+        0,
+        0,
+        0.1,
+    ]
+    with pytest.raises(TypeError, match=r"has no option 'colour'. Did you mean 'color'\?"):
+        preset("x-background", night, "", colour=1)
+
+
+def test_describing_a_preset_shows_its_own_defaults():
+    said = describe("zero123-guidance").splitlines()
+    assert any(line.startswith("  lambda: a number, >= 0") and "[1.0]" in line for line in said)
+    assert any(line.startswith("  unconditional: ") and '["own"]' in line for line in said)
 
 
 INTRUDER = """

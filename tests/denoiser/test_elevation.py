@@ -5,7 +5,7 @@ import torch
 
 from usd.core.config import parse
 from usd.core.errors import UserError
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_view_denoiser
 from usd.denoiser.elevation import (
     TURNS_DEG,
     Lens,
@@ -86,9 +86,7 @@ def test_the_search_finds_the_bottom_of_a_bowl_and_knows_how_steep_it_is():
 
 
 def test_a_model_with_a_view_volume_cannot_be_asked_by_turning(tiny):
-    volume, plain = (
-        open_denoiser(str(place), "view", "x") for place in (tiny.zero123_volume, tiny.zero123_a)
-    )
+    volume, plain = (open_view_denoiser(str(place), "x") for place in (tiny.zero123_volume, tiny.zero123_a))
     assert volume.assumes_elevation
     assert not plain.assumes_elevation
     with pytest.raises(UserError, match="agree with any elevation assumed"):

@@ -3,7 +3,7 @@
 import torch
 
 from usd.core.config import parse
-from usd.denoiser import TextDenoiser, ViewDenoiser, open_denoiser
+from usd.denoiser import TextDenoiser, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.gaussian import GaussianDenoiser
 from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import ddim_sample, ddim_timesteps
@@ -16,8 +16,8 @@ def _denoiser(**options: float) -> GaussianDenoiser:
 
 
 def test_it_plays_both_roles_by_name() -> None:
-    assert isinstance(open_denoiser("gaussian", "text", "x"), TextDenoiser)
-    assert isinstance(open_denoiser("gaussian", "view", "x"), ViewDenoiser)
+    assert isinstance(open_text_denoiser("gaussian", "x"), TextDenoiser)
+    assert isinstance(open_view_denoiser("gaussian", "x"), ViewDenoiser)
 
 
 def test_encode_and_decode_are_inverse() -> None:

@@ -14,15 +14,16 @@ import torch
 
 from tests.conftest import TinyModels
 from usd.core.config import UserError
-from usd.denoiser import Running, check_shared_latents, load, open_denoiser
+from usd.denoiser import Running, check_shared_latents, load, open_text_denoiser, open_view_denoiser
 from usd.denoiser.frozen import Frozen
 
+OPEN = {"text": open_text_denoiser, "view": open_view_denoiser}
 WHERE = "system.guidance.zero123_model_name_or_path"
 
 
 def _message(name: str, role: str = "view") -> str:
     with pytest.raises(UserError) as caught:
-        open_denoiser(name, role, WHERE)
+        OPEN[role](name, WHERE)
     text = str(caught.value)
     assert "\n" not in text and text.startswith(WHERE)
     return text
@@ -117,7 +118,7 @@ def test_a_cached_repository_needs_no_network(tiny: TinyModels, monkeypatch: pyt
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", _refuse)
-    assert open_denoiser("someone/a-zero123", "view", WHERE).folder == tiny.zero123_b
+    assert open_view_denoiser("someone/a-zero123", WHERE).folder == tiny.zero123_b
 
 
 def test_a_fetch_says_licence_and_revision_and_a_cached_model_says_nothing(
@@ -198,7 +199,7 @@ def test_a_truncated_file_is_one_line(tiny: TinyModels, tmp_path: Path, part: st
     folder = Path(shutil.copytree(tiny.zero123_a, tmp_path / "model"))
     weights = next(f for f in (folder / part).iterdir() if f.suffix in (".safetensors", ".bin"))
     weights.write_bytes(weights.read_bytes()[:200])
-    model = open_denoiser(str(folder), "view", WHERE)
+    model = open_view_denoiser(str(folder), WHERE)
     with pytest.raises(UserError, match="cannot be read as") as caught:
         {"unet": model.unet, "image_encoder": model.image_encoder}.get(part, model.projection).on(
             torch.device("cpu")
@@ -214,7 +215,7 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tiny: TinyModels, t
     weights = load_file(path)
     weights.pop("conv_in.weight")
     save_file(weights, path, metadata={"format": "pt"})
-    model = open_denoiser(str(folder), "text", "x")
+    model = open_text_denoiser(str(folder), "x")
     with pytest.raises(UserError, match=r"lacks 1 weights of UNet2DConditionModel, such as conv_in.weight"):
         model.unet.on(torch.device("cpu"))
 
@@ -233,14 +234,14 @@ def test_an_unknown_scheduler_is_one_line(
     path = folder / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(UserError, match=said):
-        open_denoiser(str(folder), "text", "x")
+        open_text_denoiser(str(folder), "x")
 
 
 def test_the_same_model_in_use_is_loaded_once(tiny: TinyModels) -> None:
-    first = open_denoiser(str(tiny.sd), "text", "x")
-    assert open_denoiser(str(tiny.sd), "text", "x") is first
-    assert open_denoiser(f"{tiny.sd}/../{tiny.sd.name}", "text", "x") is first
-    assert open_denoiser(str(tiny.sd), "text", "x", Running(weights="bf16")) is not first
+    first = open_text_denoiser(str(tiny.sd), "x")
+    assert open_text_denoiser(str(tiny.sd), "x") is first
+    assert open_text_denoiser(f"{tiny.sd}/../{tiny.sd.name}", "x") is first
+    assert open_text_denoiser(str(tiny.sd), "x", Running(weights="bf16")) is not first
 
 
 def test_weights_are_freed_with_their_owner(tiny: TinyModels) -> None:
@@ -248,7 +249,7 @@ def test_weights_are_freed_with_their_owner(tiny: TinyModels) -> None:
     gc.disable()
     try:
         for folder, role in ((tiny.sd_v, "text"), (tiny.zero123_half, "view")):
-            model = open_denoiser(str(folder), role, "x")
+            model = OPEN[role](str(folder), "x")
             model.eps(torch.zeros(1, 4, 8, 8), torch.tensor([5]), model.unconditional(1))
             network = weakref.ref(model.unet.on(torch.device("cpu")))
             del model
@@ -259,12 +260,12 @@ def test_weights_are_freed_with_their_owner(tiny: TinyModels) -> None:
 
 def test_models_of_different_latent_spaces_are_refused(tiny: TinyModels) -> None:
     check_shared_latents(
-        open_denoiser(str(tiny.sd), "text", "x"), open_denoiser(str(tiny.zero123_b), "view", "x"), "x"
+        open_text_denoiser(str(tiny.sd), "x"), open_view_denoiser(str(tiny.zero123_b), "x"), "x"
     )
     with pytest.raises(UserError, match="do not share a latent space") as caught:
         check_shared_latents(
-            open_denoiser("gaussian", "view", "x"),
-            open_denoiser(str(tiny.sd), "text", "x"),
+            open_view_denoiser("gaussian", "x"),
+            open_text_denoiser(str(tiny.sd), "x"),
             "system.guidance",
         )
     assert "3 channels, 1 px each" in str(caught.value) and "4 channels, 2 px each" in str(caught.value)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.denoiser.published_models import tiny_model
 from usd.core.errors import UserError
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.lora_file import LowRank, read_lora, squashed, with_lora
 from usd.denoiser.parts import GivenParts
@@ -155,7 +155,7 @@ def test_a_name_adds_a_lora_to_any_model(tmp_path: Path) -> None:
     said = {}
     for file in files:
         for end in ("", f" + {tmp_path}/l.safetensors", f" + {tmp_path}/l.safetensors x 0.5"):
-            opened = open_denoiser(f"{file}{end}", "view", "x")
+            opened = open_view_denoiser(f"{file}{end}", "x")
             assert isinstance(opened, LatentDenoiser)
             noise = torch.ones(1, 4, 8, 8)
             said.setdefault(end, []).append(opened.eps(noise, torch.tensor([50]), opened.unconditional(1)))
@@ -163,7 +163,7 @@ def test_a_name_adds_a_lora_to_any_model(tmp_path: Path) -> None:
         assert torch.equal(one, other)
     plain, full, half = (each[0] for each in said.values())
     assert float((full - plain).abs().max()) > float((half - plain).abs().max()) > 1e-4
-    assert open_denoiser(f"{files[0]} + {tmp_path}/l.safetensors", "view", "x").name.endswith("l.safetensors")
+    assert open_view_denoiser(f"{files[0]} + {tmp_path}/l.safetensors", "x").name.endswith("l.safetensors")
 
 
 def test_a_folder_with_a_card_is_a_model(tmp_path: Path) -> None:
@@ -172,9 +172,9 @@ def test_a_folder_with_a_card_is_a_model(tmp_path: Path) -> None:
     place.mkdir()
     save_file(_stored(tiny_model("sd1"), "diffusers", 1.0), place / "pytorch_lora_weights.safetensors")
     with pytest.raises(UserError, match=r"is a LoRA and does not say of which model; expected 'MODEL \+ "):
-        open_denoiser(str(place), "text", "x")
+        open_text_denoiser(str(place), "x")
     (place / "lora.json").write_text(json.dumps({"base_model": str(base), "prompt": "a chair"}))
-    opened = open_denoiser(str(place), "text", "x")
+    opened = open_text_denoiser(str(place), "x")
     assert isinstance(opened, LatentDenoiser) and opened.config.lora_file == str(place)
 
 
@@ -257,4 +257,4 @@ def test_strengths_by_rule_are_refused_and_a_missing_file_is_one_line(
     with pytest.raises(UserError, match="holds no LoRA"):
         read_lora(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"there is no LoRA 'nowhere.safetensors'"):
-        open_denoiser("toybox-sd + nowhere.safetensors", "text", "x")
+        open_text_denoiser("toybox-sd + nowhere.safetensors", "x")

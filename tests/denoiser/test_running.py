@@ -12,7 +12,7 @@ from tests.strange import StrangeTensor, elsewhere
 from usd.core.config import spec
 from usd.core.errors import UserError
 from usd.core.registry import build
-from usd.denoiser import Running, open_denoiser
+from usd.denoiser import Running, open_text_denoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def opened(tiny: TinyModels, **options: object) -> LatentDenoiser:
-    model = open_denoiser(str(tiny.sd), "text", "x", Running(**options))  # type: ignore[arg-type]
+    model = open_text_denoiser(str(tiny.sd), "x", Running(**options))  # type: ignore[arg-type]
     assert isinstance(model, LatentDenoiser)
     return model
 

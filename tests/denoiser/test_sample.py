@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import TinyModels
 from usd.core.config import UserError, parse
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.gaussian import GaussianDenoiser
 from usd.denoiser.sample import Sampler, sample_text, sample_views
 from usd.math.camera import orbit_cameras_deg
@@ -54,8 +54,8 @@ def test_sentences_are_sampled_and_replay() -> None:
 
 def test_real_networks_sample_too(tiny: TinyModels) -> None:
     view, prior = (
-        open_denoiser(str(tiny.zero123_steered), "view", "x"),
-        open_denoiser(str(tiny.sd), "text", "x"),
+        open_view_denoiser(str(tiny.zero123_steered), "x"),
+        open_text_denoiser(str(tiny.sd), "x"),
     )
     reading = view.read(torch.rand(1, 3, 16, 16), REFERENCE)  # type: ignore[attr-defined]
     made = sample_views(view, reading, VIEWS, Sampler(3), torch.Generator().manual_seed(0), prior)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_real_networks_sample_too(tiny: TinyModels) -> None:
 
 
 def test_models_without_a_common_latent_space_are_refused(tiny: TinyModels) -> None:
-    model, prior = _gaussian(), open_denoiser(str(tiny.sd), "text", "x")
+    model, prior = _gaussian(), open_text_denoiser(str(tiny.sd), "x")
     reading = model.read(torch.rand(1, 3, 16, 16), REFERENCE)
     with pytest.raises(UserError, match="do not share a latent space"):
         sample_views(model, reading, VIEWS, Sampler(2), None, prior)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from tests.denoiser.published_models import (
     zero_plain_weights,
 )
 from usd.core.errors import UserError
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.layouts import averaged_name
 from usd.denoiser.parts import PROJECTION, PROJECTIONS, GivenParts, open_parts
@@ -46,11 +46,11 @@ from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import eps_from_v
 
 CPU = torch.device("cpu")
-ROLE = {"sd1": "text", "sd2": "text", "zero123": "view"}
+OPEN = {"sd1": open_text_denoiser, "sd2": open_text_denoiser, "zero123": open_view_denoiser}
 
 
 def _opened(place: Path, family: str) -> LatentDenoiser:
-    model = open_denoiser(str(place), ROLE[family], "x")
+    model = OPEN[family](str(place), "x")
     assert isinstance(model, LatentDenoiser)
     return model
 
@@ -398,7 +398,7 @@ def test_what_a_unet_predicts_is_read_beside_it_or_from_the_published_step() -> 
 
 def test_what_nobody_says_is_measured_on_a_trained_model() -> None:
     """The embedded model was trained to predict velocity; the noise that its velocity means is the other answer."""
-    model = open_denoiser("toybox-sd", "text", "x")
+    model = open_text_denoiser("toybox-sd", "x")
     assert isinstance(model, LatentDenoiser)
     unet = model.unet.on(CPU)
     width = unet.config.cross_attention_dim
@@ -524,7 +524,7 @@ def _no_hub(*_: object) -> Path:
 
 def _one_line(path: Path, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        open_denoiser(str(path), "view", "system.guidance.zero123_model_name_or_path")
+        open_view_denoiser(str(path), "system.guidance.zero123_model_name_or_path")
     text = str(caught.value)
     assert "\n" not in text and text.startswith("system.guidance.zero123") and str(path.parent) in text
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.conftest import TinyModels
 from usd.core.config import UserError
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser
 from usd.denoiser.latent import NetworkInput
 from usd.denoiser.picture import ClipPicture, resized
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
@@ -17,7 +17,7 @@ from usd.math.diffusion import eps_from_v
 
 
 def _open(folder: object) -> StableDiffusionDenoiser:
-    model = open_denoiser(str(folder), "text", "x")
+    model = open_text_denoiser(str(folder), "x")
     assert isinstance(model, StableDiffusionDenoiser)
     return model
 

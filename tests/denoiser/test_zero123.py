@@ -11,7 +11,7 @@ import torch
 
 from tests.conftest import TinyModels
 from usd.core.config import UserError
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_view_denoiser
 from usd.denoiser.zero123 import Zero123Denoiser
 from usd.denoiser.zero123_condition import relative_pose
 from usd.math.camera import orbit_cameras_deg
@@ -21,7 +21,7 @@ TARGETS = orbit_cameras_deg([45.0, -10.0], [120.0, -170.0], 1.8, 40.0, 16)
 
 
 def _open(folder: Path) -> Zero123Denoiser:
-    model = open_denoiser(str(folder), "view", "x")
+    model = open_view_denoiser(str(folder), "x")
     assert isinstance(model, Zero123Denoiser)
     return model
 
@@ -118,7 +118,7 @@ def test_a_projection_of_the_wrong_width_is_one_line(tiny: TinyModels, tmp_path:
     folder = Path(shutil.copytree(tiny.zero123_a, tmp_path / "model"))
     path = folder / "clip_camera_projection/diffusion_pytorch_model.bin"
     torch.save({"proj.weight": torch.zeros(16, 99), "proj.bias": torch.zeros(16)}, path)
-    model = open_denoiser(str(folder), "view", "x")
+    model = open_view_denoiser(str(folder), "x")
     with pytest.raises(UserError, match="cannot be read as a camera projection") as caught:
         model.unconditional(1)
     assert "\n" not in str(caught.value)

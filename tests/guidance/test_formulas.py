@@ -11,7 +11,7 @@ from tests.conftest import TinyModels
 from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.core.types import Render
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.guidance import Guidance, Noised
 from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import add_noise
@@ -124,7 +124,7 @@ def test_perp_neg_runs_the_network_for_the_words_the_empty_prompt_and_two_negati
 def test_perp_neg_is_its_formula_on_the_models_predictions(tiny: TinyModels) -> None:
     guidance = _perp_neg_guidance(tiny, guidance_scale=3.0, lambda_=0.0)
     noised, told = _noised(guidance), guidance.prompts(VIEWS)
-    model = open_denoiser(str(tiny.sd), "text", "x")
+    model = open_text_denoiser(str(tiny.sd), "x")
     cond, ref, *others = (
         model.eps(noised.xt, noised.t, words) for words in (told.cond, told.uncond, *told.negatives)
     )
@@ -135,7 +135,7 @@ def test_perp_neg_is_its_formula_on_the_models_predictions(tiny: TinyModels) -> 
 def test_usd_is_the_difference_of_the_two_models_scores(tiny: TinyModels) -> None:
     """w (1 - alphabar) 7.5 (eps_phi(z_t, c, p) - eps_psi(z_t, '')), from the denoisers by hand."""
     guidance = _picture_guidance(tiny)
-    view, prior = open_denoiser(str(tiny.zero123_a), "view", "x"), open_denoiser(str(tiny.sd), "text", "x")
+    view, prior = open_view_denoiser(str(tiny.zero123_a), "x"), open_text_denoiser(str(tiny.sd), "x")
     noised = _noised(guidance)
     cond = view.eps(noised.xt, noised.t, view.embed_view(view.read(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
     ref = prior.eps(noised.xt, noised.t, prior.embed_text(["", ""]))  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ def test_usd_is_the_difference_of_the_two_models_scores(tiny: TinyModels) -> Non
 
 def test_zero123_guidance_is_sds_with_its_own_unconditional(tiny: TinyModels) -> None:
     guidance = _picture_guidance(tiny, "zero123-guidance", guidance_scale=3.0)
-    view = open_denoiser(str(tiny.zero123_a), "view", "x")
+    view = open_view_denoiser(str(tiny.zero123_a), "x")
     noised = _noised(guidance)
     cond = view.eps(noised.xt, noised.t, view.embed_view(view.read(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
     ref = view.eps(noised.xt, noised.t, view.unconditional(2))
@@ -157,7 +157,7 @@ def test_zero123_guidance_is_sds_with_its_own_unconditional(tiny: TinyModels) ->
 
 def test_text_formula_compares_told_with_untold(tiny: TinyModels) -> None:
     guidance = _text_guidance(tiny, "stable-diffusion-guidance", lambda_=0.3, guidance_scale=20.0)
-    model = open_denoiser(str(tiny.sd), "text", "x")
+    model = open_text_denoiser(str(tiny.sd), "x")
     noised = _noised(guidance)
     told = model.embed_text(["a red car, front view", "a red car, back view"])  # type: ignore[attr-defined]
     cond, ref = (model.eps(noised.xt, noised.t, e) for e in (told, model.unconditional(2)))
@@ -175,7 +175,7 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(tiny: TinyModels, na
     options = models if name == "reference-view-guidance" else {**models, "unconditional": "prior"}
     said = {"prompt": "", "negative_prompt": "a red car", "use_cache": False}
     words = build(spec("prompt_processor", "stable-diffusion-prompt-processor", said))
-    model: Any = open_denoiser(str(tiny.sd), "text", "x")
+    model: Any = open_text_denoiser(str(tiny.sd), "x")
     heard = {}
     for key, prompts in (("words", words), ("nothing", None)):
         guidance = build(spec("guidance", name, options), prompts=prompts)
@@ -205,9 +205,9 @@ def test_the_reference_term_is_computed_in_the_latents_of_either_autoencoder(tin
     published, cheap = (
         _picture_guidance(tiny, "reference-view-guidance", latents=x) for x in ("prior", "view")
     )
-    assert _picture_guidance(tiny, "reference-view-guidance").options.latents == "prior"
+    assert _picture_guidance(tiny, "reference-view-guidance").config.latents == "prior"
     assert published.model is published.prior
-    assert cheap.model is open_denoiser(str(tiny.zero123_a), "view", "x")
+    assert cheap.model is open_view_denoiser(str(tiny.zero123_a), "x")
 
 
 def test_the_reference_term_vanishes_on_the_picture_itself(tiny: TinyModels) -> None:

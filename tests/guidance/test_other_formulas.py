@@ -10,7 +10,7 @@ from tests.conftest import TinyModels
 from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.core.types import Render
-from usd.denoiser import open_denoiser, open_student
+from usd.denoiser import open_student, open_view_denoiser
 from usd.guidance import Guidance, Noised
 from usd.math import diffusion as d
 from usd.math.camera import orbit_cameras_deg
@@ -167,7 +167,7 @@ def test_formulas_without_chance_settle_on_the_expected_picture(name: str) -> No
 
 
 def test_a_student_learns_nothing_from_what_is_not_finite() -> None:
-    model: Any = open_denoiser("gaussian", "view", "x")
+    model: Any = open_view_denoiser("gaussian", "x")
     student, t = open_student(model, 4), torch.tensor([300])
     before = [weight.detach().clone() for weight in student.learned()]
     z = torch.zeros(1, model.latent.channels, model.latent.height, model.latent.width)
@@ -178,7 +178,7 @@ def test_a_student_learns_nothing_from_what_is_not_finite() -> None:
 
 
 def test_a_student_of_exact_predictions_learns_mean_and_spread_of_what_it_is_shown() -> None:
-    model = open_denoiser("gaussian", "view", "x")
+    model = open_view_denoiser("gaussian", "x")
     student = open_student(model, 4)
     teacher, rng = torch.optim.Adam(student.learned(), lr=0.1), torch.Generator().manual_seed(0)
     for _ in range(100):
@@ -234,7 +234,7 @@ def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model
 
 
 def test_a_student_predicts_noise_where_its_model_predicts_v(tiny: TinyModels) -> None:
-    model: Any = open_denoiser(str(tiny.zero123_steered), "view", "x")
+    model: Any = open_view_denoiser(str(tiny.zero123_steered), "x")
     told = model.embed_view(model.read(PICTURE, REFERENCE), VIEWS)
     z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([50, 700])
     close(open_student(model, 2)(z, t, told).detach(), model.eps(z, t, told), 1e-5)

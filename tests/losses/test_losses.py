@@ -32,7 +32,14 @@ def along(t: list[float], weight: list[float], ray: list[int], facing: float = 1
 
 
 def test_the_table_needs_what_its_losses_need() -> None:
-    assert needs_of(REGULARIZERS.values()) == {"opacity", "samples", "normal", "mesh", "laplacian"}
+    assert needs_of(REGULARIZERS.values()) == {
+        "opacity",
+        "samples",
+        "normal",
+        "mesh",
+        "gradient",
+        "laplacian",
+    }
     assert needs_of(REFERENCE_LOSSES.values()) == {"opacity", "foreground"}
     assert needs_of([]) == frozenset()
 

@@ -11,7 +11,7 @@ import torch
 from tests.conftest import TinyModels
 from usd.core.config import UserError, spec
 from usd.core.registry import build
-from usd.denoiser import TextDenoiser, open_denoiser
+from usd.denoiser import TextDenoiser, open_text_denoiser
 from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor.cache import embedded, read
 from usd.prompt_processor.directions import DIRECTIONS, Decays, direction_index, mixture
@@ -53,7 +53,7 @@ def test_each_camera_is_told_its_direction(tiny: TinyModels) -> None:
     )
     cameras = orbit_cameras_deg([0.0, 0.0, 80.0], [180.0, 90.0, 0.0], 1.5, 40.0, 8)
     told = processor(cameras)
-    model = open_denoiser(str(tiny.sd), "text", "x")
+    model = open_text_denoiser(str(tiny.sd), "x")
     by_hand = model.embed_text([f"a red car, {d} view" for d in ("back", "side", "overhead")])  # type: ignore[attr-defined]
     torch.testing.assert_close(told.cond.tokens, by_hand.tokens)  # type: ignore[attr-defined]
     torch.testing.assert_close(told.uncond.tokens, model.embed_text(["view"] * 3).tokens)  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ def test_sentences_are_encoded_once(tiny: TinyModels, monkeypatch: pytest.Monkey
     processor = _processor(pretrained_model_name_or_path=str(tiny.sd), prompt="a red car")
     cameras = orbit_cameras_deg(0.0, 0.0, 1.5, 40.0, 8)
     first = processor(cameras)
-    monkeypatch.setattr("usd.prompt_processor.stable_diffusion.open_denoiser", None)
+    monkeypatch.setattr("usd.prompt_processor.stable_diffusion.open_text_denoiser", None)
     assert torch.equal(processor(cameras).cond.tokens, first.cond.tokens)  # type: ignore[attr-defined]
 
 
@@ -107,7 +107,7 @@ def test_shipped_library_prompts_differ() -> None:
 
 def test_the_embedded_model_knows_every_word_of_its_library_prompts() -> None:
     groups = json.loads(LIBRARY_FILE.read_text())
-    known = open_denoiser("toybox-sd", "text", "x").vocabulary()  # type: ignore[attr-defined]
+    known = open_text_denoiser("toybox-sd", "x").vocabulary()  # type: ignore[attr-defined]
     assert known is not None and len(groups["toybox"]) >= 8
     for prompt in groups["toybox"]:
         assert set(tokens(prompt)) <= known, prompt
@@ -172,7 +172,7 @@ def test_a_direction_may_have_a_prompt_of_its_own() -> None:
 
 
 def test_a_negative_prompt_is_what_any_text_model_is_told_in_the_place_of_nothing(tiny: TinyModels) -> None:
-    model: Any = open_denoiser(str(tiny.sd), "text", "x")
+    model: Any = open_text_denoiser(str(tiny.sd), "x")
     words, silent = _processor(negative_prompt="a red car", use_cache=False), _processor()
     told = words.unconditional(model, 2).tokens
     assert not model.text_encoder.loaded, "read, used once and freed"
@@ -251,7 +251,7 @@ def test_what_is_pushed_away_changes_smoothly_round_the_object() -> None:
 def test_perp_neg_prompts_are_mixed_embeddings(tiny: TinyModels) -> None:
     processor = _processor(pretrained_model_name_or_path=str(tiny.sd), prompt="a red car", use_perp_neg=True)
     told = processor(orbit_cameras_deg([0.0, 0.0], [0.0, 45.0], 1.5, 40.0, 8))
-    model = open_denoiser(str(tiny.sd), "text", "x")
+    model = open_text_denoiser(str(tiny.sd), "x")
     front, side = (model.embed_text([f"a red car, {d} view"]).tokens[0] for d in ("front", "side"))  # type: ignore[attr-defined]
     torch.testing.assert_close(told.cond.tokens[0], front)  # type: ignore[attr-defined]
     torch.testing.assert_close(told.cond.tokens[1], 0.5 * (front + side))  # type: ignore[attr-defined]
@@ -300,7 +300,7 @@ def test_the_embedded_model_knows_the_words_of_its_captions() -> None:
     from usd.toybox.objects import make_toy
     from usd.toybox.vocabulary import NEIGHBOURS, nearest
 
-    model = open_denoiser("toybox-sd", "text", "x")
+    model = open_text_denoiser("toybox-sd", "x")
     known = model.vocabulary()  # type: ignore[attr-defined]
     assert known is not None and {"red", "car", "normals", "of"} <= known and "automobile" not in known
     assert all(word in known for word in make_toy(3).caption.split())
@@ -316,7 +316,7 @@ def test_the_embedded_model_knows_the_words_of_its_captions() -> None:
 def test_embeddings_are_kept_and_found_by_content(
     tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = open_denoiser(str(tiny.sd), "text", "x")
+    model = open_text_denoiser(str(tiny.sd), "x")
     assert isinstance(model, TextDenoiser)
     first = embedded(model, ["a red car", "a car"], tmp_path)
     files = sorted(tmp_path.iterdir())
@@ -330,10 +330,10 @@ def test_another_models_embeddings_are_others(tiny: TinyModels, tmp_path: Path) 
     """The same prompt for other weights is another file; so it is after the weights in a folder have changed."""
     copy = tmp_path / "model"
     shutil.copytree(tiny.sd, copy)
-    model = open_denoiser(str(copy), "text", "x")
+    model = open_text_denoiser(str(copy), "x")
     assert isinstance(model, TextDenoiser)
     before = model.fingerprint()
-    original = open_denoiser(str(tiny.sd), "text", "x")
+    original = open_text_denoiser(str(tiny.sd), "x")
     assert original.fingerprint() == before  # type: ignore[attr-defined]
     weights = next((copy / "text_encoder").glob("*.safetensors"))
     content = bytearray(weights.read_bytes())
@@ -345,7 +345,7 @@ def test_another_models_embeddings_are_others(tiny: TinyModels, tmp_path: Path) 
 def test_a_broken_file_is_made_again_and_a_locked_folder_does_no_harm(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
-    model = open_denoiser(str(tiny.sd), "text", "x")
+    model = open_text_denoiser(str(tiny.sd), "x")
     assert isinstance(model, TextDenoiser)
     whole = embedded(model, ["a car"], tmp_path)
     (file,) = tmp_path.iterdir()
@@ -358,7 +358,7 @@ def test_a_broken_file_is_made_again_and_a_locked_folder_does_no_harm(
 
 
 def test_a_model_without_files_is_asked_every_time(tmp_path: Path) -> None:
-    model = open_denoiser("gaussian", "text", "x")
+    model = open_text_denoiser("gaussian", "x")
     assert isinstance(model, TextDenoiser)
     embedded(model, ["a car"], tmp_path)
     assert not list(tmp_path.iterdir())

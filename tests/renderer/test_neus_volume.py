@@ -6,7 +6,7 @@ from jaxtyping import Float
 from scenes import RADIUS, Ball, background, material
 from torch import Tensor
 
-from usd.core.config import parse
+from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Field, Mesh
 from usd.geometry import DistanceField, Level, SignedDistance
@@ -121,6 +121,16 @@ def test_working_in_chunks_changes_nothing() -> None:
         parts = renderer(eval_chunk_size=5000).eval().render(views, needs)
     for name in ("rgb", "opacity", "depth", "normal", "foreground"):
         assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5), name
+
+
+def test_it_gives_what_it_declares() -> None:
+    one = renderer()
+    shown = one.render(cameras(1, 8), one.outputs)
+    assert shown.samples is not None
+    for name in one.outputs:
+        assert getattr(shown, name, None) is not None or getattr(shown.samples, name) is not None, name
+    with pytest.raises(ConfigError, match=r"system\.loss\.lambda_x: needs mesh, .* to be rasterizer$"):
+        one.require(frozenset({"mesh", "rgb"}), "system.loss.lambda_x")
 
 
 def test_single_rays_and_windows_are_cut_from_the_picture() -> None:

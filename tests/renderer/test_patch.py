@@ -42,6 +42,13 @@ def test_the_patch_is_the_base_picture_and_the_rest_is_near_it(height: int, widt
     assert 1e-4 < float((pasted.rgb - whole.rgb).abs().mean()) < 0.06
 
 
+def test_it_gives_what_its_base_gives() -> None:
+    one = renderer()
+    assert one.outputs == one.base.outputs == {"rgb", "opacity", "samples", *ALL}
+    asked = one.render(cameras(), one.outputs, seeded())
+    assert all(getattr(asked, name) is not None for name in one.outputs)
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 20), (6, 5)])
 def test_a_picture_not_larger_than_the_patch_is_rendered_in_full(height: int, width: int) -> None:
     one, views = renderer(), cameras(height, width)

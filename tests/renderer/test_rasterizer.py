@@ -209,6 +209,11 @@ def test_a_vanished_surface_and_numbers_that_are_none_end_in_one_line() -> None:
         renderer(broken).render(views(8))
 
 
+def test_it_gives_what_it_declares() -> None:
+    shown = renderer(ball(1)).render(views(8), Rasterizer.outputs)
+    assert all(getattr(shown, name) is not None for name in Rasterizer.outputs)
+
+
 def test_samples_along_rays_are_refused() -> None:
     with pytest.raises(UserError, match="lambda_orient"):
         renderer(ball(1)).render(views(8), frozenset({"samples"}))

@@ -50,14 +50,22 @@ def test_a_distance_is_distilled_with_losses_of_its_own(surface):
     )
 
 
-@pytest.mark.parametrize("name", ["eikonal", "curvature"])
-def test_a_density_has_no_distances_to_be_kept_in_order(name, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "need", "renderer"),
+    [
+        ("eikonal", "gradient", "neus-volume-renderer"),
+        ("curvature", "laplacian", "neus-volume-renderer"),
+        ("normal_consistency", "mesh", "rasterizer"),
+    ],
+)
+def test_a_density_has_nothing_for_the_losses_of_a_surface(name, need, renderer, tmp_path, capsys):
     picture = f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}"
     mini = [*SIZES, *VIEWS, "system.renderer.num_samples_per_ray=16", picture, "system.loss.lambda_usd=0"]
     where = [f"exp_root_dir={tmp_path}", "tag=run", "trainer.max_steps=1"]
     told = ["--config", str(CONFIGS / "usd-patch-mini.yaml"), "--train", "--gpu", "cpu", *mini, *where]
     assert launch.main([*told, f"system.loss.lambda_{name}=0.1"]) == 2
     said = (
-        f"error: system.loss.lambda_{name}: needs distances; expected system.renderer_type to be neus-volume"
+        f"error: system.loss.lambda_{name}: needs {need}, which NerfVolumeRenderer does not give; "
+        f"expected system.renderer_type to be {renderer}"
     )
     assert said in capsys.readouterr().err

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from usd.core.config import parse
 from usd.data.toybox import ToyboxData, held_out_views
-from usd.denoiser import open_denoiser
+from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, turn_pairs
 from usd.loop import Loop
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
@@ -210,7 +210,7 @@ def test_contrastive_loss_of_matching_pairs_is_small() -> None:
 
 def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> None:
     """The novel-view network inside training, and the published folder through the public path, agree."""
-    model: Any = open_denoiser(str(family / "zero123" / "out"), "view", "test")
+    model: Any = open_view_denoiser(str(family / "zero123" / "out"), "test")
     view = {
         "start_from": str(family / "stable-diffusion"),
         "clip": str(family / "clip" / "out"),
@@ -251,7 +251,7 @@ def test_no_training_computes_small_3d_convolutions_in_bfloat16(family: Path) ->
 
 
 def test_the_published_text_model_loads(family: Path) -> None:
-    model: Any = open_denoiser(str(family / "stable-diffusion"), "text", "test")
+    model: Any = open_text_denoiser(str(family / "stable-diffusion"), "test")
     x = torch.randn(2, 4, 16, 16, generator=generator())
     eps = model.eps(x, torch.tensor([10, 900]), model.embed_text(["a red car", ""]))
     assert torch.isfinite(eps).all()

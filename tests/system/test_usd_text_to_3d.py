@@ -6,9 +6,11 @@ import torch
 import launch
 from tests.small import CONFIGS, command, trial
 from usd.core import checkpoint
+from usd.core.config import parse
 from usd.core.registry import build
 from usd.core.types import GuidanceOutput, Render
 from usd.experiment import load_experiment
+from usd.guidance import Guidance
 from usd.math.camera import orbit_cameras_deg
 from usd.system.distillation import DistillationSystem, loss_weights
 
@@ -44,14 +46,12 @@ def test_a_geometry_stage_shows_normals_over_its_background() -> None:
 def test_the_guidance_is_asked_about_normals_and_they_move_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     made, seen = system(*NORMALS, "system.normal_background=1", "system.loss.lambda_sparsity=0"), []
 
-    class Spy:
-        needs = frozenset({"rgb"})
-
-        def __call__(self, render: Render, *rest: object) -> GuidanceOutput:
+    class Spy(Guidance):
+        def forward(self, render: Render, *rest: object) -> GuidanceOutput:
             seen.append(render)
             return GuidanceOutput(render.rgb.square().mean())
 
-    made.guidance = Spy()
+    made.guidance = Spy(parse(Guidance.Config, {}))
     losses = made.compute(_batch(), 0, torch.Generator().manual_seed(0))
     losses["usd"].backward()
     assert seen[0].normal is not None

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.module import Module
+from usd.core.module import C, Module
 
 
-class Background(Module):
+class Background(Module[C]):
     """Colors of ray directions."""
 
     @abstractmethod

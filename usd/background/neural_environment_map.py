@@ -15,7 +15,7 @@ from usd.network.mlp import MLPConfig, mlp
 
 
 @register("neural-environment-map-background")
-class NeuralEnvironmentMap(Background):
+class NeuralEnvironmentMap(Background["NeuralEnvironmentMap.Config"]):
     """color = activation(network(spherical harmonics)), sometimes replaced by one random color while training.
 
     The replacement keeps an object from hiding behind a background that learned its color.
@@ -34,8 +34,6 @@ class NeuralEnvironmentMap(Background):
         eval_color: tuple[float, float, float] | None = option(
             None, "a fixed colour when not training; null: the map", ge=0, le=1
         )
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

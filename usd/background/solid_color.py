@@ -12,7 +12,7 @@ from usd.core.registry import register
 
 
 @register("solid-color-background")
-class SolidColor(Background):
+class SolidColor(Background["SolidColor.Config"]):
     """A fixed or learned color, replaced by a random one now and then while training if asked for."""
 
     @dataclass(frozen=True)
@@ -22,8 +22,6 @@ class SolidColor(Background):
         learned: bool = option(False, "the colour is trained")
         random_aug: bool = option(False, "while training, sometimes a random colour instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

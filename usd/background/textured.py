@@ -14,7 +14,7 @@ from usd.network.activation import ActivationName, activation
 
 
 @register("textured-background")
-class Textured(Background):
+class Textured(Background["Textured.Config"]):
     """color = activation(texture at the direction), sometimes replaced by one random color while training."""
 
     @dataclass(frozen=True)
@@ -25,8 +25,6 @@ class Textured(Background):
         color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
         random_aug: bool = option(False, "while training, sometimes one random colour instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

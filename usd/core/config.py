@@ -109,6 +109,16 @@ def component(kind: str, default: str | None = None, help: str = "", optional: b
     return _field(None if optional else MISSING, {"part": Part(kind, default, help, optional)})
 
 
+def changed_defaults(cls: type, defaults: Mapping[str, object]) -> type:
+    """A frozen dataclass of the options of ``cls`` with other defaults. Raises TypeError for one it does not have."""
+    known, hints = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
+    for name in defaults:
+        if name not in known:
+            raise TypeError(f"{cls.__qualname__} has no option '{name}'.{did_you_mean(name, known)}")
+    fields = [(name, hints[name], _field(value, known[name].metadata)) for name, value in defaults.items()]
+    return dataclasses.make_dataclass("Config", fields, bases=(cls,), frozen=True)
+
+
 def _field(default: Any, metadata: Mapping[str, object]) -> Any:
     if isinstance(default, list | dict | set):
         return dataclasses.field(

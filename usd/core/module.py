@@ -1,37 +1,56 @@
-"""The two base classes of everything a configuration can name."""
+"""The two base classes of everything a configuration can name, and other names with other defaults."""
 
+import re
+import types
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, Generic, cast, get_args
 
 import torch
+from typing_extensions import TypeVar
+
+from usd.core.config import changed_defaults
+from usd.core.registry import register
 
 
-class Component:
-    """Something built from a configuration. ``Config`` is a nested frozen dataclass of ``option`` fields.
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a component that has none."""
 
-    Subclasses repeat ``config: Config`` in their body, so that types are checked against their own options.
+
+C = TypeVar("C", default=object, covariant=True)
+
+
+class Component(Generic[C]):
+    """Something built from a configuration of type C, a frozen dataclass of ``option`` fields.
+
+    A subclass names its own: one nested in it, ``class Steady(ViewGuidance["Steady.Config"])``, or one beside it,
+    ``class UsdSystem(DistillationSystem[UsdConfig])``, which then is its ``Config``, too.
     """
 
-    config: Any
+    Config: ClassVar[type[object]] = NoOptions
+    config: C
 
-    @dataclass(frozen=True)
-    class Config:
-        pass
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        named = [argument for base in vars(cls).get("__orig_bases__", ()) for argument in get_args(base)]
+        for argument in named:
+            if isinstance(argument, type) and is_dataclass(argument):
+                cls.Config = argument
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: C) -> None:
         self.config = config
 
     @classmethod
-    def unknown_keys(cls, options: Mapping[str, Any]) -> list[str]:
+    def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:
         """Key paths below mapping options (``loss.lambda_rgb``) that others of its kind take and this one refuses."""
         return []
 
 
-class Module(Component, torch.nn.Module):
+class Module(Component[C], torch.nn.Module):
     """A component with weights or buffers."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: C) -> None:
         torch.nn.Module.__init__(self)
         Component.__init__(self, config)
 
@@ -44,3 +63,22 @@ class Module(Component, torch.nn.Module):
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Called before every training step: occupancy grids, progressive levels. Nothing by default."""
+
+
+Kind = TypeVar("Kind", bound=Component[object])
+
+
+def preset(name: str, base: type[Kind], meaning: str, **defaults: object) -> type[Kind]:
+    """Register ``base`` under another name, with other ``defaults`` of its options; return the class.
+
+    ``meaning`` is its docstring. Types, bounds and help of the options are those of ``base``. Raises TypeError for an
+    option that ``base`` does not have.
+    """
+    body = {
+        "Config": changed_defaults(base.Config, defaults),
+        "__doc__": meaning,
+        "__module__": base.__module__,
+    }
+    title = "".join(word.capitalize() for word in re.split("[-_]", name))
+    made = cast(type[Kind], types.new_class(title, (base,), exec_body=lambda space: space.update(body)))
+    return register(name)(made)

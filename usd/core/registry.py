@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar, overload
 
 from usd.core.errors import UserError, did_you_mean, listing
 
@@ -42,7 +42,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 NAME_RULE = "expected letters, digits, - and _"
 
+if TYPE_CHECKING:  # config reads names from here, and module imports torch
+    from usd.core.config import Spec
+    from usd.core.module import Component
+
 Class = TypeVar("Class", bound=type)
+T = TypeVar("T")
 _classes: dict[tuple[str, str], type] = {}
 
 
@@ -67,8 +72,24 @@ def _kind_of(cls: type) -> str:
     raise TypeError(f"{cls.__qualname__} must subclass the interface of a kind ({', '.join(KINDS)})")
 
 
-def find(kind: str, name: str) -> Any:
-    """The class registered as ``name`` in ``kind``, importing its file if need be. Raises ``UserError``."""
+@overload
+def find(kind: str, name: str) -> "type[Component]": ...
+@overload
+def find(kind: type[T], name: str) -> type[T]: ...
+def find(kind: str | type[object], name: str) -> type:
+    """Return the class registered as ``name``, importing its file if need be. Raises ``UserError``.
+
+    ``kind`` is the interface that the class implements (``Guidance``), or the name of its kind.
+    """
+    if isinstance(kind, str):
+        return _find(kind, name)
+    cls = _find(_kind_of(kind), name)
+    if not issubclass(cls, kind):
+        raise UserError(f"'{name}' is {cls.__name__}; expected a {_kind_of(kind)} that is a {kind.__name__}")
+    return cls
+
+
+def _find(kind: str, name: str) -> type:
     if kind not in KINDS:
         raise UserError(f"'{kind}' is not a kind of component; expected one of {', '.join(KINDS)}")
     if not NAME.fullmatch(name):
@@ -94,9 +115,18 @@ def _quoted(name: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def build(spec: Any, **parts: Any) -> Any:
-    """The component a ``Spec`` names. ``parts`` are the other components its class asks for in ``__init__``."""
-    return find(spec.kind, spec.name)(spec.config, **parts)
+@overload
+def build(spec: "Spec", /, **components: object) -> "Component": ...
+@overload
+def build(spec: "Spec", kind: type[T], /, **components: object) -> T: ...
+def build(spec: "Spec", kind: type[object] | None = None, /, **components: object) -> object:
+    """Return the component that ``spec`` names, typed as the interface ``kind`` where that is given.
+
+    ``components`` are the other ones that its class asks for in ``__init__``. Raises ``UserError``.
+    """
+    cls = find(spec.kind, spec.name) if kind is None else find(kind, spec.name)
+    make: Callable[..., object] = cls
+    return make(spec.config, **components)
 
 
 def stems(name: str) -> list[str]:
@@ -178,18 +208,17 @@ def _import(load: Callable[[], ModuleType], name: str) -> None:
 
 
 def _names_in(file: Path) -> list[str]:
-    """The string arguments of every ``@register(...)`` in a file."""
+    """The names that a file gives to components: by ``@register("name", ...)``, or by ``preset("name", ...)``."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
         return []
-    marks = [
-        mark for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for mark in node.decorator_list
-    ]
-    calls = [m for m in marks if isinstance(m, ast.Call) and ast.unparse(m.func).split(".")[-1] == "register"]
-    return [
-        arg.value
-        for c in calls
-        for arg in c.args
-        if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-    ]
+    nodes = list(ast.walk(tree))
+    marks = [mark for node in nodes if isinstance(node, ast.ClassDef) for mark in node.decorator_list]
+    named = [arg for mark in marks if _is_call_of(mark, "register") for arg in mark.args]
+    named += [node.args[0] for node in nodes if _is_call_of(node, "preset") and node.args]
+    return [arg.value for arg in named if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+
+
+def _is_call_of(node: ast.AST, name: str) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name

@@ -2,33 +2,27 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from usd.core.errors import UserError
-from usd.core.module import Component
+from usd.core.module import C, Component
 from usd.core.random import generator
 
 Split = Literal["val", "test"]
 
 
-class Data(Component):
+class Data(Component[C]):
     """Base of all data. A batch is any object with ``.to(device)``; it is never changed once made.
 
     Every process gets the whole batch; the system takes its part (``System.part``).
     """
 
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    config: Any
     workers: int = 0
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: C) -> None:
         super().__init__(config)
         self.seed = 0
 

@@ -20,11 +20,8 @@ class FixedViewsConfig(UsdRandomCameraConfig):
 
 
 @register("fixed-views-datamodule")
-class FixedViews(UsdRandomCameras):
+class FixedViews(UsdRandomCameras[FixedViewsConfig]):
     """All splits are one batch: the chosen views, with their true pictures where there are any."""
-
-    Config = FixedViewsConfig
-    config: FixedViewsConfig
 
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
         return self.chosen("train")

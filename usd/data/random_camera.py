@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -98,14 +99,16 @@ class RandomCameraConfig:
     )
 
 
+R = TypeVar("R", bound=RandomCameraConfig, default=RandomCameraConfig, covariant=True)
+
+
 @register("random-camera-datamodule")
-class RandomCameras(Data):
+class RandomCameras(Data[R]):
     """Views sampled around the origin; batches are ``CameraBatch``."""
 
-    Config = RandomCameraConfig  # type: ignore[assignment]
-    config: RandomCameraConfig
+    Config = RandomCameraConfig
 
-    def __init__(self, config: RandomCameraConfig) -> None:
+    def __init__(self, config: R) -> None:
         super().__init__(config)
         for key in ("camera_distance_range", "fovy_range", "elevation_range", "azimuth_range"):
             _check_forward(key, getattr(config, key))

@@ -72,7 +72,7 @@ class ViewPairs:
 
 
 @register("toybox-datamodule")
-class ToyboxData(Data):
+class ToyboxData(Data["ToyboxData.Config"]):
     """Batches of toys. Pictures are rendered once into ``cache`` and latents encoded once beside them."""
 
     @dataclass(frozen=True)
@@ -104,8 +104,6 @@ class ToyboxData(Data):
         val_views: int = option(
             4, "views of each at validation, the first about the reference camera's", ge=1, le=VIEWS
         )
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

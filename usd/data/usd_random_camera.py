@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from typing_extensions import TypeVar
+
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step
@@ -33,12 +35,14 @@ class UsdRandomCameraConfig(RandomCameraConfig):
     )
 
 
+U = TypeVar("U", bound=UsdRandomCameraConfig, default=UsdRandomCameraConfig, covariant=True)
+
+
 @register("usd-random-camera-datamodule")
-class UsdRandomCameras(RandomCameras):
+class UsdRandomCameras(RandomCameras[U]):
     """``RandomCameras`` whose batches know the reference camera, at the training picture's height (square)."""
 
     Config = UsdRandomCameraConfig
-    config: UsdRandomCameraConfig
 
     def reference(self, step: int = 0) -> Cameras:
         """One camera that looks at the origin, as large as the training pictures of ``step`` are high."""

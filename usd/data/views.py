@@ -129,11 +129,8 @@ class ViewsConfig(ViewOptions):
 
 
 @register("views-datamodule")
-class ViewsData(Data):
+class ViewsData(Data[ViewsConfig]):
     """Rays of given views. ``train_views`` and ``test_views`` are read on first use."""
-
-    Config = ViewsConfig  # type: ignore[assignment]
-    config: ViewsConfig
 
     def __init__(self, config: ViewsConfig) -> None:
         super().__init__(config)

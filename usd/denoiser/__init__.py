@@ -1,8 +1,9 @@
 """Denoisers: a diffusion model as "the noise predicted in x_t at t under this condition".
 
-``usd/denoiser/<name>.py`` holds one kind of model. A guidance asks ``open_denoiser`` for a model by alias
-(``load/models.yaml``), folder or hub id, and never sees which library is behind it. Every prediction is float32
-and carries no gradient; ``encode`` is differentiable. Weights are frozen and stay out of checkpoints.
+``usd/denoiser/<name>.py`` holds one kind of model. A guidance asks ``open_text_denoiser`` or ``open_view_denoiser``
+for a model by alias (``load/models.yaml``), folder or hub id, and never sees which library is behind it. Every
+prediction is float32 and carries no gradient; ``encode`` is differentiable. Weights are frozen and stay out of
+checkpoints.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.core.module import Module
+from usd.core.module import C, Module
 from usd.core.types import LatentSpace
 from usd.denoiser.running import AS_USUAL, Running
 from usd.math.camera import Cameras
@@ -53,7 +54,7 @@ class Embedding:
         return self.each(between)
 
 
-class Denoiser(Module):
+class Denoiser(Module[C]):
     """A diffusion model. ``latent`` is its space, ``alphas_cumprod`` its schedule.
 
     ``parts`` names the subfolders that it is loaded from (``a|b``: either will do); a denoiser with parts has the
@@ -64,6 +65,10 @@ class Denoiser(Module):
     latent: LatentSpace
     alphas_cumprod: Tensor
     name: str  # as the user wrote it, for messages
+
+    def __init__(self, config: C, name: str = "") -> None:
+        super().__init__(config)
+        self.name = name
 
     @abstractmethod
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
@@ -87,7 +92,7 @@ class Denoiser(Module):
         """Free the networks that only read conditions; they are read again when needed."""
 
 
-class TextDenoiser(Denoiser):
+class TextDenoiser(Denoiser[C]):
     """A denoiser told a sentence. ``embedding`` is the kind of what ``embed_text`` returns."""
 
     embedding: ClassVar[type[Embedding]]
@@ -117,7 +122,7 @@ class Reading:
     """A reference picture as a view denoiser remembers it: read once, used for every camera."""
 
 
-class ViewDenoiser(Denoiser):
+class ViewDenoiser(Denoiser[C]):
     """A denoiser told a picture and where its camera stands relative to the picture's.
 
     ``assumes_elevation``: its views are made for the elevation of the camera that ``read`` is given, so that they agree
@@ -135,24 +140,32 @@ class ViewDenoiser(Denoiser):
         """One row per camera."""
 
 
-def open_denoiser(name: str, role: str, where: str, running: Running = AS_USUAL) -> Denoiser:
-    """The denoiser behind an alias, folder or hub id.
+def open_text_denoiser(name: str, where: str, running: Running = AS_USUAL) -> TextDenoiser:
+    """Open the text model behind an alias, a folder, a file or a hub id.
 
-    ``role`` is "text" or "view"; ``where`` is the key path to blame in messages; ``running`` says how the networks
-    are kept in memory and run. The same model opened twice is one object. Raises UserError when it cannot be had or
-    plays another role.
+    ``where`` is the key path to blame in messages; ``running`` says how the networks are kept in memory and run. The
+    same model opened twice is one object. Raises UserError when it cannot be had or is told no text.
     """
     from usd.denoiser.load import open_model
 
-    denoiser = open_model(name, role, where, running)
-    wanted = {"text": TextDenoiser, "view": ViewDenoiser}[role]
-    if not isinstance(denoiser, wanted):
-        other = {
-            "text": "a text model such as 'sd-2.1-base'",
-            "view": "a picture model such as 'zero123-xl'",
-        }[role]
-        raise UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {other}")
+    denoiser = open_model(name, "text", where, running)
+    if not isinstance(denoiser, TextDenoiser):
+        raise _other_role(name, where, "a text model such as 'sd-2.1-base'")
     return denoiser
+
+
+def open_view_denoiser(name: str, where: str, running: Running = AS_USUAL) -> ViewDenoiser:
+    """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``."""
+    from usd.denoiser.load import open_model
+
+    denoiser = open_model(name, "view", where, running)
+    if not isinstance(denoiser, ViewDenoiser):
+        raise _other_role(name, where, "a picture model such as 'zero123-xl'")
+    return denoiser
+
+
+def _other_role(name: str, where: str, expected: str) -> UserError:
+    return UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {expected}")
 
 
 class Student:

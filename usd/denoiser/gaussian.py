@@ -38,7 +38,7 @@ class MeanPicture(Reading):
 
 
 @register("gaussian")
-class GaussianDenoiser(TextDenoiser, ViewDenoiser):
+class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["GaussianDenoiser.Config"]):
     """N(mean, std^2) when told nothing, N(condition, view_std^2) when told a picture or a sentence."""
 
     @dataclass(frozen=True)
@@ -49,13 +49,11 @@ class GaussianDenoiser(TextDenoiser, ViewDenoiser):
         text_mean: float = option(0.2, "what it expects when told any sentence", ge=-1, le=1)
         view_std: float = option(0.2, "spread around a condition", gt=0, le=1000)
 
-    config: Config
     embedding = Normal
 
     def __init__(self, config: Config, view_mean: Mean | None = None, name: str = "gaussian") -> None:
         """``view_mean`` gives the expected latents of cameras; without it every view expects the reference."""
-        super().__init__(config)
-        self.name = name
+        super().__init__(config, name)
         self.view_mean = view_mean
         self.latent = LatentSpace(3, config.size, config.size, config.size, 1.0)
         self.register_buffer("alphas_cumprod", scaled_linear_alphas_cumprod(), persistent=False)

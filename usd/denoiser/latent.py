@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import option
 from usd.core.errors import UserError
@@ -32,7 +33,10 @@ class NetworkInput(Embedding):
     time: Float[Tensor, "B V"] | None = None
 
 
-class LatentDenoiser(Denoiser):
+L = TypeVar("L", bound="LatentConfig", default="LatentConfig", covariant=True)
+
+
+class LatentDenoiser(Denoiser[L]):
     """A folder or single file with ``unet``, ``vae`` and ``scheduler``; subclasses add their condition."""
 
     @dataclass(frozen=True)
@@ -44,10 +48,9 @@ class LatentDenoiser(Denoiser):
         )
         lora_scale: float = option(1.0, "how often it is added", ge=-100, le=100)
 
-    def __init__(self, config: Config, name: str = "") -> None:
-        super().__init__(config)
+    def __init__(self, config: L, name: str = "") -> None:
+        super().__init__(config, name or Path(config.folder).name)
         self.folder = Path(config.folder)
-        self.name = name or self.folder.name
         self.running = running = config.running
         files = open_parts(self.folder)
         if config.lora_file is not None:
@@ -127,6 +130,9 @@ class LatentDenoiser(Denoiser):
                 f"'{self.name}' attends to tokens of width {wanted}, but its condition has width {given}; "
                 "expected the prompt processor and the guidance to name the same model"
             )
+
+
+LatentConfig = LatentDenoiser.Config
 
 
 def compiled(network: torch.nn.Module, mode: str) -> None:

@@ -69,7 +69,7 @@ _open: "WeakValueDictionary[tuple[str, Running], Denoiser]" = WeakValueDictionar
 
 
 def open_model(name: str, role: str, where: str, running: Running) -> Denoiser:
-    """See ``usd.denoiser.open_denoiser``. A model that is in use already is handed out again."""
+    """See ``usd.denoiser.open_text_denoiser``. A model that is in use already is handed out again."""
     if not name:
         raise UserError(
             f"{where}: is empty; expected an alias of load/models.yaml, a folder or a Hugging Face id"
@@ -102,7 +102,7 @@ class Found:
 
 def _opened(name: str, role: str, where: str, running: Running) -> Denoiser:
     found = find_model(name, role, where)
-    cls = find("denoiser", found.kind)
+    cls = find(Denoiser, found.kind)
     if found.place is None:
         return cls(parse(cls.Config, {}, where), name=name)
     key = f"{found.place} + {found.lora} x {found.scale}"
@@ -133,7 +133,7 @@ def find_model(name: str, role: str, where: str) -> Found:
     if place is None and entry is None and base.endswith(SINGLE_FILES):
         raise UserError(f"{where}: there is no file '{base}'; expected a single file, a folder or a hub id")
     kind = entry.denoiser if entry else _kind_of(place, base, role, where)
-    parts = find("denoiser", kind).parts
+    parts = find(Denoiser, kind).parts
     if parts and place is None:
         place = _fetched(base, entry, parts, where)
     if place is None:
@@ -200,7 +200,7 @@ def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
 def _denoisers_without_files() -> list[str]:
     from usd.core.registry import names
 
-    return [name for name in names("denoiser") if not find("denoiser", name).parts]
+    return [name for name in names("denoiser") if not find(Denoiser, name).parts]
 
 
 def folder_of(name: str, parts: Sequence[str], where: str) -> Path:

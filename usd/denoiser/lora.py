@@ -96,7 +96,7 @@ def read_card(folder: Path) -> Card:
 
 
 def lora_model(folder: Path, base: str | None = None, scale: float = 1.0) -> str:
-    """The name under which ``open_denoiser`` knows a model with the LoRA in ``folder`` added ``scale`` times.
+    """The name under which ``open_text_denoiser`` knows a model with the LoRA in ``folder`` added ``scale`` times.
 
     ``base`` is needed where no card names it.
     """

@@ -45,7 +45,7 @@ CLIP_PICTURE = {
 def write_folder(
     model: ModelParts, folder: Path, layout: str = PROJECTIONS[0], pickled: bool = False, variant: str = ""
 ) -> Path:
-    """A diffusers folder, as ``open_denoiser`` and diffusers itself read it.
+    """A diffusers folder, as ``open_text_denoiser`` and diffusers itself read it.
 
     ``layout`` names Zero-1-to-3's camera projection (one of ``PROJECTIONS``); ``pickled`` writes ``.bin`` files;
     ``variant`` is a word in their names, such as fp16. Tensors keep their precision. Raises UserError for the

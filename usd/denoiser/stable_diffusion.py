@@ -14,18 +14,18 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.denoiser import TextDenoiser
 from usd.denoiser.frozen import Frozen
-from usd.denoiser.latent import LatentDenoiser, NetworkInput
+from usd.denoiser.latent import LatentConfig, LatentDenoiser, NetworkInput
 from usd.denoiser.weights import readable
 
 
 @register("stable-diffusion")
-class StableDiffusionDenoiser(LatentDenoiser, TextDenoiser):
+class StableDiffusionDenoiser(LatentDenoiser[LatentConfig], TextDenoiser[LatentConfig]):
     """Stable Diffusion 1.x or 2.x, folder or single file (epsilon or v prediction)."""
 
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     embedding = NetworkInput
 
-    def __init__(self, config: LatentDenoiser.Config, name: str = "") -> None:
+    def __init__(self, config: LatentConfig, name: str = "") -> None:
         super().__init__(config, name)
         files = self.files
         self.text_encoder = Frozen(

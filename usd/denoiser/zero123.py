@@ -39,7 +39,7 @@ class Zero123Reading(Reading):
 
 
 @register("zero123")
-class Zero123Denoiser(LatentDenoiser, ViewDenoiser):
+class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Zero123Denoiser.Config"]):
     """Zero-1-to-3 in either diffusers layout (``clip_camera_projection`` or ``cc_projection``)."""
 
     parts = ("unet", "vae", "image_encoder", "scheduler", "|".join(PROJECTIONS))

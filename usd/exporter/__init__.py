@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.module import Component
+from usd.core.module import C, Component
 from usd.geometry import Geometry
 from usd.material import Material
 from usd.math.camera import Cameras
@@ -22,7 +22,7 @@ class Comparison:
     size: int
 
 
-class Exporter(Component):
+class Exporter(Component[C]):
     """Writes an object to files that other programs open. Needs no diffusion model and no renderer."""
 
     @abstractmethod

@@ -51,7 +51,7 @@ TEXTURED, UNWRAPPED, Y_UP = ("glb", "obj-mtl"), ("glb", "obj-mtl", "obj"), ("glb
 
 
 @register("mesh-exporter")
-class MeshExporter(Exporter):
+class MeshExporter(Exporter["MeshExporter.Config"]):
     """Colors are the material's, seen straight on. Axes and color space: see ``usd.mesh_io.write``."""
 
     @dataclass(frozen=True)
@@ -96,8 +96,6 @@ class MeshExporter(Exporter):
             None, "published: how nvdiffrast rasterises; not needed here"
         )
         chunk: int = option(1 << 18, "points evaluated at once for colours", ge=1)
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import option
 from usd.core.errors import UserError
-from usd.core.module import Module
+from usd.core.module import C, Module
 from usd.core.types import Field, Mesh
 from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
@@ -21,7 +22,7 @@ from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, s
 Level = float | Literal["auto"]
 
 
-class Geometry(Module):
+class Geometry(Module[C]):
     """An object's shape, and features for a material to color it with."""
 
     n_features: int
@@ -48,7 +49,10 @@ class Geometry(Module):
         raise UserError(f"{cls.__name__} cannot be made from {type(source).__name__}")
 
 
-class Volumetric(Geometry):
+V = TypeVar("V", bound="VolumetricConfig", default="VolumetricConfig", covariant=True)
+
+
+class Volumetric(Geometry[V]):
     """A density everywhere in the cube [-radius, radius]^3, zero outside it."""
 
     @dataclass(frozen=True)
@@ -64,9 +68,7 @@ class Volumetric(Geometry):
             0.05, "components below this share of the largest one's area", ge=0, le=1
         )
 
-    config: Config
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: V) -> None:
         super().__init__(config)
         self.radius = config.radius
 
@@ -97,7 +99,10 @@ class Volumetric(Geometry):
         return Mesh(vertices, faces)
 
 
-class Surface(Geometry):
+VolumetricConfig = Volumetric.Config
+
+
+class Surface(Geometry[C]):
     """A surface that is a mesh at every step: what the rasterizer renders."""
 
     @abstractmethod
@@ -139,7 +144,7 @@ class DistanceField:
     features: Float[Tensor, "N F"] | None = None
 
 
-class SignedDistance(Geometry):
+class SignedDistance(Geometry[C]):
     """A signed distance everywhere: *positive outside*, zero on the surface, negative inside; world units.
 
     So its gradient is the outward normal, of length one where the distance is true.

@@ -14,7 +14,7 @@ from usd.geometry.initial_shape import MESH, ShapeConfig, initial_mesh, mesh_fil
 
 
 @register("custom-mesh")
-class CustomMesh(FeatureSurface):
+class CustomMesh(FeatureSurface["CustomMesh.Config"]):
     """Weights: the networks of features and, where the shape may change, ``offset`` (one vector a vertex).
 
     The file is read whenever the geometry is built; a checkpoint holds the vertices as they were, too.
@@ -24,7 +24,6 @@ class CustomMesh(FeatureSurface):
     class Config(ShapeConfig, FeatureConfig):
         fix_geometry: bool = option(True, "keep the vertices where the file has them")
 
-    config: Config
     vertices: Tensor
     faces: Tensor
     offset: Tensor | None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import option, plain
 from usd.geometry import Geometry, Surface
@@ -25,13 +26,16 @@ class FeatureConfig:
     mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
 
 
-class FeatureSurface(Surface):
+F = TypeVar("F", bound=FeatureConfig, default=FeatureConfig, covariant=True)
+
+
+class FeatureSurface(Surface[F]):
     """features(x) = network(encoding(x)); without networks (``colored`` false) they are zeros that nothing trains."""
 
     encoding: HashGrid | None
     feature_network: torch.nn.Module | None
 
-    def __init__(self, config: FeatureConfig, colored: bool = True) -> None:
+    def __init__(self, config: F, colored: bool = True) -> None:
         super().__init__(config)
         self.radius, self.n_features = config.radius, config.n_feature_dims
         self.encoding = HashGrid(config.pos_encoding_config) if colored else None

@@ -41,7 +41,7 @@ COARSE = 4  # the object's box is looked for on a grid this many times coarser
 
 
 @register("implicit-sdf")
-class ImplicitSDF(SignedDistance, FeatureSurface):
+class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["ImplicitSDF.Config"]):
     """Weights: ``encoding``, ``sdf_network``, ``feature_network``; ``deformation_network`` where the grid may move."""
 
     @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class ImplicitSDF(SignedDistance, FeatureSurface):
             0.01, "components with fewer faces: a share of the largest one's if below 1, else a number", ge=0
         )
 
-    config: Config
     start: Tensor
     eps: Tensor
     encoding: HashGrid

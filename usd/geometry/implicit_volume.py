@@ -12,13 +12,12 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field
 from usd.geometry import Volumetric
+from usd.math.differences import CORNERS
 from usd.network.activation import ActivationName, activation
 from usd.network.encoding import HashGrid, HashGridConfig
 from usd.network.mlp import MLPConfig, mlp
 
 Bias = float | Literal["blob_magic3d", "blob_dreamfusion"]
-
-CORNERS = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1.0))
 
 
 def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) -> Float[Tensor, "N"]:
@@ -37,7 +36,7 @@ def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) 
 
 
 @register("implicit-volume")
-class ImplicitVolume(Volumetric):
+class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
     """density = activation(network(encoding(x)) + bias(x)); features = another network of the same encoding."""
 
     @dataclass(frozen=True)
@@ -55,8 +54,6 @@ class ImplicitVolume(Volumetric):
         finite_difference_normal_eps: float = option(
             0.01, "step of the finite differences, world units", gt=0, le=1000
         )
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

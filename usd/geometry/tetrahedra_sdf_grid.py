@@ -31,7 +31,7 @@ MARGIN = 1.25  # a grid made around an object is this much larger than the objec
 
 
 @register("tetrahedra-sdf-grid")
-class TetrahedraSDFGrid(FeatureSurface):
+class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
     """Weights: ``sdf`` (one number a grid point, world units), ``deformation``, and the networks of features."""
 
     @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class TetrahedraSDFGrid(FeatureSurface):
         geometry_only: bool = option(False, "no features: they are zeros")
         fix_geometry: bool = option(False, "keep the shape, train the features")
 
-    config: Config
     sdf: Tensor
     deformation: Tensor | None
     box: Tensor

@@ -18,7 +18,7 @@ from usd.network.activation import ActivationName, activation
 
 
 @register("volume-grid")
-class VolumeGrid(Volumetric):
+class VolumeGrid(Volumetric["VolumeGrid.Config"]):
     """density = activation(grid(x) + bias(x)), features beside it; one weight, ``grid``: 1, 1 + features, z, y, x."""
 
     @dataclass(frozen=True)
@@ -37,8 +37,6 @@ class VolumeGrid(Volumetric):
         finite_difference_normal_eps: float = option(
             0.01, "step of the finite differences, world units", gt=0, le=1000
         )
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

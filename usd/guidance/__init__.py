@@ -12,10 +12,12 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.module import Module
+from usd.core.needs import check_needs
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
 from usd.denoiser import (
@@ -25,7 +27,7 @@ from usd.denoiser import (
     Running,
     TextDenoiser,
     ViewDenoiser,
-    open_denoiser,
+    open_view_denoiser,
 )
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
@@ -62,7 +64,10 @@ def unusable(like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
     return GuidanceOutput(like.sum() * torch.nan, trouble=str(problem))
 
 
-class Guidance(Module):
+G = TypeVar("G", bound="GuidanceConfig", default="GuidanceConfig", covariant=True)
+
+
+class Guidance(Module[G]):
     """Base of all. ``prompts`` says what text models are told: a sentence, or words against which a view is made."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
@@ -90,9 +95,9 @@ class Guidance(Module):
             """``models``, with the published key taken into account."""
             return self.models.single(self.half_precision_weights)
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+    def __init__(self, config: G, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config)
-        self.options = config
+        check_needs(self.needs, f"{type(self).__name__}.needs")
 
     @abstractmethod
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
@@ -127,7 +132,7 @@ class Guidance(Module):
         """``gradient`` within ``grad_clip``. Raises NotFiniteError."""
         self.require_finite(noised.z, "the latents of the rendered picture")
         grad = self.require_finite(self.gradient(noised, cameras), "the gradient")
-        limit = self.options.grad_clip
+        limit = self.config.grad_clip
         return grad if limit is None else clip_gradient(grad, limit(noised.step))
 
     def noised(self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None) -> Noised:
@@ -137,12 +142,12 @@ class Guidance(Module):
         t = sample_timesteps(len(z), low, high, generator, z.device)
         fixed = z.detach()
         noise = normal_like(fixed, generator)
-        weight = time_weight(self.options.weighting_strategy, bars, t)
+        weight = time_weight(self.config.weighting_strategy, bars, t)
         return Noised(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
 
     def range(self, step: int) -> tuple[int, int]:
         """First and last t at this step."""
-        low, high = self.options.min_step_percent(step), self.options.max_step_percent(step)
+        low, high = self.config.min_step_percent(step), self.config.max_step_percent(step)
         try:
             return timestep_range(low, high, len(self.model.alphas_cumprod))
         except ValueError as problem:
@@ -175,13 +180,27 @@ class Guidance(Module):
         return tensor
 
 
+GuidanceConfig = Guidance.Config
+
+
 def untold(model: TextDenoiser, prompts: PromptProcessor | None, batch: int) -> Embedding:
     """What a text model is told in the place of nothing: the negative prompt, where there is one."""
     return model.unconditional(batch) if prompts is None else prompts.unconditional(model, batch)
 
 
-class ViewGuidance(Guidance):
+class PictureGuidance(Guidance[G]):
     """A guidance told a reference picture: ``set_reference`` before the first call."""
+
+    @abstractmethod
+    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
+        """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
+
+
+V = TypeVar("V", bound="ViewConfig", default="ViewConfig", covariant=True)
+
+
+class ViewGuidance(PictureGuidance[V]):
+    """A guidance on a model told a picture and a camera."""
 
     @dataclass(frozen=True)
     class Config(Guidance.Config):
@@ -190,20 +209,16 @@ class ViewGuidance(Guidance):
             "zero123-xl", "picture model: an alias of load/models.yaml, a folder or a hub id", path=True
         )
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+    def __init__(self, config: V, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
-        view = open_denoiser(
+        self.model: ViewDenoiser = open_view_denoiser(
             config.zero123_model_name_or_path,
-            "view",
             "system.guidance.zero123_model_name_or_path",
             config.running,
         )
-        assert isinstance(view, ViewDenoiser)
-        self.model: ViewDenoiser = view
         self._reading: Reading | None = None
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
         self._reading = self.model.read(rgb, cameras)
         self.model.release_encoders()
 
@@ -221,3 +236,6 @@ class ViewGuidance(Guidance):
     def own_unconditional_eps(self, noised: Noised) -> Float[Tensor, "B c h w"]:
         """The noise predicted by the same model told nothing."""
         return self.model.eps(noised.xt, noised.t, self.model.unconditional(len(noised.xt)))
+
+
+ViewConfig = ViewGuidance.Config

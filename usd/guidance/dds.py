@@ -20,14 +20,13 @@ from usd.math.distill import score_difference
 
 
 @register("dds-guidance")
-class DdsGuidance(RectifiableGuidance):
+class DdsGuidance(RectifiableGuidance["DdsGuidance.Config"]):
     """The difference of two guided scores: of the view, and of the reference picture seen from its own camera."""
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
         pass
 
-    config: Config
     _picture: Tensor | None = None
     _camera: Cameras | None = None
 

@@ -20,15 +20,13 @@ from usd.math.distill import inverted, score_difference
 
 
 @register("ism-guidance")
-class IsmGuidance(RectifiableGuidance):
+class IsmGuidance(RectifiableGuidance["IsmGuidance.Config"]):
     """Both predictions lie on one path from the view, so that little of their difference is chance."""
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
         interval: int = option(50, "timesteps between the two levels", ge=1, le=1000)
         inversion_steps: int = option(3, "DDIM steps from the view to x_s", ge=1, le=1000)
-
-    config: Config
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         told, bars = self.model.embed_view(self.reading, cameras), self.model.alphas_cumprod

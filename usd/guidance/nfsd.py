@@ -23,7 +23,7 @@ from usd.prompt_processor import PromptProcessor
 
 
 @register("nfsd-guidance")
-class NfsdGuidance(RectifiableGuidance):
+class NfsdGuidance(RectifiableGuidance["NfsdGuidance.Config"]):
     """Score distillation without the noise it adds."""
 
     @dataclass(frozen=True)
@@ -35,8 +35,6 @@ class NfsdGuidance(RectifiableGuidance):
             "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy",
             "words for bad pictures; empty: psi told nothing",
         )
-
-    config: Config
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)

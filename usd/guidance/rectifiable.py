@@ -9,15 +9,18 @@ from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core.config import ConfigError, option
-from usd.denoiser import Embedding, TextDenoiser, check_shared_latents, open_denoiser
+from usd.denoiser import Embedding, TextDenoiser, check_shared_latents, open_text_denoiser
 from usd.guidance import Noised, ViewGuidance, untold
 from usd.math.diffusion import guided_fn
 from usd.prompt_processor import PromptProcessor
 
+R = TypeVar("R", bound="RectifiableConfig", default="RectifiableConfig", covariant=True)
 
-class RectifiableGuidance(ViewGuidance):
+
+class RectifiableGuidance(ViewGuidance[R]):
     """A picture model, and a text model in its latent space where the formula wants one."""
 
     @dataclass(frozen=True)
@@ -30,14 +33,14 @@ class RectifiableGuidance(ViewGuidance):
             "own", "eps_ref from the picture model itself, or from the other one (unbiased)"
         )
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
+    def __init__(self, config: R, prompts: PromptProcessor | None = None) -> None:
         if config.unconditional == "own" and prompts is not None and prompts.negative:
             raise ConfigError(
                 "system.prompt_processor.negative_prompt: a picture model's own unconditional prediction is told no "
                 "words; expected none, or system.guidance.unconditional: prior"
             )
         super().__init__(config, prompts)
-        self.formula, self.prompts = config, prompts
+        self.prompts = prompts
         self.prior = self.open_prior() if config.unconditional == "prior" else None
 
     def reference_eps(self, noised: Noised) -> Float[Tensor, "B c h w"]:
@@ -60,7 +63,9 @@ class RectifiableGuidance(ViewGuidance):
     def open_prior(self) -> TextDenoiser:
         """The text model. Raises UserError unless it shares the picture model's latent space."""
         where = "system.guidance.pretrained_model_name_or_path"
-        prior = open_denoiser(self.formula.pretrained_model_name_or_path, "text", where, self.formula.running)
+        prior = open_text_denoiser(self.config.pretrained_model_name_or_path, where, self.config.running)
         check_shared_latents(self.model, prior, where)
-        assert isinstance(prior, TextDenoiser)
         return prior
+
+
+RectifiableConfig = RectifiableGuidance.Config

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.denoiser import TextDenoiser, check_shared_latents, open_denoiser
-from usd.guidance import Guidance, Noised, ViewGuidance, untold
+from usd.denoiser import check_shared_latents, open_text_denoiser, open_view_denoiser
+from usd.guidance import Noised, PictureGuidance, ViewGuidance, untold
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise
 from usd.math.distill import score_difference
@@ -23,7 +23,7 @@ from usd.prompt_processor import PromptProcessor
 
 
 @register("reference-view-guidance")
-class ReferenceViewGuidance(Guidance):
+class ReferenceViewGuidance(PictureGuidance["ReferenceViewGuidance.Config"]):
     """The difference of two unconditional scores, in the latents of whichever model's autoencoder encodes."""
 
     @dataclass(frozen=True)
@@ -35,23 +35,20 @@ class ReferenceViewGuidance(Guidance):
             "Zero-1-to-3's (256 px, 32 x 32: a quarter of the memory, a gradient about 8 times weaker)",
         )
 
-    config: Config
     _picture: Tensor | None = None
 
     def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config, prompts)
         where, key = "system.guidance.", "pretrained_model_name_or_path"
-        prior = open_denoiser(config.pretrained_model_name_or_path, "text", where + key, config.running)
-        assert isinstance(prior, TextDenoiser)
+        prior = open_text_denoiser(config.pretrained_model_name_or_path, where + key, config.running)
         self.prior = self.model = prior
         self.prompts = prompts
         if config.latents == "view":
             view = config.zero123_model_name_or_path
-            self.model = open_denoiser(view, "view", where + "zero123_model_name_or_path", config.running)
+            self.model = open_view_denoiser(view, where + "zero123_model_name_or_path", config.running)
             check_shared_latents(self.model, self.prior, where + key)
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        """The prepared reference picture, in [0, 1] over white. Call it on the training device."""
         self._picture = self.model.encode(rgb).detach()
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:

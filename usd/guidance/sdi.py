@@ -21,15 +21,13 @@ from usd.math.distill import inverted, score_difference
 
 
 @register("sdi-guidance")
-class SdiGuidance(RectifiableGuidance):
+class SdiGuidance(RectifiableGuidance["SdiGuidance.Config"]):
     """SDS with inverted noise in place of random noise."""
 
     @dataclass(frozen=True)
     class Config(RectifiableGuidance.Config):
         inversion_scale: float = option(-7.5, "scale of the guidance while inverting", ge=-10000, le=10000)
         inversion_steps: int = option(5, "DDIM steps from the view to x_t", ge=1, le=1000)
-
-    config: Config
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         told, bars = self.model.embed_view(self.reading, cameras), self.model.alphas_cumprod

@@ -15,7 +15,7 @@ from torch import Tensor
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import Embedding, open_denoiser
+from usd.denoiser import Embedding, open_text_denoiser
 from usd.guidance import Guidance, Noised, Predict
 from usd.math.camera import Cameras
 from usd.math.distill import perp_neg
@@ -23,7 +23,7 @@ from usd.prompt_processor import PromptProcessor, Prompts
 
 
 @register("stable-diffusion-guidance")
-class StableDiffusionGuidance(Guidance):
+class StableDiffusionGuidance(Guidance["StableDiffusionGuidance.Config"]):
     """A text model, its condition against its own unconditional prediction (or a negative prompt's)."""
 
     @dataclass(frozen=True)
@@ -38,10 +38,9 @@ class StableDiffusionGuidance(Guidance):
         super().__init__(config, prompts)
         if prompts is None:
             raise UserError("system.prompt_processor_type: required by a guidance that is told a sentence")
-        self.config: StableDiffusionGuidance.Config = config
         self.prompts = prompts
         where = "system.guidance.pretrained_model_name_or_path"
-        self.model = open_denoiser(config.pretrained_model_name_or_path, "text", where, config.running)
+        self.model = open_text_denoiser(config.pretrained_model_name_or_path, where, config.running)
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         told = self.prompts(cameras)

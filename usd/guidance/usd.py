@@ -19,7 +19,7 @@ from usd.math.camera import Cameras
 
 
 @register("usd-guidance")
-class UsdGuidance(RectifiableGuidance):
+class UsdGuidance(RectifiableGuidance["UsdGuidance.Config"]):
     """Zero-1-to-3's condition against another model's unconditional prediction."""
 
     @dataclass(frozen=True)
@@ -30,8 +30,6 @@ class UsdGuidance(RectifiableGuidance):
         unconditional: Literal["prior", "own"] = option(
             "prior", "eps_ref from the other model (unbiased), or Zero-1-to-3's own (SDS, CSD)"
         )
-
-    config: Config
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
         return self.distill(

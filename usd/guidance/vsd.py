@@ -23,7 +23,7 @@ from usd.math.distill import score_difference
 
 
 @register("vsd-guidance")
-class VsdGuidance(RectifiableGuidance):
+class VsdGuidance(RectifiableGuidance["VsdGuidance.Config"]):
     """SDS with the prediction of a model that learns the renders in place of the noise."""
 
     @dataclass(frozen=True)
@@ -31,7 +31,6 @@ class VsdGuidance(RectifiableGuidance):
         lora_rank: int = option(4, "rank of the change of each attention layer", ge=1, le=4096)
         lora_lr: float = option(1e-3, "its learning rate (AdamW)", gt=0, le=1)
 
-    config: Config
     student: Student | None = None
 
     def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:

@@ -1,4 +1,4 @@
-"""Losses: pure functions of what was rendered, each of which says which fields of ``Render`` it needs.
+"""Losses: pure functions of what was rendered, each of which says what it needs of a render (``usd.core.needs``).
 
 ``usd.losses.table`` maps the YAML names ``lambda_*`` to them.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core.needs import check_needs
 from usd.core.types import Render
 
 Scalar = Float[Tensor, ""]
@@ -17,7 +18,7 @@ Picture = Float[Tensor, "B 4 H W"]
 
 @dataclass(frozen=True)
 class Loss:
-    """A function of a render, and the fields of ``Render`` it cannot do without."""
+    """A function of a render, and what it cannot do without (``usd.core.needs``)."""
 
     function: Callable[[Render], Tensor]
     needs: frozenset[str]
@@ -39,12 +40,12 @@ class ReferenceLoss:
 
 def loss(*needs: str) -> Callable[[Callable[[Render], Tensor]], Loss]:
     """Decorator of a loss that needs these fields of ``Render``."""
-    return lambda function: Loss(function, frozenset(needs))
+    return lambda function: Loss(function, check_needs(needs, f"the loss {function.__name__}"))
 
 
 def reference_loss(*needs: str) -> Callable[[Callable[[Render, Tensor], Tensor]], ReferenceLoss]:
     """Decorator of a loss against a picture that needs these fields of ``Render``."""
-    return lambda function: ReferenceLoss(function, frozenset(needs))
+    return lambda function: ReferenceLoss(function, check_needs(needs, f"the loss {function.__name__}"))
 
 
 def needs_of(losses: Iterable[Loss | ReferenceLoss]) -> frozenset[str]:

@@ -16,7 +16,7 @@ def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
     return mean_over((square.sqrt() - 1).square().sum(), len(gradient))
 
 
-@loss("samples")
+@loss("samples", "gradient")
 def eikonal(render: Render) -> Tensor:
     """Punishes gradients of the distance that are not of length one, at the samples along rays."""
     if render.samples is None or render.samples.gradient is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.module import Module
+from usd.core.module import C, Module
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Baked:
     roughness: Float[Tensor, "N"] | None = None
 
 
-class Material(Module):
+class Material(Module[C]):
     """Colors of points, seen from a direction."""
 
     n_features: int

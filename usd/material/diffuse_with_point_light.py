@@ -39,7 +39,7 @@ class Lamp:
 
 
 @register("diffuse-with-point-light-material")
-class DiffuseWithPointLight(Material):
+class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
     """Lambert's law. Needs normals."""
 
     needs_normal = True
@@ -64,8 +64,6 @@ class DiffuseWithPointLight(Material):
         light_distance_range: tuple[float, float] = option(
             (0.8, 1.5), "the lamp's distance from the origin", gt=0, le=10000
         )
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -15,7 +15,7 @@ from usd.network.mlp import MLPConfig, mlp
 
 
 @register("neural-radiance-material")
-class NeuralRadiance(Material):
+class NeuralRadiance(Material["NeuralRadiance.Config"]):
     """color = activation(network(features, harmonics of the direction, normal))."""
 
     @dataclass(frozen=True)
@@ -27,8 +27,6 @@ class NeuralRadiance(Material):
         )
         mlp_network_config: MLPConfig = option(MLPConfig(n_neurons=16, n_hidden_layers=2), "the network")
         use_normal: bool = option(False, "the network is told the surface's normal, too")
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

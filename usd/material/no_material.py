@@ -13,7 +13,7 @@ from usd.network.mlp import MLPConfig, mlp
 
 
 @register("no-material")
-class NoMaterial(Material):
+class NoMaterial(Material["NoMaterial.Config"]):
     """color = activation(features), or of a network of the features where one is configured."""
 
     @dataclass(frozen=True)
@@ -24,8 +24,6 @@ class NoMaterial(Material):
             None, "features per point; null: 3, used as they are", ge=1, le=4096
         )
         mlp_network_config: MLPConfig | None = option(None, "a network between features and colour")
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

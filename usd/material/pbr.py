@@ -25,7 +25,7 @@ DIELECTRIC = 0.04
 
 
 @register("pbr-material")
-class PBRMaterial(Material):
+class PBRMaterial(Material["PBRMaterial.Config"]):
     """Features: base color (3), metallic, roughness and, with ``use_bump``, how the normal tilts (3)."""
 
     needs_normal = True
@@ -42,8 +42,6 @@ class PBRMaterial(Material):
         min_roughness: float = option(0.08, "roughness lies between this", ge=0, le=1)
         max_roughness: float = option(0.9, "and this", ge=0, le=1)
         use_bump: bool = option(True, "features tilt the normal")
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

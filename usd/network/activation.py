@@ -1,28 +1,16 @@
 """Activations by the names configurations use."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from usd.math.safe import trunc_exp
+
 ActivationName = Literal[
     "none", "relu", "softplus", "shifted_softplus", "exp", "trunc_exp", "sigmoid", "tanh"
 ]
-
-
-class _TruncatedExp(torch.autograd.Function):
-    """exp(x) whose gradient is computed at min(x, 15), so that one outlier cannot blow up a step."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.exp()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return gradient * x.clamp(max=15).exp()
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,7 +19,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.nn.functional.softplus,
     "shifted_softplus": lambda x: torch.nn.functional.softplus(x - 1),
     "exp": torch.exp,
-    "trunc_exp": _TruncatedExp.apply,
+    "trunc_exp": trunc_exp,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.module import Module
+from usd.core.module import C, Module
 from usd.denoiser import Embedding, TextDenoiser
 from usd.math.camera import Cameras
 
@@ -25,7 +25,7 @@ class Prompts:
     weights: Float[Tensor, "K B"] | None = None
 
 
-class PromptProcessor(Module):
+class PromptProcessor(Module[C]):
     """Turns a prompt into embeddings. Nothing is loaded before the first call."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import Embedding, Running, TextDenoiser, open_denoiser
+from usd.denoiser import Embedding, Running, TextDenoiser, open_text_denoiser
 from usd.math.camera import Cameras
 from usd.prompt_processor import PromptProcessor, Prompts
 from usd.prompt_processor import directions as views
@@ -37,7 +37,7 @@ POSITIVE = (
 
 
 @register("stable-diffusion-prompt-processor")
-class StableDiffusionPromptProcessor(PromptProcessor):
+class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProcessor.Config"]):
     """One embedding per direction, computed at the first call; each camera picks its own.
 
     Image-to-3D asks only for ``unconditional``: a prompt then costs nothing and loads nothing.
@@ -88,8 +88,6 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         use_cache: bool = option(True, "keep embeddings on disk, so that the text encoder is read once")
         cache_dir: Path = option("outputs/prompt-cache", "where")
         half_precision_weights: bool = option(True, "fp16 text encoder on CUDA; CPUs always use fp32")
-
-    config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -170,10 +168,9 @@ class StableDiffusionPromptProcessor(PromptProcessor):
         if self._table is None:
             texts, c = self.texts(), self.config
             where = "system.prompt_processor.pretrained_model_name_or_path"
-            model = open_denoiser(
-                c.pretrained_model_name_or_path, "text", where, Running().single(c.half_precision_weights)
+            model = open_text_denoiser(
+                c.pretrained_model_name_or_path, where, Running().single(c.half_precision_weights)
             )
-            assert isinstance(model, TextDenoiser)
             check(model, texts, WHERE)
             if c.negative_prompt:
                 check(model, [c.negative_prompt], NEGATIVE)

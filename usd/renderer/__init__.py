@@ -8,16 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.background import Background
-from usd.core.module import Module
+from usd.core.errors import ConfigError, UserError, listing
+from usd.core.module import C, Module
+from usd.core.registry import find, names
 from usd.core.types import Render
 from usd.geometry import Geometry
 from usd.material import Material
 from usd.math.camera import Cameras
 
 ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
-
-#: What ``needs`` may name beside ``rgb`` and ``opacity``, which always come: fields of ``Render``.
-OPTIONAL = frozenset({"foreground", "depth", "normal", "samples", "mesh"})
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,15 @@ class Scene:
     background: Background
 
 
-class Renderer(Module):
-    """Pictures of a scene, differentiable with respect to its parameters."""
+class Renderer(Module[C]):
+    """Pictures of a scene, differentiable with respect to its parameters.
 
-    def __init__(
-        self, config: object, geometry: Geometry, material: Material, background: Background
-    ) -> None:
+    ``outputs`` declares what ``needs`` may ask of it (``usd.core.needs``). ``rgb`` and ``opacity`` always come.
+    """
+
+    outputs: frozenset[str] = frozenset({"rgb", "opacity", "foreground", "depth", "normal"})
+
+    def __init__(self, config: C, geometry: Geometry, material: Material, background: Background) -> None:
         super().__init__(config)
         self.scene = Scene(geometry, material, background)
 
@@ -58,9 +60,29 @@ class Renderer(Module):
     ) -> Render:
         """All cameras' pictures, or one window of each.
 
-        ``needs`` names the fields of ``Render`` wanted beside ``rgb`` and ``opacity``. The generator is the only
+        ``needs`` names those of ``outputs`` wanted beside ``rgb`` and ``opacity``. The generator is the only
         randomness; without one the result is deterministic. With one, a random background is drawn first.
         """
+
+    def require(self, needs: frozenset[str], where: str) -> None:
+        """Raises ConfigError, blaming the key ``where``, if ``needs`` names what this renderer does not give."""
+        missing = needs - self.outputs
+        if missing:
+            raise ConfigError(
+                f"{where}: needs {listing(missing)}, which {type(self).__name__} does not give; expected "
+                f"system.renderer_type to be {' or '.join(_renderers_of(needs)) or 'one that does'}"
+            )
+
+
+def _renderers_of(needs: frozenset[str]) -> list[str]:
+    """Names of the renderers that give all of ``needs``."""
+    found: dict[type[Renderer], str] = {}
+    for name in names("renderer"):
+        try:
+            found.setdefault(find(Renderer, name), name)
+        except UserError:  # a package that is not installed
+            continue
+    return sorted(name for renderer, name in found.items() if needs <= renderer.outputs)
 
 
 def pictures(

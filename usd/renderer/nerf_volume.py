@@ -29,7 +29,7 @@ WARM_UP_STEPS = 256
 
 
 @register("nerf-volume-renderer")
-class NerfVolumeRenderer(Renderer):
+class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
     """Emission and absorption along rays, with an occupancy grid that learns where the object is."""
 
     @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NerfVolumeRenderer(Renderer):
         grid_update_steps: int = option(16, "steps between updates of the occupancy grid", ge=1)
         prune_alpha_threshold: bool = option(True, "keep no gradient of samples that are hidden by others")
 
-    config: Config
+    outputs = Renderer.outputs | {"samples"}
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

@@ -33,7 +33,7 @@ LIMITS = (1e-6, 1e6)  # of the sharpness
 
 
 @register("neus-volume-renderer")
-class NeusVolumeRenderer(Renderer):
+class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
     """Needs a geometry that is a signed distance. ``variance`` is trained: the sharpness is exp(10 variance)."""
 
     @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class NeusVolumeRenderer(Renderer):
         grid_update_steps: int = option(16, "steps between updates of the occupancy grid", ge=1)
         prune_alpha_threshold: bool = option(True, "keep no gradient of samples that are hidden by others")
 
-    config: Config
+    outputs = Renderer.outputs | {"samples", "distance", "gradient", "laplacian"}
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

@@ -18,7 +18,7 @@ from usd.renderer import Renderer, Window
 
 
 @register("patch-renderer")
-class PatchRenderer(Renderer):
+class PatchRenderer(Renderer["PatchRenderer.Config"]):
     """While training, pastes a patch of the base renderer's picture into its upsampled low-resolution picture.
 
     A picture that is not larger than the patch, and every picture when not training, is rendered in full.
@@ -34,13 +34,14 @@ class PatchRenderer(Renderer):
         )
         global_detach: bool = option(False, "only the patch is trained")
 
-    config: Config
-
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background
     ) -> None:
         super().__init__(config, geometry, material, background)
-        self.base = build(config.base_renderer, geometry=geometry, material=material, background=background)
+        self.base = build(
+            config.base_renderer, Renderer, geometry=geometry, material=material, background=background
+        )
+        self.outputs = self.base.outputs
 
     def render(
         self,
@@ -97,6 +98,7 @@ def _paste(coarse: Render, fine: Render, at: Window, cameras: Cameras) -> Render
         depth=known(coarse.depth, fine.depth),
         normal=known(coarse.normal, fine.normal),
         samples=_joined(coarse.samples, fine.samples, coarse.opacity.numel()),
+        mesh=fine.mesh,
     )
 
 
@@ -111,11 +113,17 @@ def _enlarged(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Flo
 def _joined(first: Samples | None, second: Samples | None, first_rays: int) -> Samples | None:
     if first is None or second is None:
         return None
-    normals = [part for part in (first.normal, second.normal) if part is not None]
     return Samples(
         ray_index=torch.cat([first.ray_index, second.ray_index + first_rays]),
         t=torch.cat([first.t, second.t]),
         weight=torch.cat([first.weight, second.weight]),
         direction=torch.cat([first.direction, second.direction]),
-        normal=torch.cat(normals) if len(normals) == 2 else None,
+        normal=_both(first.normal, second.normal),
+        distance=_both(first.distance, second.distance),
+        gradient=_both(first.gradient, second.gradient),
+        laplacian=_both(first.laplacian, second.laplacian),
     )
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else torch.cat([first, second])

@@ -33,7 +33,7 @@ Blend = Callable[[Tensor], Tensor]  # of pictures (B H W C), across silhouettes
 
 
 @register("rasterizer", "nvdiff-rasterizer")
-class Rasterizer(Renderer):
+class Rasterizer(Renderer["Rasterizer.Config"]):
     """Renders geometries that are a mesh. Deterministic but for the background; training is not different.
 
     What lies on a face's back is seen like its front. Parts of the mesh that fall between pixel centers are not seen.
@@ -47,7 +47,7 @@ class Rasterizer(Renderer):
         context_type: Literal["cuda", "gl"] = option("cuda", "nvdiffrast: what it rasterizes with")
         antialias: bool = option(True, "blend silhouettes; without it no gradient passes through them")
 
-    config: Config
+    outputs = Renderer.outputs | {"mesh"}
 
     def __init__(
         self, config: Config, geometry: Geometry, material: Material, background: Background

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.core import ranks
 from usd.core.checkpoint import FORMAT, describe
@@ -18,8 +19,10 @@ from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Running
+from usd.exporter import Exporter
 from usd.math.draws import Part, PartGenerator
 from usd.system.skipped import SkippedSteps, unbounded
 
@@ -92,7 +95,10 @@ class PictureSource:
     keys: tuple[str, str]  # of picture and model, for messages
 
 
-class System(Component, torch.nn.Module):
+S = TypeVar("S", bound="SystemConfig", default="SystemConfig", covariant=True)
+
+
+class System(Component[S], torch.nn.Module):
     """Base of all systems.
 
     A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
@@ -111,16 +117,15 @@ class System(Component, torch.nn.Module):
             """None where there is no reference picture. What ``data.reference_elevation_deg: auto`` looks at."""
             return None
 
-    config: Any
     transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})
     shares_batches: ClassVar[bool] = (
         False  # whether several processes can train it, each on a part of the batch
     )
 
     trainer: Any = None  # Lightning's Trainer; importing that takes longer than telling most mistakes
-    data: Any = None
+    data: Data | None = None
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: S) -> None:
         torch.nn.Module.__init__(self)
         Component.__init__(self, config)
         self.register_buffer("_place", torch.zeros(1), persistent=False)
@@ -151,13 +156,13 @@ class System(Component, torch.nn.Module):
     def test(self, batch: Any, index: int) -> None:
         """Writes pictures of one batch of ``data.eval_batches('test')`` to ``self.save_dir``."""
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Writes what was made to ``folder`` with an exporter; returns the files."""
         raise UserError(f"{type(self).__name__} has nothing to export")
 
     # --------------------------------------------------------------------------------------------- the machinery
 
-    def attach(self, trainer: Any, data: Any) -> None:
+    def attach(self, trainer: Any, data: Data) -> None:
         """Takes the trainer that runs this system, and the data that it runs on."""
         self.trainer, self.data = trainer, data
 
@@ -343,6 +348,9 @@ class System(Component, torch.nn.Module):
         """Takes weights and step from a loaded checkpoint, for testing and exporting."""
         self.load_state_dict(checkpoint["state_dict"])
         self._restored_step = int(checkpoint["global_step"])
+
+
+SystemConfig = System.Config
 
 
 def summed_up(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:

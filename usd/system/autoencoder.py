@@ -17,7 +17,7 @@ from usd.system.model_training import ModelTraining, save_half, write_sheet
 
 
 @register("autoencoder-system")
-class AutoencoderSystem(ModelTraining):
+class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config"]):
     """L1 + squared error under a little latent noise; random crops first, because they are cheap, then whole pictures.
 
     The latent is the posterior's mode plus noise of fixed strength: drawn from a posterior that starts as wide as a
@@ -36,8 +36,6 @@ class AutoencoderSystem(ModelTraining):
         lambda_size: float = option(
             1e-3, "weight of the latents' mean square, which keeps the noise felt", ge=0
         )
-
-    config: Config
 
     def build_network(self) -> nn.Module:
         from diffusers import AutoencoderKL

@@ -43,7 +43,7 @@ class ViewReadingClip(nn.Module):
 
 
 @register("clip-system")
-class ClipSystem(ModelTraining):
+class ClipSystem(ModelTraining["ClipSystem.Config"]):
     """Trains both towers from scratch on captioned views."""
 
     @dataclass(frozen=True)
@@ -58,8 +58,6 @@ class ClipSystem(ModelTraining):
         view_words: float = option(0.7, "share of captions that say the view", ge=0, le=1)
         lambda_contrastive: float = option(1.0, "weight of the contrastive loss", ge=0)
         lambda_view: float = option(1.0, "weight of reading the view from the embedding", ge=0)
-
-    config: Config
 
     def build_network(self) -> nn.Module:
         from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig

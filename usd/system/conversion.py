@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ from usd.math.mesh import surface_samples, vertex_normals
 log = logging.getLogger(__name__)
 
 KEY = "system.geometry_convert_from"
+Built = TypeVar("Built", Geometry, Material)
 FIT_STEPS, FIT_POINTS, FIT_RATE = 200, 4096, 0.01
 FIT_ENOUGH = 0.004  # an error (root mean square) that no picture of eight bits shows
 
@@ -98,12 +99,13 @@ def load_source(handover: Handover, device: "torch.device | str") -> Source:
         raise UserError(f"{KEY}: {error}") from error
     options = {**plain(geometry.spec.config), **handover.override}
     changed = spec("geometry", geometry.spec.name, options, "system.geometry_convert_override")
-    built = _built(changed, geometry.weights).to(device), _built(material.spec, material.weights).to(device)
-    return Source(*built, material.spec)
+    shape = _built(changed, Geometry, geometry.weights).to(device)
+    color = _built(material.spec, Material, material.weights).to(device)
+    return Source(shape, color, material.spec)
 
 
-def _built(wanted: Spec, weights: Mapping[str, Tensor]) -> Any:
-    module = build(wanted)
+def _built(wanted: Spec, kind: type[Built], weights: Mapping[str, Tensor]) -> Built:
+    module = build(wanted, kind)
     try:
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
@@ -122,7 +124,7 @@ def take_shape(parts: Parts, source: Source, inherit_texture: bool) -> None:
     from usd.geometry.initial_shape import ShapeConfig
 
     try:
-        made = find(chosen.kind, chosen.name).convert(chosen.config, source.geometry).state_dict()
+        made = find(Geometry, chosen.name).convert(chosen.config, source.geometry).state_dict()
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
     wanted = {

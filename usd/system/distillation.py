@@ -13,29 +13,36 @@ from typing import Any, ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
 from usd.core.loading import ONE_WEIGHT
+from usd.core.needs import check_needs
 from usd.core.random import generator
-from usd.core.registry import build
+from usd.core.registry import build, find
 from usd.core.types import Render
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet, write_video
 from usd.evaluation.views import ViewScore, mean_score, score_view, write_metrics
+from usd.exporter import Exporter
 from usd.geometry import Geometry
-from usd.losses import needs_of
-from usd.losses.table import REGULARIZERS
+from usd.guidance import Guidance
+from usd.losses import Loss, ReferenceLoss, needs_of
+from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
 from usd.material import Material
 from usd.math.normal_map import normal_colors
+from usd.prompt_processor import PromptProcessor
 from usd.renderer import Renderer
 from usd.system import System
 from usd.system.conversion import Handover, Parts, begin
 
 log = logging.getLogger(__name__)
+
+LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,12 @@ class Shown:
     batch: CameraBatch
 
 
-class DistillationSystem(System):
+D = TypeVar("D", bound=DistillationConfig, default=DistillationConfig, covariant=True)
+
+
+class DistillationSystem(System[D]):
     """Base of the distillation systems; a subclass adds losses in ``extra_losses`` and opens what they need."""
 
-    config: DistillationConfig
     shares_batches: ClassVar[bool] = True
     extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
     geometry: Geometry
@@ -97,24 +106,45 @@ class DistillationSystem(System):
     def build(self) -> None:
         config = self.config
         self.weights = loss_weights(config.loss, self.extra_weights)
-        self.geometry = build(config.geometry)
-        self.material = build(config.material)
-        self.background = build(config.background)
+        self.geometry = build(config.geometry, Geometry)
+        self.material = build(config.material, Material)
+        self.background = build(config.background, Background)
         self.renderer = build(
-            config.renderer, geometry=self.geometry, material=self.material, background=self.background
+            config.renderer,
+            Renderer,
+            geometry=self.geometry,
+            material=self.material,
+            background=self.background,
         )
-        self.guidance: Any = None
-        self.prompt_processor: Any = None
+        self.guidance: Guidance | None = None
+        self.prompt_processor: PromptProcessor | None = None
         self.shown: dict[str, list[Shown]] = {}
 
     # ------------------------------------------------------------------------------------------------- training
 
     def on_fit_start(self) -> None:
         """Takes the shape to start from; opens the guidance, unless its weight is never above zero."""
+        self.require_outputs()
         if self.trainer.ckpt_path is None:
             self._start_shape()
         if self.weights["usd"].maximum > 0 and self.guidance is None:
             self.guidance = self.open_guidance().to(self.device)
+
+    def require_outputs(self) -> None:
+        """Raises UserError where a loss or the guidance needs what the renderer does not give."""
+        wanted = {
+            f"system.loss.lambda_{name}": loss.needs for name, loss in LOSSES.items() if name in self.wanted
+        }
+        if "usd" in self.wanted:
+            guidance = find(Guidance, self.config.guidance.name)
+            wanted["system.guidance_type"] = check_needs(guidance.needs, f"{guidance.__name__}.needs")
+        for where, needs in wanted.items():
+            self.renderer.require(needs, where)
+
+    @property
+    def wanted(self) -> set[str]:
+        """Names of the losses whose weight is above zero at some step."""
+        return {name for name, weight in self.weights.items() if weight.maximum > 0}
 
     def _start_shape(self) -> None:
         """A new training's shape and colors: those of an earlier one, or what the geometry's options say."""
@@ -127,8 +157,8 @@ class DistillationSystem(System):
         parts = Parts(self.geometry, self.material, config.geometry, config.material)
         begin(parts, earlier, generator(self.device, self.seed, "colors"))
 
-    def open_guidance(self) -> Any:
-        """The guidance with everything it asks for."""
+    def open_guidance(self) -> Guidance:
+        """Build the guidance with everything it asks for."""
         raise NotImplementedError
 
     def part(self, batch: CameraBatch) -> CameraBatch:
@@ -159,19 +189,24 @@ class DistillationSystem(System):
     ) -> dict[str, Tensor]:
         """The guidance and the regularizers on the batch's random views."""
         regularizers = {name: loss for name, loss in REGULARIZERS.items() if name in active}
-        guided = "usd" in active
-        if not guided and not regularizers:
+        guidance = self._opened() if "usd" in active else None
+        if guidance is None and not regularizers:
             return {}
-        needs = needs_of(regularizers.values()) | (self.guidance.needs | self.also if guided else frozenset())
+        asked = frozenset() if guidance is None else guidance.needs | self.also
+        needs = needs_of(regularizers.values()) | asked
         render = self.renderer.render(batch.cameras, needs, generator)
         losses = {name: loss(render) for name, loss in regularizers.items()}
-        if guided:
-            output = self.guidance(self.as_shown(render), batch.cameras, step, generator)
+        if guidance is not None:
+            output = guidance(self.as_shown(render), batch.cameras, step, generator)
             self.skipped.doubt(output.trouble)
             self.figures.update(output.figures)
             losses["usd"] = output.loss
         self.figures["opacity"] = float(render.opacity.detach().mean())
         return losses
+
+    def _opened(self) -> Guidance:
+        assert self.guidance is not None, "on_fit_start opens the guidance"
+        return self.guidance
 
     @property
     def also(self) -> frozenset[str]:
@@ -191,7 +226,7 @@ class DistillationSystem(System):
 
     def look(self, batch: CameraBatch, *needs: str) -> Render:
         """Evaluation pictures of all views of a batch, one view at a time, on the CPU."""
-        wanted = frozenset({"foreground", *needs})
+        wanted = check_needs({"foreground", *needs}, "the system's views")
         with torch.no_grad():
             views = [self.renderer.render(batch.cameras[i : i + 1], wanted, None) for i in range(len(batch))]
         return stacked(views)
@@ -245,7 +280,7 @@ class DistillationSystem(System):
             mean = mean_score(list(scores.values()))
             self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
 

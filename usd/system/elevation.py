@@ -27,7 +27,7 @@ RIM = ((LOW, -8.0), (52.0, HIGH))  # of which the shards hold few
 
 
 @register("elevation-system")
-class ElevationSystem(ModelTraining):
+class ElevationSystem(ModelTraining["ElevationSystem.Config"]):
     """One picture in, a distribution over heights out."""
 
     @dataclass(frozen=True)
@@ -35,8 +35,6 @@ class ElevationSystem(ModelTraining):
         reader: ElevationReaderConfig = option({}, "shape of the network")
         rim_toys: int = option(8, "pictures a step rendered anew from far below or high above", ge=0)
         blur_deg: float = option(4.0, "standard deviation of the bell around the true height", gt=0, le=90)
-
-    config: Config
 
     def build_network(self) -> nn.Module:
         return ElevationReader(self.config.reader)

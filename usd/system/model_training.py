@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from usd.core import ranks
 from usd.core.config import ROOT, option
 from usd.data.pictures import contact_sheet, write_picture
 from usd.system import System
 
+M = TypeVar("M", bound="TrainingConfig", default="TrainingConfig", covariant=True)
 
-class ModelTraining(System):
+
+class ModelTraining(System[M]):
     """Trains ``self.network`` and keeps ``self.average``, its running mean, which is judged and published.
 
     A subclass makes ``network`` in ``build_network``, losses in ``compute``, figures and sheets in ``validate``, and
@@ -30,7 +33,6 @@ class ModelTraining(System):
         bf16: bool = option(True, "compute in bfloat16 where that is safe (weights stay float32)")
         publish_to: str | None = option(None, "folder in the repository that finished weights are written to")
 
-    config: Config
     network: Any  # an nn.Module; which, the subclass knows
     average: Any
     averaged_steps: Tensor
@@ -80,6 +82,9 @@ class ModelTraining(System):
     def sheet_path(self, name: str) -> Path:
         self.save_dir.mkdir(parents=True, exist_ok=True)
         return self.save_dir / f"it{self.global_step:06d}-{name}.png"
+
+
+TrainingConfig = ModelTraining.Config
 
 
 def write_sheet(rows: list[Float[Tensor, "N 3 H W"]], path: Path) -> None:

@@ -102,7 +102,7 @@ class NovelView(nn.Module):
 
 
 @register("novel-view-system")
-class NovelViewSystem(ModelTraining):
+class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
     """Needs load/toybox/stable-diffusion and load/toybox/clip (or others named here)."""
 
     transient = ModelTraining.transient | {"tower", "volume"}
@@ -128,8 +128,6 @@ class NovelViewSystem(ModelTraining):
         drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
         drop_beside: float = option(0.05, "share without reference latent and hint", ge=0, le=1)
         high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
-
-    config: Config
 
     def build_network(self) -> nn.Module:
         from diffusers import UNet2DConditionModel

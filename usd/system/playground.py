@@ -24,7 +24,8 @@ from usd.data.reference import ReferenceConfig, load_reference
 from usd.evaluation.embedded import object_mask
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.views import ViewScore, write_metrics
-from usd.guidance import ViewGuidance
+from usd.exporter import Exporter
+from usd.guidance import PictureGuidance, ViewGuidance
 from usd.system import System
 
 Pictures = Float[Tensor, "B 3 S S"]
@@ -41,11 +42,8 @@ class PlaygroundConfig(System.Config):
 
 
 @register("playground-system")
-class PlaygroundSystem(System):
+class PlaygroundSystem(System[PlaygroundConfig]):
     """``canvas`` is what is optimized; ``developed`` holds its pictures, so that tests need no model."""
-
-    Config = PlaygroundConfig
-    config: PlaygroundConfig
 
     def build(self) -> None:
         if not isinstance(self.config.guidance.config, ViewGuidance.Config):
@@ -53,7 +51,7 @@ class PlaygroundSystem(System):
                 f"system.guidance_type: '{self.config.guidance.name}' looks at no picture; expected one that does, "
                 "such as usd-guidance"
             )
-        self.guidance: Any = None
+        self.guidance: PictureGuidance | None = None
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -68,7 +66,7 @@ class PlaygroundSystem(System):
             )
         path, device = self.config.guidance.config.image_path, self.trainer.strategy.root_device
         reference = load_reference(path, self.config.reference, "system.guidance.image_path")
-        self.guidance = build(self.config.guidance, prompts=None).to(device)
+        self.guidance = build(self.config.guidance, PictureGuidance, prompts=None).to(device)
         picture, views = (
             reference.over(self.guidance.model.latent.image_size).to(device),
             data.chosen("train"),
@@ -77,12 +75,17 @@ class PlaygroundSystem(System):
         self.guidance.set_reference(picture, views.reference.to(device))
         self._lay_out(self._first(picture, len(views)))
 
+    @property
+    def _opened(self) -> PictureGuidance:
+        assert self.guidance is not None, "configure_model opens the guidance"
+        return self.guidance
+
     @torch.no_grad()
     def _first(self, picture: Float[Tensor, "1 3 S S"], count: int) -> Float[Tensor, "N c h w"]:
         """What the canvas starts as."""
         source = generator(picture.device, self.seed, "canvas")
         shown = picture if self.config.start == "reference" else torch.full_like(picture, 0.5)
-        canvas = self.guidance.model.encode(shown) if self.config.optimise == "latent" else shown
+        canvas = self._opened.model.encode(shown) if self.config.optimise == "latent" else shown
         canvas = canvas.expand(count, -1, -1, -1).clone()
         if self.config.start == "noise":
             noise = torch.randn(canvas.shape, generator=source, device=canvas.device)
@@ -95,10 +98,10 @@ class PlaygroundSystem(System):
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         if self.config.optimise == "latent":
-            output = self.guidance.pull(self.canvas, batch.cameras, step, generator)
+            output = self._opened.pull(self.canvas, batch.cameras, step, generator)
         else:
             render = Render(self.canvas.clamp(0, 1), torch.ones_like(self.canvas[:, :1]))
-            output = self.guidance(render, batch.cameras, step, generator)
+            output = self._opened(render, batch.cameras, step, generator)
         self.skipped.doubt(output.trouble)
         self.figures.update(output.figures)
         return {"usd": output.loss}
@@ -107,7 +110,7 @@ class PlaygroundSystem(System):
     def _pictures(self) -> Pictures:
         if self.config.optimise == "picture":
             return self.canvas.detach().clamp(0, 1)
-        return self.guidance.model.decode(self.canvas.detach())
+        return self._opened.model.decode(self.canvas.detach())
 
     # -------------------------------------------------------------------------------------------------- pictures
 
@@ -146,7 +149,7 @@ class PlaygroundSystem(System):
         self.register_buffer("developed", torch.zeros_like(state["developed"]))
         super().restore(checkpoint)
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         raise ConfigError(
             "system_type: 'playground-system' makes pictures, no shape; expected another to export"
         )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from usd.background import Background
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
+from usd.core.needs import check_needs
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
@@ -27,6 +28,7 @@ from usd.data.view_set import refuse_outside
 from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
 from usd.evaluation.views import ViewScore, mean_score, score, write_metrics
+from usd.exporter import Exporter
 from usd.geometry import Geometry, SignedDistance
 from usd.losses import Loss, needs_of
 from usd.losses.curvature import curvature
@@ -44,6 +46,7 @@ from usd.losses.samples import z_variance
 from usd.material import Material
 from usd.math.camera import Cameras
 from usd.math.draws import Part, dealt
+from usd.renderer import Renderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.system import System
 from usd.system.distillation import stacked
@@ -100,11 +103,9 @@ class ReconstructConfig(System.Config):
 
 
 @register("reconstruct-system", "reconstruct")
-class ReconstructSystem(System):
+class ReconstructSystem(System[ReconstructConfig]):
     """Needs ``views-datamodule``. Test views are scored against the pictures that were kept from training."""
 
-    Config = ReconstructConfig
-    config: ReconstructConfig
     transient: ClassVar[frozenset[str]] = frozenset()
     shares_batches: ClassVar[bool] = True
     geometry: Geometry
@@ -116,22 +117,27 @@ class ReconstructSystem(System):
     def build(self) -> None:
         config = self.config
         self.weights = loss_weights(config.loss)
-        self.geometry = build(config.geometry)
-        self.material = build(config.material)
-        self.background = build(config.background)
+        self.geometry = build(config.geometry, Geometry)
+        self.material = build(config.material, Material)
+        self.background = build(config.background, Background)
         if self.material.n_features != self.geometry.n_features:
             raise ConfigError(
                 f"system.geometry.n_feature_dims: is {self.geometry.n_features}; expected "
                 f"{self.material.n_features}, what {config.material.name} takes"
             )
-        self.renderer = build(
-            config.renderer, geometry=self.geometry, material=self.material, background=self.background
+        renderer = build(
+            config.renderer,
+            Renderer,
+            geometry=self.geometry,
+            material=self.material,
+            background=self.background,
         )
-        if not isinstance(self.renderer, NeusVolumeRenderer):
+        if not isinstance(renderer, NeusVolumeRenderer):
             raise ConfigError(
                 f"system.renderer_type: {config.renderer.name} renders no signed distance; "
                 "expected neus-volume-renderer"
             )
+        self.renderer = renderer
         self.register_buffer("n_rays", torch.tensor(config.first_rays))
         self.shown: list[tuple[ViewBatch, Float[Tensor, "4 H W"]]] = []
 
@@ -236,7 +242,7 @@ class ReconstructSystem(System):
 
     def look(self, cameras: Cameras, *needs: str) -> Render:
         """Evaluation pictures, one view at a time, on the CPU."""
-        wanted = frozenset({"foreground", *needs})
+        wanted = check_needs({"foreground", *needs}, "the system's views")
         with torch.no_grad():
             views = [self.renderer.render(cameras[i : i + 1], wanted, None) for i in range(len(cameras))]
         return stacked(views)
@@ -281,7 +287,7 @@ class ReconstructSystem(System):
         self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
         self.shown = []
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
 

@@ -25,7 +25,7 @@ from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_pi
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
-from usd.denoiser import Embedding, Running, TextDenoiser, open_denoiser
+from usd.denoiser import Embedding, Running, TextDenoiser, open_text_denoiser
 from usd.denoiser.lora import WEIGHTS, lora_model, read_card
 from usd.denoiser.sample import told_fn
 from usd.evaluation.metrics import psnr, sharpness
@@ -66,11 +66,8 @@ class RefineConfig(System.Config):
 
 
 @register("refine-system", "refine")
-class RefineSystem(System):
+class RefineSystem(System[RefineConfig]):
     """Needs ``views-datamodule``. Writes ``save/refined``: pictures with alpha, and their transforms.json."""
-
-    Config = RefineConfig
-    config: RefineConfig
 
     def build(self) -> None:
         if self.config.lora is None and self.config.pretrained_model_name_or_path is None:
@@ -114,8 +111,7 @@ class RefineSystem(System):
         name, where = config.pretrained_model_name_or_path or "", "system.pretrained_model_name_or_path"
         if config.lora is not None:
             name, where = lora_model(Path(config.lora), name or None, config.lora_scale), "system.lora"
-        model = open_denoiser(name, "text", where, config.models.single(config.half_precision_weights))
-        assert isinstance(model, TextDenoiser)
+        model = open_text_denoiser(name, where, config.models.single(config.half_precision_weights))
         check(model, (self.prompt(),), "system.prompt")
         return model
 

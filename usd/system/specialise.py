@@ -22,9 +22,10 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import ReferenceConfig, load_reference
-from usd.denoiser import Running, ViewDenoiser, open_denoiser
+from usd.denoiser import Running, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.lora import Card, LoraConfig, add_lora, write_lora
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
+from usd.exporter import Exporter
 from usd.math.camera import Cameras, join_cameras
 from usd.math.diffusion import (
     EpsFn,
@@ -108,11 +109,8 @@ class Lesson:
 
 
 @register("specialise-system", "specialise")
-class SpecialiseSystem(System):
+class SpecialiseSystem(System[SpecialiseConfig]):
     """Needs data that knows the reference camera and the cameras of the novel views, those of its test."""
-
-    Config = SpecialiseConfig
-    config: SpecialiseConfig
 
     def build(self) -> None:
         config = self.config
@@ -132,7 +130,7 @@ class SpecialiseSystem(System):
 
     def _open_text_model(self) -> StableDiffusionDenoiser:
         name, where = self.config.pretrained_model_name_or_path, "system.pretrained_model_name_or_path"
-        model = open_denoiser(name, "text", where, self._running)
+        model = open_text_denoiser(name, where, self._running)
         if not isinstance(model, StableDiffusionDenoiser):
             raise UserError(f"{where}: '{name}' has no UNet to be changed; expected a Stable Diffusion model")
         return model
@@ -184,15 +182,14 @@ class SpecialiseSystem(System):
 
     def _open_view_model(self) -> ViewDenoiser:
         name, where = self.config.zero123_model_name_or_path, "system.zero123_model_name_or_path"
-        model = open_denoiser(name, "view", where, self._running)
-        assert isinstance(model, ViewDenoiser)
+        model = open_view_denoiser(name, where, self._running)
         return model.to(self.device)
 
     def _cameras(self) -> tuple[Cameras, Cameras]:
         """The input picture's, and those of the novel views."""
         data = self.data
         reference = data.reference() if isinstance(data, RandomCameras) else None
-        if reference is None:
+        if not isinstance(data, RandomCameras) or reference is None:
             raise ConfigError("data_type: knows no reference camera; expected usd-random-camera-datamodule")
         batches: list[CameraBatch] = data.eval_batches("test")
         return reference, join_cameras([batch.cameras for batch in batches])
@@ -242,7 +239,7 @@ class SpecialiseSystem(System):
         if ranks.rank() == 0:
             self.publish(self.save_dir / "lora")
 
-    def export(self, exporter: Any, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """The LoRA, whatever the exporter."""
         return self.publish(folder)
 

@@ -59,7 +59,7 @@ def caption_or_nothing(caption: str, dropped: bool) -> str:
 
 
 @register("text-to-image-system")
-class TextToImageSystem(ModelTraining):
+class TextToImageSystem(ModelTraining["TextToImageSystem.Config"]):
     """The UNet from scratch (or from ``start_from``), with the text tower of the embedded CLIP."""
 
     @dataclass(frozen=True)
@@ -81,8 +81,6 @@ class TextToImageSystem(ModelTraining):
         view_words: float = option(0.6, "share of captions that say the view", ge=0, le=1)
         high_noise_share: float = option(0.3, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
         sample_scale: float = option(3.0, "guidance scale of the sheets", ge=0, le=10000)
-
-    config: Config
 
     def build_network(self) -> nn.Module:
         self.tokenizer = make_tokenizer()

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,8 @@ from usd.core.types import Render
 from usd.data.pictures import over, writing
 from usd.data.random_camera import CameraBatch
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
-from usd.guidance import ViewGuidance
+from usd.guidance import PictureGuidance, ViewGuidance
+from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
@@ -55,11 +56,10 @@ class UsdConfig(DistillationConfig):
 
 
 @register("usd-system")
-class UsdSystem(DistillationSystem):
+class UsdSystem(DistillationSystem[UsdConfig]):
     """Needs data that knows the reference camera, and a guidance that looks at ``system.guidance.image_path``."""
 
-    Config = UsdConfig  # type: ignore[assignment]
-    config: UsdConfig
+    guidance: PictureGuidance | None
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
     extra_weights: ClassVar[Mapping[str, float]] = {
         "reference_view": 1.0,
@@ -73,7 +73,7 @@ class UsdSystem(DistillationSystem):
             raise ConfigError(
                 f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance"
             )
-        self.reference_view: Any = None
+        self.reference_view: ReferenceViewGuidance | None = None
         self.reference: Reference | None = None
         self._told = False
 
@@ -93,13 +93,13 @@ class UsdSystem(DistillationSystem):
             self.reference_view = self._open_reference_view().to(self.device)
         self._told = False
 
-    def open_guidance(self) -> Any:
-        return build(self.config.guidance, prompts=self._prompts())
+    def open_guidance(self) -> PictureGuidance:
+        return build(self.config.guidance, PictureGuidance, prompts=self._prompts())
 
     def _prompts(self) -> PromptProcessor | None:
         """The prompt processor, made once; only its negative prompt is heard."""
         if self.prompt_processor is None and self.config.prompt_processor is not None:
-            self.prompt_processor = build(self.config.prompt_processor)
+            self.prompt_processor = build(self.config.prompt_processor, PromptProcessor)
         return self.prompt_processor
 
     def _say_unheard(self) -> None:
@@ -110,11 +110,12 @@ class UsdSystem(DistillationSystem):
                 f"note: system.prompt_processor: no model is told {', '.join(keys)}: a picture says what to make\n"
             )
 
-    def _open_reference_view(self) -> Any:
+    def _open_reference_view(self) -> ReferenceViewGuidance:
         """The published second term, on the same models as the guidance."""
         given = plain(self.config.guidance.config)
         options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
-        return build(spec("guidance", "reference-view-guidance", options), prompts=self._prompts())
+        chosen = spec("guidance", "reference-view-guidance", options)
+        return build(chosen, ReferenceViewGuidance, prompts=self._prompts())
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         if not self._told:
@@ -149,6 +150,7 @@ class UsdSystem(DistillationSystem):
         render = self.renderer.render(camera, needs, generator)
         losses = {name: loss(render, self._target(camera)) for name, loss in wanted.items()}
         if scored:
+            assert self.reference_view is not None
             output = self.reference_view(over_white(render), camera, step, generator)
             self.skipped.doubt(output.trouble)
             self.figures.update({f"reference_{name}": value for name, value in output.figures.items()})

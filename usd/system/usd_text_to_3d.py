@@ -1,17 +1,15 @@
 """A sentence to a 3D object: a radiance field, then its shape as a mesh, then the mesh's colors (``system.stage``)."""
 
-from typing import Any
-
 from usd.core.config import ConfigError
 from usd.core.registry import build, register
+from usd.guidance import Guidance
+from usd.prompt_processor import PromptProcessor
 from usd.system.distillation import DistillationConfig, DistillationSystem
 
 
 @register("usd-text-to-3d-system")
-class UsdTextTo3DSystem(DistillationSystem):
+class UsdTextTo3DSystem(DistillationSystem[DistillationConfig]):
     """Needs a prompt processor; its guidance compares the told and the untold model."""
-
-    Config = DistillationConfig  # type: ignore[assignment]
 
     def build(self) -> None:
         super().build()
@@ -20,5 +18,7 @@ class UsdTextTo3DSystem(DistillationSystem):
                 "system.prompt_processor_type: required but not given; expected a prompt processor"
             )
 
-    def open_guidance(self) -> Any:
-        return build(self.config.guidance, prompts=build(self.config.prompt_processor))
+    def open_guidance(self) -> Guidance:
+        assert self.config.prompt_processor is not None
+        prompts = build(self.config.prompt_processor, PromptProcessor)
+        return build(self.config.guidance, Guidance, prompts=prompts)

@@ -29,7 +29,7 @@ from usd.system.model_training import ModelTraining, half, write_sheet
 
 
 @register("view-volume-system")
-class ViewVolumeSystem(ModelTraining):
+class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
     """Needs an autoencoder; asks the data for pairs with the targets' pictures."""
 
     @dataclass(frozen=True)
@@ -42,8 +42,6 @@ class ViewVolumeSystem(ModelTraining):
         lambda_rgb: float = option(1.0, "weight of the rendered colours' error", ge=0)
         lambda_opacity: float = option(1.0, "weight of the rendered opacity's error", ge=0)
         lambda_latent: float = option(1.0, "weight of the expected latent's error", ge=0)
-
-    config: Config
 
     def build_network(self) -> nn.Module:
         if self.config.start_from:
