@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import launch
+from usd.app import launcher
 from usd.core.errors import UserError
 from usd.experiment import Trial
 from usd.train import plain_errors
@@ -78,7 +79,7 @@ def test_what_the_file_system_refuses_outside_of_a_run_is_one_line(capsys, monke
     def refused(*_: object) -> None:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x" * 10)
 
-    monkeypatch.setattr(launch, "perform", refused)
+    monkeypatch.setattr(launcher, "perform", refused)
     assert launch.main(["--config", "a.yaml", "--train"]) == 2
     assert capsys.readouterr().err == "error: xxxxxxxxxx: File name too long\n"
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from usd.core.config import ROOT
+from usd.core import places
 from usd.core.errors import UserError
 from usd.core.loading import is_override, override
 from usd.evaluation.text_score import TextScore, score_file
@@ -18,7 +18,7 @@ from usd.experiment import shown
 from usd.stages import run_stages
 from usd.train import Outcome, say
 
-CONFIG = ROOT / "configs" / "usd-text-to-3D-mini.yaml"
+CONFIG = places.resource("configs/usd-text-to-3D-mini.yaml")
 SENTENCE = "a red car with a blue roof"
 
 

@@ -119,7 +119,8 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def run(argv: list[str] | None = None) -> None:
+    """Write what the command line asks for. Raises ``UserError``."""
     args = arguments().parse_args(argv)
     if args.size < 8 or args.views < 1:
         raise UserError("python -m usd.data.convert: --size must be at least 8, --views at least 1")
@@ -144,9 +145,15 @@ def _say(written: list[Path], notes: tuple[str, ...] = ()) -> None:
     sys.stdout.write(f"{len(written)} files, {written[0]} first\n")
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit code: 2 for what the user can mend."""
     try:
-        main()
+        run(argv)
     except (UserError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
