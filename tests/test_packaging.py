@@ -40,6 +40,8 @@ def metadata(tmp_path_factory) -> Path:
     for name in [*names, "usd/__init__.py", "usd/py.typed"]:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    for name in ("configs", "load"):
+        (folder / name).mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["setup.py"])
@@ -56,7 +58,15 @@ def test_the_metadata_is_complete(metadata):
     assert fields.get_all("License-File") == ["LICENSE", "NOTICE"]
     assert fields["Description-Content-Type"] == "text/markdown"
     assert "Unbiased score distillation" in fields.get_payload()
-    assert set(fields.get_all("Provides-Extra")) == {"batch", "dev", "docs", "lpips", "nerfacc", "wandb"}
+    assert set(fields.get_all("Provides-Extra")) == {
+        "batch",
+        "dev",
+        "docs",
+        "draco",
+        "lpips",
+        "nerfacc",
+        "wandb",
+    }
     assert "torch>=2.6" in fields.get_all("Requires-Dist")
 
 

@@ -83,12 +83,12 @@ def open_trial(folder: "str | Path") -> Trial:
 
 def render(
     trial: Trial,
-    azimuth_deg: float = 0.0,
-    elevation_deg: float = 15.0,
+    azimuth_deg: float | int = 0.0,
+    elevation_deg: float | int = 15.0,
     size: int = 256,
     *,
-    distance: float | None = None,
-    fov_y_deg: float | None = None,
+    distance: float | int | None = None,
+    fov_y_deg: float | int | None = None,
     gpu: str | None = None,
 ) -> "Image":
     """Render a trained object from one side: a square picture of ``size`` pixels with straight alpha.

@@ -388,7 +388,8 @@ def _located(text: str, at: _Place, must: bool) -> str:
     found = next((place for place in tried if place is not None and os.path.exists(place)), None)
     if found is None and not must:
         return text
-    return os.path.normpath(found or places.output(given))
+    typed_in = origin.folder if origin is not None and origin.by_hand else Path.cwd()
+    return os.path.normpath(found or typed_in / given)
 
 
 def _exists(origin: Origin | None, text: str) -> bool:
