@@ -1,11 +1,14 @@
 """What pyproject.toml cannot say: the resources of the repository's root are data of the installed package."""
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 RESOURCES = ("configs", "load")
 
 setup(
-    packages=[*find_packages(include=["usd", "usd.*"]), *(f"usd.{name}" for name in RESOURCES)],
+    packages=[
+        *find_namespace_packages(include=["usd", "usd.*"], exclude=["*.__pycache__"]),
+        *(f"usd.{name}" for name in RESOURCES),
+    ],
     package_dir={f"usd.{name}": name for name in RESOURCES},
     package_data={
         "": ["py.typed", "*.h", "*.cuh", "*.cu", "*.cpp"],

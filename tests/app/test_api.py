@@ -81,7 +81,7 @@ def test_a_recipe_is_checked_when_it_is_loaded(recipe):
     (experiment,) = recipe.experiments
     assert experiment.trainer.max_steps == 2 and experiment.tag == "run"
     assert recipe.files == (usd.list_recipes()["usd-patch-mini"],)
-    with pytest.raises(usd.UserError, match="seeed: unknown key. Did you mean 'seed'?"):
+    with pytest.raises(usd.UserError, match=r"^seeed: unknown key\. Did you mean 'seed'\?"):
         usd.load_recipe("usd-patch-mini", {"seeed": 3})
 
 

@@ -109,7 +109,8 @@ def render(
     usual = (DISTANCE, FOV_Y_DEG)
     if isinstance(data, RandomCameraConfig):
         usual = (data.eval_camera_distance, data.eval_fovy_deg)
-    cameras = orbit_cameras_deg(elevation_deg, azimuth_deg, distance or usual[0], fov_y_deg or usual[1], size)
+    away, wide = float(distance or usual[0]), float(fov_y_deg or usual[1])
+    cameras = orbit_cameras_deg(float(elevation_deg), float(azimuth_deg), away, wide, size)
     device = single_device(gpu)
     picture = rendered_rgba(_seen(system.to(device).eval(), cameras.to(device), trial))[0]
     return Image.fromarray(to_bytes(picture), "RGBA")
