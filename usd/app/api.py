@@ -147,7 +147,8 @@ def export(
 ) -> tuple[Path, ...]:
     """Write a trained object as files, a textured GLB by default, and return their paths.
 
-    ``options`` as for ``load_recipe``: ``{"exporter.fmt": "obj-mtl"}``. Raises ``UserError``.
+    ``options`` as for ``load_recipe``: ``{"exporter_type": "mesh-exporter", "exporter.fmt": "obj-mtl"}``.
+    Raises ``UserError``.
     """
     from usd.train import run
 
