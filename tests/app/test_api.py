@@ -99,7 +99,7 @@ def test_a_trial_is_opened_rendered_exported_and_evaluated(trial):
     assert (picture.mode, picture.size) == ("RGBA", (24, 24))
     assert np.array(picture)[..., 3].std() > 0, "an object, and nothing around it"
     files = usd.export(opened, {"exporter_type": "mesh-exporter", "exporter.fmt": "ply"}, gpu="cpu")
-    assert [file.suffix for file in files] == [".ply"] and files[0].is_file()
+    assert [file.suffix for file in files] == [".ply", ".json"] and files[0].is_file()
     figures = usd.evaluate(files[0], files[0])
     assert figures["volume_iou"] == pytest.approx(1.0)
 
