@@ -1,5 +1,18 @@
-"""A shim for tools that still look for this file; everything is said in pyproject.toml."""
+"""What pyproject.toml cannot say: the resources of the repository's root are data of the installed package."""
 
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 
-setup()
+RESOURCES = ("configs", "load")
+
+setup(
+    packages=[
+        *find_namespace_packages(include=["usd", "usd.*"], exclude=["*.__pycache__"]),
+        *(f"usd.{name}" for name in RESOURCES),
+    ],
+    package_dir={f"usd.{name}": name for name in RESOURCES},
+    package_data={
+        "": ["py.typed", "*.h", "*.cuh", "*.cu", "*.cpp"],
+        **{f"usd.{name}": ["**/*"] for name in RESOURCES},
+    },
+    include_package_data=False,
+)

@@ -25,11 +25,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import chart, runs
+from benchmarks import ROOT, chart, runs
 from benchmarks.runs import SIZE, VIEWS
 from benchmarks.tables import Column, Figures, number, table
 from usd.core import loading
-from usd.core.config import ROOT
 from usd.data.pictures import read_rgba, write_picture
 from usd.evaluation.mesh_views import open_mesh, see_mesh
 from usd.evaluation.metrics import sharpness

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 
 import launch
+from benchmarks import ROOT
 from benchmarks.live import Call, Live, gib, resident, watched
 from benchmarks.published_models import MODELS, Published, parameters_of, shrunk, write
-from usd.core.config import ROOT
 from usd.denoiser import Running
 from usd.denoiser.load import open_model
 from usd.denoiser.parts import PROJECTION, open_parts

@@ -26,9 +26,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import chart, runs, tables
+from benchmarks import ROOT, chart, runs, tables
 from benchmarks.runs import VIEWS
-from usd.core.config import ROOT
 from usd.evaluation.views import mean_score, score_view
 from usd.toybox.objects import make_toy
 

@@ -27,10 +27,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import runs
+from benchmarks import ROOT, runs
 from benchmarks.export_round_trip import read_file
 from benchmarks.tables import Figures, number, spread
-from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.data.convert import layout_cameras, write_layout

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks import ROOT
 from benchmarks.tables import Figures
 from usd.core import files
-from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.core.loading import chain
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture

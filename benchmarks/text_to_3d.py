@@ -28,9 +28,8 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import runs
+from benchmarks import ROOT, runs
 from benchmarks.tables import Figures, number
-from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.core.loading import override
 from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes

@@ -40,6 +40,8 @@ def metadata(tmp_path_factory) -> Path:
     for name in [*names, "usd/__init__.py", "usd/py.typed"]:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
+    for name in ("configs", "load"):
+        (folder / name).mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", ["setup.py"])

@@ -9,6 +9,7 @@ import torch
 
 import launch
 from tests.small import command, trial
+from usd.app import launcher
 from usd.core.checkpoint import load
 from usd.core.errors import UserError
 from usd.experiment import Trial
@@ -81,7 +82,7 @@ def test_what_the_file_system_refuses_outside_of_a_run_is_one_line(capsys, monke
     def refused(*_: object) -> None:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x" * 10)
 
-    monkeypatch.setattr(launch, "perform", refused)
+    monkeypatch.setattr(launcher, "perform", refused)
     assert launch.main(["--config", "a.yaml", "--train"]) == 2
     assert capsys.readouterr().err == "error: xxxxxxxxxx: File name too long\n"
 

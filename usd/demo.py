@@ -10,15 +10,14 @@ import resource
 import time
 from pathlib import Path
 
-from usd.core import process
-from usd.core.config import ROOT
+from usd.core import places, process
 from usd.experiment import shown
 from usd.toybox import TEST_SEED
 from usd.toybox.__main__ import write_toy
 from usd.toybox.objects import make_toy
 from usd.train import Outcome, run
 
-CONFIG = ROOT / "configs" / "usd-patch-mini.yaml"
+CONFIG = places.resource("configs/usd-patch-mini.yaml")
 DEMO_SEED = TEST_SEED + 22  # a kettle: handle, spout and stripes tell the views apart
 VIEWS, SIZE = 16, 128
 
@@ -60,9 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=DEMO_SEED, help=f"the toy; {TEST_SEED} and up were never trained on"
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "outputs" / "demo", help="where the toy's pictures go"
-    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="where the toy's pictures go")
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
     return process.perform(lambda: make(args, overrides))
@@ -71,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def make(args: argparse.Namespace, overrides: list[str]) -> None:
     """Makes the toy's pictures, then the object; prints what came of it. Raises UserError."""
     began = time.monotonic()
-    toy, folder = make_toy(args.seed), args.out.resolve() / f"toy-{args.seed}"
+    toy, folder = make_toy(args.seed), places.output(args.out) / f"toy-{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     write_toy(toy, folder, VIEWS, SIZE)
     print(f"toy {args.seed}: {toy.caption}; its pictures are in {shown(folder)}", flush=True)

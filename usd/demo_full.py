@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from usd.core import process
-from usd.core.config import ROOT, parse
+from usd.core import places, process
+from usd.core.config import parse
 from usd.core.loading import is_override
 from usd.data.view_readers import ViewOptions, read_views
 from usd.demo import DEMO_SEED, SIZE, VIEWS
@@ -26,7 +26,7 @@ from usd.toybox.__main__ import write_toy
 from usd.toybox.objects import make_toy
 from usd.train import Outcome, say
 
-CONFIG = ROOT / "configs" / "usd-full-mini.yaml"
+CONFIG = places.resource("configs/usd-full-mini.yaml")
 PICTURES = ("psnr", "ssim", "mask_iou")
 SURFACE = ("chamfer_area", "chamfer_floor", "volume_iou")
 
@@ -85,7 +85,7 @@ def _shown(figures: Mapping[str, float], names: tuple[str, ...]) -> str:
 
 def prepared_toy(seed: int, out: Path) -> Path:
     """The toy's pictures, views and mesh in a folder, made when missing."""
-    folder = out.resolve() / f"toy-{seed}"
+    folder = places.output(out) / f"toy-{seed}"
     if not (folder / "toy.json").is_file():  # written last
         folder.mkdir(parents=True, exist_ok=True)
         write_toy(make_toy(seed), folder, VIEWS, SIZE)
@@ -98,9 +98,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--seed", type=int, default=DEMO_SEED, help=f"the toy; {TEST_SEED} and up were never trained on"
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "outputs" / "demo", help="where the toy's pictures go"
-    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="where the toy's pictures go")
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
     if args.picture is not None and is_override(args.picture) and not Path(args.picture).is_file():

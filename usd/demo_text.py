@@ -9,15 +9,14 @@ import resource
 import time
 from collections.abc import Mapping
 
-from usd.core import process
-from usd.core.config import ROOT
+from usd.core import places, process
 from usd.core.loading import is_override, override
 from usd.evaluation.text_score import TextScore, score_file
 from usd.experiment import shown
 from usd.stages import run_stages
 from usd.train import Outcome, say
 
-CONFIG = ROOT / "configs" / "usd-text-to-3D-mini.yaml"
+CONFIG = places.resource("configs/usd-text-to-3D-mini.yaml")
 SENTENCE = "a red car with a blue roof"
 
 

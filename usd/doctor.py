@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import usd
-from usd.core.config import ROOT
+from usd.core import places
 from usd.core.registry import KINDS, custom_folders, names
 
 PACKAGES = (
@@ -52,7 +52,7 @@ def _system() -> list[str]:
         f"usd {usd.__version__}, python {platform.python_version()}, {platform.platform()}",
         f"cpu: {os.cpu_count()} cores",
         f"memory: {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free",
-        f"disk: {shutil.disk_usage(ROOT).free / 2**30:.1f} GiB free; command: {Path(sys.argv[0]).name}",
+        f"disk: {shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free; command: {Path(sys.argv[0]).name}",
     ]
 
 
@@ -105,9 +105,12 @@ def _accelerator(package: Any) -> str:
 
 
 def _models() -> list[str]:
-    folders = sorted((ROOT / "load").glob("*/*/"))
+    root = places.resources()
+    folders = sorted((root / "load").glob("*/*/"))
     sizes = [(f, sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) / 2**20) for f in folders]
-    return [f"{folder.relative_to(ROOT)}: {size:.1f} MiB" for folder, size in sizes] or ["none in load/"]
+    return [f"{folder.relative_to(root)}: {size:.1f} MiB" for folder, size in sizes] or [
+        f"none in {root / 'load'}"
+    ]
 
 
 def _parts() -> list[str]:

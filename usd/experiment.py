@@ -17,7 +17,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from usd.core import files, loading
-from usd.core.config import ROOT, Spec, component, option, parse, plain
+from usd.core.config import Spec, component, option, parse, plain
 from usd.core.errors import ConfigError, UserError
 from usd.core.overrides import OptionReader
 
@@ -80,7 +80,9 @@ class Experiment:
     seed: int = option(0, "of all randomness", ge=0, le=2**63 - 1)
     use_timestamp: bool = option(True, "add the time to the trial's folder")
     timestamp: str | None = option(None, "that time; set by the launcher")
-    exp_root_dir: Path = option("outputs", "where trials go; a relative path means the repository")
+    exp_root_dir: Path = option(
+        "outputs", "where trials go; a relative path means the working directory", path="output"
+    )
     resume: Path | None = option(None, "a checkpoint to continue from, test or export")
     data: Spec = component("data", help="what to train on and to look at")
     system: Spec = component("system", help="what is optimised, by which losses")
@@ -363,7 +365,6 @@ def shown(path: Path) -> str:
 
 
 __all__ = [
-    "ROOT",
     "Experiment",
     "Trial",
     "load_experiment",

@@ -38,8 +38,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from usd import interrupts
-from usd.core import files, loading
-from usd.core.config import ROOT, ConfigError, option, parse, plain
+from usd.core import files, loading, places
+from usd.core.config import ConfigError, option, parse, plain
 from usd.core.errors import UserError, did_you_mean
 from usd.core.loading import Content, Loaded, Reader
 from usd.core.overrides import typed_value
@@ -88,14 +88,14 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What decides its result, apart from the number of steps and from other stages.
 
-        Paths below the run's folder and the repository are written relative to them: both may move.
+        Paths below the run's folder and the resources are written relative to them: both may move.
         """
         everything = plain(self.experiment)
         trainer = {key: everything["trainer"][key] for key in ("precision", "gradient_clip_val")}
         kinds = ("system", "data", *(["exporter"] if self.mode == "export" else []))
         parts = {key: everything.get(key) for kind in kinds for key in (kind, f"{kind}_type")}
         text = json.dumps({"mode": self.mode, "seed": self.experiment.seed, **parts, "trainer": trainer})
-        for folder, name in ((self.trial.folder.parent, "<run>"), (ROOT, "<repository>")):
+        for folder, name in ((self.trial.folder.parent, "<run>"), (places.resources(), "<repository>")):
             text = text.replace(json.dumps(str(folder))[1:-1], name)
         return json.loads(text)
 
@@ -285,7 +285,9 @@ class Run:
 
     name: str = option("default", "folder of this family of runs")
     tag: str = option("", "folder of this run")
-    exp_root_dir: Path = option("outputs", "where runs go; a relative path means the repository")
+    exp_root_dir: Path = option(
+        "outputs", "where runs go; a relative path means the working directory", path="output"
+    )
 
     @property
     def folder(self) -> Path:

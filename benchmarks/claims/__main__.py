@@ -22,9 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import runs
+from benchmarks import ROOT, runs
 from benchmarks.claims import shared
-from usd.core.config import ROOT
 from usd.core.errors import UserError
 from usd.experiment import shown
 

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks import runs
-from usd.core.config import ROOT
+from benchmarks import ROOT, runs
 from usd.core.errors import UserError
 from usd.data.pictures import writing
 from usd.data.reference import ReferenceConfig, load_reference

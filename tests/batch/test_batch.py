@@ -14,8 +14,7 @@ import psutil
 import pytest
 
 from tests.small import save_disc
-from usd.batch import Result, Task, work
-from usd.batch import __main__ as command
+from usd.batch import Result, Task, command, work
 from usd.batch.launchers import Local, cards
 from usd.batch.running import run_all
 from usd.batch.summary import columns, figures_of, table, write_sheet, write_table

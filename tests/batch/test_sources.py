@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.small import save_disc
-from usd.batch import Result, Task
-from usd.batch import __main__ as command
+from usd.batch import Result, Task, command
 from usd.batch.launchers import Local
 from usd.batch.names import distinct, object_name
 from usd.batch.tasks import sources

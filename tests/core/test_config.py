@@ -4,7 +4,8 @@ from typing import Literal
 
 import pytest
 
-from usd.core.config import ROOT, ConfigError, Schedule, Spec, component, option, parse, plain, spec
+from usd.core import places
+from usd.core.config import ConfigError, Schedule, Spec, component, option, parse, plain, spec
 from usd.core.loading import Origin
 
 
@@ -146,22 +147,44 @@ def test_a_spec_can_be_made_without_a_file():
 
 
 @dataclass(frozen=True)
-class Places:
-    out: Path = option("outputs")
+class Paths:
+    file: Path = option("none.png")
+    out: Path = option("outputs", path="output")
     model: str = option("some/model-id", path=True)
 
 
-def test_a_path_is_found_beside_the_file_that_set_it_then_in_the_repository(tmp_path, monkeypatch):
+def test_a_path_is_found_beside_the_file_that_set_it_then_among_the_resources(tmp_path, monkeypatch):
     (tmp_path / "here.png").touch()
-    origins = {"out": Origin(tmp_path), "model": Origin(tmp_path)}
-    assert parse(Places, {"out": "here.png"}, "", origins).out == tmp_path / "here.png"
-    assert parse(Places, {"model": "here.png"}, "", origins).model == str(tmp_path / "here.png")
-    assert parse(Places, {"model": "usd/core"}, "", origins).model == str(ROOT / "usd" / "core")
+    origins = {"file": Origin(tmp_path), "model": Origin(tmp_path)}
+    assert parse(Paths, {"file": "here.png"}, "", origins).file == tmp_path / "here.png"
+    assert parse(Paths, {"model": "here.png"}, "", origins).model == str(tmp_path / "here.png")
+    clip = parse(Paths, {"model": "load/toybox/clip"}, "", origins).model
+    assert clip == str(places.resource("load/toybox/clip"))
     monkeypatch.chdir(tmp_path)
-    assert parse(Places, {"model": "here.png"}).model == "here.png", "the working directory must not matter"
+    assert parse(Paths, {"model": "here.png"}).model == "here.png", "the working directory must not matter"
 
 
-def test_what_does_not_exist_stays_a_name_or_is_made_in_the_repository(tmp_path):
-    assert parse(Places, {}).model == "some/model-id"
-    assert parse(Places, {"out": "new"}, "", {"out": Origin(tmp_path)}).out == ROOT / "new"
-    assert parse(Places, {"out": "new"}, "", {"out": Origin(tmp_path, by_hand=True)}).out == tmp_path / "new"
+def test_a_path_in_a_file_that_is_elsewhere_is_looked_for_in_the_working_directory(tmp_path, monkeypatch):
+    views = tmp_path / "mine" / "views"
+    views.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert parse(Paths, {"model": "views"}, "", {"model": Origin(tmp_path)}).model == str(views)
+
+
+def test_what_does_not_exist_stays_a_name_or_is_made_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert parse(Paths, {}).model == "some/model-id"
+    assert parse(Paths, {"file": "new"}, "", {"file": Origin(tmp_path)}).file == tmp_path / "mine" / "new"
+    by_hand = {"file": Origin(tmp_path, by_hand=True)}
+    assert parse(Paths, {"file": "new"}, "", by_hand).file == tmp_path / "new"
+
+
+@pytest.mark.parametrize("origins", [{}, {"out": Origin(places.PACKAGE)}], ids=["default", "of a file"])
+def test_outputs_go_below_the_working_directory_whatever_lies_beside_the_file(tmp_path, monkeypatch, origins):
+    """A folder of that name beside the file, inside the package say, is not written to."""
+    monkeypatch.chdir(tmp_path)
+    assert (places.PACKAGE / "core").is_dir()
+    assert parse(Paths, {"out": "core"}, "", origins).out == tmp_path / "core"
+    assert parse(Paths, {}, "", origins).out == tmp_path / "outputs"
+    assert parse(Paths, {"out": str(tmp_path / "a")}, "", origins).out == tmp_path / "a"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from usd.core import process
+from usd.core import places, process
 from usd.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,11 +42,11 @@ def test_without_a_home_that_can_be_written_caches_are_temporary_and_said(no_hom
 
 
 def test_a_folder_of_somebody_else_in_the_place_of_the_temporary_cache_is_not_used(no_home, monkeypatch):
-    mine = process.temporary_cache()
-    assert process.temporary_cache() == mine
+    mine = places.temporary_cache()
+    assert places.temporary_cache() == mine
     mine.rmdir()
     mine.symlink_to(no_home)
-    assert process.temporary_cache() not in (mine, no_home)
+    assert places.temporary_cache() not in (mine, no_home)
 
 
 def test_models_fetched_before_are_read_from_a_cache_that_cannot_be_written(no_home, monkeypatch, capsys):

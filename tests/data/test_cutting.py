@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 
 from tests.data.test_reference import RED, cutout, disc, photograph, save
-from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.places import resource
 from usd.data.cutting import find_padding, has_alpha, without_strays
 from usd.data.masks import masked
 from usd.data.reference import Reference, ReferenceConfig, bounding_box, load_reference
 
-SHIPPED = sorted((ROOT / "load/images").glob("*.png"))
+SHIPPED = sorted(resource("load/images").glob("*.png"))
 
 
 def loaded(tmp_path, pixels, **options) -> Reference:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import TinyModels
+from usd.core import places
 from usd.core.config import UserError
 from usd.denoiser import Running, check_shared_latents, load, open_text_denoiser, open_view_denoiser
 from usd.denoiser.frozen import Frozen
@@ -92,7 +93,9 @@ def test_a_missing_model_is_told_before_the_heavy_libraries_are_imported() -> No
         "import sys; from usd.core.registry import find; find('denoiser', 'zero123'); find('guidance', 'usd-guidance');"
         "sys.exit('diffusers' in sys.modules or 'transformers' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=load.ROOT, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=places.PACKAGE.parent, check=False).returncode == 0
+    )
 
 
 def test_mirrors_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.places import resource
 from usd.denoiser import Running
 from usd.denoiser.load import open_model
 
@@ -15,7 +15,7 @@ from usd.denoiser.load import open_model
 @pytest.fixture
 def model(tmp_path) -> Path:
     """The embedded model, its weights by link."""
-    source = ROOT / "load" / "toybox" / "stable-diffusion"
+    source = resource("load/toybox/stable-diffusion")
     shutil.copytree(source, tmp_path / "model", copy_function=_linked)
     return tmp_path / "model"
 

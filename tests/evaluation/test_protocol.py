@@ -12,8 +12,7 @@ from usd.core.types import Mesh
 from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
 from usd.data.transforms import write_transforms
-from usd.evaluation import __main__ as command
-from usd.evaluation import protocol
+from usd.evaluation import command, protocol
 from usd.evaluation.align import Similarity, apply, unit_box
 from usd.evaluation.mesh_views import open_mesh, see_mesh
 from usd.evaluation.metrics import mask_iou, psnr

@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from extern.zero123 import Zero123Pipeline, _cameras
 from tests.conftest import TinyModels
 from usd.core.config import UserError
 from usd.denoiser.zero123_condition import relative_pose
+from usd.extern.zero123 import Zero123Pipeline, _cameras
 
 
 def test_poses_are_differences_in_the_published_convention() -> None:

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
 from usd.batch.work import perform
-from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.places import PACKAGE
 
 HERE = "127.0.0.1"
 OPEN_CLUSTER = (
@@ -139,7 +139,7 @@ def package() -> Any:
 
 
 def _path() -> str:
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def cards(share: float | int) -> list[str]:

@@ -19,8 +19,8 @@ from pathlib import Path
 from usd.batch import Result, Status, Task, log_of
 from usd.batch.tasks import digest, fingerprint, from_json, read_record, to_json, write_record
 from usd.core import files, loading, process
-from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.places import PACKAGE
 
 PATIENCE = 60.0  # seconds that a predecessor gets to leave
 STATUS: dict[int, Status] = {0: "done", 2: "failed", 130: "interrupted"}
@@ -46,7 +46,7 @@ def perform(task: Task) -> Result:
 
 def _watched(task: Task, out: object) -> int:
     """The process's exit code."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {
         **os.environ,
         "OMP_NUM_THREADS": str(task.threads),

@@ -22,7 +22,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from usd.core import registry
+from usd.core import places, registry
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.loading import Origin, load_config
 from usd.core.schedule import FORMS, Schedule
@@ -45,8 +45,6 @@ LARGEST = {int: 2**31 - 1, float: 1e9}
 """What a number may be on either side of zero where its option has no bound of its own: more is a slip of the hand,
 and its square is not finite in the arithmetic of a GPU."""
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @dataclass(frozen=True)
 class Option:
@@ -58,7 +56,7 @@ class Option:
     le: int | float | None = None
     lt: int | float | None = None
     choices: tuple[object, ...] | None = None
-    path: bool = False
+    path: bool | Literal["output"] = False
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,14 @@ def option(
     le: int | float | None = None,
     lt: int | float | None = None,
     choices: Sequence[object] | None = None,
-    path: bool = False,
+    path: bool | Literal["output"] = False,
 ) -> Any:
     """A dataclass field with a meaning and bounds. Bounds also hold for each element and each value of a schedule.
 
     ``path=True`` marks a string that may be a file or folder: when it exists beside the configuration file (for a
-    value typed by hand: in the working directory) or in the repository, it becomes that absolute path; otherwise it
-    stays as it is, a model's name say. A field of type ``Path`` always becomes absolute.
+    value typed by hand: in the working directory), among the resources (``load/...``) or in the working directory, it
+    becomes that absolute path; otherwise it stays as it is, a model's name say. A field of type ``Path`` always
+    becomes absolute; with ``path="output"`` it is a folder to write to, below the working directory.
     """
     meta = Option(help, ge, gt, le, lt, None if choices is None else tuple(choices), path)
     return _field(default, {"option": meta})
@@ -226,7 +225,9 @@ def _spec(kind: str, name: str, options: Any, at: _Place) -> Spec:
 
 
 def _checked(value: Any, hint: Any, rules: Option, at: _Place) -> Any:
-    result = _value(value, hint, rules.path, at)
+    if rules.path == "output" and isinstance(value, str | Path):
+        value = places.output(_expanded(str(value)))
+    result = _value(value, hint, bool(rules.path), at)
     if rules.choices is not None and result not in rules.choices:
         known = [str(choice) for choice in rules.choices]
         hint_text = did_you_mean(str(result), known)
@@ -381,27 +382,29 @@ def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
 def _located(text: str, at: _Place, must: bool) -> str:
     """``text`` as an absolute path; a word and a colon before it, as in ``mesh:FILE``, are kept.
 
-    What exists wins: beside the file that set it (or in the working directory when typed by hand), else in the
-    repository. What exists nowhere is meant to be made there, or, unless it ``must`` be a path, left as it is.
+    What exists wins: beside the file that set it (or in the working directory when typed by hand), else among the
+    resources, else in the working directory. What exists nowhere is meant to be made in the working directory, or,
+    unless it ``must`` be a path, left as it is.
     """
-    origin = at.origins.get(at.key, Origin(ROOT))
+    origin = at.origins.get(at.key)
     word, colon, rest = text.partition(":")
-    if (
-        colon
-        and rest
-        and word.isalpha()
-        and len(word) > 1
-        and not must
-        and not (origin.folder / text).exists()
-    ):
+    if colon and rest and word.isalpha() and len(word) > 1 and not must and not _exists(origin, text):
         return f"{word}:{_located(rest, at, must)}"
     given = _expanded(text)
     if not text or given.is_absolute():
         return str(given) if text else text
-    found = [folder / given for folder in (origin.folder, ROOT) if os.path.exists(folder / given)]
-    if not found and not must:
+    written = [] if origin is None else [origin.folder / given, places.output(given)]
+    tried = [*written[:1], places.find_resource(given), *written[1:]]
+    found = next((place for place in tried if place is not None and os.path.exists(place)), None)
+    if found is None and not must:
         return text
-    return os.path.normpath(found[0] if found else (origin.folder if origin.by_hand else ROOT) / given)
+    typed_in = origin.folder if origin is not None and origin.by_hand else Path.cwd()
+    return os.path.normpath(found or typed_in / given)
+
+
+def _exists(origin: Origin | None, text: str) -> bool:
+    """Whether a path with a colon in it is there as it stands."""
+    return origin is not None and (origin.folder / text).exists()
 
 
 def _expanded(text: str) -> Path:

@@ -16,7 +16,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from usd.core.errors import ConfigError, UserError, listing
+from usd.core import places
+from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.schedule import Schedule
 
 
@@ -113,14 +114,45 @@ def chain(file: "str | Path") -> list[Content]:
     return list(_chain(Path(file), ()))
 
 
+def find_config(name: "str | Path") -> Path:
+    """The file that ``name`` means: a path, ``configs/...`` of the resources, or a shipped configuration's bare name.
+
+    Raises ``UserError`` for a bare name that nothing has; a path that is not there is returned as it is.
+    """
+    path = Path(name)
+    if os.path.exists(path):
+        return path
+    if found := places.find_resource(path):
+        return found
+    if path.suffix or path.parent != Path() or not path.name:
+        return path
+    known = places.recipes()
+    if path.name not in known:
+        raise UserError(
+            f"{name}: no such configuration; expected a YAML file or one of {listing(known)}."
+            f"{did_you_mean(path.name, known)}"
+        )
+    return known[path.name]
+
+
 def _chain(file: Path, above: tuple[Path, ...]) -> list[tuple[dict[str, Any], Path]]:
     file = _resolved(file)
     if file in above:
         raise ConfigError(f"{file}: inherits from itself through base:")
     content = _read(file)
     names = base_names(content.pop("base", None), f"{file}: base")
-    inherited = [item for name in names for item in _chain(file.parent / name, (*above, file))]
+    inherited = [item for name in names for item in _chain(_base(file.parent, name), (*above, file))]
     return [*inherited, (content, file.parent)]
+
+
+def _base(folder: Path, name: str) -> Path:
+    """The file that ``base: name`` means in a file of ``folder``: one beside it, else a shipped configuration."""
+    beside = folder / name
+    return (
+        beside
+        if os.path.exists(beside)
+        else places.recipes().get(name) or places.find_resource(name) or beside
+    )
 
 
 def base_names(base: Any, where: str) -> list[str]:

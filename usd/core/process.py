@@ -7,11 +7,10 @@ anything else; the standard library only.
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 from usd.core.errors import UserError
+from usd.core.places import is_writable, temporary_cache, user_cache
 
 CACHES = {
     "WARP_CACHE_PATH": "warp",
@@ -101,36 +100,3 @@ def move_caches() -> None:
     sys.stdout.write(
         f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
     )
-
-
-def user_cache() -> Path | None:
-    """Return the user's cache folder, as libraries find it; None where nothing says where it is."""
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named)
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    return home / ".cache" if home.is_absolute() else None
-
-
-def is_writable(folder: Path) -> bool:
-    """Return whether files can be made in a folder, which is made if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
-
-
-def temporary_cache() -> Path:
-    """Return this user's own cache below the system's temporary folder, the same in every run if possible."""
-    user = os.environ.get("USERNAME", "user") if os.name == "nt" else os.getuid()
-    folder = Path(tempfile.gettempdir()) / f"usd-cache-{user}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        own = not folder.is_symlink() and (os.name == "nt" or folder.stat().st_uid == user)
-    except OSError:
-        own = False
-    return folder if own else Path(tempfile.mkdtemp(prefix="usd-cache-"))

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard, TypeVar, overload
 
 from usd.core.errors import UserError, did_you_mean, listing
+from usd.core.places import PACKAGE, checkout
 
 KINDS = (
     "system",
@@ -36,7 +37,6 @@ KINDS = (
     "exporter",
 )
 SUFFIXES = tuple(f"_{kind}" for kind in KINDS) + ("_datamodule", "_data_module")
-PACKAGE = Path(__file__).resolve().parents[1]
 CUSTOM_VARIABLE = "USD_CUSTOM"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 
@@ -172,9 +172,14 @@ def _aliases(kind: str) -> dict[str, str]:
 
 
 def custom_folders() -> list[Path]:
-    """Where drop-in components live: ``custom/`` of the repository, and what the variable USD_CUSTOM names."""
+    """Where drop-in components live, each folder once.
+
+    They are ``custom/`` of the repository in a checkout, ``custom/`` of the working directory, and what the variable
+    USD_CUSTOM names.
+    """
     extra = os.environ.get(CUSTOM_VARIABLE, "")
-    return [PACKAGE.parent / "custom", *[Path(item) for item in extra.split(os.pathsep) if item]]
+    roots = [root / "custom" for root in (checkout(), Path.cwd()) if root is not None]
+    return list(dict.fromkeys([*roots, *[Path(item) for item in extra.split(os.pathsep) if item]]))
 
 
 def _folders(kind: str) -> list[Path]:

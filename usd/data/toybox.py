@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.core import files
-from usd.core.config import ROOT, ConfigError, option
+from usd.core.config import ConfigError, option
+from usd.core.places import output
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.math.camera import Cameras
@@ -115,8 +116,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     @property
     def cache(self) -> Path:
-        path = Path(self.config.cache)
-        return path if path.is_absolute() else ROOT / path
+        return output(self.config.cache)
 
     def prepare_data(self) -> None:
         """Renders missing shards and encodes missing latents (once, on one process)."""

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 
 from usd.core.config import UserError, option
+from usd.core.places import command
 from usd.data import colmap, syncdreamer, wonder3d, zero123_views
 from usd.data.file_names import PICTURES, Folder
 from usd.data.masks import MaskPolicy, masked
@@ -259,6 +260,6 @@ def read_trial_views(path: Path, options: ViewOptions, where: str) -> ViewSet:
         known = ", ".join(sorted(folders)) or "none"
         raise UserError(
             f"{where}: {path}: has no rendered {options.trial_views or 'views'} (found: {known}); "
-            "expected save/it<step>-<name>/transforms.json, which launch.py --test writes"
+            f"expected save/it<step>-<name>/transforms.json, which {command('test')} writes"
         )
     return read_transforms_views(folder / "transforms.json", options, where).noting(f"views of {folder.name}")

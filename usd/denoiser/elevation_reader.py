@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from usd.core.config import ROOT, option, parse
+from usd.core.config import option, parse
+from usd.core.places import resource
 from usd.denoiser.weights import readable
 
-WEIGHTS = ROOT / "load" / "toybox" / "elevation_reader.safetensors"
+WEIGHTS = resource("load/toybox/elevation_reader.safetensors")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from usd.core.config import ROOT, option, parse
+from usd.core.config import option, parse
 from usd.core.errors import UserError, did_you_mean
+from usd.core.places import find_resource, output, resource
 from usd.core.registry import find
 from usd.denoiser import Denoiser, Running
 from usd.denoiser.lora_file import is_lora_folder, with_lora
@@ -22,7 +23,7 @@ from usd.denoiser.weights import read_json, weight_files
 from usd.denoiser.zero123_condition import FourthNumber
 
 LOG = logging.getLogger(__name__)
-ALIAS_FILE = ROOT / "load" / "models.yaml"
+ALIAS_FILE = resource("load/models.yaml")
 HUB_TIMEOUT_S = 5.0
 SINGLE_FILES = (".ckpt", ".safetensors", ".bin", ".pt")
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
@@ -33,7 +34,7 @@ class ModelEntry:
     """One model of ``load/models.yaml``; the file's head explains the fields."""
 
     denoiser: str = option(help="file of usd/denoiser that runs it")
-    path: str | None = option(None, "folder or single file inside this repository")
+    path: str | None = option(None, "folder or single file that comes with the package")
     repository: str | None = option(None, "Hugging Face id")
     revision: str = option("main", "branch, tag or commit")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
@@ -175,12 +176,12 @@ def _base_of(place: Path, where: str) -> str:
 
 
 def _local_place(text: str | None) -> Path | None:
-    """``text`` as a folder or file: absolute, in the repository, or as typed at the shell."""
+    """``text`` as a folder or file: absolute, among the resources, or as typed at the shell."""
     if not text:
         return None
     given = Path(text).expanduser()
-    places = [given] if given.is_absolute() else [ROOT / given, given.absolute()]
-    return next((place.resolve() for place in places if place.is_dir() or place.is_file()), None)
+    places = [find_resource(given), output(given)]
+    return next((place.resolve() for place in places if place and (place.is_dir() or place.is_file())), None)
 
 
 def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
@@ -251,10 +252,8 @@ def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
 def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
     """The one line that says what was tried and what to do."""
     if entry is not None and entry.path:
-        place = ROOT / entry.path
-        return (
-            f"{where}: model '{name}' comes with the repository, but {place} is missing; restore it with git"
-        )
+        place = resource(entry.path)
+        return f"{where}: model '{name}' comes with the package, but {place} is missing; restore it"
     tried = f"Hugging Face: {', '.join(reasons)}" if reasons else "it is no Hugging Face id"
     hint = "" if entry else did_you_mean(name, model_entries())
     return (

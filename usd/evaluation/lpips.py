@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.places import output, resource
 
 VGG_FILE, LINEAR_FILE = "vgg16-397923af.pth", "vgg.pth"
 CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
@@ -62,7 +62,8 @@ def folders() -> list[Path]:
     """Where weights are looked for, first to last."""
     package = importlib.util.find_spec("lpips")
     inside = [Path(package.origin).parent / "weights/v0.1"] if package and package.origin else []
-    return [ROOT / "load/lpips", Path(torch.hub.get_dir()) / "checkpoints", *inside]
+    given = dict.fromkeys([resource("load/lpips"), output("load/lpips")])
+    return [*given, Path(torch.hub.get_dir()) / "checkpoints", *inside]
 
 
 def find_lpips(places: list[Path] | None = None) -> tuple[Lpips | None, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from usd.core.errors import UserError
+from usd.core.places import command
 from usd.core.types import Mesh
 from usd.data.pictures import over
 from usd.data.syncdreamer import target_cameras
@@ -299,7 +300,7 @@ def matching(mine: ViewSet, theirs: ViewSet, where: str) -> tuple[tuple[ViewSet,
     if not pairs:
         raise UserError(
             f"{where}: no two views were taken by the same camera; expected the reference's cameras: render them with "
-            "launch.py --test data.eval_transforms=<reference>/transforms.json"
+            f"{command('test')} data.eval_transforms=<reference>/transforms.json"
         )
     lost = len(theirs) - len(pairs)
     notes = [f"{lost} of {len(theirs)} reference views have no counterpart and are left out"] if lost else []

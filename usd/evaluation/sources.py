@@ -14,6 +14,7 @@ from pathlib import Path
 
 from usd.core.config import parse
 from usd.core.errors import UserError
+from usd.core.places import command
 from usd.core.types import Mesh
 from usd.data.toy_views import see_toy, toy_seed
 from usd.data.view_readers import ViewOptions, is_trial, read_views, trial_folders
@@ -114,7 +115,8 @@ def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> Source:
     folders, exported = trial_folders(path), exported_mesh(path)
     if not folders and exported is None:
         raise UserError(
-            f"{where}: {path}: has neither rendered views nor an exported mesh; run launch.py --test or --export"
+            f"{where}: {path}: has neither rendered views nor an exported mesh; run "
+            f"{command('test')} or {command('export')}"
         )
     name = next((n for n in ("test", "turntable", *sorted(folders)) if n in folders), None)
     views = read_views(path, replace(options, trial_views=name), where) if name else None

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import ROOT
+from usd.core.places import resource
 from usd.evaluation.embedded import Clip
 from usd.math.camera import Cameras
 from usd.mesh_io.pictures import pictures
@@ -24,7 +24,7 @@ from usd.toybox.cameras import cameras_at
 from usd.toybox.objects import make_toy
 from usd.toybox.shapes import COLORS, SHAPES
 
-CLIP = ROOT / "load" / "toybox" / "clip"
+CLIP = resource("load/toybox/clip")
 VIEWS, SIZE = 8, 128
 SEARCHED = 200  # toys of a category among which one of the wanted color is looked for
 

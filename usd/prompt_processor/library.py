@@ -5,10 +5,10 @@ import re
 from functools import cache
 from pathlib import Path
 
-from usd.core.config import ROOT
 from usd.core.errors import UserError
+from usd.core.places import resource
 
-LIBRARY_FILE = ROOT / "load" / "prompt_library.json"
+LIBRARY_FILE = resource("load/prompt_library.json")
 PREFIX = "lib:"
 
 

@@ -86,7 +86,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         perp_neg_f_fs: Decay = option((4, 0.5, -2.426), "front, between front and side", ge=-1000, le=1000)
         perp_neg_f_sf: Decay = option((4, 0.5, -2.426), "side, between front and side", ge=-1000, le=1000)
         use_cache: bool = option(True, "keep embeddings on disk, so that the text encoder is read once")
-        cache_dir: Path = option("outputs/prompt-cache", "where")
+        cache_dir: Path = option("outputs/prompt-cache", "where", path="output")
         half_precision_weights: bool = option(True, "fp16 text encoder on CUDA; CPUs always use fp32")
 
     def __init__(self, config: Config) -> None:

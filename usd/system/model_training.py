@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from usd.core import ranks
-from usd.core.config import ROOT, option
+from usd.core.config import option
+from usd.core.places import output
 from usd.data.pictures import contact_sheet, write_picture
 from usd.system import System
 
@@ -31,7 +32,9 @@ class ModelTraining(System[M]):
     class Config(System.Config):
         ema_decay: float = option(0.999, "decay of the running average of weights, per step", ge=0, lt=1)
         bf16: bool = option(True, "compute in bfloat16 where that is safe (weights stay float32)")
-        publish_to: str | None = option(None, "folder in the repository that finished weights are written to")
+        publish_to: str | None = option(
+            None, "folder that finished weights are written to; relative to the working directory"
+        )
 
     network: Any  # an nn.Module; which, the subclass knows
     average: Any
@@ -68,7 +71,7 @@ class ModelTraining(System[M]):
 
     def on_fit_end(self) -> None:
         if self.config.publish_to:
-            self._write(ROOT / self.config.publish_to)
+            self._write(output(self.config.publish_to))
 
     def _write(self, folder: Path) -> None:
         if ranks.rank() == 0:

@@ -24,7 +24,7 @@ from usd.denoiser.sample import Sampler, sample_views
 from usd.math.camera import Cameras, orbit_cameras_deg
 
 DISTANCE, FOV_Y_DEG = 1.5, 49.1  # of the model's training renders; only differences reach the model
-Pose = tuple[float, float, float]
+Pose = tuple[int | float, int | float, int | float]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Zero123Pipeline:
     def __call__(
         self,
         image: Image.Image,
-        poses: Sequence[Sequence[float]],
+        poses: Sequence[Sequence[int | float]],
         guidance_scale: float = 3.0,
         num_inference_steps: int = 50,
         generator: torch.Generator | None = None,
@@ -66,7 +66,7 @@ class Zero123Pipeline:
         return [Image.fromarray(to_bytes(picture)) for picture in made]
 
 
-def _cameras(poses: Sequence[Sequence[float]], size: int) -> tuple[Cameras, Cameras]:
+def _cameras(poses: Sequence[Sequence[int | float]], size: int) -> tuple[Cameras, Cameras]:
     """A reference camera at elevation 0, and the cameras that stand so far from it."""
     for pose in poses:
         if len(pose) != 3 or abs(pose[0]) >= 90 or pose[2] <= -DISTANCE:

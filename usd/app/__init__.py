@@ -1,0 +1,1 @@
+"""The application: the launcher, the command ``usd`` and the public functions."""

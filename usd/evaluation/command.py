@@ -1,0 +1,79 @@
+"""``python -m usd.evaluation PRED --reference REF``: how far a result is from the truth.
+
+PRED and REF are each a mesh file, a folder of views with cameras, a trial folder, or a toybox seed. Whatever both have
+is compared: surfaces, pictures by the same cameras, or both. docs/evaluation.md states the protocol.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from usd.core import process
+from usd.data.pictures import writing
+from usd.evaluation.align import ALIGNMENTS
+from usd.evaluation.protocol import Report, evaluate, figures_table
+from usd.evaluation.sources import open_source
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m usd.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("prediction", metavar="PRED")
+    parser.add_argument("--reference", metavar="REF", required=True)
+    parser.add_argument(
+        "--align",
+        choices=ALIGNMENTS,
+        default="none",
+        help="how PRED's surface may be moved first (default: not at all)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure, also per view")
+    parser.add_argument(
+        "--skip-views",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="reference views left out, as the input's",
+    )
+    for name in ("prediction", "reference"):
+        parser.add_argument(
+            f"--{name}-up",
+            choices=("auto", "y", "z"),
+            default="auto",
+            help="the upward axis of its mesh file",
+        )
+    parser.add_argument(
+        "--input-azimuth",
+        type=float,
+        default=0.0,
+        metavar="DEG",
+        help="of SyncDreamer's and Wonder3D's views",
+    )
+    return parser
+
+
+def run(argv: list[str] | None = None) -> Report:
+    args = arguments().parse_args(argv)
+    prediction = open_source(args.prediction, "PRED", args.prediction_up, args.input_azimuth)
+    reference = open_source(args.reference, "--reference", args.reference_up, args.input_azimuth)
+    report = evaluate(prediction, reference, args.align, tuple(args.skip_views))
+    print(f"{prediction.name} against {reference.name}, alignment: {args.align}")
+    print(figures_table(report))
+    for note in report.notes:
+        print(f"- {note}")
+    if args.json is not None:
+        with writing(args.json) as file:
+            file.write_text(json.dumps(report.plain(), indent=1) + "\n")
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare, and print every figure. Returns the exit code: 2 for what the user can mend."""
+
+    def work() -> None:
+        run(argv)
+
+    return process.perform(work)
