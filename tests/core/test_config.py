@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -188,3 +188,12 @@ def test_outputs_go_below_the_working_directory_whatever_lies_beside_the_file(tm
     assert parse(Paths, {"out": "core"}, "", origins).out == tmp_path / "core"
     assert parse(Paths, {}, "", origins).out == tmp_path / "outputs"
     assert parse(Paths, {"out": str(tmp_path / "a")}, "", origins).out == tmp_path / "a"
+
+
+@pytest.mark.parametrize("hint", [Path, Path | None])
+def test_an_empty_path_is_not_the_working_directory(hint):
+    cls = make_dataclass("Options", [("folder", hint, option(None, "a folder"))], frozen=True)
+    with pytest.raises(
+        ConfigError, match="^run.folder: is empty; expected a path$|^run.folder: expected a path"
+    ):
+        parse(cls, {"folder": ""}, "run")

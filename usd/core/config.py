@@ -374,6 +374,8 @@ def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
         return float(value)
     if hint is str and (number or isinstance(value, str)):
         return _located(str(value), at, must=False) if is_path else str(value)
+    if hint is Path and value == "":
+        raise at.error("is empty; expected a path")
     if hint is Path and isinstance(value, str | Path):
         return Path(_located(str(value), at, must=True))
     raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
