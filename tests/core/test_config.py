@@ -193,7 +193,5 @@ def test_outputs_go_below_the_working_directory_whatever_lies_beside_the_file(tm
 @pytest.mark.parametrize("hint", [Path, Path | None])
 def test_an_empty_path_is_not_the_working_directory(hint):
     cls = make_dataclass("Options", [("folder", hint, option(None, "a folder"))], frozen=True)
-    with pytest.raises(
-        ConfigError, match="^run.folder: is empty; expected a path$|^run.folder: expected a path"
-    ):
+    with pytest.raises(ConfigError, match=r"^run\.folder: is empty; expected a path$"):
         parse(cls, {"folder": ""}, "run")
