@@ -4,6 +4,7 @@ import pytest
 
 import launch
 from tests.small import CONFIGS, SHRUNK, command, trial
+from usd.app import launcher
 from usd.core.config import Schedule, plain
 from usd.experiment import load_experiment
 from usd.stages import plans
@@ -253,7 +254,7 @@ def test_the_small_recipe_keeps_its_own_reference_term():
 
 
 def test_the_published_command_line_parses_to_the_published_values():
-    flags, overrides = launch.arguments(["--config", "configs/usd-patch.yaml", "--train", "--gpu", "0"])
+    flags, overrides = launcher.arguments(["--config", "configs/usd-patch.yaml", "--train", "--gpu", "0"])
     assert (flags.mode, flags.gpu, overrides) == ("train", "0", [])
     experiment, _ = load_experiment([CONFIGS / "usd-patch.yaml"])
     system, data = experiment.system.config, experiment.data.config

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
 import launch
+from usd.app import launcher
 from usd.core import checkpoint
 from usd.core.config import plain
 from usd.core.registry import find
@@ -120,7 +121,7 @@ def test_what_stands_behind_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("seed=3.yaml").touch()
     files = ["x/tag=a/parsed.yaml", "./b=c.yaml", "seed=3.yaml"]
-    flags, overrides = launch.arguments(
+    flags, overrides = launcher.arguments(
         ["--config", *files, "seed=3", "--train", "--config", "no=file", "tag=x"]
     )
     assert (flags.config, overrides) == ([*files, "no=file"], ["seed=3", "tag=x"])

@@ -1,8 +1,7 @@
 """``python -m usd``: the command ``usd``."""
 
-import sys
-
 from usd.app.commands import main
+from usd.core import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process.start(main)

@@ -80,7 +80,7 @@ def test_a_single_file_that_is_missing_is_one_line() -> None:
 def test_an_embedded_model_that_is_missing_says_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = load.ModelEntry(denoiser="zero123", path="load/nowhere/zero123")
     monkeypatch.setattr(load, "model_entries", lambda: {"embedded": entry})
-    assert "comes with the repository, but" in _message("embedded")
+    assert "comes with the package, but" in _message("embedded")
 
 
 def _refuse(*_: object, **__: object) -> None:

@@ -5,6 +5,7 @@ import torch
 
 import launch
 from tests.small import CONFIGS, command, trial
+from usd.app import launcher
 from usd.core import checkpoint
 from usd.core.config import parse
 from usd.core.registry import build
@@ -19,7 +20,7 @@ NORMALS = ["system.geometry.normal_type=finite_difference", "system.stage=geomet
 
 
 def system(*overrides: str) -> DistillationSystem:
-    _, arguments = launch.arguments(command("usd-text-to-3D-patch-mini.yaml", CONFIGS)[2:])
+    _, arguments = launcher.arguments(command("usd-text-to-3D-patch-mini.yaml", CONFIGS)[2:])
     experiment, _ = load_experiment([CONFIGS / "usd-text-to-3D-patch-mini.yaml"], [*arguments, *overrides])
     torch.manual_seed(0)
     return build(experiment.system)
