@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import ROOT, chart, runs
 from benchmarks.runs import SIZE, VIEWS
 from benchmarks.tables import Column, Figures, number, table
+from usd.app.stages import read_record, written
 from usd.core import loading
 from usd.data.pictures import read_rgba, write_picture
 from usd.evaluation.mesh_views import open_mesh, see_mesh
 from usd.evaluation.metrics import sharpness
 from usd.evaluation.protocol import compare_surfaces
 from usd.evaluation.views import mean_score, score
-from usd.stages import read_record, written
 from usd.toybox.cameras import held_out_cameras
 from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import make_toy

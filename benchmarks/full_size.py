@@ -26,8 +26,8 @@ import torch
 
 import launch
 from benchmarks import ROOT
-from benchmarks.live import Call, Live, gib, resident, watched
 from benchmarks.published_models import MODELS, Published, parameters_of, shrunk, write
+from benchmarks.tensor_memory import Call, Live, gib, resident, watched
 from usd.denoiser import Running
 from usd.denoiser.load import open_model
 from usd.denoiser.parts import PROJECTION, open_parts

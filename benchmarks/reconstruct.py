@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import ROOT, runs
 from benchmarks.export_round_trip import read_file
 from benchmarks.tables import Figures, number, spread
+from usd.app.toys import write_toy
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.data.convert import layout_cameras, write_layout
@@ -41,7 +42,6 @@ from usd.evaluation.protocol import compare_surfaces
 from usd.mesh_io.colored_mesh import ColoredMesh
 from usd.mesh_io.pictures import pictures
 from usd.toybox import REFERENCE_AZIMUTH_DEG, TEST_SEED
-from usd.toybox.__main__ import write_toy
 from usd.toybox.cameras import held_out_cameras
 from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import make_toy

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from benchmarks import ROOT
 from benchmarks.tables import Figures
+from usd.app.toys import write_toy
 from usd.core import files
 from usd.core.errors import UserError
 from usd.core.loading import chain
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.toybox import TEST_SEED
-from usd.toybox.__main__ import write_toy
 from usd.toybox.objects import NAMELESS, make_toy
 
 Settings = Mapping[str, object]
@@ -198,7 +198,7 @@ def _processes() -> Any:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(
-            ["usd.train", "usd.denoiser.latent", "diffusers.models", "transformers"]
+            ["usd.app.train", "usd.denoiser.latent", "diffusers.models", "transformers"]
         )
     return context
 

@@ -110,7 +110,7 @@ def test_the_test_of_layers_can_fail():
     assert forbidden(PACKAGE / "math" / "camera.py", "usd.core.config")
     assert forbidden(PACKAGE / "guidance" / "usd.py", "usd.renderer.patch")
     assert forbidden(PACKAGE / "losses" / "opacity.py", "usd.system")
-    assert forbidden(PACKAGE / "geometry" / "__init__.py", "usd.train")
+    assert forbidden(PACKAGE / "geometry" / "__init__.py", "usd.app.train")
     assert not forbidden(PACKAGE / "guidance" / "usd.py", "usd.denoiser")
     assert not forbidden(PACKAGE / "system" / "usd.py", "usd.data.random_camera")
 
@@ -159,7 +159,7 @@ def test_every_option_is_read_by_something(file):
 
 def test_options_were_found_at_all():
     assert len(DECLARING) > 10
-    assert "max_steps" in options(PACKAGE / "experiment.py")
+    assert "max_steps" in options(PACKAGE / "app" / "experiment.py")
 
 
 # ------------------------------------------------------------------------------------------------------- sizes
@@ -263,7 +263,7 @@ def test_the_documented_layers_name_every_folder_and_file():
 
 def test_the_test_of_the_tree_can_fail():
     tree = "usd/\n  core/\n    config.py gone.py    a comment\n  train.py\n"
-    assert named_files(tree) == {"usd/core/config.py", "usd/core/gone.py (not there)", "usd/train.py"}
+    assert named_files(tree) == {"usd/core/config.py", "usd/core/gone.py (not there)", "usd/train.py (not there)"}
 
 
 # ------------------------------------------------------------------------------------------------------ import

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import launch
-from tests.small import command, trial
+from tests.tiny_configs import command, trial
 from usd.core import checkpoint
 
 NAME = "usd-patch-mini.yaml"

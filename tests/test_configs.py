@@ -3,11 +3,11 @@
 import pytest
 
 import launch
-from tests.small import CONFIGS, SHRUNK, command, trial
+from tests.tiny_configs import CONFIGS, SHRUNK, command, trial
 from usd.app import launcher
+from usd.app.experiment import load_experiment
+from usd.app.stages import plans
 from usd.core.config import Schedule, plain
-from usd.experiment import load_experiment
-from usd.stages import plans
 
 STAGED = ["usd-text-to-3D-mini.yaml", "usd-full.yaml", "usd-full-mini.yaml"]
 OTHERS = [
@@ -348,7 +348,7 @@ def test_a_prompt_is_required(capsys):
 
 @pytest.mark.parametrize("file", sorted((CONFIGS / "toybox").glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_recipe_of_the_embedded_family_parses_and_says_where_it_publishes(file):
-    """Their training itself is run, at tiny size, by tests/system/test_model_training.py."""
+    """Their training itself is run, at tiny size, by tests/system/pretraining/test_model_training.py."""
     experiment, _ = load_experiment([file])
     assert experiment.data.name == "toybox-datamodule"
     assert experiment.system.config.publish_to.startswith("load/toybox")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import launch
-from tests.small import SHRUNK, command, save_disc, trial
-from tests.strange import StrangeTensor, elsewhere
+from tests.fake_device import StrangeTensor, elsewhere
 from tests.system import test_reconstruct as reconstruct
+from tests.tiny_configs import SHRUNK, command, save_disc, trial
 from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
 

@@ -9,9 +9,9 @@ from typing import Any, Union, get_args, get_origin
 
 import pytest
 
+from usd.app.experiment import CheckpointConfig, TrainerConfig
 from usd.core import registry
 from usd.core.config import ConfigError, Schedule, parse
-from usd.experiment import CheckpointConfig, TrainerConfig
 from usd.system import OptimizerConfig
 
 Option = tuple[str, dataclasses.Field, Any]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.small import CONFIGS
+from tests.tiny_configs import CONFIGS
+from usd.app.experiment import load_experiment
 from usd.core.config import plain
-from usd.experiment import load_experiment
 
 PRESETS = CONFIGS / "presets"
 IMAGE = ["usd-patch.yaml", "usd-patch-mini.yaml"]

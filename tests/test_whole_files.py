@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from usd.app.stages import Record, write_record
 from usd.core import checkpoint, files
 from usd.core.errors import UserError
 from usd.data.pictures import write_picture
@@ -18,7 +19,6 @@ from usd.evaluation.views import ViewScore, write_metrics
 from usd.exporter.mesh import write_file
 from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor import cache
-from usd.stages import Record, write_record
 from usd.system import refine
 
 Writer = Callable[[Path], object]

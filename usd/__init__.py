@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         render,
         train_recipe,
     )
+    from usd.app.experiment import Trial
     from usd.core.errors import UserError
-    from usd.experiment import Trial
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "render",
     "train_recipe",
 ]
-_ELSEWHERE = {"UserError": "usd.core.errors", "Trial": "usd.experiment"}
+_ELSEWHERE = {"UserError": "usd.core.errors", "Trial": "usd.app.experiment"}
 
 
 def __getattr__(name: str) -> object:

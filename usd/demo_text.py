@@ -1,57 +1,7 @@
-"""``python -m usd.demo_text "a red car with a blue roof"``: a sentence to a textured mesh, in three stages.
+"""``python -m usd.demo_text`` is ``usd demo-text``."""
 
-Runs ``configs/usd-text-to-3D-mini.yaml`` and says how well the mesh is recognized. The same sentence again skips
-what is done. ``key=value`` arguments are passed on to the launcher.
-"""
-
-import argparse
-import resource
-import time
-from collections.abc import Mapping
-
-from usd.core import places, process
-from usd.core.loading import is_override, override
-from usd.evaluation.text_score import TextScore, score_file
-from usd.experiment import shown
-from usd.stages import run_stages
-from usd.train import Outcome, say
-
-CONFIG = places.resource("configs/usd-text-to-3D-mini.yaml")
-SENTENCE = "a red car with a blue roof"
-
-
-def make_object(sentence: str, overrides: list[str], gpu: str | None) -> dict[str, Outcome]:
-    """All stages for one sentence; returns what each left."""
-    told = override("system.prompt_processor.prompt", sentence)
-    return run_stages("train", [CONFIG], [told, *overrides], gpu)
-
-
-def report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
-    """What was made, where it is, and whether it is recognized."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    lines = [f"{name:<10}  {shown(outcome.trial.folder)}" for name, outcome in outcomes.items()]
-    lines += [f"{'file':<10}  {shown(file)}" for file in outcomes["mesh"].files]
-    lines.append(f"{'took':<10}  {(time.monotonic() - began) / 60:.1f} minutes, {peak:.1f} GiB at most")
-    return "\n".join([*lines, f"{'text score':<10}  {score.line()}"])
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m usd.demo_text", description=__doc__)
-    parser.add_argument("sentence", nargs="?", default=SENTENCE, help=f"by default '{SENTENCE}'")
-    parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
-    args, overrides = parser.parse_known_args(argv)
-    if is_override(args.sentence):
-        args.sentence, overrides = SENTENCE, [args.sentence, *overrides]
-    return process.perform(lambda: make(args.sentence, overrides, args.gpu))
-
-
-def make(sentence: str, overrides: list[str], gpu: str | None) -> None:
-    """Makes the object and says how well it is recognized. Raises UserError."""
-    began = time.monotonic()
-    outcomes = make_object(sentence, overrides, gpu)
-    score = score_file(outcomes["mesh"].files[0], sentence)
-    say(report(outcomes, score, began))
-
+from usd.app.demo_text import main
+from usd.core import process
 
 if __name__ == "__main__":
     process.start(main)

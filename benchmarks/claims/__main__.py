@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import ROOT, runs
 from benchmarks.claims import shared
+from usd.app.experiment import shown
 from usd.core.errors import UserError
-from usd.experiment import shown
 
 HERE = Path(__file__).parent
 

@@ -36,7 +36,7 @@ from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.data.pictures import to_bytes
 from usd.denoiser import ViewDenoiser, open_view_denoiser
-from usd.denoiser import elevation as estimator
+from usd.denoiser import elevation_measure as estimator
 from usd.denoiser.elevation_reader import WEIGHTS
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.cameras import cameras_at

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import usd
-from tests.small import SHRUNK
+from tests.tiny_configs import SHRUNK
 from usd.core import places
 
 NAMES = [

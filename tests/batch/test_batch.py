@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.small import save_disc
-from usd.batch import Result, Task, command, work
+from tests.tiny_configs import save_disc
+from usd.batch import Result, Task, command, worker
 from usd.batch.launchers import Local, cards
-from usd.batch.running import run_all
+from usd.batch.scheduler import run_all
 from usd.batch.summary import columns, figures_of, table, write_sheet, write_table
 from usd.batch.tasks import digest, done_before, from_json, read_record, sources, to_json, write_record
 from usd.core import checkpoint
@@ -119,10 +119,10 @@ def test_failures_stay_apart_and_only_crashes_are_tried_again(tmp_path):
 
 
 def test_why_a_process_ended_is_its_last_error_or_its_signal(tmp_path):
-    assert work.reason(-9, b"error: something else\n") == "killed by SIGKILL"
-    assert work.reason(2, b"trial: x\nerror: a.png: no such picture\nbye\n") == "a.png: no such picture"
-    assert work.reason(1, b"Traceback\n  ...\nKeyError: 'x'\n\n") == "KeyError: 'x'"
-    assert work.reason(3, b"") == "exit code 3"
+    assert worker.reason(-9, b"error: something else\n") == "killed by SIGKILL"
+    assert worker.reason(2, b"trial: x\nerror: a.png: no such picture\nbye\n") == "a.png: no such picture"
+    assert worker.reason(1, b"Traceback\n  ...\nKeyError: 'x'\n\n") == "KeyError: 'x'"
+    assert worker.reason(3, b"") == "exit code 3"
 
 
 def test_what_is_done_is_not_started(tmp_path):
@@ -198,7 +198,7 @@ def test_an_object_is_made_once_and_its_process_leaves_with_its_watcher(tmp_path
     Path(one.folder).mkdir()
     last = Path(one.folder) / "object" / "ckpts" / "last.ckpt"
     first = subprocess.Popen(
-        [sys.executable, "-m", "usd.batch.work", to_json(one)],
+        [sys.executable, "-m", "usd.batch.worker", to_json(one)],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -210,7 +210,7 @@ def test_an_object_is_made_once_and_its_process_leaves_with_its_watcher(tmp_path
     step = checkpoint.load(last)["global_step"]
     assert 5 <= step < 60
     quick = task(tmp_path, "duck", "trainer.max_steps=60", "system.pause=0.1")
-    assert work.main([to_json(quick)]) == 0
+    assert worker.main([to_json(quick)]) == 0
     assert first_steps(Path(one.folder) / "object")[1] == step  # not from the start
     record = read_record(Path(one.folder))
     assert record["done"] == digest(quick) and record["figures"]["step"] == 60
@@ -300,7 +300,7 @@ def listening(started: subprocess.Popen) -> set[str]:
 def worker_of(name: str, started: subprocess.Popen) -> psutil.Process:
     """The Ray worker that watches over an object's process; both were started by the batch."""
     for process in psutil.Process(started.pid).children(recursive=True):
-        if "usd.batch.work" in process.cmdline() and any(f'"{name}"' in part for part in process.cmdline()):
+        if "usd.batch.worker" in process.cmdline() and any(f'"{name}"' in part for part in process.cmdline()):
             parent = process.parent()
             assert parent is not None and parent.pid != started.pid
             return parent

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.small import save_disc
+from tests.tiny_configs import save_disc
+from usd.app.experiment import folder_name
+from usd.app.stages import plans
 from usd.batch import Result, Task, command
 from usd.batch.launchers import Local
 from usd.batch.names import distinct, object_name
 from usd.batch.tasks import sources
-from usd.batch.work import configuration
+from usd.batch.worker import configuration
 from usd.core.errors import UserError
-from usd.experiment import folder_name
-from usd.stages import plans
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests" / "core" / "custom" / "tiny.yaml"

@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks import full_pipeline as bench_of
 from benchmarks.full_pipeline import ADDED, Bench, measured, stage_names, summary, told, wanted_stages
-from tests.small import CONFIGS
+from tests.tiny_configs import CONFIGS
+from usd.app.stages import Record, plans, write_record
 from usd.data.pictures import read_rgba, resize_rgba, write_picture
 from usd.evaluation import protocol
-from usd.stages import Record, plans, write_record
 from usd.toybox import TEST_SEED
 
 SEED = TEST_SEED + 101

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks.claims import bias, drift, rectified
-from tests.small import save_disc
+from tests.tiny_configs import save_disc
 from usd.core.errors import UserError
 from usd.data.pictures import write_picture
 

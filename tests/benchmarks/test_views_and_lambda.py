@@ -8,7 +8,7 @@ import torch
 from benchmarks import runs
 from benchmarks.claims import __main__ as everything
 from benchmarks.claims import elevation, irregular_views, lambda_analysis
-from tests.small import SIZES, VOLUME
+from tests.tiny_configs import SIZES, VOLUME
 from usd.core.errors import UserError
 
 TINY = ["--objects", "1", "--zero123", "gaussian", "--stable-diffusion", "gaussian"]

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import pytest
 
+from usd.app.experiment import load_experiment
+from usd.app.stages import plans
 from usd.core.config import Spec, component, option, parse
 from usd.core.errors import ConfigError
 from usd.core.loading import load, override
 from usd.core.overrides import OptionReader
-from usd.experiment import load_experiment
-from usd.stages import plans
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"

@@ -1,4 +1,4 @@
-"""With one process, agreeing with the others is plain arithmetic. With two: tests/test_processes.py."""
+"""With one process, agreeing with the others is plain arithmetic. With two: tests/app/test_processes.py."""
 
 import torch
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from usd.app.catalog import describe
 from usd.background import Background
 from usd.background.textured import Textured
-from usd.catalog import describe
 from usd.core import registry
 from usd.core.config import spec
 from usd.core.errors import UserError
@@ -157,7 +157,7 @@ NO_NAMES = [
     "~/outside",
     "$HOME/outside",
     "file:///outside",
-    "usd.demo",
+    "usd.app.demo",
     "-outside",
     "__init__",
     "\u00e4ther",

@@ -12,7 +12,7 @@ import torch
 import launch
 from tests.data.test_colmap import scene, write_binary
 from tests.data.test_views import balls
-from tests.small import CONFIGS
+from tests.tiny_configs import CONFIGS
 from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.data.convert import write_views

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from usd.app.toys import toy_glb
 from usd.evaluation.embedded import Clip
 from usd.evaluation.text_score import CLIP, around, competitors, in_color, score_file, text_score
 from usd.toybox import TEST_SEED
-from usd.toybox.__main__ import toy_glb
 from usd.toybox.objects import make_toy
 from usd.toybox.render import render
 from usd.toybox.shapes import COLORS, SHAPES

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from usd.app.experiment import load_experiment
 from usd.core.config import ConfigError
-from usd.experiment import load_experiment
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "usd-patch.yaml"
 

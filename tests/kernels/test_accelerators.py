@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from usd.app.train import use_kernels
 from usd.core.errors import UserError
 from usd.kernels import accelerators, hash_grid_tinycudann, mlp, ray_march_nerfacc, runtime
 from usd.kernels.accelerators import ACCELERATORS
@@ -16,7 +17,6 @@ from usd.kernels.hash_grid import PRIMES, HashGridSpec, hash_grid, hash_grid_tor
 from usd.kernels.mlp import mlp_torch
 from usd.kernels.occupancy import Occupancy
 from usd.kernels.ray_march import composite, composite_density, march
-from usd.train import use_kernels
 
 SPEC = HashGridSpec(4, 2, 9, 3, 1.7)  # levels of 3, 5, 8 and 14 cells: two dense ones and two hashed ones
 

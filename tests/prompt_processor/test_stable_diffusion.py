@@ -16,8 +16,8 @@ from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor.cache import embedded, read
 from usd.prompt_processor.directions import DIRECTIONS, Decays, direction_index, mixture
 from usd.prompt_processor.library import LIBRARY_FILE, full_prompt, library
+from usd.prompt_processor.prompt_checks import tokens
 from usd.prompt_processor.stable_diffusion import StableDiffusionPromptProcessor
-from usd.prompt_processor.words import tokens
 
 
 def _processor(**options: object) -> StableDiffusionPromptProcessor:

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import launch
-from tests.small import CONFIGS, SIZES, VIEWS, save_disc
+from tests.tiny_configs import CONFIGS, SIZES, VIEWS, save_disc
 from usd.core.loading import load_config
 
 LOSSES = {"lambda_eikonal": 0.1, "lambda_curvature": 0.001}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import launch
-from tests.small import CONFIGS, save_disc, trial
+from tests.tiny_configs import CONFIGS, save_disc, trial
 from usd.data.pictures import over, read_rgba, write_picture
 from usd.data.transforms import write_transforms
 from usd.math.camera import orbit_cameras_deg

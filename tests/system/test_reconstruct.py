@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import launch
-from tests.small import CONFIGS, trial
+from tests.tiny_configs import CONFIGS, trial
 from usd.core import checkpoint
 from usd.core.config import ConfigError, Schedule
 from usd.data.convert import layout_cameras, write_layout, write_views

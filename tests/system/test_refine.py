@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import launch
-from tests.small import CONFIGS, trial
+from tests.tiny_configs import CONFIGS, trial
 from usd.core.config import parse
 from usd.data.convert import write_views
 from usd.data.pictures import over, write_picture

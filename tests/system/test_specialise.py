@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import launch
-from tests.small import CONFIGS, save_disc, trial
+from tests.tiny_configs import CONFIGS, save_disc, trial
+from usd.app.experiment import load_experiment
 from usd.core import checkpoint
 from usd.core.config import Schedule, parse
 from usd.core.errors import UserError
@@ -17,7 +18,6 @@ from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
 from usd.denoiser.lora import WEIGHTS, read_card
 from usd.denoiser.parts import open_parts
-from usd.experiment import load_experiment
 from usd.system.specialise_sets import PromptsConfig, kept
 
 TINY = [

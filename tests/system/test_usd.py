@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import launch
-from tests.small import CONFIGS, command, save_disc, trial
+from tests.tiny_configs import CONFIGS, command, save_disc, trial
 from usd.core import checkpoint
 from usd.core.config import ConfigError, Schedule
 from usd.data.pictures import read_rgba

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import launch
-from tests.small import CONFIGS, command, trial
+from tests.tiny_configs import CONFIGS, command, trial
 from usd.app import launcher
+from usd.app.experiment import load_experiment
 from usd.core import checkpoint
 from usd.core.config import parse
 from usd.core.registry import build
 from usd.core.types import GuidanceOutput, Render
-from usd.experiment import load_experiment
 from usd.guidance import Guidance
 from usd.math.camera import orbit_cameras_deg
 from usd.system.distillation import DistillationSystem, loss_weights

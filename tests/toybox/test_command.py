@@ -7,10 +7,10 @@ import pytest
 import torch
 import trimesh
 
+from usd.app.toys import main
 from usd.data.pictures import read_rgba
 from usd.data.transforms import read_transforms
 from usd.evaluation.metrics import psnr
-from usd.toybox.__main__ import main
 from usd.toybox.cameras import reference_camera
 from usd.toybox.objects import make_toy
 from usd.toybox.render import render

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from usd.app.experiment import Experiment, Trial, load_experiment
+from usd.app.stages import is_staged, plans, run_stages
 from usd.core import loading, places, registry
 from usd.core.errors import UserError
-from usd.experiment import Experiment, Trial, load_experiment
-from usd.stages import is_staged, plans, run_stages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,7 +63,7 @@ def train_recipe(recipe: Recipe, gpu: str | None = None) -> Trial:
 
     ``gpu`` is ``"0"``, ``"0,1"``, ``"cpu"``, or None for the best there is. Progress is printed. Raises ``UserError``.
     """
-    from usd.train import run
+    from usd.app.train import run
 
     if is_staged(recipe.files):
         return list(run_stages("train", recipe.files, recipe.overrides, gpu).values())[-1].trial
@@ -98,11 +98,11 @@ def render(
     """
     from PIL import Image
 
+    from usd.app.train import single_device
     from usd.data.pictures import to_bytes
     from usd.data.random_camera import RandomCameraConfig
     from usd.evaluation.gallery import rendered_rgba
     from usd.math.camera import orbit_cameras_deg
-    from usd.train import single_device
 
     system, experiment = _restored(trial)
     data = experiment.data.config
@@ -118,8 +118,8 @@ def render(
 
 def _restored(trial: Trial) -> "tuple[System, Experiment]":
     """The system of a trial with its trained weights, and the experiment it belongs to."""
+    from usd.app.train import parts
     from usd.core import checkpoint
-    from usd.train import parts
 
     experiment, _ = load_experiment([trial.configs / "parsed.yaml"])
     system, _ = parts(experiment, trial)
@@ -150,7 +150,7 @@ def export(
     ``options`` as for ``load_recipe``: ``{"exporter_type": "mesh-exporter", "exporter.fmt": "obj-mtl"}``.
     Raises ``UserError``.
     """
-    from usd.train import run
+    from usd.app.train import run
 
     overrides = [_override(key, value) for key, value in {"resume": trial.last, **(options or {})}.items()]
     return run("export", [trial.configs / "parsed.yaml"], overrides, gpu).files

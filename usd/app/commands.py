@@ -22,7 +22,7 @@ from usd.core import places, process, registry
 from usd.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from usd.experiment import Mode
+    from usd.app.experiment import Mode
 
 MODES: "dict[Mode, str]" = {
     "train": "make an object, or train what else a configuration says; a trial's folder: go on with it",
@@ -41,12 +41,13 @@ class Program:
 
 
 PROGRAMS = {
-    "demo": Program("usd.demo", "a toy's one picture to an object, measured against the truth"),
-    "demo-text": Program("usd.demo_text", "a sentence to a textured mesh, in three stages"),
-    "demo-full": Program("usd.demo_full", "one picture to a textured mesh through every stage"),
+    "demo": Program("usd.app.demo", "a toy's one picture to an object, measured against the truth"),
+    "demo-text": Program("usd.app.demo_text", "a sentence to a textured mesh, in three stages"),
+    "demo-full": Program("usd.app.demo_full", "one picture to a textured mesh through every stage"),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
-    "elevation": Program("usd.elevation", "how high above the object a picture was taken"),
+    "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
+    "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "convert-model": Program("usd.denoiser.convert", "a diffusion model in another form"),
     "convert-views": Program("usd.data.convert", "views in the file layouts of other systems"),
 }

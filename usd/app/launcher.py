@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from usd.app.interrupts import listening
 from usd.core import process
 from usd.core.errors import UserError, did_you_mean
-from usd.interrupts import listening
 
 if TYPE_CHECKING:
-    from usd.experiment import Mode
+    from usd.app.experiment import Mode
 
 FLAGS = [
     "config",
@@ -109,8 +109,8 @@ def run_mode(
     """Train, validate, test or export what configurations say; ``command`` is written down. Raises ``UserError``."""
     if gpu and set(gpu) & set(",:"):  # torch warns of what several processes do on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from usd.experiment import load_experiment, refuse_missing_inputs
-    from usd.stages import is_staged, run_stages
+    from usd.app.experiment import load_experiment, refuse_missing_inputs
+    from usd.app.stages import is_staged, run_stages
 
     if is_staged(configs):
         run_stages(mode, configs, overrides, gpu, command)
@@ -118,14 +118,14 @@ def run_mode(
     experiment, raw = load_experiment(configs, overrides)
     refuse_missing_inputs(mode, experiment)
     # Lightning comes with it: once the configuration is known to be right
-    from usd.train import execute
+    from usd.app.train import execute
 
     execute(mode, experiment, raw, gpu, command)
 
 
 def information(mode: str | None, name: str | None) -> str:
     """Return the answer to --list, --doctor or --describe."""
-    from usd import catalog, doctor
+    from usd.app import catalog, doctor
 
     report = {"list": catalog.listing_text, "doctor": doctor.report}.get(mode or "")
     return report() if report else catalog.describe(name or "")

@@ -2,7 +2,7 @@
 
     python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml [key=value ...]
 
-Every object is a run of the launcher in a process of its own (``usd.batch.work``), which a worker of Ray, or a thread
+Every object is a run of the launcher in a process of its own (``usd.batch.worker``), which a worker of Ray, or a thread
 here, watches over (``usd.batch.launchers``). What an object's folder holds decides what is left to do: a finished one
 is left alone, one that was cut off goes on from its last checkpoint.
 """

@@ -15,22 +15,22 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from usd.app.experiment import folder_name, shown
 from usd.batch import Result, Task
 from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
 from usd.batch.names import object_name
-from usd.batch.running import run_all
+from usd.batch.scheduler import run_all
 from usd.batch.summary import table, write_sheet, write_table
 from usd.batch.tasks import PICTURE_KEY, WORDS_KEY, Source, sources
 from usd.core import loading, process
 from usd.core.errors import UserError
 from usd.core.loading import find_config
 from usd.core.places import output
-from usd.experiment import folder_name, shown
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m usd.batch",
+        prog="usd batch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
-from usd.batch.work import perform
+from usd.batch.worker import perform
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 

@@ -5,8 +5,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from usd.app.experiment import folder_name
 from usd.core.files import digest
-from usd.experiment import folder_name
 
 LONGEST = 150
 """Bytes of a name: file systems allow 255, and locks and what is set aside have longer ones."""

@@ -183,12 +183,13 @@ def custom_folders() -> list[Path]:
 
 
 def _folders(kind: str) -> list[Path]:
-    return [folder for folder in [PACKAGE / kind, *[c / kind for c in custom_folders()]] if folder.is_dir()]
+    ours = [PACKAGE / kind, *sorted(file.parent for file in (PACKAGE / kind).glob("*/__init__.py"))]
+    return [folder for folder in [*ours, *[c / kind for c in custom_folders()]] if folder.is_dir()]
 
 
 def _load(kind: str, file: Path) -> ModuleType:
-    if file.parent == PACKAGE / kind:
-        return importlib.import_module(f"usd.{kind}.{file.stem}")
+    if file.is_relative_to(PACKAGE):
+        return importlib.import_module(".".join(["usd", *file.relative_to(PACKAGE).with_suffix("").parts]))
     name = f"custom.{kind}.{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None

@@ -100,7 +100,7 @@ def matched(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m usd.data.convert",
+        prog="usd convert views",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.core.module import C, Module
 from usd.core.types import LatentSpace
-from usd.denoiser.running import AS_USUAL, Running
+from usd.denoiser.execution import AS_USUAL, Running
 from usd.math.camera import Cameras
 
 Same = TypeVar("Same", bound="Embedding")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from usd.denoiser.running import AS_USUAL, Running, Weights, dtype_on
+from usd.denoiser.execution import AS_USUAL, Running, Weights, dtype_on
 
 Slot = tuple[torch.nn.Module, str]
 

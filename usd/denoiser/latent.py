@@ -14,11 +14,11 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.types import LatentSpace
 from usd.denoiser import Denoiser, Embedding
+from usd.denoiser.execution import Running
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.lora_file import with_lora
 from usd.denoiser.parts import ModelParts, open_parts
 from usd.denoiser.picture import resized
-from usd.denoiser.running import Running
 from usd.math.diffusion import eps_from_v, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 
 DEFAULT_SCALING = 0.18215  # of AutoencoderKL, when its configuration does not say

@@ -17,7 +17,7 @@ from usd.evaluation.sources import open_source
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m usd.evaluation",
+        prog="usd evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from usd.kernels.occupancy import Occupancy, is_occupied
 from usd.kernels.runtime import Implementation, accelerated, choose
-from usd.math import draws
+from usd.math import rng
 from usd.math.volume import alpha_from_density, packed_sum, packed_transmittance
 
 
@@ -131,7 +131,7 @@ def _shifts(
 ) -> Float[Tensor, "R"]:
     if shift is None:
         return torch.full_like(like, 0.5)
-    drawn = shift if isinstance(shift, Tensor) else draws.uniform(like.shape, shift, dtype=like.dtype)
+    drawn = shift if isinstance(shift, Tensor) else rng.uniform(like.shape, shift, dtype=like.dtype)
     return drawn.to(like)
 
 

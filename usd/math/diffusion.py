@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.math import draws
+from usd.math import rng
 
 EpsFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -145,12 +145,12 @@ def sample_timesteps(
     batch: int, low: int, high: int, generator: torch.Generator | None, device: "torch.device | str"
 ) -> Int[Tensor, "B"]:
     """Times uniform over the integers low..high, both included."""
-    return draws.integers(low, high + 1, (batch,), generator, device).to(device)
+    return rng.integers(low, high + 1, (batch,), generator, device).to(device)
 
 
 def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal noise of x's shape, dtype and device, drawn on the generator's own device."""
-    return draws.normal(x.shape, generator, x.device, x.dtype).to(x.device)
+    return rng.normal(x.shape, generator, x.device, x.dtype).to(x.device)
 
 
 def ddim_timesteps(steps: int, start: int = 999) -> list[int]:

@@ -18,7 +18,7 @@ from usd.prompt_processor import directions as views
 from usd.prompt_processor.cache import embedded
 from usd.prompt_processor.directions import DIRECTIONS, Decay, Decays
 from usd.prompt_processor.library import full_prompt
-from usd.prompt_processor.words import check
+from usd.prompt_processor.prompt_checks import check
 
 WHERE = "system.prompt_processor.prompt"
 NEGATIVE = "system.prompt_processor.negative_prompt"

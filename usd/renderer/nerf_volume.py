@@ -19,7 +19,7 @@ from usd.kernels import occupancy as grids
 from usd.kernels.occupancy import Occupancy
 from usd.kernels.ray_march import RaySamples, composite_density, march, packed_info
 from usd.material import Material
-from usd.math import draws
+from usd.math import rng
 from usd.math.camera import Cameras
 from usd.renderer import Renderer, Window, pictures
 
@@ -124,7 +124,7 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
     ) -> RaySamples:
         """Samples in occupied cells that are not hidden behind others; as many rays at once as one chunk allows."""
         rays = max(1, self.config.eval_chunk_size // self.config.num_samples_per_ray)
-        shift = None if generator is None else draws.uniform((len(o),), generator, dtype=o.dtype).to(o.device)
+        shift = None if generator is None else rng.uniform((len(o),), generator, dtype=o.dtype).to(o.device)
         shifts = [None] * len(o.split(rays)) if shift is None else shift.split(rays)
         pieces = [self._march(*piece) for piece in zip(o.split(rays), d.split(rays), shifts)]
         return pieces[0] if len(pieces) == 1 else _joined(pieces, rays)

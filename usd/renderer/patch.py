@@ -12,7 +12,7 @@ from usd.core.registry import build, register
 from usd.core.types import Render, Samples
 from usd.geometry import Geometry
 from usd.material import Material
-from usd.math import draws
+from usd.math import rng
 from usd.math.camera import Cameras
 from usd.renderer import Renderer, Window
 
@@ -71,7 +71,7 @@ def _draw(stop: int, generator: torch.Generator) -> int:
 
 def _seeded(seed: int | None, like: torch.Generator | None) -> torch.Generator | None:
     """The same stream each time, so that both pictures stand before the same random background."""
-    return None if seed is None or like is None else draws.fresh(like, seed)
+    return None if seed is None or like is None else rng.fresh(like, seed)
 
 
 def _place(cameras: Cameras, size: int, generator: torch.Generator | None) -> Window:

@@ -23,7 +23,7 @@ from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Running
 from usd.exporter import Exporter
-from usd.math.draws import Part, PartGenerator
+from usd.math.rng import Part, PartGenerator
 from usd.system.skipped import SkippedSteps, unbounded
 
 Setting = float | bool | tuple[float, ...] | None
@@ -104,7 +104,7 @@ class System(Component[S], torch.nn.Module):
     A subclass builds its parts in ``build`` (called once, at construction) and its losses in ``compute``. Parts named
     in ``transient`` (diffusion models) never enter a checkpoint; build those in ``on_fit_start``, so that testing and
     exporting need none of them. ``self.save_dir`` is the trial's folder for pictures, ``self.step`` the number of
-    optimizer steps taken. Methods named as hooks of Lightning are called as those are (``usd.loop``), and between
+    optimizer steps taken. Methods named as hooks of Lightning are called as those are (``usd.app.loop``), and between
     them ``self.trainer`` and ``self.data`` are there.
     """
 

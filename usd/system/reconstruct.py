@@ -45,7 +45,7 @@ from usd.losses.rays import (
 from usd.losses.samples import z_variance
 from usd.material import Material
 from usd.math.camera import Cameras
-from usd.math.draws import Part, dealt
+from usd.math.rng import Part, dealt
 from usd.renderer import Renderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.system import System

@@ -30,7 +30,7 @@ from usd.denoiser.lora import WEIGHTS, lora_model, read_card
 from usd.denoiser.sample import told_fn
 from usd.evaluation.metrics import psnr, sharpness
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
-from usd.prompt_processor.words import check
+from usd.prompt_processor.prompt_checks import check
 from usd.system import System
 
 FOLDER, RECORD = "refined", "refined.json"

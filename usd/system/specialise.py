@@ -39,10 +39,10 @@ from usd.math.diffusion import (
     sample_timesteps,
     timestep_range,
 )
-from usd.prompt_processor.words import check
+from usd.prompt_processor.prompt_checks import check
 from usd.system import PictureSource, System
-from usd.system.diffusion_training import plain_attention
-from usd.system.model_training import write_sheet
+from usd.system.pretraining.diffusion_training import plain_attention
+from usd.system.pretraining.model_training import write_sheet
 from usd.system.specialise_sets import (
     PromptsConfig,
     SamplingConfig,

@@ -20,7 +20,7 @@ from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
-from usd.math.draws import dealt
+from usd.math.rng import dealt
 from usd.prompt_processor import PromptProcessor
 from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem

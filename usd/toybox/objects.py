@@ -7,9 +7,9 @@ from torch import Tensor
 
 from usd.math.camera import Cameras
 from usd.toybox import REFERENCE_AZIMUTH_DEG
-from usd.toybox.nameless import nameless
 from usd.toybox.scene import Builder, Toy
 from usd.toybox.shapes import SHAPES, SYMMETRIC, Draw
+from usd.toybox.uncaptioned import nameless
 
 NAMELESS_SHARE = 0.15
 NAMELESS = "shapes"

@@ -13,8 +13,8 @@ from usd.core.config import Schedule, option
 from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.registry import register
-from usd.math import draws
-from usd.math.draws import Part
+from usd.math import rng
+from usd.math.rng import Part
 from usd.system import System
 
 
@@ -56,7 +56,7 @@ class TinySystem(System):
         return replace(batch, x=batch.x[rows])
 
     def compute(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        noise = 0.1 * draws.normal(batch.x.shape, generator) + 0.01 * torch.randn(3)
+        noise = 0.1 * rng.normal(batch.x.shape, generator) + 0.01 * torch.randn(3)
         error = self.geometry.network(batch.x + noise) - self.config.target + self.geometry.grid.mean()
         if step == self.config.break_at and ranks.rank() == self.config.fail_in:
             raise UserError("this process has enough")

@@ -1,0 +1,70 @@
+"""The shipped distillation recipes, shrunk until a step takes milliseconds; models are the analytic ones."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from usd.app.experiment import Trial
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+SIZES = [
+    "data.width=16",
+    "data.height=16",
+    "data.eval_width=16",
+    "data.eval_height=16",
+    "data.n_val_views=2",
+    "data.n_test_views=3",
+    "system.geometry.pos_encoding_config.n_levels=3",
+    "system.geometry.pos_encoding_config.log2_hashmap_size=10",
+    "system.geometry.isosurface_resolution=24",
+    "trainer.enable_progress_bar=false",
+]
+PATCHES = ["system.renderer.patch_size=8", "system.renderer.base_renderer.num_samples_per_ray=16"]
+VOLUME = ["system.renderer.num_samples_per_ray=16"]
+MODELS = ["system.guidance.pretrained_model_name_or_path=gaussian"]
+VIEWS = [*MODELS, "system.guidance.zero123_model_name_or_path=gaussian"]
+WORDS = [
+    *MODELS,
+    "system.prompt_processor.pretrained_model_name_or_path=gaussian",
+    "system.prompt_processor.prompt=a chair",
+]
+SHAPE = [
+    "system.geometry.isosurface_resolution=12",
+    "system.geometry_convert_from=null",
+    "system.geometry.shape_init=sphere",
+]
+GRID = [item for item in SIZES if "isosurface" not in item]
+BARE = [item for item in GRID if "pos_encoding" not in item]
+
+SHRUNK = {
+    "usd-patch.yaml": [*SIZES, *PATCHES, *VIEWS],
+    "usd-patch-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
+    "usd-text-to-3D-patch.yaml": [*SIZES, *PATCHES, *WORDS],
+    "usd-text-to-3D-patch-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "usd-text-to-3D-geometry.yaml": [*BARE, *SHAPE, *WORDS],
+    "usd-text-to-3D-geometry-mini.yaml": [*BARE, *SHAPE, *WORDS],
+    "usd-text-to-3D-texture.yaml": [*GRID, *SHAPE, *WORDS],
+    "usd-text-to-3D-texture-mini.yaml": [*GRID, *SHAPE, *WORDS],
+}
+
+
+def command(name: str, out: Path, *overrides: str, mode: str = "--train", tag: str = "run") -> list[str]:
+    """Arguments of the launcher for a shrunk recipe that writes to ``out/<name>/<tag>``."""
+    place = [f"exp_root_dir={out}", "use_timestamp=false", f"tag={tag}", "name=small"]
+    return ["--config", str(CONFIGS / name), mode, "--gpu", "cpu", *SHRUNK[name], *place, *overrides]
+
+
+def trial(out: Path, tag: str = "run") -> Trial:
+    return Trial(out / "small" / tag)
+
+
+def save_disc(path: Path, size: int = 32) -> Path:
+    """A red disc with alpha."""
+    picture = Image.new("RGBA", (size, size))
+    for x in range(size):
+        for y in range(size):
+            if (x - size / 2 + 0.5) ** 2 + (y - size / 2 + 0.5) ** 2 < (0.3 * size) ** 2:
+                picture.putpixel((x, y), (220, 40, 30, 255))
+    picture.save(path)
+    return path

@@ -1,0 +1,235 @@
+"""What happens around a training step: checkpoints, Ctrl-C, and the line that shows how it goes."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from usd.app import interrupts
+from usd.app.experiment import CheckpointConfig, Trial
+from usd.core import checkpoint, ranks
+from usd.core.errors import UserError
+
+
+class Interrupted(BaseException):
+    """The user pressed Ctrl-C; the state of the step that was running is saved."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints through ours: written whole or not at all, tensors and plain containers only."""
+
+    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoint.save_atomic(checkpoint_, path)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return checkpoint.load(path)
+
+
+class SafePoints(Callback):
+    """Hands signals back to us, which Lightning takes at the start of a loop; stops between two views if asked to."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interrupts.current().listen()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interrupts.current().listen()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interrupts.current().listen()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if not interrupts.current().patient:  # a training saves first
+            interrupts.current().check()
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        interrupts.current().check()
+
+
+class Checkpoints(Callback):
+    """Writes ``ckpts/epoch=0-step=<n>.ckpt`` and ``last.ckpt``: at the configured steps, at the end, when told to stop.
+
+    Ctrl-C and SIGTERM (a job scheduler, ``docker stop``) let the step end and save it.
+    """
+
+    def __init__(self, trial: Trial, config: CheckpointConfig) -> None:
+        self.trial = trial
+        self.config = config
+        self.stop = interrupts.current()
+        self._saved_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop = interrupts.current()
+        self.stop.patient, self.stop.speaks = True, ranks.rank() == 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients of a part of a batch are not saved: a checkpoint lies between steps
+        step, config = trainer.global_step, self.config
+        if config.every_n_train_steps and step % config.every_n_train_steps == 0:
+            self._save_numbered(trainer)
+        elif config.save_last and config.last_every_n_steps and step % config.last_every_n_steps == 0:
+            self._save_last(trainer)
+        if self._agreed_to_stop(trainer):
+            self._save_and_stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and self._agreed_to_stop(trainer):
+            self._save_and_stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self._save_numbered(trainer)
+        self.stop.patient = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.stop.patient = False
+
+    def _agreed_to_stop(self, trainer: Trainer) -> bool:
+        """Whether any of the processes was asked: all of them stop after the same step.
+
+        The answer is not written back: a request that comes while they agree is heard after the next step.
+        """
+        asked = self.stop.asked
+        return (
+            asked if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(asked, all=False)
+        )
+
+    def _save_and_stop(self, trainer: Trainer) -> None:
+        self._save(trainer, self.trial.last)
+        raise Interrupted
+
+    def _save_numbered(self, trainer: Trainer) -> None:
+        self._saved_step = trainer.global_step
+        if self.config.save_top_k != 0:
+            self._save(trainer, self.trial.ckpts / f"epoch=0-step={trainer.global_step}.ckpt")
+        if self.config.save_last:
+            self._save_last(trainer)
+        for old in self._superseded() if trainer.is_global_zero else []:
+            old.unlink()
+
+    def _save_last(self, trainer: Trainer) -> None:
+        self._save(trainer, self.trial.last)
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        trainer.save_checkpoint(path)
+
+    def _superseded(self) -> list[Path]:
+        keep = self.config.save_top_k
+        numbered = sorted(self.trial.ckpts.glob("epoch=*-step=*.ckpt"), key=_step_of)
+        return numbered[:-keep] if keep > 0 else []
+
+
+class Stuck(Callback):
+    """Ends a training in which more than ``limit`` steps in a row were skipped; ``last.ckpt`` has the last good state.
+
+    Raises UserError.
+    """
+
+    def __init__(self, trial: Trial, limit: int) -> None:
+        self.trial, self.limit = trial, limit
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        skipped = getattr(pl_module, "skipped", None)
+        if skipped is None or skipped.in_a_row <= self.limit:
+            return
+        trainer.save_checkpoint(self.trial.last)
+        raise UserError(
+            f"step {trainer.global_step - 1}: skipped {skipped.in_a_row} in a row, the last since {skipped.reason}; "
+            "nothing of them reached the weights. Lower the learning rate, or set half_precision_weights: false"
+        )
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("=")[2])
+
+
+class ProgressLine(Callback):
+    """Losses, step time, memory and time left: a bar in a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        self.every_seconds = every_seconds
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._begun = self._last_line = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun, self._first_step = time.monotonic(), trainer.global_step
+        if self._console.is_terminal and trainer.is_global_zero:
+            columns = [
+                TextColumn("{task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("{task.description}"),
+            ]
+            self._bar = Progress(*columns, console=self._console)
+            self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        text = self._text(trainer)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=text)
+        elif self._is_due(trainer):
+            self._last_line = time.monotonic()
+            print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        taken = trainer.global_step - self._first_step
+        late = time.monotonic() - self._last_line > self.every_seconds
+        return taken == 1 or late or trainer.global_step == trainer.max_steps
+
+    def _text(self, trainer: Trainer) -> str:
+        taken = max(1, trainer.global_step - self._first_step)
+        seconds = (time.monotonic() - self._begun) / taken
+        left = seconds * (trainer.max_steps - trainer.global_step)
+        return f"{losses_text(trainer)}  {seconds_text(seconds)}/step  {memory_text()}  {clock(left)} left"
+
+
+def losses_text(trainer: Trainer) -> str:
+    """The total and the losses it is the sum of."""
+    losses = getattr(trainer.lightning_module, "losses", {})
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+
+
+def memory_text() -> str:
+    """Peak GPU memory where one is used, else this process's."""
+    used = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_initialized()
+        else psutil.Process().memory_info().rss
+    )
+    return f"{used / 2**30:.1f} GiB"
+
+
+def seconds_text(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss``"""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

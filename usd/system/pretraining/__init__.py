@@ -1,0 +1,1 @@
+"""Training of the embedded family of models: autoencoder, text, novel views, CLIP, elevation, view volume."""
