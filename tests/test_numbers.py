@@ -12,7 +12,7 @@ import pytest
 from usd.app.experiment import CheckpointConfig, TrainerConfig
 from usd.core import registry
 from usd.core.config import ConfigError, Schedule, parse
-from usd.system import OptimizerConfig
+from usd.system.optimizer import OptimizerConfig
 
 Option = tuple[str, dataclasses.Field, Any]
 """A name for messages, and a field with its type."""

@@ -14,7 +14,7 @@ from usd.app.experiment import Trial
 from usd.app.train import compare_optimizers, plain_errors
 from usd.core.checkpoint import load
 from usd.core.errors import UserError
-from usd.system import OptimizerConfig
+from usd.system.optimizer import OptimizerConfig
 
 CUSTOM = Path(__file__).parent / "core" / "custom"
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "

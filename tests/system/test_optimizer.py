@@ -5,7 +5,7 @@ import torch
 
 from usd.core.config import parse
 from usd.core.errors import UserError
-from usd.system import OptimizerConfig, make_optimizer
+from usd.system.optimizer import OptimizerConfig, make_optimizer
 
 BAD = {
     "lr=null": "args.lr: expected a number such as 0.001, got null",

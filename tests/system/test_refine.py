@@ -15,7 +15,7 @@ from usd.data.toy_views import see_toy, sphere_cameras
 from usd.data.view_readers import ViewOptions, read_views
 from usd.denoiser import Running, open_text_denoiser
 from usd.evaluation.metrics import psnr
-from usd.system.refine import RefineConfig, last_times, recomposed, refined
+from usd.system.refine import RefineConfig, last_times, refine_pictures, unmix_white
 
 TOY = 1_000_000
 
@@ -49,7 +49,7 @@ def tried(model, pictures, **options):
         n, space.channels, space.height, space.width, generator=torch.Generator().manual_seed(0)
     )
     told = model.embed_text(["a red car"] * n), model.unconditional(n)
-    return refined(model, pictures, told, noise, config(**options))
+    return refine_pictures(model, pictures, told, noise, config(**options))
 
 
 def test_the_published_schedule_is_the_last_ten_of_fifty_steps():
@@ -105,7 +105,7 @@ def test_guidance_pulls_harder():
 
 def test_a_recomposed_view_shows_the_picture_where_the_object_is():
     picture, alpha = torch.rand(1, 3, 8, 8), torch.tensor([1.0, 0.0]).repeat(1, 1, 8, 4)
-    shown = over(recomposed(picture, alpha))
+    shown = over(unmix_white(picture, alpha))
     torch.testing.assert_close(shown, torch.where(alpha > 0.5, picture, torch.ones(())), atol=1e-6, rtol=0)
 
 

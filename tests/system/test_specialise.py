@@ -18,7 +18,7 @@ from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
 from usd.denoiser.lora import WEIGHTS, read_card
 from usd.denoiser.parts import open_parts
-from usd.system.specialise_sets import PromptsConfig, kept
+from usd.system.specialise_sets import PromptsConfig, picture_set
 
 TINY = [
     "data.n_test_views=3",
@@ -98,16 +98,16 @@ def test_resuming_replays_and_makes_no_picture_again(command, tmp_path, cut):
 
 def test_the_second_step_learns_from_the_input_picture_alone(command, tmp_path, monkeypatch):
     """Instance: 1 picture of 1 + 3; class: the views; their sentences as published."""
-    from usd.system.specialise import Lesson, SpecialiseSystem
+    from usd.system.specialise import SpecialiseSystem, TrainingSet
 
     drawn = []
-    original = Lesson.draw
+    original = TrainingSet.draw
 
     def noted(self, count, source):
         drawn.append((len(self.latents), self.tokens.sum().item()))
         return original(self, count, source)
 
-    monkeypatch.setattr(Lesson, "draw", noted)
+    monkeypatch.setattr(TrainingSet, "draw", noted)
     systems = []
     begin = SpecialiseSystem.on_fit_start
     monkeypatch.setattr(SpecialiseSystem, "on_fit_start", lambda self: (begin(self), systems.append(self))[0])
@@ -149,7 +149,7 @@ def test_a_set_is_made_again_only_where_something_is_missing_or_was_different(tm
 
     def ask(key):
         calls.clear()
-        kept(tmp_path / "set", key, 5, 2, make)
+        picture_set(tmp_path / "set", key, 5, 2, make)
         return list(calls)
 
     assert ask("a") == [(0, 2), (2, 4), (4, 5)]
@@ -165,14 +165,14 @@ def test_a_set_is_made_again_only_where_something_is_missing_or_was_different(tm
 
 def test_prompts_are_filled_and_unknown_words_are_one_line():
     words = {"subject": "car", "object_token": "sks", "input_token": ""}
-    said = parse(PromptsConfig, {}).filled("system.prompts", **words)
+    said = parse(PromptsConfig, {}).fill("system.prompts", **words)
     assert (said.class_, said.object, said.input) == (
         "photo of a car",
         "photo of a sks car",
         "photo of a sks car",
     )
     with pytest.raises(UserError, match=r"system\.prompts\.class: .*unknown 'name'; expected \{subject\}"):
-        parse(PromptsConfig, {"class": "a {name}"}).filled("system.prompts", **words)
+        parse(PromptsConfig, {"class": "a {name}"}).fill("system.prompts", **words)
 
 
 @pytest.mark.parametrize(

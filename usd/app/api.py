@@ -129,14 +129,10 @@ def _restored(trial: Trial) -> "tuple[System, Experiment]":
 
 def _seen(system: "System", cameras: "Cameras", trial: Trial) -> "Render":
     """What cameras see of a system's object. Raises ``UserError`` where it has none."""
-    from usd.data.random_camera import CameraBatch
-    from usd.system.distillation import DistillationSystem
-    from usd.system.reconstruct import ReconstructSystem
+    from usd.system.scene import SceneSystem
 
-    if isinstance(system, DistillationSystem):
-        return system.pictured(system.look(CameraBatch(cameras), *system.also))
-    if isinstance(system, ReconstructSystem):
-        return system.look(cameras)
+    if isinstance(system, SceneSystem):
+        return system.evaluation_views(cameras)
     raise UserError(
         f"{trial.folder}: its system, {type(system).__name__}, trains no object that could be rendered"
     )

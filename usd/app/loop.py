@@ -1,7 +1,7 @@
 """Lightning's loops around a system and its data. The only class of ours that Lightning knows as a module."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from usd.core.checkpoint import Checkpoint
 from usd.data import Data
 from usd.system import System
 from usd.system.skipped import SkippedSteps
@@ -96,12 +97,12 @@ class Loop(LightningModule):
     # --------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.system.on_save_checkpoint(checkpoint)
+        self.system.on_save_checkpoint(cast(Checkpoint, checkpoint))
         if state := self.data.state_dict():
             checkpoint[type(self.data).__qualname__] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.system.on_load_checkpoint(checkpoint)
+        self.system.on_load_checkpoint(cast(Checkpoint, checkpoint))
 
     def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
         return self.system.state_dict(**arguments)

@@ -46,8 +46,9 @@ from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.exporter import Exporter
 from usd.kernels.runtime import prefer
-from usd.system import OptimizerConfig, System
+from usd.system import System
 from usd.system.distillation import DistillationSystem
+from usd.system.optimizer import OptimizerConfig
 
 
 def run(
@@ -312,7 +313,7 @@ def _compare_export(system: System, data: Data, exporter: Exporter, files: Seque
         batch = data.batch(system.step, generator("cpu", data.seed, "export", len(batches)))
         batches.append(CameraBatch(batch.cameras.resize(wanted.size, wanted.size)).to(system.device))
     views = [view for batch in batches for view in (batch.view(i) for i in range(len(batch)))][: wanted.views]
-    renders = [system.look(view) for view in views]
+    renders = [system.render_views(view.cameras) for view in views]
     truth = [r.foreground + 1 - r.opacity for r in renders if r.foreground is not None]
     cameras = replace(
         views[0].cameras,

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,19 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+class Checkpoint(TypedDict, total=False):
+    """What a checkpoint of ours holds, beside what Lightning adds to it."""
+
+    format: str
+    global_step: int
+    state_dict: dict[str, Tensor]
+    system: dict[str, object]
+    components: dict[str, dict[str, object]]
+    seed: int
+    skipped_steps: int
+    training_states: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -162,8 +175,11 @@ def _crc_of(file: IO[bytes], size: int) -> int:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict[str, Any]:
-    """The checkpoint at ``path``. Raises ``UserError`` when it is missing, truncated, damaged or not one of ours."""
+def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Checkpoint:
+    """Return the checkpoint at ``path``.
+
+    Raises ``UserError`` when it is missing, truncated, damaged or not one of ours.
+    """
     path = Path(path)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint{_nearby(path)}")
@@ -177,7 +193,7 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project")
     _refuse_incomplete(content, path)
-    return content
+    return cast(Checkpoint, content)
 
 
 def _refuse_incomplete(content: Mapping[str, Any], path: Path) -> None:

@@ -25,7 +25,7 @@ class Component(Generic[C]):
     """Something built from a configuration of type C, a frozen dataclass of ``option`` fields.
 
     A subclass names its own: one nested in it, ``class Steady(ViewGuidance["Steady.Config"])``, or one beside it,
-    ``class UsdSystem(DistillationSystem[UsdConfig])``, which then is its ``Config``, too.
+    ``class UsdSystem(DistillationSystem[UsdConfig])``, which then is its ``Config``, too. It is the first argument.
     """
 
     Config: ClassVar[type[object]] = NoOptions
@@ -33,7 +33,7 @@ class Component(Generic[C]):
 
     def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
-        named = [argument for base in vars(cls).get("__orig_bases__", ()) for argument in get_args(base)]
+        named = [argument for base in vars(cls).get("__orig_bases__", ()) for argument in get_args(base)[:1]]
         for argument in named:
             if isinstance(argument, type) and is_dataclass(argument):
                 cls.Config = argument

@@ -17,7 +17,7 @@ Split = Literal["val", "test"]
 class Data(Component[C]):
     """Base of all data. A batch is any object with ``.to(device)``; it is never changed once made.
 
-    Every process gets the whole batch; the system takes its part (``System.part``).
+    Every process gets the whole batch; the system takes its part (``System.batch_share``).
     """
 
     workers: int = 0

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -33,17 +33,17 @@ FIT_ENOUGH = 0.004  # an error (root mean square) that no picture of eight bits 
 
 
 @dataclass(frozen=True)
-class Handover:
-    """What to start from: a checkpoint or a trial's folder, changes to its geometry's options, colors or not."""
+class ConversionOptions:
+    """The object to start from: a checkpoint or a trial's folder, changes to its geometry's options, colors or not."""
 
     path: Path | None
-    override: Mapping[str, Any]
+    override: Mapping[str, object]
     inherit_texture: bool
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What starts: a geometry and a material, and how they are configured."""
+class ConversionTarget:
+    """The geometry and material that start, and how they are configured."""
 
     geometry: Geometry
     material: Material
@@ -52,105 +52,105 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What an earlier training made."""
+class ConversionSource:
+    """The geometry and material of an earlier training."""
 
     geometry: Geometry
     material: Material
     material_spec: Spec
 
 
-def begin(parts: Parts, handover: Handover, generator: torch.Generator) -> None:
-    """Gives new parts the shape, and the colors, that a training starts from. Raises ``UserError``."""
-    if handover.path is None:
-        start = parts.geometry.initialize()
+def initialize_object(
+    target: ConversionTarget, options: ConversionOptions, generator: torch.Generator
+) -> None:
+    """Give a new object the shape, and the colors, that a training starts from. Raises ``UserError``."""
+    if options.path is None:
+        start = target.geometry.initialize()
     else:
-        source = load_source(handover, next(iter(parts.geometry.state_dict().values())).device)
-        take_shape(parts, source, handover.inherit_texture)
-        if not handover.inherit_texture or take_networks(parts, source):
+        device = next(iter(target.geometry.state_dict().values())).device
+        source = load_source(options.path, options.override, device)
+        copy_shape(target, source, options.inherit_texture)
+        if not options.inherit_texture or copy_networks(target, source):
             return
-        start = (
-            None
-            if colorless(parts.geometry, source.geometry)
-            else colored(parts.geometry.export_mesh(), source)
-        )
+        colored = has_features(target.geometry) and has_features(source.geometry)
+        start = with_vertex_colors(target.geometry.export_mesh(), source) if colored else None
     if start is not None and start.color is not None:
-        error = fit_colors(parts.geometry, parts.material, start, generator)
-        log.info("colours to start from are fitted to %.3f (root mean square)", error)
+        error = fit_colors(target.geometry, target.material, start, generator)
+        log.info("colors to start from are fitted to %.3f (root mean square)", error)
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint that a path means: itself, or the last one of a trial's folder. Raises ``UserError``."""
+    """Return the checkpoint that a path means: itself, or the last one of a trial's folder. Raises ``UserError``."""
     if not path.is_dir():
         return path
-    for found in (path / "ckpts" / "last.ckpt", path / "last.ckpt"):
-        if found.is_file():
-            return found
+    for candidate in (path / "ckpts" / "last.ckpt", path / "last.ckpt"):
+        if candidate.is_file():
+            return candidate
     raise UserError(f"{path} is a folder without ckpts/last.ckpt; expected a checkpoint or a trial")
 
 
-def load_source(handover: Handover, device: "torch.device | str") -> Source:
-    """The geometry and material of a checkpoint. Raises ``UserError`` for what is no checkpoint with a geometry."""
-    assert handover.path is not None
+def load_source(path: Path, override: Mapping[str, object], device: torch.device) -> ConversionSource:
+    """Load geometry and material of a checkpoint. Raises ``UserError`` for what is no checkpoint with a geometry."""
     try:
-        saved = checkpoint.load(checkpoint_of(handover.path))
+        saved = checkpoint.load(checkpoint_of(path))
         geometry, material = checkpoint.part(saved, "geometry"), checkpoint.part(saved, "material")
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
-    options = {**plain(geometry.spec.config), **handover.override}
+    options = {**plain(geometry.spec.config), **override}
     changed = spec("geometry", geometry.spec.name, options, "system.geometry_convert_override")
-    shape = _built(changed, Geometry, geometry.weights).to(device)
-    color = _built(material.spec, Material, material.weights).to(device)
-    return Source(shape, color, material.spec)
+    shape = _build_with_weights(changed, Geometry, geometry.weights).to(device)
+    color = _build_with_weights(material.spec, Material, material.weights).to(device)
+    return ConversionSource(shape, color, material.spec)
 
 
-def _built(wanted: Spec, kind: type[Built], weights: Mapping[str, Tensor]) -> Built:
-    module = build(wanted, kind)
+def _build_with_weights(component: Spec, kind: type[Built], weights: Mapping[str, Tensor]) -> Built:
+    """Build a component and give it weights. Raises ``UserError`` where they are another component's."""
+    module = build(component, kind)
     try:
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
         raise UserError(
-            f"{KEY}: the checkpoint's weights do not fit its {wanted.name} any more; was it overridden?"
+            f"{KEY}: the checkpoint's weights do not fit its {component.name} any more; was it overridden?"
         ) from error
     return module.eval().requires_grad_(False)
 
 
-def take_shape(parts: Parts, source: Source, inherit_texture: bool) -> None:
-    """The source's shape, and its networks of features where they fit and are wanted.
+def copy_shape(target: ConversionTarget, source: ConversionSource, inherit_texture: bool) -> None:
+    """Copy the source's shape, and its networks of features where they fit and are wanted.
 
     A shape that ``force_shape_init`` asks for wins.
     """
-    chosen = parts.geometry_spec
+    chosen = target.geometry_spec
     from usd.geometry.initial_shape import ShapeConfig
 
     try:
-        made = find(Geometry, chosen.name).convert(chosen.config, source.geometry).state_dict()
+        converted = find(Geometry, chosen.name).convert(chosen.config, source.geometry).state_dict()
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
-    wanted = {
-        key: value for key, value in made.items() if inherit_texture or key.split(".")[0] not in NETWORKS
+    copied = {
+        key: value for key, value in converted.items() if inherit_texture or key.split(".")[0] not in NETWORKS
     }
-    parts.geometry.load_state_dict({**parts.geometry.state_dict(), **wanted})
+    target.geometry.load_state_dict({**target.geometry.state_dict(), **copied})
     if isinstance(chosen.config, ShapeConfig) and chosen.config.force_shape_init:
-        parts.geometry.initialize()
+        target.geometry.initialize()
 
 
-def take_networks(parts: Parts, source: Source) -> bool:
-    """Copies networks and material where they are the same as the source's; says whether they were."""
-    same = plain(source.material_spec) == plain(parts.material_spec)
-    copied = same and inherit_features(parts.geometry, source.geometry)
+def copy_networks(target: ConversionTarget, source: ConversionSource) -> bool:
+    """Copy networks and material where they are the same as the source's; return whether they were."""
+    same = plain(source.material_spec) == plain(target.material_spec)
+    copied = same and inherit_features(target.geometry, source.geometry)
     if copied:
-        parts.material.load_state_dict(source.material.state_dict())
+        target.material.load_state_dict(source.material.state_dict())
     return copied
 
 
-def colorless(*geometries: Geometry) -> bool:
-    """Whether one of them has no features that anything was, or could be, learned in."""
-    return any(isinstance(g, FeatureSurface) and g.feature_network is None for g in geometries)
+def has_features(geometry: Geometry) -> bool:
+    """Return whether colors were, or can be, learned in a geometry's features."""
+    return not (isinstance(geometry, FeatureSurface) and geometry.feature_network is None)
 
 
-def colored(mesh: Mesh, source: Source) -> Mesh:
-    """The mesh with the colors of a source at its vertices."""
+def with_vertex_colors(mesh: Mesh, source: ConversionSource) -> Mesh:
+    """Return the mesh with the colors of a source at its vertices."""
     from usd.exporter.mesh import vertex_colors
 
     with torch.no_grad():
@@ -158,20 +158,21 @@ def colored(mesh: Mesh, source: Source) -> Mesh:
 
 
 def fit_colors(geometry: Geometry, material: Material, target: Mesh, generator: torch.Generator) -> float:
-    """Trains features and material until the surface shows a mesh's vertex colors; returns the last error (RMS)."""
-    parts = [part for name, part in geometry.named_children() if name in NETWORKS]
-    weights = [p for part in [*parts, material] for p in part.parameters() if p.requires_grad]
-    if not parts or not weights or target.color is None or geometry.n_features != material.n_features:
+    """Train features and material until the surface shows a mesh's vertex colors; return the last error (RMS)."""
+    networks = [network for name, network in geometry.named_children() if name in NETWORKS]
+    weights = [p for network in [*networks, material] for p in network.parameters() if p.requires_grad]
+    if not networks or not weights or target.color is None or geometry.n_features != material.n_features:
         return 0.0
     optimizer, error = torch.optim.Adam(weights, lr=FIT_RATE, eps=1e-15), 0.0
     normals = vertex_normals(target.vertices, target.faces)
     for _ in range(FIT_STEPS):
         face, share = surface_samples(target.vertices, target.faces, FIT_POINTS, generator)
         corners = target.faces[face]
+        # what the corners say, at the points between them
         x, normal, color = (
-            (part[corners] * share[..., None]).sum(1) for part in (target.vertices, normals, target.color)
+            (values[corners] * share[..., None]).sum(1) for values in (target.vertices, normals, target.color)
         )
-        loss = (seen_color(geometry, material, x, normal) - color).square().mean()
+        loss = (frontal_color(geometry, material, x, normal) - color).square().mean()
         error = float(loss.detach().sqrt())
         if error < FIT_ENOUGH:
             break
@@ -182,10 +183,10 @@ def fit_colors(geometry: Geometry, material: Material, target: Mesh, generator: 
     return error
 
 
-def seen_color(
+def frontal_color(
     geometry: Geometry, material: Material, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]
 ) -> Float[Tensor, "N 3"]:
-    """Colors of surface points seen straight on."""
+    """Return the colors of surface points for a viewer straight in front of them."""
     features = geometry.query(x, frozenset({"features"})).features
     assert features is not None
     unit = torch.nn.functional.normalize(normal, dim=-1)

@@ -15,21 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.background import Background
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
-from usd.core.errors import did_you_mean, listing
-from usd.core.needs import check_needs
-from usd.core.registry import build, register
+from usd.core.registry import register
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
 from usd.data.view_set import refuse_outside
 from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
-from usd.evaluation.views import ViewScore, mean_score, score, write_metrics
-from usd.exporter import Exporter
-from usd.geometry import Geometry, SignedDistance
+from usd.evaluation.views import ViewScore, score, write_metrics
+from usd.geometry import SignedDistance
 from usd.losses import Loss, needs_of
 from usd.losses.curvature import curvature
 from usd.losses.eikonal import eikonal, free_surface, unit_slope
@@ -43,13 +39,10 @@ from usd.losses.rays import (
     trusted_mean,
 )
 from usd.losses.samples import z_variance
-from usd.material import Material
-from usd.math.camera import Cameras
 from usd.math.rng import Part, dealt
-from usd.renderer import Renderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
-from usd.system import System
-from usd.system.distillation import stacked
+from usd.system.scene import SceneConfig, SceneSystem
+from usd.system.weighted_losses import Weights, read_weights
 
 PICTURE_LOSSES = {"rgb_l1": 1.0, "rgb_mse": 10.0, "mask": 0.1, "normal": 0.0}
 FIELD_LOSSES = {"eikonal": 0.1, "free_surface": 0.0}
@@ -59,6 +52,7 @@ RENDER_LOSSES: dict[str, Loss] = {
     "opaque": opaque,
     "z_variance": z_variance,
 }
+DEFAULT_WEIGHTS = {**PICTURE_LOSSES, **FIELD_LOSSES, **dict.fromkeys(RENDER_LOSSES, 0.0)}
 LEAST_RAYS = 32
 
 
@@ -69,27 +63,22 @@ class OutlierConfig:
     Numbers or schedules. Begin late: before the shape stands, what is still missing of it fits worst.
     """
 
-    rgb: Schedule = option(0.0, "of the colours", ge=0, lt=1)
-    mask: Schedule = option(0.0, "of the masks", ge=0, lt=1)
-    normal: Schedule = option(0.0, "of the normals", ge=0, lt=1)
+    rgb: Schedule = option(0.0, "share of the rays whose colors are left out", ge=0, lt=1)
+    mask: Schedule = option(0.0, "share of the rays whose masks are left out", ge=0, lt=1)
+    normal: Schedule = option(0.0, "share of the rays whose normals are left out", ge=0, lt=1)
 
 
 @dataclass(frozen=True)
-class ReconstructConfig(System.Config):
-    """Parts, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
+class ReconstructConfig(SceneConfig):
+    """Components, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
 
     NAME is rgb_l1, rgb_mse, mask, normal (against the pictures), eikonal, curvature, free_surface (of the distance),
     sparsity, opaque or z_variance (of what is rendered).
     """
 
-    geometry: Spec = component("geometry", "implicit-sdf", "the surface")
-    material: Spec = component("material", "no-material", "its colours")
-    background: Spec = component("background", "solid-color-background", "what is behind it")
-    renderer: Spec = component("renderer", "neus-volume-renderer", "how it is seen")
-    loss: dict[str, Schedule] = option(
-        {}, "lambda_rgb_l1, lambda_rgb_mse, lambda_mask, lambda_normal, lambda_eikonal, ...", ge=0
-    )
-    outliers: OutlierConfig = option({}, "which errors are not believed")
+    geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
+    renderer: Spec = component("renderer", "neus-volume-renderer", "how pictures of the object are made")
+    outliers: OutlierConfig = option({}, "errors that are not believed")
     samples_per_step: int | None = option(
         16384, "rays are as many as take this many samples, up to data.n_rays; null: always data.n_rays", ge=1
     )
@@ -98,53 +87,49 @@ class ReconstructConfig(System.Config):
         1024, "points anywhere in the cube, for losses of the distance", ge=1, le=2**24
     )
     free_surface_decay: float = option(
-        50.0, "of lambda_free_surface: distances far above its inverse count as empty", gt=0
+        50.0, "decay of lambda_free_surface: distances far above its inverse count as empty", gt=0
     )
 
 
 @register("reconstruct-system", "reconstruct")
-class ReconstructSystem(System[ReconstructConfig]):
-    """Needs ``views-datamodule``. Test views are scored against the pictures that were kept from training."""
+class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
+    """Reconstruction from ``views-datamodule``. Test views are scored against pictures kept from training."""
 
     transient: ClassVar[frozenset[str]] = frozenset()
     shares_batches: ClassVar[bool] = True
-    geometry: Geometry
-    material: Material
-    background: Background
     renderer: NeusVolumeRenderer
     n_rays: Tensor
 
     def build(self) -> None:
+        """Build the scene. Raises ``ConfigError`` where its components do not fit each other."""
+        super().build()
+        self.register_buffer("n_rays", torch.tensor(self.config.first_rays))
+        self.test_views: list[tuple[ViewBatch, Float[Tensor, "4 H W"]]] = []
+
+    def build_renderer(self) -> NeusVolumeRenderer:
+        """Build the renderer. Raises ``ConfigError`` for one that renders no signed distance."""
         config = self.config
-        self.weights = loss_weights(config.loss)
-        self.geometry = build(config.geometry, Geometry)
-        self.material = build(config.material, Material)
-        self.background = build(config.background, Background)
         if self.material.n_features != self.geometry.n_features:
             raise ConfigError(
                 f"system.geometry.n_feature_dims: is {self.geometry.n_features}; expected "
                 f"{self.material.n_features}, what {config.material.name} takes"
             )
-        renderer = build(
-            config.renderer,
-            Renderer,
-            geometry=self.geometry,
-            material=self.material,
-            background=self.background,
-        )
+        renderer = super().build_renderer()
         if not isinstance(renderer, NeusVolumeRenderer):
             raise ConfigError(
                 f"system.renderer_type: {config.renderer.name} renders no signed distance; "
                 "expected neus-volume-renderer"
             )
-        self.renderer = renderer
-        self.register_buffer("n_rays", torch.tensor(config.first_rays))
-        self.shown: list[tuple[ViewBatch, Float[Tensor, "4 H W"]]] = []
+        return renderer
+
+    def loss_weights(self) -> Weights:
+        """Return the weights of the losses of pictures, distances and renders."""
+        return read_weights(self.config.loss, DEFAULT_WEIGHTS)
 
     # ------------------------------------------------------------------------------------------------- training
 
     def on_fit_start(self) -> None:
-        """Says what was understood of the views, and takes the shape to start from."""
+        """Print what was understood of the views, and take the shape to start from."""
         data = self.data
         if not isinstance(data, ViewsData):
             raise ConfigError("data_type: gives no rays of views; expected views-datamodule")
@@ -162,7 +147,8 @@ class ReconstructSystem(System[ReconstructConfig]):
             self.geometry.initialize()
 
     def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        active = {name: weight for name, now in self.weights.items() if (weight := now(step)) > 0}
+        """Return the weighted losses of as many rays as are taken now, and of points anywhere."""
+        active = self.active(step)
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
         part = Part.of(wanted, ranks.rank(), ranks.processes())
         with dealt(generator, part if ranks.processes() > 1 else None):
@@ -174,7 +160,7 @@ class ReconstructSystem(System[ReconstructConfig]):
     def _ray_losses(
         self, rays: RayBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> tuple[dict[str, Tensor], Render]:
-        """What is rendered along rays, against their pixels and by itself."""
+        """Render along rays; return the losses against their pixels, those of the render itself, and the render."""
         background = self.background.color(rays.directions, generator)
         extra = {name: loss for name, loss in RENDER_LOSSES.items() if name in active}
         needs = needs_of(extra.values()) | {"samples"} | ({"normal"} if "normal" in active else set())
@@ -193,7 +179,7 @@ class ReconstructSystem(System[ReconstructConfig]):
         active: Mapping[str, float],
         step: int,
     ) -> dict[str, Tensor]:
-        """What the pictures say, ray by ray."""
+        """Return the losses against the pictures, ray by ray."""
         out, losses = self.config.outliers, {}
         rgb, truth = render.rgb[0, :, 0].T, rays.over(background)
         if "rgb_l1" in active:
@@ -214,7 +200,7 @@ class ReconstructSystem(System[ReconstructConfig]):
     def _field_losses(
         self, render: Render, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """What holds for distances, at the samples and at points anywhere."""
+        """Return the losses of distances, at the samples and at points anywhere."""
         if not {"eikonal", "free_surface"} & set(active):
             return {}
         assert isinstance(self.geometry, SignedDistance)
@@ -229,7 +215,7 @@ class ReconstructSystem(System[ReconstructConfig]):
         return {name: loss for name, loss in losses.items() if name in active}
 
     def _count(self, render: Render, rays: int, most: int) -> None:
-        """Figures, and how many rays the next step takes."""
+        """Note figures, and set how many rays the next step takes."""
         assert render.samples is not None
         counted = torch.tensor(len(render.samples.t), device=self.device)
         taken, wanted = int(ranks.summed(counted)), self.config.samples_per_step
@@ -240,76 +226,56 @@ class ReconstructSystem(System[ReconstructConfig]):
 
     # ------------------------------------------------------------------------------------------------- pictures
 
-    def look(self, cameras: Cameras, *needs: str) -> Render:
-        """Evaluation pictures, one view at a time, on the CPU."""
-        wanted = check_needs({"foreground", *needs}, "the system's views")
-        with torch.no_grad():
-            views = [self.renderer.render(cameras[i : i + 1], wanted, None) for i in range(len(cameras))]
-        return stacked(views)
-
     def validate(self, batch: ViewBatch, index: int) -> None:
-        """Writes ``it<step>-<index>.png``: the truth; colors, opacity, depth and normals as they are."""
-        grid = validation_grid(self.look(batch.cameras, "depth", "normal"))
+        """Write ``it<step>-<index>.png``: the truth; colors, opacity, depth and normals as they are."""
+        grid = validation_grid(self.render_views(batch.cameras, "depth", "normal"))
         truth = contact_sheet(batch.over().cpu(), columns=len(batch))
         gap = torch.ones_like(truth[:, :2])
         write_picture(self.save_dir / f"it{self.step}-{index}.png", torch.cat([truth, gap, grid], 1))
 
     def on_test_epoch_start(self) -> None:
-        self.shown = []
+        """Forget the views of an earlier test."""
+        self.test_views = []
 
     def test(self, batch: ViewBatch, index: int) -> None:
-        """Writes the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
-        render = self.look(batch.cameras)
+        """Write the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
+        render = self.evaluation_views(batch.cameras)
         rgba = rendered_rgba(render)
         if not batch.views.masked:
             rgba = torch.cat([render.rgb.clamp(0, 1), torch.ones_like(render.opacity)], 1)
         for i, picture in enumerate(rgba):
-            write_picture(self._folder() / f"{batch.first + i}.png", picture)
-            self.shown.append((_single(batch, i), picture))
+            write_picture(self._test_folder() / f"{batch.first + i}.png", picture)
+            self.test_views.append((single_view(batch, i), picture))
 
-    def _folder(self) -> Path:
+    def _test_folder(self) -> Path:
+        """Return the folder of test views."""
         return self.save_dir / f"it{self.step}-test"
 
     def on_test_epoch_end(self) -> None:
-        """Cameras, a contact sheet (truth above), and ``metrics.json`` beside the views."""
-        folder, shown = self._folder(), self.shown
-        if not shown:
+        """Write cameras, a contact sheet (truth above), and ``metrics.json`` beside the views."""
+        folder, views = self._test_folder(), self.test_views
+        if not views:
             return
         write_transforms(
             folder / "transforms.json",
-            [view.cameras.to("cpu") for view, _ in shown],
-            [f"{view.first}.png" for view, _ in shown],
+            [view.cameras.to("cpu") for view, _ in views],
+            [f"{view.first}.png" for view, _ in views],
         )
-        eight = shown[:8]
+        eight = views[:8]
         pictures = [view.views.rgba[0].cpu() for view, _ in eight] + [picture for _, picture in eight]
         write_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
-        mean = write_scores(folder, shown)
-        self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
-        self.shown = []
-
-    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
-        self.eval()
-        return exporter.export(self.geometry, self.material, folder)
+        self.log_scores(write_scores(folder, views))
+        self.test_views = []
 
 
-def _single(batch: ViewBatch, index: int) -> ViewBatch:
+def single_view(batch: ViewBatch, index: int) -> ViewBatch:
+    """Return one view of a batch."""
     return ViewBatch(batch.views.select([index]), batch.name, batch.first + index)
 
 
-def write_scores(folder: Path, shown: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> ViewScore:
-    """``metrics.json``: rendered views against the truth."""
-    scores = {i: score(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(shown)}
-    frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in shown]
+def write_scores(folder: Path, views: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> list[ViewScore]:
+    """Write ``metrics.json``, rendered views against the truth; return the scores."""
+    scores = {i: score(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(views)}
+    frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in views]
     write_metrics(folder / "metrics.json", frames, scores)
-    return mean_score(list(scores.values()))
-
-
-def loss_weights(given: Mapping[str, Schedule]) -> dict[str, Schedule]:
-    """Weights by loss name from ``lambda_NAME`` keys. Unknown keys are errors."""
-    known = {**PICTURE_LOSSES, **FIELD_LOSSES, **dict.fromkeys(RENDER_LOSSES, 0.0)}
-    keys = [f"lambda_{name}" for name in known]
-    for key in given:
-        if key not in keys:
-            hint = did_you_mean(key, keys) or f" Known keys: {listing(keys)}."
-            raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
-    return {name: given.get(f"lambda_{name}", Schedule.constant(value)) for name, value in known.items()}
+    return list(scores.values())

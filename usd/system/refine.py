@@ -11,7 +11,6 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,17 +43,19 @@ class RefineConfig(System.Config):
         None, "the text model; null: the one that the LoRA was trained on", path=True
     )
     lora: str | None = option(
-        None, "folder with pytorch_lora_weights.safetensors; null: the model as it is", path=True
+        None, "folder with pytorch_lora_weights.safetensors; null: the text model as it is", path=True
     )
-    lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is", ge=-100, le=100)
+    lora_scale: float = option(1.0, "factor of the LoRA; 0 is the text model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
-    models: Running = option({}, "how the model is kept in memory and run")
-    prompt: str | None = option(
-        None, "what the views show; null: the sentence that the LoRA was trained with"
+    models: Running = option({}, "how the text model is kept in memory and run")
+    prompt: str | None = option(None, "what the views show; null: the prompt that the LoRA was trained with")
+    strength: float = option(
+        0.2, "share of the noise schedule to go back to, and of the steps to take", ge=0, le=1
     )
-    strength: float = option(0.2, "share of the schedule to go back to, and of the steps to take", ge=0, le=1)
     steps: int = option(50, "DDIM steps of the whole schedule", ge=1, le=1000)
-    guidance_scale: float = option(6.5, "of the prompt against the empty one", ge=0, le=10000)
+    guidance_scale: float = option(
+        6.5, "classifier-free guidance of the prompt against the empty one", ge=0, le=10000
+    )
     residual: float | None = option(
         None,
         "share of the change that is added to the view, so that the autoencoder's errors stay out; null: no view, the "
@@ -66,20 +67,24 @@ class RefineConfig(System.Config):
 
 
 @register("refine-system", "refine")
-class RefineSystem(System[RefineConfig]):
-    """Needs ``views-datamodule``. Writes ``save/refined``: pictures with alpha, and their transforms.json."""
+class RefineSystem(System[RefineConfig, object]):
+    """Refinement of the views of ``views-datamodule`` by a text model.
+
+    Writes ``save/refined``: pictures with alpha, and their transforms.json.
+    """
 
     def build(self) -> None:
+        """Check that a model is named. Raises ``ConfigError``."""
         if self.config.lora is None and self.config.pretrained_model_name_or_path is None:
             raise ConfigError("system.lora: required but not given; expected the folder of a LoRA")
 
-    def configure_optimizers(self) -> None:  # type: ignore[override]
-        """There is nothing to optimize."""
+    def configure_optimizers(self) -> None:
+        """Return none: there is nothing to optimize."""
         for text in (".*will run with no optimizer.*", ".*`training_step` returned `None`.*"):
             warnings.filterwarnings("ignore", text)
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:  # type: ignore[override]
-        """All views; those that an earlier call has finished are left alone."""
+    def training_step(self, batch: object, batch_idx: int) -> None:
+        """Refine all views but those that an earlier call has finished."""
         data = self.data
         if not isinstance(data, ViewsData):
             raise ConfigError("data_type: has no views to refine; expected views-datamodule")
@@ -87,9 +92,9 @@ class RefineSystem(System[RefineConfig]):
             self.refine(data.train_views)
 
     def refine(self, views: ViewSet) -> Path:
-        """Writes the refined views; returns their folder."""
-        folder, wanted = self.save_dir / FOLDER, self._keys(views)
-        done = finished(folder, wanted)
+        """Write the refined views; return their folder."""
+        folder, keys = self.save_dir / FOLDER, self._keys(views)
+        done = pictures_with_keys(folder, keys)
         names = [f"{index:04d}.png" for index in range(len(views))]
         todo = [index for index, name in enumerate(names) if name not in done]
         size = self.config.batch_size
@@ -97,16 +102,16 @@ class RefineSystem(System[RefineConfig]):
         for first in range(0, len(todo), size):
             chosen = todo[first : first + size]
             assert model is not None
-            for index, picture in zip(chosen, self._refined(model, views, chosen), strict=True):
+            for index, picture in zip(chosen, self._refine_views(model, views, chosen), strict=True):
                 write_picture(folder / names[index], picture)
-                done[names[index]] = wanted[index]
-            write_record(folder, {"views": done})
+                done[names[index]] = keys[index]
+            files.write_record(folder / RECORD, {"views": done})
         write_transforms(folder / "transforms.json", [views.cameras.to("cpu")], names)
         self._report(folder, views, names, done)
         return folder
 
     def open_model(self) -> TextDenoiser:
-        """The text model with its LoRA."""
+        """Open the text model with its LoRA."""
         config = self.config
         name, where = config.pretrained_model_name_or_path or "", "system.pretrained_model_name_or_path"
         if config.lora is not None:
@@ -116,36 +121,41 @@ class RefineSystem(System[RefineConfig]):
         return model
 
     def prompt(self) -> str:
-        """The sentence. Raises ``ConfigError`` where neither the configuration nor the LoRA says one."""
-        said = self.config.prompt
-        if said is None and self.config.lora is not None:
-            said = read_card(Path(self.config.lora)).prompt
-        if said is None:
+        """Return the prompt. Raises ``ConfigError`` where neither the configuration nor the LoRA says one."""
+        prompt = self.config.prompt
+        if prompt is None and self.config.lora is not None:
+            prompt = read_card(Path(self.config.lora)).prompt
+        if prompt is None:
             raise ConfigError("system.prompt: required but not given; expected what the views show")
-        return said
+        return prompt
 
-    def _refined(self, model: TextDenoiser, views: ViewSet, chosen: list[int]) -> Float[Tensor, "B 4 H W"]:
+    def _refine_views(
+        self, model: TextDenoiser, views: ViewSet, chosen: list[int]
+    ) -> Float[Tensor, "B 4 H W"]:
+        """Refine some of the views; their alpha stays what it was."""
         rgba = views.rgba[chosen].to(self.device)
-        told, untold = model.embed_text([self.prompt()] * len(rgba)), model.unconditional(len(rgba))
+        cond, uncond = model.embed_text([self.prompt()] * len(rgba)), model.unconditional(len(rgba))
         space = model.latent
         shape = (1, space.channels, space.height, space.width)
         noise = [
             normal_like(torch.empty(shape), generator("cpu", self.seed, "refine", index)) for index in chosen
         ]
-        made = refined(model, over(rgba), (told, untold), torch.cat(noise).to(self.device), self.config)
-        return recomposed(made, rgba[:, 3:]).cpu()
+        refined = refine_pictures(
+            model, over(rgba), (cond, uncond), torch.cat(noise).to(self.device), self.config
+        )
+        return unmix_white(refined, rgba[:, 3:]).cpu()
 
     def _keys(self, views: ViewSet) -> list[str]:
-        """What decides each refined view, as a digest."""
-        said = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
-        text = json.dumps({**said, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
+        """Return of each refined view a digest of what decides it."""
+        settings = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
+        text = json.dumps({**settings, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
         start: list[str | bytes] = [text]
         if self.config.lora is not None and (Path(self.config.lora) / WEIGHTS).is_file():
             start.append((Path(self.config.lora) / WEIGHTS).read_bytes())
         return [files.digest(*start, picture.cpu().numpy().tobytes()) for picture in views.rgba]
 
     def _report(self, folder: Path, views: ViewSet, names: list[str], done: dict[str, str]) -> None:
-        """Sharpness before and after, how far the views moved, and a sheet: before above after."""
+        """Write sharpness before and after, how far the views moved, and a sheet: before above after."""
         after = torch.stack([read_rgba(folder / name) for name in names])
         before = views.rgba.cpu()
         figures = {
@@ -153,11 +163,12 @@ class RefineSystem(System[RefineConfig]):
             "sharpness_after": sharpness(after).mean().item(),
             "psnr_to_before": psnr(over(after), over(before)).clamp_max(100).mean().item(),
         }
-        write_record(folder, {**figures, "prompt": self.prompt(), "views": done})
+        files.write_record(folder / RECORD, {**figures, "prompt": self.prompt(), "views": done})
         self.log_dict({f"train/{name}": value for name, value in figures.items()})
-        shown = [(2 * i + 1) * len(names) // 16 for i in range(8)] if len(names) > 8 else range(len(names))
-        rows = torch.cat([over(before[list(shown)]), over(after[list(shown)])])
-        write_picture(self.save_dir / f"{FOLDER}.png", contact_sheet(rows, columns=len(shown)))
+        eight = [(2 * i + 1) * len(names) // 16 for i in range(8)]
+        rows = eight if len(names) > 8 else list(range(len(names)))
+        pictures = torch.cat([over(before[rows]), over(after[rows])])
+        write_picture(self.save_dir / f"{FOLDER}.png", contact_sheet(pictures, columns=len(rows)))
         sys.stdout.write(
             "refined {} views: sharpness {sharpness_before:.3f} -> {sharpness_after:.3f}, "
             "{psnr_to_before:.1f} dB from what they were\n".format(len(names), **figures)
@@ -175,36 +186,36 @@ RESULT_KEYS = (
 
 
 @torch.no_grad()
-def refined(
+def refine_pictures(
     model: TextDenoiser,
     pictures: Float[Tensor, "B 3 H W"],
-    told: tuple[Embedding, Embedding],
+    prompts: tuple[Embedding, Embedding],
     noise: Float[Tensor, "B c h w"],
     config: RefineConfig,
 ) -> Float[Tensor, "B 3 H W"]:
-    """Pictures in [0, 1], noised and cleaned under (prompt, empty prompt); see the module's head."""
+    """Noise pictures in [0, 1] and denoise them under ``prompts``, (prompt, empty prompt); see the module's head."""
     alphas, size = model.alphas_cumprod, pictures.shape[-2:]
     z = model.encode(pictures)
     times = last_times(config.steps, config.strength, len(alphas))
-    cleaned = z
+    denoised = z
     if times:
         at = torch.full((len(z),), times[0], device=z.device, dtype=torch.long)
-        fn = guided_fn(told_fn(model, told[0]), told_fn(model, told[1]), config.guidance_scale)
-        cleaned = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
-    made = model.decode(cleaned)
+        fn = guided_fn(told_fn(model, prompts[0]), told_fn(model, prompts[1]), config.guidance_scale)
+        denoised = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
+    decoded = model.decode(denoised)
     if config.residual is not None:
-        change = resampled(made - model.decode(z), size)
+        change = resample(decoded - model.decode(z), size)
         return (pictures + config.residual * change).clamp(0, 1)
-    return resampled(made, size).clamp(0, 1)
+    return resample(decoded, size).clamp(0, 1)
 
 
 def last_times(steps: int, strength: float, count: int = 1000) -> list[int]:
-    """The last ``strength`` of DDIM's falling times: 199, 179, ..., 19 for 50 steps and 0.2."""
+    """Return the last ``strength`` of DDIM's falling times: 199, 179, ..., 19 for 50 steps and 0.2."""
     return ddim_timesteps(steps, count - 1)[steps - round(strength * steps) :]
 
 
-def resampled(picture: Float[Tensor, "B 3 h w"], size: torch.Size) -> Float[Tensor, "B 3 H W"]:
-    """At another size, bicubic, antialiased; values may overshoot."""
+def resample(picture: Float[Tensor, "B 3 h w"], size: torch.Size) -> Float[Tensor, "B 3 H W"]:
+    """Return pictures at another size, bicubic, antialiased; values may overshoot."""
     if picture.shape[-2:] == size:
         return picture
     return torch.nn.functional.interpolate(
@@ -212,22 +223,18 @@ def resampled(picture: Float[Tensor, "B 3 h w"], size: torch.Size) -> Float[Tens
     )
 
 
-def recomposed(
+def unmix_white(
     picture: Float[Tensor, "B 3 H W"], alpha: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 4 H W"]:
-    """Straight RGBA that shows ``picture`` over white where alpha is 1; colors of half-covered pixels are unmixed."""
+    """Return straight RGBA that shows ``picture`` over white; colors of half-covered pixels are unmixed from white."""
     return straight((picture - (1 - alpha)).clamp_min(0), alpha)
 
 
 # ----------------------------------------------------------------------------------------------------------- record
 
 
-def finished(folder: Path, wanted: list[str]) -> dict[str, str]:
-    """Names and keys of the pictures in ``folder`` that are as wanted."""
-    said = (files.read_record(folder / RECORD) or {}).get("views") or {}
-    names = {f"{index:04d}.png": key for index, key in enumerate(wanted)}
-    return {name: key for name, key in names.items() if said.get(name) == key and (folder / name).is_file()}
-
-
-def write_record(folder: Path, content: dict[str, Any]) -> None:
-    files.write_record(folder / RECORD, content)
+def pictures_with_keys(folder: Path, keys: list[str]) -> dict[str, str]:
+    """Return names and keys of the pictures in ``folder`` that were made with these keys."""
+    record = (files.read_record(folder / RECORD) or {}).get("views") or {}
+    names = {f"{index:04d}.png": key for index, key in enumerate(keys)}
+    return {name: key for name, key in names.items() if record.get(name) == key and (folder / name).is_file()}

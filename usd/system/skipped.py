@@ -11,33 +11,33 @@ from dataclasses import dataclass
 
 @dataclass
 class SkippedSteps:
-    """How many there were, and what speaks against the step that runs now."""
+    """Count of skipped steps, and the reason to skip the step that runs now."""
 
     total: int = 0
     in_a_row: int = 0
     reason: str = ""
 
     def begin(self) -> None:
-        """A step begins, and nothing speaks against it."""
+        """Begin a step, with no reason to skip it."""
         self.reason = ""
 
-    def doubt(self, reason: str) -> None:
-        """Something of this step is not finite; the first reason is kept, none is the empty text."""
+    def reject(self, reason: str) -> None:
+        """Note something of this step that is not finite; the first reason is kept, none is the empty text."""
         self.reason = self.reason or reason
 
     def end(self) -> bool:
-        """A step is over. Whether it is to be skipped."""
+        """End a step; return whether it is to be skipped."""
         self.total += bool(self.reason)
         self.in_a_row = self.in_a_row + 1 if self.reason else 0
         return bool(self.reason)
 
     @property
     def worth_saying(self) -> bool:
-        """The 1st, 2nd, 4th, 8th and so on: a line each for a thousand of them would hide everything else."""
+        """Whether this is the 1st, 2nd, 4th, 8th and so on: a line for each of a thousand would hide the rest."""
         return self.total & (self.total - 1) == 0
 
 
-def unbounded(losses: Mapping[str, float]) -> str:
-    """What is said of the first loss that is not finite; empty where all are."""
+def first_infinite(losses: Mapping[str, float]) -> str:
+    """Return a clause on the first loss that is not finite; empty where all are."""
     bad = [f"loss '{name}' is {loss}" for name, loss in losses.items() if not math.isfinite(loss)]
     return bad[0] if bad else ""

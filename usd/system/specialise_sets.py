@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +19,7 @@ from usd.core.errors import UserError
 from usd.core.random import generator
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.data.view_readers import ViewOptions, read_views
-from usd.denoiser import TextDenoiser, ViewDenoiser, check_shared_latents
+from usd.denoiser import Reading, TextDenoiser, ViewDenoiser, check_shared_latents
 from usd.denoiser.picture import resized
 from usd.denoiser.sample import Sampler, sample_text, sample_views
 from usd.math.camera import Cameras
@@ -30,55 +29,60 @@ Pictures = Float[Tensor, "N 3 S S"]
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Ordinary sampling of pictures to learn from."""
+    """Options of sampling pictures to learn from."""
 
     steps: int = option(50, "DDIM steps", ge=1, le=1000)
-    scale: float = option(3.0, "classifier-free guidance", ge=0, le=10000)
+    scale: float = option(3.0, "scale of classifier-free guidance", ge=0, le=10000)
     rectified: bool = option(
         False,
-        "of views: guide against the text model's unconditional prediction (arXiv 2312.06198, supplement)",
+        "guide novel views against the text model's unconditional prediction (arXiv 2312.06198, supplement)",
     )
     batch_size: int = option(4, "pictures sampled at once", ge=1, le=65536)
 
     def sampler(self) -> Sampler:
+        """Return steps and scale as a sampler takes them."""
         return Sampler(self.steps, self.scale)
 
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """The three sentences. {subject}, {object_token} and {input_token} stand for the options of these names."""
+    """The three prompts. {subject}, {object_token} and {input_token} stand for the options of these names."""
 
-    class_: str = option("photo of a {subject}", "anything of its kind")
-    object: str = option("photo of a {object_token} {subject}", "the object")
+    class_: str = option("photo of a {subject}", "prompt of anything of the object's kind")
+    object: str = option("photo of a {object_token} {subject}", "prompt of the object")
     input: str = option(
-        "photo of a {input_token} {object_token} {subject}", "the object, as clear as the input picture"
+        "photo of a {input_token} {object_token} {subject}",
+        "prompt of the object, as clear as the input picture",
     )
 
-    def filled(self, where: str, **words: str) -> "PromptsConfig":
-        """The sentences themselves. Raises ``UserError`` where a template asks for a word that there is not."""
-        said = {}
+    def fill(self, where: str, **words: str) -> "PromptsConfig":
+        """Fill in the words. Raises ``UserError`` where a template asks for a word that there is not."""
+        prompts = {}
         for field in fields(self):
             template = getattr(self, field.name)
             try:
-                said[field.name] = " ".join(template.format(**words).split())
+                prompts[field.name] = " ".join(template.format(**words).split())
             except (KeyError, IndexError, ValueError) as problem:
                 known = ", ".join(f"{{{word}}}" for word in words)
                 raise UserError(
                     f"{where}.{field.name.removesuffix('_')}: '{template}': unknown {problem}; expected {known}"
                 ) from problem
-        return PromptsConfig(**said)
+        return PromptsConfig(**prompts)
 
 
-def kept(
+def picture_set(
     folder: Path,
-    decided_by: Any,
+    settings: object,
     count: int,
     batch_size: int,
     make: Callable[[int, int], Pictures],
 ) -> Pictures:
-    """``count`` pictures from ``folder``, those that are missing made by ``make(first, after the last)``."""
-    key = files.digest(json.dumps(decided_by, sort_keys=True))
-    if _key(folder) != key:
+    """Read ``count`` pictures from ``folder``; those that are missing are made by ``make(first, after the last)``.
+
+    ``settings``, JSON-like, are everything that decides them: with others all are made again.
+    """
+    key = files.digest(json.dumps(settings, sort_keys=True))
+    if _record_key(folder) != key:
         for old in folder.glob("*.png"):
             old.unlink()
         files.write_record(folder / "set.json", {"key": key, "count": count})
@@ -93,33 +97,40 @@ def kept(
     return pictures
 
 
-def _key(folder: Path) -> str | None:
+def _record_key(folder: Path) -> str | None:
+    """Return the digest of the settings that a set was made with."""
     return (files.read_record(folder / "set.json") or {}).get("key")
 
 
-def digest(picture: Tensor) -> str:
+def picture_digest(picture: Tensor) -> str:
+    """Return the digest of a picture's numbers."""
     return files.digest(picture.cpu().numpy().tobytes())
 
 
 def input_set(folder: Path, picture: Float[Tensor, "1 3 S S"]) -> Pictures:
-    """The input picture alone."""
-    return kept(folder, digest(picture), 1, 1, lambda first, last: picture)
+    """Return the input picture alone, as a set."""
+    return picture_set(folder, picture_digest(picture), 1, 1, lambda first, last: picture)
 
 
 def given_set(folder: Path, source: str, size: int) -> Pictures:
-    """Views of a folder (or a trial, or a toybox seed), over white, at the text model's size."""
+    """Return views of a folder (or a trial, or a toybox seed), over white, at the text model's size."""
     views = read_views(source, ViewOptions(), "system.views")
-    pictures = resized(over(views.rgba), size) if _square(views.rgba) else _padded(over(views.rgba), size)
-    decided = [digest(pictures), size]
-    return kept(folder, decided, len(pictures), len(pictures), lambda first, last: pictures[first:last])
+    pictures = (
+        resized(over(views.rgba), size) if _square(views.rgba) else pad_to_square(over(views.rgba), size)
+    )
+    settings = [picture_digest(pictures), size]
+    return picture_set(
+        folder, settings, len(pictures), len(pictures), lambda first, last: pictures[first:last]
+    )
 
 
 def _square(pictures: Tensor) -> bool:
+    """Return whether pictures are as high as wide."""
     return pictures.shape[-2] == pictures.shape[-1]
 
 
-def _padded(pictures: Float[Tensor, "N 3 H W"], size: int) -> Pictures:
-    """Made square with white, then resized."""
+def pad_to_square(pictures: Float[Tensor, "N 3 H W"], size: int) -> Pictures:
+    """Return pictures made square with white, then resized."""
     height, width = pictures.shape[-2:]
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
@@ -128,8 +139,8 @@ def _padded(pictures: Float[Tensor, "N 3 H W"], size: int) -> Pictures:
 
 
 @dataclass(frozen=True)
-class ViewSource:
-    """Zero-1-to-3, shown the input picture and its camera, asked for ``cameras``."""
+class NovelViews:
+    """A request for novel views: Zero-1-to-3, the input picture and its camera, and ``cameras`` to see it from."""
 
     model: ViewDenoiser
     prior: TextDenoiser
@@ -138,54 +149,55 @@ class ViewSource:
     cameras: Cameras
 
 
-def view_set_of(folder: Path, source: ViewSource, config: SamplingConfig, seed: int) -> Pictures:
-    """One sampled view for each camera."""
+def novel_view_set(folder: Path, source: NovelViews, config: SamplingConfig, seed: int) -> Pictures:
+    """Return one sampled view for each camera."""
     device = source.model.alphas_cumprod.device
     if config.rectified:
         check_shared_latents(source.model, source.prior, "system.view_sampling.rectified")
     poses = [source.reference.c2w.tolist(), source.cameras.c2w.tolist(), source.cameras.fov_y.tolist()]
-    decided = [digest(source.picture), poses, source.model.name, source.prior.name, _said(config), seed]
-    read: list[Any] = []
+    digest, names = picture_digest(source.picture), [source.model.name, source.prior.name]
+    settings = [digest, poses, *names, _sampling_settings(config), seed]
+    readings: list[Reading] = []
 
     def make(first: int, last: int) -> Pictures:
-        if not read:
-            read.append(source.model.read(source.picture.to(device), source.reference.to(device)))
+        if not readings:
+            readings.append(source.model.read(source.picture.to(device), source.reference.to(device)))
         return sample_views(
             source.model,
-            read[0],
+            readings[0],
             source.cameras[first:last].to(device),
             config.sampler(),
             generator("cpu", seed, "views", first),
             source.prior if config.rectified else None,
         )
 
-    return kept(folder, decided, len(source.cameras), config.batch_size, make)
+    return picture_set(folder, settings, len(source.cameras), config.batch_size, make)
 
 
 def class_set(
     folder: Path, model: TextDenoiser, prompt: str, count: int, config: SamplingConfig, seed: int
 ) -> Pictures:
-    """``count`` pictures of the prompt by the model as it is: what it is not to forget."""
+    """Return ``count`` pictures of the prompt by the model as it is: what it is not to forget."""
 
     def make(first: int, last: int) -> Pictures:
         source = generator("cpu", seed, "class", first)
         return sample_text(model, [prompt] * (last - first), config.sampler(), source)
 
-    decided = [prompt, model.name, _said(config), seed]
-    return kept(folder, decided, count, config.batch_size, make)
+    settings = [prompt, model.name, _sampling_settings(config), seed]
+    return picture_set(folder, settings, count, config.batch_size, make)
 
 
-def _said(config: SamplingConfig) -> list[Any]:
+def _sampling_settings(config: SamplingConfig) -> list[float]:
+    """Return everything that decides what is sampled."""
     return [config.steps, config.scale, config.rectified, config.batch_size]
 
 
-def encoded(model: TextDenoiser, pictures: Pictures, batch_size: int) -> Float[Tensor, "N c h w"]:
-    """Latents of a set, some pictures at a time."""
+def encode_set(model: TextDenoiser, pictures: Pictures, batch_size: int) -> Float[Tensor, "N c h w"]:
+    """Return the latents of a set, encoded some pictures at a time."""
     device = model.alphas_cumprod.device
-    parts = [model.encode(part.to(device)).detach() for part in pictures.split(batch_size)]
-    return torch.cat(parts)
+    return torch.cat([model.encode(some.to(device)).detach() for some in pictures.split(batch_size)])
 
 
-def joined(parts: Sequence[Float[Tensor, "_ 3 _ _"]], size: int) -> Pictures:
-    """Sets of different sizes as one, at one size."""
-    return torch.cat([resized(part, size) for part in parts])
+def join_sets(sets: Sequence[Float[Tensor, "_ 3 _ _"]], size: int) -> Pictures:
+    """Return sets of different sizes as one, at one size."""
+    return torch.cat([resized(pictures, size) for pictures in sets])

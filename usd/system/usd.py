@@ -35,8 +35,11 @@ MODEL_KEYS = (
 
 @dataclass(frozen=True)
 class UsdConfig(DistillationConfig):
-    """``loss`` knows three more names: ``rgb`` and ``mask`` against the reference picture (0 by default), and
-    ``reference_view``, the published code's score term there (1 by default)."""
+    """``loss`` knows three more names.
+
+    ``rgb`` and ``mask`` are errors against the reference picture (0 by default), ``reference_view`` is the published
+    code's score term there (1 by default).
+    """
 
     reference: ReferenceConfig = option({}, "how the reference picture is read")
     reference_view_latents: Literal["prior", "view"] = option(
@@ -46,6 +49,7 @@ class UsdConfig(DistillationConfig):
     )
 
     def picture_source(self) -> PictureSource | None:
+        """Return the guidance's picture and model."""
         options = self.guidance.config
         if not isinstance(options, ViewGuidance.Config):
             return None
@@ -67,6 +71,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     }
 
     def build(self) -> None:
+        """Build the scene. Raises ``ConfigError`` for a guidance without a picture."""
         super().build()
         if not isinstance(self.config.guidance.config, ViewGuidance.Config):
             name = self.config.guidance.name
@@ -75,10 +80,10 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             )
         self.reference_view: ReferenceViewGuidance | None = None
         self.reference: Reference | None = None
-        self._told = False
+        self._reference_is_set = False
 
     def on_fit_start(self) -> None:
-        """Reads the picture first: a wrong path should not cost a download."""
+        """Read the picture first: a wrong path should not cost a download."""
         options = self.config.guidance.config
         self.reference = load_reference(
             options.image_path, self.config.reference, "system.guidance.image_path"
@@ -87,23 +92,24 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
             with writing(self.save_dir / "reference.png") as file:
                 overlay(self.reference).save(file)
-        self._say_unheard()
+        self._say_unused_prompts()
         super().on_fit_start()
         if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
             self.reference_view = self._open_reference_view().to(self.device)
-        self._told = False
+        self._reference_is_set = False
 
     def open_guidance(self) -> PictureGuidance:
+        """Build the guidance with the prompts, whose negative one it may use."""
         return build(self.config.guidance, PictureGuidance, prompts=self._prompts())
 
     def _prompts(self) -> PromptProcessor | None:
-        """The prompt processor, made once; only its negative prompt is heard."""
+        """Return the prompt processor, built once; only its negative prompt is used."""
         if self.prompt_processor is None and self.config.prompt_processor is not None:
             self.prompt_processor = build(self.config.prompt_processor, PromptProcessor)
         return self.prompt_processor
 
-    def _say_unheard(self) -> None:
-        """Says in a line which words no model is told."""
+    def _say_unused_prompts(self) -> None:
+        """Print a line on prompts that no model gets."""
         prompts = self._prompts()
         if prompts is not None and self.global_rank == 0 and (keys := prompts.unheard()):
             sys.stdout.write(
@@ -111,68 +117,72 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             )
 
     def _open_reference_view(self) -> ReferenceViewGuidance:
-        """The published second term, on the same models as the guidance."""
+        """Build the published second term, on the same models as the guidance."""
         given = plain(self.config.guidance.config)
         options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
         chosen = spec("guidance", "reference-view-guidance", options)
         return build(chosen, ReferenceViewGuidance, prompts=self._prompts())
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        if not self._told:
-            self._tell(reference_camera(batch))
+        """Return the weighted losses of random views, and those at the reference camera."""
+        if not self._reference_is_set:
+            self._set_reference(reference_camera(batch))
         return super().compute(batch, step, generator)
 
-    def _tell(self, camera: Cameras) -> None:
-        """Show the picture to whoever wants it, once, on the training device."""
+    def _set_reference(self, camera: Cameras) -> None:
+        """Give the picture to the guidances, once, on the training device."""
         assert self.reference is not None
         picture = over(self.reference.rgba)[None].to(self.device)
         for guidance in (self.guidance, self.reference_view):
             if guidance is not None:
                 guidance.set_reference(picture, camera)
-        self._told = True
+        self._reference_is_set = True
 
     def extra_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Losses at the reference camera, the same in every process."""
+        """Return the losses at the reference camera, the same in every process."""
         with dealt(generator, None):
             return self._reference_losses(batch, step, generator, active)
 
     def _reference_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        wanted = {name: loss for name, loss in REFERENCE_LOSSES.items() if name in active}
+        """Return the losses in ``active`` of one render at the reference camera."""
+        picture_losses = {name: loss for name, loss in REFERENCE_LOSSES.items() if name in active}
         scored = "reference_view" in active
-        if not wanted and not scored:
+        if not picture_losses and not scored:
             return {}
         camera = reference_camera(batch)
-        needs = needs_of(wanted.values()) | ({"foreground"} if scored else frozenset())
+        needs = needs_of(picture_losses.values()) | ({"foreground"} if scored else frozenset())
         render = self.renderer.render(camera, needs, generator)
-        losses = {name: loss(render, self._target(camera)) for name, loss in wanted.items()}
+        losses = {name: loss(render, self._target(camera)) for name, loss in picture_losses.items()}
         if scored:
             assert self.reference_view is not None
             output = self.reference_view(over_white(render), camera, step, generator)
-            self.skipped.doubt(output.trouble)
+            self.skipped.reject(output.trouble)
             self.figures.update({f"reference_{name}": value for name, value in output.figures.items()})
             losses["reference_view"] = output.loss
         return losses
 
     def _target(self, camera: Cameras) -> Float[Tensor, "1 4 H W"]:
+        """Return the reference picture at the size of its camera."""
         assert self.reference is not None
         return self.reference.at(camera.height, camera.width)[None].to(self.device)
 
     def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
+        """Return the reference picture over white, once it is read."""
         return None if self.reference is None else over(self.reference.at(height, width))
 
 
 def reference_camera(batch: CameraBatch) -> Cameras:
-    """The batch's reference camera, or a clear error."""
+    """Return the batch's reference camera. Raises ``ConfigError`` where it has none."""
     if batch.reference is None:
         raise ConfigError("data_type: knows no reference camera; expected usd-random-camera-datamodule")
     return batch.reference
 
 
 def over_white(render: Render) -> Render:
-    """The render as the reference picture is shown to models."""
+    """Return the render over white, as models get the reference picture."""
     assert render.foreground is not None
     return replace(render, rgb=render.foreground + (1 - render.opacity))

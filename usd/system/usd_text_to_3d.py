@@ -9,9 +9,10 @@ from usd.system.distillation import DistillationConfig, DistillationSystem
 
 @register("usd-text-to-3d-system")
 class UsdTextTo3DSystem(DistillationSystem[DistillationConfig]):
-    """Needs a prompt processor; its guidance compares the told and the untold model."""
+    """Text-to-3D. Needs a prompt processor; its guidance compares predictions with and without the prompt."""
 
     def build(self) -> None:
+        """Build the scene. Raises ``ConfigError`` without a prompt processor."""
         super().build()
         if self.config.prompt_processor is None:
             raise ConfigError(
@@ -19,6 +20,7 @@ class UsdTextTo3DSystem(DistillationSystem[DistillationConfig]):
             )
 
     def open_guidance(self) -> Guidance:
+        """Build the guidance with its prompts."""
         assert self.config.prompt_processor is not None
         prompts = build(self.config.prompt_processor, PromptProcessor)
         return build(self.config.guidance, Guidance, prompts=prompts)

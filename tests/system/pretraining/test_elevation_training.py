@@ -13,9 +13,9 @@ from usd.system.pretraining.elevation_training import (
     RIM,
     ElevationSystem,
     bell,
-    evened,
+    mirror_and_recolor,
+    rarity_weights,
     rim_views,
-    varied,
 )
 from usd.toybox.cameras import cameras_at
 
@@ -29,7 +29,7 @@ def test_a_bell_is_a_distribution_around_the_true_height():
 
 
 def test_weights_undo_how_usual_a_height_is():
-    usual, rare, absent = evened(torch.tensor([15.0, 50.0, 70.0]).deg2rad()).tolist()
+    usual, rare, absent = rarity_weights(torch.tensor([15.0, 50.0, 70.0]).deg2rad()).tolist()
     assert usual < 0.6 < rare < absent <= 2.0
 
 
@@ -46,7 +46,7 @@ def test_rim_views_are_what_the_shards_lack_and_repeat():
 
 def test_variations_keep_pictures_apart_from_mirror_and_colours():
     pictures = torch.rand(8, 3, 4, 4)
-    made = varied(pictures, torch.Generator().manual_seed(0))
+    made = mirror_and_recolor(pictures, torch.Generator().manual_seed(0))
     torch.testing.assert_close(made.flatten(1).sort().values, pictures.flatten(1).sort().values)
     torch.testing.assert_close(made.mean((1, 3)), pictures.mean((1, 3)))  # what stands in which row
 

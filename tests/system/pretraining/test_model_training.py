@@ -18,11 +18,11 @@ from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionCon
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.pretraining.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.pretraining.clip import ClipSystem, contrastive
-from usd.system.pretraining.diffusion_training import draw_timesteps, make_unet, noised
+from usd.system.pretraining.diffusion_training import draw_timesteps, make_unet, noise_and_target
 from usd.system.pretraining.elevation_training import ElevationSystem
 from usd.system.pretraining.model_training import save_half
-from usd.system.pretraining.novel_view import NovelViewSystem, widened
-from usd.system.pretraining.text_to_image import TextToImageSystem, caption_or_nothing
+from usd.system.pretraining.novel_view import NovelViewSystem, widen
+from usd.system.pretraining.text_to_image import TextToImageSystem, drop_caption
 from usd.system.pretraining.view_volume import ViewVolumeSystem
 from usd.toybox import dataset
 from usd.toybox.objects import normal_caption
@@ -136,7 +136,7 @@ def test_a_published_model_does_not_say_where_it_was_read_from(tmp_path: Path) -
 def test_a_widened_unet_computes_what_it_did() -> None:
     torch.manual_seed(0)
     unet = make_unet((64, 64), 4, 8, 32).eval()
-    wide = widened(unet, 4, 16).eval()
+    wide = widen(unet, 4, 16).eval()
     x, extra, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
     t = torch.tensor([10, 700])
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_turned_features_started_from_a_view_reader_say_the_targets_azimuth() ->
 
 def test_the_target_of_noised_inverts_to_the_noise() -> None:
     x0, t = torch.randn(5, 4, 8, 8, generator=generator()), torch.tensor([0, 100, 500, 800, 999])
-    xt, v = noised(x0, t, generator(1))
+    xt, v = noise_and_target(x0, t, generator(1))
     eps = eps_from_v(xt, v, scaled_linear_alphas_cumprod(), t)
     noise = torch.randn(x0.shape, generator=generator(1))
     torch.testing.assert_close(eps, noise, atol=1e-4, rtol=1e-4)
@@ -225,7 +225,7 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     told = model.embed_view(reading, views.cameras[[1, 2]])
     x, t = torch.randn(2, 4, 16, 16, generator=generator()), torch.tensor([100, 800])
     latents = model.latent_mode(views.pictures[:1])
-    condition = system.tell(views.pictures[:1], latents, views.cameras[[0]], views.cameras[[1, 2]])
+    condition = system.condition(views.pictures[:1], latents, views.cameras[[0]], views.cameras[[1, 2]])
     with torch.no_grad():
         said = system.average(x, t, condition)
         nothing = system.average(x, t, condition, torch.zeros(2), torch.zeros(2))
@@ -285,6 +285,6 @@ def test_cameras_of_training_see_the_toy_from_all_around() -> None:
 
 
 def test_the_empty_caption_is_of_pictures_only():
-    assert caption_or_nothing("a red car", True) == ""
-    assert caption_or_nothing("a red car", False) == "a red car"
-    assert caption_or_nothing(normal_caption("a red car"), True) == normal_caption("a red car")
+    assert drop_caption("a red car", True) == ""
+    assert drop_caption("a red car", False) == "a red car"
+    assert drop_caption(normal_caption("a red car"), True) == normal_caption("a red car")

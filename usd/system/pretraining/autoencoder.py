@@ -3,22 +3,25 @@
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
 from usd.evaluation.metrics import psnr, ssim
-from usd.system.pretraining.model_training import ModelTraining, save_half, write_sheet
+from usd.system.pretraining.model_training import ModelTraining, save_half, write_rows
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 @register("autoencoder-system")
-class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config"]):
-    """L1 + squared error under a little latent noise; random crops first, because they are cheap, then whole pictures.
+class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config", ToyViews, ToyViews, "AutoencoderKL"]):
+    """Training by L1 + squared error under a little latent noise, on random crops first, then on whole pictures.
 
     The latent is the posterior's mode plus noise of fixed strength: drawn from a posterior that starts as wide as a
     standard normal, the first thousands of samples teach little.
@@ -26,6 +29,8 @@ class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config"]):
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
+        """Shape of the autoencoder, and its losses."""
+
         channels: tuple[int, ...] = option((32, 64, 96), "feature channels of each resolution", ge=1, le=8192)
         layers_per_block: int = option(1, "residual layers at each resolution", ge=1, le=32)
         latent_channels: int = option(4, "channels of a latent", ge=1, le=1024)
@@ -37,7 +42,8 @@ class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config"]):
             1e-3, "weight of the latents' mean square, which keeps the noise felt", ge=0
         )
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> "AutoencoderKL":
+        """Build the autoencoder, untrained."""
         from diffusers import AutoencoderKL
 
         n = len(self.config.channels)
@@ -54,6 +60,7 @@ class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config"]):
         )
 
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the errors of reconstructions, and the size of the latents."""
         assert batch.pictures is not None
         pictures = batch.pictures
         if step < self.config.crop_steps:
@@ -69,31 +76,35 @@ class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config"]):
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
+        """Report PSNR and SSIM of reconstructions, and write a sheet."""
         pictures = batch.pictures
         assert pictures is not None
         with self.autocast():
             latents = self.average.encode(pictures * 2 - 1).latent_dist.mode()
             back = (self.average.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
-        self.report({"psnr": psnr(back, pictures).mean().item(), "ssim": ssim(back, pictures).mean().item()})
-        write_sheet([pictures[:24], back[:24]], self.sheet_path("reconstructions"))
+        self.log_validation(
+            {"psnr": psnr(back, pictures).mean().item(), "ssim": ssim(back, pictures).mean().item()}
+        )
+        write_rows([pictures[:24], back[:24]], self.sheet_path("reconstructions"))
         self.latest = latents.float()
 
     def publish(self, folder: Path) -> None:
+        """Write the autoencoder with white latents."""
         vae = copy.deepcopy(self.average)
         fold_whitening(vae, self.latest)
         save_half(vae, folder)
 
 
 def random_crop(pictures: Float[Tensor, "B 3 H W"], side: int, generator: torch.Generator) -> Tensor:
-    """One window for the whole batch, at a random place."""
-    room = pictures.shape[-1] - side
-    top, left = torch.randint(room + 1, (2,), generator=generator, device=generator.device).tolist()
+    """Cut one window out of the whole batch, at a random place."""
+    margin = pictures.shape[-1] - side
+    top, left = torch.randint(margin + 1, (2,), generator=generator, device=generator.device).tolist()
     return pictures[..., top : top + side, left : left + side]
 
 
 @torch.no_grad()
-def fold_whitening(vae: Any, latents: Float[Tensor, "B c h w"]) -> None:
-    """Makes the latents of ``vae`` white (mean 0, covariance 1 over these samples) without changing reconstructions.
+def fold_whitening(vae: "AutoencoderKL", latents: Float[Tensor, "B c h w"]) -> None:
+    """Make the latents of ``vae`` white (mean 0, covariance 1 over these samples) without changing reconstructions.
 
     The affine map is folded into the 1x1 convolutions around the latent; the posterior becomes (nearly) a point.
     """

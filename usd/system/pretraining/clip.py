@@ -7,7 +7,7 @@ and height it sees the toy: captions say it in eight words only, and Zero-1-to-3
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from usd.data.toybox import ToyViews
 from usd.system.pretraining.model_training import ModelTraining, half, save_half
 from usd.toybox.vocabulary import MAX_TOKENS, SPECIAL, make_tokenizer, save_tokenizer, tokenize, words
 
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 HARMONICS = 3
 VIEW_READER = "view_reader.safetensors"
@@ -28,26 +31,29 @@ VIEW_READER = "view_reader.safetensors"
 class ViewReadingClip(nn.Module):
     """A CLIP, and the linear map that reads the view from the picture's embedding."""
 
-    def __init__(self, clip: Any) -> None:
+    def __init__(self, clip: "CLIPModel") -> None:
         super().__init__()
         self.clip = clip
         self.view = nn.Linear(clip.config.projection_dim, 2 * HARMONICS + 1)
 
     def picture(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Embeddings as Zero-1-to-3 takes them (not normalized)."""
+        """Return embeddings as Zero-1-to-3 takes them (not normalized)."""
         pooled = self.clip.vision_model((pictures - 0.5) / 0.5).pooler_output
         return self.clip.visual_projection(pooled)
 
     def text(self, ids: Tensor) -> Float[Tensor, "B D"]:
+        """Return embeddings of tokenized captions (not normalized)."""
         return self.clip.text_projection(self.clip.text_model(ids).pooler_output)
 
 
 @register("clip-system")
-class ClipSystem(ModelTraining["ClipSystem.Config"]):
-    """Trains both towers from scratch on captioned views."""
+class ClipSystem(ModelTraining["ClipSystem.Config", ToyViews, ToyViews, ViewReadingClip]):
+    """Training of both towers from scratch on captioned views."""
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
+        """Shape of the towers, and the losses."""
+
         projection_dim: int = option(256, "width of the shared embedding", ge=1, le=8192)
         text_width: int = option(128, "width of the text tower", ge=64, le=8192)
         text_layers: int = option(2, "layers of the text tower", ge=1, le=64)
@@ -59,7 +65,8 @@ class ClipSystem(ModelTraining["ClipSystem.Config"]):
         lambda_contrastive: float = option(1.0, "weight of the contrastive loss", ge=0)
         lambda_view: float = option(1.0, "weight of reading the view from the embedding", ge=0)
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> ViewReadingClip:
+        """Build both towers, untrained."""
         from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
         c = self.config
@@ -82,6 +89,7 @@ class ClipSystem(ModelTraining["ClipSystem.Config"]):
         return ViewReadingClip(CLIPModel(config))
 
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the contrastive loss and the error of views that are read from embeddings."""
         assert batch.pictures is not None
         chosen = (
             torch.rand(len(batch.captions), generator=generator, device=generator.device)
@@ -102,6 +110,7 @@ class ClipSystem(ModelTraining["ClipSystem.Config"]):
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
+        """Report how often a picture finds its caption, and the error of azimuths."""
         assert batch.pictures is not None
         ids = tokenize(self.tokenizer, batch.captions).to(self.device)
         picture, text = self.average.picture(batch.pictures), self.average.text(ids)
@@ -113,11 +122,14 @@ class ClipSystem(ModelTraining["ClipSystem.Config"]):
         distinct = {c: i for i, c in reversed(list(enumerate(batch.captions)))}
         rows = list(distinct.values())
         similarity = nn.functional.normalize(picture, dim=1) @ nn.functional.normalize(text[rows], dim=1).T
-        found = [list(distinct)[k] for k in similarity.argmax(1).tolist()]
-        right = sum(a == b for a, b in zip(found, batch.captions, strict=True)) / len(found)
-        self.report({"caption_retrieval": right, "azimuth_error_deg": turn.abs().rad2deg().median().item()})
+        nearest = [list(distinct)[k] for k in similarity.argmax(1).tolist()]
+        right = sum(a == b for a, b in zip(nearest, batch.captions, strict=True)) / len(nearest)
+        self.log_validation(
+            {"caption_retrieval": right, "azimuth_error_deg": turn.abs().rad2deg().median().item()}
+        )
 
     def publish(self, folder: Path) -> None:
+        """Write a CLIP of transformers, and beside it the reader of views."""
         save_half(self.average.clip, folder)
         save_tokenizer(folder)
         reader = {key: value.contiguous() for key, value in half(self.average.view).state_dict().items()}
@@ -128,7 +140,7 @@ class ClipSystem(ModelTraining["ClipSystem.Config"]):
 
 
 def preprocessor(size: int) -> dict[str, object]:
-    """What ``CLIPImageProcessor`` reads."""
+    """Return the configuration that ``CLIPImageProcessor`` reads."""
     return {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"height": size, "width": size},
         "resample": 3, "do_center_crop": False, "do_rescale": True, "rescale_factor": 1 / 255,
@@ -137,7 +149,7 @@ def preprocessor(size: int) -> dict[str, object]:
 
 
 def view_targets(batch: ToyViews) -> Float[Tensor, "B K"]:
-    """sin and cos of the first multiples of the azimuth from the toy's front, and the elevation."""
+    """Return sin and cos of the first multiples of the azimuth from the toy's front, and the elevation."""
     k = torch.arange(1, HARMONICS + 1, device=batch.facing.device)
     angle = batch.facing[:, None] * k
     waves = torch.stack([torch.sin(angle), torch.cos(angle)], -1).flatten(1)
@@ -147,7 +159,7 @@ def view_targets(batch: ToyViews) -> Float[Tensor, "B K"]:
 def contrastive(
     picture: Float[Tensor, "B D"], text: Float[Tensor, "B D"], scale: Float[Tensor, ""]
 ) -> tuple[Float[Tensor, ""], float]:
-    """The symmetric cross entropy over a batch, and how often a picture finds its own text."""
+    """Return the symmetric cross entropy over a batch, and how often a picture finds its own text."""
     logits = scale * nn.functional.normalize(picture, dim=1) @ nn.functional.normalize(text, dim=1).T
     own = torch.arange(len(logits), device=logits.device)
     loss = (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from usd.denoiser.attention import plain_attention
 from usd.math.diffusion import add_noise, alpha_sigma, scaled_linear_alphas_cumprod
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -25,12 +29,15 @@ SCHEDULER = {
 
 
 def write_scheduler(folder: Path) -> None:
+    """Write the noise schedule as diffusers reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2))
 
 
-def make_unet(channels: tuple[int, ...], in_channels: int, latent_size: int, token_width: int) -> Any:
-    """A small UNet of Stable Diffusion's kind: attention below the full resolution, one head for 64 channels."""
+def make_unet(
+    channels: tuple[int, ...], in_channels: int, latent_size: int, token_width: int
+) -> "UNet2DConditionModel":
+    """Build a small UNet of Stable Diffusion's kind: attention below the full resolution, one head for 64 channels."""
     from diffusers import UNet2DConditionModel
 
     n = len(channels)
@@ -49,28 +56,20 @@ def make_unet(channels: tuple[int, ...], in_channels: int, latent_size: int, tok
     return plain_attention(unet)
 
 
-def plain_attention(unet: Any) -> Any:
-    """Attention written out: on a CPU the fused form is several times slower backwards."""
-    from diffusers.models.attention_processor import AttnProcessor
-
-    unet.set_attn_processor(AttnProcessor())
-    return unet
-
-
 def draw_timesteps(
     count: int, high_share: float, generator: torch.Generator, device: "torch.device | str", split: int = 450
 ) -> Int[Tensor, "B"]:
-    """Times uniform over the schedule, but a share ``high_share`` of them uniform above ``split``."""
+    """Draw times uniform over the schedule, but a share ``high_share`` of them uniform above ``split``."""
     low = torch.randint(1000, (count,), generator=generator, device=generator.device)
     high = torch.randint(split, 1000, (count,), generator=generator, device=generator.device)
     chosen = torch.rand(count, generator=generator, device=generator.device) < high_share
     return torch.where(chosen, high, low).to(device)
 
 
-def noised(
+def noise_and_target(
     x0: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "B c h w"], Float[Tensor, "B c h w"]]:
-    """x_t and the v that the network should say about it."""
+    """Return x_t and the v that the network is to predict from it."""
     alphas = scaled_linear_alphas_cumprod().to(x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=generator.device, dtype=x0.dtype).to(x0.device)
     alpha, sigma = alpha_sigma(alphas, t)
@@ -78,7 +77,7 @@ def noised(
 
 
 def error_by_noise(error: Float[Tensor, "B"], t: Int[Tensor, "B"]) -> dict[str, float]:
-    """The mean error of a batch in each third of the schedule, for the log."""
+    """Return the mean error of a batch in each third of the schedule, for the log."""
     edges = {"low": (0, 333), "middle": (333, 667), "high": (667, 1000)}
     picked = {name: error[(t >= a) & (t < b)] for name, (a, b) in edges.items()}
     return {f"error_{name}_noise": float(e.mean()) for name, e in picked.items() if len(e)}

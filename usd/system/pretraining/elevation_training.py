@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -27,38 +27,43 @@ RIM = ((LOW, -8.0), (52.0, HIGH))  # of which the shards hold few
 
 
 @register("elevation-system")
-class ElevationSystem(ModelTraining["ElevationSystem.Config"]):
-    """One picture in, a distribution over heights out."""
+class ElevationSystem(ModelTraining["ElevationSystem.Config", ToyViews, ToyViews, ElevationReader]):
+    """Training of a network that takes one picture and returns a distribution over heights."""
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
+        """Shape of the network, and its pictures."""
+
         reader: ElevationReaderConfig = option({}, "shape of the network")
         rim_toys: int = option(8, "pictures a step rendered anew from far below or high above", ge=0)
         blur_deg: float = option(4.0, "standard deviation of the bell around the true height", gt=0, le=90)
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> ElevationReader:
+        """Build the network, untrained."""
         return ElevationReader(self.config.reader)
 
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the cross entropy of heights."""
         assert batch.pictures is not None
         pictures, truth = batch.pictures, batch.cameras.spherical.elevation
-        weight = evened(truth)
+        weight = rarity_weights(truth)
         if self.config.rim_toys:
             more, theirs = rim_views(self.config.rim_toys, pictures.shape[-1], generator)
             pictures, truth = torch.cat([pictures, more]), torch.cat([truth, theirs])
             weight = torch.cat([weight, torch.ones_like(theirs)])
         with self.autocast():
-            logits = self.network(varied(pictures, generator))
+            logits = self.network(mirror_and_recolor(pictures, generator))
         target = bell(truth, self.network.heights, math.radians(self.config.blur_deg))
         loss = -(target * torch.log_softmax(logits, -1)).sum(-1)
         return {"heights": (loss * weight).sum() / weight.sum()}
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
+        """Report the error, and whether the spread is as wide as it."""
         assert batch.pictures is not None
-        found, spread = self.average.read(batch.pictures)
-        error = (found - batch.cameras.spherical.elevation).abs().rad2deg()
-        self.report(
+        mean, spread = self.average.read(batch.pictures)
+        error = (mean - batch.cameras.spherical.elevation).abs().rad2deg()
+        self.log_validation(
             {
                 "median_error_deg": float(error.median()),
                 "spread_deg": float(spread.rad2deg().median()),
@@ -67,16 +72,20 @@ class ElevationSystem(ModelTraining["ElevationSystem.Config"]):
         )
 
     def publish(self, folder: Path) -> None:
+        """Write the network in float16."""
         write_reader(half(self.average), folder / "elevation_reader.safetensors")
 
 
 def bell(truth: Float[Tensor, "B"], heights: Float[Tensor, "K"], width: float) -> Float[Tensor, "B K"]:
-    """Shares of the bins: a normal distribution around each true height."""
+    """Return shares of the bins: a normal distribution around each true height."""
     return torch.softmax(-0.5 * ((truth[:, None] - heights) / width).square(), -1)
 
 
-def evened(elevation: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """Weights that make the shards' heights about even: the reciprocal of how usual one is (see training_cameras)."""
+def rarity_weights(elevation: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """Return weights that make the shards' heights about even: the reciprocal of a height's density in them.
+
+    See ``usd.toybox.cameras.training_cameras``.
+    """
     degrees = elevation.rad2deg()
     front = torch.exp(-0.5 * ((degrees - 15) / 10).square()) / (10 * math.sqrt(2 * math.pi))
     around = (
@@ -89,7 +98,7 @@ def evened(elevation: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
 def rim_views(
     count: int, size: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "N 3 S S"], Float[Tensor, "N"]]:
-    """New pictures of training toys from far below or high above, and their elevations (radians)."""
+    """Render new pictures of training toys from far below or high above; return them and elevations (radians)."""
     device = generator.device
     chance = torch.rand(count, 3, generator=generator, device=device).cpu().tolist()
     seeds = torch.randint(TEST_SEED, (count,), generator=generator, device=device).tolist()
@@ -104,8 +113,10 @@ def rim_views(
     ).deg2rad()
 
 
-def varied(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
-    """Half of them mirrored, and all with their colors exchanged: neither says how high a picture was taken."""
+def mirror_and_recolor(
+    pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator
+) -> Float[Tensor, "B 3 H W"]:
+    """Mirror half of them, and exchange the colors of all: neither says how high a picture was taken."""
     chance = torch.rand(len(pictures), generator=generator, device=generator.device).to(pictures.device)
     mirrored = torch.where((chance < 0.5)[:, None, None, None], pictures.flip(-1), pictures)
     order = torch.randperm(3, generator=generator, device=generator.device)

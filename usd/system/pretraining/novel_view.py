@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
+from usd.denoiser.attention import plain_attention
 from usd.denoiser.parts import open_parts
 from usd.denoiser.view_volume import VOLUME, load_volume, write_volume, wrong_azimuths
 from usd.denoiser.weights import load_network, read_json, weights_folder
@@ -28,6 +29,7 @@ from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionCon
 from usd.evaluation.metrics import psnr
 from usd.math.camera import Cameras
 from usd.math.diffusion import (
+    EpsFn,
     ddim_sample,
     ddim_timesteps,
     eps_from_v,
@@ -38,11 +40,13 @@ from usd.system.pretraining.clip import VIEW_READER, preprocessor
 from usd.system.pretraining.diffusion_training import (
     draw_timesteps,
     error_by_noise,
-    noised,
-    plain_attention,
+    noise_and_target,
     write_scheduler,
 )
-from usd.system.pretraining.model_training import ModelTraining, half, save_half, write_sheet
+from usd.system.pretraining.model_training import ModelTraining, half, save_half, write_rows
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
 POSE_TIMES = (500, 700, 850)
 LAYOUT = "clip_camera_projection"
@@ -50,20 +54,22 @@ LAYOUT = "clip_camera_projection"
 
 @dataclass(frozen=True)
 class ProjectionShape:
-    """How the reference and the pose reach the UNet; see ``CameraProjectionConfig``."""
+    """Shape of the projection from reference and pose to the UNet; see ``CameraProjectionConfig``."""
 
-    type: str = option("steered", "linear or steered", choices=("linear", "steered"))
+    type: Literal["linear", "steered"] = option("steered", "kind of projection: linear or steered")
     tokens: int = option(8, "tokens that carry embedding and pose", ge=1, le=1024)
-    harmonics: int = option(3, "multiples of the azimuth difference", ge=1, le=100)
-    channels: int = option(32, "pairs of features turned by each", ge=1, le=8192)
-    hidden: int = option(512, "width of the hidden layer", ge=1, le=65536)
-    patch_tokens: bool = option(True, "append the image tower's patch tokens")
+    harmonics: int = option(3, "multiples of the azimuth difference that steer features", ge=1, le=100)
+    channels: int = option(
+        32, "pairs of features turned by each multiple of the azimuth difference", ge=1, le=8192
+    )
+    hidden: int = option(512, "width of the projection's hidden layer", ge=1, le=65536)
+    patch_tokens: bool = option(True, "append the image tower's patch tokens to those of the projection")
     time_width: int = option(128, "width of the vector for the time embedding; 0 for none", ge=0, le=8192)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network is told about B targets: CLIP embedding, patch tokens, pose, and the channels beside x_t.
+    """Condition of B targets: CLIP embedding, patch tokens, pose, and the channels beside x_t.
 
     ``beside`` is the reference latent, and the hint of the view volume where there is one.
     """
@@ -77,7 +83,10 @@ class Condition:
 class NovelView(nn.Module):
     """UNet and projection, which learn together."""
 
-    def __init__(self, unet: nn.Module, projection: CameraProjection) -> None:
+    unet: "UNet2DConditionModel"
+    projection: CameraProjection
+
+    def __init__(self, unet: "UNet2DConditionModel", projection: CameraProjection) -> None:
         super().__init__()
         self.unet, self.projection = unet, projection
 
@@ -85,13 +94,13 @@ class NovelView(nn.Module):
         self,
         xt: Tensor,
         t: Tensor,
-        told: Condition,
+        condition: Condition,
         keep_tokens: Tensor | None = None,
         keep_beside: Tensor | None = None,
     ) -> Tensor:
-        """The v of x_t. ``keep_*`` (B,) of 0 and 1 drop conditions; unconditional is zeros for all of them."""
-        tokens, time = self.projection(told.embedding, told.patches, told.pose)
-        beside = told.beside
+        """Return the v of x_t. ``keep_*`` (B,) of 0 and 1 drop conditions; unconditional is zeros for all of them."""
+        tokens, time = self.projection(condition.embedding, condition.patches, condition.pose)
+        beside = condition.beside
         if keep_tokens is not None:
             tokens = tokens * keep_tokens[:, None, None].to(tokens)
             time = None if time is None else time * keep_tokens[:, None].to(time)
@@ -102,13 +111,15 @@ class NovelView(nn.Module):
 
 
 @register("novel-view-system")
-class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
-    """Needs load/toybox/stable-diffusion and load/toybox/clip (or others named here)."""
+class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyViews, NovelView]):
+    """Fine-tuning of Stable Diffusion into Zero-1-to-3, by default of ``load/toybox/stable-diffusion``."""
 
     transient = ModelTraining.transient | {"tower", "volume"}
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
+        """Models to start from, and how conditions and times are drawn."""
+
         start_from: str = option(
             "load/toybox/stable-diffusion", "Stable Diffusion folder to fine-tune", path=True
         )
@@ -129,7 +140,8 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
         drop_beside: float = option(0.05, "share without reference latent and hint", ge=0, le=1)
         high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> NovelView:
+        """Build UNet and projection, from Stable Diffusion or an earlier training."""
         from diffusers import UNet2DConditionModel
         from transformers import CLIPVisionModelWithProjection
 
@@ -147,14 +159,15 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
         if projection.config.type == "steered" and reader.is_file():
             projection.read_view_from(load_file(reader))
         beside = unet.config.in_channels + (self.volume.config.hint if self.volume else 0)
-        return NovelView(widened(unet, beside, projection.config.time_width), projection)
+        return NovelView(widen(unet, beside, projection.config.time_width), projection)
 
-    def _projection_config(self, unet: Any) -> CameraProjectionConfig:
+    def _projection_config(self, unet: "UNet2DConditionModel") -> CameraProjectionConfig:
+        """Return the projection between the image tower and the UNet."""
         shape, vision = self.config.projection, self.tower.config
         return CameraProjectionConfig(
             embedding_dim=vision.projection_dim,
             width=unet.config.cross_attention_dim,
-            type=shape.type,  # type: ignore[arg-type]
+            type=shape.type,
             tokens=shape.tokens,
             harmonics=shape.harmonics,
             channels=shape.channels,
@@ -164,43 +177,44 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
         )
 
     @torch.no_grad()
-    def tell(
+    def condition(
         self,
         pictures: Float[Tensor, "R 3 H W"],
         latents: Float[Tensor, "R c h w"],
         reference: Cameras,
         target: Cameras,
     ) -> Condition:
-        """The condition of R * k targets: target j belongs to reference j // k."""
+        """Return the condition of R * k targets: target j belongs to reference j // k."""
         k = len(target) // len(reference)
         with self.autocast():
-            seen = self.tower((pictures - 0.5) / 0.5)
+            features = self.tower((pictures - 0.5) / 0.5)
             beside = latents.repeat_interleave(k, 0)
             if self.volume is not None:
                 views = self.volume.see(self.volume.lift(pictures, reference), reference, target)
                 beside = torch.cat([beside, views.hint], 1)
         rows = torch.arange(len(reference), device=target.device).repeat_interleave(k)
         return Condition(
-            seen.image_embeds.float()[rows],
-            seen.last_hidden_state[:, 1:].float()[rows],
+            features.image_embeds.float()[rows],
+            features.last_hidden_state[:, 1:].float()[rows],
             relative_pose(target, reference[rows]),
             beside,
         )
 
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        x0, latents = batch.target.latents, batch.reference.latents
-        assert x0 is not None and latents is not None and batch.reference.pictures is not None
-        told = self.tell(batch.reference.pictures, latents, batch.reference.cameras, batch.target.cameras)
+        """Return the squared error of v."""
+        reference, x0, latents = batch.reference, batch.target.latents, batch.reference.latents
+        assert x0 is not None and latents is not None and reference.pictures is not None
+        condition = self.condition(reference.pictures, latents, reference.cameras, batch.target.cameras)
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
         c = self.config
         tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
         keep_tokens = (draw >= tokens_end).float()
         keep_beside = ((draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))).float()
         t = draw_timesteps(len(x0), c.high_noise_share, generator, self.device)
-        xt, v = noised(x0, t, generator)
+        xt, v = noise_and_target(x0, t, generator)
         with self.autocast():
-            said = self.network(xt, t, told, keep_tokens, keep_beside)
-        error = (said.float() - v).square().mean(dim=(1, 2, 3))
+            output = self.network(xt, t, condition, keep_tokens, keep_beside)
+        error = (output.float() - v).square().mean(dim=(1, 2, 3))
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
 
@@ -208,7 +222,7 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
-        """Pose sensitivity on held-out toys, PSNR of sampled views beside copying the reference, and a sheet."""
+        """Report pose sensitivity on held-out toys, and PSNR of sampled views beside copying; write a sheet."""
         pictures = batch.pictures
         assert pictures is not None
         vae = self._autoencoder().to(self.device).eval()
@@ -218,60 +232,68 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
         latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
         repeats = n_views - 1
 
-        def tell(cameras: Cameras) -> Condition:
-            return self.tell(pictures[first], latents[first], batch.cameras[first], cameras)
+        def condition(cameras: Cameras) -> Condition:
+            return self.condition(pictures[first], latents[first], batch.cameras[first], cameras)
 
-        told, theirs = tell(batch.cameras[target]), batch.cameras[first.repeat_interleave(repeats)]
+        true, theirs = condition(batch.cameras[target]), batch.cameras[first.repeat_interleave(repeats)]
         wrong = {
-            name: tell(cameras) for name, cameras in wrong_azimuths(batch.cameras[target], theirs).items()
+            name: condition(cameras)
+            for name, cameras in wrong_azimuths(batch.cameras[target], theirs).items()
         }
-        figures = self._pose_figures(latents[target], told, wrong, batch.named[target])
+        figures = self._pose_figures(latents[target], true, wrong, batch.named[target])
         copied = pictures[first].repeat_interleave(repeats, 0)
-        made = self._sample(told, vae)
+        made = self._sample(true, vae)
         figures["psnr"] = psnr(made, pictures[target]).mean().item()
         figures["psnr_of_copying"] = psnr(copied, pictures[target]).mean().item()
-        self.report(figures)
+        self.log_validation(figures)
         k = min(16, len(first))
         views = pictures.view(len(first), n_views, *pictures.shape[1:])
         made = made.view(len(first), repeats, *pictures.shape[1:])
         rows = [views[:k, 0]] + [r for j in range(repeats) for r in (views[:k, j + 1], made[:k, j])]
-        write_sheet(rows, self.sheet_path("views"))
+        write_rows(rows, self.sheet_path("views"))
 
     def _pose_figures(
-        self, x0: Tensor, told: Condition, wrong: dict[str, Condition], named: Tensor
+        self, x0: Tensor, condition: Condition, wrong: dict[str, Condition], named: Tensor
     ) -> dict[str, float]:
-        """Noise error with a wrong azimuth over that with the true one; 1 means the azimuth is ignored."""
+        """Return the noise error with a wrong azimuth over that with the true one; 1 means the azimuth is ignored."""
         figures = {}
         for time in POSE_TIMES:
             t = torch.full((len(x0),), time, device=self.device)
-            xt, v = noised(x0, t, torch.Generator("cpu").manual_seed(time))
-            true = self._error(xt, v, t, told)[named].mean()
+            xt, v = noise_and_target(x0, t, torch.Generator("cpu").manual_seed(time))
+            true = self._error(xt, v, t, condition)[named].mean()
             for name, other in wrong.items():
                 figures[f"pose_{name}_{time}"] = (self._error(xt, v, t, other)[named].mean() / true).item()
             figures[f"error_{time}"] = true.item()
         return figures
 
-    def _error(self, xt: Tensor, v: Tensor, t: Tensor, told: Condition) -> Tensor:
+    def _error(self, xt: Tensor, v: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the squared error of v, for each target."""
         with self.autocast():
-            return (self.average(xt, t, told).float() - v).square().mean(dim=(1, 2, 3))
+            return (self.average(xt, t, condition).float() - v).square().mean(dim=(1, 2, 3))
 
-    def _sample(self, told: Condition, vae: Any, scale: float = 1.5, steps: int = 20) -> Tensor:
+    def _sample(
+        self, condition: Condition, vae: "AutoencoderKL", scale: float = 1.5, steps: int = 20
+    ) -> Tensor:
+        """Return guided pictures of the targets."""
         alphas = scaled_linear_alphas_cumprod().to(self.device)
-        shape = (len(told.pose), self.average.unet.config.out_channels, *told.beside.shape[2:])
+        shape = (len(condition.pose), self.average.unet.config.out_channels, *condition.beside.shape[2:])
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(1)).to(self.device)
-        nothing = torch.zeros(len(noise), device=self.device)
+        unconditional = torch.zeros(len(noise), device=self.device)
 
-        def predictor(keep: Tensor | None):
-            return lambda xt, t: eps_from_v(xt, self.average(xt, t, told, keep, keep).float(), alphas, t)
+        def predictor(keep: Tensor | None) -> EpsFn:
+            return lambda xt, t: eps_from_v(xt, self.average(xt, t, condition, keep, keep).float(), alphas, t)
 
         with self.autocast():
             z = ddim_sample(
-                guided_fn(predictor(None), predictor(nothing), scale), noise, ddim_timesteps(steps), alphas
+                guided_fn(predictor(None), predictor(unconditional), scale),
+                noise,
+                ddim_timesteps(steps),
+                alphas,
             )
             return (vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def publish(self, folder: Path) -> None:
-        """The layout of published Zero-1-to-3 folders; the autoencoder is the base model's."""
+        """Write the layout of published Zero-1-to-3 folders; the autoencoder is the base model's."""
         save_half(self.average.unet, folder / "unet")
         save_half(self.tower, folder / "image_encoder")
         projection, place = half(self.average.projection), folder / LAYOUT
@@ -291,11 +313,12 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
         self._publish_autoencoder(folder / "vae")
         (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2))
 
-    def _autoencoder(self) -> Any:
+    def _autoencoder(self) -> "AutoencoderKL":
+        """Read the base model's autoencoder."""
         return load_network("diffusers", "AutoencoderKL", Path(self.config.start_from) / "vae").float()
 
     def _publish_autoencoder(self, place: Path) -> None:
-        """A copy, or its configuration with a pointer to the base model's weights."""
+        """Write a copy, or its configuration with a pointer to the base model's weights."""
         if not self.config.share_autoencoder:
             save_half(self._autoencoder(), place)
             return
@@ -304,8 +327,8 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config"]):
             return
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        said = read_json(owner / "config.json") | {"weights_of": os.path.relpath(owner, place)}
-        (place / "config.json").write_text(json.dumps(said, indent=2))
+        config = read_json(owner / "config.json") | {"weights_of": os.path.relpath(owner, place)}
+        (place / "config.json").write_text(json.dumps(config, indent=2))
 
 
 MODEL_INDEX = {
@@ -320,8 +343,8 @@ MODEL_INDEX = {
 
 
 @torch.no_grad()
-def widened(unet: Any, beside: int, time_width: int) -> Any:
-    """The UNet with ``beside`` more input channels and, if wanted, a vector beside the time.
+def widen(unet: "UNet2DConditionModel", beside: int, time_width: int) -> "UNet2DConditionModel":
+    """Return the UNet with ``beside`` more input channels and, if wanted, a vector beside the time.
 
     At first it computes what it did.
     """

@@ -6,7 +6,7 @@ Captions are dropped for a share of the samples, so that the unconditional predi
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
+from usd.denoiser.attention import plain_attention
 from usd.math.diffusion import (
+    EpsFn,
     ddim_sample,
     ddim_timesteps,
     eps_from_v,
@@ -25,13 +27,16 @@ from usd.system.pretraining.diffusion_training import (
     draw_timesteps,
     error_by_noise,
     make_unet,
-    noised,
-    plain_attention,
+    noise_and_target,
     write_scheduler,
 )
-from usd.system.pretraining.model_training import ModelTraining, save_half, write_sheet
+from usd.system.pretraining.model_training import ModelTraining, save_half, write_rows
 from usd.toybox.objects import says_normals
 from usd.toybox.vocabulary import make_tokenizer, save_tokenizer, tokenize
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
 PROMPTS = (
     "a red car with a blue roof", "a yellow duck with an orange beak and red wings", "a green chair with black legs",
@@ -42,28 +47,37 @@ PROMPTS = (
 
 
 class TextToImage(nn.Module):
-    """The two networks that learn together."""
+    """UNet and text encoder, which learn together."""
 
-    def __init__(self, unet: nn.Module, text_encoder: nn.Module) -> None:
+    unet: "UNet2DConditionModel"
+    text_encoder: "CLIPTextModel"
+
+    def __init__(self, unet: "UNet2DConditionModel", text_encoder: "CLIPTextModel") -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
     def forward(self, xt: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """Return the v of x_t under tokenized captions."""
         tokens = self.text_encoder(ids)[0]
         return self.unet(xt, t, encoder_hidden_states=tokens).sample
 
 
-def caption_or_nothing(caption: str, dropped: bool) -> str:
-    """The empty caption is that of pictures only: what is subtracted from a picture's score never speaks of normals."""
+def drop_caption(caption: str, dropped: bool) -> str:
+    """Return the caption, or an empty one if it is ``dropped`` and does not speak of normals.
+
+    The empty caption is that of pictures only, so that what is subtracted from their score never speaks of normals.
+    """
     return "" if dropped and not says_normals(caption) else caption
 
 
 @register("text-to-image-system")
-class TextToImageSystem(ModelTraining["TextToImageSystem.Config"]):
-    """The UNet from scratch (or from ``start_from``), with the text tower of the embedded CLIP."""
+class TextToImageSystem(ModelTraining["TextToImageSystem.Config", ToyViews, ToyViews, TextToImage]):
+    """Training of the UNet from scratch (or from ``start_from``), with the text tower of the embedded CLIP."""
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
+        """Shape of the UNet, and how captions and times are drawn."""
+
         channels: tuple[int, ...] = option(
             (64, 128, 192), "feature channels of each resolution", ge=1, le=8192
         )
@@ -82,7 +96,8 @@ class TextToImageSystem(ModelTraining["TextToImageSystem.Config"]):
         high_noise_share: float = option(0.3, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
         sample_scale: float = option(3.0, "guidance scale of the sheets", ge=0, le=10000)
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> TextToImage:
+        """Build both networks, untrained or as ``start_from`` has them."""
         self.tokenizer = make_tokenizer()
         if self.config.start_from:
             folder = Path(self.config.start_from)
@@ -97,23 +112,25 @@ class TextToImageSystem(ModelTraining["TextToImageSystem.Config"]):
         return TextToImage(unet, text)
 
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the squared error of v."""
         assert batch.latents is not None
         count = len(batch.captions)
         draws = torch.rand(2, count, generator=generator, device=generator.device)
         captions = batch.captions_with_views((draws[0] < self.config.view_words).tolist())
         dropped = (draws[1] < self.config.caption_dropout).tolist()
-        captions = [caption_or_nothing(c, gone) for c, gone in zip(captions, dropped, strict=True)]
+        captions = [drop_caption(c, is_dropped) for c, is_dropped in zip(captions, dropped, strict=True)]
         ids = tokenize(self.tokenizer, captions).to(self.device)
         t = draw_timesteps(count, self.config.high_noise_share, generator, self.device)
-        xt, v = noised(batch.latents, t, generator)
+        xt, v = noise_and_target(batch.latents, t, generator)
         with self.autocast():
-            said = self.network(xt, t, ids)
-        error = (said.float() - v).square().mean(dim=(1, 2, 3))
+            output = self.network(xt, t, ids)
+        error = (output.float() - v).square().mean(dim=(1, 2, 3))
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
+        """Write a sheet of samples."""
         from diffusers import AutoencoderKL
 
         ids = tokenize(self.tokenizer, list(PROMPTS)).to(self.device)
@@ -125,21 +142,23 @@ class TextToImageSystem(ModelTraining["TextToImageSystem.Config"]):
         rows = [
             self._sample(ids, torch.randn(len(ids), 4, side, side, generator=source), vae) for _ in range(4)
         ]
-        write_sheet(rows, self.sheet_path("samples"))
+        write_rows(rows, self.sheet_path("samples"))
 
-    def _sample(self, ids: Tensor, noise: Tensor, vae: Any) -> Tensor:
+    def _sample(self, ids: Tensor, noise: Tensor, vae: "AutoencoderKL") -> Tensor:
+        """Return guided pictures of tokenized captions."""
         alphas = scaled_linear_alphas_cumprod().to(self.device)
-        nothing = tokenize(self.tokenizer, [""] * len(ids)).to(self.device)
+        empty = tokenize(self.tokenizer, [""] * len(ids)).to(self.device)
 
-        def predictor(words: Tensor):
-            return lambda xt, t: eps_from_v(xt, self.average(xt, t, words).float(), alphas, t)
+        def predictor(captions: Tensor) -> EpsFn:
+            return lambda xt, t: eps_from_v(xt, self.average(xt, t, captions).float(), alphas, t)
 
-        fn = guided_fn(predictor(ids), predictor(nothing), self.config.sample_scale)
+        fn = guided_fn(predictor(ids), predictor(empty), self.config.sample_scale)
         with self.autocast():
             z = ddim_sample(fn, noise.to(self.device), ddim_timesteps(25), alphas)
             return (vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def publish(self, folder: Path) -> None:
+        """Write a Stable Diffusion folder."""
         save_half(self.average.unet, folder / "unet")
         save_half(self.average.text_encoder, folder / "text_encoder")
         save_tokenizer(folder / "tokenizer")
@@ -160,8 +179,8 @@ MODEL_INDEX = {
 }
 
 
-def read_text_encoder(folder: Path) -> Any:
-    """A text tower in float32 with plain attention, from its own folder or a whole CLIP's."""
+def read_text_encoder(folder: Path) -> "CLIPTextModel":
+    """Read a text tower in float32 with plain attention, from its own folder or a whole CLIP's."""
     from transformers import CLIPTextModel
 
     return CLIPTextModel.from_pretrained(folder, torch_dtype=torch.float32, attn_implementation="eager")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
 from usd.core.config import option
@@ -25,30 +25,34 @@ from usd.denoiser.view_volume import (
 )
 from usd.evaluation.metrics import mask_iou, psnr
 from usd.math.camera import Cameras
-from usd.system.pretraining.model_training import ModelTraining, half, write_sheet
+from usd.system.pretraining.model_training import ModelTraining, half, write_rows
 
 
 @register("view-volume-system")
-class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
-    """Needs an autoencoder; asks the data for pairs with the targets' pictures."""
+class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config", ViewPairs, ToyViews, ViewVolume]):
+    """Training of the view volume. Needs an autoencoder; asks the data for pairs with the targets' pictures."""
 
     @dataclass(frozen=True)
     class Config(ModelTraining.Config):
+        """Shape of the network, and its losses."""
+
         autoencoder: str = option(
             "load/toybox/stable-diffusion/vae", "folder of the autoencoder (for validation)", path=True
         )
         start_from: str | None = option(None, "folder of a view volume to go on from", path=True)
-        volume: ViewVolumeConfig = option({}, "shape of the network")
-        lambda_rgb: float = option(1.0, "weight of the rendered colours' error", ge=0)
+        volume: ViewVolumeConfig = option({}, "shape of the view volume")
+        lambda_rgb: float = option(1.0, "weight of the rendered colors' error", ge=0)
         lambda_opacity: float = option(1.0, "weight of the rendered opacity's error", ge=0)
         lambda_latent: float = option(1.0, "weight of the expected latent's error", ge=0)
 
-    def build_network(self) -> nn.Module:
+    def build_network(self) -> ViewVolume:
+        """Build the volume, untrained or as ``start_from`` has it."""
         if self.config.start_from:
             return load_volume(Path(self.config.start_from)).float()
         return ViewVolume(self.config.volume)
 
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the errors of colors, opacity and expected latents."""
         reference, target = batch.reference, batch.target
         assert reference.pictures is not None and target.pictures is not None
         assert target.alpha is not None and target.latents is not None
@@ -58,14 +62,14 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
         c = self.config
         size = seen.rgb.shape[-1]
         return {
-            "rgb": c.lambda_rgb * mse_loss(seen.rgb.float(), shrunk(target.pictures, size)),
-            "opacity": c.lambda_opacity * mse_loss(seen.opacity.float(), shrunk(target.alpha, size)),
+            "rgb": c.lambda_rgb * mse_loss(seen.rgb.float(), shrink(target.pictures, size)),
+            "opacity": c.lambda_opacity * mse_loss(seen.opacity.float(), shrink(target.alpha, size)),
             "latent": c.lambda_latent * mse_loss(seen.hint[:, : target.latents.shape[1]], target.latents),
         }
 
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
-        """PSNR of the expected views beside copying, IoU, and how much worse the negated azimuth is; a sheet."""
+        """Report PSNR beside that of copying, IoU, and how much worse the negated azimuth is; write a sheet."""
         from diffusers import AutoencoderKL
 
         pictures, alpha = batch.pictures, batch.alpha
@@ -87,11 +91,11 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
         )
         made = (vae.decode(seen.hint[:, :channels]).sample / 2 + 0.5).clamp(0, 1)
         copied = pictures[first].repeat_interleave(n - 1, 0)
-        self.report(
+        self.log_validation(
             {
                 "psnr": psnr(made, pictures[rest]).mean().item(),
                 "psnr_of_copying": psnr(copied, pictures[rest]).mean().item(),
-                "iou": mask_iou(seen.opacity.float(), shrunk(alpha[rest], seen.opacity.shape[-1]))
+                "iou": mask_iou(seen.opacity.float(), shrink(alpha[rest], seen.opacity.shape[-1]))
                 .mean()
                 .item(),
                 "latent_error": error.item(),
@@ -101,11 +105,12 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
         self._sheet(pictures, made, seen, n)
 
     def _see(self, pictures: Tensor, reference: Cameras, target: Cameras) -> Seen:
+        """Return the targets as the average expects them."""
         with self.autocast():
             return self.average.see(self.average.lift(pictures, reference), reference, target)
 
     def _sheet(self, pictures: Tensor, made: Tensor, seen: Seen, n: int) -> None:
-        """A column per toy: the reference; then truth, decoded expected latent and rendered colors of each view."""
+        """Write a column per toy: the reference; then truth, decoded latent and rendered colors of each view."""
         views = pictures.unflatten(0, (-1, n))[:16]
         size = pictures.shape[-1]
         rendered = interpolate(seen.rgb.float(), (size, size)).clamp(0, 1)
@@ -113,12 +118,13 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
         rows = [views[:, 0]]
         for j in range(n - 1):
             rows += [views[:, j + 1], made[:, j], rendered[:, j]]
-        write_sheet(rows, self.sheet_path("views"))
+        write_rows(rows, self.sheet_path("views"))
 
     def publish(self, folder: Path) -> None:
+        """Write the volume in float16."""
         write_volume(half(self.average), folder)
 
 
-def shrunk(pictures: Tensor, size: int) -> Tensor:
-    """Square pictures averaged down to ``size``."""
+def shrink(pictures: Tensor, size: int) -> Tensor:
+    """Average square pictures down to ``size``."""
     return interpolate(pictures.float(), (size, size), mode="area")
