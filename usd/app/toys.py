@@ -105,7 +105,7 @@ def write(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    return process.perform(lambda: write(arguments().parse_args(argv)))
+    return process.run_command(lambda: write(arguments().parse_args(argv)))
 
 
 if __name__ == "__main__":

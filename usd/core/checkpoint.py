@@ -139,7 +139,7 @@ def _refuse_broken(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a zip file ends as a checkpoint does. Raises ``UserError`` where its content has another checksum."""
+    """Return whether a zip file ends as a checkpoint does. Raises ``UserError`` for another checksum."""
     length = len(_comment(0))
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -267,7 +267,7 @@ def _options(entries: Mapping[str, object], path: str) -> Iterator[tuple[str, ob
 
 
 def saved_component(checkpoint: Checkpoint, name: str) -> SavedComponent:
-    """Return the component ``name`` (``geometry``, ``material``, ...) of a loaded checkpoint. Raises ``UserError``."""
+    """Return the component ``name`` (``geometry``, ``material``, ...) of a checkpoint. Raises ``UserError``."""
     known = checkpoint["components"]
     if name not in known:
         raise UserError(f"the checkpoint has no {name}; it has {listing(known)}.{did_you_mean(name, known)}")

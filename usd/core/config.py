@@ -116,15 +116,13 @@ def component(
 def component(
     kind: str, default: str | None = None, help: str = "", *, optional: Literal[False] = False
 ) -> Spec: ...
-def component(
-    kind: str, default: str | None = None, help: str = "", *, optional: bool = False
-) -> Spec | None:
+def component(kind: str, default: str | None = None, help: str = "", *, optional: bool = False) -> object:
     """Declare a dataclass field that holds a ``Spec``; in YAML ``<field>_type`` is its name, ``<field>`` its options.
 
     With ``optional`` the name may be null, and the field is then None.
     """
     meta = ComponentField(kind, default, help, optional)
-    return cast(Spec | None, _field(None if optional else MISSING, {"component": meta}))
+    return _field(None if optional else MISSING, {"component": meta})
 
 
 def changed_defaults(cls: type, defaults: Mapping[str, object]) -> type:

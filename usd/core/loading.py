@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from usd.core import places
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.schedule import Schedule
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,19 @@ class OverrideReader:
 
     notes: tuple[str, ...] = ()
 
-    def names(self, key: str, merged: Mapping[str, object]) -> list[str]:  # noqa: ARG002  # the interface
+    def names(self, key: str, merged: Mapping[str, object]) -> list[str]:  # the interface
         """Return the names in a key path."""
         return key.split(".")
 
-    def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:  # noqa: ARG002
+    def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:
         """Return the value of ``key=text`` over the configuration so far. Raises ``ConfigError``."""
         return yaml_value(key, text)
 
     def options_kept(
         self,
-        key: str,  # noqa: ARG002
-        value: object,  # noqa: ARG002
-        merged: Mapping[str, object],  # noqa: ARG002
+        key: str,
+        value: object,
+        merged: Mapping[str, object],
     ) -> dict[str, object] | None:
         """Return the options of ``x`` that stay when ``key``, an ``x_type``, becomes ``value``; None for none."""
         return None
@@ -330,12 +332,16 @@ def unquoted(text: str) -> str:
     return text
 
 
-def literal(value: object) -> object:
+def literal(value: T) -> T:
     """Return plain containers whose texts are read as they stand: ``${...}`` and ``???`` are escaped."""
+    return cast(T, _literal(value))
+
+
+def _literal(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: literal(item) for key, item in value.items()}
+        return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [literal(item) for item in value]
+        return [_literal(item) for item in value]
     if not isinstance(value, str):
         return value
     # a backslash counts only before ${, where each is written twice, and before a text that is only ???
@@ -401,6 +407,6 @@ def add_resolvers() -> None:
         OmegaConf.register_resolver(name, function, replace=True)
 
 
-def _maximum(value: float | Iterable[object]) -> float:
-    items = list(value) if not isinstance(value, int | float) else value
+def _maximum(value: object) -> float:
+    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
     return Schedule.parse(items).maximum

@@ -78,8 +78,8 @@ def exclusive_names(cls: type, chosen: Chosen, path: str = "") -> Iterator[tuple
         yield f"{path}.{key}" if path else key, names
     for field in dataclasses.fields(cls):
         at = f"{path}.{key_of(field.name)}" if path else key_of(field.name)
-        hint = _hint(cls, field, chosen, at) if "component" in field.metadata else None
-        if isinstance(hint, type):
+        hint = _hint(cls, field, chosen, at)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and hint is not Schedule:
             yield from exclusive_names(hint, chosen, at)
 
 

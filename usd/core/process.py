@@ -1,7 +1,7 @@
 """The process that a command runs in: text as UTF-8, caches that can be written, an exit code.
 
-A command is a function ``main`` that returns ``run_command(...)``, and ends its file with ``start(main)``. Called before
-anything else; the standard library only.
+A command is a function ``main`` that returns ``run_command(...)``, and ends its file with ``start(main)``. It is called
+before anything else; the standard library only.
 """
 
 import io

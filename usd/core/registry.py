@@ -217,7 +217,7 @@ def _import(load: Callable[[], ModuleType], name: str) -> None:
 
 
 def _names_in(file: Path) -> list[str]:
-    """Return the names that a file gives to components: by ``@register("name", ...)``, or by ``preset("name", ...)``."""
+    """Return the names that a file gives to components, by ``@register("name")`` or ``preset("name", ...)``."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):

@@ -147,7 +147,7 @@ def _say(written: list[Path], notes: tuple[str, ...] = ()) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    return process.perform(lambda: convert(arguments().parse_args(argv)))
+    return process.run_command(lambda: convert(arguments().parse_args(argv)))
 
 
 if __name__ == "__main__":

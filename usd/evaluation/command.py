@@ -76,4 +76,4 @@ def main(argv: list[str] | None = None) -> int:
     def work() -> None:
         run(argv)
 
-    return process.perform(work)
+    return process.run_command(work)

@@ -64,8 +64,9 @@ class PlaygroundSystem(System[PlaygroundConfig]):
             raise ConfigError(
                 "data_type: the playground needs the same views at every step; expected fixed-views"
             )
-        path, device = self.config.guidance.config.image_path, self.trainer.strategy.root_device
-        reference = load_reference(path, self.config.reference, "system.guidance.image_path")
+        options, device = self.config.guidance.config, self.trainer.strategy.root_device
+        assert isinstance(options, ViewGuidance.Config)
+        reference = load_reference(options.image_path, self.config.reference, "system.guidance.image_path")
         self.guidance = build(self.config.guidance, PictureGuidance, prompts=None).to(device)
         picture, views = (
             reference.over(self.guidance.model.latent.image_size).to(device),

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import ConfigError, option, plain, spec
+from usd.core.config import ConfigError, option, plain_options, spec
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import over, writing
@@ -80,6 +80,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def on_fit_start(self) -> None:
         """Reads the picture first: a wrong path should not cost a download."""
         options = self.config.guidance.config
+        assert isinstance(options, ViewGuidance.Config)
         self.reference = load_reference(
             options.image_path, self.config.reference, "system.guidance.image_path"
         )
@@ -112,7 +113,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
 
     def _open_reference_view(self) -> ReferenceViewGuidance:
         """The published second term, on the same models as the guidance."""
-        given = plain(self.config.guidance.config)
+        given = plain_options(self.config.guidance.config)
         options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
         chosen = spec("guidance", "reference-view-guidance", options)
         return build(chosen, ReferenceViewGuidance, prompts=self._prompts())

@@ -1,6 +1,7 @@
-"""``python -m usd.toybox`` is ``usd toybox``: the toybox itself knows nothing of files and command lines."""
+"""``python -m usd.toybox`` is ``usd toybox``."""
 
-import runpy
+from usd.app.toys import main
+from usd.core import process
 
 if __name__ == "__main__":
-    runpy.run_module("usd.app.toys", run_name="__main__", alter_sys=True)
+    process.start(main)
