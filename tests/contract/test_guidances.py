@@ -105,7 +105,7 @@ def main_term(usd: dict[str, Tensor], models: dict[str, str], case: int, patch: 
     read = guidance.model.encode_reference(over_white(usd["in/reference_rgba_u8"]), reference)
     told = replace(read, embedding=usd["out/clip_embedding"], latent=usd["out/reference_latent"])
     assert isinstance(told, Zero123Reference)
-    patch.setattr(guidance.model, "read", lambda rgb, cameras: replace(told, cameras=cameras))
+    patch.setattr(guidance.model, "encode_reference", lambda rgb, cameras: replace(told, cameras=cameras))
     guidance.set_reference(over_white(usd["in/reference_rgba_u8"]), reference)
     given_draw(guidance, usd[f"in/{case}/t"], usd[f"in/{case}/noise"], patch)
     return Asked(guidance, usd[f"in/{case}/rgb"], published_camera(usd, case))
