@@ -23,16 +23,16 @@ class NeuralEnvironmentMap(Background["NeuralEnvironmentMap.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
-        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        n_output_dims: int = option(3, "numbers a color has", choices=(3,))
+        color_activation: ActivationName = option("sigmoid", "brings colors into [0, 1]")
         dir_encoding_config: DirectionEncodingConfig = option(
             DirectionEncodingConfig(), "encoding of directions"
         )
         mlp_network_config: MLPConfig = option(MLPConfig(n_neurons=16, n_hidden_layers=2), "the network")
-        random_aug: bool = option(False, "while training, sometimes one random colour instead")
+        random_aug: bool = option(False, "while training, sometimes one random color instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
         eval_color: tuple[float, float, float] | None = option(
-            None, "a fixed colour when not training; null: the map", ge=0, le=1
+            None, "a fixed color when not training; null: the map", ge=0, le=1
         )
 
     def __init__(self, config: Config) -> None:

@@ -17,10 +17,10 @@ class SolidColor(Background["SolidColor.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
-        color: tuple[float, float, float] = option((1.0, 1.0, 1.0), "the colour", ge=0, le=1)
-        learned: bool = option(False, "the colour is trained")
-        random_aug: bool = option(False, "while training, sometimes a random colour instead")
+        n_output_dims: int = option(3, "numbers a color has", choices=(3,))
+        color: tuple[float, float, float] = option((1.0, 1.0, 1.0), "the color", ge=0, le=1)
+        learned: bool = option(False, "the color is trained")
+        random_aug: bool = option(False, "while training, sometimes a random color instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
 
     def __init__(self, config: Config) -> None:

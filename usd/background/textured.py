@@ -14,16 +14,16 @@ from usd.network.activation import ActivationName, activation
 
 
 @register("textured-background")
-class Textured(Background["Textured.Config"]):
+class TexturedBackground(Background["TexturedBackground.Config"]):
     """color = activation(texture at the direction), sometimes replaced by one random color while training."""
 
     @dataclass(frozen=True)
     class Config:
-        n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
+        n_output_dims: int = option(3, "numbers a color has", choices=(3,))
         height: int = option(64, "texels from zenith to nadir", ge=1, le=8192)
         width: int = option(64, "texels around the horizon", ge=1, le=8192)
-        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
-        random_aug: bool = option(False, "while training, sometimes one random colour instead")
+        color_activation: ActivationName = option("sigmoid", "brings colors into [0, 1]")
+        random_aug: bool = option(False, "while training, sometimes one random color instead")
         random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
 
     def __init__(self, config: Config) -> None:

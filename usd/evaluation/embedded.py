@@ -83,7 +83,7 @@ def novel_views(
 
     With ``prior`` its unconditional prediction is used (rectified).
     """
-    encoded = model.read(views.reference, reference_camera(views.reference.shape[-1]))
+    encoded = model.encode_reference(views.reference, reference_camera(views.reference.shape[-1]))
     source = torch.Generator("cpu").manual_seed(seed)
     return sample_views(model, encoded, views.cameras, Sampler(STEPS, scale), source, prior)
 

@@ -91,7 +91,7 @@ class Volumetric(Geometry[V]):
         vertices, faces = marching_cubes(field, level, self.radius)
         if len(faces) == 0:
             raise UserError(
-                f"empty surface: the threshold {level:.4g} is above the largest density; {_found(density)}"
+                f"empty surface: the threshold {level:.4g} is above the largest density; {_largest_density(density)}"
             )
         if config.isosurface_remove_outliers:
             keep = meshes.large_components(vertices, faces, config.isosurface_outlier_area)
@@ -102,7 +102,7 @@ class Volumetric(Geometry[V]):
 VolumetricConfig = Volumetric.Config
 
 
-class Surface(Geometry[C]):
+class ExplicitSurface(Geometry[C]):
     """A surface that is a mesh at every step: what the rasterizer renders."""
 
     @abstractmethod
@@ -163,7 +163,7 @@ def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: fl
     """The field to march through, and the level of its surface."""
     if not bool(density.isfinite().all()):
         raise UserError(
-            f"empty surface: some densities are not numbers, so training diverged; {_found(density)}"
+            f"empty surface: some densities are not numbers, so training diverged; {_largest_density(density)}"
         )
     if threshold != "auto":
         return density, threshold
@@ -172,9 +172,9 @@ def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: fl
     level = silhouette_level(field, density, spacing)
     if level is None:
         why = "no line of sight is even half opaque: train longer, or give a threshold"
-        raise UserError(f"empty surface: {why}; {_found(density)}")
+        raise UserError(f"empty surface: {why}; {_largest_density(density)}")
     return field, level
 
 
-def _found(density: Float[Tensor, "X Y Z"]) -> str:
+def _largest_density(density: Float[Tensor, "X Y Z"]) -> str:
     return f"the largest density on the {len(density)}^3 grid is {float(density.max()):.4g}"

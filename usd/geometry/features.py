@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core.config import option, plain
-from usd.geometry import Geometry, Surface
+from usd.geometry import ExplicitSurface, Geometry
 from usd.network.encoding import HashGrid, HashGridConfig
 from usd.network.mlp import MLPConfig, mlp
 
@@ -29,7 +29,7 @@ class FeatureConfig:
 F = TypeVar("F", bound=FeatureConfig, default=FeatureConfig, covariant=True)
 
 
-class FeatureSurface(Surface[F]):
+class FeatureSurface(ExplicitSurface[F]):
     """features(x) = network(encoding(x)); without networks (``colored`` false) they are zeros that nothing trains."""
 
     encoding: HashGrid | None
@@ -62,7 +62,7 @@ class FeatureSurface(Surface[F]):
         return self.encoding((x / self.radius + 1) * 0.5)
 
 
-def inherit_features(target: Geometry, source: Geometry) -> bool:
+def copy_features(target: Geometry, source: Geometry) -> bool:
     """Copies the networks of features from a geometry that has the same ones; says whether it had.
 
     They are functions of the position: what they gave at a point they give there again.
@@ -71,7 +71,7 @@ def inherit_features(target: Geometry, source: Geometry) -> bool:
     parts = [(mine.get(name), theirs.get(name)) for name in NETWORKS]
     if target.radius != source.radius or any(a is None or b is None for a, b in parts):
         return False
-    if not all(_alike(a, b) for a, b in parts):
+    if not all(_same_networks(a, b) for a, b in parts):
         return False
     for a, b in parts:
         assert a is not None and b is not None
@@ -79,7 +79,7 @@ def inherit_features(target: Geometry, source: Geometry) -> bool:
     return True
 
 
-def _alike(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
+def _same_networks(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
     """The same networks: of one shape, and hash grids of the same settings."""
     if isinstance(a, HashGrid) and isinstance(b, HashGrid) and plain(a.config) != plain(b.config):
         return False

@@ -17,9 +17,9 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field, Mesh
 from usd.geometry import DistanceField, Geometry, Level, SignedDistance
-from usd.geometry.features import FeatureConfig, FeatureSurface, inherit_features
-from usd.geometry.initial_shape import Params, ShapeConfig, initial_mesh, mesh_file, start_distance
-from usd.geometry.tetrahedra_sdf_grid import box_around, large_by_faces
+from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
+from usd.geometry.initial_shape import Params, ShapeConfig, initial_mesh, mesh_file, primitive_distance
+from usd.geometry.tetrahedra_sdf_grid import box_around, large_components_by_faces
 from usd.kernels.hash_grid import HashGridSpec, hash_grid
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import differences
@@ -85,7 +85,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         moving = config.isosurface_deformable_grid
         self.deformation_network = mlp(width, 3, config.mlp_network_config) if moving else None
         self.register_buffer("start", torch.zeros(START.n_rows, 1))
-        self._checked: tuple[object, bool] | None = None
+        self._start_cache: tuple[object, bool] | None = None
         self.register_buffer("eps", torch.tensor(self._step_at(0)))
 
     def update(self, step: int, generator: torch.Generator) -> None:
@@ -112,7 +112,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         if not self.from_file:
             return None
         start = initial_mesh(self.config, self.radius)
-        self._take_mesh(start.surface.to(self.start.device))
+        self._start_from_mesh(start.surface.to(self.start.device))
         return None if start.colored is None else start.colored.to(self.start.device)
 
     @classmethod
@@ -121,11 +121,11 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         assert isinstance(config, cls.Config)
         made = cls(config).to(next(iter(source.state_dict().values())).device)
         with torch.no_grad():
-            made._take_mesh(source.export_mesh())
-            inherit_features(made, source)
+            made._start_from_mesh(source.export_mesh())
+            copy_features(made, source)
         return made
 
-    def _take_mesh(self, mesh: Mesh) -> None:
+    def _start_from_mesh(self, mesh: Mesh) -> None:
         n, r = START.base_resolution + 1, self.radius
         x = grid_points(0, n, n, -r, r, self.start).view(n, n, n, 3).transpose(0, 2).reshape(-1, 3)
         missing = mesh_distance(x, mesh.vertices, mesh.faces) - self._closed_form(x)
@@ -134,10 +134,10 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
     def _closed_form(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         config, bias = self.config, self.config.sdf_bias
         if isinstance(bias, str) and config.shape_init is None:
-            return start_distance(bias, config.sdf_bias_params, x, self.radius)
+            return primitive_distance(bias, config.sdf_bias_params, x, self.radius)
         plain = self.from_file or config.shape_init is None
         kind, params = ("sphere", None) if plain else (str(config.shape_init), config.shape_init_params)
-        return start_distance(kind, params, x, self.radius)
+        return primitive_distance(kind, params, x, self.radius)
 
     # --------------------------------------------------------------------------------------------- the distance
 
@@ -148,23 +148,23 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
     def _distance(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
         bias = self.config.sdf_bias
         start = self._closed_form(x) + (0.0 if isinstance(bias, str) else bias)
-        if self._corrected():
+        if self._has_start_grid():
             start = start + hash_grid((x / self.radius + 1) * 0.5, self.start, START)[:, 0]
         return start + self.sdf_network(encoded)[:, 0]
 
-    def _corrected(self) -> bool:
+    def _has_start_grid(self) -> bool:
         """Whether the start is more than its closed form; looked up again where the buffer was written to."""
         state = (self.start._version, self.start.data_ptr())
-        if self._checked is None or self._checked[0] != state:
-            self._checked = (state, bool(self.start.any()))
-        return self._checked[1]
+        if self._start_cache is None or self._start_cache[0] != state:
+            self._start_cache = (state, bool(self.start.any()))
+        return self._start_cache[1]
 
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
         """Distances, and what ``needs`` names of ``gradient``, ``laplacian`` and ``features``."""
         if "gradient" not in needs or self.config.normal_type != "analytic" or torch.is_grad_enabled():
             return self._field(x, needs)
         with torch.enable_grad():
-            return _detached(self._field(x.detach(), needs, keep_graph=False))
+            return _detach(self._field(x.detach(), needs, keep_graph=False))
 
     def _field(
         self, x: Float[Tensor, "N 3"], needs: frozenset[str], keep_graph: bool = True
@@ -173,7 +173,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
         encoded = self.encode(at)
         distance = self._distance(at, encoded)
-        gradient, laplacian = self._around(at, distance, needs)
+        gradient, laplacian = self._finite_differences(at, distance, needs)
         if analytic:
             (gradient,) = torch.autograd.grad(distance.sum(), at, create_graph=keep_graph, retain_graph=True)
         features = None
@@ -182,7 +182,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             features = empty if self.feature_network is None else self.feature_network(encoded)
         return DistanceField(distance, gradient, laplacian, features)
 
-    def _around(
+    def _finite_differences(
         self, x: Tensor, distance: Tensor, needs: frozenset[str]
     ) -> tuple[Float[Tensor, "N 3"] | None, Float[Tensor, "N"] | None]:
         """Gradient (unless it is analytic) and Laplacian by finite differences, where they are needed."""
@@ -217,14 +217,14 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         grid = tetrahedral_grid(cells_for(self.config.isosurface_resolution), self.start.device)
         box = self._box()
         still = box[0] + grid.points * (box[1] - box[0])
-        rough = self._sampled(still)
+        rough = self._sample(still)
         near = near_surface(grid, rough < 0).unique()
         fresh = self.encode(still[near])
         distance = rough.index_copy(0, near, self._distance(still[near], fresh))
-        vertices, faces = grid_surface(grid, self._moved(grid, still, near, fresh, box), distance)
-        return self._whole(vertices, faces, rough)
+        vertices, faces = grid_surface(grid, self._deform_grid(grid, still, near, fresh, box), distance)
+        return self._finish_mesh(vertices, faces, rough)
 
-    def _moved(
+    def _deform_grid(
         self,
         grid: TetrahedralGrid,
         still: Float[Tensor, "V 3"],
@@ -239,7 +239,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         return still + grid_shift(grid, wanted) * (box[1] - box[0])
 
     @torch.no_grad()
-    def _sampled(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def _sample(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return torch.cat([self.distance(part) for part in x.split(self.config.isosurface_chunk or len(x))])
 
     @torch.no_grad()
@@ -251,7 +251,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             return whole
         cells = max(8, cells_for(self.config.isosurface_resolution) // COARSE)
         x = tetrahedral_grid(cells, whole.device).points * 2 * r - r
-        inside = x[self._sampled(x) < 0]
+        inside = x[self._sample(x) < 0]
         if len(inside) == 0:
             return whole
         found = box_around(inside, 1.0)
@@ -267,9 +267,9 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         level = config.isosurface_threshold if threshold in (None, "auto") else float(threshold)
         values = sample_grid(self.distance, side, self.radius, self.start, config.isosurface_chunk or side**3)
         vertices, faces = marching_cubes(-values, -level, self.radius)
-        return self._whole(vertices, faces, values)
+        return self._finish_mesh(vertices, faces, values)
 
-    def _whole(self, vertices: Tensor, faces: Tensor, values: Tensor) -> Mesh:
+    def _finish_mesh(self, vertices: Tensor, faces: Tensor, values: Tensor) -> Mesh:
         """The mesh without small components. Raises ``UserError`` where there is none."""
         if not bool(values.isfinite().all()):
             raise UserError("empty surface: some distances are not numbers, so training diverged")
@@ -279,12 +279,14 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
                 " some must be below zero (inside)"
             )
         if self.config.isosurface_remove_outliers:
-            keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
+            keep = large_components_by_faces(
+                faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold
+            )
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
         return Mesh(vertices, faces)
 
 
-def _detached(field: DistanceField) -> DistanceField:
+def _detach(field: DistanceField) -> DistanceField:
     parts = (field.distance, field.gradient, field.laplacian, field.features)
     distance, *others = (None if part is None else part.detach() for part in parts)
     assert distance is not None

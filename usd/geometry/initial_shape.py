@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.errors import ConfigError, did_you_mean
-from usd.geometry.mesh_input import Placement, StartShape, read_start_shape
+from usd.geometry.mesh_input import InitialShape, MeshPlacement, read_initial_shape
 from usd.kernels.mesh_distance import mesh_distance
 from usd.mesh_io.axes import Axis
 
@@ -50,27 +50,27 @@ def mesh_file(config: ShapeConfig) -> Path | None:
     return None
 
 
-def initial_mesh(config: ShapeConfig, radius: float) -> StartShape:
+def initial_mesh(config: ShapeConfig, radius: float) -> InitialShape:
     """The mesh of ``shape_init: mesh:FILE``, placed as the options say. Raises ``UserError``."""
     file = mesh_file(config)
     assert file is not None
     size = config.shape_init_params
     if isinstance(size, tuple):
         raise ConfigError("system.geometry.shape_init_params: a mesh has one size; expected a number or null")
-    return read_start_shape(
-        file, Placement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius
+    return read_initial_shape(
+        file, MeshPlacement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius
     )
 
 
 def initial_distance(config: ShapeConfig, x: Float[Tensor, "N 3"], radius: float) -> Float[Tensor, "N"]:
     """Signed distance to the initial shape. Raises ``UserError`` where there is none to be had."""
     if mesh_file(config) is None:
-        return start_distance(config.shape_init or "sphere", config.shape_init_params, x, radius)
+        return primitive_distance(config.shape_init or "sphere", config.shape_init_params, x, radius)
     mesh = initial_mesh(config, radius).surface.to(x.device)
     return mesh_distance(x, mesh.vertices, mesh.faces)
 
 
-def start_distance(
+def primitive_distance(
     kind: str, params: Params | None, x: Float[Tensor, "N 3"], radius: float
 ) -> Float[Tensor, "N"]:
     """|x| - r for a sphere; for an ellipsoid of half axes s k (k - 1) / |x / s^2| with k = |x / s|.

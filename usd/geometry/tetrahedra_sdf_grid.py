@@ -15,7 +15,7 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.geometry import Geometry
-from usd.geometry.features import FeatureConfig, FeatureSurface, inherit_features
+from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
 from usd.geometry.initial_shape import ShapeConfig, initial_distance, initial_mesh, mesh_file
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import mesh as meshes
@@ -57,14 +57,14 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         self.cells = cells_for(config.isosurface_resolution)
         points = tetrahedral_grid(self.cells).points
         self.register_buffer("box", torch.tensor([[-config.radius] * 3, [config.radius] * 3]))
-        self._learn("sdf", torch.full((len(points),), config.radius))
+        self._add_weight("sdf", torch.full((len(points),), config.radius))
         moving = config.isosurface_deformable_grid
-        self._learn("deformation", torch.zeros_like(points) if moving else None)
-        self._kept: tuple[object, Mesh] | None = None
+        self._add_weight("deformation", torch.zeros_like(points) if moving else None)
+        self._cached_surface: tuple[object, Mesh] | None = None
         if not self.from_file:
             self.initialize()
 
-    def _learn(self, name: str, value: Tensor | None) -> None:
+    def _add_weight(self, name: str, value: Tensor | None) -> None:
         """A parameter, or a buffer where the shape is fixed."""
         if self.config.fix_geometry or value is None:
             self.register_buffer(name, value)
@@ -79,7 +79,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
             self._set(self.box, initial_distance(self.config, x, self.radius))
             return None
         start = initial_mesh(self.config, self.radius)
-        self._take_mesh(start.surface.to(self.box.device))
+        self._start_from_mesh(start.surface.to(self.box.device))
         return None if start.colored is None else start.colored.to(self.box.device)
 
     @property
@@ -99,9 +99,9 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         if not self.config.fix_geometry:
             return self._march()
         state = (self.sdf._version, self.box._version, self.sdf.device, id(self.sdf))
-        if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self._march())
-        return self._kept[1]
+        if self._cached_surface is None or self._cached_surface[0] != state:
+            self._cached_surface = (state, self._march())
+        return self._cached_surface[1]
 
     def _march(self) -> Mesh:
         vertices, faces, ends = grid_cut(self.grid, self.positions(), self.sdf)
@@ -112,7 +112,9 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
                 " some must be below zero (inside)"
             )
         if self.config.isosurface_remove_outliers:
-            keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
+            keep = large_components_by_faces(
+                faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold
+            )
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
         edge = (self.box[1, 0] - self.box[0, 0]) / self.cells
         return Mesh(vertices, faces, cut=ends / edge)
@@ -126,24 +128,24 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         assert isinstance(config, cls.Config)
         made = cls(config).to(next(iter(source.state_dict().values())).device)
         with torch.no_grad():
-            made._take_shape(source)
-            inherit_features(made, source)
+            made._start_from_geometry(source)
+            copy_features(made, source)
         return made
 
-    def _take_shape(self, source: Geometry) -> None:
-        if isinstance(source, TetrahedraSDFGrid) and self._holds(source):
+    def _start_from_geometry(self, source: Geometry) -> None:
+        if isinstance(source, TetrahedraSDFGrid) and self._can_copy(source):
             self._set(source.box, source.sdf)
             if self.deformation is not None and source.deformation is not None:
                 self.deformation.copy_(source.deformation)
             return
-        self._take_mesh(source.export_mesh())
+        self._start_from_mesh(source.export_mesh())
 
-    def _take_mesh(self, mesh: Mesh) -> None:
+    def _start_from_mesh(self, mesh: Mesh) -> None:
         """A grid around a mesh, and the distances to it."""
         self._set(box_around(mesh.vertices, MARGIN), self.sdf)
         self._set(self.box, mesh_distance(self.positions(), mesh.vertices, mesh.faces))
 
-    def _holds(self, source: "TetrahedraSDFGrid") -> bool:
+    def _can_copy(self, source: "TetrahedraSDFGrid") -> bool:
         """Whether another grid's state fits into this one."""
         return source.cells == self.cells and (source.deformation is None or self.deformation is not None)
 
@@ -160,7 +162,9 @@ def box_around(vertices: Float[Tensor, "V 3"], margin: float) -> Float[Tensor, "
     return torch.stack([middle - half, middle + half])
 
 
-def large_by_faces(faces: Int[Tensor, "F 3"], n_vertices: int, threshold: int | float) -> Bool[Tensor, "F"]:
+def large_components_by_faces(
+    faces: Int[Tensor, "F 3"], n_vertices: int, threshold: int | float
+) -> Bool[Tensor, "F"]:
     """Which faces belong to components with at least ``threshold`` faces, or that share of the largest one's."""
     label = meshes.components(faces, n_vertices)
     sizes = torch.bincount(label)

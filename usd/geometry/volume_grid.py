@@ -46,15 +46,15 @@ class VolumeGrid(Volumetric["VolumeGrid.Config"]):
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Optical depth per unit length."""
-        return self._density(x, self._sampled(x, 1)[:, 0])
+        return self._density(x, self._sample(x, 1)[:, 0])
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         """Density, and what ``needs`` names of ``features`` and ``normal``."""
-        numbers = self._sampled(x, 1 + self.n_features if "features" in needs else 1)
+        numbers = self._sample(x, 1 + self.n_features if "features" in needs else 1)
         normal = self._normal(x) if "normal" in needs else None
         return Field(self._density(x, numbers[:, 0]), numbers[:, 1:] if "features" in needs else None, normal)
 
-    def _sampled(self, x: Float[Tensor, "N 3"], channels: int) -> Float[Tensor, "N C"]:
+    def _sample(self, x: Float[Tensor, "N 3"], channels: int) -> Float[Tensor, "N C"]:
         """The first numbers of the grid, interpolated; outside the cube those of its border."""
         at = (x / self.radius).view(1, 1, 1, -1, 3)
         found = torch.nn.functional.grid_sample(

@@ -10,7 +10,7 @@ from usd.core.types import Render
 from usd.losses import loss
 
 
-def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
+def eikonal_error(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
     """Mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
     square = gradient.square().sum(-1).clamp_min(1e-12)  # its root has a gradient everywhere
     return mean_over((square.sqrt() - 1).square().sum(), len(gradient))
@@ -23,7 +23,7 @@ def eikonal(render: Render) -> Tensor:
         raise UserError(
             "system.loss.lambda_eikonal: needs distances; expected system.renderer_type to be neus-volume-renderer"
         )
-    return unit_slope(render.samples.gradient)
+    return eikonal_error(render.samples.gradient)
 
 
 def free_surface(distance: Float[Tensor, "N"], decay: float) -> Float[Tensor, ""]:

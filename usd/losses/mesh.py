@@ -14,8 +14,8 @@ from usd.math.mesh import directed_edges, vertex_normals
 @loss("mesh")
 def normal_consistency(render: Render) -> Tensor:
     """Punishes bends: 1 - cos of the angle between the normals at the two ends of an edge, mean over edges."""
-    mesh = _mesh(render)
-    a, b = vertex_normals(mesh.vertices, mesh.faces)[edges(mesh.faces)].unbind(1)
+    mesh = _required_mesh(render)
+    a, b = vertex_normals(mesh.vertices, mesh.faces)[unique_edges(mesh.faces)].unbind(1)
     return 1 - (a * b).sum(-1).mean()
 
 
@@ -25,7 +25,7 @@ def laplacian_smoothness(render: Render) -> Tensor:
 
     The uniform Laplacian, not divided by the number of neighbors. World units.
     """
-    mesh = _mesh(render)
+    mesh = _required_mesh(render)
     return uniform_laplacian(mesh.vertices, mesh.faces).norm(dim=-1).mean()
 
 
@@ -35,7 +35,7 @@ def sign_changes(render: Render) -> Tensor:
 
     About 1 where the surface is sharp, ln 2 where distances are near zero. Weigh it less and less.
     """
-    ends = _mesh(render).cut
+    ends = _required_mesh(render).cut
     if ends is None:
         raise UserError(
             "system.loss: lambda_sign_changes needs distances on a grid; "
@@ -46,12 +46,12 @@ def sign_changes(render: Render) -> Tensor:
 
 def uniform_laplacian(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[Tensor, "V 3"]:
     """Sum over neighbors of (vertex - neighbor). Zero at vertices without faces."""
-    low, high = edges(faces).unbind(1)
+    low, high = unique_edges(faces).unbind(1)
     step = vertices.index_select(0, low) - vertices.index_select(0, high)
     return torch.zeros_like(vertices).index_add(0, low, step).index_add(0, high, -step)
 
 
-def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
+def unique_edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
     """Every edge once, its lower vertex first."""
     ends = directed_edges(faces).sort(dim=1).values
     n = int(faces.max()) + 1 if len(faces) else 1
@@ -59,7 +59,7 @@ def edges(faces: Int[Tensor, "F 3"]) -> Int[Tensor, "E 2"]:
     return torch.stack([key // n, key % n], -1)
 
 
-def _mesh(render: Render) -> Mesh:
+def _required_mesh(render: Render) -> Mesh:
     if render.mesh is None:
         raise UserError(
             "system.loss: lambda_normal_consistency, lambda_laplacian_smoothness and lambda_sign_changes need a mesh; "

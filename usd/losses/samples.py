@@ -14,7 +14,7 @@ def orientation(render: Render) -> Tensor:
 
     Sum of w * max(0, normal . direction)^2 over the samples, per covered pixel. The weights are not trained by it.
     """
-    samples = _samples(render)
+    samples = _required_samples(render)
     if samples.normal is None:
         raise ValueError(
             "orientation loss: the samples carry no normals; expected a geometry with a normal_type"
@@ -29,7 +29,7 @@ def z_variance(render: Render) -> Tensor:
 
     HiFA, arXiv 2305.18766, equation 12. Zero when no ray is that opaque.
     """
-    samples = _samples(render)
+    samples = _required_samples(render)
     n = int(samples.ray_index.max()) + 1 if len(samples.t) else 0
     mass = _per_ray(samples.weight, samples, n)
     mean = _per_ray(samples.weight * samples.t, samples, n) / mass.clamp_min(1e-6)
@@ -42,7 +42,7 @@ def _per_ray(values: Tensor, samples: Samples, n: int) -> Tensor:
     return torch.zeros(n, dtype=values.dtype, device=values.device).index_add(0, samples.ray_index, values)
 
 
-def _samples(render: Render) -> Samples:
+def _required_samples(render: Render) -> Samples:
     if render.samples is None:
         raise ValueError("this loss needs samples along rays; expected a volume renderer asked for 'samples'")
     return render.samples

@@ -1,4 +1,4 @@
-"""A matt surface and one lamp: shading makes shape visible to a diffusion model (DreamFusion, arXiv 2209.14988).
+"""A matt surface and one light: shading makes shape visible to a diffusion model (DreamFusion, arXiv 2209.14988).
 
 color = albedo * (ambient + diffuse * max(0, normal . direction to the lamp))
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.material import Baked, Material
+from usd.material import BakedSurface, Material
 from usd.network.activation import ActivationName, activation
 
 Shading = Literal["albedo", "textureless", "diffuse"]
 
 
 @dataclass(frozen=True)
-class Lamp:
+class PointLight:
     """``offset`` (3) moves it off the line of sight before it is set down ``distance`` from the origin."""
 
     offset: Tensor
@@ -59,7 +59,7 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
         albedo_activation: ActivationName = option("sigmoid", "brings the albedo into [0, 1]")
         soft_shading: bool = option(False, "while training, a random share of the light is ambient")
         light_position_perturb: float = option(
-            1.0, "how far from the camera the lamp is drawn", ge=0, le=10000
+            1.0, "how far from the camera the light is drawn", ge=0, le=10000
         )
         light_distance_range: tuple[float, float] = option(
             (0.8, 1.5), "the lamp's distance from the origin", gt=0, le=10000
@@ -69,10 +69,10 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
         super().__init__(config)
         self._activate = activation(config.albedo_activation)
         self.shading: Shading = "albedo"
-        self.lamp: Lamp | None = None
+        self.light: PointLight | None = None
 
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Draws this step's shading and lamp."""
+        """Draws this step's shading and light."""
         draw = torch.rand(4, generator=generator, device=generator.device)
         offset = torch.randn(3, generator=generator, device=generator.device)
         shaded, textureless, far, soft = draw.tolist()
@@ -84,7 +84,7 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
         if self.config.soft_shading:
             diffuse, ambient = torch.full((3,), soft), torch.full((3,), 1 - soft)
         offset = self.config.light_position_perturb * offset
-        self.lamp = Lamp(offset, low + far * (high - low), diffuse, ambient)
+        self.light = PointLight(offset, low + far * (high - low), diffuse, ambient)
 
     def _light(self) -> tuple[Tensor, Tensor]:
         return torch.tensor(self.config.diffuse_light_color), torch.tensor(self.config.ambient_light_color)
@@ -108,9 +108,9 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
 
     def _shade(self, positions: Tensor, directions: Tensor, normals: Tensor) -> Float[Tensor, "N 3"]:
         """How much light points send back."""
-        if self.training and self.lamp is not None:
-            toward = self.lamp.toward(positions, directions)
-            diffuse, ambient = self.lamp.diffuse, self.lamp.ambient
+        if self.training and self.light is not None:
+            toward = self.light.toward(positions, directions)
+            diffuse, ambient = self.light.diffuse, self.light.ambient
         else:
             toward, (diffuse, ambient) = -directions, self._light()
         cosine = (normals * toward).sum(-1, keepdim=True).clamp_min(0)
@@ -118,6 +118,6 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
-    ) -> Baked:
+    ) -> BakedSurface:
         """The albedo."""
-        return Baked(self._activate(features[:, :3]))
+        return BakedSurface(self._activate(features[:, :3]))

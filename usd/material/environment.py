@@ -52,8 +52,8 @@ class Environment:
 
 def prefilter(panorama: Float[Tensor, "h w 3"]) -> Environment:
     """What surfaces of each roughness, and matt ones, reflect."""
-    source = resized(panorama, *SHARP)
-    small = resized(panorama, *BLURRED)
+    source = resize_panorama(panorama, *SHARP)
+    small = resize_panorama(panorama, *BLURRED)
     toward = panorama_directions(*BLURRED, small)
     area = (1 - toward[:, 2].square()).clamp_min(0).sqrt()
     cosine = (toward @ toward.T).clamp(0, 1)
@@ -64,7 +64,7 @@ def prefilter(panorama: Float[Tensor, "h w 3"]) -> Environment:
         return (weight @ light / weight.sum(1, keepdim=True)).view_as(small)
 
     levels = [blurred(_half_way_lobe(cosine, roughness)) for roughness in ROUGHNESS[1:]]
-    sharp = [source, *(resized(level, *SHARP) for level in levels)]
+    sharp = [source, *(resize_panorama(level, *SHARP) for level in levels)]
     return Environment(torch.stack(sharp), blurred(torch.ones_like(cosine)))
 
 
@@ -75,7 +75,7 @@ def _half_way_lobe(cosine: Float[Tensor, "N N"], roughness: float) -> Float[Tens
     return width / (square * (width - 1) + 1).square()
 
 
-def resized(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[Tensor, "H W 3"]:
+def resize_panorama(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[Tensor, "H W 3"]:
     """The panorama at another size."""
     batch = panorama.permute(2, 0, 1)[None]
     shrink = height < panorama.shape[0]
@@ -84,7 +84,7 @@ def resized(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[
     ].permute(1, 2, 0)
 
 
-def studio() -> Float[Tensor, "h w 3"]:
+def studio_panorama() -> Float[Tensor, "h w 3"]:
     """A gray room with a bright ceiling lamp and two soft boxes: light for where no panorama is given."""
     d = panorama_directions(*SHARP, torch.zeros(()))
     level = (1 - d[:, 2].square()).clamp_min(0).sqrt()  # the share of the sphere that a pixel covers
@@ -107,7 +107,7 @@ def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
         raise UserError(f"{where}: no such file; expected a panorama (.hdr, .png, .jpg)")
     try:
         if path.suffix.lower() == ".hdr":
-            return radiance(path.read_bytes())
+            return decode_radiance(path.read_bytes())
         with Image.open(path) as picture:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
             return linear_from_srgb(pixels)
@@ -115,7 +115,7 @@ def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
         raise UserError(f"{where}: cannot be read as a panorama ({error})") from error
 
 
-def radiance(content: bytes) -> Float[Tensor, "h w 3"]:
+def decode_radiance(content: bytes) -> Float[Tensor, "h w 3"]:
     """A Radiance picture (RGBE, rows from the top), flat or run-length coded. Raises ``ValueError``."""
     head, _, body = content.partition(b"\n\n")
     size, _, data = body.partition(b"\n")
@@ -123,12 +123,12 @@ def radiance(content: bytes) -> Float[Tensor, "h w 3"]:
     if not head.startswith(b"#?") or len(words) != 4 or (words[0], words[2]) != (b"-Y", b"+X"):
         raise ValueError("not a Radiance picture whose rows run from the top left")
     height, width = int(words[1]), int(words[3])
-    pixels = _rgbe(np.frombuffer(data, dtype=np.uint8), height, width).astype(np.float32)
+    pixels = _decode_rgbe(np.frombuffer(data, dtype=np.uint8), height, width).astype(np.float32)
     scale = np.where(pixels[..., 3:] > 0, np.exp2(pixels[..., 3:] - 136), 0)
     return torch.from_numpy((pixels[..., :3] * scale).astype(np.float32))
 
 
-def _rgbe(data: np.ndarray, height: int, width: int) -> np.ndarray:
+def _decode_rgbe(data: np.ndarray, height: int, width: int) -> np.ndarray:
     """The four bytes of each pixel."""
     if not (8 <= width < 32768) or data[0] != 2 or data[1] != 2 or data[2] >= 128:
         return data[: height * width * 4].reshape(height, width, 4)
@@ -136,11 +136,11 @@ def _rgbe(data: np.ndarray, height: int, width: int) -> np.ndarray:
     for row in rows:
         at += 4
         for channel in row:
-            at = _run_lengths(data, at, channel)
+            at = _decode_run_lengths(data, at, channel)
     return rows.transpose(0, 2, 1)
 
 
-def _run_lengths(data: np.ndarray, at: int, out: np.ndarray) -> int:
+def _decode_run_lengths(data: np.ndarray, at: int, out: np.ndarray) -> int:
     """Fills ``out`` from the coded bytes that start at ``at``; returns where they end."""
     done = 0
     while done < len(out):

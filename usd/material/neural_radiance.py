@@ -21,7 +21,7 @@ class NeuralRadiance(Material["NeuralRadiance.Config"]):
     @dataclass(frozen=True)
     class Config:
         input_feature_dims: int = option(8, "features per point", ge=1, le=4096)
-        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        color_activation: ActivationName = option("sigmoid", "brings colors into [0, 1]")
         dir_encoding_config: DirectionEncodingConfig = option(
             DirectionEncodingConfig(), "encoding of directions"
         )

@@ -18,12 +18,12 @@ class NoMaterial(Material["NoMaterial.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_output_dims: int = option(3, "numbers a colour has; 0: no colours, all is grey", choices=(0, 3))
-        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        n_output_dims: int = option(3, "numbers a color has; 0: no colors, all is gray", choices=(0, 3))
+        color_activation: ActivationName = option("sigmoid", "brings colors into [0, 1]")
         input_feature_dims: int | None = option(
             None, "features per point; null: 3, used as they are", ge=1, le=4096
         )
-        mlp_network_config: MLPConfig | None = option(None, "a network between features and colour")
+        mlp_network_config: MLPConfig | None = option(None, "a network between features and color")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.material import Baked, Material
-from usd.material.environment import Environment, prefilter, read_panorama, studio
+from usd.material import BakedSurface, Material
+from usd.material.environment import Environment, prefilter, read_panorama, studio_panorama
 from usd.math.color import srgb_from_linear
 from usd.network.activation import ActivationName, activation
 
@@ -48,7 +48,7 @@ class PBRMaterial(Material["PBRMaterial.Config"]):
         self.n_features = 8 if config.use_bump else 5
         self._activate = activation(config.material_activation)
         given = config.environment_texture
-        light = prefilter(studio() if given is None else read_panorama(given))
+        light = prefilter(studio_panorama() if given is None else read_panorama(given))
         self.register_buffer("glossy", light.glossy, persistent=False)
         self.register_buffer("matt", light.matt, persistent=False)
         self.glossy: Tensor
@@ -66,7 +66,7 @@ class PBRMaterial(Material["PBRMaterial.Config"]):
             raise ValueError("pbr-material: needs normals")
         parts = self._activate(features)
         if self.config.use_bump:
-            normals = tilted(normals, 2 * parts[:, 5:8] - 1)
+            normals = tilt_normals(normals, 2 * parts[:, 5:8] - 1)
         base, (metallic, roughness) = parts[:, :3], self._finish(parts)
         light = Environment(self.glossy, self.matt)
         cosine = -(normals * directions).sum(-1, keepdim=True)
@@ -85,11 +85,11 @@ class PBRMaterial(Material["PBRMaterial.Config"]):
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
-    ) -> Baked:
+    ) -> BakedSurface:
         """Base color, metallic and roughness; tilted normals are not stored."""
         parts = self._activate(features)
         metallic, roughness = self._finish(parts)
-        return Baked(srgb_from_linear(parts[:, :3].clamp(0, 1)), metallic[:, 0], roughness[:, 0])
+        return BakedSurface(srgb_from_linear(parts[:, :3].clamp(0, 1)), metallic[:, 0], roughness[:, 0])
 
 
 def environment_brdf(
@@ -104,14 +104,14 @@ def environment_brdf(
     return -1.04 * grazing + z, 1.04 * grazing + w
 
 
-def tilted(normals: Float[Tensor, "N 3"], tilt: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Unit normals leaning by ``tilt`` (two tangents, and along the normal, to which 1 is added)."""
-    tangent, other = tangents(normals)
+def tilt_normals(normals: Float[Tensor, "N 3"], tilt: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+    """Unit normals leaning by ``tilt`` (two tangent_frame, and along the normal, to which 1 is added)."""
+    tangent, other = tangent_frame(normals)
     x, y, z = tilt.split(1, -1)
     return torch.nn.functional.normalize(x * tangent + y * other + (1 + z) * normals, dim=-1)
 
 
-def tangents(normals: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+def tangent_frame(normals: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
     """Two directions in each surface: level, and uphill. Where the normal is vertical the first is +y."""
     x, y, _ = normals.unbind(-1)
     flat = (x.detach().square() + y.detach().square()) < 1e-8
