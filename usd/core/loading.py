@@ -408,5 +408,11 @@ def add_resolvers() -> None:
 
 
 def _maximum(value: object) -> float:
-    items = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
-    return Schedule.parse(items).maximum
+    """Return the largest value of a schedule, whatever its steps count: of a list, every other entry is a value."""
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, Mapping):
+        return Schedule.parse(dict(value)).maximum
+    items = list(cast(Iterable[float], value))
+    items = [0, *items] if len(items) == 3 else items
+    return max(float(item) for item in [items[1], *items[2::2]])
