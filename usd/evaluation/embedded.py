@@ -20,7 +20,7 @@ from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.math.camera import Cameras
 from usd.toybox import TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import Pictures, render
 from usd.toybox.scene import Toy
 
@@ -54,7 +54,7 @@ def split_toys(count: int, keep: Callable[[Toy], bool] = lambda _: True) -> list
 
 def asymmetric(toy: Toy) -> bool:
     """Named, and of a category whose outline tells the azimuth."""
-    return toy.category != NAMELESS and not toy.symmetric
+    return toy.category != UNCAPTIONED and not toy.symmetric
 
 
 def see(toy: Toy, cameras: Cameras) -> Views:
