@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
+from usd.data.lamps import LampStrategy, draw_lamps
 from usd.data.transforms import Frame, read_transforms
 from usd.math.camera import Cameras, Spherical, look_at, orbit_cameras, sphere_angles
 
@@ -83,8 +84,9 @@ class RandomCameraConfig:
     azimuth_range: Range = option(
         (-180.0, 180.0), "azimuth of training cameras in degrees from +x towards +y", ge=-360, le=360
     )
-    elevation_sampling: Literal["sphere", "angle"] = option(
-        "sphere", "how elevations are drawn: uniform by area on the sphere, or uniform in the angle"
+    elevation_sampling: Literal["sphere", "angle", "mixed"] = option(
+        "sphere",
+        "how elevations are drawn: uniform by area on the sphere, uniform in the angle, or each for half of the steps",
     )
     batch_uniform_azimuth: bool = option(True, "spread the azimuths of one batch evenly")
     progressive_until: int = option(
@@ -98,6 +100,16 @@ class RandomCameraConfig:
     )
     up_perturb: float = option(
         0.02, "noise of a training camera's upward direction, standard deviation", ge=0, le=100
+    )
+    rays_d_normalize: Literal[True] = option(True, "ray directions of unit length: the only value there is")
+    light_sample_strategy: LampStrategy | None = option(
+        None, "how the lamp of each training view is drawn; null: by the material, one lamp a step"
+    )
+    light_distance_range: Range | None = option(
+        None, "distance of lamps from the origin, from and to; null: [0.8, 1.5]", gt=0, le=10000
+    )
+    light_position_perturb: float | None = option(
+        None, "noise of dreamfusion's lamps about the camera, standard deviation; null: 1", ge=0, le=10000
     )
     eval_height: int = option(512, "rows of an evaluation picture", ge=1, le=16384)
     eval_width: int = option(512, "columns of an evaluation picture", ge=1, le=16384)
@@ -134,7 +146,9 @@ class RandomCameras(Data[R]):
         super().__init__(config)
         for key in ("camera_distance_range", "fovy_range", "elevation_range", "azimuth_range"):
             _check_forward(key, getattr(config, key))
-        _check_forward("eval_elevation_range", config.eval_elevation_range)
+        for key in ("eval_elevation_range", "light_distance_range"):
+            _check_forward(key, getattr(config, key))
+        _check_lamps(config)
         for key in ("height", "width", "batch_size"):
             _check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
@@ -177,6 +191,21 @@ def _check_forward(key: str, limits: Range | None) -> None:
         raise ConfigError(f"data.{key}: [{limits[0]:g}, {limits[1]:g}] runs backwards; expected [from, to]")
 
 
+def _check_lamps(config: RandomCameraConfig) -> None:
+    """Raise ``ConfigError`` for an option of lamps that nothing would read."""
+    strategy = config.light_sample_strategy
+    if strategy is None and config.light_distance_range is not None:
+        raise ConfigError(
+            "data.light_distance_range: without a strategy the material draws the lamp; expected "
+            "data.light_sample_strategy, or system.material.light_distance_range"
+        )
+    if strategy != "dreamfusion" and config.light_position_perturb is not None:
+        raise ConfigError(
+            "data.light_position_perturb: is of no use here; expected data.light_sample_strategy: dreamfusion, or "
+            "system.material.light_position_perturb"
+        )
+
+
 def _check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
     if isinstance(value, tuple) and len(value) != len(milestones) + 1:
         expected = len(milestones) + 1
@@ -201,7 +230,20 @@ def random_cameras(config: RandomCameraConfig, step: int, generator: torch.Gener
     target = config.center_perturb * torch.randn(count, 3, generator=generator)
     up = torch.tensor([0.0, 0.0, 1.0]) + config.up_perturb * torch.randn(count, 3, generator=generator)
     fov_y = _uniform(config.fovy_range, count, generator).deg2rad()
-    return Cameras(look_at(position, target, up), fov_y, height, width)
+    return Cameras(
+        look_at(position, target, up), fov_y, height, width, lamps=_lamps(config, position, generator)
+    )
+
+
+def _lamps(
+    config: RandomCameraConfig, position: Float[Tensor, "B 3"], generator: torch.Generator
+) -> Float[Tensor, "B 3"] | None:
+    """Draw a lamp for each camera; None where the material does."""
+    if config.light_sample_strategy is None:
+        return None
+    perturb = 1.0 if config.light_position_perturb is None else config.light_position_perturb
+    distance = config.light_distance_range or (0.8, 1.5)
+    return draw_lamps(config.light_sample_strategy, position, perturb, distance, generator)
 
 
 def random_positions(
@@ -231,7 +273,10 @@ def _elevation(
     limits: Range, config: RandomCameraConfig, count: int, generator: torch.Generator
 ) -> Float[Tensor, "B"]:
     """Return elevations in radians. Area on the sphere is uniform in the sine of the elevation."""
-    if config.elevation_sampling == "angle":
+    sampling = config.elevation_sampling
+    if sampling == "mixed":
+        sampling = "angle" if torch.rand((), generator=generator) < 0.5 else "sphere"
+    if sampling == "angle":
         return _uniform(limits, count, generator).deg2rad()
     low, high = (math.sin(math.radians(limit)) for limit in limits)
     return torch.asin(_uniform((low, high), count, generator).clamp(-1, 1))
