@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.denoiser import Denoiser, Embedding, Reading, TextDenoiser, ViewDenoiser, check_shared_latents
+from usd.denoiser import (
+    Denoiser,
+    Embedding,
+    EncodedReference,
+    TextDenoiser,
+    ViewDenoiser,
+    check_shared_latents,
+)
 from usd.math.camera import Cameras
 from usd.math.diffusion import EpsFn, ddim_sample, ddim_timesteps, guided_fn
 
@@ -23,7 +30,7 @@ class Sampler:
 
 def sample_views(
     model: ViewDenoiser,
-    reading: Reading,
+    reading: EncodedReference,
     cameras: Cameras,
     sampler: Sampler,
     generator: torch.Generator | None,

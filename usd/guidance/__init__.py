@@ -23,8 +23,8 @@ from usd.core.types import GuidanceOutput, Render
 from usd.denoiser import (
     Denoiser,
     Embedding,
-    Reading,
-    Running,
+    EncodedReference,
+    Execution,
     TextDenoiser,
     ViewDenoiser,
     open_view_denoiser,
@@ -88,10 +88,10 @@ class Guidance(Module[G]):
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
         )
-        models: Running = option({}, "how the models are kept in memory and run")
+        models: Execution = option({}, "how the models are kept in memory and run")
 
         @property
-        def running(self) -> Running:
+        def running(self) -> Execution:
             """``models``, with the published key taken into account."""
             return self.models.single(self.half_precision_weights)
 
@@ -216,14 +216,14 @@ class ViewGuidance(PictureGuidance[V]):
             "system.guidance.zero123_model_name_or_path",
             config.running,
         )
-        self._reading: Reading | None = None
+        self._reading: EncodedReference | None = None
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        self._reading = self.model.read(rgb, cameras)
+        self._reading = self.model.encode_reference(rgb, cameras)
         self.model.release_encoders()
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> EncodedReference:
         """What the model read from the reference."""
         if self._reading is None:
             raise RuntimeError(f"{type(self).__name__}: set_reference has not been called")

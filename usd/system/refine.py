@@ -25,7 +25,7 @@ from usd.data.pictures import contact_sheet, over, read_rgba, unpremultiply, wri
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
-from usd.denoiser import Embedding, Running, TextDenoiser, open_text_denoiser
+from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
 from usd.denoiser.lora import WEIGHTS, lora_model, read_card
 from usd.denoiser.sample import told_fn
 from usd.evaluation.metrics import psnr, sharpness
@@ -48,7 +48,7 @@ class RefineConfig(System.Config):
     )
     lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
-    models: Running = option({}, "how the model is kept in memory and run")
+    models: Execution = option({}, "how the model is kept in memory and run")
     prompt: str | None = option(
         None, "what the views show; null: the sentence that the LoRA was trained with"
     )

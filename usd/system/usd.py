@@ -105,7 +105,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def _say_unheard(self) -> None:
         """Says in a line which words no model is told."""
         prompts = self._prompts()
-        if prompts is not None and self.global_rank == 0 and (keys := prompts.unheard()):
+        if prompts is not None and self.global_rank == 0 and (keys := prompts.unused_options()):
             sys.stdout.write(
                 f"note: system.prompt_processor: no model is told {', '.join(keys)}: a picture says what to make\n"
             )
