@@ -31,10 +31,10 @@ from benchmarks.tables import Column, Figures, number, table
 from usd.app.stages import read_record, written
 from usd.core import loading
 from usd.data.pictures import read_rgba, write_picture
-from usd.evaluation.mesh_views import open_mesh, see_mesh
+from usd.evaluation.mesh_views import mesh_views, open_mesh
 from usd.evaluation.metrics import sharpness
 from usd.evaluation.protocol import compare_surfaces
-from usd.evaluation.views import mean_score, score
+from usd.evaluation.views import mean_score, score_picture
 from usd.toybox.cameras import held_out_cameras
 from usd.toybox.mesh import toy_mesh
 from usd.toybox.objects import make_toy
@@ -179,7 +179,7 @@ def measured(bench: Bench, seed: int, method: str) -> Figures:
     asked, run = METHODS[method], bench.run(seed, method)
     pictures = torch.stack(shown(bench, seed, method))
     truth = torch.stack([read_rgba(bench.toy(seed) / f"views/{i:04d}.png") for i in range(VIEWS)])
-    mean = mean_score([score(mine, theirs) for mine, theirs in zip(pictures, truth, strict=True)])
+    mean = mean_score([score_picture(mine, theirs) for mine, theirs in zip(pictures, truth, strict=True)])
     figures: Figures = {"psnr": mean.psnr, "ssim": mean.ssim, "mask_iou": mean.mask_iou}
     figures |= {
         "sharpness": float(sharpness(pictures).mean()),
@@ -215,7 +215,7 @@ def shown(bench: Bench, seed: int, method: str) -> list[Float[Tensor, "4 H W"]]:
 
 def mesh_pictures(trial: Path) -> list[Float[Tensor, "4 H W"]]:
     """The exported file, unlit, from the held-out cameras."""
-    return list(see_mesh(open_mesh(exported(trial)), held_out_cameras(VIEWS, SIZE)).rgba)
+    return list(mesh_views(open_mesh(exported(trial)), held_out_cameras(VIEWS, SIZE)).rgba)
 
 
 def refined_pictures(run: Path) -> list[Float[Tensor, "4 H W"]]:

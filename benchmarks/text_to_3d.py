@@ -34,7 +34,7 @@ from usd.core.errors import UserError
 from usd.core.loading import override
 from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
 from usd.evaluation.embedded import Clip
-from usd.evaluation.text_score import CLIP, TextScore, around, text_score, views_of_file
+from usd.evaluation.text_score import CLIP, TextScore, scoring_cameras, text_score, views_of_file
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import NAMELESS, make_toy
 from usd.toybox.render import render
@@ -107,7 +107,7 @@ def chosen_seeds(count: int, out: Path) -> tuple[int, ...]:
 
 def truth(seed: int) -> torch.Tensor:
     """Renders (8, 3, H, W) of the toy itself."""
-    return render([make_toy(seed)], around()).over_white()
+    return render([make_toy(seed)], scoring_cameras()).over_white()
 
 
 # ------------------------------------------------------------------------------------------------------------ runs
@@ -129,7 +129,7 @@ def measured(bench: Bench, clip: Clip, seed: int, method: str) -> Figures:
     overrides = (override("system.prompt_processor.prompt", prompt), *METHODS[method], *bench.overrides)
     runs.Launch(bench.run_folder(seed, method), (bench.config,), overrides, bench.gpu)()
     minutes = (time.monotonic() - began) / 60
-    score = text_score(clip, views_of_file(mesh_of(bench, seed, method), around()), prompt)
+    score = text_score(clip, views_of_file(mesh_of(bench, seed, method), scoring_cameras()), prompt)
     figures = {"category": score.category, "caption": score.caption, "similarity": score.similarity}
     return {**figures, "minutes": minutes}
 
@@ -196,7 +196,7 @@ def sheet(bench: Bench, cell: int = 80) -> Image.Image:
         draw.text((8, top), f"{make_toy(seed).caption} ({method})", fill="black")
         shown = {"truth": list(truth(seed)[list(SHOWN["truth"])])}
         shown |= {stage: stage_pictures(bench, seed, method, stage) for stage in STAGES}
-        final = views_of_file(mesh_of(bench, seed, method), around())
+        final = views_of_file(mesh_of(bench, seed, method), scoring_cameras())
         shown["final file"] = list(final[list(SHOWN["mesh"])])
         left = 8
         for name, count in groups:

@@ -14,10 +14,10 @@ from usd.data.toy_views import see_toy, sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.evaluation import command, protocol
 from usd.evaluation.align import Similarity, apply, unit_box
-from usd.evaluation.mesh_views import open_mesh, see_mesh
+from usd.evaluation.mesh_views import mesh_views, open_mesh
 from usd.evaluation.metrics import mask_iou, psnr
-from usd.evaluation.protocol import Report, compare_surfaces, evaluate, figures_table
-from usd.evaluation.sources import Source, exported_mesh, mesh_source, open_source
+from usd.evaluation.protocol import EvaluationReport, compare_surfaces, evaluate, figures_table
+from usd.evaluation.sources import EvaluationSource, exported_mesh, mesh_source, open_source
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.colored_mesh import ColoredMesh
 
@@ -34,7 +34,7 @@ def few_samples(monkeypatch):
     monkeypatch.setattr(protocol, "PICTURES", 4)
 
 
-def as_source(mesh: Mesh, name="a") -> Source:
+def as_source(mesh: Mesh, name="a") -> EvaluationSource:
     return mesh_source(ColoredMesh.of(mesh), name, "mesh", ())
 
 
@@ -136,7 +136,7 @@ def test_the_floor_is_what_equal_surfaces_get():
 
 def test_a_meshs_silhouette_is_the_balls():
     cameras = orbit_cameras_deg(20.0, [0.0, 100.0], 1.5, 40.0, 64)
-    views = see_mesh(ColoredMesh.of(sphere(0.4, color=RED)), cameras)
+    views = mesh_views(ColoredMesh.of(sphere(0.4, color=RED)), cameras)
     origins, directions = cameras.rays()
     disc = torch.linalg.cross(origins, directions).norm(dim=-1) < 0.4
     assert mask_iou(views.rgba[:, 3:], disc[:, None].float()).min() > 0.98
@@ -170,7 +170,7 @@ def test_textures_are_looked_up_where_the_uvs_say(tmp_path):
         "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
     )
     found = open_mesh(tmp_path / "m.obj", "z")
-    view = see_mesh(found, orbit_cameras_deg(89.9, [-90.0], 4.0, 40.0, 32)).rgba[0]
+    view = mesh_views(found, orbit_cameras_deg(89.9, [-90.0], 4.0, 40.0, 32)).rgba[0]
     assert found.has_colors
     for (row, column), colour in {(18, 8): (1, 0, 0), (18, 24): (0, 0, 1), (7, 16): (0, 1, 0)}.items():
         assert torch.allclose(view[:3, row, column], torch.tensor(colour).float(), atol=0.05)
@@ -275,7 +275,7 @@ def test_views_and_a_mesh_have_nothing_in_common_but_cameras(tmp_path):
     write_views(views, tmp_path)
     report = evaluate(as_source(sphere(0.4)), open_source(str(tmp_path), "b"))
     assert set(report.figures) == {"mask_iou"}
-    lonely = Source("c", "mesh", sphere())
+    lonely = EvaluationSource("c", "mesh", sphere())
     with pytest.raises(UserError, match=r"nothing to compare: c has a surface, .* has views"):
         evaluate(lonely, open_source(str(tmp_path), "b"))
 
@@ -287,7 +287,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, capsys):
     (tmp_path / "a.ply").write_bytes(file_bytes(sphere(0.5, color=RED), "ply"))
     (tmp_path / "b.ply").write_bytes(file_bytes(sphere(0.6, color=RED), "ply"))
     arguments = [str(tmp_path / "a.ply"), "--reference", str(tmp_path / "b.ply"), "--align", "icp+scale"]
-    report = command.run([*arguments, "--json", str(tmp_path / "new/r.json")])
+    report = command.compare_sources([*arguments, "--json", str(tmp_path / "new/r.json")])
     out = capsys.readouterr().out
     content = json.loads((tmp_path / "new/r.json").read_text())
     assert "alignment: icp+scale" in out and "volume_iou" in out and "LPIPS" in out
@@ -300,7 +300,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, capsys):
 def test_two_runs_give_the_same_figures(tmp_path):
     a, b = as_source(sphere(0.5, color=RED)), as_source(box(), "b")
     one, two = (evaluate(a, b, "icp") for _ in range(2))
-    assert isinstance(one, Report) and one.plain() == two.plain()
+    assert isinstance(one, EvaluationReport) and one.plain() == two.plain()
 
 
 def test_a_camera_file_without_pictures_is_no_reference(tmp_path):

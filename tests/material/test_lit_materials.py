@@ -32,11 +32,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ------------------------------------------------------------------------------------------------ one lamp
+# ----------------------------------------------------------------------------------------------- one light
 
 
 def test_seen_straight_on_the_color_is_the_albedo() -> None:
-    """PointLight at the camera, 0.9 + 0.1: what the exporter bakes is what was learned."""
+    """A light at the camera, 0.9 + 0.1: what the exporter bakes is what was learned."""
     material, normals, features = made(LIT).eval(), unit(), torch.randn(40, 3)
     assert torch.allclose(material.color(features, 0.3 * normals, -normals, normals), features.sigmoid())
     assert torch.allclose(material.bake(features, normals, normals).color, features.sigmoid())
@@ -65,7 +65,7 @@ def test_training_starts_with_the_albedo_and_then_shows_all_three() -> None:
     assert seen == {"albedo", "textureless", "diffuse"}
 
 
-def test_the_lamp_comes_from_the_generator() -> None:
+def test_the_light_comes_from_the_generator() -> None:
     normals, features = unit(), torch.zeros(40, 3)
 
     def colors(seed: int) -> Tensor:

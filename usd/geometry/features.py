@@ -17,13 +17,13 @@ NETWORKS = ("encoding", "feature_network")  # what makes features, by the names 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Options of what a point's features are."""
+    """Options of a point's features."""
 
     radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
-    n_input_dims: int = option(3, "numbers a position has", choices=(3,))
+    n_input_dims: int = option(3, "numbers of a position", choices=(3,))
     n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0, le=4096)
-    pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
-    mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
+    pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")
+    mlp_network_config: MLPConfig = option(MLPConfig(), "networks behind the encoding")
 
 
 F = TypeVar("F", bound=FeatureConfig, default=FeatureConfig, covariant=True)
@@ -51,19 +51,19 @@ class FeatureSurface(ExplicitSurface[F]):
             self.encoding.update(step)
 
     def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
-        """What a material colors points with."""
+        """Return what a material colors points with."""
         if self.feature_network is None:
             return x.new_zeros(len(x), self.n_features)
         return self.feature_network(self.encode(x))
 
     def encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
-        """The hash grid at world coordinates."""
+        """Return the encoding at world coordinates."""
         assert self.encoding is not None
         return self.encoding((x / self.radius + 1) * 0.5)
 
 
 def copy_features(target: Geometry, source: Geometry) -> bool:
-    """Copies the networks of features from a geometry that has the same ones; says whether it had.
+    """Copy the networks of features from a geometry that has the same ones; return whether it had.
 
     They are functions of the position: what they gave at a point they give there again.
     """
@@ -80,7 +80,7 @@ def copy_features(target: Geometry, source: Geometry) -> bool:
 
 
 def _same_networks(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
-    """The same networks: of one shape, and hash grids of the same settings."""
+    """Return whether networks are alike: of one shape, and hash grids of the same settings."""
     if isinstance(a, HashGrid) and isinstance(b, HashGrid) and plain(a.config) != plain(b.config):
         return False
     shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (a, b) if part]

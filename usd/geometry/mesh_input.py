@@ -32,7 +32,7 @@ COLOR_STEPS = 256
 
 @dataclass(frozen=True)
 class MeshPlacement:
-    """How a file's coordinates become ours. ``size`` is the largest coordinate after centering; None: as they are."""
+    """Axes and size of a file's mesh. ``size`` is the largest coordinate after centering; None: as they are."""
 
     up: Axis | None = None
     front: Axis | None = None
@@ -85,7 +85,10 @@ def file_rotation(placement: MeshPlacement, path: Path) -> Float[Tensor, "3 3"]:
 def _fit_to_cube(
     path: Path, vertices: Float[Tensor, "V 3"], size: float | None, radius: float
 ) -> Float[Tensor, "V 3"]:
-    """Centered by its bounding box and scaled, where a size is given; else as it is, if that fits."""
+    """Return vertices centered by their bounding box and scaled, where a size is given; else as they are.
+
+    Raises ``UserError`` where they do not fit into the cube.
+    """
     low, high = vertices.amin(0), vertices.amax(0)
     extent = float((high - low).max())
     if extent == 0:

@@ -42,7 +42,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         isosurface_deformable_grid: bool = option(True, "let grid points move")
         isosurface_remove_outliers: bool = option(False, "drop small components of the mesh")
         isosurface_outlier_n_faces_threshold: int | float = option(
-            0.01, "components with fewer faces: a share of the largest one's if below 1, else a number", ge=0
+            0.01, "faces below which components are dropped; below 1: a share of the largest one's", ge=0
         )
         geometry_only: bool = option(False, "no features: they are zeros")
         fix_geometry: bool = option(False, "keep the shape, train the features")
@@ -65,7 +65,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
             self.initialize()
 
     def _add_weight(self, name: str, value: Tensor | None) -> None:
-        """A parameter, or a buffer where the shape is fixed."""
+        """Register a parameter, or a buffer where the shape is fixed."""
         if self.config.fix_geometry or value is None:
             self.register_buffer(name, value)
         else:
@@ -73,7 +73,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
 
     @torch.no_grad()
     def initialize(self) -> Mesh | None:
-        """Takes the shape that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
+        """Take the shape that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
         if not self.from_file:
             x = self.positions()
             self._set(self.box, initial_distance(self.config, x, self.radius))
@@ -88,14 +88,14 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         return tetrahedral_grid(self.cells, self.box.device)
 
     def positions(self) -> Float[Tensor, "V 3"]:
-        """Grid points in the world, moved as learned. Those on the border stay."""
+        """Return grid points in the world, moved as learned. Those on the border stay."""
         unit = self.grid.points
         if self.deformation is not None:
             unit = unit + grid_shift(self.grid, self.deformation)
         return self.box[0] + unit * (self.box[1] - self.box[0])
 
     def surface(self) -> Mesh:
-        """The mesh as it is now. Raises ``UserError`` where nothing is inside any more."""
+        """Return the mesh as it is now. Raises ``UserError`` where nothing is inside any more."""
         if not self.config.fix_geometry:
             return self._march()
         state = (self.sdf._version, self.box._version, self.sdf.device, id(self.sdf))
@@ -104,6 +104,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         return self._cached_surface[1]
 
     def _march(self) -> Mesh:
+        """Return the mesh marched through the grid. Raises ``UserError`` where it is empty."""
         vertices, faces, ends = grid_cut(self.grid, self.positions(), self.sdf)
         if len(faces) == 0:
             sdf = self.sdf.detach()
@@ -121,7 +122,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
 
     @classmethod
     def convert(cls, config: object, source: Geometry) -> "TetrahedraSDFGrid":
-        """The surface that ``source`` exports, as distances on a grid around it, and its features where they fit.
+        """Return the surface that ``source`` exports, as distances on a grid around it; its features where they fit.
 
         A grid of the same settings is taken over as it is.
         """
@@ -133,6 +134,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         return made
 
     def _start_from_geometry(self, source: Geometry) -> None:
+        """Copy a grid of the same settings, or take the distances to any other surface."""
         if isinstance(source, TetrahedraSDFGrid) and self._can_copy(source):
             self._set(source.box, source.sdf)
             if self.deformation is not None and source.deformation is not None:
@@ -141,21 +143,22 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         self._start_from_mesh(source.export_mesh())
 
     def _start_from_mesh(self, mesh: Mesh) -> None:
-        """A grid around a mesh, and the distances to it."""
+        """Put the grid around a mesh, and take the distances to it."""
         self._set(box_around(mesh.vertices, MARGIN), self.sdf)
         self._set(self.box, mesh_distance(self.positions(), mesh.vertices, mesh.faces))
 
     def _can_copy(self, source: "TetrahedraSDFGrid") -> bool:
-        """Whether another grid's state fits into this one."""
+        """Return whether another grid's state fits into this one."""
         return source.cells == self.cells and (source.deformation is None or self.deformation is not None)
 
     def _set(self, box: Tensor, sdf: Tensor) -> None:
+        """Write box and distances in place, so that optimizers keep their tensors."""
         self.box.copy_(box)
         self.sdf.copy_(sdf)
 
 
 def box_around(vertices: Float[Tensor, "V 3"], margin: float) -> Float[Tensor, "2 3"]:
-    """The cube around a mesh's bounding box, ``margin`` times as wide as its longest side."""
+    """Return the cube around a mesh's bounding box, ``margin`` times as wide as its longest side."""
     low, high = vertices.amin(0), vertices.amax(0)
     half = (high - low).max() / 2 * margin
     middle = (low + high) / 2
@@ -165,7 +168,7 @@ def box_around(vertices: Float[Tensor, "V 3"], margin: float) -> Float[Tensor, "
 def large_components_by_faces(
     faces: Int[Tensor, "F 3"], n_vertices: int, threshold: int | float
 ) -> Bool[Tensor, "F"]:
-    """Which faces belong to components with at least ``threshold`` faces, or that share of the largest one's."""
+    """Return which faces belong to components of ``threshold`` faces or more, or of that share of the largest."""
     label = meshes.components(faces, n_vertices)
     sizes = torch.bincount(label)
     least = threshold * int(sizes.max()) if threshold < 1 else min(float(threshold), float(sizes.max()))

@@ -1,4 +1,4 @@
-"""Distances should be distances: gradients of length one, and no surface where nothing tells of one."""
+"""Losses on signed distances: gradients of length one, and no surface where no picture shows one."""
 
 import torch
 from jaxtyping import Float
@@ -11,14 +11,14 @@ from usd.losses import loss
 
 
 def eikonal_error(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
-    """Mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
+    """Return the mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
     square = gradient.square().sum(-1).clamp_min(1e-12)  # its root has a gradient everywhere
     return mean_over((square.sqrt() - 1).square().sum(), len(gradient))
 
 
 @loss("samples", "gradient")
 def eikonal(render: Render) -> Tensor:
-    """Punishes gradients of the distance that are not of length one, at the samples along rays."""
+    """Penalize gradients of the distance that are not of length one, at the samples along rays."""
     if render.samples is None or render.samples.gradient is None:
         raise UserError(
             "system.loss.lambda_eikonal: needs distances; expected system.renderer_type to be neus-volume-renderer"
@@ -27,7 +27,7 @@ def eikonal(render: Render) -> Tensor:
 
 
 def free_surface(distance: Float[Tensor, "N"], decay: float) -> Float[Tensor, ""]:
-    """Punishes surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737).
+    """Penalize surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737).
 
     Where pictures speak they win; where nobody looks, inside and below, nothing is left.
     """

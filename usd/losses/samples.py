@@ -10,7 +10,7 @@ from usd.losses import loss
 
 @loss("samples", "normal")
 def orientation(render: Render) -> Tensor:
-    """Punishes visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, equation 11).
+    """Penalize visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, equation 11).
 
     Sum of w * max(0, normal . direction)^2 over the samples, per covered pixel. The weights are not trained by it.
     """
@@ -25,7 +25,7 @@ def orientation(render: Render) -> Tensor:
 
 @loss("samples", "opacity")
 def z_variance(render: Render) -> Tensor:
-    """Punishes surfaces smeared along the ray: the variance of the distance, averaged over rays with opacity > 1/2.
+    """Penalize surfaces smeared along the ray: the variance of the distance, averaged over rays with opacity > 1/2.
 
     HiFA, arXiv 2305.18766, equation 12. Zero when no ray is that opaque.
     """
@@ -39,10 +39,12 @@ def z_variance(render: Render) -> Tensor:
 
 
 def _per_ray(values: Tensor, samples: Samples, n: int) -> Tensor:
+    """Return the sums over each ray's samples."""
     return torch.zeros(n, dtype=values.dtype, device=values.device).index_add(0, samples.ray_index, values)
 
 
 def _required_samples(render: Render) -> Samples:
+    """Return the samples along rays. Raises ``ValueError`` for a render without them."""
     if render.samples is None:
         raise ValueError("this loss needs samples along rays; expected a volume renderer asked for 'samples'")
     return render.samples

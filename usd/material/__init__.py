@@ -35,10 +35,10 @@ class Material(Module[C]):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
+        """Return colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> BakedSurface:
-        """What a model file stores of points with outward normals: here the colors seen straight on."""
+        """Return what a model file stores of points with outward normals: here the colors seen straight on."""
         return BakedSurface(self.color(features, positions, -normals, normals))
