@@ -55,7 +55,7 @@ LAYERS = {
     **dict.fromkeys(["math", "kernels"], 0),
     "core": 1,
     **dict.fromkeys([kind for kind in KINDS if kind not in ("system", "exporter")], 2),
-    **dict.fromkeys(["losses", "toybox", "network", "mesh_io"], 2),
+    **dict.fromkeys(["losses", "toybox", "network", "mesh_io", "dialects"], 2),
     **dict.fromkeys(["system", "exporter", "evaluation", "extern"], 3),
 }
 

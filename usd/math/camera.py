@@ -37,6 +37,21 @@ class Spherical:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Some pixels of a picture: (top, left) is the first, and every ``step``-th one follows, (height, width) in all.
+
+    With steps of 1 it is a part of the picture; with larger ones a coarser grid over it.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    step_y: int = 1
+    step_x: int = 1
+
+
+@dataclass(frozen=True)
 class Cameras:
     """A batch of cameras of one picture size: pinholes, or orthographic where ``span_y`` is given.
 
@@ -114,10 +129,15 @@ class Cameras:
     def crop_rays(
         self, top: int, left: int, height: int, width: int
     ) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
-        """Rays of the window whose first pixel is (top, left); equals ``rays()`` cut to that window."""
+        """Return the rays of the window whose first pixel is (top, left); equal to ``rays()`` cut to that window."""
+        return self.window_rays(Window(top, left, height, width))
+
+    def window_rays(self, at: Window) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
+        """Return origins and unit directions through the centers of a window's pixels."""
         device, dtype = self.c2w.device, self.c2w.dtype
-        y = torch.arange(top, top + height, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
-        x = torch.arange(left, left + width, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
+        bottom, right = at.top + at.height * at.step_y, at.left + at.width * at.step_x
+        y = torch.arange(at.top, bottom, at.step_y, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
+        x = torch.arange(at.left, right, at.step_x, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         if self.span_y is not None:
             return self._parallel_rays(grid_x, grid_y, self.span_y)
