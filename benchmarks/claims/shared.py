@@ -114,6 +114,28 @@ def _sampled(file: Path, chunk: int = 1 << 20, stride: int = 1 << 24) -> bytes:
     return digest.digest()
 
 
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Runs of the launcher that a claim compares: where they are, and what each is given beside what it is about."""
+
+    out: Path
+    device: str
+    models: tuple[str, str]
+    overrides: tuple[str, ...]
+
+    def toy(self, seed: int) -> Path:
+        """Return the folder of a toy's pictures; all claims share them."""
+        return runs.toy_folder(seed, self.out.parent)
+
+    def launch(self, name: str, config: Path, overrides: Sequence[str]) -> runs.Launch:
+        """Return the run ``name`` of a recipe, ``family/run``, with the claim's own overrides last."""
+        where = self.out / "trials" / name
+        return runs.Launch(where, (config,), (*overrides, *self.overrides), runs.gpu_flag(self.device))
+
+
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
@@ -137,6 +159,12 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device: is {args.device}; expected cpu, since no CUDA device is visible")
     return args
+
+
+def trials(args: argparse.Namespace, rest: Sequence[str]) -> Trials:
+    """Return where a claim's runs are, from its flags and the words for the launcher. Raises ``UserError``."""
+    models = args.zero123, args.stable_diffusion
+    return Trials(args.out.resolve(), args.device, models, runs.key_values(rest))
 
 
 def publish(claim: str, text: str, page: Path = PAGE) -> None:
