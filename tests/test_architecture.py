@@ -263,7 +263,11 @@ def test_the_documented_layers_name_every_folder_and_file():
 
 def test_the_test_of_the_tree_can_fail():
     tree = "usd/\n  core/\n    config.py gone.py    a comment\n  train.py\n"
-    assert named_files(tree) == {"usd/core/config.py", "usd/core/gone.py (not there)", "usd/train.py (not there)"}
+    assert named_files(tree) == {
+        "usd/core/config.py",
+        "usd/core/gone.py (not there)",
+        "usd/train.py (not there)",
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ import

@@ -208,7 +208,7 @@ def test_a_guidance_hands_its_options_to_every_model(tiny: TinyModels):
         "models": {"weights": "bf16", "views_at_once": 1},
     }
     guidance = build(spec("guidance", "usd-guidance", options))
-    assert guidance.model.running == guidance.prior.running == Running(weights="bf16", views_at_once=1)
+    assert guidance.model.running == guidance.source.prior.running == Running(weights="bf16", views_at_once=1)
     single = build(
         spec("guidance", "usd-guidance", {**options, "models": {}, "half_precision_weights": False})
     )

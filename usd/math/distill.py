@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from usd.math.diffusion import EpsFn, add_noise, x0_from_eps
+from usd.math.diffusion import EpsFn, add_noise, alpha_sigma, x0_from_eps
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sds": lambda abar: 1 - abar,
+    "dreamfusion": lambda abar: 1 - abar,
     "uniform": torch.ones_like,
     "fantasia3d": lambda abar: abar.sqrt() * (1 - abar),
 }
@@ -31,7 +32,7 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 def time_weight(
     name: str, alphas_cumprod: Float[Tensor, "T"], t: Int[Tensor, "B"]
 ) -> Float[Tensor, "B 1 1 1"]:
-    """w(t): "sds" sigma^2 = 1 - alphabar, "uniform" 1, "fantasia3d" sqrt(alphabar) (1 - alphabar)."""
+    """Return w(t): "sds", "dreamfusion" 1 - alphabar, "uniform" 1, "fantasia3d" sqrt(alphabar) (1 - alphabar)."""
     return WEIGHTS[name](alphas_cumprod.to(t.device)[t]).view(-1, 1, 1, 1)
 
 
@@ -118,6 +119,36 @@ def inverted(
         x0 = z if number == 0 else x0_from_eps(xt, eps, alphas_cumprod, now)
         xt = add_noise(x0, eps, alphas_cumprod, after)
     return xt
+
+
+def wanted_x0(
+    z: Float[Tensor, "B C H W"],
+    grad: Float[Tensor, "B C H W"],
+    weight: Float[Tensor, "B 1 1 1"],
+    alphas_cumprod: Float[Tensor, "T"],
+    t: Int[Tensor, "B"],
+) -> Float[Tensor, "B C H W"]:
+    """Return the clean latents that a gradient asks for, z - sigma grad / (alpha w).
+
+    Of w (eps - noise) that is ``x0_from_eps`` of eps: the picture that the model sees in x_t.
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod, t)
+    return z - sigma / alpha * grad / weight
+
+
+def image_gradient(
+    rendered: Float[Tensor, "B C H W"],
+    wanted: Float[Tensor, "B C H W"],
+    weight: Float[Tensor, "B 1 1 1"],
+    alphas_cumprod: Float[Tensor, "T"],
+    t: Int[Tensor, "B"],
+) -> Float[Tensor, "B C H W"]:
+    """Return w alpha / sigma (rendered - wanted): the gradient of the latents, said of pictures.
+
+    It is the inverse of ``wanted_x0``, applied to the decoded latents (HiFA, arXiv 2305.18766, equation 10).
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod, t)
+    return weight * alpha / sigma * (rendered - wanted)
 
 
 def surrogate_loss(z: Float[Tensor, "B C H W"], grad: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
