@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from usd.core.random import generator
-from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts, open_parts
+from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, ModelComponents, open_components
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.single_file import SCHEDULER, Family
 from usd.denoiser.weights import Lazy, empty_network
@@ -151,7 +151,7 @@ def parameters_of(network: torch.nn.Module) -> int:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-class RandomParts(ModelParts):
+class RandomParts(ModelComponents):
     """A model of random numbers: the same for the same seed, each tensor made when asked for."""
 
     def __init__(self, model: Published, tokenizer: Path, seed: int = 0) -> None:
@@ -201,7 +201,7 @@ def write(model: Published, folder: Path, layout: Layout) -> Path:
         write_folder(RandomParts(model, words), plain)
     if layout == "folder":
         return plain
-    parts = open_parts(plain)
+    parts = open_components(plain)
     if layout == "folder-b":
         return write_folder(parts, folder / layout, PROJECTIONS[1], pickled=True)
     file = write_single_file(parts, folder / layout / f"{model.name}.{layout}", averaged=False, step=875000)

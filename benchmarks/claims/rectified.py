@@ -58,7 +58,9 @@ class Task:
 def sampled(pair: shared.Pair, task: Task) -> Float[Tensor, "V 3 S S"]:
     """The views from the reference alone, always from the same noise."""
     device, reference = pair.view.alphas_cumprod.device, task.views.reference
-    reading = pair.view.read(reference.to(device), reference_camera(reference.shape[-1]).to(device))
+    reading = pair.view.encode_reference(
+        reference.to(device), reference_camera(reference.shape[-1]).to(device)
+    )
     source = torch.Generator("cpu").manual_seed(0)
     prior = pair.text if task.way == "rectified" else None
     sampler = Sampler(task.steps, task.scale)

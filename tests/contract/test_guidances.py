@@ -17,7 +17,7 @@ from usd.core.config import spec
 from usd.core.registry import build
 from usd.core.types import Render
 from usd.denoiser.latent import NetworkInput
-from usd.denoiser.zero123 import Zero123Reading
+from usd.denoiser.zero123 import Zero123Reference
 from usd.guidance import Guidance, NoisyLatents
 from usd.math.camera import Cameras, join_cameras, orbit_cameras_deg
 from usd.math.diffusion import add_noise
@@ -102,10 +102,10 @@ def published_camera(usd: dict[str, Tensor], case: int) -> Cameras:
 def main_term(usd: dict[str, Tensor], models: dict[str, str], case: int, patch: pytest.MonkeyPatch) -> Asked:
     guidance = build(spec("guidance", "usd-guidance", models))
     reference = orbit_cameras_deg(15.0, 90.0, 1.5, FOV, 64)
-    read = guidance.model.read(over_white(usd["in/reference_rgba_u8"]), reference)
+    read = guidance.model.encode_reference(over_white(usd["in/reference_rgba_u8"]), reference)
     told = replace(read, embedding=usd["out/clip_embedding"], latent=usd["out/reference_latent"])
-    assert isinstance(told, Zero123Reading)
-    patch.setattr(guidance.model, "read", lambda rgb, cameras: replace(told, cameras=cameras))
+    assert isinstance(told, Zero123Reference)
+    patch.setattr(guidance.model, "encode_reference", lambda rgb, cameras: replace(told, cameras=cameras))
     guidance.set_reference(over_white(usd["in/reference_rgba_u8"]), reference)
     given_draw(guidance, usd[f"in/{case}/t"], usd[f"in/{case}/noise"], patch)
     return Asked(guidance, usd[f"in/{case}/rgb"], published_camera(usd, case))

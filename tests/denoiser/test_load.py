@@ -15,7 +15,7 @@ import torch
 from tests.conftest import TinyModels
 from usd.core import places
 from usd.core.config import UserError
-from usd.denoiser import Running, check_shared_latents, load, open_text_denoiser, open_view_denoiser
+from usd.denoiser import Execution, check_shared_latents, load, open_text_denoiser, open_view_denoiser
 from usd.denoiser.frozen import Frozen
 
 OPEN = {"text": open_text_denoiser, "view": open_view_denoiser}
@@ -244,7 +244,7 @@ def test_the_same_model_in_use_is_loaded_once(tiny: TinyModels) -> None:
     first = open_text_denoiser(str(tiny.sd), "x")
     assert open_text_denoiser(str(tiny.sd), "x") is first
     assert open_text_denoiser(f"{tiny.sd}/../{tiny.sd.name}", "x") is first
-    assert open_text_denoiser(str(tiny.sd), "x", Running(weights="bf16")) is not first
+    assert open_text_denoiser(str(tiny.sd), "x", Execution(weights="bf16")) is not first
 
 
 def test_weights_are_freed_with_their_owner(tiny: TinyModels) -> None:

@@ -142,7 +142,7 @@ def test_usd_is_the_difference_of_the_two_models_scores(tiny: TinyModels) -> Non
     guidance = _picture_guidance(tiny)
     view, prior = open_view_denoiser(str(tiny.zero123_a), "x"), open_text_denoiser(str(tiny.sd), "x")
     noised = _noised(guidance)
-    cond = view.eps(noised.xt, noised.t, view.embed_view(view.read(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
+    cond = view.eps(noised.xt, noised.t, view.embed_view(view.encode_reference(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
     ref = prior.eps(noised.xt, noised.t, prior.embed_text(["", ""]))  # type: ignore[attr-defined]
     weight = 1 - view.alphas_cumprod[noised.t].view(-1, 1, 1, 1)
     torch.testing.assert_close(gradient(guidance, noised), weight * 7.5 * (cond - ref), atol=1e-5, rtol=1e-4)
@@ -152,7 +152,7 @@ def test_zero123_guidance_is_sds_with_its_own_unconditional(tiny: TinyModels) ->
     guidance = _picture_guidance(tiny, "zero123-guidance", guidance_scale=3.0)
     view = open_view_denoiser(str(tiny.zero123_a), "x")
     noised = _noised(guidance)
-    cond = view.eps(noised.xt, noised.t, view.embed_view(view.read(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
+    cond = view.eps(noised.xt, noised.t, view.embed_view(view.encode_reference(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
     ref = view.eps(noised.xt, noised.t, view.unconditional(2))
     expected = distillation_gradient(noised.weight, noised.noise, cond, ref, 3.0, 1.0)
     torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)

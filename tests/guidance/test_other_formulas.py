@@ -240,7 +240,7 @@ def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model
 
 def test_a_student_predicts_noise_where_its_model_predicts_v(tiny: TinyModels) -> None:
     model: Any = open_view_denoiser(str(tiny.zero123_steered), "x")
-    told = model.embed_view(model.read(PICTURE, REFERENCE), VIEWS)
+    told = model.embed_view(model.encode_reference(PICTURE, REFERENCE), VIEWS)
     z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([50, 700])
     close(open_student(model, 2)(z, t, told).detach(), model.eps(z, t, told), 1e-5)
 

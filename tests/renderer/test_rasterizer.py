@@ -18,7 +18,7 @@ from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.core.registry import find
 from usd.core.types import Mesh
-from usd.geometry import Surface
+from usd.geometry import ExplicitSurface
 from usd.kernels.rasterize import Tracer, View, rasterize
 from usd.losses.mesh import uniform_laplacian
 from usd.math.camera import Cameras, orbit_cameras_deg
@@ -28,7 +28,7 @@ from usd.renderer.rasterizer import Rasterizer, with_border
 ALL = frozenset({"foreground", "depth", "normal", "mesh"})
 
 
-class Shape(Surface):
+class Shape(ExplicitSurface):
     """Free vertices; features are the position, so colors are a function of the place."""
 
     def __init__(self, vertices: Tensor, faces: Tensor) -> None:
@@ -45,7 +45,7 @@ class Shape(Surface):
         return 4 * x
 
 
-def renderer(geometry: Surface, **options: object) -> Rasterizer:
+def renderer(geometry: ExplicitSurface, **options: object) -> Rasterizer:
     config = parse(Rasterizer.Config, options, "system.renderer")
     return Rasterizer(
         config, geometry=geometry, material=material(), background=background(color=[0.2, 0.4, 0.6])

@@ -16,8 +16,8 @@ from usd.core.config import Schedule, parse
 from usd.core.errors import UserError
 from usd.data.convert import write_views
 from usd.data.toy_views import see_toy, sphere_cameras
+from usd.denoiser.components import open_components
 from usd.denoiser.lora import WEIGHTS, read_card
-from usd.denoiser.parts import open_parts
 from usd.system.specialise_sets import PromptsConfig, kept
 
 TINY = [
@@ -134,7 +134,7 @@ def test_views_of_a_folder_may_stand_in_for_sampled_ones(command, tmp_path):
 
 def test_weights_stored_in_half_are_trained_in_full(command, tiny, tmp_path):
     shutil.copytree(tiny.sd, tmp_path / "half")
-    open_parts(tiny.sd).network("unet").half().save_pretrained(tmp_path / "half" / "unet")
+    open_components(tiny.sd).network("unet").half().save_pretrained(tmp_path / "half" / "unet")
     given = [f"system.pretrained_model_name_or_path={tmp_path / 'half'}", "trainer.max_steps=1"]
     assert launch.main(command(*given, "data.n_test_views=1", "system.n_class_pictures=1")) == 0
     assert {value.dtype for value in weights(trial(tmp_path)).values()} == {torch.float32}

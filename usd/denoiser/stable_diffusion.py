@@ -22,7 +22,7 @@ from usd.denoiser.weights import readable
 class StableDiffusionDenoiser(LatentDenoiser[LatentConfig], TextDenoiser[LatentConfig]):
     """Stable Diffusion 1.x or 2.x, folder or single file (epsilon or v prediction)."""
 
-    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    components = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     embedding = NetworkInput
 
     def __init__(self, config: LatentConfig, name: str = "") -> None:
@@ -30,8 +30,8 @@ class StableDiffusionDenoiser(LatentDenoiser[LatentConfig], TextDenoiser[LatentC
         files = self.files
         self.text_encoder = Frozen(
             lambda: files.network("text_encoder"),
-            config.running.weights,
-            config.running,
+            config.execution.weights,
+            config.execution,
         )
         self._tokenizer: Any = None
         self._nothing: NetworkInput | None = None
@@ -118,11 +118,11 @@ class StableDiffusionDenoiser(LatentDenoiser[LatentConfig], TextDenoiser[LatentC
 
 def digest_of(folders: Sequence[Path], more: str) -> str:
     """A digest of all files in ``folders``, names and contents, and of ``more``."""
-    parts: list[str | bytes] = [more]
+    pieces: list[str | bytes] = [more]
     for folder in folders:
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
-            parts += [f"\0{file.name}\0", files.digest_of_file(file)]
-    return files.digest(*parts, size=20)
+            pieces += [f"\0{file.name}\0", files.digest_of_file(file)]
+    return files.digest(*pieces, size=20)
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -51,7 +51,7 @@ AVERAGES = ("ema", "fp16_ema")
 
 
 def weight_files(files: Sequence[str], averaged: bool = False) -> list[str]:
-    """The preferred form of a part's weights: safetensors before pickles, plain before a variant such as fp16.
+    """The preferred form of a component's weights: safetensors before pickles, plain before a variant such as fp16.
 
     ``averaged`` prefers a moving average (``ema``, ``fp16_ema``): so Zero-1-to-3's UNet lies beside the plain one.
     """
@@ -114,7 +114,7 @@ def _what_it_is(head: bytes, size: int) -> str:
 
 
 def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
-    """The tensors of a part's weight files, sharded or not, read when asked for. Raises UserError."""
+    """The tensors of a component's weight files, sharded or not, read when asked for. Raises UserError."""
     with readable(folder, "weights"):
         files = weight_files([file.name for file in folder.iterdir()], averaged)
     if not files:
@@ -136,16 +136,16 @@ def current_name(name: str) -> str:
     return f"{name[: old.start(1)]}{FORMER_NAMES[old[1]]}{name[old.end(1) :]}" if old else name
 
 
-def weights_folder(part: Path) -> Path:
-    """Where a part's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
+def weights_folder(component: Path) -> Path:
+    """Where a component's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
 
-    Models of one family may share a part (the embedded two share their autoencoder) without storing it twice.
+    Models of one family may share a component (the embedded two share their autoencoder) without storing it twice.
     """
-    path = part / "config.json"
+    path = component / "config.json"
     other = read_json(path).get("weights_of") if path.is_file() else None
     if other is None:
-        return part
-    folder = (part / str(other)).resolve()
+        return component
+    folder = (component / str(other)).resolve()
     if not folder.is_dir():
         raise UserError(f"{path}: its weights are said to lie in {folder}, which is missing")
     return folder

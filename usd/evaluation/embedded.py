@@ -76,7 +76,7 @@ def novel_views(
     model: ViewDenoiser, views: Views, scale: float, prior: TextDenoiser | None = None, seed: int = 0
 ) -> Float[Tensor, "V 3 S S"]:
     """Views by DDIM from the reference alone. With ``prior`` its unconditional prediction is used (rectified)."""
-    reading = model.read(views.reference, reference_camera(views.reference.shape[-1]))
+    reading = model.encode_reference(views.reference, reference_camera(views.reference.shape[-1]))
     source = torch.Generator("cpu").manual_seed(seed)
     return sample_views(model, reading, views.cameras, Sampler(STEPS, scale), source, prior)
 

@@ -22,7 +22,7 @@ from usd.core.module import Module
 from usd.core.needs import check_needs
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
-from usd.denoiser import Denoiser, Running
+from usd.denoiser import Denoiser, Execution
 from usd.guidance.scores import NotFiniteError, Pictures, Scores, ScoreSource, require_finite
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
@@ -78,10 +78,10 @@ class Guidance(Module[G]):
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
         )
-        models: Running = option({}, "how the models are kept in memory and run")
+        models: Execution = option({}, "how the models are kept in memory and run")
 
         @property
-        def running(self) -> Running:
+        def execution(self) -> Execution:
             """``models``, with the published key taken into account."""
             return self.models.single(self.half_precision_weights)
 
@@ -158,14 +158,14 @@ class Guidance(Module[G]):
         return GuidanceOutput(surrogate_loss(z, grad), self.figures(x, grad), losses=losses)
 
     def _failure(self, like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
-        """A loss that is not finite, and why."""
+        """Return a loss that is not finite, and why."""
         return GuidanceOutput(like.sum() * torch.nan, trouble=f"{problem} ({type(self).__name__})")
 
     @torch.no_grad()
     def _finite_gradient(
         self, x: NoisyLatents, cameras: Cameras, pictures: Pictures | None
     ) -> Float[Tensor, "B c h w"]:
-        """``gradient``. Raises ``NotFiniteError``."""
+        """Return ``gradient``. Raises ``NotFiniteError``."""
         require_finite(x.z, "the latents of the rendered picture")
         return require_finite(self.gradient(x, self.source.at(cameras, pictures)), "the gradient")
 
@@ -176,7 +176,7 @@ class Guidance(Module[G]):
     def _image_loss(
         self, x: NoisyLatents, grad: Float[Tensor, "B c h w"], rgb: Float[Tensor, "B 3 H W"]
     ) -> dict[str, Tensor]:
-        """The loss of the render itself against the decoded latents that ``grad`` asks for (HiFA, arXiv 2305.18766)."""
+        """Return the loss of the render against the decoded latents that ``grad`` asks for (HiFA, arXiv 2305.18766)."""
         if not self.config.use_img_loss:
             return {}
         bars = self.model.alphas_cumprod
@@ -210,7 +210,7 @@ class Guidance(Module[G]):
             raise UserError(f"system.guidance: at step {step}: {problem}") from None
 
     def _annealed(self, step: int, low: float) -> float:
-        """The one noise level of this step, as a share of the schedule (sqrt: HiFA, arXiv 2305.18766, section 3.1)."""
+        """Return the one noise level of this step, as a share of the schedule (sqrt: HiFA, arXiv 2305.18766)."""
         done = min(step / self.config.trainer_max_steps, 1.0)
         highest = self.config.max_step_percent(0)
         return highest + (low - highest) * (done**0.5 if self.config.sqrt_anneal else done)

@@ -52,7 +52,7 @@ class NfsdGuidance(Guidance["NfsdGuidance.Config"]):
         return noise_free_gradient(x.weight, clean, cond, uncond, bad, self.config.guidance_scale)
 
     def _embedded(self, x: NoisyLatents) -> Embedding:
-        """The negative prompt, read once."""
+        """Return the embedding of the negative prompt, made once."""
         if self._bad is None:
             words = self.config.negative_prompt
             self._bad = self.critic.embed_text([words]) if words else self.critic.unconditional(1)

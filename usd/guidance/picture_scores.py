@@ -15,8 +15,8 @@ from torch import Tensor
 from usd.core.config import ConfigError, option
 from usd.denoiser import (
     Embedding,
-    Reading,
-    Running,
+    EncodedReference,
+    Execution,
     TextDenoiser,
     ViewDenoiser,
     check_shared_latents,
@@ -77,14 +77,14 @@ class PictureScores(ScoreSource):
             )
         if options.prompt_scale > 0 and prompts is None:
             raise ConfigError("system.guidance.prompt_scale: needs a prompt; expected a prompt processor")
-        self.model = open_view_denoiser(options.zero123_model_name_or_path, WHERE_VIEWS, options.running)
+        self.model = open_view_denoiser(options.zero123_model_name_or_path, WHERE_VIEWS, options.execution)
         self.prior = self.text_model() if with_prior else None
-        self._encoded: Reading | None = None
+        self._encoded: EncodedReference | None = None
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
         """Keep the picture, and what the model reads from it."""
         super().set_reference(rgb, cameras)
-        self._encoded = self.model.read(rgb, cameras)
+        self._encoded = self.model.encode_reference(rgb, cameras)
         self.model.release_encoders()
 
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
@@ -105,7 +105,7 @@ class PictureScores(ScoreSource):
         """Return the text model. Raises ``UserError`` unless it shares the picture model's latent space."""
         if self.prior is not None:
             return self.prior
-        prior = open_text_denoiser(self.options.pretrained_model_name_or_path, WHERE, self.options.running)
+        prior = open_text_denoiser(self.options.pretrained_model_name_or_path, WHERE, self.options.execution)
         check_shared_latents(self.model, prior, WHERE)
         return prior
 
@@ -115,13 +115,13 @@ class PictureScores(ScoreSource):
         return self.model.embed_view(self._encoded, cameras)
 
     def _unconditional(self, count: int) -> tuple[ViewDenoiser | TextDenoiser, partial[Embedding]]:
-        """The model of the unconditional prediction, and how its embedding is made."""
+        """Return the model of the unconditional prediction, and the maker of its embedding."""
         if self.prior is None or self.options.unconditional == "own":
             return self.model, partial(self.model.unconditional, count)
         return self.prior, partial(unconditional, self.prior, self.prompts, count)
 
     def _with_prompt(self, cond: EpsFn, cameras: Cameras) -> EpsFn:
-        """``cond``, and what the prompt changes in the text model's prediction."""
+        """Return ``cond`` plus what the prompt changes in the text model's prediction."""
         prior, prompts, scale = self.prior, self.prompts, self.options.prompt_scale
         assert prior is not None and prompts is not None
         embedded = prompts(cameras)
@@ -134,13 +134,13 @@ class PriorScores(ScoreSource):
     """A text model without a prompt, on the latents of its own autoencoder or of a picture model's."""
 
     def __init__(
-        self, name: str, encoder: str | None, running: Running, prompts: PromptProcessor | None
+        self, name: str, encoder: str | None, execution: Execution, prompts: PromptProcessor | None
     ) -> None:
         super().__init__()
-        self.prior = self.model = prior = open_text_denoiser(name, WHERE, running)
+        self.prior = self.model = prior = open_text_denoiser(name, WHERE, execution)
         self.prompts = prompts
         if encoder is not None:
-            self.model = open_view_denoiser(encoder, WHERE_VIEWS, running)
+            self.model = open_view_denoiser(encoder, WHERE_VIEWS, execution)
             check_shared_latents(self.model, prior, WHERE)
 
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:

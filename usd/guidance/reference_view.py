@@ -43,7 +43,7 @@ class ReferenceViewGuidance(Guidance["ReferenceViewGuidance.Config"]):
         def open_source(self, prompts: PromptProcessor | None) -> PriorScores:
             """Open the models. Raises ``UserError``."""
             encoder = self.zero123_model_name_or_path if self.latents == "view" else None
-            return PriorScores(self.pretrained_model_name_or_path, encoder, self.running, prompts)
+            return PriorScores(self.pretrained_model_name_or_path, encoder, self.execution, prompts)
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the formula above."""

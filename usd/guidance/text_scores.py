@@ -70,10 +70,12 @@ class TextScores(ScoreSource):
         if prompts is None:
             raise UserError("system.prompt_processor_type: required by a guidance that is told a sentence")
         self.prompts, self.source_prompt, where = prompts, source_prompt, WHERE
-        self.model = open_text_denoiser(options.pretrained_model_name_or_path, where, options.running)
+        self.model = open_text_denoiser(options.pretrained_model_name_or_path, where, options.execution)
         if options.unconditional_model_name_or_path is not None:
             where = "system.guidance.unconditional_model_name_or_path"
-            self.prior = open_text_denoiser(options.unconditional_model_name_or_path, where, options.running)
+            self.prior = open_text_denoiser(
+                options.unconditional_model_name_or_path, where, options.execution
+            )
             check_shared_latents(self.model, self.prior, where)
 
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:

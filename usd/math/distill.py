@@ -37,7 +37,7 @@ def time_weight(
 
 
 def predictions_needed(scale: float, lambda_: float) -> frozenset[str]:
-    """Which of "cond" and "ref" have a non-zero coefficient in the formula: s and lambda - s."""
+    """Return which of "cond" and "ref" have a non-zero coefficient in the formula: s and lambda - s."""
     return frozenset(name for name, factor in (("cond", scale), ("ref", lambda_ - scale)) if factor != 0)
 
 
@@ -49,7 +49,10 @@ def distillation_gradient(
     scale: float,
     lambda_: float,
 ) -> Float[Tensor, "B C H W"]:
-    """The formula above. A prediction that ``predictions_needed`` leaves out may be None."""
+    """Return w(t) [s (cond - ref) + lambda (ref - noise)].
+
+    A prediction that ``predictions_needed`` leaves out may be None.
+    """
     total = -lambda_ * noise
     for factor, prediction in ((scale, cond), (lambda_ - scale, ref)):
         if factor != 0:
@@ -65,7 +68,7 @@ def perp_neg(
     negatives: Float[Tensor, "K B C H W"],
     weights: Float[Tensor, "K B"],
 ) -> Float[Tensor, "B C H W"]:
-    """The conditional prediction with negative prompts that cannot undo it (Perp-Neg, arXiv 2304.04968, equation 6).
+    """Return the conditional prediction with negative prompts that cannot undo it (Perp-Neg, arXiv 2304.04968, eq. 6).
 
     ``cond`` plus the sum of weight (not positive) times the part of each (negative - ref) that is perpendicular to
     (cond - ref), picture by picture.
@@ -80,7 +83,7 @@ def perp_neg(
 def score_difference(
     weight: Float[Tensor, "B 1 1 1"], rendered: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """w(t) (eps(x_t of the render) - eps(x_t of the reference)): the reference-view term of the published code."""
+    """Return w(t) (eps of the render - eps of the reference), as in the published code's reference-view term."""
     return weight * (rendered - reference)
 
 
@@ -92,7 +95,7 @@ def noise_free_gradient(
     bad: Float[Tensor, "B C H W"],
     scale: float,
 ) -> Float[Tensor, "B C H W"]:
-    """w(t) [delta + s (cond - ref)], delta = ref where ``clean``, else ref - bad (NFSD, arXiv 2310.17590, equation 9).
+    """Return w(t) [delta + s (cond - ref)], delta = ref where ``clean``, else ref - bad (arXiv 2310.17590, equation 9).
 
     ``bad`` is what is predicted for pictures that are not wanted; ``clean`` marks small noise levels.
     """
@@ -107,7 +110,7 @@ def inverted(
     steps: int,
     alphas_cumprod: Float[Tensor, "T"],
 ) -> Float[Tensor, "B C H W"]:
-    """x_t on the deterministic path through the clean picture z, every picture to its own t, in ``steps`` DDIM steps.
+    """Return x_t on the deterministic path through the clean picture z, each to its own t, in ``steps`` DDIM steps.
 
     DDIM (arXiv 2010.02502) run backwards. As steps grow, x_t of z ~ N(mu, s^2) under exact predictions tends to
     alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s.
@@ -152,10 +155,10 @@ def image_gradient(
 
 
 def surrogate_loss(z: Float[Tensor, "B C H W"], grad: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
-    """0.5 |z - sg(z - grad)|^2 / B: a loss whose derivative by z is grad / B."""
+    """Return 0.5 |z - sg(z - grad)|^2 / B, a loss whose derivative by z is grad / B."""
     return 0.5 * (z - (z - grad).detach()).square().sum() / len(z)
 
 
 def clip_gradient(grad: Float[Tensor, "B C H W"], limit: float) -> Float[Tensor, "B C H W"]:
-    """Every entry of ``grad`` limited to [-limit, limit]."""
+    """Return ``grad`` with every entry limited to [-limit, limit]."""
     return grad.clamp(-limit, limit)

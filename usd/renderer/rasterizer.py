@@ -19,7 +19,7 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Mesh, Render
-from usd.geometry import Geometry, Surface
+from usd.geometry import ExplicitSurface, Geometry
 from usd.kernels.rasterize import Seen, Tracer, View, barycentric, interpolate, rasterize
 from usd.kernels.rasterize_antialias import antialias, crossings
 from usd.kernels.runtime import wants
@@ -53,7 +53,7 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
         self, config: Config, geometry: Geometry, material: Material, background: Background
     ) -> None:
         super().__init__(config, geometry, material, background)
-        if not isinstance(geometry, Surface):
+        if not isinstance(geometry, ExplicitSurface):
             raise UserError(
                 f"rasterizer: needs a geometry that is a mesh (tetrahedra-sdf-grid, custom-mesh, ...), "
                 f"got {type(geometry).__name__}"

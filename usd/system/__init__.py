@@ -21,7 +21,7 @@ from usd.core.module import Component, Module
 from usd.core.random import generator, mix
 from usd.data import Data
 from usd.data.reference import ReferenceConfig
-from usd.denoiser import Running
+from usd.denoiser import Execution
 from usd.exporter import Exporter
 from usd.math.rng import Part, PartGenerator
 from usd.system.skipped import SkippedSteps, unbounded
@@ -91,7 +91,7 @@ class PictureSource:
     image_path: str
     reference: ReferenceConfig
     model: str
-    running: Running
+    running: Execution
     keys: tuple[str, str]  # of picture and model, for messages
 
 

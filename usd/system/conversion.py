@@ -20,7 +20,7 @@ from usd.core.errors import UserError
 from usd.core.registry import build, find
 from usd.core.types import Mesh
 from usd.geometry import Geometry
-from usd.geometry.features import NETWORKS, FeatureSurface, inherit_features
+from usd.geometry.features import NETWORKS, FeatureSurface, copy_features
 from usd.material import Material
 from usd.math.mesh import surface_samples, vertex_normals
 
@@ -138,7 +138,7 @@ def take_shape(parts: Parts, source: Source, inherit_texture: bool) -> None:
 def take_networks(parts: Parts, source: Source) -> bool:
     """Copies networks and material where they are the same as the source's; says whether they were."""
     same = plain(source.material_spec) == plain(parts.material_spec)
-    copied = same and inherit_features(parts.geometry, source.geometry)
+    copied = same and copy_features(parts.geometry, source.geometry)
     if copied:
         parts.material.load_state_dict(source.material.state_dict())
     return copied

@@ -98,7 +98,7 @@ class PlaygroundSystem(System[PlaygroundConfig]):
 
     @torch.no_grad()
     def _first(self, picture: Float[Tensor, "1 3 S S"], count: int) -> Float[Tensor, "N c h w"]:
-        """The canvas at the start of a training."""
+        """Return the canvas at the start of a training."""
         source = generator(picture.device, self.seed, "canvas")
         first = picture if self.config.start == "reference" else torch.full_like(picture, 0.5)
         canvas = self._open_guidance().model.encode(first) if self.config.optimise == "latent" else first
@@ -113,6 +113,7 @@ class PlaygroundSystem(System[PlaygroundConfig]):
         self.register_buffer("developed", self._pictures())
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of all views."""
         if self.config.optimise == "latent":
             output = self._open_guidance().from_latents(self.canvas, batch.cameras, step, generator)
         else:
@@ -131,48 +132,54 @@ class PlaygroundSystem(System[PlaygroundConfig]):
     # -------------------------------------------------------------------------------------------------- pictures
 
     def pictures(self) -> Pictures:
-        """The views as they are now, on the CPU."""
+        """Return the views as they are now, on the CPU."""
         if self.guidance is not None:
             self.developed = self._pictures()
         return self.developed.cpu()
 
     def validate(self, batch: CameraBatch, index: int) -> None:
+        """Write a sheet of all views, ``it<step>-<index>.png``."""
         write_picture(self.save_dir / f"it{self.step}-{index}.png", contact_sheet(self.pictures(), 8))
 
     def test(self, batch: CameraBatch, index: int) -> None:
-        """``it<step>-test/<index>.png``, a sheet of all (truth below), and ``metrics.json`` where there is a truth."""
+        """Write ``it<step>-test/<index>.png``, a sheet (truth below), and ``metrics.json`` where there is a truth."""
         folder, pictures = self.save_dir / f"it{self.step}-test", self.pictures()
         files = [write_picture(folder / f"{i}.png", picture) for i, picture in enumerate(pictures)]
         truths = [read_rgba(f.picture, "ground truth") for f in batch.frames if f.picture is not None]
         rows = [pictures]
         if len(truths) == len(files):
-            seen = torch.stack([resize_rgba(truth, *pictures.shape[-2:]) for truth in truths])
-            scores = {i: score_over_white(pictures[i : i + 1], seen[i : i + 1]) for i in range(len(seen))}
+            expected = torch.stack([resize_rgba(truth, *pictures.shape[-2:]) for truth in truths])
+            scores = {
+                i: score_over_white(pictures[i : i + 1], expected[i : i + 1]) for i in range(len(expected))
+            }
             write_metrics(folder / "metrics.json", batch.frames, scores)
-            rows.append(over(seen))
+            rows.append(over(expected))
         write_picture(self.save_dir / f"{folder.name}.png", contact_sheet(torch.cat(rows), len(pictures)))
 
     # ----------------------------------------------------------------------------------------------- checkpoints
 
     def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
+        """Return all weights, with the pictures as they are now."""
         if self.guidance is not None:
             self.pictures()
         return super().state_dict(**arguments)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take canvas and pictures from a checkpoint, for testing."""
         state = checkpoint["state_dict"]
         self.canvas = torch.nn.Parameter(torch.zeros_like(state["canvas"]))
         self.register_buffer("developed", torch.zeros_like(state["developed"]))
         super().restore(checkpoint)
 
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
+        """Raise ``ConfigError``: there is no shape."""
         raise ConfigError(
             "system_type: 'playground-system' makes pictures, no shape; expected another to export"
         )
 
 
 def score_over_white(picture: Float[Tensor, "1 3 S S"], truth: Float[Tensor, "1 4 S S"]) -> ViewScore:
-    """A picture over white against a cut-out; its silhouette is what is not white."""
+    """Score a picture over white against a cut-out; its silhouette is what is not white."""
     white = over(truth)
     iou = mask_iou(object_mask(picture), truth[:, 3:])
     return ViewScore(psnr(picture, white).item(), ssim(picture, white).item(), iou.item())

@@ -32,7 +32,7 @@ from usd.exporter import Exporter
 from usd.geometry import Geometry, SignedDistance
 from usd.losses import Loss, needs_of
 from usd.losses.curvature import curvature
-from usd.losses.eikonal import eikonal, free_surface, unit_slope
+from usd.losses.eikonal import eikonal, eikonal_error, free_surface
 from usd.losses.opacity import opaque, sparsity
 from usd.losses.rays import (
     absolute_error,
@@ -223,7 +223,7 @@ class ReconstructSystem(System[ReconstructConfig]):
         field = self.geometry.distance_field((2 * x - 1) * radius, frozenset({"gradient"}))
         assert field.gradient is not None
         losses = {
-            "eikonal": 0.5 * (eikonal(render) + unit_slope(field.gradient)),
+            "eikonal": 0.5 * (eikonal(render) + eikonal_error(field.gradient)),
             "free_surface": free_surface(field.distance, self.config.free_surface_decay),
         }
         return {name: loss for name, loss in losses.items() if name in active}

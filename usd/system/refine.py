@@ -25,9 +25,9 @@ from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_pi
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
-from usd.denoiser import Embedding, Running, TextDenoiser, open_text_denoiser
+from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
 from usd.denoiser.lora import WEIGHTS, lora_model, read_card
-from usd.denoiser.sample import told_fn
+from usd.denoiser.sample import conditional_eps
 from usd.evaluation.metrics import psnr, sharpness
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
 from usd.prompt_processor.prompt_checks import check
@@ -48,7 +48,7 @@ class RefineConfig(System.Config):
     )
     lora_scale: float = option(1.0, "how often the LoRA is added; 0 is the model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
-    models: Running = option({}, "how the model is kept in memory and run")
+    models: Execution = option({}, "how the model is kept in memory and run")
     prompt: str | None = option(
         None, "what the views show; null: the sentence that the LoRA was trained with"
     )
@@ -189,7 +189,9 @@ def refined(
     cleaned = z
     if times:
         at = torch.full((len(z),), times[0], device=z.device, dtype=torch.long)
-        fn = guided_fn(told_fn(model, told[0]), told_fn(model, told[1]), config.guidance_scale)
+        fn = guided_fn(
+            conditional_eps(model, told[0]), conditional_eps(model, told[1]), config.guidance_scale
+        )
         cleaned = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
     made = model.decode(cleaned)
     if config.residual is not None:

@@ -21,7 +21,7 @@ from usd.core.random import generator
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.data.view_readers import ViewOptions, read_views
 from usd.denoiser import TextDenoiser, ViewDenoiser, check_shared_latents
-from usd.denoiser.picture import resized
+from usd.denoiser.picture import resize_square
 from usd.denoiser.sample import Sampler, sample_text, sample_views
 from usd.math.camera import Cameras
 
@@ -109,7 +109,9 @@ def input_set(folder: Path, picture: Float[Tensor, "1 3 S S"]) -> Pictures:
 def given_set(folder: Path, source: str, size: int) -> Pictures:
     """Views of a folder (or a trial, or a toybox seed), over white, at the text model's size."""
     views = read_views(source, ViewOptions(), "system.views")
-    pictures = resized(over(views.rgba), size) if _square(views.rgba) else _padded(over(views.rgba), size)
+    pictures = (
+        resize_square(over(views.rgba), size) if _square(views.rgba) else _padded(over(views.rgba), size)
+    )
     decided = [digest(pictures), size]
     return kept(folder, decided, len(pictures), len(pictures), lambda first, last: pictures[first:last])
 
@@ -124,7 +126,7 @@ def _padded(pictures: Float[Tensor, "N 3 H W"], size: int) -> Pictures:
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
     pads = (left, side - width - left, top, side - height - top)
-    return resized(torch.nn.functional.pad(pictures, pads, value=1.0), size)
+    return resize_square(torch.nn.functional.pad(pictures, pads, value=1.0), size)
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def view_set_of(folder: Path, source: ViewSource, config: SamplingConfig, seed: 
 
     def make(first: int, last: int) -> Pictures:
         if not read:
-            read.append(source.model.read(source.picture.to(device), source.reference.to(device)))
+            read.append(source.model.encode_reference(source.picture.to(device), source.reference.to(device)))
         return sample_views(
             source.model,
             read[0],
@@ -188,4 +190,4 @@ def encoded(model: TextDenoiser, pictures: Pictures, batch_size: int) -> Float[T
 
 def joined(parts: Sequence[Float[Tensor, "_ 3 _ _"]], size: int) -> Pictures:
     """Sets of different sizes as one, at one size."""
-    return torch.cat([resized(part, size) for part in parts])
+    return torch.cat([resize_square(part, size) for part in parts])

@@ -52,7 +52,7 @@ class UsdConfig(DistillationConfig):
             return None
         keys = "system.guidance.image_path", "system.guidance.zero123_model_name_or_path"
         return PictureSource(
-            options.image_path, self.reference, options.zero123_model_name_or_path, options.running, keys
+            options.image_path, self.reference, options.zero123_model_name_or_path, options.execution, keys
         )
 
 
@@ -108,7 +108,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         prompts = self._prompts()
         if self.config.guidance.config.wants_prompts or prompts is None or self.global_rank != 0:
             return
-        if keys := prompts.unheard():
+        if keys := prompts.unused_options():
             sys.stdout.write(
                 f"note: system.prompt_processor: no model is told {', '.join(keys)}: a picture says what to make\n"
             )
