@@ -15,7 +15,8 @@ from usd.core.types import Render
 from usd.data.pictures import over, write_whole
 from usd.data.random_camera import CameraBatch
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
-from usd.guidance import PictureGuidance, ViewGuidance
+from usd.guidance import Guidance
+from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
@@ -47,11 +48,11 @@ class UsdConfig(DistillationConfig):
 
     def picture_source(self) -> PictureSource | None:
         options = self.guidance.config
-        if not isinstance(options, ViewGuidance.Config):
+        if not isinstance(options, PictureOptions):
             return None
         keys = "system.guidance.image_path", "system.guidance.zero123_model_name_or_path"
         return PictureSource(
-            options.image_path, self.reference, options.zero123_model_name_or_path, options.running, keys
+            options.image_path, self.reference, options.zero123_model_name_or_path, options.execution, keys
         )
 
 
@@ -59,7 +60,7 @@ class UsdConfig(DistillationConfig):
 class UsdSystem(DistillationSystem[UsdConfig]):
     """Needs data that knows the reference camera, and a guidance that looks at ``system.guidance.image_path``."""
 
-    guidance: PictureGuidance | None
+    guidance: Guidance | None
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
     extra_weights: ClassVar[Mapping[str, float]] = {
         "reference_view": 1.0,
@@ -68,7 +69,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
 
     def build(self) -> None:
         super().build()
-        if not isinstance(self.config.guidance.config, ViewGuidance.Config):
+        if not isinstance(self.config.guidance.config, PictureOptions):
             name = self.config.guidance.name
             raise ConfigError(
                 f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance"
@@ -93,8 +94,8 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             self.reference_view = self._open_reference_view().to(self.device)
         self._told = False
 
-    def open_guidance(self) -> PictureGuidance:
-        return build(self.config.guidance, PictureGuidance, prompts=self._prompts())
+    def open_guidance(self) -> Guidance:
+        return build(self.config.guidance, Guidance, prompts=self._prompts())
 
     def _prompts(self) -> PromptProcessor | None:
         """The prompt processor, made once; only its negative prompt is heard."""
@@ -105,7 +106,9 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def _say_unheard(self) -> None:
         """Says in a line which words no model is told."""
         prompts = self._prompts()
-        if prompts is not None and self.global_rank == 0 and (keys := prompts.unused_options()):
+        if self.config.guidance.config.wants_prompts or prompts is None or self.global_rank != 0:
+            return
+        if keys := prompts.unused_options():
             sys.stdout.write(
                 f"note: system.prompt_processor: no model is told {', '.join(keys)}: a picture says what to make\n"
             )
