@@ -24,7 +24,7 @@ from usd.core.config import plain
 from usd.core.registry import find
 
 ROOT = Path(__file__).resolve().parents[1]
-CUSTOM = Path(__file__).parent / "core" / "custom"
+CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 TINY = str(CUSTOM / "tiny.yaml")
 
 

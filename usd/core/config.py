@@ -138,6 +138,17 @@ def changed_defaults(cls: type, defaults: Mapping[str, object]) -> type:
     return dataclasses.make_dataclass("Config", fields, bases=(cls,), frozen=True)
 
 
+def changed_base(cls: type, base: type, other: type) -> type:
+    """Return a frozen dataclass of the options of ``cls`` with those of ``other`` in the place of those of ``base``.
+
+    What ``cls`` adds to its base stays the same option, also for ``options_in_common``.
+    """
+    of_base, hints = {field.name for field in dataclasses.fields(base)}, typing.get_type_hints(cls)
+    own = [field for field in dataclasses.fields(cls) if field.name not in of_base]
+    fields = [(field.name, hints[field.name], field) for field in own]
+    return dataclasses.make_dataclass("Config", fields, bases=(other,), frozen=True)
+
+
 def _field(default: object, metadata: Mapping[str, object]) -> dataclasses.Field:
     if isinstance(default, list | dict | set):
         made: object = dataclasses.field(

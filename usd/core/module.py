@@ -24,7 +24,7 @@ C = TypeVar("C", default=object, covariant=True)
 class Component(Generic[C]):
     """Something built from a configuration of type C, a frozen dataclass of ``option`` fields.
 
-    A subclass names its own: one nested in it, ``class Steady(ViewGuidance["Steady.Config"])``, or one beside it,
+    A subclass names its own: one nested in it, ``class Steady(Guidance["Steady.Config"])``, or one beside it,
     ``class UsdSystem(DistillationSystem[UsdConfig])``, which then is its ``Config``, too.
     """
 

@@ -87,8 +87,12 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """A guidance's loss and the figures worth logging. ``trouble`` says what was not finite; the loss then is not."""
+    """A guidance's loss and the figures worth logging. ``trouble`` says what was not finite; the loss then is not.
+
+    ``losses`` are further ones by name, each with a weight of its own: "img" compares pictures instead of latents.
+    """
 
     loss: Float[Tensor, ""]
     figures: dict[str, float] = field(default_factory=dict)
     trouble: str = ""
+    losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
