@@ -1,7 +1,6 @@
-"""``python -m usd.toybox`` is ``usd toybox``."""
+"""``python -m usd.toybox`` is ``usd toybox``: the toybox itself knows nothing of files and command lines."""
 
-from usd.app.toys import main
-from usd.core import process
+import runpy
 
 if __name__ == "__main__":
-    process.start(main)
+    runpy.run_module("usd.app.toys", run_name="__main__", alter_sys=True)
