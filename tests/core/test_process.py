@@ -123,7 +123,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 def test_every_module_that_is_a_command_is_started_and_performed_alike():
     helpers = {"usd/exporter/xatlas_process.py", "usd/batch/worker.py"}  # started by us, with what they need
-    helpers |= {"usd/toybox/__main__.py"}  # runs usd.app.toys by its name: the toybox does not import the application
+    helpers.add("usd/toybox/__main__.py")  # runs usd.app.toys by name: no toybox imports the application
     for file in sorted((ROOT / "usd").rglob("*.py")):
         text, name = file.read_text(encoding="utf-8"), file.relative_to(ROOT).as_posix()
         if '__name__ == "__main__"' in text and name not in helpers:
