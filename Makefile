@@ -5,6 +5,7 @@
 # make full-size   the real models' true sizes in every published layout, two training steps (docs/real-models.md)
 # make claims  every claim of the paper against ground truth (docs/claims.md): hours, and the same call goes on
 # make docs    the documentation site, outputs/docs/index.html
+# make style   the numbers that tell how the code reads, beside their limits
 # make test    lint, formatting, types, tests; make test-slow runs those that take minutes (a Ray cluster, a compiled UNet)
 #
 # On Linux the default torch wheel brings CUDA along (about 3 GB). Without a GPU a smaller one does:
@@ -17,7 +18,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS_STAMP := .venv/.docs-installed
 
-.PHONY: setup demo demo-text demo-full full-size claims docs test test-slow lint types clean
+.PHONY: setup demo demo-text demo-full full-size claims docs style test test-slow lint types clean
 
 setup: $(STAMP)
 
@@ -48,6 +49,9 @@ docs: setup $(DOCS_STAMP)
 $(DOCS_STAMP): requirements-docs.txt constraints.txt | setup
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -r requirements-docs.txt
 	touch $@
+
+style: setup
+	$(BIN)/python -m benchmarks.style
 
 lint: setup
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ from usd.core.config import parse, spec
 from usd.core.registry import build
 from usd.core.types import Mesh, Render
 from usd.evaluation.surface import area_samples, chamfer, nearest, normal_consistency
-from usd.geometry import Surface
+from usd.geometry import ExplicitSurface
 from usd.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid, box_around
 from usd.losses.mesh import laplacian_smoothness, sign_changes
 from usd.math import mesh as meshes
@@ -102,7 +102,7 @@ class Truth:
     euler: tuple[int, ...]
 
 
-class Fixed(Surface):
+class Fixed(ExplicitSurface):
     """A mesh that stays as it is."""
 
     def __init__(self, mesh: Mesh) -> None:
@@ -125,7 +125,7 @@ def around(size_px: int) -> Cameras:
     return join_cameras(rings)
 
 
-def renderer_of(geometry: Surface) -> Renderer:
+def renderer_of(geometry: ExplicitSurface) -> Renderer:
     """The rasterizer, over black."""
     parts = {"material": "no-material", "background": "solid-color-background"}
     built = {kind: build(spec(kind, name)) for kind, name in parts.items()}

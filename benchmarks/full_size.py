@@ -28,9 +28,9 @@ import launch
 from benchmarks import ROOT
 from benchmarks.published_models import MODELS, Published, parameters_of, shrunk, write
 from benchmarks.tensor_memory import Call, Live, gib, resident, watched
-from usd.denoiser import Running
+from usd.denoiser import Execution
+from usd.denoiser.components import PROJECTION, open_components
 from usd.denoiser.load import open_model
-from usd.denoiser.parts import PROJECTION, open_parts
 
 STEPS = 2
 CONFIG = ROOT / "configs" / "usd-patch.yaml"
@@ -108,7 +108,7 @@ def size_of(place: Path) -> int:
 
 def check_layout(model: Published, place: Path, plain: Path) -> int:
     """How many tensors of the model as opened from ``place`` equal those that were written."""
-    denoiser: Any = open_model(str(place), role_of(model), "full-size", Running(weights="fp16"))
+    denoiser: Any = open_model(str(place), role_of(model), "full-size", Execution(weights="fp16"))
     check_space(model, denoiser)
     told = ("image_encoder", "projection") if model.family == "zero123" else ("text_encoder",)
     compared = 0
@@ -120,7 +120,7 @@ def check_layout(model: Published, place: Path, plain: Path) -> int:
             count == model.parameters[part],
             f"{place}: {part} has {count:,} parameters; published are {model.parameters[part]:,}",
         )
-        compared += compare(network, open_parts(plain).tensors(part), f"{place}: {part}")
+        compared += compare(network, open_components(plain).tensors(part), f"{place}: {part}")
         getattr(denoiser, attribute).drop()
     return compared
 

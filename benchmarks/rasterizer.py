@@ -28,7 +28,7 @@ from benchmarks.kernels import CLOCKS, machine
 from usd.core.config import spec
 from usd.core.registry import build
 from usd.core.types import Mesh
-from usd.geometry import Surface
+from usd.geometry import ExplicitSurface
 from usd.kernels.rasterize import Tracer, barycentric, interpolate, rasterize, whole
 from usd.kernels.rasterize_antialias import antialias, crossings
 from usd.math.camera import Cameras, orbit_cameras_deg
@@ -39,7 +39,7 @@ REQUIRED_MS = 250.0
 NEEDS = frozenset({"depth", "normal"})
 
 
-class Ball(Surface):
+class Ball(ExplicitSurface):
     """Free vertices on a ball; features are the position."""
 
     def __init__(self, vertices: Tensor, faces: Tensor) -> None:

@@ -84,3 +84,22 @@ def test_a_texture_is_seen_where_its_texels_lie() -> None:
     up = torch.tensor([[0.0, 0.0, 1.0], [0.3, 0.1, 0.9], [0.5, -0.5, -0.9]])
     colors = room.color(torch.nn.functional.normalize(up, dim=-1))
     assert colors[:, 0].tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_latent_background_has_as_many_channels_as_its_latents(name: str) -> None:
+    room = background(name, n_output_dims=4, random_aug=True, random_aug_prob=1.0)
+    assert room.n_channels == 4
+    assert room.color(directions()).shape == room.color(directions(), seeded(0)).shape == (32, 4)
+
+
+def test_a_latent_color_may_be_any_number_but_has_its_channels() -> None:
+    latent = background("solid-color-background", n_output_dims=4, color=[-3.0, 0.0, 1.5, 9.0])
+    assert latent.color(directions(1)).tolist() == [[-3.0, 0.0, 1.5, 9.0]]
+    assert background("solid-color-background", n_output_dims=4).color(directions(1)).tolist() == [[1.0] * 4]
+    for name, key in (
+        ("solid-color-background", "color"),
+        ("neural-environment-map-background", "eval_color"),
+    ):
+        with pytest.raises(ConfigError, match=rf"system\.background\.{key}: has 3 numbers; expected 4"):
+            background(name, n_output_dims=4, **{key: [0.0, 0.5, 1.0]})

@@ -14,9 +14,15 @@ from safetensors.torch import load_file
 from tests.contract.golden import DATA, assert_close, below, golden
 from tests.denoiser.published_models import FAMILIES, tiny_model, tokenizer
 from tests.denoiser.test_single_file import full_size
+from usd.denoiser.components import open_components
 from usd.denoiser.layouts import averaged_name
-from usd.denoiser.parts import open_parts
-from usd.denoiser.published import family_of_parts, state_of, training_config, write_folder, write_single_file
+from usd.denoiser.published import (
+    family_of_components,
+    state_of,
+    training_config,
+    write_folder,
+    write_single_file,
+)
 
 KEYS = {"sd1": "stable-diffusion", "sd2": "stablediffusion", "zero123": "zero123"}
 UNET = "model.diffusion_model."
@@ -28,7 +34,7 @@ def test_a_single_file_holds_the_names_shapes_and_kinds_that_the_original_stores
     with gzip.open(DATA / f"published_keys_{KEYS[family]}.json.gz", "rt") as file:
         published = {name: (tuple(shape), dtype) for name, (shape, dtype) in json.load(file).items()}
     model = full_size(family)
-    stored = state_of(model, family_of_parts(model))
+    stored = state_of(model, family_of_components(model))
     assert {name: (tuple(x.shape), str(x.dtype)) for name, x in stored.items()} == published
 
 
@@ -84,7 +90,7 @@ EMBEDDER = {
 def test_the_yaml_beside_it_builds_the_originals_classes(family: str) -> None:
     """The authors' own values; other programs build the model from a YAML file that lies beside a checkpoint."""
     model = full_size(family)
-    config = training_config(model, family_of_parts(model))["model"]
+    config = training_config(model, family_of_components(model))["model"]
     params = config["params"]
     assert config["target"] == "ldm.models.diffusion.ddpm.LatentDiffusion"
     unet = params["unet_config"]["params"]
@@ -196,6 +202,6 @@ def test_diffusers_own_pipeline_opens_a_stable_diffusion_folder(tmp_path: Path) 
 
     raw = write_single_file(tiny_model("sd1"), tmp_path / "m.safetensors")
     tokenizer(tmp_path / "tokenizer")
-    pipe = StableDiffusionPipeline.from_pretrained(write_folder(open_parts(raw), tmp_path / "folder"))
+    pipe = StableDiffusionPipeline.from_pretrained(write_folder(open_components(raw), tmp_path / "folder"))
     assert_close(pipe.unet.conv_in.weight, tiny_model("sd1").weights["unet"]["conv_in.weight"], 0.0)
     assert pipe.tokenizer.eos_token_id == 19

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.contract.golden import assert_close, below, golden, write_checkpoint
 from usd.denoiser import open_view_denoiser
 from usd.denoiser.convert import main
-from usd.denoiser.zero123 import Zero123Denoiser, Zero123Reading
+from usd.denoiser.zero123 import Zero123Denoiser, Zero123Reference
 from usd.denoiser.zero123_condition import relative_pose
 from usd.math.camera import Cameras, join_cameras, orbit_cameras_deg
 
@@ -51,8 +51,8 @@ def model(raw: Path) -> Zero123Denoiser:
 
 
 @pytest.fixture(scope="module")
-def reading(model: Zero123Denoiser) -> Zero123Reading:
-    return model.read(GOLDEN["in/picture"], REFERENCE)
+def reading(model: Zero123Denoiser) -> Zero123Reference:
+    return model.encode_reference(GOLDEN["in/picture"], REFERENCE)
 
 
 def test_the_pose_is_the_originals() -> None:
@@ -64,13 +64,13 @@ def test_clip_sees_the_picture_that_the_original_prepares(model: Zero123Denoiser
     assert_close(pixels[:, :, ::8, ::8], GOLDEN["out/clip_pixels_sub"])
 
 
-def test_the_reference_is_read_as_the_original_reads_it(reading: Zero123Reading) -> None:
+def test_the_reference_is_read_as_the_original_reads_it(reading: Zero123Reference) -> None:
     assert_close(reading.embedding, GOLDEN["out/clip_emb"][:, 0])
     assert_close(reading.latent, GOLDEN["out/concat"])
 
 
 def test_the_noise_is_the_originals_under_its_average(
-    model: Zero123Denoiser, reading: Zero123Reading
+    model: Zero123Denoiser, reading: Zero123Reference
 ) -> None:
     condition, xt, t = model.embed_view(reading, TARGETS), GOLDEN["in/xt"], GOLDEN["in/t"]
     assert_close(condition.tokens, GOLDEN["out/c"])
@@ -88,12 +88,12 @@ def test_latents_are_the_originals_both_ways(model: Zero123Denoiser) -> None:
 
 @pytest.mark.parametrize("layout", ["cc_projection", "clip_camera_projection"])
 def test_a_folder_of_either_layout_prepares_the_picture_as_its_pipeline_does(
-    layout: str, raw: Path, reading: Zero123Reading, tmp_path: Path
+    layout: str, raw: Path, reading: Zero123Reference, tmp_path: Path
 ) -> None:
     """``cc_projection`` as the original; ``clip_camera_projection`` as transformers' processor: 1e-4 to 1e-2 away."""
     assert main([str(raw), str(tmp_path / layout), "--layout", layout]) == 0
     model = open_zero123(tmp_path / layout)
-    found = model.read(GOLDEN["in/picture"], REFERENCE)
+    found = model.encode_reference(GOLDEN["in/picture"], REFERENCE)
     distance = float((found.embedding - GOLDEN["out/clip_emb"][:, 0]).abs().max())
     assert distance < 1e-4 if layout == "cc_projection" else 1e-4 < distance < 1e-2
     given = dataclasses.replace(found, embedding=reading.embedding)

@@ -4,7 +4,7 @@ import pytest
 
 from usd.app.catalog import describe
 from usd.background import Background
-from usd.background.textured import Textured
+from usd.background.textured import TexturedBackground
 from usd.core import registry
 from usd.core.config import spec
 from usd.core.errors import UserError
@@ -97,9 +97,10 @@ def test_a_class_is_found_as_the_interface_that_is_asked_for():
         "background", "solid-color-background"
     )
     with pytest.raises(
-        UserError, match=r"'solid-color-background' is SolidColor; expected a background that is a Textured"
+        UserError,
+        match=r"'solid-color-background' is SolidColor; expected a background that is a TexturedBackground",
     ):
-        registry.find(Textured, "solid-color-background")
+        registry.find(TexturedBackground, "solid-color-background")
     built = registry.build(spec("background", "solid-color-background", {"color": [0, 0.5, 1]}), Background)
     assert list(built.config.color) == [0, 0.5, 1]
 

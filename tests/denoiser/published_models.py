@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from usd.denoiser.parts import CLASSES, PROJECTION, GivenParts, ModelParts
+from usd.denoiser.components import CLASSES, PROJECTION, MemoryComponents, ModelComponents
 from usd.denoiser.weights import empty_network
 
 FAMILIES = ("sd1", "sd2", "zero123")
@@ -76,7 +76,7 @@ def random_like(
     return {k: (torch.randn(x.shape, generator=source) * 0.1).to(dtype) for k, x in shapes.items()}
 
 
-def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> GivenParts:
+def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> MemoryComponents:
     """A model with random weights."""
     said, weights = configs(family), {}
     for part in (name for name in CLASSES if name in said):
@@ -84,7 +84,7 @@ def tiny_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
     if family == "zero123":
         shapes = {"proj.weight": torch.empty(EMBED, EMBED + 4), "proj.bias": torch.empty(EMBED)}
         weights[PROJECTION] = random_like(shapes, seed, dtype)
-    return GivenParts(said, weights)
+    return MemoryComponents(said, weights)
 
 
 def zero_plain_weights(place: Path) -> Path:
@@ -113,7 +113,7 @@ def tokenizer(place: Path) -> Path:
     return place
 
 
-def same(found: ModelParts, truth: GivenParts) -> None:
+def same(found: ModelComponents, truth: MemoryComponents) -> None:
     """Every tensor of every part, bit by bit, as networks of the libraries hold them."""
     for part, weights in truth.weights.items():
         ours = dict(found.tensors(part)) if part == PROJECTION else found.network(part).state_dict()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.denoiser.published_models import FAMILIES, same, tiny_model, tokenizer, zero_plain_weights
+from usd.denoiser.components import PROJECTION, MemoryComponents, open_components
 from usd.denoiser.convert import main
-from usd.denoiser.parts import PROJECTION, GivenParts, open_parts
 from usd.denoiser.published import write_single_file
 
 
@@ -21,7 +21,7 @@ def test_there_and_back_is_the_same_model(family: str, tmp_path: Path) -> None:
     assert main([str(raw), str(folder), "--layout", "cc_projection"]) == 0
     assert main([str(folder), str(again)]) == 0
     for place in (folder, again):
-        parts = open_parts(place)
+        parts = open_components(place)
         same(parts, truth)
         for part in ("unet", "vae"):
             wanted = truth.config(part)
@@ -36,11 +36,11 @@ def test_what_the_file_does_not_say_can_be_said(tmp_path: Path, capsys: pytest.C
     raw = write_single_file(truth, tmp_path / "raw.safetensors")
     told = ["--stable-zero123", "--prediction", "v_prediction", "--half"]
     assert main([str(raw), str(tmp_path / "folder"), *told]) == 0
-    parts = open_parts(tmp_path / "folder")
+    parts = open_components(tmp_path / "folder")
     assert parts.config(PROJECTION)["fourth_number"] == "input-polar"
     assert parts.config("scheduler")["prediction_type"] == "v_prediction"
     half = {part: {n: x.half() for n, x in w.items()} for part, w in truth.weights.items()}
-    same(parts, GivenParts(truth.configs, half))
+    same(parts, MemoryComponents(truth.configs, half))
     said = capsys.readouterr().out
     assert f"camera_projection {24 * 28 + 24:,}" in said and "v_prediction" in said
 
@@ -64,7 +64,7 @@ def test_nothing_is_overwritten_unasked_and_mistakes_are_one_line(
         assert line in said and said.count("\n") == 1 and said.startswith("error: ")
     assert out.read_bytes() == b"precious" and not (tmp_path / "new").exists()
     assert main([str(raw), str(out), "--overwrite"]) == 0
-    same(open_parts(out), tiny_model("zero123"))
+    same(open_components(out), tiny_model("zero123"))
 
 
 @pytest.mark.parametrize("out", ["toy.safetensors", "toy"])

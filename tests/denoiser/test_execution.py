@@ -12,7 +12,7 @@ from tests.fake_device import StrangeTensor, elsewhere
 from usd.core.config import spec
 from usd.core.errors import UserError
 from usd.core.registry import build
-from usd.denoiser import Running, open_text_denoiser
+from usd.denoiser import Execution, open_text_denoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def opened(tiny: TinyModels, **options: object) -> LatentDenoiser:
-    model = open_text_denoiser(str(tiny.sd), "x", Running(**options))  # type: ignore[arg-type]
+    model = open_text_denoiser(str(tiny.sd), "x", Execution(**options))  # type: ignore[arg-type]
     assert isinstance(model, LatentDenoiser)
     return model
 
@@ -92,8 +92,8 @@ def test_the_autoencoder_in_bf16_has_the_range_that_fp16_lacks(tiny: TinyModels)
 
 
 def test_half_precision_weights_false_means_fp32_unless_weights_are_named():
-    assert Running().single(False).weights == "fp32" and Running().single(True).weights == "auto"
-    assert Running(weights="bf16").single(False).weights == "bf16"
+    assert Execution().single(False).weights == "fp32" and Execution().single(True).weights == "auto"
+    assert Execution(weights="bf16").single(False).weights == "bf16"
 
 
 def test_autocast_does_not_reach_the_models(tiny: TinyModels):
@@ -145,7 +145,7 @@ def test_offloaded_weights_visit_the_device_for_each_use_only(
     expected, pull = usual.eps(x, t, told), pulled(usual)
     with elsewhere(monkeypatch) as device:
         model.to(device)
-        found = model.eps(x.to(device), t.to(device), told.each(lambda _, tensor: tensor.to(device)))
+        found = model.eps(x.to(device), t.to(device), told.map(lambda _, tensor: tensor.to(device)))
         picture = pictures().to(device).requires_grad_()
         model.encode(picture).square().sum().backward()
         for network in (model.unet, model.vae):
@@ -208,11 +208,15 @@ def test_a_guidance_hands_its_options_to_every_model(tiny: TinyModels):
         "models": {"weights": "bf16", "views_at_once": 1},
     }
     guidance = build(spec("guidance", "usd-guidance", options))
-    assert guidance.model.running == guidance.prior.running == Running(weights="bf16", views_at_once=1)
+    assert (
+        guidance.model.execution
+        == guidance.source.prior.execution
+        == Execution(weights="bf16", views_at_once=1)
+    )
     single = build(
         spec("guidance", "usd-guidance", {**options, "models": {}, "half_precision_weights": False})
     )
-    assert single.model.running == replace(Running(), weights="fp32")
+    assert single.model.execution == replace(Execution(), weights="fp32")
 
 
 def test_a_misspelt_option_is_named():

@@ -31,7 +31,7 @@ def test_sampling_a_view_gives_the_reference_picture() -> None:
     model = _denoiser(view_std=1e-3)
     picture = torch.rand(1, 3, 8, 8)
     told = model.embed_view(
-        model.read(picture, CAMERA), orbit_cameras_deg([0.0, 20.0], [10.0, 200.0], 1.5, 40.0, 8)
+        model.encode_reference(picture, CAMERA), orbit_cameras_deg([0.0, 20.0], [10.0, 200.0], 1.5, 40.0, 8)
     )
     z = ddim_sample(
         lambda xt, t: model.eps(xt, t, told),
@@ -46,7 +46,8 @@ def test_expected_views_may_depend_on_the_camera() -> None:
     config = parse(GaussianDenoiser.Config, {"size": 8})
     model = GaussianDenoiser(config, lambda c: c.spherical.azimuth.view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
     told = model.embed_view(
-        model.read(torch.rand(1, 3, 8, 8), CAMERA), orbit_cameras_deg(0.0, [0.0, 90.0], 1.5, 40.0, 8)
+        model.encode_reference(torch.rand(1, 3, 8, 8), CAMERA),
+        orbit_cameras_deg(0.0, [0.0, 90.0], 1.5, 40.0, 8),
     )
     torch.testing.assert_close(told.mean[:, 0, 0, 0], torch.tensor([0.0, torch.pi / 2]))
 

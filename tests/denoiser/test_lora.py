@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from usd.core.config import parse
 from usd.core.errors import UserError
-from usd.denoiser import Running, open_text_denoiser
+from usd.denoiser import Execution, open_text_denoiser
+from usd.denoiser.components import open_components
 from usd.denoiser.lora import (
     CARD,
     LAYERS,
@@ -18,15 +19,14 @@ from usd.denoiser.lora import (
     read_card,
     write_lora,
 )
-from usd.denoiser.parts import open_parts
 
 
 def read_unet(tiny):
-    return open_parts(tiny.sd).network("unet")
+    return open_components(tiny.sd).network("unet")
 
 
 def merged(tiny, folder, scale=1.0):
-    return open_text_denoiser(lora_model(folder, str(tiny.sd), scale), "here", Running()).files.network(
+    return open_text_denoiser(lora_model(folder, str(tiny.sd), scale), "here", Execution()).files.network(
         "unet"
     )
 
@@ -96,8 +96,8 @@ def test_diffusers_itself_loads_the_file(tiny, folder):
 
 
 def test_a_folder_is_a_model_of_its_own(tiny, folder):
-    model = open_text_denoiser(str(folder), "here", Running())
-    plain = open_text_denoiser(lora_model(folder, scale=0.0), "here", Running())
+    model = open_text_denoiser(str(folder), "here", Execution())
+    plain = open_text_denoiser(lora_model(folder, scale=0.0), "here", Execution())
     xt, t, told = torch.randn(1, 4, 8, 8), torch.tensor([500]), model.embed_text(["a red car"])
     assert (model.eps(xt, t, told) - plain.eps(xt, t, told)).abs().max() > 1e-3
     assert read_card(folder).prompt == "a red car"
@@ -107,8 +107,8 @@ def test_the_base_model_may_be_said_beside_a_lora_without_a_card(tiny, folder):
     (folder / CARD).unlink()
     assert read_card(folder) == Card()
     with pytest.raises(UserError, match=r"here: .*lora\.json"):
-        open_text_denoiser(lora_model(folder), "here", Running())
-    assert open_text_denoiser(lora_model(folder, str(tiny.sd)), "here", Running()).latent.channels == 4
+        open_text_denoiser(lora_model(folder), "here", Execution())
+    assert open_text_denoiser(lora_model(folder, str(tiny.sd)), "here", Execution()).latent.channels == 4
 
 
 def test_a_lora_of_another_model_is_one_line(tiny, folder):

@@ -11,9 +11,9 @@ from torch import Tensor
 from tests.denoiser.published_models import tiny_model
 from usd.core.errors import UserError
 from usd.denoiser import open_text_denoiser, open_view_denoiser
+from usd.denoiser.components import MemoryComponents
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.lora_file import LowRank, read_lora, squashed, with_lora
-from usd.denoiser.parts import GivenParts
 from usd.denoiser.published import write_folder, write_single_file
 
 RANK = 2
@@ -27,7 +27,7 @@ LAYERS = {  # of the UNet: a linear layer with and without a bias, and convoluti
 WORDS = "encoder.layers.0.self_attn.q_proj"
 
 
-def _matrices(model: GivenParts) -> dict[str, tuple[Tensor, Tensor]]:
+def _matrices(model: MemoryComponents) -> dict[str, tuple[Tensor, Tensor]]:
     """(down, up) for each of ``LAYERS``, convolutions as kohya stores them, and for one layer of the text encoder."""
     source, found = torch.Generator().manual_seed(3), {}
     weights = model.weights["unet"] | {f"text.{k}": x for k, x in model.weights["text_encoder"].items()}
@@ -44,7 +44,7 @@ def _diffusers(layer: str, new: bool) -> tuple[str, str]:
     return (f"{head}.lora_A.weight", f"{head}.lora_B.weight") if new else (f"{head}.lora.down.weight", f"{head}.lora.up.weight")  # fmt: skip
 
 
-def _stored(model: GivenParts, spelling: str, alpha: float) -> dict[str, Tensor]:
+def _stored(model: MemoryComponents, spelling: str, alpha: float) -> dict[str, Tensor]:
     """One LoRA under the names of one origin. Where a name has no place for alpha, it is in the matrices."""
     tensors: dict[str, Tensor] = {}
     for layer, (down, up) in _matrices(model).items():
@@ -79,7 +79,7 @@ def _stored(model: GivenParts, spelling: str, alpha: float) -> dict[str, Tensor]
 
 
 @pytest.fixture
-def model() -> GivenParts:
+def model() -> MemoryComponents:
     return tiny_model("sd1")
 
 
@@ -97,7 +97,7 @@ def model() -> GivenParts:
         "processors",
     ],
 )
-def test_every_spelling_means_the_same_change(spelling: str, model: GivenParts, tmp_path: Path) -> None:
+def test_every_spelling_means_the_same_change(spelling: str, model: MemoryComponents, tmp_path: Path) -> None:
     """W + scale alpha / rank up @ down on the layers named, and nothing else."""
     path = tmp_path / "l.safetensors"
     save_file(_stored(model, spelling, alpha=6.0), path)
@@ -115,7 +115,7 @@ def test_every_spelling_means_the_same_change(spelling: str, model: GivenParts, 
     assert changed.network("unet") is not None
 
 
-def test_peft_and_diffusers_agree_on_a_file_that_peft_wrote(model: GivenParts, tmp_path: Path) -> None:
+def test_peft_and_diffusers_agree_on_a_file_that_peft_wrote(model: MemoryComponents, tmp_path: Path) -> None:
     """Their own loading and merging of a file with an alpha in its metadata; and peft's own folder."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
     from peft import LoraConfig, get_peft_model_state_dict
@@ -238,7 +238,7 @@ def test_two_adapters_in_one_file_are_not_silently_one(tmp_path: Path) -> None:
     _refused(tmp_path, {name: torch.zeros(2, 2) for name in names}, "holds several changes of one layer")
 
 
-def test_a_lora_of_another_model_is_one_line(tmp_path: Path, model: GivenParts) -> None:
+def test_a_lora_of_another_model_is_one_line(tmp_path: Path, model: MemoryComponents) -> None:
     tensors = _stored(model, "diffusers", 1.0)
     _refused(tmp_path, tensors, "changes the text_encoder, which memory does not have", base="zero123")
     wide = {n: torch.cat([x, x], 1) if "lora_A" in n else x for n, x in tensors.items()}
@@ -248,7 +248,7 @@ def test_a_lora_of_another_model_is_one_line(tmp_path: Path, model: GivenParts) 
 
 
 def test_strengths_by_rule_are_refused_and_a_missing_file_is_one_line(
-    tmp_path: Path, model: GivenParts
+    tmp_path: Path, model: MemoryComponents
 ) -> None:
     save_file(_stored(model, "diffusers", 1.0), tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 4, "use_rslora": True}))

@@ -24,7 +24,11 @@ def test_views_show_the_reference_when_the_model_says_so() -> None:
         torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
     )
     made = sample_views(
-        model, model.read(picture, REFERENCE), VIEWS, Sampler(50, scale=1.0), torch.Generator().manual_seed(0)
+        model,
+        model.encode_reference(picture, REFERENCE),
+        VIEWS,
+        Sampler(50, scale=1.0),
+        torch.Generator().manual_seed(0),
     )
     torch.testing.assert_close(made, picture.expand(3, -1, -1, -1), atol=0.02, rtol=0)
 
@@ -33,7 +37,7 @@ def test_a_biased_unconditional_prediction_is_rectified() -> None:
     """Of equal spreads, guidance makes the mean mu_u + s (mu_c - mu_u): with mu_c = 0 only a neutral prior keeps it."""
     grey = torch.full((1, 3, 16, 16), 0.5)
     model, prior = _gaussian(mean=-0.2, std=0.2), _gaussian(std=0.2)
-    reading = model.read(grey, REFERENCE)
+    reading = model.encode_reference(grey, REFERENCE)
     plain, rectified = (
         sample_views(model, reading, VIEWS, Sampler(50, scale=3.0), torch.Generator().manual_seed(0), p)
         for p in (None, prior)
@@ -57,7 +61,7 @@ def test_real_networks_sample_too(tiny: TinyModels) -> None:
         open_view_denoiser(str(tiny.zero123_steered), "x"),
         open_text_denoiser(str(tiny.sd), "x"),
     )
-    reading = view.read(torch.rand(1, 3, 16, 16), REFERENCE)  # type: ignore[attr-defined]
+    reading = view.encode_reference(torch.rand(1, 3, 16, 16), REFERENCE)  # type: ignore[attr-defined]
     made = sample_views(view, reading, VIEWS, Sampler(3), torch.Generator().manual_seed(0), prior)  # type: ignore[arg-type]
     assert made.shape == (3, 3, 16, 16) and float(made.min()) >= 0 and float(made.max()) <= 1
     assert sample_text(prior, ["a red car"], Sampler(2), None).shape == (1, 3, 16, 16)  # type: ignore[arg-type]
@@ -65,6 +69,6 @@ def test_real_networks_sample_too(tiny: TinyModels) -> None:
 
 def test_models_without_a_common_latent_space_are_refused(tiny: TinyModels) -> None:
     model, prior = _gaussian(), open_text_denoiser(str(tiny.sd), "x")
-    reading = model.read(torch.rand(1, 3, 16, 16), REFERENCE)
+    reading = model.encode_reference(torch.rand(1, 3, 16, 16), REFERENCE)
     with pytest.raises(UserError, match="do not share a latent space"):
         sample_views(model, reading, VIEWS, Sampler(2), None, prior)  # type: ignore[arg-type]

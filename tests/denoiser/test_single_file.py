@@ -26,10 +26,10 @@ from tests.denoiser.published_models import (
 )
 from usd.core.errors import UserError
 from usd.denoiser import open_text_denoiser, open_view_denoiser
+from usd.denoiser.components import PROJECTION, PROJECTIONS, MemoryComponents, open_components
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.layouts import averaged_name
-from usd.denoiser.parts import PROJECTION, PROJECTIONS, GivenParts, open_parts
-from usd.denoiser.published import family_of_parts, state_of, write_folder, write_single_file
+from usd.denoiser.published import family_of_components, state_of, write_folder, write_single_file
 from usd.denoiser.single_file import (
     SingleFile,
     autoencoder_config,
@@ -102,14 +102,17 @@ def test_a_folder_is_what_diffusers_itself_loads(family: str, tmp_path: Path) ->
     for part, cls in theirs.items():
         state = cls.from_pretrained(folder / part).state_dict()
         assert all(torch.equal(state[name], value) for name, value in truth.weights[part].items())
-    same(open_parts(folder), truth)
+    same(open_components(folder), truth)
 
 
 def test_an_averaged_variant_beside_the_plain_unet_is_the_one_that_is_read(tmp_path: Path) -> None:
     plain, averaged = tiny_model("zero123", seed=0), tiny_model("zero123", seed=1)
     write_folder(averaged, tmp_path / "m", variant="fp16_ema")
     folder = write_folder(plain, tmp_path / "m")
-    same(open_parts(folder), GivenParts(plain.configs, {**plain.weights, "unet": averaged.weights["unet"]}))
+    same(
+        open_components(folder),
+        MemoryComponents(plain.configs, {**plain.weights, "unet": averaged.weights["unet"]}),
+    )
 
 
 def test_an_old_folder_of_an_autoencoder_is_read(tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_an_old_folder_of_an_autoencoder_is_read(tmp_path: Path) -> None:
         stored = {name.replace(f".{new}.", f".{former}."): x for name, x in stored.items()}
     assert any(".proj_attn." in name for name in stored)
     save_file(stored, folder / "vae/diffusion_pytorch_model.safetensors")
-    same(open_parts(folder), truth)
+    same(open_components(folder), truth)
 
 
 def test_a_part_in_several_files_is_read_from_all(tmp_path: Path) -> None:
@@ -132,14 +135,14 @@ def test_a_part_in_several_files_is_read_from_all(tmp_path: Path) -> None:
     whole.unlink()
     for number, half in enumerate((stored[:50], stored[50:]), 1):
         save_file(dict(half), folder / f"unet/diffusion_pytorch_model-0000{number}-of-00002.safetensors")
-    same(open_parts(folder), tiny_model("sd1"))
+    same(open_components(folder), tiny_model("sd1"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_file_of_half_precision_is_read_without_a_copy_in_full(dtype: torch.dtype, tmp_path: Path) -> None:
     truth = tiny_model("sd1", dtype=dtype)
-    same(open_parts(write_single_file(truth, tmp_path / "half.safetensors")), truth)
-    same(open_parts(write_folder(truth, tmp_path / "half")), truth)
+    same(open_components(write_single_file(truth, tmp_path / "half.safetensors")), truth)
+    same(open_components(write_folder(truth, tmp_path / "half")), truth)
 
 
 def test_networks_are_made_of_the_given_tensors_themselves() -> None:
@@ -151,9 +154,9 @@ def test_networks_are_made_of_the_given_tensors_themselves() -> None:
 # ------------------------------------------------------------------------------------------------- the published names
 
 
-def _as_stored(family: str) -> tuple[GivenParts, dict[str, torch.Tensor]]:
+def _as_stored(family: str) -> tuple[MemoryComponents, dict[str, torch.Tensor]]:
     truth = tiny_model(family)
-    return truth, state_of(truth, family_of_parts(truth))
+    return truth, state_of(truth, family_of_components(truth))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -266,9 +269,9 @@ COUNTS = {
 }
 
 
-def full_size(family: str) -> GivenParts:
+def full_size(family: str) -> MemoryComponents:
     """The true configurations, with weights that have shapes and no memory."""
-    from usd.denoiser.parts import CLASSES
+    from usd.denoiser.components import CLASSES
 
     said = configs(family)
     said["unet"] = FULL_UNET | UNET_OF[family]
@@ -287,14 +290,14 @@ def full_size(family: str) -> GivenParts:
             "proj.weight": torch.empty(768, 772, device="meta"),
             "proj.bias": torch.empty(768, device="meta"),
         }
-    return GivenParts(said, weights)
+    return MemoryComponents(said, weights)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_at_full_size_names_shapes_and_counts_are_the_published_ones(family: str) -> None:
     """And the configuration that follows from the shapes alone is the true one."""
     truth = full_size(family)
-    stored, place = state_of(truth, family_of_parts(truth)), Path("model.ckpt")
+    stored, place = state_of(truth, family_of_components(truth)), Path("model.ckpt")
     named = {"sd1": PUBLISHED_NAMES, "sd2": OPEN_CLIP_NAMES, "zero123": ZERO123_NAMES}[family]
     assert {name: tuple(stored[name].shape) for name in named} == named
     for part, count in COUNTS[family].items():
@@ -304,7 +307,7 @@ def test_at_full_size_names_shapes_and_counts_are_the_published_ones(family: str
     if family == "zero123":
         found["image_encoder"] = vision_config(stored, place)
     else:
-        found["text_encoder"] = text_config(stored, family_of_parts(truth), place)
+        found["text_encoder"] = text_config(stored, family_of_components(truth), place)
     free = {"sample_size", "scaling_factor", "_class_name", "architectures", "model_type"}
     free |= {"bos_token_id", "eos_token_id", "pad_token_id"}
     for part, config in found.items():
@@ -337,7 +340,7 @@ def test_an_image_tower_under_openais_names_computes_what_openais_does(tmp_path:
             y * torch.sigmoid(1.702 * y), w[f"{block}mlp.c_proj.weight"], w[f"{block}mlp.c_proj.bias"]
         )
     expected = layer_norm(x[:, 0], (width,), w["ln_post.weight"], w["ln_post.bias"]) @ w["proj"]
-    found = open_parts(write_single_file(truth, tmp_path / "m.ckpt")).network("image_encoder")
+    found = open_components(write_single_file(truth, tmp_path / "m.ckpt")).network("image_encoder")
     with torch.no_grad():
         torch.testing.assert_close(found(picture).image_embeds, expected, atol=1e-5, rtol=1e-4)
     assert expected.shape == (2, EMBED)
@@ -347,7 +350,7 @@ def test_a_text_tower_under_openclips_names_computes_what_diffusers_converts_it_
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
     truth, stored = _as_stored("sd2")
-    network = open_parts(write_single_file(truth, tmp_path / "m.safetensors")).network("text_encoder")
+    network = open_components(write_single_file(truth, tmp_path / "m.safetensors")).network("text_encoder")
     theirs = convert_open_clip_checkpoint(network, dict(stored))
     blocks = {n.removeprefix("text_model."): x for n, x in theirs.items() if ".layers.2." not in n}
     ours = network.state_dict()
@@ -360,7 +363,7 @@ def test_a_text_tower_under_openclips_names_computes_what_diffusers_converts_it_
 def test_stable_zero123_is_told_the_inputs_polar_angle(tmp_path: Path) -> None:
     """By its file's name, by what a folder's file says, and not otherwise."""
     truth = tiny_model("zero123")
-    told = GivenParts({**truth.configs, PROJECTION: {"fourth_number": "input-polar"}}, truth.weights)
+    told = MemoryComponents({**truth.configs, PROJECTION: {"fourth_number": "input-polar"}}, truth.weights)
     places = {
         write_single_file(truth, tmp_path / "stable_zero123.ckpt"): True,
         write_single_file(truth, tmp_path / "zero123-xl.ckpt"): False,
@@ -376,7 +379,7 @@ def test_stable_zero123_is_told_the_inputs_polar_angle(tmp_path: Path) -> None:
     for place, stable in places.items():
         model = _opened(place, "zero123")
         assert isinstance(model, Zero123Denoiser)
-        reading = model.read(torch.zeros(1, 3, 16, 16), reference)
+        reading = model.encode_reference(torch.zeros(1, 3, 16, 16), reference)
         last = torch.deg2rad(torch.tensor(80.0)) if stable else torch.tensor(0.4)
         pose = torch.stack([torch.tensor(-20.0).deg2rad(), *(f(torch.tensor(40.0).deg2rad()) for f in (torch.sin, torch.cos)), last])  # fmt: skip
         row = torch.cat([reading.embedding[0], pose]) @ layer["proj.weight"].T + layer["proj.bias"]
@@ -613,7 +616,7 @@ def test_a_weight_of_another_shape_is_one_line(tmp_path: Path) -> None:
     file = path / "unet" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"cross_attention_dim": 99}))
     with pytest.raises(UserError, match=r"attn2.to_k.weight is 32 x 24, and its configuration says 32 x 99"):
-        open_parts(path).network("unet")
+        open_components(path).network("unet")
 
 
 def _checkpoint_with(objects: dict, path: Path) -> Path:

@@ -11,7 +11,7 @@ from tests.conftest import TinyModels
 from usd.core.config import UserError
 from usd.denoiser import open_text_denoiser
 from usd.denoiser.latent import NetworkInput
-from usd.denoiser.picture import ClipPicture, resized
+from usd.denoiser.picture import ClipPicture, resize_square
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
 from usd.math.diffusion import eps_from_v
 
@@ -112,9 +112,9 @@ def test_rows_are_selected_in_all_parts() -> None:
 
 def test_resizing_keeps_flat_colours_and_leaves_the_right_size_alone() -> None:
     flat = torch.full((1, 3, 50, 30), 0.25)
-    torch.testing.assert_close(resized(flat, 16), torch.full((1, 3, 16, 16), 0.25))
+    torch.testing.assert_close(resize_square(flat, 16), torch.full((1, 3, 16, 16), 0.25))
     picture = torch.rand(1, 3, 16, 16)
-    assert resized(picture, 16) is picture
+    assert resize_square(picture, 16) is picture
 
 
 def test_clip_pictures_match_the_librarys_preprocessing() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from usd.core.errors import UserError
 from usd.core.places import resource
-from usd.denoiser import Running
+from usd.denoiser import Execution
 from usd.denoiser.load import open_model
 
 
@@ -26,7 +26,7 @@ def _linked(source: str, target: str) -> None:
 
 def said(model: Path) -> str:
     with pytest.raises(UserError) as error:
-        open_model(str(model), "text", "where", Running()).embed_text(["a red mug", ""])  # type: ignore[attr-defined]
+        open_model(str(model), "text", "where", Execution()).embed_text(["a red mug", ""])  # type: ignore[attr-defined]
     assert str(error.value).startswith(str(model / "tokenizer"))
     return str(error.value)
 

@@ -78,7 +78,7 @@ def test_noise_follows_the_published_recipe(tiny: TinyModels) -> None:
         expected = unet(torch.cat([x, mode.expand(2, -1, -1, -1)], 1), t, token).sample
         nothing = unet(torch.cat([x, torch.zeros_like(x)], 1), t, torch.zeros_like(token)).sample
     model = _open(tiny.zero123_a)
-    told = model.embed_view(model.read(_picture(), REFERENCE), TARGETS)
+    told = model.embed_view(model.encode_reference(_picture(), REFERENCE), TARGETS)
     torch.testing.assert_close(model.eps(x, t, told), expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(model.eps(x, t, model.unconditional(2)), nothing)
 
@@ -86,7 +86,7 @@ def test_noise_follows_the_published_recipe(tiny: TinyModels) -> None:
 def test_both_layouts_are_bit_equal(tiny: TinyModels) -> None:
     x, t = _inputs()
     a, b = (_open(folder) for folder in (tiny.zero123_a, tiny.zero123_b))
-    reading = a.read(_picture(), REFERENCE)  # each layout prepares CLIP's picture in its own way
+    reading = a.encode_reference(_picture(), REFERENCE)  # each layout prepares CLIP's picture in its own way
     assert torch.equal(*(m.eps(x, t, m.embed_view(reading, TARGETS)) for m in (a, b)))
     for one, other in zip(a.projection.on(x.device).parameters(), b.projection.on(x.device).parameters()):
         assert torch.equal(one, other)
@@ -95,7 +95,7 @@ def test_both_layouts_are_bit_equal(tiny: TinyModels) -> None:
 def test_the_camera_matters(tiny: TinyModels) -> None:
     x, t = _inputs()
     model = _open(tiny.zero123_a)
-    reading = model.read(_picture(), REFERENCE)
+    reading = model.encode_reference(_picture(), REFERENCE)
     here, there = (
         model.eps(x, t, model.embed_view(reading, cameras)) for cameras in (TARGETS, TARGETS[[1, 0]])
     )
@@ -106,8 +106,8 @@ def test_half_precision_files_compute_in_full_on_a_cpu(tiny: TinyModels) -> None
     """No fp16 arithmetic on a CPU, whatever the files hold; the result is that of the rounded weights."""
     x, t = _inputs()
     half, full = _open(tiny.zero123_half), _open(tiny.zero123_a)
-    said = half.eps(x, t, half.embed_view(half.read(_picture(), REFERENCE), TARGETS))
-    told = full.eps(x, t, full.embed_view(full.read(_picture(), REFERENCE), TARGETS))
+    said = half.eps(x, t, half.embed_view(half.encode_reference(_picture(), REFERENCE), TARGETS))
+    told = full.eps(x, t, full.embed_view(full.encode_reference(_picture(), REFERENCE), TARGETS))
     assert said.dtype == torch.float32
     torch.testing.assert_close(said, told, atol=0.02, rtol=0.02)
     for part in (half.unet, half.image_encoder, half.projection, half.vae):
@@ -128,7 +128,7 @@ def test_the_embedded_form_is_a_difference_of_configuration_only(tiny: TinyModel
     """Several tokens, patch tokens and the time embedding: all reach the UNet, and all are zeros when told nothing."""
     x, t = _inputs()
     model = _open(tiny.zero123_steered)
-    told = model.embed_view(model.read(_picture(), REFERENCE), TARGETS)
+    told = model.embed_view(model.encode_reference(_picture(), REFERENCE), TARGETS)
     assert told.tokens.shape == (2, 2 + 4, 16) and told.time is not None and told.time.shape == (2, 6)
     nothing = model.unconditional(2)
     assert (
@@ -144,7 +144,7 @@ def test_a_view_volume_adds_its_hint_beside_the_noise(tiny: TinyModels) -> None:
     """Reference latent, then hint; zeros when told nothing; without the folder the model is the original."""
     x, t = _inputs()
     model = _open(tiny.zero123_volume)
-    reading = model.read(_picture(), REFERENCE)
+    reading = model.encode_reference(_picture(), REFERENCE)
     told, nothing = model.embed_view(reading, TARGETS), model.unconditional(2)
     assert told.latent is not None and nothing.latent is not None
     assert told.latent.shape == nothing.latent.shape == (2, 4 + 5, 8, 8)
@@ -152,7 +152,7 @@ def test_a_view_volume_adds_its_hint_beside_the_noise(tiny: TinyModels) -> None:
     assert not torch.allclose(told.latent[0, 4:], told.latent[1, 4:]) and not nothing.latent.any()
     blind = replace(told, latent=torch.cat([told.latent[:, :4], torch.zeros(2, 5, 8, 8)], 1))
     assert not torch.allclose(model.eps(x, t, told), model.eps(x, t, blind))
-    assert _open(tiny.zero123_a).read(_picture(), REFERENCE).volume is None
+    assert _open(tiny.zero123_a).encode_reference(_picture(), REFERENCE).volume is None
 
 
 def test_a_part_may_lie_in_another_folder(tiny: TinyModels, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def nearest(vertices: np.ndarray, point: Tensor) -> int:
 
 
 @pytest.mark.parametrize("fmt", ["obj", "ply"])
-def test_colours_are_display_values(tmp_path: Path, fmt: str) -> None:
+def test_colors_are_display_values(tmp_path: Path, fmt: str) -> None:
     mesh = read(export(tmp_path, fmt=fmt)[0])
     top = nearest(mesh.vertices, ON_TOP if fmt == "ply" else y_up_from_z_up(ON_TOP))
     assert np.allclose(mesh.visual.vertex_colors[top, :3] / 255, RED, atol=0.005)
@@ -101,7 +101,7 @@ class Coated(Box):
         return Field(inside * torch.where(veil, torch.tensor(5.0), torch.tensor(500.0)), color)
 
 
-def test_colours_are_what_a_camera_sees_through_a_veil() -> None:
+def test_colors_are_what_a_camera_sees_through_a_veil() -> None:
     """Optical depth 0.5 of red, then blue: the red's share is 1 - exp(-0.5)."""
     geometry = Coated()
     mesh = geometry.export_mesh(128)
@@ -127,7 +127,7 @@ def glb_arrays(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def test_glb_colours_are_linear_so_that_viewers_show_display_values(tmp_path: Path) -> None:
+def test_glb_colors_are_linear_so_that_viewers_show_display_values(tmp_path: Path) -> None:
     arrays = glb_arrays(export(tmp_path, fmt="glb")[0])
     linear = arrays["COLOR_0"][nearest(arrays["POSITION"], y_up_from_z_up(ON_TOP))]
     shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

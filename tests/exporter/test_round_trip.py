@@ -16,7 +16,7 @@ from tests.exporter.solids import AsIs, Painted, exporter, plane, sphere, torus,
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.material import Baked
+from usd.material import BakedSurface
 from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.math.mesh import is_closed
 from usd.mesh_io.pictures import pictures
@@ -62,7 +62,7 @@ def test_a_textured_file_looks_like_the_object(tmp_path: Path, fmt: str, texture
 
 
 @pytest.mark.parametrize("fmt", ["glb", "obj", "ply"])
-def test_vertex_colours_look_like_the_object_too(tmp_path: Path, fmt: str) -> None:
+def test_vertex_colors_look_like_the_object_too(tmp_path: Path, fmt: str) -> None:
     mesh = torus(48)
     files = written(tmp_path, mesh, fmt=fmt, save_uv=False)
     loaded = read_mesh(files[0])
@@ -175,7 +175,7 @@ def test_the_comparison_is_printed_and_added_to_the_report(tmp_path: Path) -> No
     assert json.loads(files[-1].read_text())["agreement"]["psnr"] < 25 and worse != line
 
 
-def test_nothing_is_compared_where_no_colours_are() -> None:
+def test_nothing_is_compared_where_no_colors_are() -> None:
     assert exporter(fmt="stl").comparison is None
     assert exporter(check_views=0).comparison is None
     assert exporter().comparison is not None
@@ -235,8 +235,8 @@ class Polished(AsIs):
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
-    ) -> Baked:
-        return Baked(features, 0.25 + 0.0 * positions[:, 2], (positions[:, 0] + 1) / 2)
+    ) -> BakedSurface:
+        return BakedSurface(features, 0.25 + 0.0 * positions[:, 2], (positions[:, 0] + 1) / 2)
 
 
 def test_metallic_and_roughness_have_their_picture(tmp_path: Path) -> None:

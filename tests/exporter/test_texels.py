@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.exporter.texels import Spots, baked, covered, dilated
+from usd.exporter.texels import TexelSamples, bake_texture, covered_texels, dilate
 
 H, W = 24, 32
 
@@ -19,9 +19,11 @@ def triangles(n: int = 40) -> Float[Tensor, "F 3 2"]:
     return corners
 
 
-def all_spots(corners: Float[Tensor, "F 3 2"], **options: object) -> Spots:
-    parts = list(covered(corners, H, W, **options))
-    return Spots(*(torch.cat([getattr(p, name) for p in parts]) for name in ("face", "pixel", "weights")))
+def all_spots(corners: Float[Tensor, "F 3 2"], **options: object) -> TexelSamples:
+    parts = list(covered_texels(corners, H, W, **options))
+    return TexelSamples(
+        *(torch.cat([getattr(p, name) for p in parts]) for name in ("face", "pixel", "weights"))
+    )
 
 
 def inside(corners: Float[Tensor, "F 3 2"]) -> set[tuple[int, int]]:
@@ -39,21 +41,21 @@ def inside(corners: Float[Tensor, "F 3 2"]) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("most", [8, 1 << 19])
-def test_covered_pixels_are_those_whose_centre_is_inside(most: int) -> None:
+def test_covered_pixels_are_those_whose_center_is_inside(most: int) -> None:
     corners = triangles()
-    spots = all_spots(corners, most=most)
-    found = set(zip(spots.face.tolist(), spots.pixel.tolist()))
-    assert len(found) == len(spots.face) and inside(corners) <= found
+    samples = all_spots(corners, most=most)
+    found = set(zip(samples.face.tolist(), samples.pixel.tolist()))
+    assert len(found) == len(samples.face) and inside(corners) <= found
     assert len(found - inside(corners)) < 5  # centers on a side
 
 
 def test_weights_lead_back_to_the_pixel() -> None:
     corners = triangles()
-    spots = all_spots(corners)
-    at = (corners[spots.face] * spots.weights[..., None]).sum(1)
-    center = torch.stack([spots.pixel % W, spots.pixel // W], 1) + 0.5
+    samples = all_spots(corners)
+    at = (corners[samples.face] * samples.weights[..., None]).sum(1)
+    center = torch.stack([samples.pixel % W, samples.pixel // W], 1) + 0.5
     assert torch.allclose(at, center, atol=1e-3)
-    assert float(spots.weights.min()) > -1e-3
+    assert float(samples.weights.min()) > -1e-3
 
 
 def test_a_margin_widens_by_so_many_pixels() -> None:
@@ -68,14 +70,16 @@ def test_a_margin_widens_by_so_many_pixels() -> None:
 SQUARE = torch.tensor([[[0.1, 0.1], [0.9, 0.1], [0.1, 0.9]], [[0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]])
 
 
-def places(spots: Spots) -> Float[Tensor, "N 2"]:
-    return (SQUARE[spots.face] * spots.weights[..., None]).sum(1)
+def places(samples: TexelSamples) -> Float[Tensor, "N 2"]:
+    return (SQUARE[samples.face] * samples.weights[..., None]).sum(1)
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_a_linear_colour_is_baked_exactly_also_beyond_the_border(samples: int) -> None:
+def test_a_linear_color_is_baked_exactly_also_beyond_the_border(samples: int) -> None:
     size = 40
-    picture = baked(SQUARE, size, lambda spots: torch.cat([places(spots), places(spots)[:, :1]], 1), samples)
+    picture = bake_texture(
+        SQUARE, size, lambda samples: torch.cat([places(samples), places(samples)[:, :1]], 1), samples
+    )
     centers = (torch.arange(size) + 0.5) / size
     near = (centers > 0.1 - 1 / size) & (centers < 0.9 + 1 / size)
     rows = picture[near][:, near]
@@ -87,23 +91,23 @@ def test_a_linear_colour_is_baked_exactly_also_beyond_the_border(samples: int) -
     )
 
 
-def test_samples_smooth_an_edge_in_the_colour() -> None:
-    def step(spots: Spots) -> Float[Tensor, "N 3"]:
-        return (places(spots)[:, :1] > 0.51).float().expand(-1, 3)
+def test_samples_smooth_an_edge_in_the_color() -> None:
+    def step(samples: TexelSamples) -> Float[Tensor, "N 3"]:
+        return (places(samples)[:, :1] > 0.51).float().expand(-1, 3)
 
-    hard, soft = (baked(SQUARE, 20, step, samples)[10, :, 0] for samples in (1, 4))
+    hard, soft = (bake_texture(SQUARE, 20, step, samples)[10, :, 0] for samples in (1, 4))
     assert set(hard.tolist()) == {0.0, 1.0}
     assert float(soft[10]) == pytest.approx(0.75)  # the texel from 0.5 to 0.55
 
 
-def test_gaps_take_the_nearest_colour() -> None:
+def test_gaps_take_the_nearest_color() -> None:
     picture, filled = torch.zeros(5, 9, 1), torch.zeros(5, 9, dtype=torch.bool)
     picture[2, 1], picture[2, 7] = 1.0, 2.0
     filled[2, 1] = filled[2, 7] = True
-    full = dilated(picture, filled)[..., 0]
+    full = dilate(picture, filled)[..., 0]
     assert (full[:, :4] == 1).all() and (full[:, 5:] == 2).all()
 
 
 def test_nothing_to_cover_leaves_an_empty_picture() -> None:
     flat = torch.full((2, 3, 2), 0.5)
-    assert baked(flat, 16, lambda spots: torch.ones(len(spots.face), 3)).abs().sum() == 0
+    assert bake_texture(flat, 16, lambda samples: torch.ones(len(samples.face), 3)).abs().sum() == 0

@@ -10,8 +10,8 @@ from tests.exporter.solids import plane, ramp, sphere, torus
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.exporter.box_atlas import box_atlas, overlapping, rows_of
-from usd.exporter.unwrap import PACK_OPTIONS, Unwrapping, by_xatlas, check_options, unwrapped
+from usd.exporter.box_atlas import box_atlas, overlapping_faces, pack_rows
+from usd.exporter.unwrap import PACK_OPTIONS, UnwrapSettings, check_options, unwrap, unwrap_with_xatlas
 from usd.mesh_io.atlas import Atlas, density
 
 
@@ -19,7 +19,7 @@ def check(atlas: Atlas, mesh: Mesh, size: int) -> None:
     """One corner for each of the mesh's, all in the picture, one texel for one face."""
     assert atlas.faces.shape == mesh.faces.shape
     assert float(atlas.uv.min()) >= 0 and float(atlas.uv.max()) <= 1
-    assert float(overlapping(atlas.corners, size).float().mean()) < 0.01
+    assert float(overlapping_faces(atlas.corners, size).float().mean()) < 0.01
 
 
 @pytest.mark.parametrize("make", [sphere, torus, plane, ramp])
@@ -34,7 +34,7 @@ def test_what_lies_over_itself_is_taken_apart() -> None:
     mesh = ramp(turns=3)
     assert box_atlas(mesh.vertices, mesh.faces, 256).charts >= 3
     flat = mesh.vertices[mesh.faces][..., :2] / 2.2 + 0.5
-    assert bool(overlapping(flat, 256).any())  # seen from above as it is, it does overlap
+    assert bool(overlapping_faces(flat, 256).any())  # seen from above as it is, it does overlap
 
 
 def test_a_cube_has_six_charts_without_stretch() -> None:
@@ -63,19 +63,19 @@ def test_a_texture_with_too_few_texels_is_one_clear_line() -> None:
 
 def test_rows_hold_rectangles_apart() -> None:
     extent = [[5.0, 3.0], [2.0, 7.0], [4.0, 4.0], [1.0, 1.0]]
-    places = rows_of(extent, [1, 2, 0, 3], 1.0, 16, 1)
+    places = pack_rows(extent, [1, 2, 0, 3], 1.0, 16, 1)
     assert places is not None
     taken = torch.zeros(16, 16)
     for (x, y), (width, height) in zip(places, extent):
         taken[y : y + int(height) + 2, x : x + int(width) + 2] += 1
     assert float(taken.max()) == 1
-    assert rows_of(extent, [1, 2, 0, 3], 4.0, 16, 1) is None
+    assert pack_rows(extent, [1, 2, 0, 3], 4.0, 16, 1) is None
 
 
 def test_xatlas_unwraps_in_a_process_of_its_own() -> None:
     mesh = sphere(12)
-    atlas = unwrapped(
-        mesh.vertices, mesh.faces, Unwrapping(128, 120.0, {"max_iterations": 2}, {"padding": 3})
+    atlas = unwrap(
+        mesh.vertices, mesh.faces, UnwrapSettings(128, 120.0, {"max_iterations": 2}, {"padding": 3})
     )
     assert atlas.method == "xatlas" and atlas.charts >= 1
     check(atlas, mesh, 128)
@@ -83,14 +83,14 @@ def test_xatlas_unwraps_in_a_process_of_its_own() -> None:
 
 def test_huge_coordinates_are_unwrapped_as_small_ones_are() -> None:
     mesh = sphere(8)
-    atlas = unwrapped(1e9 * mesh.vertices + 1e9, mesh.faces, Unwrapping(64, 0))
+    atlas = unwrap(1e9 * mesh.vertices + 1e9, mesh.faces, UnwrapSettings(64, 0))
     assert bool(atlas.uv.isfinite().all())
 
 
 def test_when_the_time_is_up_boxes_are_taken_and_nothing_is_left_running(caplog) -> None:
     mesh = torus(48)
     began = time.monotonic()
-    atlas = unwrapped(mesh.vertices, mesh.faces, Unwrapping(256, 0.05))
+    atlas = unwrap(mesh.vertices, mesh.faces, UnwrapSettings(256, 0.05))
     assert atlas.method == "boxes" and time.monotonic() - began < 60
     assert "longer than exporter.unwrap_time_limit" in caplog.text
     with pytest.raises(ChildProcessError):
@@ -99,14 +99,14 @@ def test_when_the_time_is_up_boxes_are_taken_and_nothing_is_left_running(caplog)
 
 def test_a_process_that_fails_is_named_and_boxes_are_taken(caplog) -> None:
     mesh = sphere(8)
-    atlas = unwrapped(mesh.vertices, mesh.faces, Unwrapping(64, 60.0, {"max_iterations": -1.5}))
+    atlas = unwrap(mesh.vertices, mesh.faces, UnwrapSettings(64, 60.0, {"max_iterations": -1.5}))
     assert atlas.method == "boxes" and "xatlas failed (TypeError" in caplog.text
 
 
 def test_more_than_one_sheet_is_refused() -> None:
     mesh = sphere(10)
     pack = {"resolution": 32, "texels_per_unit": 200.0}
-    why = by_xatlas(mesh.vertices, mesh.faces, Unwrapping(64, 60.0, {}, pack))
+    why = unwrap_with_xatlas(mesh.vertices, mesh.faces, UnwrapSettings(64, 60.0, {}, pack))
     assert isinstance(why, str) and "expected one" in why
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.geometry.shapes import points, small, torus, torus_file
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
-from usd.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid, large_by_faces
+from usd.geometry.tetrahedra_sdf_grid import TetrahedraSDFGrid, large_components_by_faces
 from usd.math import mesh
 
 NAME = "tetrahedra-sdf-grid"
@@ -74,7 +74,7 @@ def test_it_starts_as_the_shape_it_is_told(options: dict, half: tuple[float, flo
     )
 
 
-def test_it_starts_as_a_file_and_takes_its_colours(tmp_path: Path) -> None:
+def test_it_starts_as_a_file_and_takes_its_colors(tmp_path: Path) -> None:
     made = grid(shape_init=f"mesh:{torus_file(tmp_path)}", isosurface_resolution=56)
     start = made.initialize()
     assert start is not None and start.color is not None
@@ -132,8 +132,10 @@ def test_small_components_are_dropped_where_asked() -> None:
     cleaned = with_floater(isosurface_remove_outliers=True, isosurface_outlier_n_faces_threshold=0.2)
     assert mesh.euler_number(cleaned.surface().faces) == 2
     sizes = torch.bincount(mesh.components(kept.faces, len(kept.vertices)))
-    assert int(large_by_faces(kept.faces, len(kept.vertices), int(sizes.min())).sum()) == len(kept.faces)
-    assert int(large_by_faces(kept.faces, len(kept.vertices), 10**9).sum()) == int(sizes.max())
+    assert int(large_components_by_faces(kept.faces, len(kept.vertices), int(sizes.min())).sum()) == len(
+        kept.faces
+    )
+    assert int(large_components_by_faces(kept.faces, len(kept.vertices), 10**9).sum()) == int(sizes.max())
 
 
 def test_an_empty_grid_says_what_it_holds() -> None:

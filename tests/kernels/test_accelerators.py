@@ -284,14 +284,15 @@ def test_a_fused_network_has_the_plain_one_s_names_and_values():
 
 def test_nvdiffrast_shows_what_our_rasterizer_shows():
     installed("nvdiffrast")
+    from usd.kernels import rasterize_nvdiffrast
     from usd.kernels.rasterize import Tracer, View, rasterize
     from usd.math.camera import orbit_cameras_deg
-    from usd.renderer import nvdiffrast
 
     mesh = box().to("cuda")
     cameras = orbit_cameras_deg(20.0, 30.0, 2.5, 50.0, 64).to("cuda")
     view = View(cameras, 0, 0, 64, 64)
-    seen, _ = nvdiffrast.screen(mesh, view, "cuda")
+    context = rasterize_nvdiffrast.rasterize_context("cuda", mesh.vertices.device)
+    seen, _ = rasterize_nvdiffrast.rasterize_nvdiffrast(mesh.vertices, mesh.faces, view, context)
     ours = rasterize(Tracer(mesh.vertices, mesh.faces), view)
     both = set(seen.pixel.tolist()) & set(ours.pixel.tolist())
     assert len(both) > 0.98 * max(len(seen.pixel), len(ours.pixel))  # but for pixels that an edge crosses

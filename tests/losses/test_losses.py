@@ -89,7 +89,7 @@ def test_reference_losses_vanish_on_the_picture_itself() -> None:
     assert float(reference_mask(render, picture)) == pytest.approx(0, abs=1e-12)
 
 
-def test_colours_where_the_picture_is_transparent_do_not_matter() -> None:
+def test_colors_where_the_picture_is_transparent_do_not_matter() -> None:
     picture = torch.cat([torch.rand(2, 3, 4, 5), torch.zeros(2, 1, 4, 5)], 1)
     assert float(reference_rgb(rendered(0.0), picture)) == 0
 

@@ -8,7 +8,7 @@ import torch
 from usd.core.errors import UserError
 from usd.core.types import Render, Samples
 from usd.losses.curvature import curvature
-from usd.losses.eikonal import eikonal, free_surface, unit_slope
+from usd.losses.eikonal import eikonal, eikonal_error, free_surface
 from usd.losses.rays import mask_error, normal_error, normal_trust, trusted_mean
 
 
@@ -30,7 +30,7 @@ def test_eikonal_measures_lengths(length: float, expected: float) -> None:
 
 def test_eikonal_has_a_finite_gradient_at_zero() -> None:
     g = torch.zeros(4, 3, requires_grad=True)
-    unit_slope(g).backward()
+    eikonal_error(g).backward()
     assert g.grad is not None and g.grad.isfinite().all()
 
 
@@ -45,7 +45,7 @@ def test_losses_say_what_they_lack() -> None:
 
 
 def test_no_samples_cost_nothing() -> None:
-    assert unit_slope(torch.zeros(0, 3)).item() == 0 and free_surface(torch.zeros(0), 10.0).item() == 0
+    assert eikonal_error(torch.zeros(0, 3)).item() == 0 and free_surface(torch.zeros(0), 10.0).item() == 0
 
 
 def test_free_surface_is_one_on_the_surface_and_falls_off() -> None:

@@ -11,8 +11,8 @@ from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.core.registry import find
 from usd.material import Material
-from usd.material.environment import Environment, prefilter, radiance, read_panorama, studio
-from usd.material.pbr import environment_brdf, tangents, tilted
+from usd.material.environment import Environment, decode_radiance, prefilter, read_panorama, studio_panorama
+from usd.material.pbr import environment_brdf, tangent_frame, tilt_normals
 from usd.math.color import linear_from_srgb, srgb_from_linear
 
 LIT, PBR = "diffuse-with-point-light-material", "pbr-material"
@@ -32,11 +32,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ------------------------------------------------------------------------------------------------ one lamp
+# ----------------------------------------------------------------------------------------------- one light
 
 
-def test_seen_straight_on_the_colour_is_the_albedo() -> None:
-    """Lamp at the camera, 0.9 + 0.1: what the exporter bakes is what was learned."""
+def test_seen_straight_on_the_color_is_the_albedo() -> None:
+    """A light at the camera, 0.9 + 0.1: what the exporter bakes is what was learned."""
     material, normals, features = made(LIT).eval(), unit(), torch.randn(40, 3)
     assert torch.allclose(material.color(features, 0.3 * normals, -normals, normals), features.sigmoid())
     assert torch.allclose(material.bake(features, normals, normals).color, features.sigmoid())
@@ -49,6 +49,27 @@ def test_shade_falls_with_the_cosine_and_ends_at_the_ambient_light() -> None:
     cosine = (normals * -away).sum(1).clamp_min(0)
     colors = material.color(features, normals, away, normals)
     assert torch.allclose(colors, (0.1 + 0.9 * cosine)[:, None].expand(-1, 3), atol=1e-5)
+
+
+def test_a_light_that_came_with_the_camera_shines_from_its_own_position() -> None:
+    """Lambert's law about that position, whatever this step's own light; the same one for a light at the camera."""
+    material = made(LIT, ambient_only_steps=0, diffuse_prob=1.0, textureless_prob=1.0).train()
+    material.update(3, seeded())
+    points, normals, features = 0.3 * unit(), unit(), torch.randn(40, 3)
+    lights = 1.2 * unit(seed=2)
+    toward = torch.nn.functional.normalize(lights - points, dim=-1)
+    expected = 0.1 + 0.9 * (normals * toward).sum(-1, keepdim=True).clamp_min(0)
+    lit = material.lit_color(features, points, unit(seed=3), normals, lights)
+    assert torch.allclose(lit, expected.expand(-1, 3), atol=1e-5)
+    own = material.lit_color(features, points, unit(seed=3), normals, None)
+    assert torch.equal(own, material.color(features, points, unit(seed=3), normals))
+    assert not torch.allclose(own, lit, atol=1e-2)
+
+
+def test_materials_without_a_lamp_do_not_mind_one() -> None:
+    material, features = made("no-material").eval(), torch.randn(40, 3)
+    lit = material.lit_color(features, unit(), unit(), None, unit())
+    assert torch.equal(lit, material.color(features, unit(), unit(), None))
 
 
 def test_training_starts_with_the_albedo_and_then_shows_all_three() -> None:
@@ -65,7 +86,7 @@ def test_training_starts_with_the_albedo_and_then_shows_all_three() -> None:
     assert seen == {"albedo", "textureless", "diffuse"}
 
 
-def test_the_lamp_comes_from_the_generator() -> None:
+def test_the_light_comes_from_the_generator() -> None:
     normals, features = unit(), torch.zeros(40, 3)
 
     def colors(seed: int) -> Tensor:
@@ -97,7 +118,7 @@ def test_a_uniform_room_is_uniform_whatever_the_roughness() -> None:
 
 
 def test_rougher_surfaces_blur_more() -> None:
-    room = prefilter(studio())
+    room = prefilter(studio_panorama())
     spreads = [float(room.specular(unit(400), torch.full((400,), r)).std()) for r in (0.1, 0.35, 0.7, 1.0)]
     assert spreads == sorted(spreads, reverse=True) and spreads[0] > 1.5 * spreads[-1]
 
@@ -133,8 +154,8 @@ def test_reflected_light_is_bounded() -> None:
 
 def test_bump_leaves_flat_what_is_not_tilted_and_frames_are_square() -> None:
     normals = torch.cat([unit(), torch.tensor([[0.0, 0, 1], [0, 0, -1]])])
-    assert torch.allclose(tilted(normals, torch.zeros(42, 3)), normals, atol=1e-6)
-    frame = torch.stack([*tangents(normals), normals], 1)
+    assert torch.allclose(tilt_normals(normals, torch.zeros(42, 3)), normals, atol=1e-6)
+    frame = torch.stack([*tangent_frame(normals), normals], 1)
     assert torch.allclose(frame @ frame.transpose(1, 2), torch.eye(3).expand(42, 3, 3), atol=1e-5)
 
 
@@ -161,10 +182,10 @@ def rgbe(rows: bytes, height: int, width: int) -> bytes:
 
 def test_radiance_files_flat_and_run_length_coded() -> None:
     """(128, 64, 0) with exponent 129 is (1, 0.5, 0); a run of 8 and eight single bytes say the same."""
-    flat = radiance(rgbe(bytes([128, 64, 0, 129]) * 2, 1, 2))
+    flat = decode_radiance(rgbe(bytes([128, 64, 0, 129]) * 2, 1, 2))
     assert torch.equal(flat, torch.tensor([1.0, 0.5, 0.0]).expand(1, 2, 3))
     runs = struct.pack("4B", 2, 2, 0, 8) + bytes([136, 128, 8, *[64] * 8, 136, 0, 136, 129])
-    assert torch.equal(radiance(rgbe(runs, 1, 8)), torch.tensor([1.0, 0.5, 0.0]).expand(1, 8, 3))
+    assert torch.equal(decode_radiance(rgbe(runs, 1, 8)), torch.tensor([1.0, 0.5, 0.0]).expand(1, 8, 3))
 
 
 @pytest.mark.parametrize(
@@ -184,4 +205,4 @@ def test_a_missing_panorama_is_one_line(tmp_path: Path) -> None:
 
 def test_the_room_is_not_part_of_a_checkpoint() -> None:
     assert made(PBR).state_dict() == {}
-    assert isinstance(prefilter(studio()), Environment)
+    assert isinstance(prefilter(studio_panorama()), Environment)

@@ -6,7 +6,7 @@ from usd.core.config import parse
 from usd.material.neural_radiance import NeuralRadiance
 
 
-def test_colours_change_with_the_direction_and_with_the_normal_only_where_asked() -> None:
+def test_colors_change_with_the_direction_and_with_the_normal_only_where_asked() -> None:
     torch.manual_seed(0)
     x, n = torch.randn(5, 8), torch.nn.functional.normalize(torch.randn(5, 3), dim=-1)
     for told in (False, True):

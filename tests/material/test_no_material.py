@@ -7,7 +7,7 @@ from usd.core.config import ConfigError, parse
 from usd.material.no_material import NoMaterial
 
 
-def test_colours_are_the_activated_features() -> None:
+def test_colors_are_the_activated_features() -> None:
     material = NoMaterial(parse(NoMaterial.Config, {"n_output_dims": 3, "color_activation": "sigmoid"}))
     features = torch.randn(7, 3)
     x = torch.zeros(7, 3)
@@ -15,7 +15,7 @@ def test_colours_are_the_activated_features() -> None:
     assert torch.equal(material.color(features, x, x, None), features.sigmoid())
 
 
-def test_a_network_between_features_and_colour() -> None:
+def test_a_network_between_features_and_color() -> None:
     config = {"input_feature_dims": 5, "mlp_network_config": {"n_neurons": 8}}
     material = NoMaterial(parse(NoMaterial.Config, config))
     x = torch.zeros(7, 3)
@@ -23,7 +23,7 @@ def test_a_network_between_features_and_colour() -> None:
     assert colors.shape == (7, 3) and colors.min() >= 0 and colors.max() <= 1
 
 
-def test_without_colours_all_is_grey() -> None:
+def test_without_colors_all_is_gray() -> None:
     """As a published geometry stage has it: ``n_output_dims: 0``."""
     material = NoMaterial(parse(NoMaterial.Config, {"n_output_dims": 0}))
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.mesh_io.gltf_files import Gltf, display, plain
-from usd.evaluation.mesh_views import open_mesh, see_mesh
-from usd.geometry.mesh_input import Placement, read_start_shape
+from usd.evaluation.mesh_views import mesh_views, open_mesh
+from usd.geometry.mesh_input import MeshPlacement, read_initial_shape
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.pictures import pictures
 from usd.mesh_io.read import read_mesh
@@ -74,10 +74,10 @@ def colorful_cube(folder: Path) -> Path:
 def test_factor_texture_and_vertex_colors_are_one_color_everywhere(tmp_path: Path) -> None:
     path = colorful_cube(tmp_path)
     expected = torch.tensor(display(0.5029 * 0.4, 0.5029 * 0.4, 0.5029 * 0.25))
-    start = read_start_shape(path, Placement(), 1.0)
+    start = read_initial_shape(path, MeshPlacement(), 1.0)
     assert start.colored is not None and start.colored.color is not None
     assert torch.allclose(start.colored.color, expected, atol=3e-3)
-    evaluated = see_mesh(open_mesh(path), CAMERAS).rgba[0, :3, 16, 16]
+    evaluated = mesh_views(open_mesh(path), CAMERAS).rgba[0, :3, 16, 16]
     read_back = pictures(read_mesh(path), CAMERAS)[0, :3, 16, 16]
     assert torch.allclose(evaluated, expected, atol=3e-3) and torch.allclose(read_back, expected, atol=3e-3)
 
@@ -88,7 +88,7 @@ def test_flat_materials_of_a_start_shape_stay_apart(tmp_path: Path) -> None:
     corners = "v 0 0 0\nv 0.8 0 0\nv 0 0.8 0\nv 0 0 0.8\n"
     faces = "usemtl r\nf 1 3 2\nf 1 2 4\nusemtl b\nf 2 3 4\nf 1 4 3\n"
     (tmp_path / "a.obj").write_text(f"mtllib a.mtl\n{corners}{faces}")
-    start = read_start_shape(tmp_path / "a.obj", Placement(), 1.0)
+    start = read_initial_shape(tmp_path / "a.obj", MeshPlacement(), 1.0)
     assert len(start.surface.vertices) == 4 and start.colored is not None and start.colored.color is not None
     of_faces = start.colored.color[start.colored.faces]
     assert torch.allclose(of_faces, of_faces[:, :1].expand(-1, 3, 3))
@@ -105,7 +105,7 @@ def test_a_texture_colors_a_coarse_start_shape_between_its_vertices(tmp_path: Pa
     file.primitive(
         QUAD * np.float32(0.8), material=file.material(baseColorTexture=stripes), TEXCOORD_0=QUAD_UV
     )
-    start = read_start_shape(file.glb(tmp_path / "a.glb"), Placement(), 1.0)
+    start = read_initial_shape(file.glb(tmp_path / "a.glb"), MeshPlacement(), 1.0)
     found = start.colored
     assert len(start.surface.faces) == 2 and found is not None and found.color is not None
     left, right = found.vertices[:, 0] < 0.35, found.vertices[:, 0] > 0.45
@@ -121,7 +121,7 @@ def test_what_was_repaired_in_a_start_shape_is_said(tmp_path: Path, caplog: pyte
     file.primitive(CUBE, CUBE_FACES[::-1].copy())
     file.primitive(far, np.array([0, 1, 2], np.uint16))
     with caplog.at_level("WARNING"):
-        start = read_start_shape(file.glb(tmp_path / "a.glb"), Placement(size=0.5), 1.0)
+        start = read_initial_shape(file.glb(tmp_path / "a.glb"), MeshPlacement(size=0.5), 1.0)
     assert float(volume(start.surface.vertices, start.surface.faces)) == pytest.approx(1.0, rel=1e-5)
     assert start.colored is None
     said = " ".join(record.getMessage() for record in caplog.records)

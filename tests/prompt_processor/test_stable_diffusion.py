@@ -13,7 +13,7 @@ from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.denoiser import TextDenoiser, open_text_denoiser
 from usd.math.camera import orbit_cameras_deg
-from usd.prompt_processor.cache import embedded, read
+from usd.prompt_processor.cache import embed_cached, read
 from usd.prompt_processor.directions import DIRECTIONS, Decays, direction_index, mixture
 from usd.prompt_processor.library import LIBRARY_FILE, full_prompt, library
 from usd.prompt_processor.prompt_checks import tokens
@@ -187,7 +187,7 @@ def test_a_negative_prompt_is_what_any_text_model_is_told_in_the_place_of_nothin
 
 def test_options_that_say_nothing_without_a_prompt_are_known() -> None:
     given = {"prompt": "x", "use_perp_neg": True, "front_threshold": 30.0, "negative_prompt": "y"}
-    assert _processor(**given).unheard() == ["prompt", "use_perp_neg"]
+    assert _processor(**given).unused_options() == ["prompt", "use_perp_neg"]
 
 
 @pytest.mark.parametrize(
@@ -298,15 +298,15 @@ def test_a_prompt_beyond_the_tokenizer_is_an_error(tiny: TinyModels) -> None:
 
 def test_the_embedded_model_knows_the_words_of_its_captions() -> None:
     from usd.toybox.objects import make_toy
-    from usd.toybox.vocabulary import NEIGHBOURS, nearest
+    from usd.toybox.vocabulary import NEIGHBORS, nearest_word
 
     model = open_text_denoiser("toybox-sd", "x")
     known = model.vocabulary()  # type: ignore[attr-defined]
     assert known is not None and {"red", "car", "normals", "of"} <= known and "automobile" not in known
     assert all(word in known for word in make_toy(3).caption.split())
-    assert nearest("automobiles", known) == "car" and nearest("teapot", known) == "kettle"
-    assert nearest("qwxz", known) is None
-    common = {word for others in NEIGHBOURS.values() for word in others.split()}
+    assert nearest_word("automobiles", known) == "car" and nearest_word("teapot", known) == "kettle"
+    assert nearest_word("qwxz", known) is None
+    common = {word for others in NEIGHBORS.values() for word in others.split()}
     assert not common & known, "words in the table that the model knows by now"
 
 
@@ -318,11 +318,11 @@ def test_embeddings_are_kept_and_found_by_content(
 ) -> None:
     model = open_text_denoiser(str(tiny.sd), "x")
     assert isinstance(model, TextDenoiser)
-    first = embedded(model, ["a red car", "a car"], tmp_path)
+    first = embed_cached(model, ["a red car", "a car"], tmp_path)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2 and all(file.suffix == ".safetensors" for file in files)
     monkeypatch.setattr(type(model), "embed_text", None)
-    again = embedded(model, ["a car", "a red car", "a car"], tmp_path)
+    again = embed_cached(model, ["a car", "a red car", "a car"], tmp_path)
     assert torch.equal(again.tokens, first.tokens[[1, 0, 1]])  # type: ignore[attr-defined]
 
 
@@ -347,18 +347,18 @@ def test_a_broken_file_is_made_again_and_a_locked_folder_does_no_harm(
 ) -> None:
     model = open_text_denoiser(str(tiny.sd), "x")
     assert isinstance(model, TextDenoiser)
-    whole = embedded(model, ["a car"], tmp_path)
+    whole = embed_cached(model, ["a car"], tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:40])
-    assert torch.equal(embedded(model, ["a car"], tmp_path).tokens, whole.tokens)  # type: ignore[attr-defined]
+    assert torch.equal(embed_cached(model, ["a car"], tmp_path).tokens, whole.tokens)  # type: ignore[attr-defined]
     assert read(file) is not None and len(list(tmp_path.iterdir())) == 1
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    assert torch.equal(embedded(model, ["a car"], blocked / "below").tokens, whole.tokens)  # type: ignore[attr-defined]
+    assert torch.equal(embed_cached(model, ["a car"], blocked / "below").tokens, whole.tokens)  # type: ignore[attr-defined]
 
 
 def test_a_model_without_files_is_asked_every_time(tmp_path: Path) -> None:
     model = open_text_denoiser("gaussian", "x")
     assert isinstance(model, TextDenoiser)
-    embedded(model, ["a car"], tmp_path)
+    embed_cached(model, ["a car"], tmp_path)
     assert not list(tmp_path.iterdir())

@@ -163,7 +163,7 @@ def test_the_occupancy_grid_finds_the_ball_and_changes_no_picture() -> None:
     before = one.render(views, ALL)
     for step in range(0, 512, 16):
         one.update(step, seeded(step))
-    assert 0.1 < one.occupancy.fraction < 0.3
+    assert 0.1 < one.marcher.occupancy.fraction < 0.3
     lost = (before.opacity - one.render(views, ALL).opacity).abs()
     assert lost.max() < 0.15 and lost.mean() < 2e-3
 
@@ -171,22 +171,30 @@ def test_the_occupancy_grid_finds_the_ball_and_changes_no_picture() -> None:
 def test_the_grid_is_updated_now_and_then_and_kept_in_checkpoints() -> None:
     one = renderer(Ball(4.0), grid_resolution=16)
     one.update(5, seeded())
-    assert one.occupancy.fraction == 1
+    assert one.marcher.occupancy.fraction == 1
     one.update(16, seeded())
     fresh = renderer(Ball(4.0), grid_resolution=16)
     fresh.load_state_dict(one.state_dict())
-    assert fresh.occupancy.fraction == one.occupancy.fraction < 1
+    assert fresh.marcher.occupancy.fraction == one.marcher.occupancy.fraction < 1
 
 
 def test_a_checkpoint_of_the_renderer_does_not_hold_the_geometry_again() -> None:
     assert set(renderer(volume()).state_dict()) == {"grid_value", "grid_binary"}
 
 
+def test_a_window_with_steps_is_every_so_many_pixels_of_the_picture() -> None:
+    one, needs = renderer(Ball(4.0), prune_alpha_threshold=False).eval(), frozenset({"depth"})
+    full, thin = one.render(cameras(), needs), one.render(cameras(), needs, None, Window(1, 2, 4, 3, 3, 4))
+    assert thin.rgb.shape == (2, 3, 4, 3) and thin.depth is not None and full.depth is not None
+    assert torch.allclose(thin.rgb, full.rgb[:, :, 1::3, 2::4], atol=1e-5)
+    assert torch.allclose(thin.depth, full.depth[:, :, 1::3, 2::4], atol=1e-5)
+
+
 @pytest.mark.parametrize("train", [True, False])
 def test_no_occupied_cell_is_the_background(train: bool) -> None:
     one = renderer(Ball(0.0)).train(train)
     one.update(0, seeded())
-    assert one.occupancy.fraction == 0
+    assert one.marcher.occupancy.fraction == 0
     rendered = one.render(cameras(), ALL, seeded())
     assert torch.equal(rendered.rgb, torch.ones(2, 3, 12, 12)) and not rendered.opacity.any()
     if train:

@@ -96,7 +96,7 @@ def test_the_occupancy_grid_is_a_shell_and_changes_no_picture() -> None:
     for look in range(6):
         one.update(16 * look, seeded(look))
     after = one.render(views)
-    assert one.occupancy.fraction < 0.35
+    assert one.marcher.occupancy.fraction < 0.35
     assert torch.allclose(before.rgb, after.rgb, atol=2e-3)
     assert not one.grid_binary[16, 16, 16] and not one.grid_binary[0, 0, 0]
 

@@ -18,17 +18,18 @@ from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.core.registry import find
 from usd.core.types import Mesh
-from usd.geometry import Surface
+from usd.geometry import ExplicitSurface
+from usd.kernels import rasterize_nvdiffrast
 from usd.kernels.rasterize import Tracer, View, rasterize
 from usd.losses.mesh import uniform_laplacian
 from usd.math.camera import Cameras, orbit_cameras_deg
-from usd.renderer import Window, nvdiffrast
+from usd.renderer import Window
 from usd.renderer.rasterizer import Rasterizer, with_border
 
 ALL = frozenset({"foreground", "depth", "normal", "mesh"})
 
 
-class Shape(Surface):
+class Shape(ExplicitSurface):
     """Free vertices; features are the position, so colors are a function of the place."""
 
     def __init__(self, vertices: Tensor, faces: Tensor) -> None:
@@ -45,7 +46,7 @@ class Shape(Surface):
         return 4 * x
 
 
-def renderer(geometry: Surface, **options: object) -> Rasterizer:
+def renderer(geometry: ExplicitSurface, **options: object) -> Rasterizer:
     config = parse(Rasterizer.Config, options, "system.renderer")
     return Rasterizer(
         config, geometry=geometry, material=material(), background=background(color=[0.2, 0.4, 0.6])
@@ -227,6 +228,12 @@ def test_a_mesh_out_of_sight_is_background() -> None:
     shown.rgb.sum().backward()
 
 
+def test_a_window_with_steps_is_every_so_many_pixels_of_the_picture() -> None:
+    one = renderer(ball(2))
+    full, thin = (one.render(views(20, 2, 30), ALL, None, at) for at in (None, Window(3, 1, 5, 9, 4, 3)))
+    assert torch.allclose(thin.rgb, full.rgb[:, :, 3::4, 1:28:3][:, :, :5], atol=1e-6)
+
+
 # ------------------------------------------------------------------------------------------------------- nvdiffrast
 
 
@@ -243,14 +250,16 @@ def test_what_nvdiffrast_draws_is_read_as_its_manual_says(
 ) -> None:
     """A rasterizer written from the manual (clip space, row 0 at y = -1, face numbers from 1) sees the same faces."""
     monkeypatch.setattr(
-        nvdiffrast, "package", lambda: SimpleNamespace(rasterize=by_the_manual, antialias=lambda c, *_: c)
+        rasterize_nvdiffrast,
+        "package",
+        lambda: SimpleNamespace(rasterize=by_the_manual, antialias=lambda c, *_: c),
     )
     vertices, faces = sphere(1)
     near, flat = square(0.7, 0.1, torch.float32)
     mesh = Mesh(torch.cat([vertices, near]), torch.cat([faces, flat + len(vertices)]))
     cameras = views(20, 2, 30)
     view = View(cameras, window.top, window.left, window.height, window.width)
-    seen, blend = nvdiffrast.drawn(mesh, view, None)
+    seen, blend = rasterize_nvdiffrast.rasterize_nvdiffrast(mesh.vertices, mesh.faces, view, None)
     expected = rasterize(Tracer(mesh.vertices, mesh.faces), view)
     assert torch.equal(seen.pixel, expected.pixel)
     assert (seen.face == expected.face).float().mean() > 0.97

@@ -11,9 +11,9 @@ from tests.tiny_configs import CONFIGS, trial
 from usd.core.config import parse
 from usd.data.convert import write_views
 from usd.data.pictures import over, write_picture
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.view_readers import ViewOptions, read_views
-from usd.denoiser import Running, open_text_denoiser
+from usd.denoiser import Execution, open_text_denoiser
 from usd.evaluation.metrics import psnr
 from usd.system.refine import RefineConfig, last_times, refine_pictures, unmix_white
 
@@ -31,7 +31,7 @@ def command(out, views, *overrides, name="refine.yaml", tag="run"):
 def views(tmp_path_factory):
     """Six views of a toy, of 24 px."""
     folder = tmp_path_factory.mktemp("views")
-    write_views(see_toy(TOY, sphere_cameras(6, 24)), folder)
+    write_views(render_toy_views(TOY, sphere_cameras(6, 24)), folder)
     return folder
 
 
@@ -59,7 +59,7 @@ def test_the_published_schedule_is_the_last_ten_of_fifty_steps():
 
 
 def test_without_noise_only_the_autoencoder_changes_a_view(tiny):
-    model = open_text_denoiser(str(tiny.sd), "here", Running())
+    model = open_text_denoiser(str(tiny.sd), "here", Execution())
     pictures = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(
         tried(model, pictures, strength=0.0), model.decode(model.encode(pictures)), atol=1e-5, rtol=1e-5
@@ -67,13 +67,13 @@ def test_without_noise_only_the_autoencoder_changes_a_view(tiny):
 
 
 def test_without_noise_a_residual_changes_nothing_at_any_size(tiny):
-    model = open_text_denoiser(str(tiny.sd), "here", Running())
+    model = open_text_denoiser(str(tiny.sd), "here", Execution())
     pictures = torch.rand(2, 3, 24, 20)
     torch.testing.assert_close(tried(model, pictures, strength=0.0, residual=1.0), pictures)
 
 
 def test_half_a_residual_goes_half_the_way(tiny):
-    model = open_text_denoiser(str(tiny.sd), "here", Running())
+    model = open_text_denoiser(str(tiny.sd), "here", Execution())
     pictures = 0.4 + 0.2 * torch.rand(2, 3, 24, 20)
     whole, half = (tried(model, pictures, strength=0.2, residual=share) for share in (1.0, 0.5))
     inside = (whole > 0) & (whole < 1)  # the whole change may leave [0, 1]; half of it does not
@@ -86,7 +86,7 @@ def test_half_a_residual_goes_half_the_way(tiny):
 @pytest.mark.parametrize("residual", [None, 1.0])
 def test_views_go_to_what_the_prompt_means_the_further_the_stronger(residual):
     """The analytic model expects the gray 0.6 of every sentence, within 0.1."""
-    model, pictures = open_text_denoiser("gaussian", "here", Running()), torch.full((2, 3, 32, 32), 0.2)
+    model, pictures = open_text_denoiser("gaussian", "here", Execution()), torch.full((2, 3, 32, 32), 0.2)
     strengths = (0.0, 0.2, 0.5, 1.0)
     far = [
         (tried(model, pictures, strength=s, guidance_scale=1.0, residual=residual) - 0.6).abs().mean()
@@ -98,7 +98,7 @@ def test_views_go_to_what_the_prompt_means_the_further_the_stronger(residual):
 
 
 def test_guidance_pulls_harder():
-    model, pictures = open_text_denoiser("gaussian", "here", Running()), torch.full((1, 3, 32, 32), 0.2)
+    model, pictures = open_text_denoiser("gaussian", "here", Execution()), torch.full((1, 3, 32, 32), 0.2)
     weak, strong = (tried(model, pictures, strength=0.4, guidance_scale=s).mean().item() for s in (1.0, 6.5))
     assert strong > weak + 0.02
 

@@ -7,24 +7,28 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from usd import dialects
 from usd.core import files, loading
-from usd.core.config import Spec, component, option, parse, plain
+from usd.core.config import Spec, component, option, parse, plain_options
 from usd.core.errors import ConfigError, UserError
+from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
+from usd.dialects import Translation
+from usd.dialects.threestudio import translated_key, translated_names
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
 KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
-PRECISIONS = (
+PRECISIONS: tuple[Precision, ...] = (
     16,
     32,
     64,
@@ -42,7 +46,7 @@ PRECISIONS = (
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    max_steps: int = option(15000, "optimiser steps", ge=1)
+    max_steps: int = option(15000, "optimizer steps", ge=1)
     log_every_n_steps: int = option(1, "how often figures are written", ge=1)
     num_sanity_val_steps: int = option(0, "validation batches before the first step; -1 means all", ge=-1)
     val_check_interval: int = option(100, "steps between validations; 0 means never", ge=0)
@@ -84,6 +88,9 @@ class Experiment:
         "outputs", "where trials go; a relative path means the working directory", path="output"
     )
     resume: Path | None = option(None, "a checkpoint to continue from, test or export")
+    dialect: Literal["usd"] = option(
+        "usd", "program whose keys these are: usd, or threestudio, which is translated; unset: by system_type"
+    )
     data: Spec = component("data", help="what to train on and to look at")
     system: Spec = component("system", help="what is optimised, by which losses")
     exporter: Spec | None = component(
@@ -151,16 +158,58 @@ def load_experiment(
     configs: Sequence["str | Path"], overrides: Sequence[str] = ()
 ) -> tuple[Experiment, DictConfig]:
     """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
-    loaded = loading.load(configs, overrides, reader())
-    for note in loaded.notes:  # first, since what they tell may be why the rest is refused
+    merged = merge_contents([content for file in configs for content in loading.chain(file)], overrides)
+    for note in merged.notes:  # first, since what they tell may be why the rest is refused
         say(note)
-    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
-    return _stamped(experiment), loaded.config
+    return _stamped(merged.experiment()), merged.loaded.config
 
 
-def reader() -> OptionReader:
-    """What ``key=value`` means to an experiment."""
-    return OptionReader(Experiment, (hoisted_key, hoisted))
+@dataclass(frozen=True)
+class Merged:
+    """What files and ``key=value`` say together, as written and in this project's dialect."""
+
+    loaded: MergedConfig
+    translation: Translation
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, a line each."""
+        return (*self.loaded.notes, *self.translation.notes)
+
+    def experiment(self) -> Experiment:
+        """Return it parsed. Raises ``ConfigError`` that starts with the key as it was written."""
+        origins = self.translation.origins(self.loaded.origins)
+        try:
+            experiment = parse(Experiment, self.translation.values, "", origins)
+        except ConfigError as error:
+            raise ConfigError(self.translation.as_written(str(error))) from error
+        return experiment
+
+
+def merge_contents(
+    contents: Sequence[Content], overrides: Sequence[str] = (), fixed: Mapping[str, object] | None = None
+) -> Merged:
+    """Merge files' contents, ``key=value``, and what is ``fixed`` over all of them, in the dialect of the files.
+
+    Raises ``ConfigError``.
+    """
+    dialect = dialects.dialect_of(loading.merge(contents).plain())
+    loaded = loading.merge(contents, overrides, reader(dialect))
+    if fixed:
+        over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(dict(fixed))))
+        loaded = MergedConfig(cast(DictConfig, over), loaded.origins, loaded.notes)
+    values = hoisted(loaded.resolved())
+    return Merged(loaded, dialects.translate(values, None if "dialect" in values else dialect))
+
+
+def reader(dialect: str = "usd") -> OptionReader:
+    """Return what ``key=value`` means to an experiment that is written in a dialect."""
+    if dialect != "threestudio":
+        return OptionReader(Experiment, (hoisted_key, hoisted))
+    return OptionReader(
+        Experiment,
+        (lambda key: translated_key(hoisted_key(key)), lambda values: translated_names(hoisted(values))),
+    )
 
 
 def hoisted_key(key: str) -> str:
@@ -173,15 +222,17 @@ def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
     """Raises ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
     from usd.core import checkpoint
     from usd.data.pictures import read_rgba
+    from usd.system import SystemConfig
 
-    source = experiment.system.config.picture_source() if mode == "train" else None
+    config = experiment.system.config
+    source = config.picture_source() if mode == "train" and isinstance(config, SystemConfig) else None
     if source is not None and source.image_path and not Path(source.image_path).is_file():
         read_rgba(source.image_path, source.keys[0])
     if experiment.resume is not None and not experiment.resume.is_file():
         checkpoint.load(experiment.resume)
 
 
-def hoisted(values: dict[str, Any]) -> dict[str, Any]:
+def hoisted(values: dict[str, object]) -> dict[str, object]:
     """``system.exporter_type`` and ``system.exporter``, as published, are ``exporter_type`` and ``exporter``."""
     system = values.get("system")
     if not isinstance(system, dict):
@@ -341,7 +392,9 @@ def _writable(folder: Path) -> Iterator[None]:
 def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequence[str] = ()) -> None:
     """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``."""
     files.write_atomically(trial.configs / "raw.yaml", loading.ended(OmegaConf.to_yaml(raw)))
-    files.write_atomically(trial.configs / "parsed.yaml", loading.ended(loading.dump(plain(experiment))))
+    files.write_atomically(
+        trial.configs / "parsed.yaml", loading.ended(loading.dump(plain_options(experiment)))
+    )
     commands = trial.folder / "cmd.txt"
     earlier = (
         "" if commands.is_symlink() or not commands.is_file() else commands.read_text("utf-8", "replace")

@@ -6,31 +6,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.background import Background, random_color
+from usd.background import AugmentedBackground, BackgroundConfig, require_color
 from usd.core.config import option
 from usd.core.registry import register
 
+WHITE = (1.0, 1.0, 1.0)
+
 
 @register("solid-color-background")
-class SolidColor(Background["SolidColor.Config"]):
-    """A fixed or learned color, replaced by a random one now and then while training if asked for."""
+class SolidColor(AugmentedBackground["SolidColor.Config"]):
+    """A fixed or learned color; of three channels it stays in [0, 1], latents may be any numbers."""
 
     @dataclass(frozen=True)
-    class Config:
-        n_output_dims: int = option(3, "numbers a colour has", choices=(3,))
-        color: tuple[float, float, float] = option((1.0, 1.0, 1.0), "the colour", ge=0, le=1)
-        learned: bool = option(False, "the colour is trained")
-        random_aug: bool = option(False, "while training, sometimes a random colour instead")
-        random_aug_prob: float = option(0.5, "how often", ge=0, le=1)
+    class Config(BackgroundConfig):
+        color: tuple[float, ...] = option(WHITE, "color everywhere, a number for each of n_output_dims")
+        learned: bool = option(False, "train the color")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.value = torch.nn.Parameter(torch.tensor(config.color), requires_grad=config.learned)
+        n, color = config.n_output_dims, config.color
+        # White is the default of every number of channels.
+        color = (1.0,) * n if color == WHITE else require_color("color", color, n)
+        self.value = torch.nn.Parameter(torch.tensor(color), requires_grad=config.learned)
 
-    def color(
-        self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "R 3"]:
-        """The color, for every ray."""
-        augment = self.training and self.config.random_aug
-        other = random_color(self.config.random_aug_prob, generator, self.value) if augment else None
-        return (self.value.clamp(0, 1) if other is None else other).expand(len(directions), 3)
+    def unaugmented(self, directions: Float[Tensor, "R 3"]) -> Float[Tensor, "R C"]:
+        """Return the color, for every ray."""
+        color = self.value.clamp(0, 1) if self.n_channels == 3 else self.value
+        return color.expand(len(directions), self.n_channels)

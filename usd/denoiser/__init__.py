@@ -9,7 +9,7 @@ checkpoints.
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypedDict, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.core.module import C, Module
 from usd.core.types import LatentSpace
-from usd.denoiser.execution import AS_USUAL, Running
+from usd.denoiser.execution import DEFAULT_EXECUTION, Execution
 from usd.math.camera import Cameras
 
 Same = TypeVar("Same", bound="Embedding")
@@ -26,42 +26,43 @@ Same = TypeVar("Same", bound="Embedding")
 
 @dataclasses.dataclass(frozen=True)
 class Embedding:
-    """What a denoiser is told besides x_t and t, for a batch of B pictures. Each denoiser has its own kind.
+    """A condition for a batch of B pictures: all that a denoiser is given besides x_t and t.
 
-    A kind is a frozen dataclass of tensors with one row per picture; a field is None where it is not used.
+    Each denoiser has its own kind, a frozen dataclass of tensors with one row per picture; a field is None where it is
+    not used.
     """
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields in use, by name."""
+        """Return the fields in use, by name."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in fields.items() if value is not None}
 
-    def each(self: Same, change: Callable[[str, Tensor], Tensor]) -> Same:
-        """The same with ``change(name, tensor)`` for every field in use."""
+    def map(self: Same, change: Callable[[str, Tensor], Tensor]) -> Same:
+        """Return a copy with ``change(name, tensor)`` in place of every field in use."""
         return dataclasses.replace(self, **{name: change(name, x) for name, x in self.tensors().items()})
 
     def select(self: Same, index: Int[Tensor, "N"]) -> Same:
-        """The rows ``index``, in that order (repeats allowed)."""
-        return self.each(lambda _, x: x[index.to(x.device)])
+        """Return the rows ``index``, in that order (repeats allowed)."""
+        return self.map(lambda _, x: x[index.to(x.device)])
 
     def lerp(self: Same, other: Same, share: Float[Tensor, "B"]) -> Same:
-        """``(1 - share) self + share other``, row by row."""
+        """Return ``(1 - share) self + share other``, row by row."""
         theirs = other.tensors()
 
         def between(name: str, x: Tensor) -> Tensor:
             return torch.lerp(x, theirs[name], share.to(x).view(-1, *[1] * (x.dim() - 1)))
 
-        return self.each(between)
+        return self.map(between)
 
 
 class Denoiser(Module[C]):
     """A diffusion model. ``latent`` is its space, ``alphas_cumprod`` its schedule.
 
-    ``parts`` names the subfolders that it is loaded from (``a|b``: either will do); a denoiser with parts has the
-    options ``folder`` and ``running``.
+    ``components`` names the subfolders that it is loaded from (``a|b``: either will do); a denoiser with components has
+    the options ``folder`` and ``execution``.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ()
+    components: ClassVar[tuple[str, ...]] = ()
     latent: LatentSpace
     alphas_cumprod: Tensor
     name: str  # as the user wrote it, for messages
@@ -72,93 +73,93 @@ class Denoiser(Module[C]):
 
     @abstractmethod
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
-        """Latents of pictures in [0, 1] of any size (resized inside). Differentiable."""
+        """Return the latents of pictures in [0, 1] of any size (resized inside). Differentiable."""
 
     @abstractmethod
     def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
-        """Pictures in [0, 1]."""
+        """Return the pictures in [0, 1] of latents. Differentiable."""
 
     @abstractmethod
     def eps(
         self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
     ) -> Float[Tensor, "B c h w"]:
-        """The noise predicted in x_t, float32, without gradient."""
+        """Return the noise predicted in x_t, float32, without gradient."""
 
     @abstractmethod
     def unconditional(self, batch: int) -> Embedding:
-        """The condition that says nothing, as the model was trained on it."""
+        """Return the condition that says nothing, as the model was trained on it."""
 
     def release_encoders(self) -> None:
-        """Free the networks that only read conditions; they are read again when needed."""
+        """Free the networks that only encode conditions; they are loaded again when needed."""
 
 
 class TextDenoiser(Denoiser[C]):
-    """A denoiser told a sentence. ``embedding`` is the kind of what ``embed_text`` returns."""
+    """A denoiser conditioned on a sentence. ``embedding`` is the class of what ``embed_text`` returns."""
 
     embedding: ClassVar[type[Embedding]]
 
     @abstractmethod
     def embed_text(self, prompts: Sequence[str]) -> Embedding:
-        """One row per prompt."""
+        """Return the condition of prompts, one row per prompt."""
 
     def vocabulary(self) -> frozenset[str] | None:
-        """The words it knows, where it reads whole words and knows only some; None where it reads anything."""
+        """Return the words it knows, where it reads whole words and knows only some; None where it reads anything."""
         return None
 
     def overflow(self, prompt: str) -> tuple[int, int] | None:
-        """(tokens of the prompt, tokens it can read) where a prompt is too long for it, else None."""
+        """Return (tokens of the prompt, tokens it can read) where a prompt is too long for it, else None."""
         return None
 
     def fingerprint(self) -> str | None:
-        """A digest of everything that ``embed_text`` depends on but the prompt; None where that is nothing on disk."""
+        """Return a digest of all that ``embed_text`` depends on but the prompt; None where that is nothing on disk."""
         return None
 
-    def recall(self, tensors: Mapping[str, Tensor]) -> Embedding:
-        """What ``embed_text`` returned, from its ``tensors()``."""
+    def restore_embedding(self, tensors: Mapping[str, Tensor]) -> Embedding:
+        """Return what ``embed_text`` returned, from its ``tensors()``."""
         return self.embedding(**tensors)
 
 
-class Reading:
-    """A reference picture as a view denoiser remembers it: read once, used for every camera."""
+class EncodedReference:
+    """A reference picture as a view denoiser keeps it: encoded once, used for every camera."""
 
 
 class ViewDenoiser(Denoiser[C]):
-    """A denoiser told a picture and where its camera stands relative to the picture's.
+    """A denoiser conditioned on a picture and on a camera relative to the picture's.
 
-    ``assumes_elevation``: its views are made for the elevation of the camera that ``read`` is given, so that they agree
-    with whatever was assumed.
+    ``assumes_elevation``: its views are made for the elevation of the camera that ``encode_reference`` is given, so
+    that they agree with whatever was assumed.
     """
 
     assumes_elevation: bool = False
 
     @abstractmethod
-    def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Reading:
-        """Encode the reference picture, in [0, 1] over white, and its one camera."""
+    def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> EncodedReference:
+        """Return the encoded reference picture, in [0, 1] over white, with its one camera."""
 
     @abstractmethod
-    def embed_view(self, reading: Reading, cameras: Cameras) -> Embedding:
-        """One row per camera."""
+    def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Embedding:
+        """Return the condition of views of a reference, one row per camera."""
 
 
-def open_text_denoiser(name: str, where: str, running: Running = AS_USUAL) -> TextDenoiser:
+def open_text_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> TextDenoiser:
     """Open the text model behind an alias, a folder, a file or a hub id.
 
-    ``where`` is the key path to blame in messages; ``running`` says how the networks are kept in memory and run. The
-    same model opened twice is one object. Raises UserError when it cannot be had or is told no text.
+    ``where`` is the key path to blame in messages; ``execution`` says how the networks are kept in memory and run. The
+    same model opened twice is one object. Raises UserError when it cannot be had or takes no text.
     """
     from usd.denoiser.load import open_model
 
-    denoiser = open_model(name, "text", where, running)
+    denoiser = open_model(name, "text", where, execution)
     if not isinstance(denoiser, TextDenoiser):
         raise _other_role(name, where, "a text model such as 'sd-2.1-base'")
     return denoiser
 
 
-def open_view_denoiser(name: str, where: str, running: Running = AS_USUAL) -> ViewDenoiser:
+def open_view_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> ViewDenoiser:
     """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``."""
     from usd.denoiser.load import open_model
 
-    denoiser = open_model(name, "view", where, running)
+    denoiser = open_model(name, "view", where, execution)
     if not isinstance(denoiser, ViewDenoiser):
         raise _other_role(name, where, "a picture model such as 'zero123-xl'")
     return denoiser
@@ -166,6 +167,13 @@ def open_view_denoiser(name: str, where: str, running: Running = AS_USUAL) -> Vi
 
 def _other_role(name: str, where: str, expected: str) -> UserError:
     return UserError(f"{where}: '{name}' is not the kind of model wanted here; expected {expected}")
+
+
+class StudentState(TypedDict):
+    """What a student has learnt, as checkpoints hold it: its weights, and where its optimizer stands."""
+
+    weights: list[Tensor]
+    optimizer: dict[str, object] | None
 
 
 class Student:
@@ -178,13 +186,13 @@ class Student:
 
     @abstractmethod
     def learned(self) -> Iterator[torch.nn.Parameter]:
-        """The weights that learn."""
+        """Return the weights that learn."""
 
     @abstractmethod
     def __call__(
         self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
     ) -> Float[Tensor, "B c h w"]:
-        """The noise predicted in x_t, float32, with gradients for the weights that learn."""
+        """Return the noise predicted in x_t, float32, with gradients for the weights that learn."""
 
     def learn(
         self,
@@ -194,7 +202,7 @@ class Student:
         noise: Float[Tensor, "B c h w"],
         lr: float,
     ) -> Float[Tensor, "B c h w"]:
-        """What it predicts now, without gradient; after that it takes one step towards ``noise``.
+        """Return what it predicts now, without gradient, then take one step towards ``noise``.
 
         Where the error or its gradient is not finite it learns nothing.
         """
@@ -209,13 +217,13 @@ class Student:
         optimizer.zero_grad(set_to_none=True)
         return predicted.detach()
 
-    def training_state(self) -> dict[str, Any]:
-        """What it has learnt, and where its optimizer stands."""
+    def training_state(self) -> StudentState:
+        """Return what it has learnt, and where its optimizer stands."""
         weights = [weight.detach().clone() for weight in self.learned()]
         return {"weights": weights, "optimizer": self._optimizer.state_dict() if self._optimizer else None}
 
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Takes that back. Raises UserError where it is of another model or rank."""
+    def load_training_state(self, state: StudentState) -> None:
+        """Go on from an earlier ``training_state``. Raises UserError where it is of another model or rank."""
         mine, kept = list(self.learned()), state["weights"]
         if [weight.shape for weight in mine] != [weight.shape for weight in kept]:
             raise UserError("the checkpoint's student is of another model or rank than this one")
@@ -227,18 +235,18 @@ class Student:
 
 
 def open_student(model: Denoiser, rank: int) -> Student:
-    """A student of ``model`` on its device; ``rank`` is that of its LoRA. Raises UserError where there can be none."""
+    """Return a student of ``model`` on its device; ``rank`` is that of its LoRA. Raises UserError where none can be."""
     from usd.denoiser.student import student_of
 
     return student_of(model, rank)
 
 
 def check_shared_latents(first: Denoiser, second: Denoiser, where: str) -> None:
-    """One formula on two models needs one latent space: channels, pixels per latent, scaling and schedule."""
+    """Raise UserError unless two models share channels, pixels per latent, scaling and noise schedule."""
     a, b = _space(first), _space(second)
     if a != b:
-        said = "; ".join(f"'{m.name}' has {_words(s)}" for m, s in ((first, a), (second, b)))
-        raise UserError(f"{where}: the two models do not share a latent space: {said}")
+        spaces = "; ".join(f"'{m.name}' has {_description(s)}" for m, s in ((first, a), (second, b)))
+        raise UserError(f"{where}: the two models do not share a latent space: {spaces}")
     if not torch.allclose(
         first.alphas_cumprod, second.alphas_cumprod.to(first.alphas_cumprod.device), atol=1e-4
     ):
@@ -252,5 +260,5 @@ def _space(model: Denoiser) -> tuple[int, int, float]:
     return space.channels, space.image_size // space.height, round(space.scaling_factor, 6)
 
 
-def _words(space: tuple[int, int, float]) -> str:
+def _description(space: tuple[int, int, float]) -> str:
     return f"{space[0]} channels, {space[1]} px each, scaling {space[2]:g}"

@@ -2,7 +2,7 @@
 
 MODEL is a single file, folder or alias, with or without a LoRA (``sd-1.5 + my.safetensors x 0.8``). OUT is a diffusers
 folder, or a single file where its name ends in ``.safetensors`` or ``.ckpt``. Weights are copied bit by bit unless
-``--half`` rounds them to fp16; nothing is computed, and no more than one part is in memory.
+``--half`` rounds them to fp16; nothing is computed, and no more than one component is in memory.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from usd.core import process
 from usd.core.errors import UserError
-from usd.denoiser.load import parts_of
-from usd.denoiser.parts import PROJECTION, PROJECTIONS, ModelParts
+from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
+from usd.denoiser.load import components_of
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.single_file import PREDICTIONS
 from usd.denoiser.weights import Lazy
@@ -27,10 +27,10 @@ SINGLE = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
-class Told(ModelParts):
+class Told(ModelComponents):
     """A model of which the user knows more than its file says, or whose weights are to be halved."""
 
-    base: ModelParts
+    base: ModelComponents
     prediction: str | None = None
     fourth: str | None = None
     half: bool = False
@@ -39,23 +39,23 @@ class Told(ModelParts):
     def place(self) -> Path:  # type: ignore[override]
         return self.base.place
 
-    def config(self, part: str) -> dict[str, Any]:
-        said = self.base.config(part)
-        if part == "scheduler" and self.prediction is not None:
+    def config(self, component: str) -> dict[str, Any]:
+        said = self.base.config(component)
+        if component == "scheduler" and self.prediction is not None:
             return said | {"prediction_type": self.prediction}
-        if part == PROJECTION and self.fourth is not None:
+        if component == PROJECTION and self.fourth is not None:
             return said | {"fourth_number": self.fourth}
         return said
 
-    def tensors(self, part: str) -> Mapping[str, Tensor]:
-        tensors = self.base.tensors(part)
+    def tensors(self, component: str) -> Mapping[str, Tensor]:
+        tensors = self.base.tensors(component)
         return Lazy({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
 
-    def has(self, part: str) -> bool:
-        return self.base.has(part)
+    def has(self, component: str) -> bool:
+        return self.base.has(component)
 
-    def source(self, part: str) -> Path:
-        return self.base.source(part)
+    def source(self, component: str) -> Path:
+        return self.base.source(component)
 
     def tokenizer(self) -> Path | None:
         return self.base.tokenizer()
@@ -69,7 +69,7 @@ def _half(tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
 
 
-def convert(model: ModelParts, out: Path, layout: str = PROJECTIONS[0], overwrite: bool = False) -> Path:
+def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], overwrite: bool = False) -> Path:
     """Writes a model as a folder or single file. Raises UserError rather than overwrite what it was not told to."""
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; expected a new name, or --overwrite")
@@ -97,21 +97,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     reads.add_argument("--overwrite", action="store_true", help="write over what is there")
     asked = reads.parse_args(arguments)
-    return process.perform(lambda: _convert(asked))
+    return process.run_command(lambda: _convert(asked))
 
 
 def _convert(asked: argparse.Namespace) -> None:
     fourth = "input-polar" if asked.stable_zero123 else None
-    model = Told(parts_of(asked.model, "model"), asked.prediction, fourth, asked.half)
+    model = Told(components_of(asked.model, "model"), asked.prediction, fourth, asked.half)
     place = convert(model, asked.out, asked.layout, asked.overwrite)
     sys.stdout.write(f"{place}: {', '.join(described(model))}\n")
 
 
-def described(model: ModelParts) -> list[str]:
-    """The parts of a model with their numbers of weights, and what it predicts."""
-    parts = [part for part in ("unet", "vae", "text_encoder", "image_encoder", PROJECTION) if model.has(part)]
-    counts = {part: sum(tensor.numel() for tensor in model.tensors(part).values()) for part in parts}
-    sizes = [f"{part} {count:,}" for part, count in counts.items()]
+def described(model: ModelComponents) -> list[str]:
+    """The components of a model with their numbers of weights, and what it predicts."""
+    components = [
+        component
+        for component in ("unet", "vae", "text_encoder", "image_encoder", PROJECTION)
+        if model.has(component)
+    ]
+    counts = {
+        component: sum(tensor.numel() for tensor in model.tensors(component).values())
+        for component in components
+    }
+    sizes = [f"{component} {count:,}" for component, count in counts.items()]
     return [*sizes, str(model.config("scheduler").get("prediction_type", "epsilon"))]
 
 

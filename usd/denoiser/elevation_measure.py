@@ -122,7 +122,9 @@ def sampled_turns(
     """
     turns = tuple(turn for turn in TURNS_DEG if turn != 0)
     size = rgba.shape[-1]
-    reading = model.read(over_white(rgba), lens.cameras(elevation_deg, (0.0,), size).to(rgba.device))
+    reading = model.encode_reference(
+        over_white(rgba), lens.cameras(elevation_deg, (0.0,), size).to(rgba.device)
+    )
     cameras = lens.cameras(elevation_deg, turns, size).to(rgba.device)
     return sample_views(model, reading, cameras, Sampler(steps=30, scale=3.0), generator)
 
@@ -132,14 +134,14 @@ def turned_elevation(
 ) -> Elevation:
     """The height at which the views at ``TURNS_DEG`` and the picture between them agree best."""
     middle = TURNS_DEG.index(0.0)
-    masks, small = object_masks(views), resized(views)
+    masks, small = object_masks(views), _shrink(views)
     if float(masks.mean(dim=(1, 2, 3)).amin()) < 0.005:
         raise UserError(
             f"{where}: the model's turned views show no object; expected degrees in data.reference_elevation_deg"
         )
-    own, own_mask = resized(over_white(rgba)), resized(rgba[:, 3:])
+    own, own_mask = _shrink(over_white(rgba)), _shrink(rgba[:, 3:])
     pictures = torch.cat([small[:middle], own, small[middle:]])
-    shown = torch.cat([resized(masks[:middle]), own_mask, resized(masks[middle:])])
+    shown = torch.cat([_shrink(masks[:middle]), own_mask, _shrink(masks[middle:])])
     return searched(lambda e: _disagreement_at(e, pictures, shown, lens))
 
 
@@ -173,5 +175,5 @@ def object_masks(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]
     return torch.from_numpy(filled).float()[:, None].to(pictures.device)
 
 
-def resized(pictures: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C s s"]:
+def _shrink(pictures: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C s s"]:
     return interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)

@@ -12,7 +12,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Running:
+class Execution:
     """Memory and speed of the models. The defaults fit a card of 24 GB; docs/real-models.md has the arithmetic."""
 
     weights: Weights = option(
@@ -34,14 +34,14 @@ class Running:
         "no", "compile the UNets with this mode of torch.compile: a minute at the start, faster steps"
     )
 
-    def single(self, half_precision_weights: bool) -> "Running":
+    def single(self, half_precision_weights: bool) -> "Execution":
         """The same; where half precision is not wanted, ``auto`` is fp32."""
         if half_precision_weights or self.weights != "auto":
             return self
         return replace(self, weights="fp32")
 
 
-AS_USUAL = Running()
+DEFAULT_EXECUTION = Execution()
 
 
 def dtype_on(device: torch.device, weights: Weights) -> torch.dtype:

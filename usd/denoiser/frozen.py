@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from usd.denoiser.execution import AS_USUAL, Running, Weights, dtype_on
+from usd.denoiser.execution import DEFAULT_EXECUTION, Execution, Weights, dtype_on
 
 Slot = tuple[torch.nn.Module, str]
 
@@ -16,19 +16,19 @@ class Frozen:
 
     It is no ``nn.Module`` on purpose: parameters(), state_dict() and train() of its owner do not see it. It computes
     in the dtype that ``weights`` means on the device, whatever its file holds. ``prepare`` is called once, after
-    loading. With ``running.offload: unused`` its weights lie in main memory between uses.
+    loading. With ``execution.offload: unused`` its weights lie in main memory between uses.
     """
 
     def __init__(
         self,
         load: Callable[[], torch.nn.Module],
         weights: Weights = "fp32",
-        running: Running = AS_USUAL,
+        execution: Execution = DEFAULT_EXECUTION,
         prepare: Callable[[Any], None] | None = None,
     ) -> None:
         self._load = load
         self._weights: Weights = weights
-        self._running = running
+        self._execution = execution
         self._prepare = prepare
         self._network: torch.nn.Module | None = None
         self._away: dict[
@@ -48,7 +48,7 @@ class Frozen:
         if self._network is None:
             self._network = self._loaded()
         dtype = self.dtype(device)
-        if self._running.offload == "unused":
+        if self._execution.offload == "unused":
             self._visit(self._network, device, dtype)
             return self._network
         first = next(self._network.parameters())
@@ -77,7 +77,7 @@ class Frozen:
 
     def _loaded(self) -> torch.nn.Module:
         network = self._load().eval().requires_grad_(False)
-        if self._running.channels_last:
+        if self._execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._prepare is not None:
             self._prepare(network)

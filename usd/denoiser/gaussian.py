@@ -14,8 +14,8 @@ from torch import Tensor
 from usd.core.config import option
 from usd.core.registry import register
 from usd.core.types import LatentSpace
-from usd.denoiser import Embedding, Reading, TextDenoiser, ViewDenoiser
-from usd.denoiser.picture import resized
+from usd.denoiser import Embedding, EncodedReference, TextDenoiser, ViewDenoiser
+from usd.denoiser.picture import resize_square
 from usd.math.camera import Cameras
 from usd.math.diffusion import gaussian_eps, scaled_linear_alphas_cumprod
 
@@ -31,7 +31,7 @@ class Normal(Embedding):
 
 
 @dataclass(frozen=True)
-class MeanPicture(Reading):
+class MeanPicture(EncodedReference):
     """The reference picture, as latents, kept as the expected view from everywhere."""
 
     z: Float[Tensor, "1 3 S S"]
@@ -59,7 +59,7 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         self.register_buffer("alphas_cumprod", scaled_linear_alphas_cumprod(), persistent=False)
 
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
-        return resized(image, self.config.size) * 2 - 1
+        return resize_square(image, self.config.size) * 2 - 1
 
     def decode(self, z: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
         return (z * 0.5 + 0.5).clamp(0, 1)
@@ -83,10 +83,10 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         empty = torch.tensor([not p for p in prompts], device=flat.std.device)
         return Normal(flat.mean, torch.where(empty, self.config.std, flat.std))
 
-    def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> MeanPicture:
+    def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> MeanPicture:
         return MeanPicture(self.encode(rgb))
 
-    def embed_view(self, reading: Reading, cameras: Cameras) -> Normal:
+    def embed_view(self, reading: EncodedReference, cameras: Cameras) -> Normal:
         assert isinstance(reading, MeanPicture)
         mean = (
             reading.z.expand(len(cameras), -1, -1, -1) if self.view_mean is None else self.view_mean(cameras)

@@ -14,11 +14,11 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.types import LatentSpace
 from usd.denoiser import Denoiser, Embedding
-from usd.denoiser.execution import Running
+from usd.denoiser.components import ModelComponents, open_components
+from usd.denoiser.execution import Execution
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.lora_file import with_lora
-from usd.denoiser.parts import ModelParts, open_parts
-from usd.denoiser.picture import resized
+from usd.denoiser.picture import resize_square
 from usd.math.diffusion import eps_from_v, linear_alphas_cumprod, scaled_linear_alphas_cumprod
 
 DEFAULT_SCALING = 0.18215  # of AutoencoderKL, when its configuration does not say
@@ -42,7 +42,7 @@ class LatentDenoiser(Denoiser[L]):
     @dataclass(frozen=True)
     class Config:
         folder: str = option(help="a diffusers folder or a single file", path=True)
-        running: Running = option({}, "how its networks are kept in memory and run")
+        execution: Execution = option({}, "how its networks are kept in memory and run")
         lora_file: str | None = option(
             None, "LoRA to add to it: a file, or a folder of diffusers or peft", path=True
         )
@@ -51,22 +51,22 @@ class LatentDenoiser(Denoiser[L]):
     def __init__(self, config: L, name: str = "") -> None:
         super().__init__(config, name or Path(config.folder).name)
         self.folder = Path(config.folder)
-        self.running = running = config.running
-        files = open_parts(self.folder)
+        self.execution = execution = config.execution
+        files = open_components(self.folder)
         if config.lora_file is not None:
             files = with_lora(files, Path(config.lora_file), config.lora_scale)
         self.files = files  # closures must not hold self: weights would outlive it
         self.unet = Frozen(
             lambda: files.network("unet"),
-            running.weights,
-            running,
-            partial(compiled, mode=running.compile),
+            execution.weights,
+            execution,
+            partial(compiled, mode=execution.compile),
         )
         self.vae = Frozen(
             lambda: files.network("vae"),
-            running.autoencoder,
-            running,
-            partial(_recomputing, wanted=running.recompute),
+            execution.autoencoder,
+            execution,
+            partial(_recomputing, wanted=execution.recompute),
         )
         self.latent = latent_space(files)
         scheduler, said = self.folder / "scheduler" / "scheduler_config.json", files.config("scheduler")
@@ -79,16 +79,16 @@ class LatentDenoiser(Denoiser[L]):
 
     def latent_mode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """The most likely latent, *not* scaled."""
-        picture = resized(image.float(), self.latent.image_size) * 2 - 1
+        picture = resize_square(image.float(), self.latent.image_size) * 2 - 1
         device, dtype = picture.device, self.vae.dtype(picture.device)
         with torch.autocast(device.type, enabled=False), self.vae.use(device) as vae:
-            parts = [vae.encode(part.to(dtype)).latent_dist.mode() for part in self._parts(picture)]
-        return torch.cat(parts).float()
+            latents = [vae.encode(chunk.to(dtype)).latent_dist.mode() for chunk in self._chunks(picture)]
+        return torch.cat(latents).float()
 
     def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
         latent = (z.float() / self.latent.scaling_factor).to(self.vae.dtype(z.device))
         with torch.autocast(z.device.type, enabled=False), self.vae.use(z.device) as vae:
-            picture = torch.cat([vae.decode(part).sample for part in self._parts(latent)])
+            picture = torch.cat([vae.decode(chunk).sample for chunk in self._chunks(latent)])
         return (picture.float() * 0.5 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
@@ -118,10 +118,10 @@ class LatentDenoiser(Denoiser[L]):
 
     def _slices(self, count: int) -> list[slice]:
         """Ranges of views that go through a network together."""
-        size = self.running.views_at_once or count
+        size = self.execution.views_at_once or count
         return [slice(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
 
-    def _parts(self, batch: Tensor) -> list[Tensor]:
+    def _chunks(self, batch: Tensor) -> list[Tensor]:
         return [batch[at] for at in self._slices(len(batch))]
 
     def _check_width(self, given: int, wanted: int) -> None:
@@ -150,7 +150,7 @@ def _rows(tensor: Tensor | None, at: slice) -> Tensor | None:
     return None if tensor is None else tensor[at]
 
 
-def latent_space(files: ModelParts) -> LatentSpace:
+def latent_space(files: ModelComponents) -> LatentSpace:
     """From the configurations of ``unet`` and ``vae``; no weights are read."""
     unet, vae = files.config("unet"), files.config("vae")
     try:

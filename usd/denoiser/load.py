@@ -1,24 +1,25 @@
 """One way in for every model: alias, folder, single file or hub id -> what lies on this disk.
 
-Nothing here knows what a model computes or how it is stored (``parts.py``). Downloads happen only in ``_fetch``.
+Nothing here knows what a model computes or how it is stored (``components.py``). Downloads happen only in ``_fetch``.
 """
 
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from usd.core.config import option, parse
 from usd.core.errors import UserError, did_you_mean
 from usd.core.places import find_resource, output, resource
 from usd.core.registry import find
-from usd.denoiser import Denoiser, Running
+from usd.denoiser import Denoiser, Execution
+from usd.denoiser.components import ModelComponents, open_components
 from usd.denoiser.lora_file import is_lora_folder, with_lora
-from usd.denoiser.parts import ModelParts, open_parts
 from usd.denoiser.weights import read_json, weight_files
 from usd.denoiser.zero123_condition import FourthNumber
 
@@ -39,7 +40,9 @@ class ModelEntry:
     revision: str = option("main", "branch, tag or commit")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
-    licence: str = option("", "what its authors allow")
+    license: str = option("", "what its authors allow")
+    architecture: str = option("", "entry of usd/denoiser/architectures.py with the sizes of its networks")
+    stored: Literal["fp32", "fp16"] = option("fp32", "precision of the weights that are fetched")
     unverified: tuple[str, ...] = option((), "fields above that nobody has checked against the hub")
     note: str = option("", "what it is")
     fourth_number: FourthNumber | None = option(
@@ -66,24 +69,24 @@ def entry_of(name: str) -> ModelEntry | None:
     return entries.get(name) or by_id.get(name)
 
 
-_open: "WeakValueDictionary[tuple[str, Running], Denoiser]" = WeakValueDictionary()
+_open: "WeakValueDictionary[tuple[str, Execution], Denoiser]" = WeakValueDictionary()
 
 
-def open_model(name: str, role: str, where: str, running: Running) -> Denoiser:
+def open_model(name: str, role: str, where: str, execution: Execution) -> Denoiser:
     """See ``usd.denoiser.open_text_denoiser``. A model that is in use already is handed out again."""
     if not name:
         raise UserError(
             f"{where}: is empty; expected an alias of load/models.yaml, a folder or a Hugging Face id"
         )
-    denoiser = _open.get((name, running))
+    denoiser = _open.get((name, execution))
     if denoiser is None:
-        denoiser = _opened(name, role, where, running)
-        _open[name, running] = denoiser
+        denoiser = _opened(name, role, where, execution)
+        _open[name, execution] = denoiser
     return denoiser
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ModelLocation:
     """A model on this disk: which denoiser runs it, where it lies (nowhere for a formula), and its LoRA."""
 
     name: str
@@ -93,69 +96,95 @@ class Found:
     scale: float = 1.0
     fourth_number: FourthNumber | None = None
 
-    def options(self, running: Running) -> dict[str, object]:
+    def options(self, execution: Execution) -> dict[str, object]:
         """Options of its denoiser."""
-        said: dict[str, object] = {"folder": str(self.place), "running": running}
+        said: dict[str, object] = {"folder": str(self.place), "execution": execution}
         if self.lora is not None:
             said |= {"lora_file": str(self.lora), "lora_scale": self.scale}
         return said if self.fourth_number is None else said | {"fourth_number": self.fourth_number}
 
 
-def _opened(name: str, role: str, where: str, running: Running) -> Denoiser:
+def _opened(name: str, role: str, where: str, execution: Execution) -> Denoiser:
     found = find_model(name, role, where)
     cls = find(Denoiser, found.kind)
     if found.place is None:
         return cls(parse(cls.Config, {}, where), name=name)
     key = f"{found.place} + {found.lora} x {found.scale}"
-    denoiser = _open.get((key, running))
+    denoiser = _open.get((key, execution))
     if denoiser is None:
-        denoiser = _open[key, running] = cls(
-            parse(cls.Config, found.options(running), where), name=found.name
+        denoiser = _open[key, execution] = cls(
+            parse(cls.Config, found.options(execution), where), name=found.name
         )
     return denoiser
 
 
-def parts_of(name: str, where: str) -> ModelParts:
-    """The parts of a model by alias, folder, single file or hub id, a LoRA after ' + ' added. Raises UserError."""
+def components_of(name: str, where: str) -> ModelComponents:
+    """The components of a model by alias, folder, single file or hub id, a LoRA after ' + ' added. Raises UserError."""
     found = find_model(name, "text", where)
     if found.place is None:
         raise UserError(f"{where}: '{name}' is a formula without weights; expected a model")
-    base = open_parts(found.place)
+    base = open_components(found.place)
     return base if found.lora is None else with_lora(base, found.lora, found.scale)
 
 
-def find_model(name: str, role: str, where: str) -> Found:
-    """Which model is meant, fetched if need be. Raises UserError."""
-    base, lora, scale = _lora_in(name)
+Finder = Callable[[str, str, str], ModelLocation]
+_finders: list[Finder] = []
+
+
+def find_model(name: str, role: str, where: str) -> ModelLocation:
+    """Return where a model lies that is named by alias, folder, single file or hub id. Raises UserError.
+
+    It is fetched if need be; inside ``finding_by`` it is whatever the finder says.
+    """
+    return (_finders[-1] if _finders else find_published)(name, role, where)
+
+
+@contextmanager
+def finding_by(finder: Finder) -> Iterator[None]:
+    """Have ``finder(name, role, where)`` locate every model that is opened inside."""
+    before = dict(_open)
+    _open.clear()
+    _finders.append(finder)
+    try:
+        yield
+    finally:
+        _finders.pop()
+        _open.clear()
+        _open.update(before)
+
+
+def find_published(name: str, role: str, where: str) -> ModelLocation:
+    """Return where a model lies on this disk, fetched if need be. Raises UserError."""
+    base, lora, scale = split_lora(name)
     entry = entry_of(base)
-    place = _local_place(entry.path if entry else base)
+    place = local_model(entry.path if entry else base)
     if place is not None and place.is_dir() and is_lora_folder(place):
-        return find_model(f"{_base_of(place, where)} + {place}", role, where)
+        return find_published(f"{_base_of(place, where)} + {place}", role, where)
     if place is None and entry is None and base.endswith(SINGLE_FILES):
         raise UserError(f"{where}: there is no file '{base}'; expected a single file, a folder or a hub id")
     kind = entry.denoiser if entry else _kind_of(place, base, role, where)
-    parts = find(Denoiser, kind).parts
-    if parts and place is None:
-        place = _fetched(base, entry, parts, where)
+    components = find(Denoiser, kind).components
+    if components and place is None:
+        place = _fetched(base, entry, components, where)
     if place is None:
-        return Found(name, kind)
-    missing = missing_parts(place, parts) if place.is_dir() else []
+        return ModelLocation(name, kind)
+    missing = missing_components(place, components) if place.is_dir() else []
     if missing:
         raise UserError(
             f"{where}: folder {place} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
     fourth = entry.fourth_number if entry else None
-    return Found(name, kind, place, _lora_place(lora, where) if lora else None, scale, fourth)
+    return ModelLocation(name, kind, place, _lora_place(lora, where) if lora else None, scale, fourth)
 
 
-def _lora_in(name: str) -> tuple[str, str, float]:
-    """``model + lora`` or ``model + lora x 0.8`` as its three pieces; no LoRA is ``""``."""
+def split_lora(name: str) -> tuple[str, str, float]:
+    """Return ``model + lora`` or ``model + lora x 0.8`` as model, LoRA and scale; no LoRA is ``""``."""
     match = re.fullmatch(r"(.+?) \+ (.+?)(?: x (-?\d*\.?\d+(?:e-?\d+)?))?", name)
     return (match[1], match[2], float(match[3] or 1)) if match else (name, "", 1.0)
 
 
 def _lora_place(lora: str, where: str) -> Path:
-    place = _local_place(lora)
+    place = local_model(lora)
     if place is None:
         raise UserError(
             f"{where}: there is no LoRA '{lora}'; expected a file, or a folder of diffusers or peft"
@@ -175,8 +204,8 @@ def _base_of(place: Path, where: str) -> str:
     return str(base)
 
 
-def _local_place(text: str | None) -> Path | None:
-    """``text`` as a folder or file: absolute, among the resources, or as typed at the shell."""
+def local_model(text: str | None) -> Path | None:
+    """Return ``text`` as a folder or file that exists: absolute, among the resources, or as typed at the shell."""
     if not text:
         return None
     given = Path(text).expanduser()
@@ -190,46 +219,66 @@ def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
         return "zero123" if (place / "image_encoder").is_dir() else "stable-diffusion"
     if place is not None:
         try:
-            return "zero123" if open_parts(place).has("image_encoder") else "stable-diffusion"
+            return "zero123" if open_components(place).has("image_encoder") else "stable-diffusion"
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
-    if "/" not in name and name in _denoisers_without_files():
+    if "/" not in name and name in formulas():
         return name
     return ROLE_DENOISER[role]
 
 
-def _denoisers_without_files() -> list[str]:
+def formulas() -> list[str]:
+    """Return the names of denoisers that need no files."""
     from usd.core.registry import names
 
-    return [name for name in names("denoiser") if not find(Denoiser, name).parts]
+    return [name for name in names("denoiser") if not find(Denoiser, name).components]
 
 
-def folder_of(name: str, parts: Sequence[str], where: str) -> Path:
-    """A folder on this disk with these parts of a model, fetched if need be. Raises UserError."""
+def folder_of(name: str, components: Sequence[str], where: str) -> Path:
+    """A folder on this disk with these components of a model, fetched if need be. Raises UserError."""
     entry = entry_of(name)
-    return _local_place(entry.path if entry else name) or _fetched(name, entry, parts, where)
+    return local_model(entry.path if entry else name) or _fetched(name, entry, components, where)
 
 
-def missing_parts(folder: Path, parts: Sequence[str]) -> list[str]:
+def find_network(name: str, role: str, where: str) -> Path:
+    """Return the folder of a network that is published by itself, such as a ControlNet, fetched if need be.
+
+    Raises UserError.
+    """
+    place = _finders[-1](name, role, where).place if _finders else folder_of(name, (".",), where)
+    assert place is not None
+    return place
+
+
+def in_rehearsal() -> bool:
+    """Return whether models are located by a finder, so that nothing about them is worth keeping on disk."""
+    return bool(_finders)
+
+
+def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
     """Parts ``a`` or ``a|b`` (either will do) of which ``folder`` has no subfolder."""
-    return [part for part in parts if not any((folder / choice).is_dir() for choice in part.split("|"))]
+    return [
+        component
+        for component in components
+        if not any((folder / choice).is_dir() for choice in component.split("|"))
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- the hub
 
 
-def _fetched(name: str, entry: ModelEntry | None, parts: Sequence[str], where: str) -> Path:
-    """A folder in the Hugging Face cache with these parts: what is there already, else downloaded."""
+def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
+    """A folder in the Hugging Face cache with these components: what is there already, else downloaded."""
     repositories = _repositories(name, entry)
     there = dict.fromkeys([*repositories, *((repository, "main") for repository, _ in repositories)])
-    folders = (_cached(repository, revision, parts) for repository, revision in there)
+    folders = (_cached(repository, revision, components) for repository, revision in there)
     found = next((folder for folder in folders if folder is not None), None)
     if found is not None:
         return found
     reasons = []
     for repository, revision in repositories:
         try:
-            return _fetch(repository, revision, parts, entry)
+            return _fetch(repository, revision, components, entry)
         except (
             Exception
         ) as problem:  # the hub client raises its transport's errors, which differ between versions
@@ -270,35 +319,38 @@ def _reason(problem: Exception) -> str:
     return known.get(kind, "unreachable" if offline else f"{kind}: {str(problem).splitlines()[0][:80]}")
 
 
-def _cached(repository: str, revision: str, parts: Sequence[str]) -> Path | None:
+def _cached(repository: str, revision: str, components: Sequence[str]) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except (OSError, ValueError):
         return None
-    return None if missing_parts(folder, parts) else folder
+    return None if missing_components(folder, components) else folder
 
 
-def _fetch(repository: str, revision: str, parts: Sequence[str], entry: ModelEntry | None) -> Path:
+def _fetch(repository: str, revision: str, components: Sequence[str], entry: ModelEntry | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
-    files = wanted_files([sibling.rfilename for sibling in info.siblings or []], parts)
-    said = f"{entry.note}; licence: {entry.licence}" if entry else "licence: see its page"
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    files = wanted_files(names, components, half=entry is not None and entry.stored == "fp16")
+    said = f"{entry.note}; license: {entry.license}" if entry else "license: see its page"
     if entry and entry.unverified:
         said += f"; not verified here, see its page: {', '.join(entry.unverified)}"
     LOG.warning("fetching %s at %s (%s)", repository, revision, said)
     return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
-def wanted_files(files: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """Of a repository's files, those worth fetching: each part's small files and one form of its weights."""
-    folders = [choice for part in parts for choice in part.split("|")]
+def wanted_files(files: Sequence[str], components: Sequence[str], half: bool = False) -> list[str]:
+    """Of a repository's files, those worth fetching: each component's small files and one form of its weights."""
+    folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]
     for folder in folders:
         inside = [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")]
-        weights = weight_files(inside, averaged=folder == "unet")
+        if folder == ".":  # a network published by itself
+            inside = [file for file in files if "/" not in file]
+        weights = weight_files(inside, averaged=folder == "unet", half=half)
         small = [file for file in inside if file.endswith((".json", ".txt", ".model"))]
-        wanted += [f"{folder}/{file}" for file in [*small, *weights]]
+        wanted += [f"{folder}/{file}".removeprefix("./") for file in [*small, *weights]]
     return wanted

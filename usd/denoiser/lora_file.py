@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.denoiser.parts import ModelParts
+from usd.denoiser.components import ModelComponents
 from usd.denoiser.weights import Lazy, open_checkpoint, read_json
 
 FILES = (
@@ -82,7 +82,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """The changes in a file by part (``unet``, ``text_encoder``) and by the layer's name without dots."""
+    """The changes in a file by component (``unet``, ``text_encoder``) and by the layer's name without dots."""
 
     path: Path
     changes: Mapping[str, Mapping[str, LowRank]]
@@ -95,8 +95,8 @@ def read_lora(place: Path) -> LoraFile:
     _refuse_other_kinds(path, tensors)
     found: dict[str, dict[str, dict[str, Tensor]]] = {}
     for name in tensors:
-        part, layer, role = _place_of(path, name)
-        roles = found.setdefault(part, {}).setdefault(layer, {})
+        component, layer, role = _place_of(path, name)
+        roles = found.setdefault(component, {}).setdefault(layer, {})
         if role in roles:
             raise UserError(
                 f"{path}: holds several changes of one layer ({name}); expected one LoRA: save its adapters apart"
@@ -106,8 +106,10 @@ def read_lora(place: Path) -> LoraFile:
     return LoraFile(
         path,
         {
-            part: {layer: _low_rank(path, layer, roles, alphas.get(part)) for layer, roles in layers.items()}
-            for part, layers in found.items()
+            component: {
+                layer: _low_rank(path, layer, roles, alphas.get(component)) for layer, roles in layers.items()
+            }
+            for component, layers in found.items()
         },
     )
 
@@ -128,7 +130,7 @@ def is_lora_folder(place: Path) -> bool:
 
 
 def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
-    """alpha by part, where the file or the ``adapter_config.json`` beside it says one for all layers.
+    """alpha by component, where the file or the ``adapter_config.json`` beside it says one for all layers.
 
     Raises UserError for strengths that differ by rule.
     """
@@ -137,7 +139,11 @@ def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
         said = json.loads(facts["lora_adapter_metadata"])
     elif (path.parent / ADAPTER).is_file() and path.name.startswith("adapter_model"):
         beside = read_json(path.parent / ADAPTER)
-        said = {f"{part}.{key}": value for part in ("unet", "text_encoder") for key, value in beside.items()}
+        said = {
+            f"{component}.{key}": value
+            for component in ("unet", "text_encoder")
+            for key, value in beside.items()
+        }
     odd = [
         key
         for key, value in said.items()
@@ -152,7 +158,7 @@ def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _place_of(path: Path, name: str) -> tuple[str, str, str]:
-    """(part, layer without dots, role) of a tensor's name."""
+    """(component, layer without dots, role) of a tensor's name."""
     for role, ending in ROLES.items():
         match = re.search(rf"(?:{ending})$", name)
         if match:
@@ -160,10 +166,10 @@ def _place_of(path: Path, name: str) -> tuple[str, str, str]:
             prefix = next((p for p in PREFIXES if head.startswith(p)), "")
             head = head.removeprefix(prefix).replace(".processor", "")
             text = head.startswith(("text_model.", "text_model_", "encoder.layers."))
-            part = PREFIXES.get(prefix, "text_encoder" if text else "unet")
-            if part == "text_encoder":
+            component = PREFIXES.get(prefix, "text_encoder" if text else "unet")
+            if component == "text_encoder":
                 head = OLD_TEXT_LAYER.sub(r"\1_proj", head)
-            return part, squashed(head), role
+            return component, squashed(head), role
     raise UserError(
         f"{path}: {name} is no part of a LoRA; expected tensors named lora_A, lora_B, up, down or alpha"
     )
@@ -192,10 +198,10 @@ def _low_rank(path: Path, layer: str, roles: Mapping[str, Tensor], alpha: float 
 
 
 @dataclass(frozen=True)
-class ChangedParts(ModelParts):
+class LoraComponents(ModelComponents):
     """A model with a LoRA added ``scale`` times to the weights that it changes."""
 
-    base: ModelParts
+    base: ModelComponents
     lora: LoraFile
     scale: float | int = 1.0
 
@@ -203,14 +209,14 @@ class ChangedParts(ModelParts):
     def place(self) -> Path:  # type: ignore[override]
         return self.base.place
 
-    def config(self, part: str) -> dict[str, Any]:
-        return self.base.config(part)
+    def config(self, component: str) -> dict[str, Any]:
+        return self.base.config(component)
 
-    def has(self, part: str) -> bool:
-        return self.base.has(part)
+    def has(self, component: str) -> bool:
+        return self.base.has(component)
 
-    def source(self, part: str) -> Path:
-        return self.base.source(part)
+    def source(self, component: str) -> Path:
+        return self.base.source(component)
 
     def tokenizer(self) -> Path | None:
         return self.base.tokenizer()
@@ -218,10 +224,10 @@ class ChangedParts(ModelParts):
     def projection_layout(self) -> str:
         return self.base.projection_layout()
 
-    def tensors(self, part: str) -> Mapping[str, Tensor]:
+    def tensors(self, component: str) -> Mapping[str, Tensor]:
         """Those of the base, changed as they are read. Raises UserError where the LoRA is for another model."""
-        weights = self.base.tensors(part)
-        changes = self._by_weight(part, weights)
+        weights = self.base.tensors(component)
+        changes = self._by_weight(component, weights)
         readers = {name: partial(weights.__getitem__, name) for name in weights}
         changed = {name: partial(self._changed, weights, name, low) for name, low in changes.items()}
         return Lazy({**readers, **changed})
@@ -229,13 +235,13 @@ class ChangedParts(ModelParts):
     def _changed(self, weights: Mapping[str, Tensor], name: str, low: LowRank) -> Tensor:
         return low(weights[name], self.scale)
 
-    def _by_weight(self, part: str, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
+    def _by_weight(self, component: str, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
         """The changes under the weights' own names."""
         places = {
             squashed(name.removesuffix(".weight")): name for name in weights if name.endswith(".weight")
         }
         found = {}
-        for layer, low in self.lora.changes.get(part, {}).items():
+        for layer, low in self.lora.changes.get(component, {}).items():
             name = places.get(layer) or places.get(f"{layer}0")  # an old to_out is now to_out.0
             if name is None:
                 raise UserError(f"{self.lora.path}: changes a layer that {self.place} does not have: {layer}")
@@ -248,10 +254,10 @@ class ChangedParts(ModelParts):
         return found
 
 
-def with_lora(base: ModelParts, place: Path, scale: float | int) -> ChangedParts:
+def with_lora(base: ModelComponents, place: Path, scale: float | int) -> LoraComponents:
     """A model changed by a LoRA. Raises UserError when the LoRA is for another kind of model."""
     lora = read_lora(place)
-    foreign = [part for part in lora.changes if not base.has(part)]
+    foreign = [component for component in lora.changes if not base.has(component)]
     if foreign:
         raise UserError(f"{lora.path}: changes the {foreign[0]}, which {base.place} does not have")
-    return ChangedParts(base, lora, scale)
+    return LoraComponents(base, lora, scale)

@@ -14,7 +14,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def resized(
+def resize_square(
     image: Float[Tensor, "B C H W"], size: int, mode: str = "bilinear"
 ) -> Float[Tensor, "B C {size} {size}"]:
     """The picture at size x size, antialiased; untouched when it has that size already."""
@@ -47,9 +47,9 @@ class ClipPicture:
 
     def _resize(self, image: Tensor) -> Tensor:
         if self.source_size is None:
-            return resized(image, self.size, "bicubic").clamp(0, 1)
+            return resize_square(image, self.size, "bicubic").clamp(0, 1)
         # The original resizes with kornia at its 2023 settings, and the tower's embedding was learned from that.
-        source = resized(image, self.source_size)
+        source = resize_square(image, self.source_size)
         return torch.nn.functional.interpolate(
             source, (self.size, self.size), mode="bicubic", align_corners=True
         )

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import layouts
+from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.layouts import CLIP, CLIP_TEXT, UNET, written
-from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.single_file import Family, table_of
 
 FILES = {"text_encoder": "model", "image_encoder": "model"}  # transformers' name; diffusers' is the other
@@ -43,7 +43,11 @@ CLIP_PICTURE = {
 
 
 def write_folder(
-    model: ModelParts, folder: Path, layout: str = PROJECTIONS[0], pickled: bool = False, variant: str = ""
+    model: ModelComponents,
+    folder: Path,
+    layout: str = PROJECTIONS[0],
+    pickled: bool = False,
+    variant: str = "",
 ) -> Path:
     """A diffusers folder, as ``open_text_denoiser`` and diffusers itself read it.
 
@@ -58,11 +62,11 @@ def write_folder(
         "safety_checker": [None, None],
         "requires_safety_checker": False,
     }
-    for part in (name for name in CLASSES if model.has(name)):
-        stem = FILES.get(part, "diffusion_pytorch_model")
-        _write_weights(dict(model.tensors(part)), folder / part, stem, pickled, variant)
-        _write_json(folder / part / "config.json", model.config(part))
-        index[part] = list(CLASSES[part])
+    for component in (name for name in CLASSES if model.has(name)):
+        stem = FILES.get(component, "diffusion_pytorch_model")
+        _write_weights(dict(model.tensors(component)), folder / component, stem, pickled, variant)
+        _write_json(folder / component / "config.json", model.config(component))
+        index[component] = list(CLASSES[component])
     _write_json(folder / "scheduler" / "scheduler_config.json", model.config("scheduler"))
     index["scheduler"] = ["diffusers", model.config("scheduler").get("_class_name", "DDIMScheduler")]
     if model.has(PROJECTION):
@@ -75,7 +79,14 @@ def write_folder(
     return folder
 
 
-def _write_projection(model: ModelParts, folder: Path, layout: str, pickled: bool) -> dict[str, Any]:
+def write_network(model: ModelComponents, component: str, folder: Path) -> Path:
+    """Write one network by itself, as ControlNets are published; return the folder."""
+    _write_weights(dict(model.tensors(component)), folder, "diffusion_pytorch_model", pickled=False)
+    _write_json(folder / "config.json", model.config(component))
+    return folder
+
+
+def _write_projection(model: ModelComponents, folder: Path, layout: str, pickled: bool) -> dict[str, Any]:
     """The layer under the names of its layout, and CLIP's preprocessing; what the index says of them."""
     ours = model.tensors(PROJECTION)
     first = layout == PROJECTIONS[0]
@@ -98,14 +109,14 @@ def _write_projection(model: ModelParts, folder: Path, layout: str, pickled: boo
     }
 
 
-def write_single_file(model: ModelParts, path: Path, averaged: bool = True, step: int = 0) -> Path:
+def write_single_file(model: ModelComponents, path: Path, averaged: bool = True, step: int = 0) -> Path:
     """Write a ``.safetensors`` or ``.ckpt`` under the training code's names, and its configuration ``.yaml`` beside it.
 
     ``averaged`` stores the UNet a second time under ``model_ema.``, the moving average that the original programs run;
     without it those of Zero-1-to-3 would run random weights. A ``.ckpt`` is what Lightning writes, with ``step`` as its
-    global step, and holds both copies as one. Raises UserError for parts that such files have no names for.
+    global step, and holds both copies as one. Raises UserError for components that such files have no names for.
     """
-    family = family_of_parts(model)
+    family = family_of_components(model)
     try:
         stored = state_of(model, family, averaged)
     except KeyError as name:
@@ -120,20 +131,20 @@ def write_single_file(model: ModelParts, path: Path, averaged: bool = True, step
     return path
 
 
-def family_of_parts(model: ModelParts) -> Family:
+def family_of_components(model: ModelComponents) -> Family:
     """Stable Diffusion 2 is told from 1 by the linear layers around its UNet's attention."""
     if model.has(PROJECTION):
         return "zero123"
     return "stable-diffusion-2" if model.config("unet").get("use_linear_projection") else "stable-diffusion-1"
 
 
-def state_of(model: ModelParts, family: Family, averaged: bool = True) -> dict[str, Tensor]:
+def state_of(model: ModelComponents, family: Family, averaged: bool = True) -> dict[str, Tensor]:
     """Return all tensors of a single file by name: everything that the original classes store, and nothing else."""
     stored: dict[str, Tensor] = {}
-    for part in (name for name in CLASSES if model.has(name)):
-        ours = {name.removeprefix("text_model."): x for name, x in model.tensors(part).items()}
+    for component in (name for name in CLASSES if model.has(name)):
+        ours = {name.removeprefix("text_model."): x for name, x in model.tensors(component).items()}
         ours = {name: x for name, x in ours.items() if not name.endswith("position_ids")}
-        stored |= written(table_of(part, family, list(ours), model.config(part)), ours)
+        stored |= written(table_of(component, family, list(ours), model.config(component)), ours)
     if family == "zero123":
         stored |= written(layouts.camera_projection_table(), model.tensors(PROJECTION))
     stored |= _unread(stored, family) | _schedule(model.config("scheduler"))
@@ -206,12 +217,12 @@ def _schedule(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: x.float() for name, x in buffers.items()}
 
 
-def training_config(model: ModelParts, family: Family) -> dict[str, Any]:
+def training_config(model: ModelComponents, family: Family) -> dict[str, Any]:
     """Return the training configuration as the originals and other programs read it, and our own facts below ``usd``.
 
     Programs that find a YAML file beside a checkpoint build the model from it, so it names every class and size.
     """
-    unet, vae, scheduler = (model.config(part) for part in ("unet", "vae", "scheduler"))
+    unet, vae, scheduler = (model.config(component) for component in ("unet", "vae", "scheduler"))
     velocity = scheduler.get("prediction_type") == "v_prediction"
     view = family == "zero123"
     params = {

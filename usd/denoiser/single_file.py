@@ -19,8 +19,8 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import layouts
+from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, Origin, Table
-from usd.denoiser.parts import CLASSES, PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.weights import build, empty_network, open_checkpoint
 from usd.math.diffusion import scaled_linear_alphas_cumprod
 
@@ -44,8 +44,8 @@ SCHEDULER = {
 }
 
 
-class SingleFile(ModelParts):
-    """One file as parts. Raises UserError at once when it is none of the three families."""
+class SingleFile(ModelComponents):
+    """One file as components. Raises UserError at once when it is none of the three families."""
 
     def __init__(self, place: Path, averaged: bool = True) -> None:
         self.place = place
@@ -54,15 +54,15 @@ class SingleFile(ModelParts):
         self.said = training_config(place)
         self.averaged = averaged and _has_average(self.stored)
 
-    def has(self, part: str) -> bool:
+    def has(self, component: str) -> bool:
         told = ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
-        return part in ("unet", "vae", "scheduler", *told)
+        return component in ("unet", "vae", "scheduler", *told)
 
-    def config(self, part: str) -> dict[str, Any]:
-        return self._configs[part]
+    def config(self, component: str) -> dict[str, Any]:
+        return self._configs[component]
 
-    def tensors(self, part: str) -> Mapping[str, Tensor]:
-        return layouts.read_as_ours(self._table(part), self.stored)
+    def tensors(self, component: str) -> Mapping[str, Tensor]:
+        return layouts.read_as_ours(self._table(component), self.stored)
 
     def tokenizer(self) -> Path | None:
         """A folder ``tokenizer`` beside the file, if there is one."""
@@ -110,15 +110,15 @@ class SingleFile(ModelParts):
         )  # fmt: skip
         return found
 
-    def _table(self, part: str) -> Table:
-        if part == PROJECTION:
+    def _table(self, component: str) -> Table:
+        if component == PROJECTION:
             return layouts.camera_projection_table()
-        config = self._shapes[part]
-        names = list(empty_network(*CLASSES[part], config).state_dict())
-        table = table_of(part, self.family, names, config)
-        if part == "text_encoder" and not any(o.name in self.stored for o in table.values()):
+        config = self._shapes[component]
+        names = list(empty_network(*CLASSES[component], config).state_dict())
+        table = table_of(component, self.family, names, config)
+        if component == "text_encoder" and not any(o.name in self.stored for o in table.values()):
             table = layouts.clip_text_table(names, inner="")
-        if part == "unet" and self.averaged:
+        if component == "unet" and self.averaged:
             return {ours: self._averaged(origin) for ours, origin in table.items()}
         return table
 
@@ -127,13 +127,13 @@ class SingleFile(ModelParts):
         return Origin(name) if name in self.stored else origin
 
 
-def table_of(part: str, family: Family, names: list[str], config: Mapping[str, Any]) -> Table:
-    """Where a family's single files keep the weights ``names`` of a part."""
-    if part == "unet":
+def table_of(component: str, family: Family, names: list[str], config: Mapping[str, Any]) -> Table:
+    """Where a family's single files keep the weights ``names`` of a component."""
+    if component == "unet":
         return layouts.unet_table(names, config)
-    if part == "vae":
+    if component == "vae":
         return layouts.autoencoder_table(names, config)
-    if part == "image_encoder":
+    if component == "image_encoder":
         return layouts.clip_vision_table(names)
     one = family == "stable-diffusion-1"
     return layouts.clip_text_table(names) if one else layouts.open_clip_text_table(names)

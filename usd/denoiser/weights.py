@@ -20,6 +20,34 @@ from usd.core.errors import UserError
 from usd.denoiser.pickles import read_pickle
 
 Form = Literal["safetensors", "zip", "pickle"]
+NetworkConfig = dict[str, object]
+"""A network's ``config.json``."""
+
+
+def whole(config: Mapping[str, object], name: str, default: int | None = None) -> int:
+    """Return a whole number of a configuration. Raises KeyError without one, TypeError for another kind of value."""
+    value = config[name] if default is None else config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
+    return value
+
+
+def whole_numbers(config: Mapping[str, object], name: str) -> list[int]:
+    """Return a list of whole numbers of a configuration. Raises KeyError, or TypeError for another kind of value."""
+    value = config[name]
+    if not isinstance(value, list | tuple) or not all(isinstance(number, int) for number in value):
+        raise TypeError(f"{name} is {value!r}; expected whole numbers")
+    return list(value)
+
+
+def number(config: Mapping[str, object], name: str, default: float) -> float:
+    """Return a number of a configuration, or ``default``. Raises TypeError for another kind of value."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    return float(value)
 
 
 class Lazy(Mapping[str, Tensor]):
@@ -50,18 +78,20 @@ WEIGHTS = re.compile(
 AVERAGES = ("ema", "fp16_ema")
 
 
-def weight_files(files: Sequence[str], averaged: bool = False) -> list[str]:
-    """The preferred form of a part's weights: safetensors before pickles, plain before a variant such as fp16.
+def weight_files(files: Sequence[str], averaged: bool = False, half: bool = False) -> list[str]:
+    """The preferred form of a component's weights: safetensors before pickles, plain before a variant such as fp16.
 
     ``averaged`` prefers a moving average (``ema``, ``fp16_ema``): so Zero-1-to-3's UNet lies beside the plain one.
+    ``half`` prefers fp16.
     """
-    groups: dict[tuple[bool, bool, bool, str], list[str]] = {}
+    groups: dict[tuple[bool, bool, bool, bool, str], list[str]] = {}
     for file in sorted(files):
         match = WEIGHTS.fullmatch(file)
         if match:
             variant = match["variant"] or ""
             plain = not (averaged and variant in AVERAGES)
-            groups.setdefault((match["form"] == "bin", plain, bool(variant), variant), []).append(file)
+            order = (match["form"] == "bin", plain, half and variant != "fp16", bool(variant), variant)
+            groups.setdefault(order, []).append(file)
     return groups[min(groups)] if groups else []
 
 
@@ -114,7 +144,7 @@ def _what_it_is(head: bytes, size: int) -> str:
 
 
 def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
-    """The tensors of a part's weight files, sharded or not, read when asked for. Raises UserError."""
+    """The tensors of a component's weight files, sharded or not, read when asked for. Raises UserError."""
     with readable(folder, "weights"):
         files = weight_files([file.name for file in folder.iterdir()], averaged)
     if not files:
@@ -136,16 +166,16 @@ def current_name(name: str) -> str:
     return f"{name[: old.start(1)]}{FORMER_NAMES[old[1]]}{name[old.end(1) :]}" if old else name
 
 
-def weights_folder(part: Path) -> Path:
-    """Where a part's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
+def weights_folder(component: Path) -> Path:
+    """Where a component's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
 
-    Models of one family may share a part (the embedded two share their autoencoder) without storing it twice.
+    Models of one family may share a component (the embedded two share their autoencoder) without storing it twice.
     """
-    path = part / "config.json"
+    path = component / "config.json"
     other = read_json(path).get("weights_of") if path.is_file() else None
     if other is None:
-        return part
-    folder = (part / str(other)).resolve()
+        return component
+    folder = (component / str(other)).resolve()
     if not folder.is_dir():
         raise UserError(f"{path}: its weights are said to lie in {folder}, which is missing")
     return folder

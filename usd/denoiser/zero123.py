@@ -10,10 +10,10 @@ from torch import Tensor
 from usd.core.config import option, parse
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import Reading, ViewDenoiser
+from usd.denoiser import EncodedReference, ViewDenoiser
+from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
-from usd.denoiser.parts import PROJECTION, PROJECTIONS, ModelParts
 from usd.denoiser.picture import ClipPicture
 from usd.denoiser.single_file import STABLE
 from usd.denoiser.view_volume import VOLUME, load_volume
@@ -28,7 +28,7 @@ from usd.math.camera import Cameras
 
 
 @dataclass(frozen=True)
-class Zero123Reading(Reading):
+class Zero123Reference(EncodedReference):
     """The reference as Zero-1-to-3 knows it: CLIP embedding, patch tokens, unscaled latent, camera, view volume."""
 
     embedding: Float[Tensor, "1 D"]
@@ -42,7 +42,7 @@ class Zero123Reading(Reading):
 class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Zero123Denoiser.Config"]):
     """Zero-1-to-3 in either diffusers layout (``clip_camera_projection`` or ``cc_projection``)."""
 
-    parts = ("unet", "vae", "image_encoder", "scheduler", "|".join(PROJECTIONS))
+    components = ("unet", "vae", "image_encoder", "scheduler", "|".join(PROJECTIONS))
 
     @dataclass(frozen=True)
     class Config(LatentDenoiser.Config):
@@ -57,7 +57,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         files, place = self.files, self.folder / VOLUME
         self.fourth_number: FourthNumber = config.fourth_number or stored_fourth_number(files)
         self.image_encoder = Frozen(
-            lambda: files.network("image_encoder"), config.running.weights, config.running
+            lambda: files.network("image_encoder"), config.execution.weights, config.execution
         )
         self.projection = Frozen(lambda: load_projection(files))
         self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
@@ -66,7 +66,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         self._clip_picture = self._clip_input()
 
     @torch.no_grad()
-    def read(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Zero123Reading:
+    def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Zero123Reference:
         """The picture over white, in [0, 1], and the one camera it was taken by."""
         if len(cameras) != 1:
             raise ValueError(f"a reference has one camera, got {len(cameras)}")
@@ -79,11 +79,11 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
             if self.volume is None
             else self.volume.on(rgb.device).lift(rgb.float(), cameras.to(rgb.device))
         )
-        return Zero123Reading(seen.image_embeds.float(), patches, self.latent_mode(rgb), cameras, volume)
+        return Zero123Reference(seen.image_embeds.float(), patches, self.latent_mode(rgb), cameras, volume)
 
     @torch.no_grad()
-    def embed_view(self, reading: Reading, cameras: Cameras) -> NetworkInput:
-        assert isinstance(reading, Zero123Reading)
+    def embed_view(self, reading: EncodedReference, cameras: Cameras) -> NetworkInput:
+        assert isinstance(reading, Zero123Reference)
         device = reading.latent.device
         target, reference = cameras.to(device), reading.cameras.to(device)
         pose = relative_pose(target, reference, self.fourth_number)
@@ -132,7 +132,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
             return projection(embedding.expand(count, -1), rows, pose)
 
 
-def load_projection(files: ModelParts) -> CameraProjection:
+def load_projection(files: ModelComponents) -> CameraProjection:
     """The camera projection of a Zero-1-to-3 model, whichever layout it has. Raises UserError."""
     if not files.has(PROJECTION):
         raise UserError(
@@ -145,7 +145,7 @@ def load_projection(files: ModelParts) -> CameraProjection:
     return projection
 
 
-def stored_fourth_number(files: ModelParts) -> FourthNumber:
+def stored_fourth_number(files: ModelComponents) -> FourthNumber:
     """What the model's files say of the pose's last number, else what its name says. Raises UserError."""
     stable = STABLE.search(files.place.name) or STABLE.search(
         files.place.parent.parent.name
@@ -159,7 +159,7 @@ def stored_fourth_number(files: ModelParts) -> FourthNumber:
     return cast(FourthNumber, said)
 
 
-def _projection_config(files: ModelParts) -> CameraProjectionConfig:
+def _projection_config(files: ModelComponents) -> CameraProjectionConfig:
     """Our own keys of its config.json; widths from the networks on either side; anything else is the original."""
     said = files.config(PROJECTION)
     ours = {field.name: said[field.name] for field in fields(CameraProjectionConfig) if field.name in said}

@@ -112,14 +112,14 @@ class CameraProjection(torch.nn.Module):
         """
         k, c = self.config.harmonics, self.config.channels
         phase = torch.arange(c) * (2 * torch.pi / c)
-        parts = []
+        rows_each = []
         for rows in (reader["weight"].float()[: 2 * k], reader["bias"].float()[: 2 * k, None]):
             sin, cos = rows.unflatten(0, (k, 2)).unbind(1)
             x = cos[:, None] * phase.cos()[:, None] - sin[:, None] * phase.sin()[:, None]
             y = sin[:, None] * phase.cos()[:, None] + cos[:, None] * phase.sin()[:, None]
-            parts.append(torch.stack([x, y], 2).flatten(0, 2))
-        self.turn.weight.copy_(parts[0])
-        self.turn.bias.copy_(parts[1][:, 0])
+            rows_each.append(torch.stack([x, y], 2).flatten(0, 2))
+        self.turn.weight.copy_(rows_each[0])
+        self.turn.bias.copy_(rows_each[1][:, 0])
 
 
 def turn_pairs(

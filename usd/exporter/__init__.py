@@ -16,7 +16,7 @@ from usd.math.camera import Cameras
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many training views, of how many pixels a side, an exporter wants to see its file compared in."""
+    """Training views, and pixels a side, in which an exporter's file is to be compared with the object."""
 
     views: int
     size: int
@@ -27,13 +27,16 @@ class Exporter(Component[C]):
 
     @abstractmethod
     def export(self, geometry: Geometry, material: Material, folder: Path) -> list[Path]:
-        """The files written, the most useful one first. Raises ``UserError`` where there is nothing to write."""
+        """Write the object below ``folder``; return the files, the most useful one first.
+
+        Raises ``UserError`` where there is nothing to write.
+        """
 
     @property
     def comparison(self) -> Comparison | None:
-        """What ``compare`` wants; None where it is not to be called."""
+        """Views that ``compare`` needs; None where it is not to be called."""
         return None
 
     def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
-        """Reads files of ``export`` back, renders them over white, and says in a line how near ``truth`` is."""
+        """Read files of ``export`` back, render them over white, and return a line that says how near ``truth`` is."""
         return ""

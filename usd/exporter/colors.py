@@ -1,4 +1,4 @@
-"""What a camera close by sees of an object: the colors that vertices and texels get."""
+"""Colors that vertices and texels get: those that a camera close by sees."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,12 @@ CLEAR = 1e-3  # a ray through which less light passes is not followed further
 
 
 @dataclass(frozen=True)
-class Painter:
-    """What a file stores of surface points, seen straight on. In a volume color lies a little below the surface: a
-    ray of ``RAY_STEPS`` steps, each ``spacing`` long, is composited there."""
+class SurfaceColors:
+    """Values that a file stores of surface points, seen straight on.
+
+    In a volume color lies a little below the surface: a ray of ``RAY_STEPS`` steps, each ``spacing`` long, is
+    composited there.
+    """
 
     geometry: Geometry
     material: Material
@@ -26,51 +29,58 @@ class Painter:
     chunk: int = 1 << 18
 
     def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
-        """What ``Material.bake`` says of points with outward normals: display colors; with materials that have
-        them, metallic and roughness too. All in [0, 1]."""
-        volume = isinstance(self.geometry, Volumetric)
-        paint = self._through if volume else self._values
-        rows = max(1, self.chunk // (STRIDE if volume else 1))
-        return torch.cat([paint(*part) for part in zip(x.split(rows), normal.split(rows))])
+        """Return what ``Material.bake`` gives for points with outward normals, all in [0, 1], as columns.
 
-    def _values(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        These are display colors and, of materials that have them, metallic and roughness.
+        """
+        volume = isinstance(self.geometry, Volumetric)
+        evaluate = self._composite if volume else self._query
+        rows = max(1, self.chunk // (STRIDE if volume else 1))
+        return torch.cat([evaluate(*part) for part in zip(x.split(rows), normal.split(rows))])
+
+    def _query(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        """Return values at the points themselves: a surface has its colors there."""
         field = self.geometry.query(x, frozenset({"features"}))
         assert field.features is not None
-        return self._baked(field.features, x, normal)
+        return self._bake(field.features, x, normal)
 
-    def _baked(self, features: Tensor, x: Tensor, normal: Tensor) -> Float[Tensor, "N C"]:
+    def _bake(self, features: Tensor, x: Tensor, normal: Tensor) -> Float[Tensor, "N C"]:
+        """Return the material's values as columns."""
         found = self.material.bake(features, x, normal)
         more = [part[:, None] for part in (found.metallic, found.roughness) if part is not None]
         return torch.cat([found.color, *more], 1)
 
-    def _through(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
-        """Values composited along rays against the normals, ``STRIDE`` steps at a time."""
+    def _composite(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+        """Return values composited along rays against the normals, ``STRIDE`` steps at a time."""
         light, weight = torch.ones_like(x[:, :1]), torch.zeros_like(x[:, :1])
         total: Tensor | None = None
         rows = torch.arange(len(x), device=x.device)
         for first in range(0, RAY_STEPS, STRIDE):
-            share, value = self._steps(x[rows], normal[rows], first)
+            share, value = self._ray_steps(x[rows], normal[rows], first)
+            # Transmittance within the stride; the tiny share keeps rays through empty space from dividing by zero.
             passing = torch.cat([torch.ones_like(share[:, :1]), (1 - share).cumprod(1)], 1)
             part = light[rows] * share * passing[:, :-1] + 1e-6
             total = value.new_zeros(len(x), value.shape[2]) if total is None else total
             total.index_add_(0, rows, (part[..., None] * value).sum(1))
             weight.index_add_(0, rows, part.sum(1, keepdim=True))
             light[rows] = light[rows] * passing[:, -1:]
+            # Rays that hit something are done: most end after the first stride.
             rows = rows[light[rows, 0] > CLEAR]
             if len(rows) == 0:
                 break
         assert total is not None
         return total / weight
 
-    def _steps(
+    def _ray_steps(
         self, x: Tensor, normal: Tensor, first: int
     ) -> tuple[Float[Tensor, "N S"], Float[Tensor, "N S C"]]:
-        """Opacities and values of a few successive steps."""
+        """Return opacities and values of a few successive steps."""
+        # A ray starts outside and ends inside, so that the level of the mesh need not be exact.
         depth = (torch.arange(first, first + STRIDE, device=x.device) - ABOVE) * self.spacing
         points = (x[:, None] - depth[:, None] * normal[:, None]).view(-1, 3)
         points = points.clamp(-self.geometry.radius, self.geometry.radius)
         field = self.geometry.query(points, frozenset({"features"}))
         assert field.features is not None
-        value = self._baked(field.features, points, normal.repeat_interleave(STRIDE, 0))
+        value = self._bake(field.features, points, normal.repeat_interleave(STRIDE, 0))
         alpha = alpha_from_density(field.density, x.new_tensor(self.spacing))
         return alpha.view(len(x), STRIDE), value.view(len(x), STRIDE, -1)

@@ -18,11 +18,11 @@ from usd.core.errors import ConfigError, UserError
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.exporter import Comparison, Exporter
-from usd.exporter.colors import Painter
-from usd.exporter.decimate import decimated
-from usd.exporter.report import measured
-from usd.exporter.texels import Spots, baked
-from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, Unwrapping, check_options, unwrapped
+from usd.exporter.colors import SurfaceColors
+from usd.exporter.decimate import decimate
+from usd.exporter.report import measure_export
+from usd.exporter.texels import TexelSamples, bake_texture
+from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, UnwrapSettings, check_options, unwrap
 from usd.geometry import Geometry, Level
 from usd.material import Material
 from usd.math.camera import Cameras
@@ -57,45 +57,54 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
     @dataclass(frozen=True)
     class Config:
         fmt: Format | tuple[Format, ...] = option(
-            "glb", "file format, or several; obj has vertex colours, obj-mtl a texture"
+            "glb", "file format, or several; obj has vertex colors, obj-mtl a texture"
         )
         save_name: str = option("model", "file name without its ending")
         resolution: int | None = option(
-            None, "lattice points a side; null: the geometry's own", ge=4, le=1024
+            None, "lattice points a side of the exported surface; null: the geometry's own", ge=4, le=1024
         )
         threshold: Level | None = option(None, "density of the surface; null: the geometry's own", gt=0)
         target_faces: int | None = option(
-            30000, "collapse edges until so many faces are left; null: never", ge=4
+            30000, "number of faces down to which edges are collapsed; null: all faces stay", ge=4
         )
-        save_uv: bool = option(True, "unwrap: texture coordinates, where the format has them")
-        save_texture: bool = option(True, "glb, obj-mtl: colours in a texture; else at the vertices")
+        save_uv: bool = option(True, "unwrap the surface: texture coordinates, where the format has them")
+        save_texture: bool = option(True, "glb, obj-mtl: colors in a texture; else at the vertices")
         texture_size: int = option(1024, "texels a side", ge=16, le=8192)
-        texture_format: PictureFormat = option("png", "of the texture")
+        texture_format: PictureFormat = option("png", "picture format of the texture")
         texture_samples: int = option(
-            1, "colours are averaged over so many squared places a texel", ge=1, le=4
+            1, "places a side in each texel over which its color is averaged", ge=1, le=4
         )
         unwrap_time_limit: float = option(
             90.0, "seconds until boxes take the place of xatlas; 0: boxes at once", ge=0
         )
-        xatlas_chart_options: dict[str, Setting] = option({}, "as of xatlas.ChartOptions: max_cost, ...")
-        xatlas_pack_options: dict[str, Setting] = option({}, "as of xatlas.PackOptions: padding, ...")
-        save_color: bool = option(True, "store vertex colours where there is no texture")
+        xatlas_chart_options: dict[str, Setting] = option(
+            {}, "settings of xatlas.ChartOptions: max_cost, ..."
+        )
+        xatlas_pack_options: dict[str, Setting] = option({}, "settings of xatlas.PackOptions: padding, ...")
+        save_color: bool = option(True, "store vertex colors where there is no texture")
         save_normal: bool = option(False, "store vertex normals in obj and ply (glb always has them)")
         unlit: bool | None = option(
             None,
-            "glb: viewers show colours without their own lights; null: unless the material is lit itself",
+            "glb: viewers show colors without their own lights; null: unless the material is lit itself",
         )
-        axes: Literal["format", "y-up", "z-up"] = option("format", "format: glb, obj y-up; ply, stl z-up")
+        axes: Literal["format", "y-up", "z-up"] = option(
+            "format", "up axis of the file; format: +y in glb and obj, +z in ply and stl"
+        )
         scale: float = option(1.0, "units of the file in a world unit", gt=0)
         check_views: int = option(
-            4, "read the file back, and compare it with the object in so many training views", ge=0, le=1000
+            4,
+            "number of training views in which the file, read back, is compared with the object",
+            ge=0,
+            le=1000,
         )
-        check_size: int = option(256, "pixels a side of those views", ge=16, le=4096)
+        check_size: int = option(
+            256, "pixels a side of the views that compare the file with the object", ge=16, le=4096
+        )
         save_report: bool = option(True, "write <save_name>-report.json")
         context_type: Literal["gl", "cuda"] | None = option(
-            None, "published: how nvdiffrast rasterises; not needed here"
+            None, "a published option of nvdiffrast; accepted, and not needed here"
         )
-        chunk: int = option(1 << 18, "points evaluated at once for colours", ge=1)
+        chunk: int = option(1 << 18, "points evaluated at once for colors", ge=1)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -103,69 +112,72 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         check_options("exporter.xatlas_pack_options", config.xatlas_pack_options, PACK_OPTIONS)
         if {"obj", "obj-mtl"} <= set(self.formats):
             raise ConfigError("exporter.fmt: obj and obj-mtl are one file; expected one of the two")
-        self._lit = False  # what was exported last is lit by its material
+        self._lit_by_material = False  # what was exported last is lit by its material
         if config.context_type is not None:
             log.info(
-                "note: exporter.context_type changes nothing: textures are rasterised without nvdiffrast"
+                "note: exporter.context_type changes nothing: textures are rasterized without nvdiffrast"
             )
 
     @property
     def formats(self) -> tuple[Format, ...]:
+        """The formats that are written, one or several."""
         fmt = self.config.fmt
         return (fmt,) if isinstance(fmt, str) else fmt
 
     @torch.no_grad()
     def export(self, geometry: Geometry, material: Material, folder: Path) -> list[Path]:
-        """One file for each format, in the order of ``fmt``; then what they refer to, and the report."""
+        """Write a file for each format, in the order of ``fmt``; then what they refer to, and the report."""
         began = time.monotonic()
         config = self.config
-        found = checked(geometry.export_mesh(config.resolution, config.threshold))
-        mesh = self._decimated(found)
-        painter = Painter(geometry, material, edge_length(found), config.chunk)
+        # Colors are taken along rays as long as the original mesh is fine, whatever decimation leaves of it.
+        found = require_surface(geometry.export_mesh(config.resolution, config.threshold))
+        mesh = self._decimate(found)
+        colors_at = SurfaceColors(geometry, material, edge_length(found), config.chunk)
         atlas = self._atlas(mesh)
-        self._lit = material.needs_normal
-        surface = self._painted(mesh, atlas, painter)
+        self._lit_by_material = material.needs_normal
+        surface = self._color_mesh(mesh, atlas, colors_at)
         files = [file for fmt in self.formats for file in self._files(surface, fmt)]
-        report = measured(
-            self._scaled(mesh), len(found.faces), atlas, config.texture_size, time.monotonic() - began
+        report = measure_export(
+            self._scale(mesh), len(found.faces), atlas, config.texture_size, time.monotonic() - began
         )
         log.info("%s: %s", config.save_name, report.line())
         if config.save_report:
-            files.append((f"{config.save_name}-report.json", json.dumps(report.plain(), indent=1).encode()))
+            files.append((f"{config.save_name}-report.json", json.dumps(report.as_json(), indent=1).encode()))
         return write_files(folder, files)
 
     @property
     def comparison(self) -> Comparison | None:
+        """Views for ``compare``; None where no format has colors, or the material is lit by itself."""
         views = self.config.check_views
-        possible = self._colored and not self._lit
+        possible = self._colored_formats and not self._lit_by_material
         return Comparison(views, self.config.check_size) if views and possible else None
 
     def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
-        """PSNR over white, per view then mean; it is added to the report too.
+        """Return a line with the PSNR over white (mean over views), and add it to the report.
 
         Of materials that are lit a file holds the colors without the light: they cannot be compared so.
         """
-        fmt = self._colored[0]
+        fmt = self._colored_formats[0]
         path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
         read = read_mesh(path, "y" if self._is_y_up(fmt) else "z")
+        # The file's units and axes are undone, so that the training cameras see what they saw.
         rgba = pictures(read.move(read.vertices / self.config.scale), cameras.to("cpu"))
         mse = (rgba[:, :3] + 1 - rgba[:, 3:] - truth.cpu()).square().mean((1, 2, 3))
         psnr = float((-10 * torch.log10(mse.clamp_min(1e-10))).mean())
-        report = next((file for file in files if file.name == f"{self.config.save_name}-report.json"), None)
-        if report is not None:
-            agreement = {
-                "file": path.name,
-                "psnr": round(psnr, 2),
-                "views": len(truth),
-                "size": cameras.height,
-            }
-            known = json.loads(report.read_text())
-            write_file(report, json.dumps({**known, "agreement": agreement}, indent=1).encode())
+        figures = {"file": path.name, "psnr": round(psnr, 2), "views": len(truth), "size": cameras.height}
+        self._add_to_report(files, figures)
         return f"{path.name} read back agrees with the object: PSNR {psnr:.1f} dB in {len(truth)} views"
 
+    def _add_to_report(self, files: Sequence[Path], agreement: dict[str, object]) -> None:
+        """Write the comparison's figures into the report, where one was written."""
+        report = next((file for file in files if file.name == f"{self.config.save_name}-report.json"), None)
+        if report is not None:
+            known = json.loads(report.read_text())
+            write_file(report, json.dumps({**known, "agreement": agreement}, indent=1).encode())
+
     @property
-    def _colored(self) -> list[Format]:
-        """The formats that hold colors."""
+    def _colored_formats(self) -> list[Format]:
+        """The formats that hold colors, a texture or vertex colors."""
         config = self.config
         textured = TEXTURED if config.save_uv and config.save_texture else ()
         return [fmt for fmt in self.formats if fmt in textured or (config.save_color and fmt != "stl")]
@@ -173,12 +185,12 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
     def _is_y_up(self, fmt: Format) -> bool:
         return self.config.axes == "y-up" or (self.config.axes == "format" and fmt in Y_UP)
 
-    def _decimated(self, mesh: Mesh) -> Mesh:
+    def _decimate(self, mesh: Mesh) -> Mesh:
         target = self.config.target_faces
         if target is None or len(mesh.faces) <= target:
             return mesh
         log.info("collapsing edges: %d faces, %d wanted", len(mesh.faces), target)
-        return checked(Mesh(*decimated(mesh.vertices, mesh.faces, target)))
+        return require_surface(Mesh(*decimate(mesh.vertices, mesh.faces, target)))
 
     def _atlas(self, mesh: Mesh) -> Atlas | None:
         config = self.config
@@ -186,31 +198,34 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         if not (config.save_uv and wanted):
             return None
         chart, pack = config.xatlas_chart_options, config.xatlas_pack_options
-        how = Unwrapping(config.texture_size, config.unwrap_time_limit, chart, pack)
-        return unwrapped(mesh.vertices, mesh.faces, how)
+        how = UnwrapSettings(config.texture_size, config.unwrap_time_limit, chart, pack)
+        return unwrap(mesh.vertices, mesh.faces, how)
 
-    def _painted(self, mesh: Mesh, atlas: Atlas | None, painter: Painter) -> Surface:
-        """The mesh with vertex colors or a texture, whichever its formats hold."""
+    def _color_mesh(self, mesh: Mesh, atlas: Atlas | None, colors_at: SurfaceColors) -> Surface:
+        """Return the mesh with vertex colors or a texture, whichever its formats hold."""
         config = self.config
         normals = vertex_normals(mesh.vertices, mesh.faces)
+        # A texture is baked once, whatever the number of formats; vertex colors only where a format has no texture.
         textured = atlas is not None and config.save_texture
         texture, finish = None, None
         if atlas is not None and textured and set(self.formats) & set(TEXTURED):
-            picture = baked_colors(mesh, normals, atlas, painter, config.texture_size, config.texture_samples)
+            picture = bake_colors(
+                mesh, normals, atlas, colors_at, config.texture_size, config.texture_samples
+            )
             texture = picture_bytes(picture[..., :3], config.texture_format)
             finish = finish_picture(picture)
         bare = [fmt for fmt in self.formats if fmt != "stl" and not (textured and fmt in TEXTURED)]
         if config.save_color and bare:
-            mesh = replace(mesh, color=painter(mesh.vertices, normals)[:, :3])
-        chosen = config.unlit if config.unlit is not None else not self._lit
+            mesh = replace(mesh, color=colors_at(mesh.vertices, normals)[:, :3])
+        chosen = config.unlit if config.unlit is not None else not self._lit_by_material
         return Surface(mesh, normals, atlas, texture, config.texture_format, chosen, finish)
 
-    def _scaled(self, mesh: Mesh) -> Mesh:
+    def _scale(self, mesh: Mesh) -> Mesh:
         return replace(mesh, vertices=mesh.vertices * self.config.scale)
 
-    def _placed(self, surface: Surface, fmt: Format) -> Surface:
-        """In the axes and units of a file."""
-        mesh = self._scaled(surface.mesh)
+    def _to_file_axes(self, surface: Surface, fmt: Format) -> Surface:
+        """Return the surface in the axes and units of a file."""
+        mesh = self._scale(surface.mesh)
         if not self._is_y_up(fmt):
             return replace(surface, mesh=mesh)
         return replace(
@@ -220,8 +235,12 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         )
 
     def _files(self, surface: Surface, fmt: Format) -> list[tuple[str, bytes]]:
-        """Names and contents of a format's files, the one to open first."""
-        name, normals, surface = self.config.save_name, self.config.save_normal, self._placed(surface, fmt)
+        """Return names and contents of a format's files, the one to open first."""
+        name, normals, surface = (
+            self.config.save_name,
+            self.config.save_normal,
+            self._to_file_axes(surface, fmt),
+        )
         if fmt == "glb":
             return [(f"{name}.glb", glb_bytes(surface))]
         if fmt == "ply":
@@ -230,18 +249,24 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
             return [(f"{name}.stl", stl_bytes(surface))]
         if fmt == "obj" or surface.texture is None:
             return [(f"{name}.obj", obj_bytes(surface, None, normals))]
+        return self._obj_with_material(surface, surface.texture)
+
+    def _obj_with_material(self, surface: Surface, texture: bytes) -> list[tuple[str, bytes]]:
+        """Return an OBJ, its material library and the pictures that one names."""
+        name = self.config.save_name
         picture = f"{name}_albedo.{self.config.texture_format}"
-        maps = {"map_Kd": (picture, surface.texture), **finish_maps(name, surface.finish)}
+        maps = {"map_Kd": (picture, texture), **finish_maps(name, surface.finish)}
         library = mtl_bytes({word: file for word, (file, _) in maps.items()})
-        obj = obj_bytes(surface, f"{name}.mtl", normals)
+        obj = obj_bytes(surface, f"{name}.mtl", self.config.save_normal)
         return [(f"{name}.obj", obj), (f"{name}.mtl", library), *maps.values()]
 
 
-def checked(mesh: Mesh) -> Mesh:
-    """The mesh, if there is one to write. Raises ``UserError`` that names what is wrong with it."""
+def require_surface(mesh: Mesh) -> Mesh:
+    """Return the mesh if it can be written. Raises ``UserError`` that names what is wrong with it."""
     if mesh.empty:
         raise UserError("empty surface: the mesh has no faces; nothing was written")
     used = mesh.vertices[torch.unique(mesh.faces)]
+    # Vertices that no face uses may be anything: files leave them out.
     wrong = int((~used.isfinite()).any(1).sum())
     if wrong:
         raise UserError(
@@ -254,35 +279,36 @@ def checked(mesh: Mesh) -> Mesh:
 
 
 def edge_length(mesh: Mesh) -> float:
-    """Mean length of an edge."""
+    """Return the mean length of the faces' first edges."""
     first = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
     return float(first.norm(dim=-1).mean())
 
 
-def baked_colors(
-    mesh: Mesh, normals: Float[Tensor, "V 3"], atlas: Atlas, painter: Painter, size: int, samples: int
+def bake_colors(
+    mesh: Mesh, normals: Float[Tensor, "V 3"], atlas: Atlas, colors_at: SurfaceColors, size: int, samples: int
 ) -> Float[Tensor, "S S C"]:
-    """The texture of an atlas: at each texel the painter's values of the surface point that is laid there."""
+    """Return the texture of an atlas: at each texel the values of the surface point that is laid there."""
 
-    def values(spots: Spots) -> Float[Tensor, "N C"]:
-        corner, weights = mesh.faces[spots.face], spots.weights[..., None]
+    def values(samples: TexelSamples) -> Float[Tensor, "N C"]:
+        # Texels lie between vertices: positions and normals are interpolated, then asked for their values.
+        corner, weights = mesh.faces[samples.face], samples.weights[..., None]
         x = (mesh.vertices[corner] * weights).sum(1)
         normal = torch.nn.functional.normalize((normals[corner] * weights).sum(1), dim=-1)
-        return painter(x, normal)
+        return colors_at(x, normal)
 
-    return baked(atlas.corners.to(mesh.vertices.device), size, values, samples)
+    return bake_texture(atlas.corners.to(mesh.vertices.device), size, values, samples)
 
 
 def vertex_colors(
     mesh: Mesh, geometry: Geometry, material: Material, chunk: int = 1 << 18
 ) -> Float[Tensor, "V 3"]:
-    """Colors that a camera close by sees at the vertices, looking along the surface's normal."""
-    painter = Painter(geometry, material, edge_length(mesh), chunk)
-    return painter(mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))[:, :3]
+    """Return the colors that a camera close by sees at the vertices, looking along the surface's normal."""
+    colors_at = SurfaceColors(geometry, material, edge_length(mesh), chunk)
+    return colors_at(mesh.vertices, vertex_normals(mesh.vertices, mesh.faces))[:, :3]
 
 
 def write_files(folder: Path, files: Sequence[tuple[str, bytes]]) -> list[Path]:
-    """Writes each file whole or not at all, those that others refer to first; returns paths in the order given."""
+    """Write each file whole or not at all, those that others refer to first; return paths in the order given."""
     return [write_file(folder / name, content) for name, content in reversed(files)][::-1]
 
 

@@ -1,4 +1,4 @@
-"""What was exported, in figures: one line to print and a JSON file beside the mesh."""
+"""Figures of an exported mesh: one line to print and a JSON file beside the mesh."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ class TextureReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class MeshReport:
     """Measures of the mesh in a file. ``genus`` is summed over components; None where the mesh is not closed."""
 
     faces: int
@@ -36,7 +36,7 @@ class Report:
     seconds: float
 
     def line(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         fewer = f" (of {self.faces_before})" if self.faces_before != self.faces else ""
         closed = f"watertight, genus {self.genus}" if self.watertight else "not watertight"
         parts = [f"{self.faces} faces{fewer}", f"{self.components} component(s)", closed]
@@ -48,38 +48,43 @@ class Report:
             )
         return ", ".join([*parts, f"{self.seconds:.0f} s"])
 
-    def plain(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
 
 
-def measured(mesh: Mesh, faces_before: int, atlas: Atlas | None, size: int, seconds: float) -> Report:
-    """The report of a mesh as it is written (scaled, before vertices are doubled at seams)."""
+def measure_export(
+    mesh: Mesh, faces_before: int, atlas: Atlas | None, size: int, seconds: float
+) -> MeshReport:
+    """Return the report of a mesh as it is written (scaled, before vertices are doubled at seams)."""
     closed = meshes.is_closed(mesh.faces)
     components = int(meshes.components(mesh.faces, len(mesh.vertices)).max()) + 1
+    # Euler: V - E + F = 2 (components - genus), for closed surfaces only.
     genus = (2 * components - meshes.euler_number(mesh.faces)) // 2 if closed else None
     extent = (mesh.vertices.amax(0) - mesh.vertices.amin(0)).tolist()
-    return Report(
+    return MeshReport(
         faces=len(mesh.faces),
         vertices=len(mesh.vertices),
         faces_before=faces_before,
         components=components,
         watertight=closed,
         genus=genus,
-        area=_rounded(float(meshes.area(mesh.vertices, mesh.faces))),
-        extent=tuple(_rounded(side) for side in extent),
+        area=_significant(float(meshes.area(mesh.vertices, mesh.faces))),
+        extent=tuple(_significant(side) for side in extent),
         texture=None if atlas is None else _texture(mesh, atlas, size),
         seconds=round(seconds, 2),
     )
 
 
 def _texture(mesh: Mesh, atlas: Atlas, size: int) -> TextureReport:
+    """Return the figures of an atlas on its mesh."""
     found = density(atlas, mesh.vertices.cpu(), mesh.faces.cpu(), size)
-    figures = (_rounded(value) for value in (found.mean, found.low, found.used))
+    figures = (_significant(value) for value in (found.mean, found.low, found.used))
     return TextureReport(size, atlas.method, atlas.charts, *figures)
 
 
-def _rounded(value: float, digits: int = 5) -> float:
-    """So many significant digits."""
+def _significant(value: float, digits: int = 5) -> float:
+    """Return the value rounded to significant digits, so that reports stay short at every scale."""
     return round(value, digits - 1 - math.floor(math.log10(abs(value)))) if value else value

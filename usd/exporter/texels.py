@@ -1,4 +1,4 @@
-"""Textures: which texels a triangle covers, what is written there, and what the gaps between charts are filled with.
+"""Textures: texels that triangles cover, values written there, and the filling of gaps between charts.
 
 Texture coordinates (u, v) run from (0, 0), the upper left corner of the picture, to (1, 1), the lower right one. The
 center of pixel (row i, column j) of an H x W picture is ((j + 0.5) / W, (i + 0.5) / H).
@@ -17,7 +17,7 @@ MARGIN_PX = (
 
 
 @dataclass(frozen=True)
-class Spots:
+class TexelSamples:
     """Pixel centers in triangles: the face, the pixel's number (row by row), and the weights of the face's corners."""
 
     face: Int[Tensor, "N"]
@@ -25,59 +25,80 @@ class Spots:
     weights: Float[Tensor, "N 3"]
 
 
-def covered(
+TexelValues = Callable[[TexelSamples], Float[Tensor, "N C"]]
+
+
+def covered_texels(
     corners: Float[Tensor, "F 3 2"], height: int, width: int, margin: float = 0.0, most: int = 1 << 19
-) -> Iterator[Spots]:
-    """All pixel centers in each triangle (corners in pixels, x right, y down), about ``most`` at a time.
+) -> Iterator[TexelSamples]:
+    """Yield all pixel centers in each triangle (corners in pixels, x right, y down), about ``most`` at a time.
 
     A positive margin widens triangles by so many pixels (weights are continued beyond the corners); a negative one
     narrows them. Triangles without area cover nothing.
     """
-    side = _cross(corners)
+    side = _double_area(corners)
     faces = (side.abs() > 1e-9).nonzero().flatten()
+    # Triangles are cut into scan lines, scan lines into pixels; memory follows the pixels, not bounding boxes.
     y = corners[faces, :, 1]
     top = (y.amin(1) - margin - 0.5).ceil().clamp(0, height).long()
     bottom = (y.amax(1) + margin - 0.5).floor().clamp(-1, height - 1).long()
-    for group, row in _expanded((bottom - top + 1).clamp_min(0), most // 8):
+    for group, row in _expand((bottom - top + 1).clamp_min(0), most // 8):
         face, line = faces[group], top[group] + row
-        low, high = _span(corners[face], side[face].sign(), line + 0.5, margin)
-        left = (low - 0.5).ceil().clamp(0, width).long()
-        right = (high - 0.5).floor().clamp(-1, width - 1).long()
-        for spans, step in _expanded((right - left + 1).clamp_min(0), most):
-            x = left[spans] + step
-            at = torch.stack([x + 0.5, line[spans] + 0.5], 1)
-            yield Spots(face[spans], line[spans] * width + x, _weights(corners[face[spans]], at))
+        yield from _line_texels(corners[face], face, side[face].sign(), line, (width, margin, most))
 
 
-def _cross(corners: Float[Tensor, "N 3 2"]) -> Float[Tensor, "N"]:
-    """Twice the signed area."""
+def _line_texels(
+    corners: Float[Tensor, "L 3 2"],
+    face: Int[Tensor, "L"],
+    side: Float[Tensor, "L"],
+    line: Int[Tensor, "L"],
+    raster: tuple[int, float, int],
+) -> Iterator[TexelSamples]:
+    """Yield the pixels of scan lines, each through one triangle; ``raster``: width, margin, and rows at a time."""
+    width, margin, most = raster
+    # The line runs through the pixels' centers.
+    low, high = _scanline_span(corners, side, line + 0.5, margin)
+    left = (low - 0.5).ceil().clamp(0, width).long()
+    right = (high - 0.5).floor().clamp(-1, width - 1).long()
+    for spans, step in _expand((right - left + 1).clamp_min(0), most):
+        x = left[spans] + step
+        at = torch.stack([x + 0.5, line[spans] + 0.5], 1)
+        yield TexelSamples(face[spans], line[spans] * width + x, _barycentric(corners[spans], at))
+
+
+def _double_area(corners: Float[Tensor, "N 3 2"]) -> Float[Tensor, "N"]:
+    """Return twice the signed area of triangles."""
     a, b, c = corners.unbind(1)
     return (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
 
 
-def _expanded(counts: Int[Tensor, "N"], most: int) -> Iterator[tuple[Int[Tensor, "M"], Int[Tensor, "M"]]]:
-    """For each item i its number, ``counts[i]`` times, beside 0 .. counts[i] - 1; in parts of about ``most`` rows."""
+def _expand(counts: Int[Tensor, "N"], most: int) -> Iterator[tuple[Int[Tensor, "M"], Int[Tensor, "M"]]]:
+    """Yield each item i ``counts[i]`` times, beside 0 .. counts[i] - 1; in parts of about ``most`` rows."""
     until = counts.cumsum(0)
     total = int(until[-1]) if len(counts) else 0
+    # Cuts between items, as near as possible to every multiple of ``most``.
     cuts = torch.searchsorted(until, torch.arange(0, total, most, device=counts.device), right=True).tolist()
     for start, stop in zip(cuts, [*cuts[1:], len(counts)]):
         part = counts[start:stop]
         item = torch.repeat_interleave(torch.arange(start, stop, device=counts.device), part)
+        # Position in the part minus the position at which the item begins.
         rank = torch.arange(len(item), device=counts.device) - (part.cumsum(0) - part)[item - start]
         yield item, rank
 
 
-def _span(
+def _scanline_span(
     corners: Float[Tensor, "N 3 2"], side: Float[Tensor, "N"], y: Float[Tensor, "N"], margin: float
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """The part low <= x <= high of the line at height y that lies in a triangle."""
+    """Return low and high: the part low <= x <= high of the line at height y that lies in a triangle."""
     low = corners[..., 0].amin(1) - max(margin, 0.0)
     high = corners[..., 0].amax(1) + max(margin, 0.0)
+    # A triangle is three half planes; each bounds x from one side, or where its edge is level, y alone.
     for i in range(3):
         p, q = corners[:, i], corners[:, (i + 1) % 3]
         along = q - p
         slope = side * along[:, 1]
         room = side * (along[:, 0] * (y - p[:, 1]) + along[:, 1] * p[:, 0]) + margin * along.norm(dim=1)
+        # The margin moves the half plane outwards along its normal, so along x by room / slope.
         limit = room / torch.where(slope == 0, torch.ones_like(slope), slope)
         high = torch.where(slope > 0, torch.minimum(high, limit), high)
         low = torch.where(slope < 0, torch.maximum(low, limit), low)
@@ -85,55 +106,77 @@ def _span(
     return low, high
 
 
-def _weights(corners: Float[Tensor, "N 3 2"], at: Float[Tensor, "N 2"]) -> Float[Tensor, "N 3"]:
-    """Barycentric coordinates, continued outside (at most one triangle's size away)."""
+def _barycentric(corners: Float[Tensor, "N 3 2"], at: Float[Tensor, "N 2"]) -> Float[Tensor, "N 3"]:
+    """Return barycentric coordinates, continued outside (at most one triangle's size away)."""
     a, b, c = corners.unbind(1)
-    whole = _cross(corners)
-    u = _cross(torch.stack([a, at, c], 1)) / whole
-    v = _cross(torch.stack([a, b, at], 1)) / whole
+    whole = _double_area(corners)
+    # Ratios of signed areas: right for either orientation, and linear beyond the edges.
+    u = _double_area(torch.stack([a, at, c], 1)) / whole
+    v = _double_area(torch.stack([a, b, at], 1)) / whole
+    # Thin triangles would be continued without bound, far from what they show.
     u, v = u.clamp(-1, 2), v.clamp(-1, 2)
     return torch.stack([1 - u - v, u, v], 1)
 
 
-def baked(
-    corners: Float[Tensor, "F 3 2"],
-    size: int,
-    values: Callable[[Spots], Float[Tensor, "N C"]],
-    samples: int = 1,
+def bake_texture(
+    corners: Float[Tensor, "F 3 2"], size: int, values: TexelValues, samples: int = 1
 ) -> Float[Tensor, "S S C"]:
-    """A square texture: each texel is the mean of ``values`` at samples x samples places in it.
+    """Return a square texture: each texel is the mean of ``values`` at samples x samples places in it.
 
     ``corners`` are texture coordinates. Charts are continued beyond their borders, then by their nearest texel, so
     that neither interpolation nor smaller copies of the texture show seams. All zero where nothing is covered.
     """
-    total: Tensor | None = None
     weight = corners.new_zeros(size * size)
-    fine = size * samples
-    for spots in covered(corners * fine, fine, fine):
-        row, column = spots.pixel // fine // samples, spots.pixel % fine // samples
-        total = _add(total, weight, row * size + column, values(spots))
-    empty = weight == 0
-    for spots in covered(corners * size, size, size, MARGIN_PX):
-        new = empty[spots.pixel]
-        spots = Spots(spots.face[new], spots.pixel[new], spots.weights[new])
-        if len(spots.face):
-            total = _add(total, weight, spots.pixel, values(spots))
+    total = _accumulate_inside(corners, size, values, samples, weight)
+    total = _accumulate_borders(corners, size, values, total, weight)
     if total is None:
         return corners.new_zeros(size, size, 3)
+    # What no chart touches is filled by its nearest texel, for smaller copies of the texture.
     mean = total / weight.clamp_min(1)[:, None]
-    return dilated(mean.view(size, size, -1), (weight > 0).view(size, size))
+    return dilate(mean.view(size, size, -1), (weight > 0).view(size, size))
 
 
-def _add(
+def _accumulate_inside(
+    corners: Float[Tensor, "F 3 2"], size: int, values: TexelValues, samples: int, weight: Float[Tensor, "T"]
+) -> Float[Tensor, "T C"] | None:
+    """Return sums over samples x samples places in each texel, counted in ``weight``."""
+    total, fine = None, size * samples
+    # Places on a finer raster, added up in the texel that holds them.
+    for places in covered_texels(corners * fine, fine, fine):
+        row, column = places.pixel // fine // samples, places.pixel % fine // samples
+        total = _accumulate(total, weight, row * size + column, values(places))
+    return total
+
+
+def _accumulate_borders(
+    corners: Float[Tensor, "F 3 2"],
+    size: int,
+    values: TexelValues,
+    total: Float[Tensor, "T C"] | None,
+    weight: Float[Tensor, "T"],
+) -> Float[Tensor, "T C"] | None:
+    """Return the sums with texels around the charts, whose values are continued from inside."""
+    empty = weight == 0
+    # Texels that only their own chart's border touches: bilinear readers mix them in.
+    for places in covered_texels(corners * size, size, size, MARGIN_PX):
+        new = empty[places.pixel]
+        border = TexelSamples(places.face[new], places.pixel[new], places.weights[new])
+        if len(border.face):
+            total = _accumulate(total, weight, border.pixel, values(border))
+    return total
+
+
+def _accumulate(
     total: Tensor | None, weight: Float[Tensor, "T"], at: Int[Tensor, "N"], values: Float[Tensor, "N C"]
 ) -> Float[Tensor, "T C"]:
+    """Return the sums with values added, which are made at the first call; count them in ``weight``."""
     total = values.new_zeros(len(weight), values.shape[1]) if total is None else total
     weight.index_add_(0, at, torch.ones_like(at, dtype=weight.dtype))
     return total.index_add_(0, at, values)
 
 
-def dilated(picture: Float[Tensor, "H W C"], filled: Bool[Tensor, "H W"]) -> Float[Tensor, "H W C"]:
-    """Pixels that are not filled take the value of the nearest that is."""
+def dilate(picture: Float[Tensor, "H W C"], filled: Bool[Tensor, "H W"]) -> Float[Tensor, "H W C"]:
+    """Return the picture with the nearest filled pixel's value wherever none is filled."""
     from scipy.ndimage import distance_transform_edt
 
     if not bool(filled.any()):

@@ -1,4 +1,4 @@
-"""Texture coordinates that are sure to come: xatlas within a time limit, else boxes."""
+"""Texture coordinates within a time limit: by xatlas, else by boxes."""
 
 import json
 import logging
@@ -52,8 +52,8 @@ PACK_OPTIONS = (
 
 
 @dataclass(frozen=True)
-class Unwrapping:
-    """How a mesh is unwrapped: size of the texture, seconds that xatlas may take (0: boxes at once), its options."""
+class UnwrapSettings:
+    """Size of the texture, seconds that xatlas may take (0: boxes at once), and xatlas's options."""
 
     size: int
     time_limit: float | int
@@ -62,31 +62,35 @@ class Unwrapping:
 
 
 def check_options(key: str, given: dict[str, Setting], known: tuple[str, ...]) -> None:
-    """Raises ``ConfigError`` for a name that xatlas does not know."""
+    """Raise ``ConfigError`` for a name that xatlas does not know."""
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known) or f" Known keys: {listing(known)}."
             raise ConfigError(f"{key}.{name}: unknown key.{hint}")
 
 
-def unwrapped(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], how: Unwrapping) -> Atlas:
-    """An atlas by xatlas; by boxes, with a note that says why, where xatlas does not end well in time."""
+def unwrap(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], settings: UnwrapSettings) -> Atlas:
+    """Return an atlas by xatlas; by boxes, with a note that says why, where xatlas does not end well in time."""
+    # xatlas has absolute thresholds: in the unit cube they mean the same for every object.
     low, high = vertices.amin(0), vertices.amax(0)
     unit = ((vertices - low) / (high - low).amax().clamp_min(1e-30)).cpu()
+    # An unwrapping that fails is no reason to lose a training: boxes always succeed.
     why = ""
-    if how.time_limit > 0:
-        found = by_xatlas(unit, faces, how)
+    if settings.time_limit > 0:
+        found = unwrap_with_xatlas(unit, faces, settings)
         if isinstance(found, Atlas):
             return found
         why = found
     if why:
         log.warning("note: %s; laying the faces out by boxes instead", why)
-    return box_atlas(unit, faces, how.size, int(how.pack.get("padding", 2)))
+    return box_atlas(unit, faces, settings.size, int(settings.pack.get("padding", 2)))
 
 
-def by_xatlas(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], how: Unwrapping) -> Atlas | str:
-    """An atlas, or why there is none. Runs in a process of its own, which is ended when the time is up."""
-    pack = {"resolution": min(how.size, PACK_SIZE), "padding": 2, **how.pack}
+def unwrap_with_xatlas(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], settings: UnwrapSettings
+) -> Atlas | str:
+    """Return an atlas, or why there is none, from a process that is ended when the time is up."""
+    pack = {"resolution": min(settings.size, PACK_SIZE), "padding": 2, **settings.pack}
     with tempfile.TemporaryDirectory(prefix="unwrap-") as name:
         folder = Path(name)
         np.savez(
@@ -94,14 +98,15 @@ def by_xatlas(vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], how: Un
             vertices=vertices.float().numpy(),
             faces=faces.cpu().numpy().astype(np.uint32),
         )
-        (folder / "options.json").write_text(json.dumps({"chart": how.chart, "pack": pack}))
-        failure = _run(folder, how.time_limit, len(faces))
-        return failure or _read(folder / "atlas.npz", len(faces))
+        (folder / "options.json").write_text(json.dumps({"chart": settings.chart, "pack": pack}))
+        failure = _run_xatlas(folder, settings.time_limit, len(faces))
+        return failure or _read_atlas(folder / "atlas.npz", len(faces))
 
 
-def _run(folder: Path, limit: float | int, n_faces: int) -> str:
-    """Why xatlas did not finish; empty where it did."""
+def _run_xatlas(folder: Path, limit: float | int, n_faces: int) -> str:
+    """Return why xatlas did not finish; an empty text where it did."""
     script = Path(__file__).with_name("xatlas_process.py")
+    # xatlas cannot be interrupted, and a crash of it must not be ours: it gets a process of its own.
     command = [sys.executable, "-P", str(script), str(folder), str(int(limit))]
     began = time.monotonic()
     with open(folder / "errors.txt", "w") as errors:
@@ -114,14 +119,14 @@ def _run(folder: Path, limit: float | int, n_faces: int) -> str:
             process.wait()
     if process.returncode == 0:
         return ""
-    said = [
+    messages = [
         line for line in (folder / "errors.txt").read_text(errors="replace").splitlines() if "Error" in line
     ]
-    return f"xatlas failed ({said[-1] if said else f'exit code {process.returncode}'})"
+    return f"xatlas failed ({messages[-1] if messages else f'exit code {process.returncode}'})"
 
 
 def _wait(process: subprocess.Popen, began: float, limit: float | int, n_faces: int) -> bool:
-    """Whether the process ended within the limit; says now and then how long it has been."""
+    """Return whether the process ended within the limit; log now and then how long it has been."""
     while (left := began + limit - time.monotonic()) > 0:
         try:
             process.wait(min(PROGRESS_SECONDS, left))
@@ -132,13 +137,14 @@ def _wait(process: subprocess.Popen, began: float, limit: float | int, n_faces: 
     return process.poll() is not None
 
 
-def _read(file: Path, n_faces: int) -> Atlas | str:
-    """The atlas that the process wrote, on one square texture."""
+def _read_atlas(file: Path, n_faces: int) -> Atlas | str:
+    """Return the atlas that the process wrote, on one square texture, or why it is not usable."""
     found = np.load(file)
     if int(found["sheets"]) != 1:
         pack = "xatlas_pack_options: resolution or texels_per_unit"
         return f"xatlas made {int(found['sheets'])} textures, expected one (exporter.{pack})"
     width, height = (float(side) for side in found["size"])
+    # A sheet is seldom square: both axes are scaled by its longer side, so that charts keep their shape.
     uv = torch.from_numpy(found["uv"]).float() * torch.tensor([width, height]) / max(width, height)
     faces = torch.from_numpy(found["faces"].astype(np.int64))
     if len(faces) != n_faces or not bool(uv.isfinite().all()):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.pictures import over, to_bytes
-from usd.denoiser import Running, TextDenoiser, ViewDenoiser, open_text_denoiser, open_view_denoiser
+from usd.denoiser import Execution, TextDenoiser, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.sample import Sampler, sample_views
 from usd.math.camera import Cameras, orbit_cameras_deg
 
@@ -40,9 +40,11 @@ class Zero123Pipeline:
         cls, name_or_path: str, rectify: str | None = None, half_precision_weights: bool = True
     ) -> "Zero123Pipeline":
         """An alias of load/models.yaml, a folder, a single file or a hub id. Raises UserError when it cannot be had."""
-        running = Running().single(half_precision_weights)
-        model = open_view_denoiser(name_or_path, "Zero123Pipeline", running)
-        prior = None if rectify is None else open_text_denoiser(rectify, "Zero123Pipeline: rectify", running)
+        execution = Execution().single(half_precision_weights)
+        model = open_view_denoiser(name_or_path, "Zero123Pipeline", execution)
+        prior = (
+            None if rectify is None else open_text_denoiser(rectify, "Zero123Pipeline: rectify", execution)
+        )
         return cls(model, prior)
 
     def to(self, device: "torch.device | str") -> "Zero123Pipeline":
@@ -60,7 +62,7 @@ class Zero123Pipeline:
     ) -> list[Image.Image]:
         """One picture per pose. Transparency is put on white; raises UserError for a pose beyond the poles."""
         reference, targets = (c.to(self.device) for c in _cameras(poses, self.model.latent.image_size))
-        reading = self.model.read(_on_white(image).to(self.device), reference)
+        reading = self.model.encode_reference(_on_white(image).to(self.device), reference)
         sampler = Sampler(num_inference_steps, guidance_scale)
         made = sample_views(self.model, reading, targets, sampler, generator, self.prior)
         return [Image.fromarray(to_bytes(picture)) for picture in made]

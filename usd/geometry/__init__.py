@@ -1,4 +1,4 @@
-"""Geometries: what fills space. A volumetric one gives densities, a surface gives a mesh; both end as one.
+"""Geometries: densities, signed distances or meshes, with features that a material colors; all export a mesh.
 
 Positions are world coordinates (+z up, object at the origin); the object lies in the cube [-radius, radius]^3.
 """
@@ -30,22 +30,25 @@ class Geometry(Module[C]):
 
     @abstractmethod
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
-        """The closed surface, without colors. None means what the geometry's own configuration says.
+        """Return the closed surface, without colors. None means the value of the geometry's own configuration.
 
         Raises ``UserError`` where there is no surface.
         """
 
     @abstractmethod
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
-        """Density, and what ``needs`` names of ``features`` and ``normal``, at points."""
+        """Return density, and what ``needs`` names of ``features`` and ``normal``, at points."""
 
     def initialize(self) -> Mesh | None:
-        """Takes the shape that a new training starts from; returns a mesh with the colors to start from, if any."""
+        """Take the shape that a new training starts from; return a mesh with the colors to start from, if any."""
         return None
 
     @classmethod
     def convert(cls, config: object, source: "Geometry") -> "Geometry":
-        """A geometry of this class that looks like ``source``: how a later stage starts from an earlier one."""
+        """Return a geometry of this class that looks like ``source``: how a later stage starts from an earlier one.
+
+        Raises ``UserError`` where it cannot.
+        """
         raise UserError(f"{cls.__name__} cannot be made from {type(source).__name__}")
 
 
@@ -63,9 +66,9 @@ class Volumetric(Geometry[V]):
             "auto", "density of the surface; auto: silhouettes as rendered", gt=0
         )
         isosurface_chunk: int = option(1 << 18, "points evaluated at once when a mesh is made", ge=1)
-        isosurface_remove_outliers: bool = option(True, "drop small components of a mesh")
+        isosurface_remove_outliers: bool = option(True, "drop small components of the mesh that is made")
         isosurface_outlier_area: float = option(
-            0.05, "components below this share of the largest one's area", ge=0, le=1
+            0.05, "share of the largest component's area below which components are dropped", ge=0, le=1
         )
 
     def __init__(self, config: V) -> None:
@@ -74,11 +77,11 @@ class Volumetric(Geometry[V]):
 
     @abstractmethod
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Optical depth per unit length, non-negative."""
+        """Return the optical depth per unit length, non-negative."""
 
     @torch.no_grad()
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
-        """Marching cubes: of the density at a threshold, or with "auto" of its solid field at the silhouette level.
+        """March cubes through the density at a threshold, or with "auto" its solid field at the silhouette level.
 
         See ``usd.math.isosurface``.
         """
@@ -91,7 +94,7 @@ class Volumetric(Geometry[V]):
         vertices, faces = marching_cubes(field, level, self.radius)
         if len(faces) == 0:
             raise UserError(
-                f"empty surface: the threshold {level:.4g} is above the largest density; {_found(density)}"
+                f"empty surface: the threshold {level:.4g} is above the largest density; {_largest_density(density)}"
             )
         if config.isosurface_remove_outliers:
             keep = meshes.large_components(vertices, faces, config.isosurface_outlier_area)
@@ -102,27 +105,27 @@ class Volumetric(Geometry[V]):
 VolumetricConfig = Volumetric.Config
 
 
-class Surface(Geometry[C]):
+class ExplicitSurface(Geometry[C]):
     """A surface that is a mesh at every step: what the rasterizer renders."""
 
     @abstractmethod
     def surface(self) -> Mesh:
-        """The mesh as it is now, differentiable with respect to the geometry's parameters.
+        """Return the mesh as it is now, differentiable with respect to the geometry's parameters.
 
         Faces turn counter-clockwise seen from outside. ``color`` is None: colors are made of ``features``.
         """
 
     @abstractmethod
     def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
-        """What a material colors points of the surface with; differentiable, by the position too."""
+        """Return what a material colors points of the surface with; differentiable, by the position too."""
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
-        """Features. A surface has no density (zero everywhere) and no normal beside its faces'."""
+        """Return features. A surface has no density (zero everywhere) and no normal beside its faces'."""
         return Field(torch.zeros_like(x[:, 0]), self.features(x) if "features" in needs else None)
 
     @torch.no_grad()
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
-        """The mesh as it is rendered; a surface has neither another resolution nor a threshold."""
+        """Return the mesh as it is rendered; a surface has neither another resolution nor a threshold."""
         if resolution is not None or threshold is not None:
             raise UserError(
                 f"exporter.{'threshold' if resolution is None else 'resolution'}: expected null: "
@@ -136,7 +139,7 @@ class Surface(Geometry[C]):
 
 @dataclass(frozen=True)
 class DistanceField:
-    """What a signed distance says about N points. Parts nobody asked for are None."""
+    """Signed distances of N points, with derivatives and features. Parts nobody asked for are None."""
 
     distance: Float[Tensor, "N"]
     gradient: Float[Tensor, "N 3"] | None = None
@@ -152,18 +155,21 @@ class SignedDistance(Geometry[C]):
 
     @abstractmethod
     def distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Signed distances of points."""
+        """Return signed distances of points."""
 
     @abstractmethod
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
-        """Distances, and what ``needs`` names of ``gradient`` (not normalized), ``laplacian`` and ``features``."""
+        """Return distances, and what ``needs`` names of ``gradient`` (not normalized), ``laplacian``, ``features``."""
 
 
 def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:
-    """The field to march through, and the level of its surface."""
+    """Return the field to march through, and the level of its surface.
+
+    Raises ``UserError`` where there is no surface.
+    """
     if not bool(density.isfinite().all()):
         raise UserError(
-            f"empty surface: some densities are not numbers, so training diverged; {_found(density)}"
+            f"empty surface: some densities are not numbers, so training diverged; {_largest_density(density)}"
         )
     if threshold != "auto":
         return density, threshold
@@ -172,9 +178,10 @@ def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: fl
     level = silhouette_level(field, density, spacing)
     if level is None:
         why = "no line of sight is even half opaque: train longer, or give a threshold"
-        raise UserError(f"empty surface: {why}; {_found(density)}")
+        raise UserError(f"empty surface: {why}; {_largest_density(density)}")
     return field, level
 
 
-def _found(density: Float[Tensor, "X Y Z"]) -> str:
+def _largest_density(density: Float[Tensor, "X Y Z"]) -> str:
+    """Return the clause that says how large the densities are, for errors."""
     return f"the largest density on the {len(density)}^3 grid is {float(density.max()):.4g}"

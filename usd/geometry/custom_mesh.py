@@ -40,11 +40,11 @@ class CustomMesh(FeatureSurface["CustomMesh.Config"]):
         self.offset = None if config.fix_geometry else torch.nn.Parameter(torch.zeros_like(mesh.vertices))
 
     def initialize(self) -> Mesh | None:
-        """The mesh as the file has it, with its colors."""
+        """Return the mesh as the file has it, with its colors."""
         colored = initial_mesh(self.config, self.radius).colored
         return None if colored is None else colored.to(self.vertices.device)
 
     def surface(self) -> Mesh:
-        """The mesh as it is now."""
+        """Return the mesh as it is now."""
         moved: Float[Tensor, "V 3"] = self.vertices if self.offset is None else self.vertices + self.offset
         return Mesh(moved, self.faces)

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core.config import option, plain
-from usd.geometry import Geometry, Surface
+from usd.geometry import ExplicitSurface, Geometry
 from usd.network.encoding import HashGrid, HashGridConfig
 from usd.network.mlp import MLPConfig, mlp
 
@@ -17,19 +17,19 @@ NETWORKS = ("encoding", "feature_network")  # what makes features, by the names 
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Options of what a point's features are."""
+    """Options of a point's features."""
 
     radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
-    n_input_dims: int = option(3, "numbers a position has", choices=(3,))
+    n_input_dims: int = option(3, "numbers of a position", choices=(3,))
     n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0, le=4096)
-    pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
-    mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
+    pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")
+    mlp_network_config: MLPConfig = option(MLPConfig(), "networks behind the encoding")
 
 
 F = TypeVar("F", bound=FeatureConfig, default=FeatureConfig, covariant=True)
 
 
-class FeatureSurface(Surface[F]):
+class FeatureSurface(ExplicitSurface[F]):
     """features(x) = network(encoding(x)); without networks (``colored`` false) they are zeros that nothing trains."""
 
     encoding: HashGrid | None
@@ -51,19 +51,19 @@ class FeatureSurface(Surface[F]):
             self.encoding.update(step)
 
     def features(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N F"]:
-        """What a material colors points with."""
+        """Return what a material colors points with."""
         if self.feature_network is None:
             return x.new_zeros(len(x), self.n_features)
         return self.feature_network(self.encode(x))
 
     def encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
-        """The hash grid at world coordinates."""
+        """Return the encoding at world coordinates."""
         assert self.encoding is not None
         return self.encoding((x / self.radius + 1) * 0.5)
 
 
-def inherit_features(target: Geometry, source: Geometry) -> bool:
-    """Copies the networks of features from a geometry that has the same ones; says whether it had.
+def copy_features(target: Geometry, source: Geometry) -> bool:
+    """Copy the networks of features from a geometry that has the same ones; return whether it had.
 
     They are functions of the position: what they gave at a point they give there again.
     """
@@ -71,7 +71,7 @@ def inherit_features(target: Geometry, source: Geometry) -> bool:
     parts = [(mine.get(name), theirs.get(name)) for name in NETWORKS]
     if target.radius != source.radius or any(a is None or b is None for a, b in parts):
         return False
-    if not all(_alike(a, b) for a, b in parts):
+    if not all(_same_networks(a, b) for a, b in parts):
         return False
     for a, b in parts:
         assert a is not None and b is not None
@@ -79,8 +79,8 @@ def inherit_features(target: Geometry, source: Geometry) -> bool:
     return True
 
 
-def _alike(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
-    """The same networks: of one shape, and hash grids of the same settings."""
+def _same_networks(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
+    """Return whether networks are alike: of one shape, and hash grids of the same settings."""
     if isinstance(a, HashGrid) and isinstance(b, HashGrid) and plain(a.config) != plain(b.config):
         return False
     shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (a, b) if part]

@@ -17,9 +17,9 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field, Mesh
 from usd.geometry import DistanceField, Geometry, Level, SignedDistance
-from usd.geometry.features import FeatureConfig, FeatureSurface, inherit_features
-from usd.geometry.initial_shape import Params, ShapeConfig, initial_mesh, mesh_file, start_distance
-from usd.geometry.tetrahedra_sdf_grid import box_around, large_by_faces
+from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
+from usd.geometry.initial_shape import Params, ShapeConfig, initial_mesh, mesh_file, primitive_distance
+from usd.geometry.tetrahedra_sdf_grid import box_around, large_components_by_faces
 from usd.kernels.hash_grid import HashGridSpec, hash_grid
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import differences
@@ -47,15 +47,20 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
     @dataclass(frozen=True)
     class Config(ShapeConfig, FeatureConfig):
         normal_type: Literal["analytic", "finite_difference", "finite_difference_laplacian"] | None = option(
-            "finite_difference", "how gradients are computed; null: nothing can ask for them"
+            "finite_difference", "way in which gradients are computed; null: no component can ask for them"
         )
         finite_difference_normal_eps: float | Literal["progressive"] = option(
-            0.01, "step, world units; progressive: a cell of the finest level that is on", gt=0, le=1000
+            0.01,
+            "step of finite differences, world units; progressive: a cell of the finest level that is on",
+            gt=0,
+            le=1000,
         )
         sdf_bias: float | Literal["sphere", "ellipsoid"] = option(
-            0.0, "a number to add, or the shape to start from where shape_init is null"
+            0.0, "number added to the distance, or the shape to start from where shape_init is null"
         )
-        sdf_bias_params: Params | None = option(None, "of that shape, as shape_init_params", gt=0, le=10000)
+        sdf_bias_params: Params | None = option(
+            None, "parameters of the shape that sdf_bias names, as shape_init_params", gt=0, le=10000
+        )
         isosurface_resolution: int = option(
             128,
             "lattice points a side when a mesh is made; fineness of the grid that is rasterized",
@@ -65,12 +70,14 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         isosurface_threshold: float = option(0.0, "distance of the surface that is exported")
         isosurface_chunk: int = option(1 << 18, "points evaluated at once when a mesh is made; 0: all", ge=0)
         isosurface_coarse_to_fine: bool = option(
-            True, "rasterized: put the grid around the object, found on a coarser one"
+            True, "put the grid that is rasterized around the object, found on a coarser one"
         )
-        isosurface_deformable_grid: bool = option(False, "rasterized: let grid points move, by a network")
-        isosurface_remove_outliers: bool = option(False, "drop small components of a mesh")
+        isosurface_deformable_grid: bool = option(
+            False, "let points of the grid that is rasterized move, by a network"
+        )
+        isosurface_remove_outliers: bool = option(False, "drop small components of the mesh that is made")
         isosurface_outlier_n_faces_threshold: int | float = option(
-            0.01, "components with fewer faces: a share of the largest one's if below 1, else a number", ge=0
+            0.01, "faces below which components are dropped; below 1: a share of the largest one's", ge=0
         )
 
     start: Tensor
@@ -85,7 +92,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         moving = config.isosurface_deformable_grid
         self.deformation_network = mlp(width, 3, config.mlp_network_config) if moving else None
         self.register_buffer("start", torch.zeros(START.n_rows, 1))
-        self._checked: tuple[object, bool] | None = None
+        self._start_cache: tuple[object, bool] | None = None
         self.register_buffer("eps", torch.tensor(self._step_at(0)))
 
     def update(self, step: int, generator: torch.Generator) -> None:
@@ -94,6 +101,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         self.eps.fill_(self._step_at(step))
 
     def _step_at(self, step: int) -> float:
+        """Return the step of finite differences at a training step. Raises ``ConfigError``."""
         eps = self.config.finite_difference_normal_eps
         if eps != "progressive":
             return eps
@@ -108,72 +116,76 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
 
     @torch.no_grad()
     def initialize(self) -> Mesh | None:
-        """Takes the mesh that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
+        """Take the mesh that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
         if not self.from_file:
             return None
         start = initial_mesh(self.config, self.radius)
-        self._take_mesh(start.surface.to(self.start.device))
+        self._start_from_mesh(start.surface.to(self.start.device))
         return None if start.colored is None else start.colored.to(self.start.device)
 
     @classmethod
     def convert(cls, config: object, source: Geometry) -> "ImplicitSDF":
-        """The distance to the mesh that ``source`` exports, as the start; its features where they fit."""
+        """Return the distance to the mesh that ``source`` exports, as the start; its features where they fit."""
         assert isinstance(config, cls.Config)
         made = cls(config).to(next(iter(source.state_dict().values())).device)
         with torch.no_grad():
-            made._take_mesh(source.export_mesh())
-            inherit_features(made, source)
+            made._start_from_mesh(source.export_mesh())
+            copy_features(made, source)
         return made
 
-    def _take_mesh(self, mesh: Mesh) -> None:
+    def _start_from_mesh(self, mesh: Mesh) -> None:
+        """Fill the start grid with what the closed form lacks of a mesh's distance."""
         n, r = START.base_resolution + 1, self.radius
         x = grid_points(0, n, n, -r, r, self.start).view(n, n, n, 3).transpose(0, 2).reshape(-1, 3)
         missing = mesh_distance(x, mesh.vertices, mesh.faces) - self._closed_form(x)
         self.start.copy_(missing[:, None])
 
     def _closed_form(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Return the distance to the sphere or ellipsoid that the training starts from."""
         config, bias = self.config, self.config.sdf_bias
         if isinstance(bias, str) and config.shape_init is None:
-            return start_distance(bias, config.sdf_bias_params, x, self.radius)
+            return primitive_distance(bias, config.sdf_bias_params, x, self.radius)
         plain = self.from_file or config.shape_init is None
         kind, params = ("sphere", None) if plain else (str(config.shape_init), config.shape_init_params)
-        return start_distance(kind, params, x, self.radius)
+        return primitive_distance(kind, params, x, self.radius)
 
     # --------------------------------------------------------------------------------------------- the distance
 
     def distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Signed distances of points, positive outside."""
+        """Return signed distances of points, positive outside."""
         return self._distance(x, self.encode(x))
 
     def _distance(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
+        """Return signed distances of points whose encoding is known."""
         bias = self.config.sdf_bias
         start = self._closed_form(x) + (0.0 if isinstance(bias, str) else bias)
-        if self._corrected():
+        if self._has_start_grid():
             start = start + hash_grid((x / self.radius + 1) * 0.5, self.start, START)[:, 0]
         return start + self.sdf_network(encoded)[:, 0]
 
-    def _corrected(self) -> bool:
-        """Whether the start is more than its closed form; looked up again where the buffer was written to."""
+    def _has_start_grid(self) -> bool:
+        """Return whether the start is more than its closed form; looked up again where the buffer was written to."""
         state = (self.start._version, self.start.data_ptr())
-        if self._checked is None or self._checked[0] != state:
-            self._checked = (state, bool(self.start.any()))
-        return self._checked[1]
+        if self._start_cache is None or self._start_cache[0] != state:
+            self._start_cache = (state, bool(self.start.any()))
+        return self._start_cache[1]
 
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
-        """Distances, and what ``needs`` names of ``gradient``, ``laplacian`` and ``features``."""
+        """Return distances, and what ``needs`` names of ``gradient``, ``laplacian`` and ``features``."""
         if "gradient" not in needs or self.config.normal_type != "analytic" or torch.is_grad_enabled():
             return self._field(x, needs)
         with torch.enable_grad():
-            return _detached(self._field(x.detach(), needs, keep_graph=False))
+            return _detach(self._field(x.detach(), needs, keep_graph=False))
 
     def _field(
         self, x: Float[Tensor, "N 3"], needs: frozenset[str], keep_graph: bool = True
     ) -> DistanceField:
+        """Return what ``needs`` names; an analytic gradient needs a graph, kept where it is to be trained."""
         analytic = "gradient" in needs and self.config.normal_type == "analytic"
         at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
         encoded = self.encode(at)
         distance = self._distance(at, encoded)
-        gradient, laplacian = self._around(at, distance, needs)
+        gradient, laplacian = self._finite_differences(at, distance, needs)
         if analytic:
             (gradient,) = torch.autograd.grad(distance.sum(), at, create_graph=keep_graph, retain_graph=True)
         features = None
@@ -182,10 +194,10 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             features = empty if self.feature_network is None else self.feature_network(encoded)
         return DistanceField(distance, gradient, laplacian, features)
 
-    def _around(
+    def _finite_differences(
         self, x: Tensor, distance: Tensor, needs: frozenset[str]
     ) -> tuple[Float[Tensor, "N 3"] | None, Float[Tensor, "N"] | None]:
-        """Gradient (unless it is analytic) and Laplacian by finite differences, where they are needed."""
+        """Return gradient (unless it is analytic) and Laplacian by finite differences, where they are needed."""
         analytic = self.config.normal_type == "analytic"
         gradient_wanted = "gradient" in needs and not analytic
         if gradient_wanted and self.config.normal_type is None:
@@ -201,7 +213,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         return gradient, differences.laplacian(values, distance, self.eps) if curved else None
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
-        """Features and unit normals. A distance has no density of its own: it is zero everywhere."""
+        """Return features and unit normals. A distance has no density of its own: it is zero everywhere."""
         wanted = {"normal": "gradient", "features": "features"}
         field = self.distance_field(x, frozenset(wanted[name] for name in needs))
         normal = None if field.gradient is None else torch.nn.functional.normalize(field.gradient, dim=-1)
@@ -210,21 +222,21 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
     # -------------------------------------------------------------------------------------------------- meshes
 
     def surface(self) -> Mesh:
-        """The mesh on a tetrahedral grid; only points near the surface are evaluated differentiably.
+        """Return the mesh on a tetrahedral grid; only points near the surface are evaluated differentiably.
 
         Raises ``UserError`` where nothing is inside.
         """
         grid = tetrahedral_grid(cells_for(self.config.isosurface_resolution), self.start.device)
         box = self._box()
         still = box[0] + grid.points * (box[1] - box[0])
-        rough = self._sampled(still)
+        rough = self._sample(still)
         near = near_surface(grid, rough < 0).unique()
         fresh = self.encode(still[near])
         distance = rough.index_copy(0, near, self._distance(still[near], fresh))
-        vertices, faces = grid_surface(grid, self._moved(grid, still, near, fresh, box), distance)
-        return self._whole(vertices, faces, rough)
+        vertices, faces = grid_surface(grid, self._deform_grid(grid, still, near, fresh, box), distance)
+        return self._finish_mesh(vertices, faces, rough)
 
-    def _moved(
+    def _deform_grid(
         self,
         grid: TetrahedralGrid,
         still: Float[Tensor, "V 3"],
@@ -232,26 +244,27 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         encoded: Float[Tensor, "C E"],
         box: Float[Tensor, "2 3"],
     ) -> Float[Tensor, "V 3"]:
-        """Grid points in the world, those near the surface moved as the network says."""
+        """Return grid points in the world, those near the surface moved as the network says."""
         if self.deformation_network is None:
             return still
         wanted = torch.zeros_like(still).index_copy(0, near, self.deformation_network(encoded) / grid.cells)
         return still + grid_shift(grid, wanted) * (box[1] - box[0])
 
     @torch.no_grad()
-    def _sampled(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def _sample(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Return distances without gradients, in chunks."""
         return torch.cat([self.distance(part) for part in x.split(self.config.isosurface_chunk or len(x))])
 
     @torch.no_grad()
     def _box(self) -> Float[Tensor, "2 3"]:
-        """Where the rasterized grid is: around the object, or the whole cube."""
+        """Return where the rasterized grid is: around the object, or the whole cube."""
         r = self.radius
         whole = self.start.new_tensor([[-r] * 3, [r] * 3])
         if not self.config.isosurface_coarse_to_fine:
             return whole
         cells = max(8, cells_for(self.config.isosurface_resolution) // COARSE)
         x = tetrahedral_grid(cells, whole.device).points * 2 * r - r
-        inside = x[self._sampled(x) < 0]
+        inside = x[self._sample(x) < 0]
         if len(inside) == 0:
             return whole
         found = box_around(inside, 1.0)
@@ -259,7 +272,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
 
     @torch.no_grad()
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
-        """Marching cubes at ``isosurface_threshold``; with a deformable grid the mesh as it is rasterized."""
+        """March cubes at ``isosurface_threshold``; with a deformable grid return the mesh as it is rasterized."""
         config = self.config
         if self.deformation_network is not None and resolution is None:
             return super().export_mesh(None, threshold)
@@ -267,10 +280,10 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         level = config.isosurface_threshold if threshold in (None, "auto") else float(threshold)
         values = sample_grid(self.distance, side, self.radius, self.start, config.isosurface_chunk or side**3)
         vertices, faces = marching_cubes(-values, -level, self.radius)
-        return self._whole(vertices, faces, values)
+        return self._finish_mesh(vertices, faces, values)
 
-    def _whole(self, vertices: Tensor, faces: Tensor, values: Tensor) -> Mesh:
-        """The mesh without small components. Raises ``UserError`` where there is none."""
+    def _finish_mesh(self, vertices: Tensor, faces: Tensor, values: Tensor) -> Mesh:
+        """Return the mesh without small components. Raises ``UserError`` where there is none."""
         if not bool(values.isfinite().all()):
             raise UserError("empty surface: some distances are not numbers, so training diverged")
         if len(faces) == 0:
@@ -279,12 +292,15 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
                 " some must be below zero (inside)"
             )
         if self.config.isosurface_remove_outliers:
-            keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
+            keep = large_components_by_faces(
+                faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold
+            )
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
         return Mesh(vertices, faces)
 
 
-def _detached(field: DistanceField) -> DistanceField:
+def _detach(field: DistanceField) -> DistanceField:
+    """Return the field without its graph."""
     parts = (field.distance, field.gradient, field.laplacian, field.features)
     distance, *others = (None if part is None else part.detach() for part in parts)
     assert distance is not None

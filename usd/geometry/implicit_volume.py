@@ -21,7 +21,7 @@ Bias = float | Literal["blob_magic3d", "blob_dreamfusion"]
 
 
 def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) -> Float[Tensor, "N"]:
-    """What is added to the density before its activation.
+    """Return what is added to the density before its activation.
 
     A number is added everywhere; ``blob_magic3d`` is scale * (1 - r / std), ``blob_dreamfusion`` is
     scale * exp(-r^2 / (2 std^2)).
@@ -41,15 +41,19 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
 
     @dataclass(frozen=True)
     class Config(Volumetric.Config):
-        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1, le=4096)
-        density_activation: ActivationName = option("softplus", "makes densities non-negative")
-        density_bias: Bias = option("blob_magic3d", "a number, or the blob the object starts as")
-        density_blob_scale: float = option(10.0, "height of the blob")
-        density_blob_std: float = option(0.5, "radius of the blob", gt=0, le=10000)
-        pos_encoding_config: HashGridConfig = option(HashGridConfig(), "the hash grid")
-        mlp_network_config: MLPConfig = option(MLPConfig(), "the networks")
+        n_feature_dims: int = option(3, "numbers that a material gets for each point", ge=1, le=4096)
+        density_activation: ActivationName = option(
+            "softplus", "activation that makes densities non-negative"
+        )
+        density_bias: Bias = option(
+            "blob_magic3d", "number added before the activation, or the blob that the object starts as"
+        )
+        density_blob_scale: float = option(10.0, "height of the density's blob")
+        density_blob_std: float = option(0.5, "radius of the density's blob", gt=0, le=10000)
+        pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")
+        mlp_network_config: MLPConfig = option(MLPConfig(), "networks behind the encoding")
         normal_type: Literal["analytic", "finite_difference", "pred"] | None = option(
-            "finite_difference", "how normals are computed where something needs them; null: nothing can"
+            "finite_difference", "way in which normals are computed; null: no component can ask for them"
         )
         finite_difference_normal_eps: float = option(
             0.01, "step of the finite differences, world units", gt=0, le=1000
@@ -71,11 +75,11 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
         self.encoding.update(step)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Optical depth per unit length."""
+        """Return the optical depth per unit length."""
         return self._density(x, self._encode(x))
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
-        """Density, and what ``needs`` names of ``features`` and ``normal``."""
+        """Return density, and what ``needs`` names of ``features`` and ``normal``."""
         if "normal" not in needs or self.config.normal_type != "analytic" or torch.is_grad_enabled():
             return self._query(x, needs, keep_graph=True)
         with torch.enable_grad():
@@ -86,6 +90,7 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
         return Field(field.density.detach(), features, normal)
 
     def _query(self, x: Float[Tensor, "N 3"], needs: frozenset[str], keep_graph: bool) -> Field:
+        """Return what ``needs`` names; analytic normals need a graph, kept where it is to be trained."""
         analytic = "normal" in needs and self.config.normal_type == "analytic"
         at = x.detach().requires_grad_() if analytic and not x.requires_grad else x
         encoded = self._encode(at)
@@ -94,15 +99,17 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
         return Field(density, self.feature_network(encoded) if "features" in needs else None, normal)
 
     def _encode(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
+        """Return the encoding at world coordinates."""
         return self.encoding((x / self.radius + 1) * 0.5)
 
     def _density(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
+        """Return densities of points whose encoding is known."""
         config = self.config
         bias = density_bias(x, config.density_bias, config.density_blob_scale, config.density_blob_std)
         return self._activate(self.density_network(encoded)[:, 0] + bias)
 
     def _normal(self, x: Tensor, encoded: Tensor, density: Tensor, keep_graph: bool) -> Float[Tensor, "N 3"]:
-        """Unit vectors that point where the density falls fastest."""
+        """Return unit vectors that point where the density falls fastest."""
         if self.normal_network is not None:
             return torch.nn.functional.normalize(self.normal_network(encoded), dim=-1)
         if self.config.normal_type == "finite_difference":

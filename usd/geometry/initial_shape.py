@@ -1,4 +1,4 @@
-"""The shape a surface starts as, as signed distances, positive outside: sphere, ellipsoid, or a mesh of the user's."""
+"""Shapes that a training starts from, as signed distances, positive outside: sphere, ellipsoid, a user's mesh."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.errors import ConfigError, did_you_mean
-from usd.geometry.mesh_input import Placement, StartShape, read_start_shape
+from usd.geometry.mesh_input import InitialShape, MeshPlacement, read_initial_shape
 from usd.kernels.mesh_distance import mesh_distance
 from usd.mesh_io.axes import Axis
 
@@ -24,21 +24,25 @@ class ShapeConfig:
     """Options of the shape that a training starts from."""
 
     shape_init: str | None = option(
-        None, "sphere, ellipsoid or mesh:FILE; null: a sphere of half the radius", path=True
+        None,
+        "shape to start from: sphere, ellipsoid or mesh:FILE; null: a sphere of half the radius",
+        path=True,
     )
     shape_init_params: Params | None = option(
         None,
-        "sphere: its radius; ellipsoid: three half axes; mesh: largest coordinate, null: as in the file",
+        "size of shape_init; sphere: radius; ellipsoid: half axes; mesh: largest coordinate, null: the file's",
         gt=0,
         le=10000,
     )
-    shape_init_mesh_up: Axis | None = option(None, "the file's axis that is up; null: as its format has it")
-    shape_init_mesh_front: Axis | None = option(None, "the file's axis that becomes +x; null: +x")
+    shape_init_mesh_up: Axis | None = option(
+        None, "axis of shape_init's file that is up; null: as its format has it"
+    )
+    shape_init_mesh_front: Axis | None = option(None, "axis of shape_init's file that becomes +x; null: +x")
     force_shape_init: bool = option(False, "start from shape_init even where an earlier stage was converted")
 
 
 def mesh_file(config: ShapeConfig) -> Path | None:
-    """The file of ``shape_init: mesh:FILE``; None for other shapes. Raises ``ConfigError`` for unknown ones."""
+    """Return the file of ``shape_init: mesh:FILE``; None for other shapes. Raises ``ConfigError`` for unknown ones."""
     kind = config.shape_init
     if kind is not None and kind.startswith(MESH):
         return Path(kind.removeprefix(MESH)).expanduser()
@@ -50,30 +54,30 @@ def mesh_file(config: ShapeConfig) -> Path | None:
     return None
 
 
-def initial_mesh(config: ShapeConfig, radius: float) -> StartShape:
-    """The mesh of ``shape_init: mesh:FILE``, placed as the options say. Raises ``UserError``."""
+def initial_mesh(config: ShapeConfig, radius: float) -> InitialShape:
+    """Return the mesh of ``shape_init: mesh:FILE``, placed as the options say. Raises ``UserError``."""
     file = mesh_file(config)
     assert file is not None
     size = config.shape_init_params
     if isinstance(size, tuple):
         raise ConfigError("system.geometry.shape_init_params: a mesh has one size; expected a number or null")
-    return read_start_shape(
-        file, Placement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius
+    return read_initial_shape(
+        file, MeshPlacement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius
     )
 
 
 def initial_distance(config: ShapeConfig, x: Float[Tensor, "N 3"], radius: float) -> Float[Tensor, "N"]:
-    """Signed distance to the initial shape. Raises ``UserError`` where there is none to be had."""
+    """Return the signed distance to the initial shape. Raises ``UserError`` where there is none to be had."""
     if mesh_file(config) is None:
-        return start_distance(config.shape_init or "sphere", config.shape_init_params, x, radius)
+        return primitive_distance(config.shape_init or "sphere", config.shape_init_params, x, radius)
     mesh = initial_mesh(config, radius).surface.to(x.device)
     return mesh_distance(x, mesh.vertices, mesh.faces)
 
 
-def start_distance(
+def primitive_distance(
     kind: str, params: Params | None, x: Float[Tensor, "N 3"], radius: float
 ) -> Float[Tensor, "N"]:
-    """|x| - r for a sphere; for an ellipsoid of half axes s k (k - 1) / |x / s^2| with k = |x / s|.
+    """Return |x| - r for a sphere; for an ellipsoid of half axes s k (k - 1) / |x / s^2| with k = |x / s|.
 
     The latter is the distance to first order at the surface, and exact where the axes are equal.
     """
@@ -89,6 +93,6 @@ def start_distance(
 
 
 def _length(x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-    """|x| with a finite gradient (zero) at the origin."""
+    """Return |x| with a finite gradient (zero) at the origin."""
     a, b, c = x.unbind(-1)
     return (a * a + b * b + c * c).clamp_min(1e-20).sqrt()

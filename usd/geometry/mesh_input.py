@@ -31,8 +31,8 @@ COLOR_STEPS = 256
 
 
 @dataclass(frozen=True)
-class Placement:
-    """How a file's coordinates become ours. ``size`` is the largest coordinate after centering; None: as they are."""
+class MeshPlacement:
+    """Axes and size of a file's mesh. ``size`` is the largest coordinate after centering; None: as they are."""
 
     up: Axis | None = None
     front: Axis | None = None
@@ -40,7 +40,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class StartShape:
+class InitialShape:
     """The surface of a file, its vertices merged, and the same surface with vertex colors as displayed.
 
     The colored one has vertices of its own wherever two colors meet; None where the file has no colors.
@@ -50,14 +50,14 @@ class StartShape:
     colored: Mesh | None
 
 
-def read_start_shape(path: Path, placement: Placement, radius: float) -> StartShape:
+def read_initial_shape(path: Path, placement: MeshPlacement, radius: float) -> InitialShape:
     """Return the mesh of a file in the cube [-radius, radius]^3.
 
     Raises ``UserError`` for what is no readable mesh or does not fit. What was assumed is logged.
     """
     raw = without_strays(read_mesh(path, "z"))
-    turned = raw.move(raw.vertices @ turn(placement, path).T)
-    placed = turned.move(_placed(path, turned.vertices, placement.size, radius))
+    turned = raw.move(raw.vertices @ file_rotation(placement, path).T)
+    placed = turned.move(_fit_to_cube(path, turned.vertices, placement.size, radius))
     mesh = face_outward(weld(placed, WELD * radius))
     if len(mesh.faces) == 0:
         raise UserError(f"{path}: all its faces have collapsed; expected a mesh with an area")
@@ -68,10 +68,10 @@ def read_start_shape(path: Path, placement: Placement, radius: float) -> StartSh
     if not is_closed(mesh.faces):
         log.warning("note: %s is not watertight; its inside is where most of it lies around", path)
     surface = Mesh(mesh.vertices.float(), mesh.faces)
-    return StartShape(surface, color_vertices(mesh, COLOR_EDGE * radius) if mesh.has_colors else None)
+    return InitialShape(surface, color_vertices(mesh, COLOR_EDGE * radius) if mesh.has_colors else None)
 
 
-def turn(placement: Placement, path: Path) -> Float[Tensor, "3 3"]:
+def file_rotation(placement: MeshPlacement, path: Path) -> Float[Tensor, "3 3"]:
     """Return the rotation from a file's axes to ours. Raises ``UserError`` where up and front are one line."""
     up, front = placement.up or default_up(path), placement.front or "+x"
     try:
@@ -82,10 +82,13 @@ def turn(placement: Placement, path: Path) -> Float[Tensor, "3 3"]:
         ) from None
 
 
-def _placed(
+def _fit_to_cube(
     path: Path, vertices: Float[Tensor, "V 3"], size: float | None, radius: float
 ) -> Float[Tensor, "V 3"]:
-    """Centered by its bounding box and scaled, where a size is given; else as it is, if that fits."""
+    """Return vertices centered by their bounding box and scaled, where a size is given; else as they are.
+
+    Raises ``UserError`` where they do not fit into the cube.
+    """
     low, high = vertices.amin(0), vertices.amax(0)
     extent = float((high - low).max())
     if extent == 0:

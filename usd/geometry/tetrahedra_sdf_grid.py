@@ -15,7 +15,7 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.geometry import Geometry
-from usd.geometry.features import FeatureConfig, FeatureSurface, inherit_features
+from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
 from usd.geometry.initial_shape import ShapeConfig, initial_distance, initial_mesh, mesh_file
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import mesh as meshes
@@ -42,7 +42,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         isosurface_deformable_grid: bool = option(True, "let grid points move")
         isosurface_remove_outliers: bool = option(False, "drop small components of the mesh")
         isosurface_outlier_n_faces_threshold: int | float = option(
-            0.01, "components with fewer faces: a share of the largest one's if below 1, else a number", ge=0
+            0.01, "faces below which components are dropped; below 1: a share of the largest one's", ge=0
         )
         geometry_only: bool = option(False, "no features: they are zeros")
         fix_geometry: bool = option(False, "keep the shape, train the features")
@@ -57,15 +57,15 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         self.cells = cells_for(config.isosurface_resolution)
         points = tetrahedral_grid(self.cells).points
         self.register_buffer("box", torch.tensor([[-config.radius] * 3, [config.radius] * 3]))
-        self._learn("sdf", torch.full((len(points),), config.radius))
+        self._add_weight("sdf", torch.full((len(points),), config.radius))
         moving = config.isosurface_deformable_grid
-        self._learn("deformation", torch.zeros_like(points) if moving else None)
-        self._kept: tuple[object, Mesh] | None = None
+        self._add_weight("deformation", torch.zeros_like(points) if moving else None)
+        self._cached_surface: tuple[object, Mesh] | None = None
         if not self.from_file:
             self.initialize()
 
-    def _learn(self, name: str, value: Tensor | None) -> None:
-        """A parameter, or a buffer where the shape is fixed."""
+    def _add_weight(self, name: str, value: Tensor | None) -> None:
+        """Register a parameter, or a buffer where the shape is fixed."""
         if self.config.fix_geometry or value is None:
             self.register_buffer(name, value)
         else:
@@ -73,13 +73,13 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
 
     @torch.no_grad()
     def initialize(self) -> Mesh | None:
-        """Takes the shape that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
+        """Take the shape that ``shape_init`` names. Raises ``UserError`` where its file cannot be read."""
         if not self.from_file:
             x = self.positions()
             self._set(self.box, initial_distance(self.config, x, self.radius))
             return None
         start = initial_mesh(self.config, self.radius)
-        self._take_mesh(start.surface.to(self.box.device))
+        self._start_from_mesh(start.surface.to(self.box.device))
         return None if start.colored is None else start.colored.to(self.box.device)
 
     @property
@@ -88,22 +88,23 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         return tetrahedral_grid(self.cells, self.box.device)
 
     def positions(self) -> Float[Tensor, "V 3"]:
-        """Grid points in the world, moved as learned. Those on the border stay."""
+        """Return grid points in the world, moved as learned. Those on the border stay."""
         unit = self.grid.points
         if self.deformation is not None:
             unit = unit + grid_shift(self.grid, self.deformation)
         return self.box[0] + unit * (self.box[1] - self.box[0])
 
     def surface(self) -> Mesh:
-        """The mesh as it is now. Raises ``UserError`` where nothing is inside any more."""
+        """Return the mesh as it is now. Raises ``UserError`` where nothing is inside any more."""
         if not self.config.fix_geometry:
             return self._march()
         state = (self.sdf._version, self.box._version, self.sdf.device, id(self.sdf))
-        if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self._march())
-        return self._kept[1]
+        if self._cached_surface is None or self._cached_surface[0] != state:
+            self._cached_surface = (state, self._march())
+        return self._cached_surface[1]
 
     def _march(self) -> Mesh:
+        """Return the mesh marched through the grid. Raises ``UserError`` where it is empty."""
         vertices, faces, ends = grid_cut(self.grid, self.positions(), self.sdf)
         if len(faces) == 0:
             sdf = self.sdf.detach()
@@ -112,56 +113,62 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
                 " some must be below zero (inside)"
             )
         if self.config.isosurface_remove_outliers:
-            keep = large_by_faces(faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold)
+            keep = large_components_by_faces(
+                faces, len(vertices), self.config.isosurface_outlier_n_faces_threshold
+            )
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
         edge = (self.box[1, 0] - self.box[0, 0]) / self.cells
         return Mesh(vertices, faces, cut=ends / edge)
 
     @classmethod
     def convert(cls, config: object, source: Geometry) -> "TetrahedraSDFGrid":
-        """The surface that ``source`` exports, as distances on a grid around it, and its features where they fit.
+        """Return the surface that ``source`` exports, as distances on a grid around it; its features where they fit.
 
         A grid of the same settings is taken over as it is.
         """
         assert isinstance(config, cls.Config)
         made = cls(config).to(next(iter(source.state_dict().values())).device)
         with torch.no_grad():
-            made._take_shape(source)
-            inherit_features(made, source)
+            made._start_from_geometry(source)
+            copy_features(made, source)
         return made
 
-    def _take_shape(self, source: Geometry) -> None:
-        if isinstance(source, TetrahedraSDFGrid) and self._holds(source):
+    def _start_from_geometry(self, source: Geometry) -> None:
+        """Copy a grid of the same settings, or take the distances to any other surface."""
+        if isinstance(source, TetrahedraSDFGrid) and self._can_copy(source):
             self._set(source.box, source.sdf)
             if self.deformation is not None and source.deformation is not None:
                 self.deformation.copy_(source.deformation)
             return
-        self._take_mesh(source.export_mesh())
+        self._start_from_mesh(source.export_mesh())
 
-    def _take_mesh(self, mesh: Mesh) -> None:
-        """A grid around a mesh, and the distances to it."""
+    def _start_from_mesh(self, mesh: Mesh) -> None:
+        """Put the grid around a mesh, and take the distances to it."""
         self._set(box_around(mesh.vertices, MARGIN), self.sdf)
         self._set(self.box, mesh_distance(self.positions(), mesh.vertices, mesh.faces))
 
-    def _holds(self, source: "TetrahedraSDFGrid") -> bool:
-        """Whether another grid's state fits into this one."""
+    def _can_copy(self, source: "TetrahedraSDFGrid") -> bool:
+        """Return whether another grid's state fits into this one."""
         return source.cells == self.cells and (source.deformation is None or self.deformation is not None)
 
     def _set(self, box: Tensor, sdf: Tensor) -> None:
+        """Write box and distances in place, so that optimizers keep their tensors."""
         self.box.copy_(box)
         self.sdf.copy_(sdf)
 
 
 def box_around(vertices: Float[Tensor, "V 3"], margin: float) -> Float[Tensor, "2 3"]:
-    """The cube around a mesh's bounding box, ``margin`` times as wide as its longest side."""
+    """Return the cube around a mesh's bounding box, ``margin`` times as wide as its longest side."""
     low, high = vertices.amin(0), vertices.amax(0)
     half = (high - low).max() / 2 * margin
     middle = (low + high) / 2
     return torch.stack([middle - half, middle + half])
 
 
-def large_by_faces(faces: Int[Tensor, "F 3"], n_vertices: int, threshold: int | float) -> Bool[Tensor, "F"]:
-    """Which faces belong to components with at least ``threshold`` faces, or that share of the largest one's."""
+def large_components_by_faces(
+    faces: Int[Tensor, "F 3"], n_vertices: int, threshold: int | float
+) -> Bool[Tensor, "F"]:
+    """Return which faces belong to components of ``threshold`` faces or more, or of that share of the largest."""
     label = meshes.components(faces, n_vertices)
     sizes = torch.bincount(label)
     least = threshold * int(sizes.max()) if threshold < 1 else min(float(threshold), float(sizes.max()))

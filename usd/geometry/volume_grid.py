@@ -23,16 +23,21 @@ class VolumeGrid(Volumetric["VolumeGrid.Config"]):
 
     @dataclass(frozen=True)
     class Config(Volumetric.Config):
-        grid_size: tuple[int, int, int] = option((100, 100, 100), "points along x, y and z", ge=2, le=512)
-        n_feature_dims: int = option(3, "numbers a material gets for each point", ge=1, le=4096)
-        density_activation: ActivationName = option("softplus", "makes densities non-negative")
-        density_bias: float | Literal["blob", "blob_magic3d", "blob_dreamfusion"] = option(
-            "blob", "a number, or the blob the object starts as; blob is blob_magic3d"
+        grid_size: tuple[int, int, int] = option(
+            (100, 100, 100), "grid points along x, y and z", ge=2, le=512
         )
-        density_blob_scale: float = option(5.0, "height of the blob")
-        density_blob_std: float = option(0.5, "radius of the blob", gt=0, le=10000)
+        n_feature_dims: int = option(3, "numbers that a material gets for each point", ge=1, le=4096)
+        density_activation: ActivationName = option(
+            "softplus", "activation that makes densities non-negative"
+        )
+        density_bias: float | Literal["blob", "blob_magic3d", "blob_dreamfusion"] = option(
+            "blob",
+            "number added before the activation, or the blob that the object starts as; blob is blob_magic3d",
+        )
+        density_blob_scale: float = option(5.0, "height of the density's blob")
+        density_blob_std: float = option(0.5, "radius of the density's blob", gt=0, le=10000)
         normal_type: Literal["finite_difference"] | None = option(
-            "finite_difference", "how normals are computed; null: nothing can ask for them"
+            "finite_difference", "way in which normals are computed; null: no component can ask for them"
         )
         finite_difference_normal_eps: float = option(
             0.01, "step of the finite differences, world units", gt=0, le=1000
@@ -45,17 +50,17 @@ class VolumeGrid(Volumetric["VolumeGrid.Config"]):
         self._activate = activation(config.density_activation)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Optical depth per unit length."""
-        return self._density(x, self._sampled(x, 1)[:, 0])
+        """Return the optical depth per unit length."""
+        return self._density(x, self._sample(x, 1)[:, 0])
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
-        """Density, and what ``needs`` names of ``features`` and ``normal``."""
-        numbers = self._sampled(x, 1 + self.n_features if "features" in needs else 1)
+        """Return density, and what ``needs`` names of ``features`` and ``normal``."""
+        numbers = self._sample(x, 1 + self.n_features if "features" in needs else 1)
         normal = self._normal(x) if "normal" in needs else None
         return Field(self._density(x, numbers[:, 0]), numbers[:, 1:] if "features" in needs else None, normal)
 
-    def _sampled(self, x: Float[Tensor, "N 3"], channels: int) -> Float[Tensor, "N C"]:
-        """The first numbers of the grid, interpolated; outside the cube those of its border."""
+    def _sample(self, x: Float[Tensor, "N 3"], channels: int) -> Float[Tensor, "N C"]:
+        """Return the first numbers of the grid, interpolated; outside the cube those of its border."""
         at = (x / self.radius).view(1, 1, 1, -1, 3)
         found = torch.nn.functional.grid_sample(
             self.grid[:, :channels], at, padding_mode="border", align_corners=True
@@ -63,12 +68,13 @@ class VolumeGrid(Volumetric["VolumeGrid.Config"]):
         return found.view(channels, -1).T
 
     def _density(self, x: Float[Tensor, "N 3"], raw: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """Return densities, of points and the grid's numbers there."""
         config = self.config
         kind = "blob_magic3d" if config.density_bias == "blob" else config.density_bias
         return self._activate(raw + density_bias(x, kind, config.density_blob_scale, config.density_blob_std))
 
     def _normal(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Unit vectors that point where the density falls fastest."""
+        """Return unit vectors that point where the density falls fastest."""
         if self.config.normal_type is None:
             raise UserError(
                 "system.geometry.normal_type: is null, but something needs the normals of this volume-grid; "

@@ -12,8 +12,9 @@ direction v, written w' = (v . grad) w:
 
 The last two of the right column share their reading of the table, for they are usually wanted together.
 
-The innermost lines are C++ that Warp compiles for the CPU and for CUDA alike: written in Warp's Python they took twice
-as long on a CPU, because every access to an array checks for a negative index and multiplies by a stride.
+The innermost lines are the C++ of ``hash_grid.h``, which Warp compiles for the CPU and for CUDA alike: written in
+Warp's Python they took twice as long on a CPU, because every access to an array checks for a negative index and
+multiplies by a stride.
 """
 
 import functools
@@ -27,159 +28,22 @@ from torch.autograd.function import once_differentiable
 
 from usd.kernels import runtime
 from usd.kernels.hash_grid import PRIMES, HashGridSpec
+from usd.kernels.native import native_body
 
 wp = runtime.find_warp()
 POINTS_PER_TILE = 256
 
-# Points are taken in blocks. First the arithmetic, point beside point, so that a CPU's vector unit has them all at
-# once: p, u (position, direction), P and D (the factors of w at the lower and upper corner, their derivatives, 0
-# outside), r (rows of the corners). Then point after point what touches the table; no address waits for arithmetic.
-# A CUDA thread has one point.
-CELLS = """
-#if defined(__CUDA_ARCH__)
-    constexpr int BLOCK = 1;
-#else
-    #pragma clang fp contract(fast)
-    constexpr int BLOCK = 16;
-#endif
-    constexpr int F = FEATURES;
-    float* T = reinterpret_cast<float*>(table.data) + size_t(offset) * F;
-    float* tile = reinterpret_cast<float*>(features.data) + size_t(tile_row) * F;
-    const unsigned side = unsigned(size) + 1u;
-    const unsigned step_y = dense ? side : PRIME_Y, step_z = dense ? side * side : PRIME_Z;
-    float p[3][BLOCK] = {}, P[3][2][BLOCK];
-    unsigned low[3][BLOCK], r[8][BLOCK];
-    for (int start = first; start < last; start += BLOCK) {
-    const int n = last - start < BLOCK ? last - start : BLOCK;
-    for (int s = 0; s < n; ++s)
-        for (int d = 0; d < 3; ++d)
-            p[d][s] = x.data[start + s][d];
-    for (int d = 0; d < 3; ++d)
-        for (int s = 0; s < BLOCK; ++s) {
-            const float inside = p[d][s] < 0.0f ? 0.0f : (p[d][s] > 1.0f ? 1.0f : p[d][s]);
-            const float scaled = inside * (float)size;
-            int cell = (int)scaled;
-            cell = cell < 0 ? 0 : (cell < size ? cell : size - 1);
-            low[d][s] = unsigned(cell);
-            P[d][1][s] = scaled - (float)cell;
-            P[d][0][s] = 1.0f - P[d][1][s];
-        }
-    for (int k = 0; k < 8; ++k) {
-        const unsigned a = k & 1, b = k >> 1 & 1, c = k >> 2;
-        if (dense)
-            for (int s = 0; s < BLOCK; ++s)
-                r[k][s] = low[0][s] + a + (low[1][s] + b) * step_y + (low[2][s] + c) * step_z;
-        else
-            for (int s = 0; s < BLOCK; ++s)
-                r[k][s] = ((low[0][s] + a) ^ ((low[1][s] + b) * step_y) ^ ((low[2][s] + c) * step_z)) & unsigned(mask);
-    }
-"""
-RATES = """
-    float D[3][2][BLOCK];
-    for (int d = 0; d < 3; ++d)
-        for (int s = 0; s < BLOCK; ++s) {
-            D[d][1][s] = p[d][s] >= 0.0f && p[d][s] <= 1.0f ? (float)size : 0.0f;
-            D[d][0][s] = -D[d][1][s];
-        }
-"""
-DIRECTION = """
-    float u[3][BLOCK] = {}, U[3][2][BLOCK];
-    for (int s = 0; s < n; ++s)
-        for (int d = 0; d < 3; ++d)
-            u[d][s] = v.data[start + s][d];
-    for (int d = 0; d < 3; ++d)
-        for (int s = 0; s < BLOCK; ++s) {
-            U[d][1][s] = D[d][1][s] * u[d][s];
-            U[d][0][s] = -U[d][1][s];
-        }
-"""
-CORNERS = """
-    for (int k = 0; k < 8; ++k) {
-        const int a = k & 1, b = k >> 1 & 1, c = k >> 2;
-        for (int s = 0; s < BLOCK; ++s) {
-            const float X = P[0][a][s], Y = P[1][b][s], Z = P[2][c][s];
-"""
-DERIVATIVES = "const float dX = D[0][a][s], dY = D[1][b][s], dZ = D[2][c][s];"
-WEIGHT = ("float w[8][BLOCK];", CORNERS, "w[k][s] = X * Y * Z; } }")
-SLOPE = (
-    *(RATES, DIRECTION, "float w[8][BLOCK];", CORNERS),
-    "w[k][s] = Z * (U[0][a][s] * Y + X * U[1][b][s]) + X * Y * U[2][c][s]; } }",
-)
-ROWS = """
-    for (int s = 0; s < n; ++s) {
-        float* y = tile + size_t(start - first + s) * F;
-"""
-ROW = """
-        for (int k = 0; k < 8; ++k) {
-            float* row = T + size_t(r[k][s]) * F;
-"""
-GATHER = (
-    *(ROWS, "float sum[F] = {};", ROW, "for (int q = 0; q < F; ++q) sum[q] += w[k][s] * row[q]; }"),
-    "for (int q = 0; q < F; ++q) y[q] = sum[q]; }",
-)
-# On a CPU one thread owns a level.
-SCATTER = (
-    *(ROWS, "float g[F]; for (int q = 0; q < F; ++q) g[q] = y[q];", ROW),
-    """
-#if defined(__CUDA_ARCH__)
-            for (int q = 0; q < F; ++q) wp::atomic_add(row + q, w[k][s] * g[q]);
-#else
-            for (int q = 0; q < F; ++q) row[q] += w[k][s] * g[q];
-#endif
-        } }
-""",
-)
-DOT = (
-    *("float dot[8][BLOCK] = {};", ROWS, ROW),
-    "float sum = 0.0f; for (int q = 0; q < F; ++q) sum += row[q] * y[q]; dot[k][s] = sum; } }",
-    "float sum[3][BLOCK] = {};",
-)
-GATHER_AND_DOT = (
-    *("float dot[8][BLOCK] = {};", ROWS, "float sum[F] = {};", ROW),
-    "float product = 0.0f; for (int q = 0; q < F; ++q) { sum[q] += w[k][s] * row[q]; product += row[q] * y[q]; }",
-    "dot[k][s] = product; } float* out = y - tile + reinterpret_cast<float*>(slopes.data) + size_t(tile_row) * F;",
-    "for (int q = 0; q < F; ++q) out[q] = sum[q]; }",
-    "float sum[3][BLOCK] = {};",
-)
-PULL = """
-            sum[0][s] += dot[k][s] * dX * Y * Z;
-            sum[1][s] += dot[k][s] * X * dY * Z;
-            sum[2][s] += dot[k][s] * X * Y * dZ;
-        } }
-"""
-PULL_SLOPE = """
-            const float Ux = U[0][a][s], Uy = U[1][b][s], Uz = U[2][c][s];
-            sum[0][s] += dot[k][s] * dX * (Uy * Z + Y * Uz);
-            sum[1][s] += dot[k][s] * dY * (Ux * Z + X * Uz);
-            sum[2][s] += dot[k][s] * dZ * (Ux * Y + X * Uy);
-        } }
-"""
-ADD = """
-    for (int s = 0; s < n; ++s)
-        for (int d = 0; d < 3; ++d)
-            wp::atomic_add(&position.data[start + s][d], sum[d][s]);
-"""
 BODIES = {
-    "interpolate": (*WEIGHT, *GATHER),
-    "slope": (*SLOPE, *GATHER),
-    "scatter": (*WEIGHT, *SCATTER),
-    "scatter_slope": (*SLOPE, *SCATTER),
-    "pull": (RATES, *DOT, CORNERS, DERIVATIVES, PULL, ADD),
-    "pull_slope": (RATES, DIRECTION, *DOT, CORNERS, DERIVATIVES, PULL_SLOPE, ADD),
-    "slope_and_pull_slope": (*SLOPE, *GATHER_AND_DOT, CORNERS, DERIVATIVES, PULL_SLOPE, ADD),
+    "interpolate": {"GATHER": 1},
+    "slope": {"SLOPE": 1, "GATHER": 1},
+    "scatter": {"SCATTER": 1},
+    "scatter_slope": {"SLOPE": 1, "SCATTER": 1},
+    "pull": {"PULL": 1},
+    "pull_slope": {"SLOPE": 1, "PULL": 1},
+    "slope_and_pull_slope": {"SLOPE": 1, "GATHER": 1, "PULL": 1},
 }
-# A tile's rows are ordered by level, then point; in the features as the caller knows them by point, then level.
-COPY = """
-    constexpr int F = FEATURES;
-    const int n = last - first;
-    for (int s = 0; s < n; ++s)
-        for (int level = 0; level < n_levels; ++level) {
-            const size_t from = size_t(first) * n_levels;
-            float* row = reinterpret_cast<float*>(features.data) + (from + size_t(s) * n_levels + level) * F;
-            float* tile = reinterpret_cast<float*>(tiles.data) + (from + size_t(level) * chunk + s) * F;
-            for (int q = 0; q < F; ++q) TO[q] = FROM[q];
-        }
-"""
+"""The sums by name, as parts of ``sum_over_points`` in ``hash_grid.h`` that are switched on."""
+NO_PARTS = dict.fromkeys(("SLOPE", "GATHER", "SCATTER", "PULL"), 0)
 
 
 @wp.struct
@@ -197,7 +61,7 @@ class Levels:
 def kernel(name: str, n_features: int) -> Any:
     """One of these kernels for one number of features per level: the points of a tile, at one level."""
     vec = wp.types.vector(n_features, wp.float32)
-    add_points = _sum_over_points(name, n_features)
+    add_points = sum_over_points(name, n_features)
 
     @no_type_check
     def walk(
@@ -231,13 +95,11 @@ def kernel(name: str, n_features: int) -> Any:
     return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
 
 
-def _sum_over_points(name: str, n_features: int) -> Any:
+def sum_over_points(name: str, n_features: int) -> Any:
     """The C++ of one sum over points ``first`` to ``last`` of one level."""
     vec = wp.types.vector(n_features, wp.float32)
-    constants = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
-    code = "\n".join((CELLS, *BODIES[name], "}"))
-    for constant, value in constants.items():
-        code = code.replace(constant, str(value))
+    macros = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
+    code = native_body("hash_grid.h", "sum_over_points", **macros, **(NO_PARTS | BODIES[name]))
 
     @no_type_check
     def add_points(
@@ -264,8 +126,7 @@ def _sum_over_points(name: str, n_features: int) -> Any:
 def copy_kernel(into_tiles: bool, n_features: int) -> Any:
     """Features of all points from rows into tiles, or back."""
     vec = wp.types.vector(n_features, wp.float32)
-    to, source = ("tile", "row") if into_tiles else ("row", "tile")
-    code = COPY.replace("FEATURES", str(n_features)).replace("TO[", f"{to}[").replace("FROM[", f"{source}[")
+    code = native_body("hash_grid.h", "copy_points", FEATURES=n_features, INTO_TILES=int(into_tiles))
     name = "into_tiles" if into_tiles else "out_of_tiles"
 
     @no_type_check

@@ -3,10 +3,10 @@
 The three steps of a rasterizer (Laine et al., arXiv 2011.03277), on rays through pixel centers::
 
     tracer = Tracer(vertices, faces)                                  # builds the tree of boxes
-    seen = rasterize(tracer, view)                                    # which face is where: no gradient
-    weights, t = barycentric(vertices, faces, view, seen)             # perspective-correct, differentiable
-    values = interpolate(attributes, faces, seen, weights)            # of covered pixels
-    picture = antialias(seen.picture(values), vertices, crossings(tracer, view, seen), view)
+    fragments = rasterize(tracer, view)                                    # which face is where: no gradient
+    weights, t = barycentric(vertices, faces, view, fragments)             # perspective-correct, differentiable
+    values = interpolate(attributes, faces, fragments, weights)            # of covered pixels
+    picture = antialias(fragments.picture(values), vertices, crossings(tracer, view, fragments), view)
 
 Visibility is a ray query of Warp's mesh (a bounding volume hierarchy, on CPU and CUDA) or, in the twin, a test of every
 ray with every face. ``rasterize_antialias`` blends pixels across silhouettes; only through it do silhouettes move.
@@ -101,7 +101,7 @@ def whole(cameras: Cameras) -> View:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Fragments:
     """The covered pixels, in order: their number (views one after the other, row by row), face and distance.
 
     ``t`` is the distance along the pixel's ray, without gradient. ``shape`` is (B, H, W).
@@ -197,41 +197,41 @@ def _dot(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*
 
 
 @torch.no_grad()
-def rasterize(tracer: Tracer, view: View) -> Seen:
+def rasterize(tracer: Tracer, view: View) -> Fragments:
     """The face that each pixel's center shows. Not differentiable."""
     face, t = tracer.cast(*view.rays)
     pixel = (face != NOTHING).nonzero().squeeze(1)
-    return Seen(pixel, face[pixel], t[pixel], view.shape)
+    return Fragments(pixel, face[pixel], t[pixel], view.shape)
 
 
 def barycentric(
-    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, seen: Seen
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, fragments: Fragments
 ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P"]]:
     """Weights of the three corners at covered pixels, and the distance along the pixels' rays.
 
     Differentiable by vertices (and cameras). Weights are those of points in space, hence perspective-correct.
     """
-    o, d = (rays.index_select(0, seen.pixel) for rays in view.rays)
-    corners = interpolate_corners(vertices, faces, seen)
+    o, d = (rays.index_select(0, fragments.pixel) for rays in view.rays)
+    corners = interpolate_corners(vertices, faces, fragments)
     weights, rest = intersect(
-        corners, o + seen.t[:, None] * d, d
+        corners, o + fragments.t[:, None] * d, d
     )  # from nearby: tiny faces keep their digits
-    return weights, seen.t + rest
+    return weights, fragments.t + rest
 
 
 def interpolate_corners(
-    attributes: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], seen: Seen
+    attributes: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
 ) -> Float[Tensor, "P 3 C"]:
     """The attributes of the three corners of each covered pixel's face."""
-    index = faces.index_select(0, seen.face)
+    index = faces.index_select(0, fragments.face)
     return attributes.index_select(0, index.flatten()).view(len(index), 3, attributes.shape[1])
 
 
 def interpolate(
     attributes: Float[Tensor, "V C"],
     faces: Int[Tensor, "F 3"],
-    seen: Seen,
+    fragments: Fragments,
     weights: Float[Tensor, "P 3"],
 ) -> Float[Tensor, "P C"]:
     """Vertex attributes at covered pixels. ``faces`` may number other corners than the mesh's (texture seams)."""
-    return (interpolate_corners(attributes, faces, seen) * weights[:, :, None]).sum(1)
+    return (interpolate_corners(attributes, faces, fragments) * weights[:, :, None]).sum(1)

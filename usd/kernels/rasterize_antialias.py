@@ -12,7 +12,7 @@ crossing is visible is decided by a ray just beside it. Rows are blended before 
 [0, 1] stays there.
 
 An edge is a *silhouette* of a view if all its faces lie on one side of it, as seen from there: folds, borders
-of open meshes, and anything non-manifold; how faces turn does not matter. Edges steeper than 45 degrees are
+of open meshes, and anything non-manifold; how faces turn does not matter. MeshEdges steeper than 45 degrees are
 crossed by rows, the others by columns; where an outline passes 45 degrees a pixel may jump by a part of its
 value.
 
@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from usd.kernels.rasterize import Seen, Tracer, View
+from usd.kernels.rasterize import Fragments, Tracer, View
 
 BESIDE_PX = 0.01  # how far outside its silhouette a crossing's visibility is looked at
 LEAST_GAP = 1e-3  # what is behind a silhouette is further away by at least this share
@@ -33,7 +33,7 @@ LEAST_DEPTH = 1e-6  # edges that end nearer to the camera's plane are left out
 
 
 @dataclass(frozen=True)
-class Edges:
+class MeshEdges:
     """The edges of a mesh, and the three half-edges of each face; half-edge k belongs to face k % F.
 
     ``turn`` is 1 where a half-edge runs along its edge, -1 where against it.
@@ -45,19 +45,19 @@ class Edges:
     n_faces: Float[Tensor, "E"]
 
 
-def edges_of(faces: Int[Tensor, "F 3"], n_vertices: int, like: Float[Tensor, "..."]) -> Edges:
+def edges_of(faces: Int[Tensor, "F 3"], n_vertices: int, like: Float[Tensor, "..."]) -> MeshEdges:
     """Every edge once, its lower vertex first."""
     half = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     low, high = torch.minimum(*half.unbind(1)), torch.maximum(*half.unbind(1))
     key, of_half = torch.unique(low * n_vertices + high, return_inverse=True)
     ends = torch.stack([key // n_vertices, key % n_vertices], -1)
     turn = torch.where(half[:, 0] == low, 1.0, -1.0).to(like)
-    return Edges(ends, of_half, turn, torch.bincount(of_half, minlength=len(key)).to(like))
+    return MeshEdges(ends, of_half, turn, torch.bincount(of_half, minlength=len(key)).to(like))
 
 
 @dataclass(frozen=True)
 class Silhouettes:
-    """Edges with all their faces on one side, in one view. ``side`` is +1 where that is the right of p0 -> p1.
+    """MeshEdges with all their faces on one side, in one view. ``side`` is +1 where that is the right of p0 -> p1.
 
     "Right" is meant in a picture whose y axis points down.
     """
@@ -68,7 +68,7 @@ class Silhouettes:
 
 
 def silhouettes(
-    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, edges: Edges
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, edges: MeshEdges
 ) -> Silhouettes:
     """All views' silhouettes. Edges without an extent, as seen by a camera, are none."""
     a, b, c = vertices[faces].unbind(1)
@@ -85,7 +85,7 @@ class Crossings:
     """Where visible silhouettes cross the segments between neighboring pixels' centers, one for each segment at most.
 
     ``inner`` is the pixel that shows the silhouette's surface, ``outer`` its neighbor in the same row or, where
-    ``in_row`` is false, in the same column; both are numbered as ``Seen.pixel``. ``ends`` are the edge's vertices.
+    ``in_row`` is false, in the same column; both are numbered as ``Fragments.pixel``. ``ends`` are the edge's vertices.
     """
 
     view: Int[Tensor, "K"]
@@ -104,12 +104,12 @@ class Crossings:
 
 
 @torch.no_grad()
-def crossings(tracer: Tracer, view: View, seen: Seen) -> Crossings:
-    """The crossings that change the picture of what is ``seen``. Not differentiable; ``crossing_points`` is."""
+def crossings(tracer: Tracer, view: View, fragments: Fragments) -> Crossings:
+    """The crossings that change the picture of what is ``fragments``. Not differentiable; ``crossing_points`` is."""
     edges = edges_of(tracer.faces, len(tracer.vertices), tracer.vertices)
     outlines = silhouettes(tracer.vertices, tracer.faces, view, edges)
     found = _scan(tracer.vertices, outlines, view)
-    distance = torch.full_like(view.rays[0][:, 0], torch.inf).index_copy(0, seen.pixel, seen.t)
+    distance = torch.full_like(view.rays[0][:, 0], torch.inf).index_copy(0, fragments.pixel, fragments.t)
     found = found.select(distance[found.inner] < distance[found.outer])
     found = found.select(_is_visible(tracer, found, view, distance))
     return _outermost(found, crossing_points(tracer.vertices, found, view).alpha)

@@ -49,8 +49,8 @@ def _neighbours(x: Float[Tensor, "P"], n: int, repeats: bool) -> tuple[Int[Tenso
 
 
 def panorama_color(
-    panorama: Float[Tensor, "h w 3"], directions: Float[Tensor, "N 3"]
-) -> Float[Tensor, "N 3"]:
+    panorama: Float[Tensor, "h w C"], directions: Float[Tensor, "N 3"]
+) -> Float[Tensor, "N C"]:
     """Bilinear colors along unit directions."""
     return sample_texture(panorama, panorama_coordinates(directions), "panorama")
 

@@ -13,6 +13,7 @@ Letters: R rays, S samples of all rays in one packed axis, C channels.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +81,13 @@ def packed_info(ray_index: Int[Tensor, "S"], n_rays: int) -> Int[Tensor, "R 2"]:
     """First sample and number of samples of each ray, from a sorted ``ray_index``."""
     count = torch.bincount(ray_index, minlength=n_rays)
     return torch.stack([count.cumsum(0) - count, count], -1)
+
+
+def join_samples(pieces: Sequence[RaySamples], rays: int) -> RaySamples:
+    """Return samples of successive chunks of ``rays`` rays (the last may be shorter) as those of one set of rays."""
+    ray_index = torch.cat([piece.ray_index + rays * i for i, piece in enumerate(pieces)])
+    start, end = (torch.cat(each) for each in zip(*((piece.t_start, piece.t_end) for piece in pieces)))
+    return RaySamples(ray_index, start, end, packed_info(ray_index, sum(piece.n_rays for piece in pieces)))
 
 
 def intersect_box(

@@ -1,4 +1,4 @@
-"""Losses: pure functions of what was rendered, each of which says what it needs of a render (``usd.core.needs``).
+"""Losses: pure functions of a render, each of which declares the outputs it needs (``usd.core.needs``).
 
 ``usd.losses.table`` maps the YAML names ``lambda_*`` to them.
 """
@@ -18,12 +18,13 @@ Picture = Float[Tensor, "B 4 H W"]
 
 @dataclass(frozen=True)
 class Loss:
-    """A function of a render, and what it cannot do without (``usd.core.needs``)."""
+    """A function of a render, and the outputs it needs (``usd.core.needs``)."""
 
     function: Callable[[Render], Tensor]
     needs: frozenset[str]
 
     def __call__(self, render: Render) -> Scalar:
+        """Return the loss of a render."""
         return self.function(render)
 
 
@@ -35,19 +36,20 @@ class ReferenceLoss:
     needs: frozenset[str]
 
     def __call__(self, render: Render, picture: Picture) -> Scalar:
+        """Return the loss of a render at the reference camera."""
         return self.function(render, picture)
 
 
 def loss(*needs: str) -> Callable[[Callable[[Render], Tensor]], Loss]:
-    """Decorator of a loss that needs these fields of ``Render``."""
+    """Decorate a loss that needs these fields of ``Render``."""
     return lambda function: Loss(function, check_needs(needs, f"the loss {function.__name__}"))
 
 
 def reference_loss(*needs: str) -> Callable[[Callable[[Render, Tensor], Tensor]], ReferenceLoss]:
-    """Decorator of a loss against a picture that needs these fields of ``Render``."""
+    """Decorate a loss against a picture that needs these fields of ``Render``."""
     return lambda function: ReferenceLoss(function, check_needs(needs, f"the loss {function.__name__}"))
 
 
 def needs_of(losses: Iterable[Loss | ReferenceLoss]) -> frozenset[str]:
-    """Everything that these losses need from the renderer."""
+    """Return all outputs that these losses need from the renderer."""
     return frozenset().union(*(one.needs for one in losses))

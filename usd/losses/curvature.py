@@ -1,4 +1,4 @@
-"""Surfaces should be smooth."""
+"""A loss on curvature, for smooth surfaces."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from usd.losses import loss
 
 @loss("samples", "laplacian")
 def curvature(render: Render) -> Tensor:
-    """Punishes bending: the mean of |Laplacian of f| at the samples, twice the mean curvature (arXiv 2306.03092).
+    """Penalize bending: the mean of |Laplacian of f| at the samples, twice the mean curvature (arXiv 2306.03092).
 
     Of unit 1 / length: a sphere of radius r costs 2 / r. Weigh it little, and less as details appear.
     """

@@ -1,4 +1,4 @@
-"""Distances should be distances: gradients of length one, and no surface where nothing tells of one."""
+"""Losses on signed distances: gradients of length one, and no surface where no picture shows one."""
 
 import torch
 from jaxtyping import Float
@@ -10,24 +10,24 @@ from usd.core.types import Render
 from usd.losses import loss
 
 
-def unit_slope(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
-    """Mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
+def eikonal_error(gradient: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
+    """Return the mean of (|gradient| - 1)^2 (arXiv 2002.10099); 0 for no points."""
     square = gradient.square().sum(-1).clamp_min(1e-12)  # its root has a gradient everywhere
     return mean_over((square.sqrt() - 1).square().sum(), len(gradient))
 
 
 @loss("samples", "gradient")
 def eikonal(render: Render) -> Tensor:
-    """Punishes gradients of the distance that are not of length one, at the samples along rays."""
+    """Penalize gradients of the distance that are not of length one, at the samples along rays."""
     if render.samples is None or render.samples.gradient is None:
         raise UserError(
             "system.loss.lambda_eikonal: needs distances; expected system.renderer_type to be neus-volume-renderer"
         )
-    return unit_slope(render.samples.gradient)
+    return eikonal_error(render.samples.gradient)
 
 
 def free_surface(distance: Float[Tensor, "N"], decay: float) -> Float[Tensor, ""]:
-    """Punishes surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737).
+    """Penalize surfaces: mean of exp(-decay |f|) over points anywhere (SparseNeuS, arXiv 2206.05737).
 
     Where pictures speak they win; where nobody looks, inside and below, nothing is left.
     """

@@ -1,4 +1,4 @@
-"""Losses on the opacity picture: what is empty should be empty, and what is not should be solid."""
+"""Losses on the opacity picture: few covered pixels, and none half transparent."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ from usd.losses import loss
 
 @loss("opacity")
 def sparsity(render: Render) -> Tensor:
-    """Punishes covered pixels: mean of sqrt(o^2 + 0.01), which is 0.1 for an empty picture."""
+    """Penalize covered pixels: mean of sqrt(o^2 + 0.01), which is 0.1 for an empty picture."""
     return mean((render.opacity.square() + 0.01).sqrt())
 
 
 @loss("opacity")
 def opaque(render: Render) -> Tensor:
-    """Punishes half-transparent pixels: the binary entropy of the opacity, clamped to [0.001, 0.999].
+    """Penalize half-transparent pixels: the binary entropy of the opacity, clamped to [0.001, 0.999].
 
     At most ln 2, reached at opacity 1/2.
     """

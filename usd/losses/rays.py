@@ -14,28 +14,28 @@ GRAZING = 0.1  # normals seen at a cosine below this are not to be trusted
 
 
 def absolute_error(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
-    """Mean over channels of |difference|."""
+    """Return the mean over channels of |difference|."""
     return (rgb - truth).abs().mean(-1)
 
 
 def squared_error(rgb: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
-    """Mean over channels of the squared difference."""
+    """Return the mean over channels of the squared difference."""
     return (rgb - truth).square().mean(-1)
 
 
 def mask_error(opacity: Float[Tensor, "R"], mask: Float[Tensor, "R"]) -> Float[Tensor, "R"]:
-    """Binary cross entropy between opacity, clamped to [0.001, 0.999], and the share of the pixel that is covered."""
+    """Return the binary cross entropy between opacity, clamped to [0.001, 0.999], and each pixel's coverage."""
     o = opacity.clamp(1e-3, 1 - 1e-3)
     return -(mask * o.log() + (1 - mask) * torch.log1p(-o))
 
 
 def normal_error(normal: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
-    """1 - cosine, in [0, 2]; both unit vectors."""
+    """Return 1 - cosine, in [0, 2]; both unit vectors."""
     return 1 - (normal * truth).sum(-1)
 
 
 def normal_trust(truth: Float[Tensor, "R 3"], direction: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
-    """How far a given normal is trusted: exp(|cosine|) of the angle at which it is seen, relative to one seen head on.
+    """Return the trust in a given normal: exp(|cosine|) of the angle at which it is seen, over that of one head on.
 
     0 where it is unknown (a zero vector), grazes, or faces away (arXiv 2310.15008).
     """
@@ -46,7 +46,7 @@ def normal_trust(truth: Float[Tensor, "R 3"], direction: Float[Tensor, "R 3"]) -
 def trusted_mean(
     error: Float[Tensor, "R"], weight: Float[Tensor, "R"], left_out: float = 0.0
 ) -> Float[Tensor, ""]:
-    """The weighted mean, without the share ``left_out`` of the rays with weight that are worst; 0 for no rays."""
+    """Return the weighted mean, without the share ``left_out`` of worst rays with weight; 0 for no rays."""
     if left_out > 0:
         known = gathered(error[weight > 0])
         limit = torch.quantile(known, 1 - left_out) if len(known) else torch.inf

@@ -8,7 +8,7 @@ from usd.losses import reference_loss
 
 @reference_loss("foreground")
 def reference_rgb(render: Render, picture: Tensor) -> Tensor:
-    """Mean squared difference of the colors, both premultiplied by their opacity.
+    """Return the mean squared difference of the colors, both premultiplied by their opacity.
 
     That is the difference over a black background; with ``reference_mask`` it fixes the picture over any other.
     """
@@ -20,5 +20,5 @@ def reference_rgb(render: Render, picture: Tensor) -> Tensor:
 
 @reference_loss("opacity")
 def reference_mask(render: Render, picture: Tensor) -> Tensor:
-    """Mean squared difference between opacity and the picture's alpha."""
+    """Return the mean squared difference between opacity and the picture's alpha."""
     return (render.opacity - picture[:, 3:]).square().mean()

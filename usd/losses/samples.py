@@ -10,11 +10,11 @@ from usd.losses import loss
 
 @loss("samples", "normal")
 def orientation(render: Render) -> Tensor:
-    """Punishes visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, equation 11).
+    """Penalize visible normals that face away from the camera (Ref-NeRF, arXiv 2112.03907, equation 11).
 
     Sum of w * max(0, normal . direction)^2 over the samples, per covered pixel. The weights are not trained by it.
     """
-    samples = _samples(render)
+    samples = _required_samples(render)
     if samples.normal is None:
         raise ValueError(
             "orientation loss: the samples carry no normals; expected a geometry with a normal_type"
@@ -25,11 +25,11 @@ def orientation(render: Render) -> Tensor:
 
 @loss("samples", "opacity")
 def z_variance(render: Render) -> Tensor:
-    """Punishes surfaces smeared along the ray: the variance of the distance, averaged over rays with opacity > 1/2.
+    """Penalize surfaces smeared along the ray: the variance of the distance, averaged over rays with opacity > 1/2.
 
     HiFA, arXiv 2305.18766, equation 12. Zero when no ray is that opaque.
     """
-    samples = _samples(render)
+    samples = _required_samples(render)
     n = int(samples.ray_index.max()) + 1 if len(samples.t) else 0
     mass = _per_ray(samples.weight, samples, n)
     mean = _per_ray(samples.weight * samples.t, samples, n) / mass.clamp_min(1e-6)
@@ -39,10 +39,12 @@ def z_variance(render: Render) -> Tensor:
 
 
 def _per_ray(values: Tensor, samples: Samples, n: int) -> Tensor:
+    """Return the sums over each ray's samples."""
     return torch.zeros(n, dtype=values.dtype, device=values.device).index_add(0, samples.ray_index, values)
 
 
-def _samples(render: Render) -> Samples:
+def _required_samples(render: Render) -> Samples:
+    """Return the samples along rays. Raises ``ValueError`` for a render without them."""
     if render.samples is None:
         raise ValueError("this loss needs samples along rays; expected a volume renderer asked for 'samples'")
     return render.samples

@@ -10,7 +10,7 @@ from usd.core.module import C, Module
 
 
 @dataclass(frozen=True)
-class Baked:
+class BakedSurface:
     """A surface without its light, as model files store it: values as displayed, in [0, 1].
 
     ``metallic`` and ``roughness`` are None where a material has none: a file then says 0 and 1.
@@ -35,10 +35,21 @@ class Material(Module[C]):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
+        """Return colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
+
+    def lit_color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+        light_positions: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N _"]:
+        """Return ``color`` under the lamps that were drawn with the cameras, where a material has a lamp of its own."""
+        return self.color(features, positions, directions, normals)
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
-    ) -> Baked:
-        """What a model file stores of points with outward normals: here the colors seen straight on."""
-        return Baked(self.color(features, positions, -normals, normals))
+    ) -> BakedSurface:
+        """Return what a model file stores of points with outward normals: here the colors seen straight on."""
+        return BakedSurface(self.color(features, positions, -normals, normals))

@@ -1,4 +1,4 @@
-"""Light from all around: a panorama (see ``usd.kernels.rasterize_texture``), and what surfaces make of it.
+"""Environment light: a panorama (see ``usd.kernels.rasterize_texture``), prefiltered for rough surfaces.
 
 ``prefilter`` averages a panorama of linear light over the lobe that a surface of some roughness reflects into when
 seen straight on (the split sum of Karis, "Real Shading in Unreal Engine 4", 2013), and over the cosine for what is
@@ -33,13 +33,13 @@ class Environment:
     matt: Float[Tensor, "h w 3"]
 
     def diffuse(self, directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Light on a white matt surface with these normals, per what it would send back."""
+        """Return what a white diffuse surface with these normals sends back."""
         return panorama_color(self.matt, directions)
 
     def specular(
         self, directions: Float[Tensor, "N 3"], roughness: Float[Tensor, "N"]
     ) -> Float[Tensor, "N 3"]:
-        """Light from around these directions, as wide as the roughness says; differentiable by both."""
+        """Return light from around these directions, as wide as the roughness says; differentiable by both."""
         steps = torch.tensor(ROUGHNESS).to(roughness)
         value = roughness.clamp(ROUGHNESS[0], ROUGHNESS[-1])
         upper = torch.searchsorted(steps, value.detach().contiguous()).clamp(1, len(ROUGHNESS) - 1)
@@ -51,9 +51,9 @@ class Environment:
 
 
 def prefilter(panorama: Float[Tensor, "h w 3"]) -> Environment:
-    """What surfaces of each roughness, and matt ones, reflect."""
-    source = resized(panorama, *SHARP)
-    small = resized(panorama, *BLURRED)
+    """Return what surfaces of each roughness, and diffuse ones, reflect."""
+    source = resize_panorama(panorama, *SHARP)
+    small = resize_panorama(panorama, *BLURRED)
     toward = panorama_directions(*BLURRED, small)
     area = (1 - toward[:, 2].square()).clamp_min(0).sqrt()
     cosine = (toward @ toward.T).clamp(0, 1)
@@ -64,19 +64,19 @@ def prefilter(panorama: Float[Tensor, "h w 3"]) -> Environment:
         return (weight @ light / weight.sum(1, keepdim=True)).view_as(small)
 
     levels = [blurred(_half_way_lobe(cosine, roughness)) for roughness in ROUGHNESS[1:]]
-    sharp = [source, *(resized(level, *SHARP) for level in levels)]
+    sharp = [source, *(resize_panorama(level, *SHARP) for level in levels)]
     return Environment(torch.stack(sharp), blurred(torch.ones_like(cosine)))
 
 
 def _half_way_lobe(cosine: Float[Tensor, "N N"], roughness: float) -> Float[Tensor, "N N"]:
-    """GGX's density at the half vector between the axis and directions at these cosines from it."""
+    """Return GGX's density at the half vector between the axis and directions at these cosines from it."""
     square = 0.5 * (1 + cosine)  # of the cosine of half the angle
     width = roughness**4
     return width / (square * (width - 1) + 1).square()
 
 
-def resized(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[Tensor, "H W 3"]:
-    """The panorama at another size."""
+def resize_panorama(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[Tensor, "H W 3"]:
+    """Return the panorama at another size."""
     batch = panorama.permute(2, 0, 1)[None]
     shrink = height < panorama.shape[0]
     return torch.nn.functional.interpolate(batch, (height, width), mode="bilinear", antialias=shrink)[
@@ -84,8 +84,8 @@ def resized(panorama: Float[Tensor, "h w 3"], height: int, width: int) -> Float[
     ].permute(1, 2, 0)
 
 
-def studio() -> Float[Tensor, "h w 3"]:
-    """A gray room with a bright ceiling lamp and two soft boxes: light for where no panorama is given."""
+def studio_panorama() -> Float[Tensor, "h w 3"]:
+    """Return a gray room with a bright ceiling light and two soft boxes: light where no panorama is given."""
     d = panorama_directions(*SHARP, torch.zeros(()))
     level = (1 - d[:, 2].square()).clamp_min(0).sqrt()  # the share of the sphere that a pixel covers
     light = 0.35 + 0.25 * d[:, 2]
@@ -101,13 +101,13 @@ def studio() -> Float[Tensor, "h w 3"]:
 
 
 def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
-    """Linear light from a Radiance file (.hdr), or from any picture as displayed. Raises ``UserError``."""
+    """Return linear light of a Radiance file (.hdr), or of any picture as displayed. Raises ``UserError``."""
     where = f"material.environment_texture: {path}"
     if not path.is_file():
         raise UserError(f"{where}: no such file; expected a panorama (.hdr, .png, .jpg)")
     try:
         if path.suffix.lower() == ".hdr":
-            return radiance(path.read_bytes())
+            return decode_radiance(path.read_bytes())
         with Image.open(path) as picture:
             pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
             return linear_from_srgb(pixels)
@@ -115,33 +115,33 @@ def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
         raise UserError(f"{where}: cannot be read as a panorama ({error})") from error
 
 
-def radiance(content: bytes) -> Float[Tensor, "h w 3"]:
-    """A Radiance picture (RGBE, rows from the top), flat or run-length coded. Raises ``ValueError``."""
+def decode_radiance(content: bytes) -> Float[Tensor, "h w 3"]:
+    """Return a Radiance picture (RGBE, rows from the top), flat or run-length coded. Raises ``ValueError``."""
     head, _, body = content.partition(b"\n\n")
     size, _, data = body.partition(b"\n")
     words = size.split()
     if not head.startswith(b"#?") or len(words) != 4 or (words[0], words[2]) != (b"-Y", b"+X"):
         raise ValueError("not a Radiance picture whose rows run from the top left")
     height, width = int(words[1]), int(words[3])
-    pixels = _rgbe(np.frombuffer(data, dtype=np.uint8), height, width).astype(np.float32)
+    pixels = _decode_rgbe(np.frombuffer(data, dtype=np.uint8), height, width).astype(np.float32)
     scale = np.where(pixels[..., 3:] > 0, np.exp2(pixels[..., 3:] - 136), 0)
     return torch.from_numpy((pixels[..., :3] * scale).astype(np.float32))
 
 
-def _rgbe(data: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The four bytes of each pixel."""
+def _decode_rgbe(data: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the four bytes of each pixel."""
     if not (8 <= width < 32768) or data[0] != 2 or data[1] != 2 or data[2] >= 128:
         return data[: height * width * 4].reshape(height, width, 4)
     rows, at = np.empty((height, 4, width), np.uint8), 0
     for row in rows:
         at += 4
         for channel in row:
-            at = _run_lengths(data, at, channel)
+            at = _decode_run_lengths(data, at, channel)
     return rows.transpose(0, 2, 1)
 
 
-def _run_lengths(data: np.ndarray, at: int, out: np.ndarray) -> int:
-    """Fills ``out`` from the coded bytes that start at ``at``; returns where they end."""
+def _decode_run_lengths(data: np.ndarray, at: int, out: np.ndarray) -> int:
+    """Fill ``out`` from the coded bytes that start at ``at``; return where they end."""
     done = 0
     while done < len(out):
         count = int(data[at])

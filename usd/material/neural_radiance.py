@@ -20,13 +20,15 @@ class NeuralRadiance(Material["NeuralRadiance.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        input_feature_dims: int = option(8, "features per point", ge=1, le=4096)
-        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        input_feature_dims: int = option(8, "features of a point", ge=1, le=4096)
+        color_activation: ActivationName = option("sigmoid", "activation that brings colors into [0, 1]")
         dir_encoding_config: DirectionEncodingConfig = option(
             DirectionEncodingConfig(), "encoding of directions"
         )
-        mlp_network_config: MLPConfig = option(MLPConfig(n_neurons=16, n_hidden_layers=2), "the network")
-        use_normal: bool = option(False, "the network is told the surface's normal, too")
+        mlp_network_config: MLPConfig = option(
+            MLPConfig(n_neurons=16, n_hidden_layers=2), "network that gives colors"
+        )
+        use_normal: bool = option(False, "give the surface's normal to the network, too")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -42,7 +44,7 @@ class NeuralRadiance(Material["NeuralRadiance.Config"]):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colors in [0, 1]."""
+        """Return colors in [0, 1]."""
         parts = [features, spherical_harmonics(directions, self.config.dir_encoding_config.degree)]
         if self.config.use_normal:
             assert normals is not None

@@ -18,12 +18,12 @@ class NoMaterial(Material["NoMaterial.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_output_dims: int = option(3, "numbers a colour has; 0: no colours, all is grey", choices=(0, 3))
-        color_activation: ActivationName = option("sigmoid", "brings colours into [0, 1]")
+        n_output_dims: int = option(3, "numbers of a color; 0: no colors, all is gray", choices=(0, 3))
+        color_activation: ActivationName = option("sigmoid", "activation that brings colors into [0, 1]")
         input_feature_dims: int | None = option(
-            None, "features per point; null: 3, used as they are", ge=1, le=4096
+            None, "features of a point; null: 3, used as they are", ge=1, le=4096
         )
-        mlp_network_config: MLPConfig | None = option(None, "a network between features and colour")
+        mlp_network_config: MLPConfig | None = option(None, "network between features and color; null: none")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -39,7 +39,7 @@ class NoMaterial(Material["NoMaterial.Config"]):
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
-        """Colors in [0, 1]."""
+        """Return colors in [0, 1]."""
         if self.config.n_output_dims == 0:
             return features.new_full((len(features), 3), 0.5)
         raw = features if self.network is None else self.network(features)

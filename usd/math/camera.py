@@ -7,7 +7,7 @@ end in ``_deg`` are degrees. ``B`` counts cameras, ``H W`` pixels; pixel (0, 0) 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,11 +37,27 @@ class Spherical:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Some pixels of a picture: (top, left) is the first, and every ``step``-th one follows, (height, width) in all.
+
+    With steps of 1 it is a part of the picture; with larger ones a coarser grid over it.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    step_y: int = 1
+    step_x: int = 1
+
+
+@dataclass(frozen=True)
 class Cameras:
     """A batch of cameras of one picture size: pinholes, or orthographic where ``span_y`` is given.
 
     ``c2w`` (B, 4, 4) maps camera to world coordinates; ``fov_y`` (B,) is the vertical field of view in radians.
     ``span_y`` (B,) is the height of the picture in world units of orthographic cameras, whose ``fov_y`` is 0.
+    ``light_positions`` (B, 3) are the world positions of each view's lamp where data draws lamps, for lit materials.
     Pixels are square. Everything else is derived and never stored beside these.
     """
 
@@ -50,21 +66,27 @@ class Cameras:
     height: int
     width: int
     span_y: Float[Tensor, "B"] | None = None
+    light_positions: Float[Tensor, "B 3"] | None = None
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
     def __getitem__(self, index: "slice | Tensor | Sequence[int]") -> "Cameras":
-        span = None if self.span_y is None else self.span_y[index]
-        return replace(self, c2w=self.c2w[index], fov_y=self.fov_y[index], span_y=span)
+        return self._each(lambda tensor: tensor[index])
 
     @property
     def device(self) -> torch.device:
         return self.c2w.device
 
     def to(self, device: "torch.device | str") -> "Cameras":
-        span = None if self.span_y is None else self.span_y.to(device)
-        return replace(self, c2w=self.c2w.to(device), fov_y=self.fov_y.to(device), span_y=span)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Cameras":
+        """Return the cameras with every tensor changed alike."""
+        span, lamps = (None if each is None else change(each) for each in (self.span_y, self.light_positions))
+        return replace(
+            self, c2w=change(self.c2w), fov_y=change(self.fov_y), span_y=span, light_positions=lamps
+        )
 
     def resize(self, height: int, width: int) -> "Cameras":
         """The same views at another picture size."""
@@ -76,7 +98,12 @@ class Cameras:
         rotation = torch.zeros_like(self.c2w)
         rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = c, -s, s, c
         rotation[:, 2, 2], rotation[:, 3, 3] = 1, 1
-        return replace(self, c2w=rotation @ self.c2w)
+        lamps = (
+            None
+            if self.light_positions is None
+            else (rotation[:, :3, :3] @ self.light_positions[:, :, None])[..., 0]
+        )
+        return replace(self, c2w=rotation @ self.c2w, light_positions=lamps)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
@@ -114,10 +141,15 @@ class Cameras:
     def crop_rays(
         self, top: int, left: int, height: int, width: int
     ) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
-        """Rays of the window whose first pixel is (top, left); equals ``rays()`` cut to that window."""
+        """Return the rays of the window whose first pixel is (top, left); equal to ``rays()`` cut to that window."""
+        return self.window_rays(Window(top, left, height, width))
+
+    def window_rays(self, at: Window) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
+        """Return origins and unit directions through the centers of a window's pixels."""
         device, dtype = self.c2w.device, self.c2w.dtype
-        y = torch.arange(top, top + height, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
-        x = torch.arange(left, left + width, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
+        bottom, right = at.top + at.height * at.step_y, at.left + at.width * at.step_x
+        y = torch.arange(at.top, bottom, at.step_y, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
+        x = torch.arange(at.left, right, at.step_x, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         if self.span_y is not None:
             return self._parallel_rays(grid_x, grid_y, self.span_y)
@@ -210,11 +242,13 @@ def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
     if len(kinds) != 1:
         raise ValueError(f"cameras differ in picture size or kind: {sorted(kinds)}")
     spans = [part.span_y for part in parts if part.span_y is not None]
+    lamps = [part.light_positions for part in parts if part.light_positions is not None]
     return replace(
         parts[0],
         c2w=torch.cat([part.c2w for part in parts]),
         fov_y=torch.cat([part.fov_y for part in parts]),
         span_y=torch.cat(spans) if spans else None,
+        light_positions=torch.cat(lamps) if len(lamps) == len(parts) else None,
     )
 
 

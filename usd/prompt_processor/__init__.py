@@ -1,4 +1,4 @@
-"""Prompt processors: from a sentence and the cameras to what a text denoiser is told."""
+"""Prompt processors: from a sentence and the cameras to the conditions of a text denoiser."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from usd.math.camera import Cameras
 
 @dataclass(frozen=True)
 class Prompts:
-    """One row per camera: what the view should show, and what it is compared with.
+    """Conditions, one row per camera: of what the view should show, and of what it is compared with.
 
     ``negatives`` are what it should not show, each with a row of ``weights`` (not positive): see Perp-Neg in
     ``usd.math.distill``.
@@ -30,17 +30,17 @@ class PromptProcessor(Module[C]):
 
     @abstractmethod
     def forward(self, cameras: Cameras) -> Prompts:
-        """The embeddings for these cameras."""
+        """Return the conditions for these cameras."""
 
     @property
     def negative(self) -> str:
-        """The negative prompt; empty where there is none."""
+        """Return the negative prompt; empty where there is none."""
         return ""
 
-    def unheard(self) -> list[str]:
-        """Keys of the options given that say nothing where only ``unconditional`` is asked for."""
+    def unused_options(self) -> list[str]:
+        """Return the keys of options that are given and unused where only ``unconditional`` is asked for."""
         return []
 
     def unconditional(self, model: TextDenoiser, batch: int) -> Embedding:
-        """What ``model`` is told where a formula tells it nothing, for ``batch`` pictures: the negative prompt."""
+        """Return the unconditional embedding of ``batch`` pictures under ``model``: that of the negative prompt."""
         return model.unconditional(batch)

@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 FORMAT = "usd-prompt-1"
 
 
-def embedded(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -> Embedding:
+def embed_cached(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -> Embedding:
     """``model.embed_text(prompts)``, from ``folder`` where it holds them; the text encoder is then never loaded."""
     digest = None if folder is None else model.fingerprint()
     if folder is None or digest is None:
@@ -36,7 +36,9 @@ def embedded(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -
             write(rows[prompt], known[prompt])
     device = model.alphas_cumprod.device
     names = rows[prompts[0]]
-    return model.recall({name: torch.cat([rows[p][name] for p in prompts]).to(device) for name in names})
+    return model.restore_embedding(
+        {name: torch.cat([rows[p][name] for p in prompts]).to(device) for name in names}
+    )
 
 
 def key_of(digest: str, prompt: str) -> str:

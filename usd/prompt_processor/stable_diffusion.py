@@ -11,11 +11,11 @@ from torch import Tensor
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import Embedding, Running, TextDenoiser, open_text_denoiser
+from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
 from usd.math.camera import Cameras
 from usd.prompt_processor import PromptProcessor, Prompts
 from usd.prompt_processor import directions as views
-from usd.prompt_processor.cache import embedded
+from usd.prompt_processor.cache import embed_cached
 from usd.prompt_processor.directions import DIRECTIONS, Decay, Decays
 from usd.prompt_processor.library import full_prompt
 from usd.prompt_processor.prompt_checks import check
@@ -106,7 +106,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
     def negative(self) -> str:
         return self.config.negative_prompt
 
-    def unheard(self) -> list[str]:
+    def unused_options(self) -> list[str]:
         silent = type(self.config)()
         return [key for key in POSITIVE if getattr(self.config, key) != getattr(silent, key)]
 
@@ -115,7 +115,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
             return model.unconditional(batch)
         if model not in self._negatives:
             check(model, [self.negative], NEGATIVE)
-            self._negatives[model] = embedded(model, [self.negative], self._folder)
+            self._negatives[model] = embed_cached(model, [self.negative], self._folder)
             model.release_encoders()
         return self._negatives[model].select(torch.zeros(batch, dtype=torch.long, device="cpu"))
 
@@ -169,14 +169,14 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
             texts, c = self.texts(), self.config
             where = "system.prompt_processor.pretrained_model_name_or_path"
             model = open_text_denoiser(
-                c.pretrained_model_name_or_path, where, Running().single(c.half_precision_weights)
+                c.pretrained_model_name_or_path, where, Execution().single(c.half_precision_weights)
             )
             check(model, texts, WHERE)
             if c.negative_prompt:
                 check(model, [c.negative_prompt], NEGATIVE)
             folder = self._folder
             model = model.to(device)
-            self._table = embedded(model, texts, folder), embedded(model, [c.negative_prompt], folder)
+            self._table = embed_cached(model, texts, folder), embed_cached(model, [c.negative_prompt], folder)
             model.release_encoders()
         return self._table
 

@@ -13,25 +13,16 @@ from usd.core.module import C, Module
 from usd.core.registry import find, names
 from usd.core.types import Render
 from usd.geometry import Geometry
+from usd.kernels.ray_march import Composite
 from usd.material import Material
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, Window
 
 ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
 
 
 @dataclass(frozen=True)
-class Window:
-    """A part of a picture, in pixels; (top, left) is its first one."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is rendered. Renderers refer to it; the system owns it, so a checkpoint holds each part once."""
+class SceneComponents:
+    """What is rendered. Renderers refer to it; the system owns it, so a checkpoint holds each component once."""
 
     geometry: Geometry
     material: Material
@@ -48,7 +39,7 @@ class Renderer(Module[C]):
 
     def __init__(self, config: C, geometry: Geometry, material: Material, background: Background) -> None:
         super().__init__(config)
-        self.scene = Scene(geometry, material, background)
+        self.scene = SceneComponents(geometry, material, background)
 
     @abstractmethod
     def render(
@@ -85,18 +76,35 @@ def _renderers_of(needs: frozenset[str]) -> list[str]:
     return sorted(name for renderer, name in found.items() if needs <= renderer.outputs)
 
 
+@dataclass(frozen=True)
+class ViewRays:
+    """Rays of all pixels of a window of each camera, view by view and row by row; ``shape`` is (B, H, W)."""
+
+    origins: Float[Tensor, "R 3"]
+    directions: Float[Tensor, "R 3"]
+    shape: tuple[int, int, int]
+
+
+def view_rays(cameras: Cameras, window: Window | None) -> ViewRays:
+    """Return the rays of a window of each camera, of the whole pictures without one."""
+    at = window or Window(0, 0, cameras.height, cameras.width)
+    origins, directions = (rays.reshape(-1, 3) for rays in cameras.window_rays(at))
+    return ViewRays(origins, directions, (len(cameras), at.height, at.width))
+
+
 def pictures(
-    values: Float[Tensor, "R C"],
-    background: Float[Tensor, "R 3"],
+    values: Float[Tensor, "R V"],
+    background: Float[Tensor, "R C"],
     needs: frozenset[str],
     shape: tuple[int, int, int],
 ) -> Render:
-    """Values along rays (color, 1, distance, normal; all times opacity) as pictures over a background."""
+    """Return values along rays (C of color, 1, distance, normal; all times opacity) as pictures over a background."""
 
     def picture(rows: Float[Tensor, "R c"]) -> Float[Tensor, "B c H W"]:
         return rows.view(*shape, -1).permute(0, 3, 1, 2)
 
-    foreground, opacity, distance, normal = values.split([3, 1, 1, values.shape[1] - 5], 1)
+    channels = background.shape[1]
+    foreground, opacity, distance, normal = values.split([channels, 1, 1, values.shape[1] - channels - 2], 1)
     return Render(
         rgb=picture(foreground + (1 - opacity) * background),
         opacity=picture(opacity),
@@ -104,3 +112,9 @@ def pictures(
         depth=picture(distance / opacity.clamp_min(1e-6)) if "depth" in needs else None,
         normal=picture(torch.nn.functional.normalize(normal, dim=-1)) if "normal" in needs else None,
     )
+
+
+def composited_values(sums: Composite, channels: int) -> Float[Tensor, "R V"]:
+    """Return what ``pictures`` takes, from the sums of ``channels`` of color and of normals along rays."""
+    parts = [sums.color[:, :channels], sums.opacity[:, None], sums.depth[:, None], sums.color[:, channels:]]
+    return torch.cat(parts, 1)

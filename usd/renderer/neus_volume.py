@@ -17,17 +17,15 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render, Samples
 from usd.geometry import DistanceField, Geometry, SignedDistance
-from usd.kernels import occupancy as grids
-from usd.kernels.occupancy import Occupancy
-from usd.kernels.ray_march import RaySamples, composite, march
+from usd.kernels.ray_march import RaySamples, composite
 from usd.material import Material
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, Window
 from usd.math.neus import crossing, laplace_density, neus_alpha, ray_slope, unseen_opacity
 from usd.math.volume import alpha_from_density
-from usd.renderer import Renderer, Window, pictures
+from usd.renderer import Renderer, composited_values, pictures, view_rays
+from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher
 
 LEAST_TRANSMITTANCE = 1e-3
-WARM_UP_STEPS = 256  # until then every cell of the grid is looked at
 DECAY = 0.8  # how much a cell remembers: distances bound what their surroundings hold, so little is needed
 LIMITS = (1e-6, 1e6)  # of the sharpness
 
@@ -37,26 +35,18 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
     """Needs a geometry that is a signed distance. ``variance`` is trained: the sharpness is exp(10 variance)."""
 
     @dataclass(frozen=True)
-    class Config:
-        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
-        num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1, le=65536)
-        randomized: bool = option(True, "while training, every ray starts at a random part of a step")
-        eval_chunk_size: int = option(1 << 20, "steps worked on at once where no gradient is kept", ge=1)
+    class Config(MarchOptions):
+        """Options of the march, and of the surface's layer."""
+
         learned_variance_init: float = option(
             0.3, "the variance v at the start; sharpness is exp(10 v)", ge=-2, le=2
         )
-        trainable_variance: bool = option(True, "train it; else it stays")
+        trainable_variance: bool = option(True, "train the variance; otherwise it stays as it starts")
         cos_anneal_end_steps: int = option(
             0, "step by which surfaces that face away count as nothing; 0: from the beginning", ge=0
         )
         use_volsdf: bool = option(False, "VolSDF's density instead of NeuS's opacity")
-        near_plane: float = option(0.0, "nothing nearer is rendered", ge=0, le=1e12)
-        far_plane: float = option(1e10, "nothing further is rendered", gt=0, le=1e12)
-        estimator: str = option("occgrid", "how empty space is found", choices=("occgrid",))
-        grid_prune: bool = option(True, "skip cells that the surface does not pass")
         grid_resolution: int = option(64, "cells a side of the occupancy grid", ge=1, le=256)
-        grid_update_steps: int = option(16, "steps between updates of the occupancy grid", ge=1)
-        prune_alpha_threshold: bool = option(True, "keep no gradient of samples that are hidden by others")
 
     outputs = Renderer.outputs | {"samples", "distance", "gradient", "laplacian"}
 
@@ -68,15 +58,11 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
             raise UserError(
                 f"neus-volume-renderer: needs a signed distance (implicit-sdf), got {type(geometry).__name__}"
             )
-        grid = grids.occupied_everywhere(config.grid_resolution, config.radius)
-        self.register_buffer("grid_value", grid.value)
-        self.register_buffer("grid_binary", grid.binary)
+        self.marcher = OccupancyMarcher(config, self)
         self.register_buffer("anneal", torch.tensor(1.0 if config.cos_anneal_end_steps == 0 else 0.0))
         self.variance = torch.nn.Parameter(
             torch.tensor(config.learned_variance_init), requires_grad=config.trainable_variance
         )
-        self.grid_value: Tensor
-        self.grid_binary: Tensor
         self.anneal: Tensor
 
     @property
@@ -90,39 +76,23 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         """s, per world unit."""
         return (10 * self.variance).exp().clamp(*LIMITS)
 
-    @property
-    def step_size(self) -> float:
-        """Length of a step along a ray."""
-        return grids.step_size(self.config.radius, self.config.num_samples_per_ray)
-
-    @property
-    def occupancy(self) -> Occupancy:
-        """What is known about empty space."""
-        return Occupancy(self.grid_value, self.grid_binary, self.config.radius)
-
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Anneal; bring the occupancy grid up to date, every ``grid_update_steps``."""
+        """Anneal; bring the occupancy grid up to date."""
         end = self.config.cos_anneal_end_steps
         self.anneal.fill_(min(1.0, step / end) if end else 1.0)
-        if self.config.grid_prune and step % self.config.grid_update_steps == 0:
-            every = step < WARM_UP_STEPS
-            grid = grids.update(self.occupancy, self._step_opacity, generator, every, DECAY)
-            self.grid_value.copy_(grid.value)
-            self.grid_binary.copy_(grid.binary)
+        self.marcher.update(step, self._step_opacity, generator, DECAY)
 
     def _step_opacity(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """The most that a step near a point may meet: a distance changes by no more than one walks."""
+        """Return the most that a step near each point may meet: a distance changes by no more than one walks."""
         reach = 3**0.5 * self.config.radius / self.config.grid_resolution
         near = (self._distance(x).abs() - reach).relu()
         if self.config.use_volsdf:
-            return laplace_density(near, self.sharpness) * self.step_size
-        return crossing(near, self.step_size, self.sharpness)
+            return laplace_density(near, self.sharpness) * self.marcher.step_size
+        return crossing(near, self.marcher.step_size, self.sharpness)
 
     def _distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Distances without gradient, in chunks."""
-        with torch.no_grad():
-            parts = [self.field.distance(part) for part in x.split(self.config.eval_chunk_size)]
-        return torch.cat(parts) if parts else x[:, 0]
+        """Return distances without gradient."""
+        return self.marcher.evaluate(self.field.distance, x)
 
     # ------------------------------------------------------------------------------------------------- rendering
 
@@ -134,24 +104,22 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         window: Window | None = None,
     ) -> Render:
         """See ``Renderer.render``. Samples' ``ray_index`` counts rays of all cameras, row by row."""
-        part = window or Window(0, 0, cameras.height, cameras.width)
-        o, d = (
-            rays.reshape(-1, 3) for rays in cameras.crop_rays(part.top, part.left, part.height, part.width)
-        )
+        view = view_rays(cameras, window)
+        o, d = view.origins, view.directions
         background = self.scene.background.color(d, generator)
         whole = torch.is_grad_enabled() or "samples" in needs
-        rays = len(o) if whole else max(1, self.config.eval_chunk_size // self.config.num_samples_per_ray)
+        rays = len(o) if whole else self.marcher.rays_at_once
         values, samples = zip(
             *(self._along(*piece, needs, generator) for piece in zip(o.split(rays), d.split(rays)))
         )
-        render = pictures(torch.cat(values), background, needs, (len(cameras), part.height, part.width))
+        render = pictures(torch.cat(values), background, needs, view.shape)
         return replace(render, samples=samples[0]) if "samples" in needs else render
 
     def render_rays(
         self,
         origins: Float[Tensor, "R 3"],
         directions: Float[Tensor, "R 3"],
-        background: Float[Tensor, "R 3"],
+        background: Float[Tensor, "R C"],
         needs: frozenset[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
@@ -174,7 +142,6 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         alpha = self._alpha(field, (normal * direction).sum(-1), samples)
         features = torch.cat([color, normal], 1) if "normal" in needs else color
         sums = composite(alpha, features, samples)
-        values = [sums.color[:, :3], sums.opacity[:, None], sums.depth[:, None], sums.color[:, 3:]]
         seen = Samples(
             samples.ray_index,
             samples.t,
@@ -185,7 +152,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
             field.gradient,
             field.laplacian,
         )
-        return torch.cat(values, 1), seen
+        return composited_values(sums, color.shape[1]), seen
 
     def _alpha(
         self, field: DistanceField, cosine: Float[Tensor, "S"], samples: RaySamples
@@ -200,8 +167,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         self, o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"], generator: torch.Generator | None
     ) -> RaySamples:
         """Samples in cells that the surface may pass, without those that are hidden behind others."""
-        near, far = self.config.near_plane, self.config.far_plane
-        samples = march(o, d, self.occupancy, self.step_size, generator, near, far)
+        samples = self.marcher.march(o, d, generator)
         if not self.config.prune_alpha_threshold or len(samples) == 0:
             return samples
         return samples.select(self._is_reached(samples.positions(o, d), samples))

@@ -19,14 +19,16 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Mesh, Render
-from usd.geometry import Geometry, Surface
-from usd.kernels.rasterize import Seen, Tracer, View, barycentric, interpolate, rasterize
+from usd.geometry import ExplicitSurface, Geometry
+from usd.kernels import rasterize_nvdiffrast
+from usd.kernels.rasterize import Fragments, Tracer, View, barycentric, interpolate, rasterize
 from usd.kernels.rasterize_antialias import antialias, crossings
+from usd.kernels.rasterize_nvdiffrast import ContextType
 from usd.kernels.runtime import wants
 from usd.material import Material
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, Window
 from usd.math.mesh import vertex_normals
-from usd.renderer import Renderer, Window, nvdiffrast, pictures
+from usd.renderer import Renderer, pictures, view_rays
 
 Implementation = Literal["built-in", "nvdiffrast"]
 Blend = Callable[[Tensor], Tensor]  # of pictures (B H W C), across silhouettes
@@ -44,7 +46,7 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
         implementation: Implementation = option(
             "built-in", "built-in: anywhere; nvdiffrast: the package of this name, on CUDA, if installed"
         )
-        context_type: Literal["cuda", "gl"] = option("cuda", "nvdiffrast: what it rasterizes with")
+        context_type: ContextType = option("cuda", "what nvdiffrast rasterizes with, where it is used")
         antialias: bool = option(True, "blend silhouettes; without it no gradient passes through them")
 
     outputs = Renderer.outputs | {"mesh"}
@@ -53,7 +55,7 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
         self, config: Config, geometry: Geometry, material: Material, background: Background
     ) -> None:
         super().__init__(config, geometry, material, background)
-        if not isinstance(geometry, Surface):
+        if not isinstance(geometry, ExplicitSurface):
             raise UserError(
                 f"rasterizer: needs a geometry that is a mesh (tetrahedra-sdf-grid, custom-mesh, ...), "
                 f"got {type(geometry).__name__}"
@@ -62,7 +64,7 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
         self.features = geometry.features
         self.by_package = config.implementation == "nvdiffrast" or wants("rasterize") == "nvdiffrast"
         if self.by_package:
-            nvdiffrast.package()
+            _require_nvdiffrast()
 
     def render(
         self,
@@ -77,70 +79,93 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
                 "rasterizer: a mesh has no samples along rays; "
                 "expected system.loss.lambda_orient and lambda_z_variance to be 0"
             )
-        part = window or Window(0, 0, cameras.height, cameras.width)
-        directions = cameras.crop_rays(part.top, part.left, part.height, part.width)[1].reshape(-1, 3)
-        background = self.scene.background.color(directions, generator)
-        mesh = checked(self.surface())
-        values = self._values(mesh, cameras, part, "normal" in needs)
-        render = pictures(values, background, needs, (len(cameras), part.height, part.width))
+        rays = view_rays(cameras, window)
+        background = self.scene.background.color(rays.directions, generator)
+        mesh = require_renderable(self.surface())
+        at = window or Window(0, 0, cameras.height, cameras.width)
+        render = pictures(self._values(mesh, cameras, at, "normal" in needs), background, needs, rays.shape)
         return replace(render, mesh=mesh) if "mesh" in needs else render
 
-    def _values(self, mesh: Mesh, cameras: Cameras, part: Window, wants_normal: bool) -> Float[Tensor, "R C"]:
-        """(color, 1, distance, normal) of every pixel of a window, times how much of it is covered."""
-        view = with_border(cameras, part)
-        seen, blend = self._screen(mesh, view)
-        picture = blend(seen.picture(self._shade(mesh, view, seen, wants_normal)))
-        top, left = part.top - view.top, part.left - view.left
-        return picture[:, top : top + part.height, left : left + part.width].flatten(0, 2)
+    def _values(self, mesh: Mesh, cameras: Cameras, at: Window, wants_normal: bool) -> Float[Tensor, "R V"]:
+        """Return (color, 1, distance, normal) of every pixel of a window, times how much of it is covered."""
+        view = with_border(cameras, at)
+        fragments, blend = self._rasterize(mesh, view)
+        picture = blend(fragments.picture(self._shade(mesh, view, fragments, wants_normal)))
+        top, left = at.top - view.top, at.left - view.left
+        bottom, right = top + at.height * at.step_y, left + at.width * at.step_x
+        return picture[:, top : bottom : at.step_y, left : right : at.step_x].flatten(0, 2)
 
-    def _screen(self, mesh: Mesh, view: View) -> tuple[Seen, Blend]:
-        """What each pixel shows, and how pictures of it are antialiased."""
+    def _rasterize(self, mesh: Mesh, view: View) -> tuple[Fragments, Blend]:
+        """Return what each pixel shows, and how pictures of it are antialiased."""
         if self.by_package and (mesh.vertices.is_cuda or self.config.implementation == "nvdiffrast"):
-            seen, blend = nvdiffrast.screen(mesh, view, self.config.context_type)
+            fragments, blend = rasterize_by_package(mesh, view, self.config.context_type)
         else:
-            seen, blend = screen(mesh, view)
-        return seen, blend if self.config.antialias else _unchanged
+            fragments, blend = rasterize_built_in(mesh, view)
+        return fragments, blend if self.config.antialias else _unchanged
 
-    def _shade(self, mesh: Mesh, view: View, seen: Seen, wants_normal: bool) -> Float[Tensor, "P C"]:
+    def _shade(
+        self, mesh: Mesh, view: View, fragments: Fragments, wants_normal: bool
+    ) -> Float[Tensor, "P C"]:
         """(color, 1, distance, normal) of the covered pixels."""
         material = self.scene.material
-        weights, t = barycentric(mesh.vertices, mesh.faces, view, seen)
-        o, d = (rays.index_select(0, seen.pixel) for rays in view.rays)
+        weights, t = barycentric(mesh.vertices, mesh.faces, view, fragments)
+        o, d = (rays.index_select(0, fragments.pixel) for rays in view.rays)
         x = o + t[:, None] * d
-        normal = smooth_normal(mesh, seen, weights) if wants_normal or material.needs_normal else None
+        normal = smooth_normal(mesh, fragments, weights) if wants_normal or material.needs_normal else None
         color = material.color(self.features(x), x, d, normal)
         values = [color, torch.ones_like(t)[:, None], t[:, None]]
         return torch.cat([*values, normal] if wants_normal and normal is not None else values, 1)
 
 
-def screen(mesh: Mesh, view: View) -> tuple[Seen, Blend]:
-    """Visibility and antialiasing by this project's own kernels."""
+def rasterize_built_in(mesh: Mesh, view: View) -> tuple[Fragments, Blend]:
+    """Return visibility and antialiasing by this project's own kernels."""
     tracer = Tracer(mesh.vertices, mesh.faces)
-    seen = rasterize(tracer, view)
-    found = crossings(tracer, view, seen)
-    return seen, lambda picture: antialias(picture, mesh.vertices, found, view)
+    fragments = rasterize(tracer, view)
+    found = crossings(tracer, view, fragments)
+    return fragments, lambda picture: antialias(picture, mesh.vertices, found, view)
+
+
+def rasterize_by_package(mesh: Mesh, view: View, kind: ContextType) -> tuple[Fragments, Blend]:
+    """Return visibility and antialiasing by nvdiffrast. Raises ``UserError`` for a mesh that is not on CUDA."""
+    if mesh.vertices.device.type != "cuda":
+        raise UserError(
+            f"system.renderer.implementation: is 'nvdiffrast', which needs CUDA, but the mesh is on "
+            f"'{mesh.vertices.device}'; expected 'built-in'"
+        )
+    context = rasterize_nvdiffrast.rasterize_context(kind, mesh.vertices.device)
+    return rasterize_nvdiffrast.rasterize_nvdiffrast(mesh.vertices, mesh.faces, view, context)
+
+
+def _require_nvdiffrast() -> None:
+    """Raise ``UserError`` where the package cannot be imported."""
+    try:
+        rasterize_nvdiffrast.package()
+    except ValueError as error:
+        raise UserError(
+            f"system.renderer.implementation: is 'nvdiffrast', but {error}, or 'built-in'"
+        ) from error
 
 
 def _unchanged(picture: Tensor) -> Tensor:
     return picture
 
 
-def with_border(cameras: Cameras, part: Window) -> View:
-    """The window with one pixel more on each side that has one: antialiasing looks at neighbors."""
-    top, left = max(part.top - 1, 0), max(part.left - 1, 0)
-    bottom = min(part.top + part.height + 1, cameras.height)
-    right = min(part.left + part.width + 1, cameras.width)
+def with_border(cameras: Cameras, at: Window) -> View:
+    """Return all that a window spans, with a pixel more on each side that has one: antialiasing needs neighbors."""
+    top, left = max(at.top - 1, 0), max(at.left - 1, 0)
+    bottom = min(at.top + at.height * at.step_y + 1, cameras.height)
+    right = min(at.left + at.width * at.step_x + 1, cameras.width)
     return View(cameras, top, left, bottom - top, right - left)
 
 
-def smooth_normal(mesh: Mesh, seen: Seen, weights: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
+def smooth_normal(mesh: Mesh, fragments: Fragments, weights: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
     """Unit normals, interpolated between vertices."""
     normals = vertex_normals(mesh.vertices, mesh.faces)
-    return torch.nn.functional.normalize(interpolate(normals, mesh.faces, seen, weights), dim=-1)
+    return torch.nn.functional.normalize(interpolate(normals, mesh.faces, fragments, weights), dim=-1)
 
 
-def checked(mesh: Mesh) -> Mesh:
-    """The mesh; a ``UserError`` where nothing can be rendered of it."""
+def require_renderable(mesh: Mesh) -> Mesh:
+    """Return the mesh. Raises ``UserError`` where nothing can be rendered of it."""
     if mesh.empty:
         raise UserError("rasterizer: the mesh has no faces; the surface vanished, or was never there")
     if not bool(mesh.vertices.detach().isfinite().all()):

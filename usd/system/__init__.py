@@ -1,6 +1,5 @@
 """Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,15 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core import ranks
-from usd.core.checkpoint import FORMAT, Checkpoint, describe
+from usd.core.checkpoint import FORMAT, Checkpoint, component_entries
 from usd.core.config import Schedule, Spec, option, plain
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
 from usd.data import Data
 from usd.data.reference import ReferenceConfig
-from usd.denoiser import Running
+from usd.denoiser import Execution
 from usd.exporter import Exporter
 from usd.math.rng import Part, PartGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
@@ -28,6 +28,8 @@ from usd.system.weighted_losses import loss_without_effect, process_averages, to
 
 if TYPE_CHECKING:  # importing Lightning takes longer than telling most mistakes
     from lightning.pytorch import Trainer
+
+ALIASES = {"elevation-system": "elevation_training"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class PictureSource:
     image_path: str
     reference: ReferenceConfig
     model: str
-    running: Running
+    running: Execution
     keys: tuple[str, str]  # of picture and model, for messages
 
 
@@ -270,9 +272,9 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
 
     def _say_skipped(self) -> None:
         """Print a line on a skipped step, unless there were many."""
-        if self.skipped.worth_saying and ranks.rank() == 0:
-            sys.stdout.write(
-                f"step {self.global_step}: skipped, since {self.skipped.reason}; skipped so far: {self.skipped.total}\n"
+        if self.skipped.worth_saying:
+            say(
+                f"step {self.global_step}: skipped, since {self.skipped.reason}; skipped so far: {self.skipped.total}"
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
@@ -308,7 +310,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         """Add what a checkpoint keeps beside weights and optimizer."""
         checkpoint["format"] = FORMAT
         checkpoint["system"] = {"class": type(self).__name__, "config": plain(self.config)}
-        checkpoint["components"] = describe(self.specs())
+        checkpoint["components"] = component_entries(self.specs())
         checkpoint["seed"] = self.seed
         checkpoint["skipped_steps"] = self.skipped.total
         checkpoint["training_states"] = {

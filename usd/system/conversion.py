@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core import checkpoint
-from usd.core.config import Spec, plain, spec
+from usd.core.config import Spec, plain, plain_options, spec
 from usd.core.errors import UserError
 from usd.core.registry import build, find
 from usd.core.types import Mesh
 from usd.geometry import Geometry
-from usd.geometry.features import NETWORKS, FeatureSurface, inherit_features
+from usd.geometry.features import NETWORKS, FeatureSurface, copy_features
 from usd.material import Material
 from usd.math.mesh import surface_samples, vertex_normals
 
@@ -93,10 +93,10 @@ def load_source(path: Path, override: Mapping[str, object], device: torch.device
     """Load geometry and material of a checkpoint. Raises ``UserError`` for what is no checkpoint with a geometry."""
     try:
         saved = checkpoint.load(checkpoint_of(path))
-        geometry, material = checkpoint.part(saved, "geometry"), checkpoint.part(saved, "material")
+        geometry, material = (checkpoint.saved_component(saved, name) for name in ("geometry", "material"))
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
-    options = {**plain(geometry.spec.config), **override}
+    options = {**plain_options(geometry.spec.config), **override}
     changed = spec("geometry", geometry.spec.name, options, "system.geometry_convert_override")
     shape = _build_with_weights(changed, Geometry, geometry.weights).to(device)
     color = _build_with_weights(material.spec, Material, material.weights).to(device)
@@ -138,7 +138,7 @@ def copy_shape(target: ConversionTarget, source: ConversionSource, inherit_textu
 def copy_networks(target: ConversionTarget, source: ConversionSource) -> bool:
     """Copy networks and material where they are the same as the source's; return whether they were."""
     same = plain(source.material_spec) == plain(target.material_spec)
-    copied = same and inherit_features(target.geometry, source.geometry)
+    copied = same and copy_features(target.geometry, source.geometry)
     if copied:
         target.material.load_state_dict(source.material.state_dict())
     return copied

@@ -23,7 +23,7 @@ from usd.core.types import Render
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
-from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet, write_video
+from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet, write_video
 from usd.evaluation.views import ViewScore, score_view, write_metrics
 from usd.guidance import Guidance
 from usd.losses import Loss, ReferenceLoss, needs_of
@@ -38,8 +38,10 @@ from usd.system.weighted_losses import Weights, loss_keys, read_weights
 log = logging.getLogger(__name__)
 
 LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
-ALIASES = {"vsd": "usd", "sds": "usd"}
+LOSS_ALIASES = {"vsd": "usd", "sds": "usd"}
 """Published names of the guidance's loss."""
+GUIDANCE_WEIGHTS = frozenset(loss_keys(["usd", *LOSS_ALIASES]))
+"""Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class DistillationConfig(SceneConfig):
         "prompt_processor", None, "prompts, if the guidance wants any", optional=True
     )
 
+    exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
+
 
 @dataclass(frozen=True)
 class WrittenView:
@@ -92,7 +96,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
     def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:
         """Return the keys of ``loss`` that this system refuses."""
         loss = options.get("loss")
-        known = loss_keys([*default_weights(cls.extra_weights), *ALIASES])
+        known = loss_keys([*default_weights(cls.extra_weights), *LOSS_ALIASES])
         return [f"loss.{key}" for key in loss if key not in known] if isinstance(loss, Mapping) else []
 
     def build(self) -> None:
@@ -241,7 +245,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             folder, pictures = views[0].file.parent, [view.rgba for view in views]
             cameras = [view.batch.cameras for view in views]
             write_transforms(folder / "transforms.json", cameras, [view.file.name for view in views])
-            write_sheet(self.save_dir / f"{folder.name}.png", pictures)
+            write_contact_sheet(self.save_dir / f"{folder.name}.png", pictures)
             if len(pictures) > 1 and not any(view.batch.frames for view in views):
                 write_video(self.save_dir / f"{folder.name}.mp4", pictures)
             self._write_scores(folder, views)
@@ -272,7 +276,7 @@ def distillation_weights(given: Mapping[str, Schedule], extra: Mapping[str, floa
 
     ``lambda_vsd`` and ``lambda_sds``, as published, are other names of ``lambda_usd``; two that differ are an error.
     """
-    weights = read_weights(given, default_weights(extra), ALIASES)
+    weights = read_weights(given, default_weights(extra), LOSS_ALIASES)
     most = weights.pop("lora").maximum
     if most != 0:
         raise ConfigError(f"system.loss.lambda_lora: is {most:g}; expected 0: this method trains no LoRA")

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ class OptimizerClass(Protocol):
 @dataclass(frozen=True)
 class OptimizerConfig:
     """``torch.optim`` by name. ``params`` gives module paths their own settings; else all weights share ``args``."""
+
+    dotted_keys: ClassVar[frozenset[str]] = frozenset({"params"})  # module paths, whose dots belong to them
 
     name: str = option("AdamW", "a class of torch.optim")
     args: dict[str, Schedule | Setting] = option(

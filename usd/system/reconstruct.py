@@ -5,7 +5,6 @@ number of rays follows the number of samples they take, so that a step costs the
 is involved.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,19 @@ from torch import Tensor
 
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
+from usd.core.console import say
 from usd.core.registry import register
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
 from usd.data.view_set import refuse_outside
-from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
-from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
-from usd.evaluation.views import ViewScore, score, write_metrics
+from usd.data.views import RayBatch, ViewBatch, ViewsData, views_summary
+from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet
+from usd.evaluation.views import ViewScore, score_picture, write_metrics
 from usd.geometry import SignedDistance
 from usd.losses import Loss, needs_of
 from usd.losses.curvature import curvature
-from usd.losses.eikonal import eikonal, free_surface, unit_slope
+from usd.losses.eikonal import eikonal, eikonal_error, free_surface
 from usd.losses.opacity import opaque, sparsity
 from usd.losses.rays import (
     absolute_error,
@@ -139,9 +139,9 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
                 "system.samples_per_step"
             )
         if self.global_rank == 0:
-            sys.stdout.write(f"views: {describe(data.train_views)}\n")
+            say(f"views: {views_summary(data.train_views)}")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
-            sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
+            say("note: the views have no masks, so lambda_mask has nothing to say")
         refuse_outside(data.train_views, self.renderer.config.radius)
         if self.trainer.ckpt_path is None:
             self.geometry.initialize()
@@ -209,7 +209,7 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         field = self.geometry.distance_field((2 * x - 1) * radius, frozenset({"gradient"}))
         assert field.gradient is not None
         losses = {
-            "eikonal": 0.5 * (eikonal(render) + unit_slope(field.gradient)),
+            "eikonal": 0.5 * (eikonal(render) + eikonal_error(field.gradient)),
             "free_surface": free_surface(field.distance, self.config.free_surface_decay),
         }
         return {name: loss for name, loss in losses.items() if name in active}
@@ -263,7 +263,7 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         )
         eight = views[:8]
         pictures = [view.views.rgba[0].cpu() for view, _ in eight] + [picture for _, picture in eight]
-        write_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
+        write_contact_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
         self.log_scores(write_scores(folder, views))
         self.test_views = []
 
@@ -275,7 +275,7 @@ def single_view(batch: ViewBatch, index: int) -> ViewBatch:
 
 def write_scores(folder: Path, views: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> list[ViewScore]:
     """Write ``metrics.json``, rendered views against the truth; return the scores."""
-    scores = {i: score(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(views)}
+    scores = {i: score_picture(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(views)}
     frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in views]
     write_metrics(folder / "metrics.json", frames, scores)
     return list(scores.values())

@@ -7,7 +7,6 @@ Its alpha stays what it was. Nothing is learnt; the one step of the training ref
 """
 
 import json
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core import files
-from usd.core.config import ConfigError, option, plain
+from usd.core.config import ConfigError, option, plain_options
+from usd.core.console import say
 from usd.core.random import generator
 from usd.core.registry import register
-from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_picture
+from usd.data.pictures import contact_sheet, over, read_rgba, unpremultiply, write_picture
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
-from usd.denoiser import Embedding, Running, TextDenoiser, open_text_denoiser
+from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
 from usd.denoiser.lora import WEIGHTS, lora_model, read_card
-from usd.denoiser.sample import told_fn
+from usd.denoiser.sample import conditional_eps
 from usd.evaluation.metrics import psnr, sharpness
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
 from usd.prompt_processor.prompt_checks import check
@@ -47,7 +47,7 @@ class RefineConfig(System.Config):
     )
     lora_scale: float = option(1.0, "factor of the LoRA; 0 is the text model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
-    models: Running = option({}, "how the text model is kept in memory and run")
+    models: Execution = option({}, "how the text model is kept in memory and run")
     prompt: str | None = option(None, "what the views show; null: the prompt that the LoRA was trained with")
     strength: float = option(
         0.2, "share of the noise schedule to go back to, and of the steps to take", ge=0, le=1
@@ -147,7 +147,7 @@ class RefineSystem(System[RefineConfig, object]):
 
     def _keys(self, views: ViewSet) -> list[str]:
         """Return of each refined view a digest of what decides it."""
-        settings = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
+        settings = {key: value for key, value in plain_options(self.config).items() if key in RESULT_KEYS}
         text = json.dumps({**settings, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
         start: list[str | bytes] = [text]
         if self.config.lora is not None and (Path(self.config.lora) / WEIGHTS).is_file():
@@ -169,7 +169,7 @@ class RefineSystem(System[RefineConfig, object]):
         rows = eight if len(names) > 8 else list(range(len(names)))
         pictures = torch.cat([over(before[rows]), over(after[rows])])
         write_picture(self.save_dir / f"{FOLDER}.png", contact_sheet(pictures, columns=len(rows)))
-        sys.stdout.write(
+        say(
             "refined {} views: sharpness {sharpness_before:.3f} -> {sharpness_after:.3f}, "
             "{psnr_to_before:.1f} dB from what they were\n".format(len(names), **figures)
         )
@@ -200,7 +200,7 @@ def refine_pictures(
     denoised = z
     if times:
         at = torch.full((len(z),), times[0], device=z.device, dtype=torch.long)
-        fn = guided_fn(told_fn(model, prompts[0]), told_fn(model, prompts[1]), config.guidance_scale)
+        fn = guided_fn(conditional_eps(model, prompts[0]), conditional_eps(model, prompts[1]), config.guidance_scale)
         denoised = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
     decoded = model.decode(denoised)
     if config.residual is not None:
@@ -227,7 +227,7 @@ def unmix_white(
     picture: Float[Tensor, "B 3 H W"], alpha: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 4 H W"]:
     """Return straight RGBA that shows ``picture`` over white; colors of half-covered pixels are unmixed from white."""
-    return straight((picture - (1 - alpha)).clamp_min(0), alpha)
+    return unpremultiply((picture - (1 - alpha)).clamp_min(0), alpha)
 
 
 # ----------------------------------------------------------------------------------------------------------- record
@@ -235,6 +235,7 @@ def unmix_white(
 
 def pictures_with_keys(folder: Path, keys: list[str]) -> dict[str, str]:
     """Return names and keys of the pictures in ``folder`` that were made with these keys."""
-    record = (files.read_record(folder / RECORD) or {}).get("views") or {}
+    views = (files.read_record(folder / RECORD) or {}).get("views")
+    record = views if isinstance(views, dict) else {}
     names = {f"{index:04d}.png": key for index, key in enumerate(keys)}
     return {name: key for name, key in names.items() if record.get(name) == key and (folder / name).is_file()}

@@ -22,7 +22,7 @@ from usd.core.registry import register
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import ReferenceConfig, load_reference
-from usd.denoiser import Running, ViewDenoiser, open_text_denoiser, open_view_denoiser
+from usd.denoiser import Execution, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.attention import plain_attention
 from usd.denoiser.lora import Card, LoraConfig, add_lora, write_lora
 from usd.denoiser.stable_diffusion import StableDiffusionDenoiser
@@ -68,7 +68,7 @@ class SpecialiseConfig(System.Config):
     half_precision_weights: bool = option(
         True, "fp16 weights on CUDA where pictures are sampled, unless models.weights says otherwise"
     )
-    models: Running = option({}, "how the models that make the pictures are kept in memory and run")
+    models: Execution = option({}, "how the models that make the pictures are kept in memory and run")
     image_path: str = option(help="input picture", path=True)
     reference: ReferenceConfig = option({}, "how the input picture is read")
     views: str | None = option(
@@ -149,7 +149,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
         return model
 
     @property
-    def _running(self) -> Running:
+    def _running(self) -> Execution:
         """How the models run, with the published key taken into account."""
         return self.config.models.single(self.config.half_precision_weights)
 

@@ -19,8 +19,8 @@ from usd.core.errors import UserError
 from usd.core.random import generator
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.data.view_readers import ViewOptions, read_views
-from usd.denoiser import Reading, TextDenoiser, ViewDenoiser, check_shared_latents
-from usd.denoiser.picture import resized
+from usd.denoiser import EncodedReference, TextDenoiser, ViewDenoiser, check_shared_latents
+from usd.denoiser.picture import resize_square
 from usd.denoiser.sample import Sampler, sample_text, sample_views
 from usd.math.camera import Cameras
 
@@ -99,7 +99,8 @@ def picture_set(
 
 def _record_key(folder: Path) -> str | None:
     """Return the digest of the settings that a set was made with."""
-    return (files.read_record(folder / "set.json") or {}).get("key")
+    key = (files.read_record(folder / "set.json") or {}).get("key")
+    return key if isinstance(key, str) else None
 
 
 def picture_digest(picture: Tensor) -> str:
@@ -116,7 +117,9 @@ def given_set(folder: Path, source: str, size: int) -> Pictures:
     """Return views of a folder (or a trial, or a toybox seed), over white, at the text model's size."""
     views = read_views(source, ViewOptions(), "system.views")
     pictures = (
-        resized(over(views.rgba), size) if _square(views.rgba) else pad_to_square(over(views.rgba), size)
+        resize_square(over(views.rgba), size)
+        if _square(views.rgba)
+        else pad_to_square(over(views.rgba), size)
     )
     settings = [picture_digest(pictures), size]
     return picture_set(
@@ -135,7 +138,7 @@ def pad_to_square(pictures: Float[Tensor, "N 3 H W"], size: int) -> Pictures:
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
     pads = (left, side - width - left, top, side - height - top)
-    return resized(torch.nn.functional.pad(pictures, pads, value=1.0), size)
+    return resize_square(torch.nn.functional.pad(pictures, pads, value=1.0), size)
 
 
 @dataclass(frozen=True)
@@ -157,14 +160,16 @@ def novel_view_set(folder: Path, source: NovelViews, config: SamplingConfig, see
     poses = [source.reference.c2w.tolist(), source.cameras.c2w.tolist(), source.cameras.fov_y.tolist()]
     digest, names = picture_digest(source.picture), [source.model.name, source.prior.name]
     settings = [digest, poses, *names, _sampling_settings(config), seed]
-    readings: list[Reading] = []
+    references: list[EncodedReference] = []
 
     def make(first: int, last: int) -> Pictures:
-        if not readings:
-            readings.append(source.model.read(source.picture.to(device), source.reference.to(device)))
+        if not references:
+            references.append(
+                source.model.encode_reference(source.picture.to(device), source.reference.to(device))
+            )
         return sample_views(
             source.model,
-            readings[0],
+            references[0],
             source.cameras[first:last].to(device),
             config.sampler(),
             generator("cpu", seed, "views", first),
@@ -200,4 +205,4 @@ def encode_set(model: TextDenoiser, pictures: Pictures, batch_size: int) -> Floa
 
 def join_sets(sets: Sequence[Float[Tensor, "_ 3 _ _"]], size: int) -> Pictures:
     """Return sets of different sizes as one, at one size."""
-    return torch.cat([resized(pictures, size) for pictures in sets])
+    return torch.cat([resize_square(pictures, size) for pictures in sets])

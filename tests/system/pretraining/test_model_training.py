@@ -221,7 +221,7 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     system.load_state_dict(torch.load(family / "novel.pt", weights_only=True))
     views = held_out_views(range(1_000_000, 1_000_001), 3)
     assert views.pictures is not None
-    reading = model.read(views.pictures[:1], views.cameras[[0]])
+    reading = model.encode_reference(views.pictures[:1], views.cameras[[0]])
     told = model.embed_view(reading, views.cameras[[1, 2]])
     x, t = torch.randn(2, 4, 16, 16, generator=generator()), torch.tensor([100, 800])
     latents = model.latent_mode(views.pictures[:1])

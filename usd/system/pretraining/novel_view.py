@@ -21,7 +21,7 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
 from usd.denoiser.attention import plain_attention
-from usd.denoiser.parts import open_parts
+from usd.denoiser.components import open_components
 from usd.denoiser.view_volume import VOLUME, load_volume, write_volume, wrong_azimuths
 from usd.denoiser.weights import load_network, read_json, weights_folder
 from usd.denoiser.zero123 import load_projection
@@ -153,7 +153,7 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         self.volume = load_volume(Path(self.config.volume)) if self.config.volume else None
         unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
         if (base / LAYOUT).is_dir():
-            return NovelView(plain_attention(unet), load_projection(open_parts(base)))
+            return NovelView(plain_attention(unet), load_projection(open_components(base)))
         projection = CameraProjection(self._projection_config(unet))
         reader = Path(self.config.clip) / VIEW_READER
         if projection.config.type == "steered" and reader.is_file():

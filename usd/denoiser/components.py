@@ -1,0 +1,129 @@
+"""A model as its components: a configuration and tensors each, under diffusers' names, wherever they are stored."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.denoiser.weights import build, load_tensors, read_json, weights_folder
+
+CLASSES = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "controlnet": ("diffusers", "ControlNetModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+}
+T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
+PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently
+PROJECTIONS = ("clip_camera_projection", "cc_projection")
+
+
+def network_class(component: str, config: Mapping[str, object]) -> tuple[str, str]:
+    """Return the library and the class of a component with this configuration."""
+    if component == "text_encoder" and config.get("model_type") == "t5":
+        return T5
+    return CLASSES[component]
+
+
+class ModelComponents(ABC):
+    """``place`` is where they are stored, for messages. Parts: those of ``CLASSES``, ``scheduler``, ``PROJECTION``."""
+
+    place: Path
+
+    @abstractmethod
+    def config(self, component: str) -> dict[str, Any]:
+        """Its configuration; {} where a published model has none. Raises UserError where it must have one."""
+
+    @abstractmethod
+    def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Its weights, read when asked for. Raises UserError."""
+
+    @abstractmethod
+    def has(self, component: str) -> bool:
+        """Whether there is such a component."""
+
+    def source(self, component: str) -> Path:
+        """Where the component is stored, for messages."""
+        return self.place
+
+    def tokenizer(self) -> Path | None:
+        """The folder of its tokenizer's files, if it has one."""
+        return None
+
+    def projection_layout(self) -> str:
+        """Which of ``PROJECTIONS`` the camera projection is stored as: it decides how CLIP's picture is resized."""
+        return PROJECTIONS[0]
+
+    def network(self, component: str) -> torch.nn.Module:
+        """The component as a network, its weights in the precision of the file. Raises UserError."""
+        library, name = network_class(component, self.config(component))
+        return build(library, name, self.config(component), self.tensors(component), self.source(component))
+
+
+@dataclass(frozen=True)
+class FolderComponents(ModelComponents):
+    """A diffusers folder; Zero-1-to-3 in either published layout."""
+
+    place: Path
+
+    def config(self, component: str) -> dict[str, Any]:
+        if component == "scheduler":
+            return read_json(self.place / component / "scheduler_config.json")
+        path = self._component_folder(component) / "config.json"
+        return {} if component == PROJECTION and not path.is_file() else read_json(path)
+
+    def tensors(self, component: str) -> Mapping[str, Tensor]:
+        return load_tensors(self.source(component), averaged=component == "unet")
+
+    def has(self, component: str) -> bool:
+        return self._component_folder(component).is_dir()
+
+    def source(self, component: str) -> Path:
+        return weights_folder(self._component_folder(component))
+
+    def tokenizer(self) -> Path | None:
+        return self.place / "tokenizer" if self.has("tokenizer") else None
+
+    def projection_layout(self) -> str:
+        return self._component_folder(PROJECTION).name
+
+    def _component_folder(self, component: str) -> Path:
+        choices = PROJECTIONS if component == PROJECTION else (component,)
+        return next(
+            (self.place / name for name in choices if (self.place / name).is_dir()), self.place / component
+        )
+
+
+@dataclass(frozen=True)
+class MemoryComponents(ModelComponents):
+    """Parts that are in memory."""
+
+    configs: Mapping[str, dict[str, Any]]
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    place: Path = Path("memory")
+
+    def config(self, component: str) -> dict[str, Any]:
+        return self.configs.get(component, {}) if component == PROJECTION else self.configs[component]
+
+    def tensors(self, component: str) -> Mapping[str, Tensor]:
+        return self.weights[component]
+
+    def has(self, component: str) -> bool:
+        return component in self.configs or component in self.weights
+
+
+def open_components(place: Path) -> ModelComponents:
+    """The components of a folder or single file. Raises UserError."""
+    if place.is_dir():
+        return FolderComponents(place)
+    if not place.is_file():
+        raise UserError(f"{place}: is missing; expected a diffusers folder or a single file")
+    from usd.denoiser.single_file import SingleFile
+
+    return SingleFile(place)

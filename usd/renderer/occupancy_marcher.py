@@ -1,0 +1,92 @@
+"""Samples of rays through occupied space: what every volume renderer does before it shades."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.core.config import option
+from usd.kernels import occupancy as grids
+from usd.kernels.occupancy import Occupancy
+from usd.kernels.ray_march import RaySamples, march
+
+WARM_UP_STEPS = 256
+"""Until this step every cell of the grid is visited at each update."""
+
+Values = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
+
+
+@dataclass(frozen=True)
+class MarchOptions:
+    """Options of renderers that march through an occupancy grid."""
+
+    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+    num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1, le=65536)
+    randomized: bool = option(True, "while training, every ray starts at a random part of a step")
+    near_plane: float = option(0.0, "nothing nearer is rendered", ge=0, le=1e12)
+    far_plane: float = option(1e10, "nothing further is rendered", gt=0, le=1e12)
+    eval_chunk_size: int = option(
+        1 << 20, "steps or samples worked on at once where no gradient is kept", ge=1
+    )
+    estimator: str = option("occgrid", "how empty space is found", choices=("occgrid",))
+    grid_prune: bool = option(True, "skip cells of the occupancy grid where nothing has been for long")
+    grid_resolution: int = option(32, "cells a side of the occupancy grid", ge=1, le=256)
+    grid_update_steps: int = option(16, "steps between updates of the occupancy grid", ge=1)
+    prune_alpha_threshold: bool = option(True, "keep no gradient of samples that are hidden by others")
+
+
+class OccupancyMarcher:
+    """A march of rays through an occupancy grid that learns where the object is.
+
+    It is part of the renderer ``owner``, whose buffers ``grid_value`` and ``grid_binary`` hold the grid: the names that
+    checkpoints know.
+    """
+
+    def __init__(self, options: MarchOptions, owner: torch.nn.Module) -> None:
+        self.options, self._owner = options, owner
+        grid = grids.occupied_everywhere(options.grid_resolution, options.radius)
+        owner.register_buffer("grid_value", grid.value)
+        owner.register_buffer("grid_binary", grid.binary)
+
+    @property
+    def step_size(self) -> float:
+        """Length of a step along a ray, in world units."""
+        return grids.step_size(self.options.radius, self.options.num_samples_per_ray)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """The cells known to be empty, and those that may not be."""
+        value, binary = (self._owner.get_buffer(name) for name in ("grid_value", "grid_binary"))
+        return Occupancy(value, binary, self.options.radius)
+
+    @property
+    def rays_at_once(self) -> int:
+        """The number of rays whose steps fill one chunk."""
+        return max(1, self.options.eval_chunk_size // self.options.num_samples_per_ray)
+
+    def update(
+        self, step: int, step_opacity: Values, generator: torch.Generator, decay: float = 0.95
+    ) -> None:
+        """Bring the grid up to date every ``grid_update_steps``; ``decay`` is how much a cell remembers."""
+        if self.options.grid_prune and step % self.options.grid_update_steps == 0:
+            here = self.occupancy
+            grid = grids.update(here, step_opacity, generator, step < WARM_UP_STEPS, decay)
+            here.value.copy_(grid.value)
+            here.binary.copy_(grid.binary)
+
+    def march(
+        self,
+        o: Float[Tensor, "R 3"],
+        d: Float[Tensor, "R 3"],
+        shift: torch.Generator | Float[Tensor, "R"] | None,
+    ) -> RaySamples:
+        """Return samples in occupied cells; see ``usd.kernels.ray_march.march``."""
+        near, far = self.options.near_plane, self.options.far_plane
+        return march(o, d, self.occupancy, self.step_size, shift, near, far)
+
+    @torch.no_grad()
+    def evaluate(self, values: Values, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Return a field's values without gradient, a chunk of points at once."""
+        return torch.cat([values(part) for part in x.split(self.options.eval_chunk_size)] or [x[:, 0]])
