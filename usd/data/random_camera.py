@@ -18,8 +18,9 @@ from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.data.lamps import LampStrategy, draw_lamps
+from usd.data.reference import Reference
 from usd.data.transforms import Frame, read_transforms
-from usd.math.camera import Cameras, Spherical, look_at, orbit_cameras, sphere_angles
+from usd.math.camera import Cameras, Spherical, Window, look_at, orbit_cameras, sphere_angles
 
 Range = tuple[float, float]
 
@@ -27,6 +28,9 @@ Range = tuple[float, float]
 @dataclass(frozen=True)
 class CameraBatch:
     """Views to render. ``reference`` is the reference picture's camera where there is one.
+
+    ``window`` are the pixels to render where it is not all of them, and
+    ``reference_index`` is the number of that picture among those that the data gives (``given_references``).
 
     ``name`` says which set of views they belong to and ``first`` is the index of the first of them in it; ``frames``
     are the entries of ``eval_transforms`` these cameras come from, if they do.
@@ -37,6 +41,8 @@ class CameraBatch:
     name: str = "train"
     first: int = 0
     frames: tuple[Frame, ...] = ()
+    reference_index: int = 0
+    window: Window | None = None
 
     def to(self, device: "torch.device | str") -> "CameraBatch":
         """Return the batch on another device."""
@@ -156,6 +162,10 @@ class RandomCameras(Data[R]):
     def reference(self, step: int = 0) -> Cameras | None:
         """Return the camera of the reference picture; None here."""
         return None
+
+    def given_references(self) -> tuple[Reference, ...]:
+        """Return the reference pictures that come with the data; none here, where the guidance names a file."""
+        return ()
 
     def refuse_uneven(self, processes: int) -> None:
         """Raise ``ConfigError`` unless every process renders equally many views."""
