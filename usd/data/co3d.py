@@ -19,9 +19,10 @@ from usd.data.co3d_sequence import Co3dFrame, read_depth, read_sequence
 from usd.data.colmap import Intrinsics
 from usd.data.masks import read_mask
 from usd.data.pictures import read_picture, resize_rgba
-from usd.data.random_camera import CameraBatch, RandomCameraConfig, RandomCameras, at_step, check_milestones
+from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import LONGEST, Reference
 from usd.data.reference_maps import Square, resize_map
+from usd.data.usd_random_camera import ReferenceSizeConfig, check_reference_size, reference_size
 from usd.data.view_set import ViewSet, fit_world, refuse_useless, view_set
 from usd.data.views import spread_indices
 from usd.math.camera import Cameras
@@ -32,7 +33,7 @@ SILHOUETTE = 128
 
 
 @dataclass(frozen=True)
-class Co3dConfig(RandomCameraConfig):
+class Co3dConfig(ReferenceSizeConfig):
     """Options of random cameras, and which frames are references."""
 
     root_dir: str = option("", "folder of a sequence, <category>/<sequence> of CO3D", path=True)
@@ -44,12 +45,6 @@ class Co3dConfig(RandomCameraConfig):
         0.4, "least value of a mask that counts as object for the crop", ge=0, lt=1
     )
     box_crop_context: float = option(0.3, "margin of the crop as a share of its side", ge=0, le=10)
-    reference_height: int | tuple[int, ...] | None = option(
-        None,
-        "pixels a side of the rendered reference view; a list follows resolution_milestones; null: height",
-        ge=1,
-        le=16384,
-    )
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,7 @@ class Co3dCameras(RandomCameras[Co3dConfig]):
             raise ConfigError(f"{WHERE}: required but not given; expected the folder of a CO3D sequence")
         if not config.train_views:
             raise ConfigError("data.train_views: is empty; expected the number of a frame")
-        if config.reference_height is not None:
-            check_milestones("reference_height", config.reference_height, config.resolution_milestones)
+        check_reference_size(config)
         self._posed: tuple[PosedReference, ...] = ()
 
     @property
@@ -87,9 +81,7 @@ class Co3dCameras(RandomCameras[Co3dConfig]):
 
     def reference(self, step: int = 0) -> Cameras:
         """Return the camera of the step's reference."""
-        size = at_step(
-            self.config.reference_height or self.config.height, self.config.resolution_milestones, step
-        )
+        size = reference_size(self.config, step)
         return self.posed_references[step % len(self.config.train_views)].camera.resize(size, size)
 
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
