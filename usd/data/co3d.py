@@ -114,7 +114,7 @@ def fit_sequence(frames: list[Co3dFrame]) -> ViewSet:
         )
     pictures, fovs = [], []
     for frame in frames:
-        half = _whole(frame.camera)
+        half = _half_side(frame.camera)
         mask = cut_square(_mask(frame)[None].expand(4, -1, -1), frame.camera, half)
         pictures.append(resize_rgba(mask, SILHOUETTE, SILHOUETTE))
         fovs.append(2 * math.atan(half / frame.camera.fy))
@@ -136,7 +136,7 @@ def posed_reference(
 ) -> PosedReference:
     """Read a frame as a reference: its picture, mask and depth, and its camera with the crop's field of view."""
     mask = _mask(frame)
-    half = _around_object(mask, frame, config) if config.box_crop else _whole(frame.camera)
+    half = _around_object(mask, frame, config) if config.box_crop else _half_side(frame.camera)
     rgba = read_picture(frame.picture, WHERE, longest=LONGEST).rgba
     if config.use_mask:
         alpha = resize_map(mask[None], rgba.shape[-2], rgba.shape[-1]).clamp(0, 1)
@@ -162,7 +162,7 @@ def _ray_depth(frame: Co3dFrame, half: float) -> Float[Tensor, "1 S S"]:
     return depth * (1 + slope[:, None] ** 2 + slope[None] ** 2).sqrt()
 
 
-def _whole(camera: Intrinsics) -> float:
+def _half_side(camera: Intrinsics) -> float:
     """Return half the side, in rows of pixels, of the least square about the principal point with all of a picture."""
     across = max(camera.cx, camera.width - camera.cx) * camera.fy / camera.fx
     return max(across, camera.cy, camera.height - camera.cy)
