@@ -19,9 +19,10 @@ from usd.data.co3d_sequence import Co3dFrame, read_depth, read_sequence
 from usd.data.colmap import Intrinsics
 from usd.data.masks import read_mask
 from usd.data.pictures import read_picture, resize_rgba
-from usd.data.random_camera import CameraBatch, RandomCameraConfig, RandomCameras, at_step, check_milestones
+from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import LONGEST, Reference
 from usd.data.reference_maps import Square, resize_map
+from usd.data.usd_random_camera import ReferenceSizeConfig, check_reference_size, reference_size
 from usd.data.view_set import ViewSet, fit_world, refuse_useless, view_set
 from usd.data.views import spread_indices
 from usd.math.camera import Cameras
@@ -32,7 +33,7 @@ SILHOUETTE = 128
 
 
 @dataclass(frozen=True)
-class Co3dConfig(RandomCameraConfig):
+class Co3dConfig(ReferenceSizeConfig):
     """Options of random cameras, and which frames are references."""
 
     root_dir: str = option("", "folder of a sequence, <category>/<sequence> of CO3D", path=True)
@@ -44,12 +45,6 @@ class Co3dConfig(RandomCameraConfig):
         0.4, "least value of a mask that counts as object for the crop", ge=0, lt=1
     )
     box_crop_context: float = option(0.3, "margin of the crop as a share of its side", ge=0, le=10)
-    reference_height: int | tuple[int, ...] | None = option(
-        None,
-        "pixels a side of the rendered reference view; a list follows resolution_milestones; null: height",
-        ge=1,
-        le=16384,
-    )
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,7 @@ class Co3dCameras(RandomCameras[Co3dConfig]):
             raise ConfigError(f"{WHERE}: required but not given; expected the folder of a CO3D sequence")
         if not config.train_views:
             raise ConfigError("data.train_views: is empty; expected the number of a frame")
-        if config.reference_height is not None:
-            check_milestones("reference_height", config.reference_height, config.resolution_milestones)
+        check_reference_size(config)
         self._posed: tuple[PosedReference, ...] = ()
 
     @property
@@ -87,9 +81,7 @@ class Co3dCameras(RandomCameras[Co3dConfig]):
 
     def reference(self, step: int = 0) -> Cameras:
         """Return the camera of the step's reference."""
-        size = at_step(
-            self.config.reference_height or self.config.height, self.config.resolution_milestones, step
-        )
+        size = reference_size(self.config, step)
         return self.posed_references[step % len(self.config.train_views)].camera.resize(size, size)
 
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
@@ -122,7 +114,7 @@ def fit_sequence(frames: list[Co3dFrame]) -> ViewSet:
         )
     pictures, fovs = [], []
     for frame in frames:
-        half = _whole(frame.camera)
+        half = _half_side(frame.camera)
         mask = cut_square(_mask(frame)[None].expand(4, -1, -1), frame.camera, half)
         pictures.append(resize_rgba(mask, SILHOUETTE, SILHOUETTE))
         fovs.append(2 * math.atan(half / frame.camera.fy))
@@ -144,7 +136,7 @@ def posed_reference(
 ) -> PosedReference:
     """Read a frame as a reference: its picture, mask and depth, and its camera with the crop's field of view."""
     mask = _mask(frame)
-    half = _around_object(mask, frame, config) if config.box_crop else _whole(frame.camera)
+    half = _around_object(mask, frame, config) if config.box_crop else _half_side(frame.camera)
     rgba = read_picture(frame.picture, WHERE, longest=LONGEST).rgba
     if config.use_mask:
         alpha = resize_map(mask[None], rgba.shape[-2], rgba.shape[-1]).clamp(0, 1)
@@ -170,7 +162,7 @@ def _ray_depth(frame: Co3dFrame, half: float) -> Float[Tensor, "1 S S"]:
     return depth * (1 + slope[:, None] ** 2 + slope[None] ** 2).sqrt()
 
 
-def _whole(camera: Intrinsics) -> float:
+def _half_side(camera: Intrinsics) -> float:
     """Return half the side, in rows of pixels, of the least square about the principal point with all of a picture."""
     across = max(camera.cx, camera.width - camera.cx) * camera.fy / camera.fx
     return max(across, camera.cy, camera.height - camera.cy)

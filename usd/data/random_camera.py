@@ -90,7 +90,7 @@ class RandomCameraConfig:
     azimuth_range: Range = option(
         (-180.0, 180.0), "azimuth of training cameras in degrees from +x towards +y", ge=-360, le=360
     )
-    elevation_sampling: Literal["sphere", "angle", "mixed"] = option(
+    elevation_sampling: Literal["sphere", "angle", "mixture"] = option(
         "sphere",
         "how elevations are drawn: uniform by area on the sphere, uniform in the angle, or each for half of the steps",
     )
@@ -207,17 +207,14 @@ def _check_forward(key: str, limits: Range | None) -> None:
 
 def _check_lamps(config: RandomCameraConfig) -> None:
     """Raise ``ConfigError`` for an option of lamps that nothing would read."""
-    strategy = config.light_sample_strategy
-    if strategy is None and config.light_distance_range is not None:
-        raise ConfigError(
-            "data.light_distance_range: without a strategy the material draws the lamp; expected "
-            "data.light_sample_strategy, or system.material.light_distance_range"
-        )
-    if strategy != "dreamfusion" and config.light_position_perturb is not None:
-        raise ConfigError(
-            "data.light_position_perturb: is of no use here; expected data.light_sample_strategy: dreamfusion, or "
-            "system.material.light_position_perturb"
-        )
+    if config.light_sample_strategy is not None:
+        return
+    for key in ("light_distance_range", "light_position_perturb"):
+        if getattr(config, key) is not None:
+            raise ConfigError(
+                f"data.{key}: without a strategy the material draws the lamp; expected data.light_sample_strategy, "
+                f"or system.material.{key}"
+            )
 
 
 def check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
@@ -293,7 +290,7 @@ def _elevation(
 ) -> Float[Tensor, "B"]:
     """Return elevations in radians. Area on the sphere is uniform in the sine of the elevation."""
     sampling = config.elevation_sampling
-    if sampling == "mixed":
+    if sampling == "mixture":
         sampling = "angle" if torch.rand((), generator=generator) < 0.5 else "sphere"
     if sampling == "angle":
         return _uniform(limits, count, generator).deg2rad()
