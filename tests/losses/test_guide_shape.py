@@ -56,7 +56,7 @@ def test_an_even_haze_costs_its_entropy_weighted_by_the_distance(ball: GuideShap
     density = math.log(2) / DELTA
     haze = small("volume-grid", grid_size=[4, 4, 4], density_activation="none", density_bias=density)
     x = 2 * torch.rand(200_000, 3, generator=seeded()) - 1
-    weight = 1 - torch.exp(-(x.norm(dim=1) - SCALE).square() / (2 * SIGMA**2))
+    weight = 1 - torch.exp(-ball.at(x).square() / (2 * SIGMA**2))
     expected = math.log(2) * float(weight.mean())
     assert float(shape_loss(haze, ball, seeded()).detach()) == pytest.approx(expected, rel=0.03)
 

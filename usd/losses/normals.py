@@ -70,7 +70,7 @@ def _coarse_surface(
             "system.loss.lambda_convex: needs rays and normals; expected system.renderer_type to be"
             " nerf-volume-renderer or neus-volume-renderer, and a geometry with a normal_type"
         )
-    sides = tuple(min(CELLS, side) for side in opacity.shape[2:])
+    sides = (min(CELLS, opacity.shape[2]), min(CELLS, opacity.shape[3]))
     pool = torch.nn.functional.adaptive_avg_pool2d
     share = pool(opacity, sides)
     points = pool(_ray_directions(samples, opacity) * depth * opacity, sides)
