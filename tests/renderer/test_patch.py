@@ -6,7 +6,7 @@ from scenes import Ball, background, material
 
 from usd.core.config import parse
 from usd.math.camera import Cameras, orbit_cameras_deg
-from usd.renderer.patch import PatchRenderer, _enlarged, _place
+from usd.renderer.patch import PatchRenderer, _enlarge, _place
 
 ALL = frozenset({"foreground", "depth", "normal", "samples"})
 BASE = {"radius": 0.6, "num_samples_per_ray": 64, "randomized": False}
@@ -101,7 +101,7 @@ def test_a_detached_picture_trains_the_patch_alone() -> None:
 def test_enlarging_keeps_straight_lines_where_they_are() -> None:
     """A picture linear in the view angle's tangent stays so, also where the small picture is a little wider."""
     small = torch.linspace(-1, 1, 10)[None, None, None, :].expand(1, 1, 8, 10) * 9 / 8
-    large = _enlarged(small, 30, 36)[0, 0]
+    large = _enlarge(small, 30, 36)[0, 0]
     x = (torch.arange(36) + 0.5 - 18) / 15
     assert torch.allclose(large[15, 3:-3], x[3:-3], atol=1e-5)
     assert torch.allclose(large[15], large[2])
