@@ -37,7 +37,7 @@ def mean_and_spread(values: list[float]) -> dict[str, float]:
 def text_figures(sd: TextDenoiser, clip: e.Clip, toys: list[e.Toy], out: Path) -> dict[str, float]:
     captions = [toy.caption for toy in toys]
     size = sd.latent.image_size
-    real = torch.cat([e.see(toy, e.reference_camera(size)).pictures for toy in toys])
+    real = torch.cat([e.toy_views(toy, e.reference_camera(size)).pictures for toy in toys])
     made = sample_text(sd, captions, Sampler(e.STEPS, 4.0), torch.Generator("cpu").manual_seed(0))
     both = torch.stack([real, made], 1).flatten(0, 1)
     write_picture(out / "text_to_image.png", contact_sheet(both, 16))
@@ -66,9 +66,9 @@ def novel_views(
 def pose_retrieval(model: ViewDenoiser, toys: list[e.Toy], scale: float, out: Path) -> dict[str, object]:
     right, rows = [], []
     for toy in toys:
-        views = e.see(toy, e.around(model.latent.image_size))
+        views = e.toy_views(toy, e.ring_cameras(model.latent.image_size))
         made = e.novel_views(model, views, scale)
-        right.append(e.retrieved(made, views.pictures).float().mean().item())
+        right.append(e.azimuth_hits(made, views.pictures).float().mean().item())
         rows += [
             torch.cat([views.reference, views.pictures]),
             torch.cat([torch.ones_like(views.reference), made]),

@@ -14,7 +14,7 @@ from usd.core import checkpoint, files
 from usd.core.errors import UserError
 from usd.data.pictures import write_picture
 from usd.data.transforms import Frame, write_transforms
-from usd.evaluation.gallery import write_sheet, write_video
+from usd.evaluation.gallery import write_contact_sheet, write_video
 from usd.evaluation.views import ViewScore, write_metrics
 from usd.exporter.mesh import write_file
 from usd.math.camera import orbit_cameras_deg
@@ -32,7 +32,7 @@ FRAMES = {0: ViewScore(20.0, 0.9, 0.8)}
 
 WRITERS: dict[str, Writer] = {
     "a.png": lambda file: write_picture(file, PICTURE),
-    "sheet.png": lambda file: write_sheet(file, [PICTURE]),
+    "sheet.png": lambda file: write_contact_sheet(file, [PICTURE]),
     "a.mp4": lambda file: write_video(file, [PICTURE, 1 - PICTURE]),
     "transforms.json": lambda file: write_transforms(file, [CAMERAS], ["a.png"]),
     "metrics.json": lambda file: write_metrics(file, [FRAME], FRAMES),

@@ -16,6 +16,7 @@ from tests.conftest import TinyModels
 from usd.core import places
 from usd.core.config import UserError
 from usd.denoiser import Execution, check_shared_latents, load, open_text_denoiser, open_view_denoiser
+from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.frozen import Frozen
 
 OPEN = {"text": open_text_denoiser, "view": open_view_denoiser}
@@ -34,8 +35,8 @@ def test_alias_file_is_complete() -> None:
     entries = load.model_entries()
     assert {"gaussian", "toybox-sd", "toybox-zero123", "sd-2.1-base", "sd-1.5", "zero123-xl"} <= set(entries)
     for name, entry in entries.items():
-        assert entry.licence and entry.note, name
-        assert entry.denoiser in ("gaussian", "stable-diffusion", "zero123")
+        assert entry.license and entry.note, name
+        assert entry.denoiser == "gaussian" or entry.denoiser in {a.denoiser for a in ARCHITECTURES.values()}
         assert (entry.path or entry.repository) or entry.denoiser == "gaussian"
     assert entries["toybox-sd"].path == "load/toybox/stable-diffusion"
     assert entries["toybox-zero123"].path == "load/toybox/zero123"
@@ -124,7 +125,7 @@ def test_a_cached_repository_needs_no_network(tiny: TinyModels, monkeypatch: pyt
     assert open_view_denoiser("someone/a-zero123", WHERE).folder == tiny.zero123_b
 
 
-def test_a_fetch_says_licence_and_revision_and_a_cached_model_says_nothing(
+def test_a_fetch_says_license_and_revision_and_a_cached_model_says_nothing(
     tiny: TinyModels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The commit is the one written down; a mirror's own; what nobody verified is said to be so."""
@@ -152,7 +153,7 @@ def test_a_fetch_says_licence_and_revision_and_a_cached_model_says_nothing(
         load.find_model(name, "view", WHERE)
     assert fetched == [("ashawkey/zero123-xl-diffusers", "10e9e8e75adaa3bf77f5ac9c381419016fed68c7")]
     (line,) = [record.getMessage() for record in caplog.records if "fetching" in record.message]
-    assert "licence: MIT" in line and "10e9e8e" in line
+    assert "license: MIT" in line and "10e9e8e" in line
     assert load._repositories("nobody/model@v2", None) == [("nobody/model", "v2")]
 
 

@@ -8,7 +8,16 @@ from solids import arrow, both, box, empty, turn
 
 from usd.core.types import Mesh
 from usd.evaluation import surface
-from usd.evaluation.align import Similarity, aligned, apply, icp, identity, procrustes, turn_about_z, unit_box
+from usd.evaluation.align import (
+    Similarity,
+    align_mesh,
+    apply,
+    icp,
+    identity,
+    procrustes,
+    turn_about_z,
+    unit_box,
+)
 
 
 def moved(mesh: Mesh, degrees=0.0, axis=(0.0, 0.0, 1.0), shift=(0.0, 0.0, 0.0), scale=1.0) -> Mesh:
@@ -51,7 +60,7 @@ def test_the_unit_box_ignores_vertices_no_face_uses():
 def test_icp_recovers_a_small_rigid_motion():
     shape = apply(unit_box(arrow()), arrow())
     start = moved(shape, 12, (0.2, 0.3, 1), (0.04, -0.03, 0.02))
-    motion = aligned(start, shape, "icp")
+    motion = align_mesh(start, shape, "icp")
     assert gap(start, shape) > 0.03
     assert gap(apply(motion, start), shape) < 0.006
     assert motion.scale == 1.0 and motion.angle_deg == pytest.approx(12, abs=1)
@@ -60,18 +69,18 @@ def test_icp_recovers_a_small_rigid_motion():
 def test_icp_with_scale_also_recovers_size_and_place():
     shape = apply(unit_box(arrow()), arrow())
     start = moved(shape, 10, (1, 0, 1), (2.0, 1.0, 0.5), 0.4)
-    motion = aligned(start, shape, "icp+scale")
+    motion = align_mesh(start, shape, "icp+scale")
     assert gap(apply(motion, start), shape) < 0.006 and motion.scale == pytest.approx(2.5, rel=0.03)
 
 
 def test_rigid_icp_does_not_touch_the_size():
-    motion = aligned(box((0.5, 0.5, 0.5)), box(), "icp")
+    motion = align_mesh(box((0.5, 0.5, 0.5)), box(), "icp")
     assert motion.scale == 1.0
 
 
 def test_yaw_finds_any_turn_about_the_vertical():
     shape = apply(unit_box(arrow()), arrow())
-    motion = aligned(moved(shape, 137), shape, "yaw")
+    motion = align_mesh(moved(shape, 137), shape, "yaw")
     assert motion.angle_deg == pytest.approx(137, abs=0.5)
     assert motion.rotation[2].tolist() == pytest.approx([0, 0, 1]) and motion.translation.abs().max() == 0
 
@@ -79,13 +88,13 @@ def test_yaw_finds_any_turn_about_the_vertical():
 def test_yaw_does_not_mend_a_tilt():
     shape = apply(unit_box(arrow()), arrow())
     tilted = moved(shape, 40, (1, 0, 0))
-    assert gap(apply(aligned(tilted, shape, "yaw"), tilted), shape) > 0.03
+    assert gap(apply(align_mesh(tilted, shape, "yaw"), tilted), shape) > 0.03
 
 
 def test_nothing_is_moved_unless_asked():
     shape = arrow()
     for how, mesh in (("none", shape), ("icp", empty())):
-        motion = aligned(mesh, shape, how)
+        motion = align_mesh(mesh, shape, how)
         assert (
             torch.equal(motion.rotation, torch.eye(3))
             and motion.scale == 1

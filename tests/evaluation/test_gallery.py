@@ -4,7 +4,13 @@ import torch
 
 from usd.core.types import Render
 from usd.data.pictures import contact_sheet, read_rgba
-from usd.evaluation.gallery import depth_shade, rendered_rgba, validation_grid, write_sheet, write_video
+from usd.evaluation.gallery import (
+    depth_shade,
+    rendered_rgba,
+    validation_grid,
+    write_contact_sheet,
+    write_video,
+)
 
 
 def render(count=3, height=10, width=14):
@@ -32,7 +38,7 @@ def test_a_video_has_every_picture_at_an_even_size(tmp_path):
 
 def test_a_sheet_shows_evenly_chosen_pictures_in_reading_order(tmp_path):
     pictures = [torch.cat([torch.full((3, 4, 4), i / 40), torch.ones(1, 4, 4)]) for i in range(40)]
-    sheet = read_rgba(write_sheet(tmp_path / "a.png", pictures, at_most=4, columns=2))
+    sheet = read_rgba(write_contact_sheet(tmp_path / "a.png", pictures, at_most=4, columns=2))
     assert sheet.shape == (4, 10, 10)
     levels = [sheet[0, y, x].item() for y in (1, 7) for x in (1, 7)]
     assert levels == pytest.approx([0, 0.25, 0.5, 0.75], abs=1 / 255)

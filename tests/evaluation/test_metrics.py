@@ -7,7 +7,7 @@ import torch
 from usd.data.pictures import write_picture
 from usd.data.transforms import read_transforms, write_transforms
 from usd.evaluation.metrics import mask_iou, psnr, ssim
-from usd.evaluation.views import mean_score, score, score_view, write_metrics
+from usd.evaluation.views import mean_score, score_picture, score_view, write_metrics
 from usd.math.camera import orbit_cameras_deg
 
 
@@ -69,7 +69,7 @@ def test_mask_iou_counts_pixels():
 def test_hidden_colours_do_not_count():
     truth = torch.cat([noise(3, 16, 16), torch.zeros(1, 16, 16)])
     other = torch.cat([noise(3, 16, 16, seed=5), torch.zeros(1, 16, 16)])
-    found = score(other, truth)
+    found = score_picture(other, truth)
     assert math.isinf(found.psnr) and found.ssim == pytest.approx(1, abs=1e-5) and found.mask_iou == 1
 
 

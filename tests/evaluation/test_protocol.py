@@ -10,14 +10,14 @@ from solids import arrow, both, box, empty, file_bytes, inside_out, sphere, turn
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.data.convert import write_views
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.evaluation import command, protocol
 from usd.evaluation.align import Similarity, apply, unit_box
-from usd.evaluation.mesh_views import open_mesh, see_mesh
+from usd.evaluation.mesh_views import mesh_views, open_mesh
 from usd.evaluation.metrics import mask_iou, psnr
-from usd.evaluation.protocol import Report, compare_surfaces, evaluate, figures_table
-from usd.evaluation.sources import Source, exported_mesh, mesh_source, open_source
+from usd.evaluation.protocol import EvaluationReport, compare_surfaces, evaluate, figures_table
+from usd.evaluation.sources import EvaluationSource, exported_mesh, mesh_source, open_source
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.colored_mesh import ColoredMesh
 
@@ -34,7 +34,7 @@ def few_samples(monkeypatch):
     monkeypatch.setattr(protocol, "PICTURES", 4)
 
 
-def as_source(mesh: Mesh, name="a") -> Source:
+def as_source(mesh: Mesh, name="a") -> EvaluationSource:
     return mesh_source(ColoredMesh.of(mesh), name, "mesh", ())
 
 
@@ -136,7 +136,7 @@ def test_the_floor_is_what_equal_surfaces_get():
 
 def test_a_meshs_silhouette_is_the_balls():
     cameras = orbit_cameras_deg(20.0, [0.0, 100.0], 1.5, 40.0, 64)
-    views = see_mesh(ColoredMesh.of(sphere(0.4, color=RED)), cameras)
+    views = mesh_views(ColoredMesh.of(sphere(0.4, color=RED)), cameras)
     origins, directions = cameras.rays()
     disc = torch.linalg.cross(origins, directions).norm(dim=-1) < 0.4
     assert mask_iou(views.rgba[:, 3:], disc[:, None].float()).min() > 0.98
@@ -170,7 +170,7 @@ def test_textures_are_looked_up_where_the_uvs_say(tmp_path):
         "vt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n"
     )
     found = open_mesh(tmp_path / "m.obj", "z")
-    view = see_mesh(found, orbit_cameras_deg(89.9, [-90.0], 4.0, 40.0, 32)).rgba[0]
+    view = mesh_views(found, orbit_cameras_deg(89.9, [-90.0], 4.0, 40.0, 32)).rgba[0]
     assert found.has_colors
     for (row, column), colour in {(18, 8): (1, 0, 0), (18, 24): (0, 0, 1), (7, 16): (0, 1, 0)}.items():
         assert torch.allclose(view[:3, row, column], torch.tensor(colour).float(), atol=0.05)
@@ -188,20 +188,20 @@ def test_files_that_are_no_meshes_are_refused(tmp_path):
 
 
 def test_views_are_matched_by_camera_not_by_name(tmp_path):
-    truth = see_toy(SEED, sphere_cameras(5, 32))
+    truth = render_toy_views(SEED, sphere_cameras(5, 32))
     write_views(truth, tmp_path / "truth")
     write_views(truth.select([4, 2, 0]), tmp_path / "some")
     report = evaluate(open_source(str(tmp_path / "some"), "a"), open_source(str(tmp_path / "truth"), "b"))
     assert report.figures["psnr"] == pytest.approx(100) and report.figures["mask_iou"] == 1
     assert report.protocol["views"] == 3 and any("2 of 5 reference views" in note for note in report.notes)
     assert [row["view"] for row in report.views] == ["views/0000.png", "views/0002.png", "views/0004.png"]
-    write_views(see_toy(SEED, sphere_cameras(4, 32)), tmp_path / "other")
+    write_views(render_toy_views(SEED, sphere_cameras(4, 32)), tmp_path / "other")
     with pytest.raises(UserError, match="no two views were taken by the same camera"):
         evaluate(open_source(str(tmp_path / "other"), "a"), open_source(str(tmp_path / "truth"), "b"))
 
 
 def test_figures_of_pictures_are_means_of_views_and_views_can_be_left_out(tmp_path):
-    truth = see_toy(SEED, sphere_cameras(3, 32))
+    truth = render_toy_views(SEED, sphere_cameras(3, 32))
     spoilt = truth.rgba.clone()
     spoilt[1] *= 0
     write_views(truth, tmp_path / "truth")
@@ -248,7 +248,7 @@ def test_an_aligned_mesh_is_also_seen_aligned():
 
 
 def test_a_trial_gives_its_newest_test_views_and_export(tmp_path):
-    views = see_toy(SEED, sphere_cameras(3, 16))
+    views = render_toy_views(SEED, sphere_cameras(3, 16))
     for name in ("it10-test", "it20-test", "it30-turntable"):
         write_views(views, tmp_path / "save" / name)
     for step, size in ((10, 0.5), (20, 0.7)):
@@ -271,11 +271,11 @@ def test_a_trial_with_nothing_to_compare_is_refused(tmp_path):
 
 
 def test_views_and_a_mesh_have_nothing_in_common_but_cameras(tmp_path):
-    views = see_toy(SEED, sphere_cameras(2, 16))
+    views = render_toy_views(SEED, sphere_cameras(2, 16))
     write_views(views, tmp_path)
     report = evaluate(as_source(sphere(0.4)), open_source(str(tmp_path), "b"))
     assert set(report.figures) == {"mask_iou"}
-    lonely = Source("c", "mesh", sphere())
+    lonely = EvaluationSource("c", "mesh", sphere())
     with pytest.raises(UserError, match=r"nothing to compare: c has a surface, .* has views"):
         evaluate(lonely, open_source(str(tmp_path), "b"))
 
@@ -287,7 +287,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, capsys):
     (tmp_path / "a.ply").write_bytes(file_bytes(sphere(0.5, color=RED), "ply"))
     (tmp_path / "b.ply").write_bytes(file_bytes(sphere(0.6, color=RED), "ply"))
     arguments = [str(tmp_path / "a.ply"), "--reference", str(tmp_path / "b.ply"), "--align", "icp+scale"]
-    report = command.run([*arguments, "--json", str(tmp_path / "new/r.json")])
+    report = command.compare_sources([*arguments, "--json", str(tmp_path / "new/r.json")])
     out = capsys.readouterr().out
     content = json.loads((tmp_path / "new/r.json").read_text())
     assert "alignment: icp+scale" in out and "volume_iou" in out and "LPIPS" in out
@@ -300,7 +300,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, capsys):
 def test_two_runs_give_the_same_figures(tmp_path):
     a, b = as_source(sphere(0.5, color=RED)), as_source(box(), "b")
     one, two = (evaluate(a, b, "icp") for _ in range(2))
-    assert isinstance(one, Report) and one.plain() == two.plain()
+    assert isinstance(one, EvaluationReport) and one.plain() == two.plain()
 
 
 def test_a_camera_file_without_pictures_is_no_reference(tmp_path):

@@ -110,7 +110,7 @@ def test_seen_normals_turn_to_the_camera_also_inside_out():
 
 def test_thinning_leaves_the_mean_of_each_cube():
     x = torch.tensor([[0.001, 0, 0], [0.003, 0, 0], [0.5, 0, 0]])
-    found = surface.thinned(Points(x, torch.tensor([0.0, 0, 1]).expand(3, 3)), 0.01)
+    found = surface.voxel_means(Points(x, torch.tensor([0.0, 0, 1]).expand(3, 3)), 0.01)
     assert found.x[:, 0].tolist() == pytest.approx([0.002, 0.5])
 
 

@@ -8,7 +8,7 @@ import torch
 
 from usd.app.toys import toy_glb
 from usd.evaluation.embedded import Clip
-from usd.evaluation.text_score import CLIP, around, competitors, in_color, score_file, text_score
+from usd.evaluation.text_score import CLIP, competitors, in_color, score_file, scoring_cameras, text_score
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import make_toy
 from usd.toybox.render import render
@@ -24,7 +24,7 @@ def clip() -> Clip:
 
 @pytest.fixture(scope="module")
 def seen() -> torch.Tensor:
-    return render([TOY], around(4, 64)).over_white()
+    return render([TOY], scoring_cameras(4, 64)).over_white()
 
 
 def test_a_sentence_competes_with_every_other_category_and_every_other_colour() -> None:

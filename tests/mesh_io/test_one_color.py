@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.mesh_io.gltf_files import Gltf, display, plain
-from usd.evaluation.mesh_views import open_mesh, see_mesh
+from usd.evaluation.mesh_views import mesh_views, open_mesh
 from usd.geometry.mesh_input import MeshPlacement, read_initial_shape
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.pictures import pictures
@@ -77,7 +77,7 @@ def test_factor_texture_and_vertex_colors_are_one_color_everywhere(tmp_path: Pat
     start = read_initial_shape(path, MeshPlacement(), 1.0)
     assert start.colored is not None and start.colored.color is not None
     assert torch.allclose(start.colored.color, expected, atol=3e-3)
-    evaluated = see_mesh(open_mesh(path), CAMERAS).rgba[0, :3, 16, 16]
+    evaluated = mesh_views(open_mesh(path), CAMERAS).rgba[0, :3, 16, 16]
     read_back = pictures(read_mesh(path), CAMERAS)[0, :3, 16, 16]
     assert torch.allclose(evaluated, expected, atol=3e-3) and torch.allclose(read_back, expected, atol=3e-3)
 

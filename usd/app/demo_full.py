@@ -22,7 +22,7 @@ from usd.core.config import parse
 from usd.core.loading import is_override
 from usd.data.view_readers import ViewOptions, read_views
 from usd.evaluation.protocol import evaluate
-from usd.evaluation.sources import Source, open_source
+from usd.evaluation.sources import EvaluationSource, open_source
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import make_toy
 
@@ -42,7 +42,7 @@ def make_object(
     return run_stages("train", [CONFIG], [*told, *overrides], gpu)
 
 
-def toy_truth(seed: int, folder: Path) -> Source:
+def toy_truth(seed: int, folder: Path) -> EvaluationSource:
     """The toy itself: its exact surface, and the held-out views in ``folder``."""
     options: ViewOptions = parse(ViewOptions, {}, "views")
     return replace(open_source(f"toybox:{seed}", "toy"), views=read_views(folder, options, "toy"), see=None)
@@ -66,7 +66,7 @@ def _minutes(outcome: Outcome) -> float:
     return record.minutes if record else 0.0
 
 
-def measured(outcomes: Mapping[str, Outcome], truth: Source) -> str:
+def measured(outcomes: Mapping[str, Outcome], truth: EvaluationSource) -> str:
     """How far the first stage and the final mesh are from the truth."""
     first = outcomes["object"]
     found = json.loads((first.trial.save / f"it{first.step}-test" / "metrics.json").read_text())

@@ -17,7 +17,7 @@ from usd.core import checkpoint, process, ranks
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.random import generator
-from usd.data.pictures import writing
+from usd.data.pictures import write_whole
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_lens, stored_elevation
 from usd.denoiser import open_view_denoiser
@@ -90,7 +90,7 @@ def _tell(experiment: Experiment, found: Elevation) -> None:
     if ranks.rank() != 0:
         return
     sys.stdout.write(f"reference: {found.line()}\n")
-    with writing(trial_of(experiment).save / FILE) as file:
+    with write_whole(trial_of(experiment).save / FILE) as file:
         file.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
 
 

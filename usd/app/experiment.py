@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatch
@@ -16,10 +16,14 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from usd import dialects
 from usd.core import files, loading
 from usd.core.config import Spec, component, option, parse, plain
 from usd.core.errors import ConfigError, UserError
+from usd.core.loading import Content, Loaded
 from usd.core.overrides import OptionReader
+from usd.dialects import Translation
+from usd.dialects.threestudio import translated_key, translated_names
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
@@ -84,6 +88,9 @@ class Experiment:
         "outputs", "where trials go; a relative path means the working directory", path="output"
     )
     resume: Path | None = option(None, "a checkpoint to continue from, test or export")
+    dialect: Literal["usd"] = option(
+        "usd", "program whose keys these are: usd, or threestudio, which is translated; unset: by system_type"
+    )
     data: Spec = component("data", help="what to train on and to look at")
     system: Spec = component("system", help="what is optimised, by which losses")
     exporter: Spec | None = component(
@@ -151,16 +158,58 @@ def load_experiment(
     configs: Sequence["str | Path"], overrides: Sequence[str] = ()
 ) -> tuple[Experiment, DictConfig]:
     """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
-    loaded = loading.load(configs, overrides, reader())
-    for note in loaded.notes:  # first, since what they tell may be why the rest is refused
+    merged = merge_contents([content for file in configs for content in loading.chain(file)], overrides)
+    for note in merged.notes:  # first, since what they tell may be why the rest is refused
         say(note)
-    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
-    return _stamped(experiment), loaded.config
+    return _stamped(merged.experiment()), merged.loaded.config
 
 
-def reader() -> OptionReader:
-    """What ``key=value`` means to an experiment."""
-    return OptionReader(Experiment, (hoisted_key, hoisted))
+@dataclass(frozen=True)
+class Merged:
+    """What files and ``key=value`` say together, as written and in this project's dialect."""
+
+    loaded: Loaded
+    translation: Translation
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, a line each."""
+        return (*self.loaded.notes, *self.translation.notes)
+
+    def experiment(self) -> Experiment:
+        """Return it parsed. Raises ``ConfigError`` that starts with the key as it was written."""
+        origins = self.translation.origins(self.loaded.origins)
+        try:
+            experiment: Experiment = parse(Experiment, self.translation.values, "", origins)
+        except ConfigError as error:
+            raise ConfigError(self.translation.as_written(str(error))) from error
+        return experiment
+
+
+def merge_contents(
+    contents: Sequence[Content], overrides: Sequence[str] = (), fixed: Mapping[str, object] | None = None
+) -> Merged:
+    """Merge files' contents, ``key=value``, and what is ``fixed`` over all of them, in the dialect of the files.
+
+    Raises ``ConfigError``.
+    """
+    dialect = dialects.dialect_of(loading.merge(contents).plain())
+    loaded = loading.merge(contents, overrides, reader(dialect))
+    if fixed:
+        over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(fixed)))
+        loaded = Loaded(over, loaded.origins, loaded.notes)  # type: ignore[arg-type]
+    values = hoisted(loaded.resolved())
+    return Merged(loaded, dialects.translate(values, None if "dialect" in values else dialect))
+
+
+def reader(dialect: str = "usd") -> OptionReader:
+    """Return what ``key=value`` means to an experiment that is written in a dialect."""
+    if dialect != "threestudio":
+        return OptionReader(Experiment, (hoisted_key, hoisted))
+    return OptionReader(
+        Experiment,
+        (lambda key: translated_key(hoisted_key(key)), lambda values: translated_names(hoisted(values))),
+    )
 
 
 def hoisted_key(key: str) -> str:

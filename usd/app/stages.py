@@ -46,7 +46,7 @@ from usd.app.experiment import (
     alone_in,
     folder_name,
     folder_of,
-    hoisted,
+    merge_contents,
     reader,
     refuse_missing_inputs,
     say,
@@ -454,17 +454,14 @@ def _plan(
         raise ConfigError(f"of: expected {wanted}")
     used: list[str] = [of] if of else []
     filled = [(_filled(content, found, used, ""), at) for content, at in contents]
-    loaded = loading.merge(filled, typed, reader())
     place = {"exp_root_dir": str(run.folder.parent), "name": run.folder.name, "tag": stage.name}
     last = {"resume": str(found[of].trial.last)} if of else {}
-    fixed = OmegaConf.create(loading.literal({**place, **last, "use_timestamp": False}))
-    merged = OmegaConf.merge(loaded.config, fixed)
-    loaded = Loaded(merged, loaded.origins, loaded.notes)  # type: ignore[arg-type]
-    experiment: Experiment = parse(Experiment, hoisted(loaded.resolved()), "", loaded.origins)
+    merged = merge_contents(filled, typed, {**place, **last, "use_timestamp": False})
+    experiment = merged.experiment()
     if mode == "train" and not experiment.checkpoint.save_last:
         raise ConfigError("checkpoint.save_last: is false; expected true: resuming and later stages need it")
     used = list(dict.fromkeys(used))
-    return Plan(stage.name, mode, experiment, loaded.config, tuple(used), loaded.notes)
+    return Plan(stage.name, mode, experiment, merged.loaded.config, tuple(used), merged.notes)
 
 
 def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) -> Any:

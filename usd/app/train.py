@@ -310,6 +310,7 @@ def _compare_export(system: System, data: Data, exporter: Exporter, files: Seque
     batches: list[CameraBatch] = []
     while sum(map(len, batches)) < wanted.views:
         batch = data.batch(system.step, generator("cpu", data.seed, "export", len(batches)))
+        assert isinstance(batch, CameraBatch)  # what a distillation system computes with
         batches.append(CameraBatch(batch.cameras.resize(wanted.size, wanted.size)).to(system.device))
     views = [view for batch in batches for view in (batch.view(i) for i in range(len(batch)))][: wanted.views]
     renders = [system.look(view) for view in views]

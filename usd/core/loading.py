@@ -378,5 +378,10 @@ def add_resolvers() -> None:
 
 
 def _maximum(value: Any) -> float:
-    items = list(value) if not isinstance(value, int | float) else value
-    return Schedule.parse(items).maximum
+    """The largest value of a schedule, whatever its steps count: those of a list stand at every third place and on."""
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, Mapping):
+        return Schedule.parse(dict(value)).maximum
+    items = [0, *value] if len(value) == 3 else list(value)
+    return max(float(item) for item in [items[1], *items[2::2]])

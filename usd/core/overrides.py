@@ -58,8 +58,10 @@ class OptionReader(Reader):
         chosen = self._chosen(merged)
         before = component_class(self.options, there, chosen(there), chosen)
         after = component_class(self.options, there, value, chosen)
-        if before is None or after is None or before is after:
+        if before is None or after is None:
             return None
+        if before is after:  # another name of the same component
+            return dict(given)
         kept, dropped = options_in_common(before, after, given)
         if dropped:
             rest = "; its other options stay" if kept else ""

@@ -37,18 +37,19 @@ class ReferenceConfig:
 
     framing: Literal["auto", "keep", "recenter"] = option(
         "auto",
-        "keep: as is; recenter: centred and scaled to `fraction`; auto: keep only what is framed already",
+        "framing. keep: as is; recenter: centered, scaled to `fraction`; auto: keep what is framed already",
     )
     fraction: float = option(
-        0.78, "longest side of the object over the picture's side after recentring", gt=0, le=1
+        0.78, "longest side of the object over the picture's side after recentering", gt=0, le=1
     )
     background: Literal["auto", "alpha", "remove"] = option(
         "auto",
-        "alpha: trust the file's alpha; remove: flood-fill a plain border color, whatever alpha and padding bars say; "
+        "what tells the object. alpha: the file's alpha; remove: flood-fill of a plain border color, whatever alpha "
+        "and padding bars say; "
         "auto: alpha if there is any, without the bars of a padded photograph",
     )
     tolerance: float = option(
-        0.08, "how far a background pixel may be from the border colour, of 1", gt=0, lt=1
+        0.08, "largest distance of a background pixel from the border color, of 1", gt=0, lt=1
     )
 
 
@@ -63,6 +64,7 @@ class Box:
 
     @property
     def longest(self) -> int:
+        """Length of the longer side in pixels."""
         return max(self.right - self.left, self.bottom - self.top)
 
 
@@ -87,7 +89,7 @@ class Reference:
 
 
 def load_reference(path: str | Path, config: ReferenceConfig, where: str = "image_path") -> Reference:
-    """Read, cut out and frame a picture. Raises UserError for files nothing can be made of; ``where`` is blamed."""
+    """Read, cut out and frame a picture. Raises ``UserError``, blaming ``where``, where nothing can be made of it."""
     picture = read_picture(path, where, upright=True, longest=LONGEST)
     name = f"{where}: {path}"
     if min(picture.width, picture.height) < 8:
@@ -129,13 +131,13 @@ def cut_out(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str) ->
 
 
 def bounding_box(alpha: Float[Tensor, "H W"]) -> Box:
-    """Where alpha is visible; the caller has made sure that it is somewhere."""
+    """Return the box where alpha is visible; the caller has made sure that it is somewhere."""
     rows, columns = torch.nonzero(alpha > VISIBLE, as_tuple=True)
     return Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
 
 
 def is_framed(alpha: Float[Tensor, "H W"]) -> bool:
-    """Whether the object sits in a square picture about as in the training pictures (see the module's head)."""
+    """Return whether the object sits in a square picture about as in the training pictures (see the module's head)."""
     height, width = alpha.shape
     box = bounding_box(alpha)
     whole = box.left > 0 and box.top > 0 and box.right < width and box.bottom < height
@@ -145,34 +147,34 @@ def is_framed(alpha: Float[Tensor, "H W"]) -> bool:
 
 
 def is_kept(alpha: Float[Tensor, "H W"], config: ReferenceConfig) -> bool:
-    """Whether the object stays where it is."""
+    """Return whether the object stays where it is."""
     return config.framing == "keep" or (config.framing == "auto" and is_framed(alpha))
 
 
 def frame(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig) -> tuple[Float[Tensor, "4 S S"], str]:
-    """A square picture, and one sentence about the framing. No pixel is resampled."""
+    """Return a square picture, and one sentence about the framing. No pixel is resampled."""
     height, width = rgba.shape[-2:]
     if is_kept(rgba[3], config):
         side = max(height, width)
-        return _window(rgba, width // 2 - side // 2, height // 2 - side // 2, side), "framing kept"
+        return _crop_square(rgba, width // 2 - side // 2, height // 2 - side // 2, side), "framing kept"
     box = bounding_box(rgba[3])
     side = max(round(box.longest / config.fraction), box.longest)
     left, top = (box.left + box.right - side) // 2, (box.top + box.bottom - side) // 2
-    note = f"recentred: longest side {config.fraction:.0%} of the picture (was {box.longest} px of {width} x {height})"
-    return _window(rgba, left, top, side), note
+    note = f"recentered: longest side {config.fraction:.0%} of the picture (was {box.longest} px of {width} x {height})"
+    return _crop_square(rgba, left, top, side), note
 
 
-def _window(rgba: Float[Tensor, "4 H W"], left: int, top: int, side: int) -> Float[Tensor, "4 S S"]:
-    """The square window whose corner is (left, top); transparent where it leaves the picture."""
+def _crop_square(rgba: Float[Tensor, "4 H W"], left: int, top: int, side: int) -> Float[Tensor, "4 S S"]:
+    """Return the square window whose corner is (left, top); transparent where it leaves the picture."""
     height, width = rgba.shape[-2:]
     return torch.nn.functional.pad(rgba, (-left, left + side - width, -top, top + side - height)).contiguous()
 
 
 def overlay(reference: Reference, size: int = 256) -> Image.Image:
-    """What was understood, to look at: left the cut-out over its tinted surroundings, right the framed picture."""
-    left = Image.fromarray(to_bytes(_tinted(reference.source)))
+    """Return a sheet to look at: left the cut-out over its tinted surroundings, right the framed picture."""
+    left = Image.fromarray(to_bytes(_over_checkerboard(reference.source)))
     left.thumbnail((size, size))
-    right = Image.fromarray(to_bytes(_tinted(reference.at(size, size))))
+    right = Image.fromarray(to_bytes(_over_checkerboard(reference.at(size, size))))
     box = bounding_box(reference.at(size, size)[3])
     ImageDraw.Draw(right).rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=(255, 64, 64))
     sheet = Image.new("RGB", (2 * size + 4, size), "white")
@@ -181,8 +183,8 @@ def overlay(reference: Reference, size: int = 256) -> Image.Image:
     return sheet
 
 
-def _tinted(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
-    """Over a checkerboard of two blue grays, so that white objects and holes are seen."""
+def _over_checkerboard(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
+    """Lay a picture over a checkerboard of two blue grays, so that white objects and holes are seen."""
     rows, columns = torch.arange(rgba.shape[1])[:, None] // 8, torch.arange(rgba.shape[2])[None] // 8
     level = 0.72 + 0.12 * ((rows + columns) % 2)
     board = torch.stack([0.85 * level, 0.95 * level, level]).to(rgba)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from typing_extensions import TypeVar
 
@@ -20,18 +20,21 @@ class UsdRandomCameraConfig(RandomCameraConfig):
 
     reference_elevation_deg: float | Literal["auto"] = option(
         15.0,
-        "how high above the object's middle the picture was taken; auto: estimated when training starts",
+        "elevation in degrees from which the reference picture was taken; auto: estimated when training starts",
         ge=-90,
         le=90,
     )
     reference_azimuth_deg: float = option(
-        90.0, "where around the object; turns the result, nothing else", ge=-360, le=360
+        90.0,
+        "azimuth of the reference camera in degrees; it turns the result and nothing else",
+        ge=-360,
+        le=360,
     )
     reference_camera_distance: float | None = option(
-        None, "its distance; null: eval_camera_distance", gt=0, le=10000
+        None, "distance of the reference camera from the origin; null: eval_camera_distance", gt=0, le=10000
     )
     reference_fovy_deg: float | None = option(
-        None, "its vertical field of view; null: eval_fovy_deg", gt=0, lt=180
+        None, "vertical field of view of the reference camera in degrees; null: eval_fovy_deg", gt=0, lt=180
     )
 
 
@@ -45,7 +48,7 @@ class UsdRandomCameras(RandomCameras[U]):
     Config = UsdRandomCameraConfig
 
     def reference(self, step: int = 0) -> Cameras:
-        """One camera that looks at the origin, as large as the training pictures of ``step`` are high."""
+        """Return one camera that looks at the origin, as large as the training pictures of ``step`` are high."""
         config = self.config
         if config.reference_elevation_deg == "auto":
             raise ConfigError("data.reference_elevation_deg: has not been estimated yet; expected degrees")
@@ -55,20 +58,20 @@ class UsdRandomCameras(RandomCameras[U]):
             config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What checkpoints keep of the data: the elevation in use, which may have been estimated."""
+    def state_dict(self) -> dict[str, object]:
+        """Return the elevation in use, which may have been estimated, for checkpoints."""
         return {ELEVATION: self.config.reference_elevation_deg}
 
 
 def reference_lens(config: UsdRandomCameraConfig) -> tuple[float, float]:
-    """Distance and vertical field of view (degrees) of the reference camera."""
+    """Return distance and vertical field of view (degrees) of the reference camera."""
     return (
         config.reference_camera_distance or config.eval_camera_distance,
         config.reference_fovy_deg or config.eval_fovy_deg,
     )
 
 
-def stored_elevation(checkpoint: Mapping[str, Any]) -> float | None:
-    """The reference elevation (degrees) that a checkpoint was trained with; None where it does not say."""
+def stored_elevation(checkpoint: Mapping[str, object]) -> float | None:
+    """Return the reference elevation (degrees) that a checkpoint was trained with; None where it does not say."""
     stored = checkpoint.get(UsdRandomCameras.__qualname__)
     return float(stored[ELEVATION]) if isinstance(stored, Mapping) and ELEVATION in stored else None

@@ -14,12 +14,21 @@ from usd.denoiser.weights import build, load_tensors, read_json, weights_folder
 
 CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
+    "controlnet": ("diffusers", "ControlNetModel"),
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
 }
+T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
 PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently
 PROJECTIONS = ("clip_camera_projection", "cc_projection")
+
+
+def network_class(component: str, config: Mapping[str, object]) -> tuple[str, str]:
+    """Return the library and the class of a component with this configuration."""
+    if component == "text_encoder" and config.get("model_type") == "t5":
+        return T5
+    return CLASSES[component]
 
 
 class ModelComponents(ABC):
@@ -53,7 +62,7 @@ class ModelComponents(ABC):
 
     def network(self, component: str) -> torch.nn.Module:
         """The component as a network, its weights in the precision of the file. Raises UserError."""
-        library, name = CLASSES[component]
+        library, name = network_class(component, self.config(component))
         return build(library, name, self.config(component), self.tensors(component), self.source(component))
 
 

@@ -6,10 +6,11 @@ Nothing here knows what a model computes or how it is stored (``components.py``)
 import dataclasses
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 from usd.core.config import option, parse
@@ -39,7 +40,9 @@ class ModelEntry:
     revision: str = option("main", "branch, tag or commit")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
-    licence: str = option("", "what its authors allow")
+    license: str = option("", "what its authors allow")
+    architecture: str = option("", "entry of usd/denoiser/architectures.py with the sizes of its networks")
+    stored: Literal["fp32", "fp16"] = option("fp32", "precision of the weights that are fetched")
     unverified: tuple[str, ...] = option((), "fields above that nobody has checked against the hub")
     note: str = option("", "what it is")
     fourth_number: FourthNumber | None = option(
@@ -83,7 +86,7 @@ def open_model(name: str, role: str, where: str, execution: Execution) -> Denois
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ModelLocation:
     """A model on this disk: which denoiser runs it, where it lies (nowhere for a formula), and its LoRA."""
 
     name: str
@@ -124,13 +127,39 @@ def components_of(name: str, where: str) -> ModelComponents:
     return base if found.lora is None else with_lora(base, found.lora, found.scale)
 
 
-def find_model(name: str, role: str, where: str) -> Found:
-    """Which model is meant, fetched if need be. Raises UserError."""
-    base, lora, scale = _lora_in(name)
+Finder = Callable[[str, str, str], ModelLocation]
+_finders: list[Finder] = []
+
+
+def find_model(name: str, role: str, where: str) -> ModelLocation:
+    """Return where a model lies that is named by alias, folder, single file or hub id. Raises UserError.
+
+    It is fetched if need be; inside ``finding_by`` it is whatever the finder says.
+    """
+    return (_finders[-1] if _finders else find_published)(name, role, where)
+
+
+@contextmanager
+def finding_by(finder: Finder) -> Iterator[None]:
+    """Have ``finder(name, role, where)`` locate every model that is opened inside."""
+    before = dict(_open)
+    _open.clear()
+    _finders.append(finder)
+    try:
+        yield
+    finally:
+        _finders.pop()
+        _open.clear()
+        _open.update(before)
+
+
+def find_published(name: str, role: str, where: str) -> ModelLocation:
+    """Return where a model lies on this disk, fetched if need be. Raises UserError."""
+    base, lora, scale = split_lora(name)
     entry = entry_of(base)
-    place = _local_place(entry.path if entry else base)
+    place = local_model(entry.path if entry else base)
     if place is not None and place.is_dir() and is_lora_folder(place):
-        return find_model(f"{_base_of(place, where)} + {place}", role, where)
+        return find_published(f"{_base_of(place, where)} + {place}", role, where)
     if place is None and entry is None and base.endswith(SINGLE_FILES):
         raise UserError(f"{where}: there is no file '{base}'; expected a single file, a folder or a hub id")
     kind = entry.denoiser if entry else _kind_of(place, base, role, where)
@@ -138,24 +167,24 @@ def find_model(name: str, role: str, where: str) -> Found:
     if components and place is None:
         place = _fetched(base, entry, components, where)
     if place is None:
-        return Found(name, kind)
+        return ModelLocation(name, kind)
     missing = missing_components(place, components) if place.is_dir() else []
     if missing:
         raise UserError(
             f"{where}: folder {place} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
     fourth = entry.fourth_number if entry else None
-    return Found(name, kind, place, _lora_place(lora, where) if lora else None, scale, fourth)
+    return ModelLocation(name, kind, place, _lora_place(lora, where) if lora else None, scale, fourth)
 
 
-def _lora_in(name: str) -> tuple[str, str, float]:
-    """``model + lora`` or ``model + lora x 0.8`` as its three pieces; no LoRA is ``""``."""
+def split_lora(name: str) -> tuple[str, str, float]:
+    """Return ``model + lora`` or ``model + lora x 0.8`` as model, LoRA and scale; no LoRA is ``""``."""
     match = re.fullmatch(r"(.+?) \+ (.+?)(?: x (-?\d*\.?\d+(?:e-?\d+)?))?", name)
     return (match[1], match[2], float(match[3] or 1)) if match else (name, "", 1.0)
 
 
 def _lora_place(lora: str, where: str) -> Path:
-    place = _local_place(lora)
+    place = local_model(lora)
     if place is None:
         raise UserError(
             f"{where}: there is no LoRA '{lora}'; expected a file, or a folder of diffusers or peft"
@@ -175,8 +204,8 @@ def _base_of(place: Path, where: str) -> str:
     return str(base)
 
 
-def _local_place(text: str | None) -> Path | None:
-    """``text`` as a folder or file: absolute, among the resources, or as typed at the shell."""
+def local_model(text: str | None) -> Path | None:
+    """Return ``text`` as a folder or file that exists: absolute, among the resources, or as typed at the shell."""
     if not text:
         return None
     given = Path(text).expanduser()
@@ -193,12 +222,13 @@ def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
             return "zero123" if open_components(place).has("image_encoder") else "stable-diffusion"
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
-    if "/" not in name and name in _denoisers_without_files():
+    if "/" not in name and name in formulas():
         return name
     return ROLE_DENOISER[role]
 
 
-def _denoisers_without_files() -> list[str]:
+def formulas() -> list[str]:
+    """Return the names of denoisers that need no files."""
     from usd.core.registry import names
 
     return [name for name in names("denoiser") if not find(Denoiser, name).components]
@@ -207,7 +237,22 @@ def _denoisers_without_files() -> list[str]:
 def folder_of(name: str, components: Sequence[str], where: str) -> Path:
     """A folder on this disk with these components of a model, fetched if need be. Raises UserError."""
     entry = entry_of(name)
-    return _local_place(entry.path if entry else name) or _fetched(name, entry, components, where)
+    return local_model(entry.path if entry else name) or _fetched(name, entry, components, where)
+
+
+def find_network(name: str, role: str, where: str) -> Path:
+    """Return the folder of a network that is published by itself, such as a ControlNet, fetched if need be.
+
+    Raises UserError.
+    """
+    place = _finders[-1](name, role, where).place if _finders else folder_of(name, (".",), where)
+    assert place is not None
+    return place
+
+
+def in_rehearsal() -> bool:
+    """Return whether models are located by a finder, so that nothing about them is worth keeping on disk."""
+    return bool(_finders)
 
 
 def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
@@ -288,21 +333,24 @@ def _fetch(repository: str, revision: str, components: Sequence[str], entry: Mod
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
-    files = wanted_files([sibling.rfilename for sibling in info.siblings or []], components)
-    said = f"{entry.note}; licence: {entry.licence}" if entry else "licence: see its page"
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    files = wanted_files(names, components, half=entry is not None and entry.stored == "fp16")
+    said = f"{entry.note}; license: {entry.license}" if entry else "license: see its page"
     if entry and entry.unverified:
         said += f"; not verified here, see its page: {', '.join(entry.unverified)}"
     LOG.warning("fetching %s at %s (%s)", repository, revision, said)
     return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
-def wanted_files(files: Sequence[str], components: Sequence[str]) -> list[str]:
+def wanted_files(files: Sequence[str], components: Sequence[str], half: bool = False) -> list[str]:
     """Of a repository's files, those worth fetching: each component's small files and one form of its weights."""
     folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]
     for folder in folders:
         inside = [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")]
-        weights = weight_files(inside, averaged=folder == "unet")
+        if folder == ".":  # a network published by itself
+            inside = [file for file in files if "/" not in file]
+        weights = weight_files(inside, averaged=folder == "unet", half=half)
         small = [file for file in inside if file.endswith((".json", ".txt", ".model"))]
-        wanted += [f"{folder}/{file}" for file in [*small, *weights]]
+        wanted += [f"{folder}/{file}".removeprefix("./") for file in [*small, *weights]]
     return wanted

@@ -79,6 +79,13 @@ def write_folder(
     return folder
 
 
+def write_network(model: ModelComponents, component: str, folder: Path) -> Path:
+    """Write one network by itself, as ControlNets are published; return the folder."""
+    _write_weights(dict(model.tensors(component)), folder, "diffusion_pytorch_model", pickled=False)
+    _write_json(folder / "config.json", model.config(component))
+    return folder
+
+
 def _write_projection(model: ModelComponents, folder: Path, layout: str, pickled: bool) -> dict[str, Any]:
     """The layer under the names of its layout, and CLIP's preprocessing; what the index says of them."""
     ours = model.tensors(PROJECTION)

@@ -15,6 +15,7 @@ from usd.core.registry import register
 from usd.denoiser import TextDenoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentConfig, LatentDenoiser, NetworkInput
+from usd.denoiser.load import folder_of, in_rehearsal
 from usd.denoiser.weights import readable
 
 
@@ -33,6 +34,7 @@ class StableDiffusionDenoiser(LatentDenoiser[LatentConfig], TextDenoiser[LatentC
             config.execution.weights,
             config.execution,
         )
+        self._rehearsed = in_rehearsal()
         self._tokenizer: Any = None
         self._nothing: NetworkInput | None = None
 
@@ -93,8 +95,10 @@ class StableDiffusionDenoiser(LatentDenoiser[LatentConfig], TextDenoiser[LatentC
         length, most = len(self.tokenizer(prompt).input_ids), int(config.get("max_position_embeddings", 77))
         return (length, most) if length > most else None
 
-    def fingerprint(self) -> str:
-        """Of the contents of text encoder and tokenizer, and of the precision they are used in."""
+    def fingerprint(self) -> str | None:
+        """Return a digest of text encoder, tokenizer and their precision; None in a rehearsal, which keeps nothing."""
+        if self._rehearsed:
+            return None
         device, encoder = self.alphas_cumprod.device, self.files.source("text_encoder")
         used = f"{device.type} {self.text_encoder.dtype(device)}"
         if encoder.is_dir() and self.config.lora_file is None:
@@ -136,8 +140,6 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def published_tokenizer(unet: Mapping[str, Any], file: Path) -> Path:
     """CLIP's vocabulary for a single file, from the published folder of its family. Raises UserError."""
-    from usd.denoiser.load import folder_of
-
     alias = "sd-2.1-base" if unet["use_linear_projection"] else "sd-1.5"
     try:
         return folder_of(alias, ("tokenizer",), str(file)) / "tokenizer"

@@ -20,6 +20,34 @@ from usd.core.errors import UserError
 from usd.denoiser.pickles import read_pickle
 
 Form = Literal["safetensors", "zip", "pickle"]
+NetworkConfig = dict[str, object]
+"""A network's ``config.json``."""
+
+
+def whole(config: Mapping[str, object], name: str, default: int | None = None) -> int:
+    """Return a whole number of a configuration. Raises KeyError without one, TypeError for another kind of value."""
+    value = config[name] if default is None else config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
+    return value
+
+
+def whole_numbers(config: Mapping[str, object], name: str) -> list[int]:
+    """Return a list of whole numbers of a configuration. Raises KeyError, or TypeError for another kind of value."""
+    value = config[name]
+    if not isinstance(value, list | tuple) or not all(isinstance(number, int) for number in value):
+        raise TypeError(f"{name} is {value!r}; expected whole numbers")
+    return list(value)
+
+
+def number(config: Mapping[str, object], name: str, default: float) -> float:
+    """Return a number of a configuration, or ``default``. Raises TypeError for another kind of value."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    return float(value)
 
 
 class Lazy(Mapping[str, Tensor]):
@@ -50,18 +78,20 @@ WEIGHTS = re.compile(
 AVERAGES = ("ema", "fp16_ema")
 
 
-def weight_files(files: Sequence[str], averaged: bool = False) -> list[str]:
+def weight_files(files: Sequence[str], averaged: bool = False, half: bool = False) -> list[str]:
     """The preferred form of a component's weights: safetensors before pickles, plain before a variant such as fp16.
 
     ``averaged`` prefers a moving average (``ema``, ``fp16_ema``): so Zero-1-to-3's UNet lies beside the plain one.
+    ``half`` prefers fp16.
     """
-    groups: dict[tuple[bool, bool, bool, str], list[str]] = {}
+    groups: dict[tuple[bool, bool, bool, bool, str], list[str]] = {}
     for file in sorted(files):
         match = WEIGHTS.fullmatch(file)
         if match:
             variant = match["variant"] or ""
             plain = not (averaged and variant in AVERAGES)
-            groups.setdefault((match["form"] == "bin", plain, bool(variant), variant), []).append(file)
+            order = (match["form"] == "bin", plain, half and variant != "fp16", bool(variant), variant)
+            groups.setdefault(order, []).append(file)
     return groups[min(groups)] if groups else []
 
 

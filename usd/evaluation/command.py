@@ -1,4 +1,4 @@
-"""``python -m usd.evaluation PRED --reference REF``: how far a result is from the truth.
+"""``usd evaluate PRED --reference REF``: how far a result is from the truth.
 
 PRED and REF are each a mesh file, a folder of views with cameras, a trial folder, or a toybox seed. Whatever both have
 is compared: surfaces, pictures by the same cameras, or both. docs/evaluation.md states the protocol.
@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 
 from usd.core import process
-from usd.data.pictures import writing
+from usd.data.pictures import write_whole
 from usd.evaluation.align import ALIGNMENTS
-from usd.evaluation.protocol import Report, evaluate, figures_table
+from usd.evaluation.protocol import EvaluationReport, evaluate, figures_table
 from usd.evaluation.sources import open_source
 
 
-def arguments() -> argparse.ArgumentParser:
+def evaluation_parser() -> argparse.ArgumentParser:
+    """Return the command line of ``usd evaluate``."""
     parser = argparse.ArgumentParser(
         prog="usd evaluate",
         description=__doc__,
@@ -55,8 +56,9 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def run(argv: list[str] | None = None) -> Report:
-    args = arguments().parse_args(argv)
+def compare_sources(argv: list[str] | None = None) -> EvaluationReport:
+    """Compare what the arguments name and print every figure. Raises ``UserError``."""
+    args = evaluation_parser().parse_args(argv)
     prediction = open_source(args.prediction, "PRED", args.prediction_up, args.input_azimuth)
     reference = open_source(args.reference, "--reference", args.reference_up, args.input_azimuth)
     report = evaluate(prediction, reference, args.align, tuple(args.skip_views))
@@ -65,7 +67,7 @@ def run(argv: list[str] | None = None) -> Report:
     for note in report.notes:
         print(f"- {note}")
     if args.json is not None:
-        with writing(args.json) as file:
+        with write_whole(args.json) as file:
             file.write_text(json.dumps(report.plain(), indent=1) + "\n")
     return report
 
@@ -73,7 +75,7 @@ def run(argv: list[str] | None = None) -> Report:
 def main(argv: list[str] | None = None) -> int:
     """Compare, and print every figure. Returns the exit code: 2 for what the user can mend."""
 
-    def work() -> None:
-        run(argv)
+    def compare() -> None:
+        compare_sources(argv)
 
-    return process.perform(work)
+    return process.perform(compare)

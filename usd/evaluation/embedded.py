@@ -6,7 +6,7 @@ Everything goes through the denoisers' public path, so the same figures can be h
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.math.camera import Cameras
 from usd.toybox import TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import Pictures, render
 from usd.toybox.scene import Toy
+
+if TYPE_CHECKING:  # transformers takes a second to import
+    from transformers import CLIPModel, PreTrainedTokenizerBase
 
 AZIMUTHS_DEG = tuple(range(45, 360, 45))
 WHITE = 0.94
@@ -30,8 +33,8 @@ STEPS = 25
 
 
 @dataclass(frozen=True)
-class Views:
-    """One toy: its reference picture, its views, and their cameras."""
+class ToyViews:
+    """A toy: its reference picture, its views, and their cameras."""
 
     toy: Toy
     reference: Float[Tensor, "1 3 H W"]
@@ -41,7 +44,7 @@ class Views:
 
 
 def split_toys(count: int, keep: Callable[[Toy], bool] = lambda _: True) -> list[Toy]:
-    """The first ``count`` toys of the test split that ``keep`` accepts."""
+    """Return the first ``count`` toys of the test split that ``keep`` accepts."""
     found: list[Toy] = []
     seed = TEST_SEED
     while len(found) < count:
@@ -53,19 +56,20 @@ def split_toys(count: int, keep: Callable[[Toy], bool] = lambda _: True) -> list
 
 
 def asymmetric(toy: Toy) -> bool:
-    """Named, and of a category whose outline tells the azimuth."""
-    return toy.category != NAMELESS and not toy.symmetric
+    """Tell whether a toy has a name and an outline from which its azimuth can be told."""
+    return toy.category != UNCAPTIONED and not toy.symmetric
 
 
-def see(toy: Toy, cameras: Cameras) -> Views:
+def toy_views(toy: Toy, cameras: Cameras) -> ToyViews:
+    """Return the toy rendered by its reference camera and by ``cameras``."""
     size = cameras.height
     pictures: Pictures = render([toy], cameras)
     reference = render([toy], reference_camera(size)).over_white()
-    return Views(toy, reference, pictures.over_white(), pictures.alpha[:, None], cameras)
+    return ToyViews(toy, reference, pictures.over_white(), pictures.alpha[:, None], cameras)
 
 
-def around(size: int) -> Cameras:
-    """Seven cameras at the reference's height, 45 degrees apart, the reference's own place left out."""
+def ring_cameras(size: int) -> Cameras:
+    """Return seven cameras at the reference's height, 45 degrees apart, the reference's own place left out."""
     return cameras_at([15.0] * len(AZIMUTHS_DEG), [90.0 + a for a in AZIMUTHS_DEG], size)
 
 
@@ -73,32 +77,37 @@ def around(size: int) -> Cameras:
 
 
 def novel_views(
-    model: ViewDenoiser, views: Views, scale: float, prior: TextDenoiser | None = None, seed: int = 0
+    model: ViewDenoiser, views: ToyViews, scale: float, prior: TextDenoiser | None = None, seed: int = 0
 ) -> Float[Tensor, "V 3 S S"]:
-    """Views by DDIM from the reference alone. With ``prior`` its unconditional prediction is used (rectified)."""
-    reading = model.encode_reference(views.reference, reference_camera(views.reference.shape[-1]))
+    """Sample views by DDIM from the reference alone.
+
+    With ``prior`` its unconditional prediction is used (rectified).
+    """
+    encoded = model.encode_reference(views.reference, reference_camera(views.reference.shape[-1]))
     source = torch.Generator("cpu").manual_seed(seed)
-    return sample_views(model, reading, views.cameras, Sampler(STEPS, scale), source, prior)
+    return sample_views(model, encoded, views.cameras, Sampler(STEPS, scale), source, prior)
 
 
 # -------------------------------------------------------------------------------------------------------- figures
 
 
 def object_mask(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """Where a picture over white shows something, holes filled (white parts of toys count as shown when enclosed)."""
+    """Return where a picture over white shows something; enclosed white parts count as object."""
+    # A pixel is background only if all its channels are bright: yellow is dark in blue.
     dark = (pictures.amin(1) < WHITE).cpu().numpy()
     filled = np.stack([binary_fill_holes(mask) for mask in dark])
     return torch.from_numpy(filled).float()[:, None].to(pictures)
 
 
 def autoencoder_figures(model: Denoiser, pictures: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
+    """Return mean PSNR (dB) and SSIM of pictures that went through the autoencoder."""
     with torch.no_grad():
         back = torch.cat([model.decode(model.encode(chunk)) for chunk in pictures.split(64)])
     return {"psnr": psnr(back, pictures).mean().item(), "ssim": ssim(back, pictures).mean().item()}
 
 
-def view_figures(made: Tensor, views: Views) -> dict[str, float]:
-    """Means over one toy's views: the sampled pictures, and the copied reference, against the truth."""
+def view_figures(made: Tensor, views: ToyViews) -> dict[str, float]:
+    """Return means over one toy's views: the sampled pictures, and the copied reference, against the truth."""
     copied = views.reference.expand_as(views.pictures)
     return {
         "psnr": psnr(made, views.pictures).mean().item(),
@@ -109,8 +118,9 @@ def view_figures(made: Tensor, views: Views) -> dict[str, float]:
     }
 
 
-def retrieved(made: Float[Tensor, "V 3 H W"], truth: Float[Tensor, "V 3 H W"]) -> Bool[Tensor, "V"]:
-    """Whether each sampled view is nearest (mean square) to the true view of its own azimuth."""
+def azimuth_hits(made: Float[Tensor, "V 3 H W"], truth: Float[Tensor, "V 3 H W"]) -> Bool[Tensor, "V"]:
+    """Tell whether each sampled view is nearest (mean square) to the true view of its own azimuth."""
+    # Every sampled view against every true one; the right one is on the diagonal.
     distance = (made[:, None] - truth[None]).square().mean(dim=(2, 3, 4))
     return distance.argmin(1) == torch.arange(len(made))
 
@@ -119,11 +129,12 @@ def retrieved(made: Float[Tensor, "V 3 H W"], truth: Float[Tensor, "V 3 H W"]) -
 class Clip:
     """The embedded CLIP, for recognizing pictures."""
 
-    model: Any
-    tokenizer: Any
+    model: "CLIPModel"
+    tokenizer: "PreTrainedTokenizerBase"
 
     @classmethod
     def load(cls, folder: Path) -> "Clip":
+        """Read the model and its tokenizer from a folder in the layout of transformers."""
         from transformers import AutoTokenizer, CLIPModel
 
         model = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
@@ -131,24 +142,29 @@ class Clip:
 
     @torch.no_grad()
     def similarity(self, pictures: Float[Tensor, "B 3 H W"], captions: list[str]) -> Float[Tensor, "B N"]:
-        """Cosines between pictures and captions."""
+        """Return the cosines between pictures and captions."""
+        # The embedded CLIP was trained on pictures in [-1, 1], not on CLIP's published means.
         size = self.model.config.vision_config.image_size
         small = torch.nn.functional.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
         pooled = self.model.vision_model((small - 0.5) / 0.5).pooler_output
-        seen = self.model.visual_projection(pooled)
+        image_features = self.model.visual_projection(pooled)
         length = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(
             captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
-        said = self.model.text_projection(self.model.text_model(ids.input_ids).pooler_output)
-        return torch.nn.functional.normalize(seen, dim=1) @ torch.nn.functional.normalize(said, dim=1).T
+        text_features = self.model.text_projection(self.model.text_model(ids.input_ids).pooler_output)
+        return (
+            torch.nn.functional.normalize(image_features, dim=1)
+            @ torch.nn.functional.normalize(text_features, dim=1).T
+        )
 
 
 def recognition(clip: Clip, pictures: Float[Tensor, "N 3 H W"], captions: list[str]) -> float:
-    """How often picture i is closest to caption i among all of them (equal captions count as one)."""
+    """Return how often picture i is closest to caption i among all of them (equal captions count as one)."""
     found = clip.similarity(pictures, captions).argmax(1).tolist()
     return sum(captions[k] == own for k, own in zip(found, captions, strict=True)) / len(captions)
 
 
-def held_out_views(toy: Toy, count: int, size: int) -> Views:
-    return see(toy, held_out_cameras(count, size))
+def held_out_views(toy: Toy, count: int, size: int) -> ToyViews:
+    """Return the toy seen by ``count`` cameras that no training uses."""
+    return toy_views(toy, held_out_cameras(count, size))

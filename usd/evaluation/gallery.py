@@ -2,44 +2,58 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from usd.core.types import Render
-from usd.data.pictures import contact_sheet, over, resize_rgba, straight, to_bytes, write_picture, writing
+from usd.data.pictures import (
+    contact_sheet,
+    over,
+    resize_rgba,
+    to_bytes,
+    unpremultiply,
+    write_picture,
+    write_whole,
+)
 from usd.math.normal_map import normal_colors
 
 Rgba = Float[Tensor, "4 H W"]
 
 
 def rendered_rgba(render: Render) -> Float[Tensor, "B 4 H W"]:
-    """Straight-alpha pictures of a render that was asked for its foreground."""
+    """Return a render as straight-alpha pictures. Raises ``ValueError`` for one without its foreground."""
     if render.foreground is None:
         raise ValueError("the render has no foreground; ask the renderer for it")
-    return straight(render.foreground, render.opacity)
+    return unpremultiply(render.foreground, render.opacity)
 
 
 def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Path:
-    """An H.264 video over white. Odd sizes are padded by one pixel; all pictures take the first one's size."""
+    """Write an H.264 video over white. Odd sizes are padded by one pixel; all pictures take the first one's size."""
     import imageio.v2 as imageio
 
+    # One picture of another size would end the stream; quality 8 keeps thin lines of wireframes.
     height, width = pictures[0].shape[-2:]
-    frames: list[Any] = [to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures]
-    with writing(path) as file:
+    frames: list[ArrayLike] = [
+        to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures
+    ]
+    with write_whole(path) as file:
         imageio.mimwrite(file, frames, fps=fps, codec="libx264", quality=8, macro_block_size=2)
     return Path(path)
 
 
 def _even(rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+    # H.264 stores colors at half size, so both sides must be even.
     height, width = rgb.shape[-2:]
     return torch.nn.functional.pad(rgb, (0, width % 2, 0, height % 2), value=1.0)
 
 
-def write_sheet(path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, columns: int = 8) -> Path:
-    """Up to ``at_most`` of the pictures, evenly chosen, over white."""
+def write_contact_sheet(
+    path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, columns: int = 8
+) -> Path:
+    """Write up to ``at_most`` of the pictures, evenly chosen, over white, in one picture."""
     count = min(at_most, len(pictures))
     chosen = [pictures[i * len(pictures) // count] for i in range(count)]
     height, width = chosen[0].shape[-2:]
@@ -50,7 +64,9 @@ def write_sheet(path: str | Path, pictures: Sequence[Rgba], at_most: int = 16, c
 def validation_grid(
     render: Render, reference: Float[Tensor, "3 H W"] | None = None
 ) -> Float[Tensor, "3 h w"]:
-    """One column a view: colors over white, opacity, and depth (near is bright) and normals if there are any.
+    """Return a picture with a column a view: colors over white, opacity.
+
+    And depth (near is bright) and normals if there are any.
 
     The reference picture, if there is one, stands in front of the first row.
     """
@@ -68,9 +84,12 @@ def validation_grid(
 def depth_shade(
     depth: Float[Tensor, "B 1 H W"], opacity: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 1 H W"]:
-    """Gray levels from near (1) to far (0.2) among the visible pixels; 0 where nothing is."""
-    seen = opacity > 0.5
-    if not seen.any():
+    """Return gray levels from near (1) to far (0.2) among the visible pixels; 0 where nothing is."""
+    # Half-covered pixels mix the depths of object and background; they would stretch the range.
+    visible = opacity > 0.5
+    if not visible.any():
         return torch.zeros_like(depth)
-    near, far = depth[seen].min(), depth[seen].max()
-    return torch.where(seen, 1 - 0.8 * (depth - near) / (far - near).clamp_min(1e-6), torch.zeros_like(depth))
+    near, far = depth[visible].min(), depth[visible].max()
+    return torch.where(
+        visible, 1 - 0.8 * (depth - near) / (far - near).clamp_min(1e-6), torch.zeros_like(depth)
+    )

@@ -37,14 +37,16 @@ class Lpips:
     def __call__(
         self, picture: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B"]:
-        """One distance a picture; 0 for equal ones. Sides must be at least 16 pixels."""
+        """Return one distance a picture; 0 for equal ones. Sides must be at least 16 pixels."""
         total = torch.zeros(len(picture), device=picture.device)
+        # Learned weights of each layer's channels; a mean over pixels makes sizes comparable.
         for a, b, w in zip(self.features(picture), self.features(truth), self.linear, strict=True):
             total += ((a - b).square() * w.to(a)[None, :, None, None]).sum(1).mean(dim=(1, 2))
         return total
 
     def features(self, picture: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Unit-length features after each block of convolutions."""
+        """Return unit-length features after each block of convolutions."""
+        # VGG's statistics of [0, 1], turned into those of [-1, 1].
         mean, spread = (picture.new_tensor(value)[:, None, None] for value in (MEAN, SPREAD))
         x, found = (2 * picture - 1 - mean) / spread, []
         for block, numbers in enumerate(CONVOLUTIONS):
@@ -54,12 +56,13 @@ class Lpips:
                     self.weights[f"features.{number}.{part}"].to(x) for part in ("weight", "bias")
                 )
                 x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, padding=1))
+            # Unit length at each pixel: what is compared is which features there are, not how strong.
             found.append(x / (x.norm(dim=1, keepdim=True) + 1e-10))
         return found
 
 
-def folders() -> list[Path]:
-    """Where weights are looked for, first to last."""
+def weight_folders() -> list[Path]:
+    """Return the folders where weights are looked for, first to last."""
     package = importlib.util.find_spec("lpips")
     inside = [Path(package.origin).parent / "weights/v0.1"] if package and package.origin else []
     given = dict.fromkeys([resource("load/lpips"), output("load/lpips")])
@@ -67,8 +70,8 @@ def folders() -> list[Path]:
 
 
 def find_lpips(places: list[Path] | None = None) -> tuple[Lpips | None, str]:
-    """The model and where it came from; without weights None, and why."""
-    searched = folders() if places is None else places
+    """Return the model and where it came from; without weights None, and why."""
+    searched = weight_folders() if places is None else places
     files = [_first(name, searched) for name in (VGG_FILE, LINEAR_FILE)]
     missing = [name for name, file in zip((VGG_FILE, LINEAR_FILE), files) if file is None]
     if missing or files[0] is None or files[1] is None:
@@ -84,7 +87,7 @@ def _first(name: str, places: list[Path]) -> Path | None:
 
 
 def read_lpips(vgg: Path, linear: Path) -> Lpips:
-    """Reads both files. Raises UserError for files that are not these weights."""
+    """Return the model from both files. Raises ``UserError`` for files that are not these weights."""
     try:
         weights = torch.load(vgg, map_location="cpu", weights_only=True)
         layers = torch.load(linear, map_location="cpu", weights_only=True)

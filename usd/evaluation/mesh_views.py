@@ -23,9 +23,10 @@ def open_mesh(path: Path, up: Up = "auto", where: str = "mesh") -> ColoredMesh:
         raise UserError(f"{where}: {error}") from None
 
 
-def see_mesh(mesh: ColoredMesh, cameras: Cameras, rays_a_side: int = RAYS_A_SIDE) -> ViewSet:
+def mesh_views(mesh: ColoredMesh, cameras: Cameras, rays_a_side: int = RAYS_A_SIDE) -> ViewSet:
     """Return unlit pictures with straight alpha, each pixel the mean of ``rays_a_side`` squared rays."""
     rgba = pictures(mesh, cameras, rays_a_side)
+    # The rays give premultiplied colors; files and metrics hold straight ones.
     color, alpha = rgba[:, :3], rgba[:, 3:]
     straight = torch.where(alpha > 0, color / alpha.clamp_min(1e-6), torch.zeros_like(color))
     names = [f"{i:04d}.png" for i in range(len(cameras))]

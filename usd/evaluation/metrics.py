@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def psnr(picture: Float[Tensor, "B c H W"], truth: Float[Tensor, "B c H W"]) -> Float[Tensor, "B"]:
-    """Peak signal-to-noise ratio in dB, 10 log10(1 / mse); infinite for equal pictures."""
+    """Return the peak signal-to-noise ratio in dB, 10 log10(1 / mse); infinite for equal pictures."""
     mse = (picture - truth).square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(mse)
 
@@ -19,10 +19,11 @@ def psnr(picture: Float[Tensor, "B c H W"], truth: Float[Tensor, "B c H W"]) -> 
 def ssim(
     picture: Float[Tensor, "B c H W"], truth: Float[Tensor, "B c H W"], window: int = 11, sigma: float = 1.5
 ) -> Float[Tensor, "B"]:
-    """Structural similarity (Wang et al. 2004): Gaussian window, K1 = .01, K2 = .03, whole windows only.
+    """Return the structural similarity (Wang et al. 2004): Gaussian window, K1 = .01, K2 = .03, whole windows only.
 
     Pictures smaller than the window get the largest odd window that fits.
     """
+    # Odd, so that the window has a middle pixel.
     window = min(window, (min(picture.shape[-2:]) - 1) // 2 * 2 + 1)
     channels = picture.shape[1]
     kernel = _gaussian(window, sigma).to(picture).expand(channels, 1, window, window)
@@ -31,8 +32,10 @@ def ssim(
         return torch.nn.functional.conv2d(x, kernel, groups=channels)
 
     mean_a, mean_b = mean(picture), mean(truth)
+    # Variance as mean of squares minus square of mean: one convolution a term.
     var_a, var_b = mean(picture.square()) - mean_a.square(), mean(truth.square()) - mean_b.square()
     covariance = mean(picture * truth) - mean_a * mean_b
+    # C1 = (K1 L)^2 and C2 = (K2 L)^2 with L = 1; both keep dark or flat windows from dividing by nothing.
     luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
     structure = (2 * covariance + 9e-4) / (var_a + var_b + 9e-4)
     return (luminance * structure).mean(dim=(1, 2, 3))
@@ -40,13 +43,14 @@ def ssim(
 
 def _gaussian(window: int, sigma: float) -> Tensor:
     x = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
+    # In double precision: weights must add up to 1 for flat pictures to have no variance.
     bell = torch.exp(-0.5 * (x / sigma).square())
     bell = bell / bell.sum()
     return bell[:, None] * bell[None]
 
 
 def mask_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
-    """Intersection over union of the silhouettes; 1 where both are empty."""
+    """Return the intersection over union of the silhouettes; 1 where both are empty."""
     a, b = alpha > 0.5, truth > 0.5
     union = (a | b).sum(dim=(1, 2, 3))
     both = (a & b).sum(dim=(1, 2, 3))
@@ -56,7 +60,7 @@ def mask_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -
 
 
 def sharpness(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B"]:
-    """How fine what an object shows is: root mean square slope over standard deviation of its colors, in 1 / px.
+    """Return how fine the visible detail is: root mean square slope over standard deviation of its colors, in 1 / px.
 
     Slopes are those of the straight colors smoothed by a Gaussian of 1 px (inside the object only), so that grain
     counts for little. Sums run over the three colors and over the pixels that are at least 2 px inside (alpha above
@@ -68,18 +72,24 @@ def sharpness(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B"]:
     count = inside.sum(dim=(1, 2, 3)).clamp_min(1)
     mean = (rgba[:, :3] * inside).sum(dim=(2, 3), keepdim=True) / count.view(-1, 1, 1, 1)
     variance = ((rgba[:, :3] - mean).square() * inside).sum(dim=(1, 2, 3)) / count
+    # Smoothed first: a slope of single pixels would measure noise.
     slope = (_slopes(_smoothed(rgba)).square().sum(dim=2) * inside).sum(dim=(1, 2, 3)) / count
     return torch.where(variance > 1e-6, slope / variance.clamp_min(1e-6), torch.zeros_like(slope)).sqrt()
 
 
 def _inside(alpha: Float[Tensor, "B 1 H W"], away: int = 2) -> Float[Tensor, "B 1 H W"]:
-    """1 where all pixels up to ``away`` steps away (also diagonal ones) are object; 0 along the picture's border."""
+    """Return 1 where all pixels up to ``away`` steps away (also diagonal ones) are object.
+
+    0 along the picture's border.
+    """
+    # Pooling the background spreads it by ``away`` pixels: a dilation, so its complement is an erosion.
     gap = torch.nn.functional.pad((alpha <= 0.5).to(alpha), (away,) * 4, value=1.0)
     return 1 - torch.nn.functional.max_pool2d(gap, 2 * away + 1, 1)
 
 
 def _smoothed(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
-    """Straight colors averaged by a Gaussian of 1 px over what is object."""
+    """Return straight colors averaged by a Gaussian of 1 px over what is object."""
+    # Normalized convolution: background neither bleeds in nor darkens the rim.
     object_ = (rgba[:, 3:] > 0.5).to(rgba)
     kernel = _gaussian(7, 1.0).to(rgba).expand(4, 1, 7, 7)
     sums = torch.nn.functional.conv2d(
@@ -89,7 +99,7 @@ def _smoothed(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
 
 
 def _slopes(x: Float[Tensor, "B c H W"]) -> Float[Tensor, "B c 2 H W"]:
-    """Change per pixel along rows and along columns, by central differences; 0 on the border."""
+    """Return the change per pixel along rows and along columns, by central differences; 0 on the border."""
     along = torch.nn.functional.pad((x[..., 2:] - x[..., :-2]) / 2, (1, 1))
     down = torch.nn.functional.pad((x[..., 2:, :] - x[..., :-2, :]) / 2, (0, 0, 1, 1))
     return torch.stack([along, down], 2)

@@ -7,7 +7,6 @@ one value a view, then their mean. All counts and seeds stand here.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -18,10 +17,10 @@ from usd.data.pictures import over
 from usd.data.syncdreamer import target_cameras
 from usd.data.view_set import ViewSet
 from usd.evaluation import surface
-from usd.evaluation.align import Alignment, Similarity, aligned, apply, unit_box
+from usd.evaluation.align import Alignment, Similarity, align_mesh, apply, unit_box
 from usd.evaluation.lpips import Lpips, find_lpips
 from usd.evaluation.metrics import mask_iou, psnr, ssim
-from usd.evaluation.sources import Source, with_surface
+from usd.evaluation.sources import EvaluationSource, with_surface
 from usd.mesh_io.colored_mesh import ColoredMesh
 from usd.mesh_io.repair import drop_strays, face_outward, is_stray
 from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
@@ -40,17 +39,20 @@ BEST_PSNR = 100.0
 """A picture that is exactly right counts as this many dB, so that means stay finite."""
 
 
+Scalar = float | str
+
+
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """All figures by name (infinite where a surface is empty), one row a view, and what was assumed."""
 
     figures: dict[str, float]
-    views: tuple[dict[str, Any], ...] = ()
-    protocol: dict[str, Any] = field(default_factory=dict)
+    views: tuple[dict[str, Scalar], ...] = ()
+    protocol: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON: numbers that are not finite become null."""
+    def plain(self) -> dict[str, object]:
+        """Return plain containers for JSON: numbers that are not finite become null."""
         return {
             "figures": {key: _finite(value) for key, value in self.figures.items()},
             "protocol": self.protocol,
@@ -59,28 +61,32 @@ class Report:
         }
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Scalar) -> Scalar | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluate(
-    prediction: Source, reference: Source, align: Alignment = "none", skip: tuple[int, ...] = ()
-) -> Report:
-    """Everything that the two sources allow to be compared. ``skip`` are indices of reference views left out.
+    prediction: EvaluationSource,
+    reference: EvaluationSource,
+    align: Alignment = "none",
+    skip: tuple[int, ...] = (),
+) -> EvaluationReport:
+    """Compare everything that the two sources allow. ``skip`` are indices of reference views left out.
 
     Raises UserError when they have neither surfaces nor views in common, or when the reference is empty.
     """
-    prediction, reference = _without_strays(prediction, reference)
-    geometry = Report({})
+    prediction, reference = _without_stray_faces(prediction, reference)
+    geometry = EvaluationReport({})
     motion: Similarity | None = None
     if prediction.mesh is not None and reference.mesh is not None:
         geometry, motion = compare_surfaces(prediction.mesh, reference.mesh, align)
-    seer = prediction
+    # The aligned surface is seen too, else pictures would measure the misalignment that geometry took away.
+    viewed = prediction
     if motion is not None and align != "none" and prediction.views is None and prediction.surface is not None:
         moved = prediction.surface.move(motion(prediction.surface.vertices))
-        seer = with_surface(prediction, moved)
-    seer, seen, framed = in_view(seer, reference)
-    pictures = compare_pictures(seer, seen, skip)
+        viewed = with_surface(prediction, moved)
+    viewed, truth, framed = in_view(viewed, reference)
+    pictures = compare_pictures(viewed, truth, skip)
     if not geometry.figures and not pictures.figures:
         raise UserError(
             f"{prediction.name}, {reference.name}: nothing to compare: {_lacks(prediction)}, {_lacks(reference)}; "
@@ -94,7 +100,7 @@ def evaluate(
         *framed,
         *pictures.notes,
     ]
-    return Report(
+    return EvaluationReport(
         {**pictures.figures, **geometry.figures},
         pictures.views,
         {**names, "align": align, **geometry.protocol, **pictures.protocol},
@@ -102,8 +108,13 @@ def evaluate(
     )
 
 
-def _without_strays(prediction: Source, reference: Source) -> tuple[Source, Source]:
-    """The reference without faces far from all others, which would decide the unit; the prediction keeps its own."""
+def _without_stray_faces(
+    prediction: EvaluationSource, reference: EvaluationSource
+) -> tuple[EvaluationSource, EvaluationSource]:
+    """Return the reference without faces far from all others, which would decide the unit.
+
+    The prediction keeps its own.
+    """
     if reference.surface is not None:
         kept = drop_strays(reference.surface)
         if kept is not reference.surface:
@@ -116,7 +127,9 @@ def _without_strays(prediction: Source, reference: Source) -> tuple[Source, Sour
     return prediction, reference
 
 
-def in_view(prediction: Source, reference: Source) -> tuple[Source, Source, tuple[str, ...]]:
+def in_view(
+    prediction: EvaluationSource, reference: EvaluationSource
+) -> tuple[EvaluationSource, EvaluationSource, tuple[str, ...]]:
     """Return both meshes where cameras around the origin look, moved by one motion if the reference is elsewhere."""
     ours, theirs = prediction.surface, reference.surface
     meshes = prediction.views is None and reference.views is None
@@ -126,8 +139,10 @@ def in_view(prediction: Source, reference: Source) -> tuple[Source, Source, tupl
     extent, reach = float((high - low).max()), float(theirs.vertices.norm(dim=1).max())
     if reach <= IN_VIEW[1] and extent >= IN_VIEW[0]:
         return prediction, reference, ()
+    # Half the radius the cameras see, as shipped toys have it.
     middle = (low + high) / 2
     scale = 0.5 / float((theirs.vertices - middle).norm(dim=1).max())
+    # One motion for both: how the prediction lies to the reference is part of what is measured.
     moved = [
         with_surface(source, mesh.move(scale * (mesh.vertices - middle)))
         for source, mesh in ((prediction, ours), (reference, theirs))
@@ -136,20 +151,20 @@ def in_view(prediction: Source, reference: Source) -> tuple[Source, Source, tupl
     return moved[0], moved[1], (note,)
 
 
-def single(mesh: Mesh) -> Mesh:
+def to_float32(mesh: Mesh) -> Mesh:
     """Return the mesh in float32, for which it should be centered already."""
     return replace(mesh, vertices=mesh.vertices.float())
 
 
-def solid_of(mesh: Mesh) -> tuple[Mesh, tuple[str, ...]]:
+def oriented_solid(mesh: Mesh) -> tuple[Mesh, tuple[str, ...]]:
     """Return the mesh with faces that agree about directions, each once, and notes on what is unusual about it."""
     if mesh.empty:
         return mesh, surface.condition(mesh)
-    righted = face_outward(ColoredMesh.of(mesh))
-    return righted.mesh, (*righted.notes, *surface.condition(righted.mesh))
+    oriented = face_outward(ColoredMesh.of(mesh))
+    return oriented.mesh, (*oriented.notes, *surface.condition(oriented.mesh))
 
 
-def other_units(prediction: Mesh) -> tuple[str, ...]:
+def unit_mismatch(prediction: Mesh) -> tuple[str, ...]:
     """Return a note where the prediction, in the reference's unit box, is far larger or smaller than the box."""
     if prediction.empty:
         return ()
@@ -163,7 +178,7 @@ def other_units(prediction: Mesh) -> tuple[str, ...]:
     )
 
 
-def _lacks(source: Source) -> str:
+def _lacks(source: EvaluationSource) -> str:
     what = [
         name for name, part in (("a surface", source.mesh), ("views", source.views or source.see)) if part
     ]
@@ -173,30 +188,39 @@ def _lacks(source: Source) -> str:
 # -------------------------------------------------------------------------------------------------------- geometry
 
 
-def compare_surfaces(prediction: Mesh, reference: Mesh, align: Alignment) -> tuple[Report, Similarity]:
-    """Figures of geometry, and the motion that the prediction went through, in the reference's own units."""
+def compare_surfaces(
+    prediction: Mesh, reference: Mesh, align: Alignment
+) -> tuple[EvaluationReport, Similarity]:
+    """Return the figures of geometry, and the motion that the prediction went through, in the reference's own units."""
     if reference.empty:
         raise UserError("reference: its mesh is empty; expected a surface to measure against")
     box = unit_box(reference)
-    truth, found = single(apply(box, reference)), single(apply(box, prediction))
-    sizes = other_units(found)
-    motion = aligned(found, truth, align, SEED)
-    found = apply(motion, found)
+    # Moved in double precision first, so that float32 measures a mesh far from the origin as well as one at it.
+    truth, predicted = to_float32(apply(box, reference)), to_float32(apply(box, prediction))
+    sizes = unit_mismatch(predicted)
+    motion = align_mesh(predicted, truth, align, SEED)
+    predicted = apply(motion, predicted)
+    # The motion out of the unit box again, so that the whole of it is said in the reference's own units.
     back = Similarity(box.rotation, -box.translation / box.scale, 1 / box.scale)
     # Inside is where windings add up, so faces must agree about directions and not cancel each other.
-    solids = [solid_of(mesh) for mesh in (found, truth)]
-    notes = [f"{who}: {note}" for who, (_, said) in zip(("prediction", "reference"), solids) for note in said]
+    solids = [oriented_solid(mesh) for mesh in (predicted, truth)]
+    notes = [
+        f"{who}: {note}" for who, (_, found) in zip(("prediction", "reference"), solids) for note in found
+    ]
     figures = {
-        **by_area(found, truth),
-        **by_visible_surface(found, truth),
+        **by_area(predicted, truth),
+        **by_visible_surface(predicted, truth),
         "volume_iou": surface.volume_iou(*(surface.occupancy(solid) for solid, _ in solids)),
-        "chamfer_floor": floor(truth),
+        "chamfer_floor": chamfer_floor(truth),
     }
-    return Report(figures, (), _geometry_protocol(motion), (*sizes, *notes)), back.after(motion).after(box)
+    return EvaluationReport(figures, (), _geometry_protocol(motion), (*sizes, *notes)), back.after(
+        motion
+    ).after(box)
 
 
 def by_area(prediction: Mesh, reference: Mesh) -> dict[str, float]:
-    """Chamfer, F-scores and normal consistency of points drawn uniformly by area."""
+    """Return Chamfer, F-scores and normal consistency of points drawn uniformly by area."""
+    # Two seeds: equal draws on equal meshes would coincide and hide the sampling floor.
     mine, theirs = (
         surface.area_samples(prediction, SAMPLES, SEED),
         surface.area_samples(reference, SAMPLES, SEED + 1),
@@ -208,19 +232,22 @@ def by_area(prediction: Mesh, reference: Mesh) -> dict[str, float]:
 
 
 def by_visible_surface(prediction: Mesh, reference: Mesh) -> dict[str, float]:
-    """Chamfer of what sixteen cameras see, thinned to one point a cube."""
+    """Return the Chamfer distance of what sixteen cameras see, thinned to one point a cube."""
     cameras = target_cameras(VISIBLE_SIZE)
     mine, theirs = (surface.visible_points(mesh, cameras) for mesh in (prediction, reference))
     return {"chamfer_visible": surface.chamfer(surface.nearest(mine, theirs), surface.nearest(theirs, mine))}
 
 
-def floor(reference: Mesh) -> float:
-    """Area Chamfer of the reference with itself: two draws of points do not coincide. No prediction gets below it."""
+def chamfer_floor(reference: Mesh) -> float:
+    """Return the area Chamfer of the reference with itself.
+
+    Below which no prediction gets: two draws never coincide.
+    """
     one, other = (surface.area_samples(reference, SAMPLES, SEED + i) for i in (1, 2))
     return surface.chamfer(surface.nearest(one, other), surface.nearest(other, one))
 
 
-def _geometry_protocol(motion: Similarity) -> dict[str, Any]:
+def _geometry_protocol(motion: Similarity) -> dict[str, object]:
     return {
         "unit": "the reference's longest side",
         "area_samples": SAMPLES,
@@ -236,11 +263,13 @@ def _geometry_protocol(motion: Similarity) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- pictures
 
 
-def compare_pictures(prediction: Source, reference: Source, skip: tuple[int, ...]) -> Report:
-    """Figures of pictures at the same cameras; none where the sources share none."""
-    pair, notes = same_views(prediction, reference)
+def compare_pictures(
+    prediction: EvaluationSource, reference: EvaluationSource, skip: tuple[int, ...]
+) -> EvaluationReport:
+    """Return the figures of pictures at the same cameras; none where the sources share none."""
+    pair, notes = common_views(prediction, reference)
     if pair is None:
-        return Report({}, notes=tuple(notes))
+        return EvaluationReport({}, notes=tuple(notes))
     mine, theirs = pair
     kept = [i for i in range(len(theirs)) if i not in skip]
     if not kept:
@@ -248,9 +277,10 @@ def compare_pictures(prediction: Source, reference: Source, skip: tuple[int, ...
             f"{reference.name}: all {len(theirs)} views are skipped; expected at least one to compare"
         )
     lpips, why = find_lpips()
-    coloured = prediction.coloured and reference.coloured
-    rows = [view_figures(mine.select([i]), theirs.select([i]), coloured, lpips) for i in kept]
+    colored = prediction.colored and reference.colored
+    rows = [score_views(mine.select([i]), theirs.select([i]), colored, lpips) for i in kept]
     names = [name for name in ("psnr", "ssim", "lpips", "mask_iou") if any(name in row for row in rows)]
+    # The mean of values a view, as papers report; PSNR of the mean error would weigh bad views more.
     means = {name: math.fsum(float(row[name]) for row in rows) / len(rows) for name in names}
     protocol = {
         "views": len(kept),
@@ -258,28 +288,31 @@ def compare_pictures(prediction: Source, reference: Source, skip: tuple[int, ...
         "picture_size": list(mine.rgba.shape[-2:]),
         "pictures": "over white, per view, then mean",
     }
-    return Report(means, tuple(rows), protocol, (*notes, *((why,) if coloured else ())))
+    return EvaluationReport(means, tuple(rows), protocol, (*notes, *((why,) if colored else ())))
 
 
-def view_figures(mine: ViewSet, theirs: ViewSet, coloured: bool, lpips: Lpips | None) -> dict[str, Any]:
-    """One view's figures. The truth takes the prediction's size."""
+def score_views(mine: ViewSet, theirs: ViewSet, colored: bool, lpips: Lpips | None) -> dict[str, Scalar]:
+    """Return one view's figures. The truth takes the prediction's size."""
+    # The other way round a small prediction would be blurred by the resampling and blamed for it.
     theirs = theirs.resized(mine.rgba.shape[-2], mine.rgba.shape[-1])
     a, b = over(mine.rgba), over(theirs.rgba)
-    row: dict[str, Any] = {"view": theirs.names[0]}
-    if coloured:
-        row |= {"psnr": min(_number(psnr(a, b)), BEST_PSNR), "ssim": _number(ssim(a, b))}
-        row |= {} if lpips is None else {"lpips": _number(lpips(a, b))}
+    row: dict[str, Scalar] = {"view": theirs.names[0]}
+    if colored:
+        row |= {"psnr": min(_first(psnr(a, b)), BEST_PSNR), "ssim": _first(ssim(a, b))}
+        row |= {} if lpips is None else {"lpips": _first(lpips(a, b))}
     if mine.masked and theirs.masked:
-        row["mask_iou"] = _number(mask_iou(mine.rgba[:, 3:], theirs.rgba[:, 3:]))
+        row["mask_iou"] = _first(mask_iou(mine.rgba[:, 3:], theirs.rgba[:, 3:]))
     return row
 
 
-def _number(value: Tensor) -> float:
+def _first(value: Tensor) -> float:
     return float(value.reshape(-1)[0])
 
 
-def same_views(prediction: Source, reference: Source) -> tuple[tuple[ViewSet, ViewSet] | None, list[str]]:
-    """Views of both by the same cameras, the reference's first where both have some, and what was left out."""
+def common_views(
+    prediction: EvaluationSource, reference: EvaluationSource
+) -> tuple[tuple[ViewSet, ViewSet] | None, list[str]]:
+    """Return views of both by the same cameras, the reference's first where both have some, and what was left out."""
     if prediction.views is not None and reference.views is not None:
         return matching(prediction.views, reference.views, f"{prediction.name}, {reference.name}")
     if reference.views is not None and prediction.see is not None:
@@ -295,7 +328,10 @@ def same_views(prediction: Source, reference: Source) -> tuple[tuple[ViewSet, Vi
 
 
 def matching(mine: ViewSet, theirs: ViewSet, where: str) -> tuple[tuple[ViewSet, ViewSet], list[str]]:
-    """The views of ``theirs`` that some view of ``mine`` shares its camera with. Raises UserError where none does."""
+    """Return the views of ``theirs`` that some view of ``mine`` shares its camera with.
+
+    Raises UserError where none does.
+    """
     pairs = [(i, j) for j in range(len(theirs)) if (i := same_camera(mine, theirs, j)) is not None]
     if not pairs:
         raise UserError(
@@ -308,10 +344,11 @@ def matching(mine: ViewSet, theirs: ViewSet, where: str) -> tuple[tuple[ViewSet,
 
 
 def same_camera(mine: ViewSet, theirs: ViewSet, index: int) -> int | None:
-    """The view of ``mine`` by the camera of view ``index`` of ``theirs`` (the nearest, within SAME_CAMERA)."""
+    """Return the view of ``mine`` by the camera of view ``index`` of ``theirs`` (the nearest, within SAME_CAMERA)."""
     one, other = theirs.cameras[index : index + 1], mine.cameras
     if (one.span_y is None) != (other.span_y is None):
         return None
+    # Pose and field of view in one number: largest difference of a matrix entry plus that of the angle.
     apart = (other.c2w - one.c2w).abs().amax(dim=(1, 2)) + (other.fov_y - one.fov_y).abs()
     if one.span_y is not None and other.span_y is not None:
         apart = apart + (other.span_y - one.span_y).abs()
@@ -319,13 +356,15 @@ def same_camera(mine: ViewSet, theirs: ViewSet, index: int) -> int | None:
     return best if float(apart[best]) <= SAME_CAMERA else None
 
 
-def figures_table(report: Report) -> str:
-    """The figures as two columns of text."""
+def figures_table(report: EvaluationReport) -> str:
+    """Return the figures as two columns of text."""
     width = max(len(name) for name in report.figures)
-    return "\n".join(f"{name:<{width}}  {_shown(name, value)}" for name, value in report.figures.items())
+    return "\n".join(
+        f"{name:<{width}}  {_figure_text(name, value)}" for name, value in report.figures.items()
+    )
 
 
-def _shown(name: str, value: float) -> str:
+def _figure_text(name: str, value: float) -> str:
     if not math.isfinite(value):
         return "infinite"
     if name == "psnr":

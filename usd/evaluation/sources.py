@@ -16,10 +16,10 @@ from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.core.places import command
 from usd.core.types import Mesh
-from usd.data.toy_views import see_toy, toy_seed
+from usd.data.toy_views import render_toy_views, toy_seed
 from usd.data.view_readers import ViewOptions, is_trial, read_views, trial_folders
 from usd.data.view_set import ViewSet
-from usd.evaluation.mesh_views import open_mesh, see_mesh
+from usd.evaluation.mesh_views import mesh_views, open_mesh
 from usd.math.camera import Cameras
 from usd.mesh_io.colored_mesh import ColoredMesh
 from usd.mesh_io.files import READABLE
@@ -47,10 +47,10 @@ OTHER_MESHES = (
 
 
 @dataclass(frozen=True)
-class Source:
+class EvaluationSource:
     """Something with a surface, with pictures, or both. ``see`` makes pictures from any cameras.
 
-    ``coloured`` is false for a mesh without colors: its pictures are silhouettes.
+    ``colored`` is false for a mesh without colors: its pictures are silhouettes.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Source:
     views: ViewSet | None = None
     see: Callable[[Cameras], ViewSet] | None = None
     surface: ColoredMesh | None = None
-    coloured: bool = True
+    colored: bool = True
     notes: tuple[str, ...] = ()
 
 
-def open_source(text: str, where: str, up: Up = "auto", input_azimuth_deg: float = 0.0) -> Source:
-    """What ``text`` names. Raises UserError that says what was expected."""
+def open_source(text: str, where: str, up: Up = "auto", input_azimuth_deg: float = 0.0) -> EvaluationSource:
+    """Return the source that ``text`` names. Raises ``UserError`` that says what was expected."""
     seed, path = toy_seed(text), Path(text)
     if seed is not None and not path.exists():
         return _toy(seed)
@@ -80,38 +80,40 @@ def open_source(text: str, where: str, up: Up = "auto", input_azimuth_deg: float
     files = [folder / f"mesh{ending}" for ending in READABLE if (folder / f"mesh{ending}").is_file()]
     found = open_mesh(files[0], up, where) if files else None
     notes = (*views.notes, *((f"surface from {files[0].name}", *found.notes) if found else ()))
-    return Source(text, "views", found.mesh if found else None, views, notes=notes, surface=found)
+    return EvaluationSource(text, "views", found.mesh if found else None, views, notes=notes, surface=found)
 
 
-def _toy(seed: int) -> Source:
+def _toy(seed: int) -> EvaluationSource:
     toy = make_toy(seed)
     mesh = toy_mesh(toy, TOY_RESOLUTION)
     note = f"toybox {seed}: {toy.caption}"
-    return Source(f"toybox:{seed}", "toybox", mesh, see=lambda cameras: see_toy(seed, cameras), notes=(note,))
+    return EvaluationSource(
+        f"toybox:{seed}", "toybox", mesh, see=lambda cameras: render_toy_views(seed, cameras), notes=(note,)
+    )
 
 
-def mesh_source(mesh: ColoredMesh, name: str, kind: str, notes: tuple[str, ...]) -> Source:
-    """A mesh as a source: its pictures are unlit."""
-    silent = () if mesh.has_colors else ("no colours: PSNR and SSIM are left out",)
+def mesh_source(mesh: ColoredMesh, name: str, kind: str, notes: tuple[str, ...]) -> EvaluationSource:
+    """Return a mesh as a source: its pictures are unlit."""
+    silent = () if mesh.has_colors else ("no colors: PSNR and SSIM are left out",)
     cut = ("alpha cuts holes into it: pictures have them, its surface is whole",) if mesh.has_cutouts else ()
-    return Source(
+    return EvaluationSource(
         name,
         kind,
         mesh.mesh,
-        see=lambda cameras: see_mesh(mesh, cameras),
+        see=lambda cameras: mesh_views(mesh, cameras),
         surface=mesh,
-        coloured=mesh.has_colors,
+        colored=mesh.has_colors,
         notes=(*notes, *mesh.notes, *cut, *silent),
     )
 
 
-def with_surface(source: Source, surface: ColoredMesh) -> Source:
-    """A mesh source whose mesh was moved."""
+def with_surface(source: EvaluationSource, surface: ColoredMesh) -> EvaluationSource:
+    """Return a mesh source with another mesh in the place of its own."""
     moved = mesh_source(surface, source.name, source.kind, ())
     return replace(moved, notes=source.notes)
 
 
-def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> Source:
+def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> EvaluationSource:
     folders, exported = trial_folders(path), exported_mesh(path)
     if not folders and exported is None:
         raise UserError(
@@ -125,11 +127,13 @@ def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> Source:
         *(views.notes if views else ()),
         *((f"surface from {exported.parent.name}", *found.notes) if exported and found else ()),
     )
-    return Source(str(path), "trial", found.mesh if found else None, views, notes=notes, surface=found)
+    return EvaluationSource(
+        str(path), "trial", found.mesh if found else None, views, notes=notes, surface=found
+    )
 
 
 def exported_mesh(path: Path) -> Path | None:
-    """The mesh file of the newest export of a trial."""
+    """Return the mesh file of the newest export of a trial."""
     folders = [
         (int(m[1]), f) for f in (path / "save").glob("it*-export") if (m := re.match(r"it(\d+)-", f.name))
     ]
@@ -140,4 +144,4 @@ def exported_mesh(path: Path) -> Path | None:
     return None
 
 
-__all__ = ["Source", "exported_mesh", "mesh_source", "open_source", "with_surface"]
+__all__ = ["EvaluationSource", "exported_mesh", "mesh_source", "open_source", "with_surface"]

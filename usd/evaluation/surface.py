@@ -41,7 +41,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Near:
+class NearestNeighbors:
     """For every point of one set, the nearest of the other: its distance, and |cos| between their normals."""
 
     distance: Float[Tensor, "N"]
@@ -52,9 +52,9 @@ class Near:
 
 
 def area_samples(mesh: Mesh, count: int, seed: int) -> Points:
-    """``count`` points drawn uniformly by area, from all faces; none for an empty mesh."""
+    """Return ``count`` points drawn uniformly by area, from all faces; none for an empty mesh."""
     corners, cross = mesh.vertices[mesh.faces], face_cross(mesh.vertices, mesh.faces)
-    if not (cross != 0).any():
+    if not (cross.norm(dim=-1) > 0).any():
         return Points(torch.zeros(0, 3), torch.zeros(0, 3))
     draw = generator("cpu", seed, "area")
     pick = torch.rand(count, generator=draw, dtype=torch.float64)
@@ -65,7 +65,7 @@ def area_samples(mesh: Mesh, count: int, seed: int) -> Points:
 
 
 def visible_points(mesh: Mesh, cameras: Cameras, voxel: float = VOXEL) -> Points:
-    """What the cameras see, one ray a pixel, thinned to one point (the mean) in each cube of side ``voxel``.
+    """Return what the cameras see, one ray a pixel, thinned to one point (the mean) in each cube of side ``voxel``.
 
     Normals turn towards the camera that sees them.
     """
@@ -76,16 +76,22 @@ def visible_points(mesh: Mesh, cameras: Cameras, voxel: float = VOXEL) -> Points
     hit = face != NOTHING
     x = origins[hit] + t[hit, None] * directions[hit]
     normal = torch.nn.functional.normalize(face_cross(mesh.vertices, mesh.faces), dim=-1)[face[hit]]
+    # Turned towards the ray: the far side of a thin wall must not count as its front.
     normal = normal * -torch.sign((normal * directions[hit]).sum(-1, keepdim=True))
-    return thinned(Points(x, normal), voxel)
+    return voxel_means(Points(x, normal), voxel)
 
 
-def thinned(points: Points, voxel: float) -> Points:
-    """The mean point and mean normal of each occupied cube; the lattice starts at the lowest corner of the points."""
+def voxel_means(points: Points, voxel: float) -> Points:
+    """Return the mean point and mean normal of each occupied cube.
+
+    The lattice starts at the lowest corner of the points.
+    """
     if len(points) == 0:
         return points
+    # Half a cube before the lowest point, so that rounding cannot put it into a cube of its own.
     low = points.x.amin(0) - 0.5 * voxel
     cell = ((points.x - low) / voxel).floor().long()
+    # index_add instead of a loop over cubes: one pass whatever their number.
     unique, label, counts = torch.unique(_cube_numbers(cell), return_inverse=True, return_counts=True)
     zeros = torch.zeros(len(unique), 3)
     x = zeros.index_add(0, label, points.x) / counts[:, None]
@@ -94,7 +100,8 @@ def thinned(points: Points, voxel: float) -> Points:
 
 
 def _cube_numbers(cell: Int[Tensor, "N 3"]) -> Int[Tensor, "N"]:
-    """One number for each cube, however many there are."""
+    """Return one number for each cube, however many there are."""
+    # x side^2 + y side + z fits 63 bits up to a side of 2^21; beyond that rows are compared whole.
     side = int(cell.max()) + 1
     if side < 1 << 20:
         return (cell[:, 0] * side + cell[:, 1]) * side + cell[:, 2]
@@ -104,13 +111,14 @@ def _cube_numbers(cell: Int[Tensor, "N 3"]) -> Int[Tensor, "N"]:
 # -------------------------------------------------------------------------------------------------------- measures
 
 
-def nearest(points: Points, others: Points) -> Near:
-    """Distances (infinite where the other set is empty) and agreement of normals, whichever way these point."""
+def nearest(points: Points, others: Points) -> NearestNeighbors:
+    """Return distances (infinite where the other set is empty) and agreement of normals, whichever way these point."""
     if len(others) == 0 or len(points) == 0:
-        return Near(torch.full((len(points),), torch.inf), torch.zeros(len(points)))
+        return NearestNeighbors(torch.full((len(points),), torch.inf), torch.zeros(len(points)))
     distance, index = nearest_of(points.x, others.x)
+    # The size of the cosine: meshes from pictures often agree about a surface and not about its outside.
     cosine = (points.normal * others.normal[index]).sum(-1)
-    return Near(distance.float(), cosine.abs())
+    return NearestNeighbors(distance.float(), cosine.abs())
 
 
 def nearest_of(
@@ -121,6 +129,7 @@ def nearest_of(
     Exact for sets of like size. Where sizes differ much, all members of one set are about as near to each of the other,
     and a tree can rule none of them out: there points in one small cube share their neighbor, found approximately.
     """
+    # A tree prunes by distances to boxes; seen from far away all its boxes are as near.
     spans = [float((x.amax(0) - x.amin(0)).max()) for x in (points, others)]
     tree = cKDTree(others.numpy())
     if max(spans) <= DISPARATE * min(spans):
@@ -128,30 +137,35 @@ def nearest_of(
         return torch.from_numpy(np.asarray(distance)), torch.from_numpy(np.asarray(index)).long()
     cube = _cube_numbers(((points - points.amin(0)) / (0.2 * ROUGH * spans[1] + 1e-12)).long())
     label = torch.unique(cube, return_inverse=True)[1]
+    # The first point of each cube asks for all points in it.
     first = torch.full((int(label.max()) + 1,), len(label))
     first = first.scatter_reduce(0, label, torch.arange(len(label)), "amin")
     index = torch.from_numpy(np.asarray(tree.query(points[first].numpy(), eps=ROUGH)[1])).long()[label]
     return (points - others[index]).norm(dim=1), index
 
 
-def chamfer(forth: Near, back: Near) -> float:
-    """Mean over both directions of the mean distance; infinite when one surface is empty."""
+def chamfer(forth: NearestNeighbors, back: NearestNeighbors) -> float:
+    """Return the mean over both directions of the mean distance; infinite when one surface is empty."""
     if len(forth.distance) == 0 or len(back.distance) == 0:
         return float("inf")
     return 0.5 * (float(forth.distance.mean()) + float(back.distance.mean()))
 
 
-def f_score(forth: Near, back: Near, threshold: float) -> float:
-    """Harmonic mean of precision and recall within ``threshold``; 0 when one surface is empty."""
+def f_score(forth: NearestNeighbors, back: NearestNeighbors, threshold: float) -> float:
+    """Return the harmonic mean of precision and recall within ``threshold``; 0 when one surface is empty."""
     if len(forth.distance) == 0 or len(back.distance) == 0:
         return 0.0
+    # Precision: predicted points near the truth. Recall: true points that were found.
     precision = float((forth.distance <= threshold).float().mean())
     recall = float((back.distance <= threshold).float().mean())
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def normal_consistency(forth: Near, back: Near) -> float:
-    """Mean over both directions of |cos| between a point's normal and that of its nearest; blind to orientation."""
+def normal_consistency(forth: NearestNeighbors, back: NearestNeighbors) -> float:
+    """Return the mean over both directions of |cos| between a point's normal and that of its nearest.
+
+    Blind to orientation.
+    """
     if len(forth.agreement) == 0 or len(back.agreement) == 0:
         return 0.0
     return 0.5 * (float(forth.agreement.mean()) + float(back.agreement.mean()))
@@ -161,12 +175,12 @@ def normal_consistency(forth: Near, back: Near) -> float:
 
 
 def lattice(side: int = LATTICE, extent: float = 1.0) -> Float[Tensor, "G"]:
-    """Middles of ``side`` equal cells from -extent to extent."""
+    """Return the middles of ``side`` equal cells from -extent to extent."""
     return (torch.arange(side) + 0.5) * (2 * extent / side) - extent
 
 
 def occupancy(mesh: Mesh, side: int = LATTICE, extent: float = 1.0) -> Bool[Tensor, "G G G"]:
-    """Which points of the lattice (x, y, z) lie inside, whichever way the faces turn.
+    """Return which points of the lattice (x, y, z) lie inside, whichever way the faces turn.
 
     The winding number of a point is its mean number of signed crossings along rays to infinity (Jacobson et al. 2013);
     here along the six directions of the axes. For a closed mesh each of the six is that number; for an open one their
@@ -177,24 +191,28 @@ def occupancy(mesh: Mesh, side: int = LATTICE, extent: float = 1.0) -> Bool[Tens
     tracer = Tracer(mesh.vertices, mesh.faces)
     outward = face_cross(mesh.vertices, mesh.faces)
     parts = [_windings_along(tracer, outward, axis, side, extent) for axis in range(3)]
+    # Six windings are summed, so one half of a winding each is 3 of the sum; the rest forgives rounding.
     return torch.stack(parts).sum(0).abs() >= 3.0 - 1e-3
 
 
 def _windings_along(
     tracer: Tracer, outward: Float[Tensor, "F 3"], axis: int, side: int, extent: float
 ) -> Float[Tensor, "G G G"]:
-    """The sum of both windings of lattice points seen along an axis: crossings ahead, and crossings behind.
+    """Return the sum of both windings of lattice points seen along an axis: crossings ahead, and crossings behind.
 
     One ray runs through each row of the lattice, a thousandth of a cell off it, so as to miss the edges of boxes.
     """
     at = lattice(side, extent)
+    # Different shifts along both, so that no ray runs within a plane of the diagonal either.
     b, c = torch.meshgrid(at + 0.71e-3 / side, at - 0.53e-3 / side, indexing="ij")
+    # Rays start outside everything, so that the first crossing enters.
     reach = float(tracer.vertices.abs().max()) + extent + 1.0
     others = [i for i in range(3) if i != axis]
     origins = torch.full((side * side, 3), -reach)
     origins[:, others[0]], origins[:, others[1]] = b.flatten(), c.flatten()
     direction = torch.eye(3)[axis].expand_as(origins)
     total = torch.zeros(side, side * side)
+    # A crossing is ahead of some points of its row and behind the others; behind counts with the other sign.
     for place, sign in crossings(tracer, outward, origins, direction):
         ahead = place - reach > at[:, None]
         total += torch.where(ahead, sign, -sign)
@@ -208,23 +226,29 @@ def crossings(
     directions: Float[Tensor, "R 3"],
     at_most: int = 256,
 ) -> "list[tuple[Float[Tensor, 'R'], Float[Tensor, 'R']]]":
-    """All surfaces that rays cross, in order: (distance, sign), +1 leaving, -1 entering, 0 (at infinity) for none."""
+    """Return all surfaces that rays cross, in order: (distance, sign), +1 leaving, -1 entering.
+
+    0 (at infinity) for none.
+    """
     found: list[tuple[Tensor, Tensor]] = []
+    # The step over a crossing must exceed float32's rounding at the mesh's size, or it would be found again.
     start, step = torch.zeros(len(origins)), 2e-5 * float(tracer.vertices.abs().max())
     while len(found) < at_most:
         face, t = tracer.cast(origins + start[:, None] * directions, directions)
         hit = face != NOTHING
         if not hit.any():
             break
+        # Along the outward normal a ray leaves; against it, it enters.
         facing = torch.sign((outward[face.clamp_min(0)] * directions).sum(-1))
         place = torch.where(hit, start + t, torch.full_like(t, torch.inf))
         found.append((place, torch.where(hit, facing, torch.zeros_like(facing))))
+        # Rays that left are moved out of everything's way instead of being taken out of the batch.
         start = torch.where(hit, place + step, torch.full_like(t, 1e6))
     return found
 
 
 def volume_iou(a: Bool[Tensor, "G G G"], b: Bool[Tensor, "G G G"]) -> float:
-    """Shared over joint occupied lattice points; 0 when neither has any."""
+    """Return shared over joint occupied lattice points; 0 when neither has any."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 0.0
 
@@ -233,7 +257,10 @@ def volume_iou(a: Bool[Tensor, "G G G"], b: Bool[Tensor, "G G G"]) -> float:
 
 
 def condition(mesh: Mesh) -> tuple[str, ...]:
-    """What is unusual about a mesh and how the measures take it; nothing for a closed one turned outward."""
+    """Return notes on what is unusual about a mesh and how the measures take it.
+
+    None for a closed one turned outward.
+    """
     if mesh.empty:
         return ("empty: Chamfer is infinite, F-score, Volume IoU and normal consistency are 0",)
     if not is_closed(mesh.faces):
@@ -241,14 +268,16 @@ def condition(mesh: Mesh) -> tuple[str, ...]:
             f"not closed ({boundary_edges(mesh.faces)} edges without a partner): its inside is where most of six rays "
             "out cross it",
         )
+    # Only a closed mesh has a volume whose sign means anything.
     if float(volume(mesh.vertices, mesh.faces)) < 0:
         return ("turned inside out: the measures do not look at the direction of faces",)
     return ()
 
 
 def boundary_edges(faces: Int[Tensor, "F 3"]) -> int:
-    """How many directed edges have no partner in the opposite direction."""
+    """Return how many directed edges have no partner in the opposite direction."""
     edges = directed_edges(faces)
+    # An edge as one number, so that partners are found by looking for the number of the reversed edge.
     n = int(faces.max()) + 1 if len(faces) else 1
     forth, back = edges[:, 0] * n + edges[:, 1], edges[:, 1] * n + edges[:, 0]
     return int((~torch.isin(forth, back)).sum())

@@ -17,7 +17,7 @@ from torch import Tensor
 from usd.core.places import resource
 from usd.evaluation.embedded import Clip
 from usd.math.camera import Cameras
-from usd.mesh_io.pictures import pictures
+from usd.mesh_io.pictures import pictures as render_pictures
 from usd.mesh_io.read import read_mesh
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
 from usd.toybox.cameras import cameras_at
@@ -39,12 +39,14 @@ class TextScore:
     views: int
 
     def line(self) -> str:
+        """Return the score as a sentence."""
         return (
             f"{self.category:.0%} of {self.views} views found among all categories, "
-            f"{self.caption:.0%} also among all colours (cosine {self.similarity:.3f})"
+            f"{self.caption:.0%} also among all colors (cosine {self.similarity:.3f})"
         )
 
     def plain(self) -> dict[str, float | int]:
+        """Return the score as plain numbers by name."""
         return asdict(self)
 
 
@@ -57,6 +59,7 @@ class Competitors:
 
 
 def competitors(prompt: str) -> Competitors:
+    """Return the captions that compete with a prompt for its pictures."""
     words = re.findall(r"\w+", prompt.lower())
     color = next((word for word in words if word in COLORS), None)
     own = next((word for word in words if word in SHAPES), None)
@@ -67,7 +70,8 @@ def competitors(prompt: str) -> Competitors:
 
 @cache
 def caption_of(category: str, color: str | None) -> str:
-    """The caption of a test-split toy of a category whose first color is ``color``, if one is found."""
+    """Return the caption of a test-split toy of a category whose first color is ``color``, if one is found."""
+    # Seeds draw colors at random: the first toy whose caption starts with the right one serves.
     first = make_toy(TEST_SEED, 0.0, category).caption
     for seed in range(TEST_SEED, TEST_SEED + (SEARCHED if color else 0)):
         caption = make_toy(seed, 0.0, category).caption
@@ -77,40 +81,41 @@ def caption_of(category: str, color: str | None) -> str:
 
 
 def in_color(prompt: str, color: str, other: str) -> str:
-    """The prompt with its first ``color`` replaced, and the article before it."""
+    """Return the prompt with its first ``color`` replaced, and the article before it."""
     article = "an" if other[0] in "aeio" else "a"
     replaced, done = re.subn(rf"\b(?:an?) {color}\b", f"{article} {other}", prompt, count=1, flags=re.I)
     return replaced if done else re.sub(rf"\b{color}\b", other, prompt, count=1, flags=re.I)
 
 
-def text_score(clip: Clip, seen: Float[Tensor, "B 3 H W"], prompt: str) -> TextScore:
-    """The score of views over white."""
+def text_score(clip: Clip, pictures: Float[Tensor, "B 3 H W"], prompt: str) -> TextScore:
+    """Return the score of pictures over white."""
     against = competitors(prompt)
     captions = [prompt, *against.categories, *against.colors]
-    cosine = clip.similarity(seen, captions)
+    cosine = clip.similarity(pictures, captions)
+    # The sentence stands first, then other categories, then its own colors: prefixes are the two contests.
     n = 1 + len(against.categories)
     right = cosine[:, :n].argmax(1) == 0
     return TextScore(
         right.float().mean().item(),
         (cosine.argmax(1) == 0).float().mean().item(),
         cosine[:, 0].mean().item(),
-        len(seen),
+        len(pictures),
     )
 
 
-def around(views: int = VIEWS, size: int = SIZE) -> Cameras:
-    """Views evenly around, the first from the front, at the reference's height and distance."""
+def scoring_cameras(views: int = VIEWS, size: int = SIZE) -> Cameras:
+    """Return cameras evenly around, the first from the front, at the reference's height and distance."""
     azimuth = [REFERENCE_AZIMUTH_DEG + 360 * i / views for i in range(views)]
     return cameras_at([REFERENCE_ELEVATION_DEG] * views, azimuth, size)
 
 
 def views_of_file(mesh: Path, cameras: Cameras) -> Float[Tensor, "B 3 H W"]:
-    """A mesh file as other programs read it, rendered without light, over white."""
-    rgba = pictures(read_mesh(mesh), cameras)
+    """Return a mesh file as other programs read it, rendered without light, over white."""
+    rgba = render_pictures(read_mesh(mesh), cameras)
     return rgba[:, :3] + 1 - rgba[:, 3:]
 
 
 @torch.no_grad()
 def score_file(mesh: Path, prompt: str, clip_folder: Path = CLIP) -> TextScore:
-    """The score of a mesh file."""
-    return text_score(Clip.load(clip_folder), views_of_file(mesh, around()), prompt)
+    """Return the score of a mesh file."""
+    return text_score(Clip.load(clip_folder), views_of_file(mesh, scoring_cameras()), prompt)

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.data.pictures import over, read_rgba, resize_rgba, writing
+from usd.data.pictures import over, read_rgba, resize_rgba, write_whole
 from usd.data.transforms import Frame
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 
@@ -23,20 +23,23 @@ class ViewScore:
     mask_iou: float
 
 
-def score(rgba: Float[Tensor, "4 H W"], truth: Float[Tensor, "4 h w"]) -> ViewScore:
-    """Straight-alpha pictures compared over white; the truth is resampled when sizes differ."""
+def score_picture(rgba: Float[Tensor, "4 H W"], truth: Float[Tensor, "4 h w"]) -> ViewScore:
+    """Return how far one straight-alpha picture is from the truth, both over white.
+
+    The truth is resampled when sizes differ.
+    """
     truth = resize_rgba(truth, rgba.shape[-2], rgba.shape[-1])
     a, b = over(rgba)[None], over(truth)[None]
     return ViewScore(psnr(a, b).item(), ssim(a, b).item(), mask_iou(rgba[None, 3:], truth[None, 3:]).item())
 
 
 def score_view(rendered: Path, truth: Path) -> ViewScore:
-    """Two files compared, so that anybody can repeat the comparison."""
-    return score(read_rgba(rendered, "rendered view"), read_rgba(truth, "ground truth"))
+    """Return how far a file is from another one, so that anybody can repeat the comparison."""
+    return score_picture(read_rgba(rendered, "rendered view"), read_rgba(truth, "ground truth"))
 
 
 def mean_score(scores: Sequence[ViewScore]) -> ViewScore:
-    """Means over views; a view that is exactly right counts as 100 dB so that the mean stays finite."""
+    """Return means over views; a view that is exactly right counts as 100 dB so that the mean stays finite."""
     count = len(scores)
     return ViewScore(
         math.fsum(min(s.psnr, 100.0) for s in scores) / count,
@@ -46,11 +49,11 @@ def mean_score(scores: Sequence[ViewScore]) -> ViewScore:
 
 
 def write_metrics(path: str | Path, frames: Sequence[Frame], scores: Mapping[int, ViewScore]) -> Path:
-    """metrics.json: means on top, then one entry a view."""
+    """Write metrics.json: means on top, then one entry a view."""
     views = [{"file_path": frames[index].file_path, **_finite(score)} for index, score in scores.items()]
     mean = asdict(mean_score(list(scores.values())))
     content = {**mean, "views": len(views), "protocol": "over white, per view then mean", "per_view": views}
-    with writing(path) as file:
+    with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1))
     return Path(path)
 

@@ -83,13 +83,20 @@ def face_quadrics(x: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]) -> Float[T
     quadric.index_add_(
         0, faces.flatten(), (_plane_quadrics(normal, a) * area[:, None, None]).repeat_interleave(3, 0)
     )
+    ends, walls = _border_walls(x, faces, normal)
+    return quadric.index_add_(0, ends.flatten(), walls.repeat_interleave(2, 0))
+
+
+def _border_walls(
+    x: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], normal: Float[Tensor, "F 3"]
+) -> tuple[Int[Tensor, "B 2"], Float[Tensor, "B 4 4"]]:
+    """Return the border edges, and the quadrics of walls on them."""
     # A wall stands on each border edge, at a right angle to its face: leaving the border costs like leaving a plane.
     ends, owner = _border_edges(faces)
     along = x[ends[:, 1]] - x[ends[:, 0]]
     wall = torch.nn.functional.normalize(torch.linalg.cross(along, normal[owner]), dim=-1)
     weight = BORDER_WEIGHT * along.square().sum(-1)
-    walls = _plane_quadrics(wall, x[ends[:, 0]]) * weight[:, None, None]
-    return quadric.index_add_(0, ends.flatten(), walls.repeat_interleave(2, 0))
+    return ends, _plane_quadrics(wall, x[ends[:, 0]]) * weight[:, None, None]
 
 
 def _plane_quadrics(normal: Float[Tensor, "N 3"], point: Float[Tensor, "N 3"]) -> Float[Tensor, "N 4 4"]:
@@ -133,13 +140,9 @@ def _collapse_round(state: CollapseState, target: int) -> CollapseState | None:
 
     None where no edge is left to try.
     """
-    x, faces, n = state.x, state.faces, len(state.x)
+    faces, n = state.faces, len(state.x)
     edges = _edge_table(faces, n)
-    slices = edges.slices(1 << 13)  # what is worked on at once stays in the cache
-    parts = [_optimal_position(x, state.quadric, edges, rows) for rows in slices]
-    place, cost = (torch.cat(each) for each in zip(*parts))
-    if len(state.refused):
-        cost = cost.masked_fill(torch.isin(_edge_keys(edges.ends, n), state.refused), torch.inf)
+    place, cost = _positions_and_costs(state, edges)
     # Only the cheapest are considered: greedy order is what makes the result good, rounds what makes it fast.
     order = _cheapest_edges(cost)
     if len(order) == 0:
@@ -151,6 +154,18 @@ def _collapse_round(state: CollapseState, target: int) -> CollapseState | None:
     # Each collapse of an inner edge removes two faces.
     chosen = chosen[allowed][: max(1, -(-(len(faces) - target) // 2))]
     return _collapse(replace(state, refused=refused), edges.ends[chosen], place[chosen])
+
+
+def _positions_and_costs(
+    state: CollapseState, edges: EdgeTable
+) -> tuple[Float[Tensor, "E 3"], Float[Tensor, "E"]]:
+    """Return where each edge's ends should meet, and the error there; infinite where it may not collapse now."""
+    slices = edges.slices(1 << 13)  # what is worked on at once stays in the cache
+    parts = [_optimal_position(state.x, state.quadric, edges, rows) for rows in slices]
+    place, cost = (torch.cat(each) for each in zip(*parts))
+    if len(state.refused):
+        cost = cost.masked_fill(torch.isin(_edge_keys(edges.ends, len(state.x)), state.refused), torch.inf)
+    return place, cost
 
 
 def _cheapest_edges(cost: Float[Tensor, "E"]) -> Int[Tensor, "C"]:
@@ -181,14 +196,18 @@ def _optimal_position(
     one_on_border = edges.border[a] != edges.border[b]
     on_border = torch.where(edges.border[a][:, None], x[a], x[b])
     place = torch.where(one_on_border[:, None], on_border, place)
-    # p^T A p + 2 b^T p + c, without building p as a homogeneous vector.
-    flat = (q[:, :3, :3] * place[:, None, :]).sum(-1) + 2 * q[:, :3, 3]
-    error = (flat * place).sum(-1) + q[:, 3, 3]
-    cost = error.clamp_min(0) + pull * square
     pinched = (
         (edges.border[a] & edges.border[b] & (edges.n_faces[rows] > 1)) | edges.locked[a] | edges.locked[b]
     )
+    cost = _quadric_error(q, place).clamp_min(0) + pull * square
     return place, cost.masked_fill(pinched, torch.inf)
+
+
+def _quadric_error(q: Float[Tensor, "E 4 4"], place: Float[Tensor, "E 3"]) -> Float[Tensor, "E"]:
+    """Return the quadrics' values, squared distances from their planes, at points."""
+    # p^T A p + 2 b^T p + c, without building p as a homogeneous vector.
+    flat = (q[:, :3, :3] * place[:, None, :]).sum(-1) + 2 * q[:, :3, 3]
+    return (flat * place).sum(-1) + q[:, 3, 3]
 
 
 def _solve_quadrics(

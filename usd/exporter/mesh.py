@@ -164,17 +164,16 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         rgba = pictures(read.move(read.vertices / self.config.scale), cameras.to("cpu"))
         mse = (rgba[:, :3] + 1 - rgba[:, 3:] - truth.cpu()).square().mean((1, 2, 3))
         psnr = float((-10 * torch.log10(mse.clamp_min(1e-10))).mean())
+        figures = {"file": path.name, "psnr": round(psnr, 2), "views": len(truth), "size": cameras.height}
+        self._add_to_report(files, figures)
+        return f"{path.name} read back agrees with the object: PSNR {psnr:.1f} dB in {len(truth)} views"
+
+    def _add_to_report(self, files: Sequence[Path], agreement: dict[str, object]) -> None:
+        """Write the comparison's figures into the report, where one was written."""
         report = next((file for file in files if file.name == f"{self.config.save_name}-report.json"), None)
         if report is not None:
-            agreement = {
-                "file": path.name,
-                "psnr": round(psnr, 2),
-                "views": len(truth),
-                "size": cameras.height,
-            }
             known = json.loads(report.read_text())
             write_file(report, json.dumps({**known, "agreement": agreement}, indent=1).encode())
-        return f"{path.name} read back agrees with the object: PSNR {psnr:.1f} dB in {len(truth)} views"
 
     @property
     def _colored_formats(self) -> list[Format]:
@@ -250,10 +249,15 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
             return [(f"{name}.stl", stl_bytes(surface))]
         if fmt == "obj" or surface.texture is None:
             return [(f"{name}.obj", obj_bytes(surface, None, normals))]
+        return self._obj_with_material(surface, surface.texture)
+
+    def _obj_with_material(self, surface: ExportMesh, texture: bytes) -> list[tuple[str, bytes]]:
+        """Return an OBJ, its material library and the pictures that one names."""
+        name = self.config.save_name
         picture = f"{name}_albedo.{self.config.texture_format}"
-        maps = {"map_Kd": (picture, surface.texture), **finish_maps(name, surface.finish)}
+        maps = {"map_Kd": (picture, texture), **finish_maps(name, surface.finish)}
         library = mtl_bytes({word: file for word, (file, _) in maps.items()})
-        obj = obj_bytes(surface, f"{name}.mtl", normals)
+        obj = obj_bytes(surface, f"{name}.mtl", self.config.save_normal)
         return [(f"{name}.obj", obj), (f"{name}.mtl", library), *maps.values()]
 
 

@@ -25,6 +25,9 @@ class TexelSamples:
     weights: Float[Tensor, "N 3"]
 
 
+TexelValues = Callable[[TexelSamples], Float[Tensor, "N C"]]
+
+
 def covered_texels(
     corners: Float[Tensor, "F 3 2"], height: int, width: int, margin: float = 0.0, most: int = 1 << 19
 ) -> Iterator[TexelSamples]:
@@ -41,14 +44,26 @@ def covered_texels(
     bottom = (y.amax(1) + margin - 0.5).floor().clamp(-1, height - 1).long()
     for group, row in _expand((bottom - top + 1).clamp_min(0), most // 8):
         face, line = faces[group], top[group] + row
-        # The line runs through the pixels' centers.
-        low, high = _scanline_span(corners[face], side[face].sign(), line + 0.5, margin)
-        left = (low - 0.5).ceil().clamp(0, width).long()
-        right = (high - 0.5).floor().clamp(-1, width - 1).long()
-        for spans, step in _expand((right - left + 1).clamp_min(0), most):
-            x = left[spans] + step
-            at = torch.stack([x + 0.5, line[spans] + 0.5], 1)
-            yield TexelSamples(face[spans], line[spans] * width + x, _barycentric(corners[face[spans]], at))
+        yield from _line_texels(corners[face], face, side[face].sign(), line, (width, margin, most))
+
+
+def _line_texels(
+    corners: Float[Tensor, "L 3 2"],
+    face: Int[Tensor, "L"],
+    side: Float[Tensor, "L"],
+    line: Int[Tensor, "L"],
+    raster: tuple[int, float, int],
+) -> Iterator[TexelSamples]:
+    """Yield the pixels of scan lines, each through one triangle; ``raster``: width, margin, and rows at a time."""
+    width, margin, most = raster
+    # The line runs through the pixels' centers.
+    low, high = _scanline_span(corners, side, line + 0.5, margin)
+    left = (low - 0.5).ceil().clamp(0, width).long()
+    right = (high - 0.5).floor().clamp(-1, width - 1).long()
+    for spans, step in _expand((right - left + 1).clamp_min(0), most):
+        x = left[spans] + step
+        at = torch.stack([x + 0.5, line[spans] + 0.5], 1)
+        yield TexelSamples(face[spans], line[spans] * width + x, _barycentric(corners[spans], at))
 
 
 def _double_area(corners: Float[Tensor, "N 3 2"]) -> Float[Tensor, "N"]:
@@ -104,23 +119,43 @@ def _barycentric(corners: Float[Tensor, "N 3 2"], at: Float[Tensor, "N 2"]) -> F
 
 
 def bake_texture(
-    corners: Float[Tensor, "F 3 2"],
-    size: int,
-    values: Callable[[TexelSamples], Float[Tensor, "N C"]],
-    samples: int = 1,
+    corners: Float[Tensor, "F 3 2"], size: int, values: TexelValues, samples: int = 1
 ) -> Float[Tensor, "S S C"]:
     """Return a square texture: each texel is the mean of ``values`` at samples x samples places in it.
 
     ``corners`` are texture coordinates. Charts are continued beyond their borders, then by their nearest texel, so
     that neither interpolation nor smaller copies of the texture show seams. All zero where nothing is covered.
     """
-    total: Tensor | None = None
     weight = corners.new_zeros(size * size)
-    fine = size * samples
+    total = _accumulate_inside(corners, size, values, samples, weight)
+    total = _accumulate_borders(corners, size, values, total, weight)
+    if total is None:
+        return corners.new_zeros(size, size, 3)
+    # What no chart touches is filled by its nearest texel, for smaller copies of the texture.
+    mean = total / weight.clamp_min(1)[:, None]
+    return dilate(mean.view(size, size, -1), (weight > 0).view(size, size))
+
+
+def _accumulate_inside(
+    corners: Float[Tensor, "F 3 2"], size: int, values: TexelValues, samples: int, weight: Float[Tensor, "T"]
+) -> Float[Tensor, "T C"] | None:
+    """Return sums over samples x samples places in each texel, counted in ``weight``."""
+    total, fine = None, size * samples
     # Places on a finer raster, added up in the texel that holds them.
     for places in covered_texels(corners * fine, fine, fine):
         row, column = places.pixel // fine // samples, places.pixel % fine // samples
         total = _accumulate(total, weight, row * size + column, values(places))
+    return total
+
+
+def _accumulate_borders(
+    corners: Float[Tensor, "F 3 2"],
+    size: int,
+    values: TexelValues,
+    total: Float[Tensor, "T C"] | None,
+    weight: Float[Tensor, "T"],
+) -> Float[Tensor, "T C"] | None:
+    """Return the sums with texels around the charts, whose values are continued from inside."""
     empty = weight == 0
     # Texels that only their own chart's border touches: bilinear readers mix them in.
     for places in covered_texels(corners * size, size, size, MARGIN_PX):
@@ -128,11 +163,7 @@ def bake_texture(
         border = TexelSamples(places.face[new], places.pixel[new], places.weights[new])
         if len(border.face):
             total = _accumulate(total, weight, border.pixel, values(border))
-    if total is None:
-        return corners.new_zeros(size, size, 3)
-    # What no chart touches is filled by its nearest texel, for smaller copies of the texture.
-    mean = total / weight.clamp_min(1)[:, None]
-    return dilate(mean.view(size, size, -1), (weight > 0).view(size, size))
+    return total
 
 
 def _accumulate(

@@ -67,15 +67,23 @@ class PBRMaterial(Material["PBRMaterial.Config"]):
         parts = self._activate(features)
         if self.config.use_bump:
             normals = tilt_normals(normals, 2 * parts[:, 5:8] - 1)
+        light = self._reflected(parts, directions, normals)
+        return srgb_from_linear((self.config.environment_scale * light).clamp(0, 1))
+
+    def _reflected(
+        self, parts: Float[Tensor, "N F"], directions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
+    ) -> Float[Tensor, "N 3"]:
+        """Return the environment's light that points send along their views: diffuse and specular."""
         base, (metallic, roughness) = parts[:, :3], self._finish(parts)
         light = Environment(self.glossy, self.matt)
+        # The view's mirror direction meets the prefiltered panorama; the split sum weighs it by reflectance.
         cosine = -(normals * directions).sum(-1, keepdim=True)
         mirrored = directions + 2 * cosine * normals
         f0 = DIELECTRIC + metallic * (base - DIELECTRIC)
         a, b = environment_brdf(roughness, cosine.clamp(0, 1))
         matt = (1 - metallic) * base * light.diffuse(normals)
         shine = (f0 * a + b) * light.specular(mirrored, roughness[:, 0])
-        return srgb_from_linear((self.config.environment_scale * (matt + shine)).clamp(0, 1))
+        return matt + shine
 
     def _finish(self, parts: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
         """Return metallic and roughness."""

@@ -26,7 +26,7 @@ from usd.core.types import Render
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
-from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet, write_video
+from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet, write_video
 from usd.evaluation.views import ViewScore, mean_score, score_view, write_metrics
 from usd.exporter import Exporter
 from usd.geometry import Geometry
@@ -266,7 +266,7 @@ class DistillationSystem(System[D]):
             folder, pictures = shown[0].file.parent, [view.rgba for view in shown]
             cameras = [view.batch.cameras for view in shown]
             write_transforms(folder / "transforms.json", cameras, [view.file.name for view in shown])
-            write_sheet(self.save_dir / f"{folder.name}.png", pictures)
+            write_contact_sheet(self.save_dir / f"{folder.name}.png", pictures)
             if len(pictures) > 1 and not any(view.batch.frames for view in shown):
                 write_video(self.save_dir / f"{folder.name}.mp4", pictures)
             self._score(folder, shown)

@@ -25,9 +25,9 @@ from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
 from usd.data.view_set import refuse_outside
-from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
-from usd.evaluation.gallery import rendered_rgba, validation_grid, write_sheet
-from usd.evaluation.views import ViewScore, mean_score, score, write_metrics
+from usd.data.views import RayBatch, ViewBatch, ViewsData, views_summary
+from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet
+from usd.evaluation.views import ViewScore, mean_score, score_picture, write_metrics
 from usd.exporter import Exporter
 from usd.geometry import Geometry, SignedDistance
 from usd.losses import Loss, needs_of
@@ -154,7 +154,7 @@ class ReconstructSystem(System[ReconstructConfig]):
                 "system.samples_per_step"
             )
         if self.global_rank == 0:
-            sys.stdout.write(f"views: {describe(data.train_views)}\n")
+            sys.stdout.write(f"views: {views_summary(data.train_views)}\n")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
             sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
         refuse_outside(data.train_views, self.renderer.config.radius)
@@ -282,7 +282,7 @@ class ReconstructSystem(System[ReconstructConfig]):
         )
         eight = shown[:8]
         pictures = [view.views.rgba[0].cpu() for view, _ in eight] + [picture for _, picture in eight]
-        write_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
+        write_contact_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
         mean = write_scores(folder, shown)
         self.log_dict({"test/psnr": mean.psnr, "test/ssim": mean.ssim, "test/mask_iou": mean.mask_iou})
         self.shown = []
@@ -298,7 +298,7 @@ def _single(batch: ViewBatch, index: int) -> ViewBatch:
 
 def write_scores(folder: Path, shown: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> ViewScore:
     """``metrics.json``: rendered views against the truth."""
-    scores = {i: score(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(shown)}
+    scores = {i: score_picture(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(shown)}
     frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in shown]
     write_metrics(folder / "metrics.json", frames, scores)
     return mean_score(list(scores.values()))

@@ -21,7 +21,7 @@ from usd.core import files
 from usd.core.config import ConfigError, option, plain
 from usd.core.random import generator
 from usd.core.registry import register
-from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_picture
+from usd.data.pictures import contact_sheet, over, read_rgba, unpremultiply, write_picture
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
@@ -216,7 +216,7 @@ def recomposed(
     picture: Float[Tensor, "B 3 H W"], alpha: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 4 H W"]:
     """Straight RGBA that shows ``picture`` over white where alpha is 1; colors of half-covered pixels are unmixed."""
-    return straight((picture - (1 - alpha)).clamp_min(0), alpha)
+    return unpremultiply((picture - (1 - alpha)).clamp_min(0), alpha)
 
 
 # ----------------------------------------------------------------------------------------------------------- record

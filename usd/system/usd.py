@@ -12,7 +12,7 @@ from torch import Tensor
 from usd.core.config import ConfigError, option, plain, spec
 from usd.core.registry import build, register
 from usd.core.types import Render
-from usd.data.pictures import over, writing
+from usd.data.pictures import over, write_whole
 from usd.data.random_camera import CameraBatch
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
 from usd.guidance import PictureGuidance, ViewGuidance
@@ -85,7 +85,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         )
         if self.global_rank == 0:
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
-            with writing(self.save_dir / "reference.png") as file:
+            with write_whole(self.save_dir / "reference.png") as file:
                 overlay(self.reference).save(file)
         self._say_unheard()
         super().on_fit_start()

@@ -1,0 +1,213 @@
+"""Translations as pure functions: a mapping in threestudio's words, and what it must be here."""
+
+import pytest
+
+from usd.core.errors import ConfigError
+from usd.dialects import dialect_of, translate
+from usd.dialects.threestudio import translate_threestudio
+from usd.dialects.threestudio.schedules import in_steps
+from usd.dialects.threestudio.unknown import refuse_unknown
+
+
+def recipe(system_type="dreamfusion-system", **parts):
+    """A configuration of threestudio's with a prompt, and more options by the key of their section."""
+    system = {
+        "prompt_processor_type": "stable-diffusion-prompt-processor",
+        "prompt_processor": {"prompt": "a chair"},
+        "guidance_type": "stable-diffusion-guidance",
+        "geometry_type": "implicit-volume",
+        "renderer_type": "nerf-volume-renderer",
+        "loss": {"lambda_sds": 1.0},
+    }
+    data = parts.pop("data", {})
+    top = {key: parts.pop(key) for key in ("trainer", "checkpoint", "exporter") if key in parts}
+    data_type = parts.pop("data_type", "random-camera-datamodule")
+    return {
+        "data_type": data_type,
+        "data": data,
+        "system_type": system_type,
+        "system": {**system, **parts},
+        **top,
+    }
+
+
+def translated(*args, **parts):
+    return translate_threestudio(recipe(*args, **parts)).values
+
+
+def notes(*args, **parts):
+    return "\n".join(translate_threestudio(recipe(*args, **parts)).notes)
+
+
+# -------------------------------------------------------------------------------------------- which dialect it is
+
+
+def test_a_system_that_only_threestudio_has_makes_a_configuration_threestudios():
+    assert dialect_of(recipe()) == "threestudio"
+    assert dialect_of(recipe("usd-text-to-3d-system")) == "usd"
+
+
+def test_the_key_dialect_decides_where_it_is_given():
+    assert dialect_of({**recipe(), "dialect": "usd"}) == "usd"
+    assert dialect_of({**recipe("usd-text-to-3d-system"), "dialect": "threestudio"}) == "threestudio"
+    with pytest.raises(
+        ConfigError, match=r"dialect: 'threestudo' is not a choice.*Did you mean 'threestudio'"
+    ):
+        dialect_of({"dialect": "threestudo"})
+
+
+def test_a_guidance_without_system_is_tried_out_in_the_playground():
+    system = {
+        "guidance_type": "stable-diffusion-guidance",
+        "prompt_processor_type": "x",
+        "prompt_processor": {},
+    }
+    assert dialect_of({"system": system}) == "threestudio"
+    found = translate_threestudio({"system": {"guidance_type": "deep-floyd-guidance"}}).values
+    assert found["system_type"] == "playground-system" and found["data_type"] == "fixed-views-datamodule"
+
+
+def test_what_is_ours_is_left_alone():
+    values = {"system_type": "usd-system", "system": {"guidance": {"guidance_scale": 100}}}
+    found = translate(values)
+    assert found.values == {**values, "dialect": "usd"} and not found.notes
+
+
+def test_a_translation_is_ours_so_that_it_is_never_translated_again():
+    once = translate_threestudio(recipe(guidance={"guidance_scale": 100.0}))
+    assert dialect_of(once.values) == "usd" and translate(once.values).values == once.values
+
+
+# --------------------------------------------------------------------------------------------- numbers that differ
+
+
+@pytest.mark.parametrize("name", ["stable-diffusion-guidance", "deep-floyd-guidance"])
+def test_the_scale_of_sds_is_one_more_here(name):
+    found = translate_threestudio(recipe(guidance_type=name, guidance={"guidance_scale": 20.0}))
+    assert found.values["system"]["guidance"]["guidance_scale"] == 21.0
+    assert any("20 is 21 here" in note for note in found.notes)
+
+
+def test_the_scale_is_the_same_with_perp_neg_and_for_vsd():
+    prompt = {"prompt": "a chair", "use_perp_neg": True}
+    assert (
+        translated(prompt_processor=prompt, guidance={"guidance_scale": 20.0})["system"]["guidance"][
+            "guidance_scale"
+        ]
+        == 20.0
+    )
+    vsd = translated(guidance_type="stable-diffusion-vsd-guidance", guidance={"guidance_scale": 7.5})
+    assert vsd["system"]["guidance"]["guidance_scale"] == 7.5
+
+
+def test_elevations_are_half_uniform_in_angle_and_lamps_stand_about_the_camera():
+    data = translated()["data"]
+    assert data["elevation_sampling"] == "mixture" and data["light_sample_strategy"] == "dreamfusion"
+    assert data["n_val_views"] == 1
+
+
+def test_a_default_that_differs_is_written_only_where_the_file_says_nothing():
+    assert translated()["system"]["geometry"]["isosurface_threshold"] == 25.0
+    given = translated(geometry={"isosurface_threshold": 10.0}, data={"light_sample_strategy": "magic3d"})
+    assert given["system"]["geometry"]["isosurface_threshold"] == 10.0
+    assert given["data"]["light_sample_strategy"] == "magic3d"
+
+
+def test_the_colors_of_an_earlier_stage_are_not_taken_unless_the_file_says_so():
+    assert translated(geometry_convert_from="x.ckpt")["system"]["geometry_convert_inherit_texture"] is False
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ([0, 10.0, 1000.0, 5000], [0, 10.0, 1000.0, 5000]),
+        ([0.0, 0.0, 1.0, 10000], [0, 0.0, 1.0, 10000]),
+        ([0, 10.0, 1000.0, 5000.0], 10.0),
+        ([0.5, 2.0, 100.0], 0.5),
+        ([100, 7.0, 5.0, 150, 10.0, 200], [100, 7.0, 5.0, 150, 10.0, 200]),
+    ],
+)
+def test_a_schedule_whose_last_step_is_a_float_counts_epochs_of_which_there_is_one(written, meant):
+    assert in_steps(written) == meant
+
+
+def test_that_a_weight_never_changes_is_said():
+    assert "stays at 10" in notes(loss={"lambda_sds": 1.0, "lambda_orient": [0, 10.0, 1000.0, 5000.0]})
+
+
+# ------------------------------------------------------------------------------------------------ names and places
+
+
+@pytest.mark.parametrize(
+    ("system", "options", "meant"),
+    [
+        ("magic3d-system", {"refinement": True}, {"stage": "texture"}),
+        ("prolificdreamer-system", {"stage": "geometry"}, {"stage": "geometry"}),
+        ("fantasia3d-system", {}, {"stage": "geometry", "latent_steps": 1000}),
+        ("fantasia3d-system", {"texture": True, "latent_steps": 5}, {"stage": "texture"}),
+        ("latentnerf-system", {}, {"rgb_as_latents": True}),
+        ("latentnerf-system", {"refinement": True}, {"rgb_as_latents": False}),
+        ("sjc-system", {"subpixel_rendering": False}, {"rgb_as_latents": True}),
+    ],
+)
+def test_stages_of_text_systems(system, options, meant):
+    found = translated(system, **options)
+    assert found["system_type"] == "usd-text-to-3d-system"
+    keys = ("stage", "latent_steps", "rgb_as_latents", "refinement", "texture", "subpixel_rendering")
+    assert {key: found["system"][key] for key in keys if key in found["system"]} == meant
+
+
+def test_memory_keys_are_options_of_models():
+    guidance = {
+        "enable_sequential_cpu_offload": True,
+        "enable_attention_slicing": True,
+        "enable_channels_last_format": False,
+        "enable_memory_efficient_attention": True,
+    }
+    found = translated(guidance=guidance)["system"]["guidance"]
+    assert found["models"] == {"offload": "unused", "views_at_once": 1}
+    assert not guidance.keys() & found.keys()
+
+
+def test_prompting_by_direction_is_the_prompt_processors():
+    found = translated(guidance={"view_dependent_prompting": False})["system"]
+    assert found["prompt_processor"]["view_dependent_prompting"] is False
+    assert "view_dependent_prompting" not in found["guidance"]
+
+
+def test_accumulated_batches_are_parts_of_a_larger_one():
+    found = translated(data={"batch_size": [2, 1]}, trainer={"accumulate_grad_batches": 4, "max_epochs": 5})
+    assert found["data"]["batch_size"] == [8, 4] and found["trainer"] == {"batch_parts": 4}
+
+
+def test_no_checkpoints_are_said_by_null():
+    assert translated(checkpoint={"every_n_train_steps": 0})["checkpoint"]["every_n_train_steps"] is None
+
+
+def test_losses_of_meshes_are_not_read_for_volumes_nor_the_other_way_round():
+    loss = {"lambda_sds": 1.0, "lambda_normal_consistency": 5.0, "lambda_orient": 1.0}
+    assert translated(loss=loss)["system"]["loss"] == {"lambda_usd": 1.0, "lambda_orient": 1.0}
+    mesh = translated(loss=loss, renderer_type="nvdiff-rasterizer", geometry_type="tetrahedra-sdf-grid")
+    assert mesh["system"]["loss"] == {"lambda_usd": 1.0, "lambda_normal_consistency": 5.0}
+
+
+def test_the_name_none_of_wandb_is_no_name():
+    loggers = {"wandb": {"enable": False, "project": "threestudio", "name": "None"}}
+    assert translated(loggers=loggers)["system"]["loggers"]["wandb"]["name"] is None
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_key_that_neither_dialect_knows_is_an_error_with_the_nearest_of_both():
+    with pytest.raises(
+        ConfigError, match=r"system.geometry.isosurface_metod: unknown key.*'isosurface_method'"
+    ):
+        refuse_unknown(
+            translated(geometry={"isosurface_metod": "mt"}, data={"light_distance_range": 5}) | {"data": {}}
+        )
+
+
+def test_sections_that_are_no_mappings_are_refused():
+    with pytest.raises(ConfigError, match=r"system.guidance: expected a mapping of options, got 5"):
+        translate(recipe(guidance=5))

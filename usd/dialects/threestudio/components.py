@@ -1,0 +1,61 @@
+"""Geometry, material, background, renderer and exporter."""
+
+from usd.dialects.draft import Draft
+
+GEOMETRY = "system.geometry"
+VOLUMES = ("implicit-volume", "volume-grid")
+SURFACES = ("implicit-sdf", "tetrahedra-sdf-grid", "custom-mesh")
+UNNEEDED_VOLUME = (
+    "isosurface",
+    "isosurface_method",
+    "isosurface_coarse_to_fine",
+    "isosurface_deformable_grid",
+    "isosurface_outlier_n_faces_threshold",
+    "n_input_dims",
+)
+UNNEEDED_SURFACE = ("isosurface", "isosurface_method")
+UNNEEDED_RENDERER = ("return_comp_normal", "return_normal_perturb")
+UNNEEDED_EXPORTER = ("save_video",)
+KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER}
+EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
+"""How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
+
+
+def translate(draft: Draft) -> None:
+    """Translate the parts of a scene."""
+    _translate_geometry(draft)
+    for key in ("system.renderer", "system.renderer.base_renderer"):
+        draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
+    if draft.get("system.material_type") not in ("hybrid-rgb-latent-material",):
+        draft.drop("system.material.requires_normal")
+    _translate_exporter(draft)
+
+
+def _translate_geometry(draft: Draft) -> None:
+    name = draft.get(f"{GEOMETRY}_type")
+    if name in VOLUMES:
+        draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_VOLUME])
+        if name == "implicit-volume":
+            draft.set_defaults(GEOMETRY, {"isosurface_threshold": 25.0})
+        if draft.get(f"{GEOMETRY}.isosurface_threshold") == 0:
+            draft.set(f"{GEOMETRY}.isosurface_threshold", "auto")
+            draft.note(f"{GEOMETRY}.isosurface_threshold: every density is above 0; the export takes auto")
+        if draft.get(f"{GEOMETRY}.isosurface_chunk") == 0:
+            draft.pop(f"{GEOMETRY}.isosurface_chunk")
+    elif name in SURFACES:
+        draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_SURFACE])
+        shape = draft.get(f"{GEOMETRY}.shape_init")
+        if isinstance(shape, str) and shape.startswith("mesh:"):
+            draft.set_defaults(GEOMETRY, {"shape_init_mesh_up": "+z", "shape_init_mesh_front": "+x"})
+
+
+def _translate_exporter(draft: Draft) -> None:
+    """An exporter that writes nothing is none; a mesh is written as threestudio writes it."""
+    for key in ("exporter", "system.exporter"):
+        if draft.get(f"{key}_type") == "dummy-exporter":
+            draft.pop(f"{key}_type")
+            draft.pop(key)
+        draft.drop(*[f"{key}.{name}" for name in UNNEEDED_EXPORTER])
+    draft.set_defaults("", {"exporter_type": "mesh-exporter"})
+    if draft.get("exporter_type") == "mesh-exporter":
+        draft.set_defaults("exporter", EXPORTER)

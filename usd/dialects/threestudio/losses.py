@@ -1,0 +1,49 @@
+"""``system.loss``: weights by threestudio's names."""
+
+from usd.dialects.draft import Draft
+from usd.dialects.threestudio.schedules import largest
+
+KEY = "system.loss"
+GUIDANCE = ("lambda_sds", "lambda_vsd", "lambda_sd", "lambda_sdi", "lambda_sds_vsd")
+IMAGE_SPACE = ("lambda_sds_img", "lambda_vsd_img", "lambda_sd_img")
+GUIDANCE_3D = ("lambda_3d_sds", "lambda_3d_sd", "lambda_3d_vsd")
+OF_SURFACES = ("lambda_normal_consistency", "lambda_laplacian_smoothness")
+OF_VOLUMES = (
+    "lambda_orient",
+    "lambda_sparsity",
+    "lambda_opaque",
+    "lambda_z_variance",
+    "lambda_eikonal",
+    "lambda_normal_smooth",
+    "lambda_3d_normal_smooth",
+    "lambda_normal_smoothness_2d",
+    "lambda_emptiness",
+    "lambda_convex",
+)
+RASTERIZERS = ("nvdiff-rasterizer",)
+OWN_TABLES = ("instructnerf2nerf-system", "control4d-multiview-system")
+
+
+def translate(draft: Draft) -> None:
+    """Translate the names of weights; drop those of losses that threestudio's system does not read."""
+    if draft.get("system_type") not in OWN_TABLES:
+        for names, name in (
+            (GUIDANCE, "lambda_usd"),
+            (IMAGE_SPACE, "lambda_img"),
+            (GUIDANCE_3D, "lambda_3d"),
+        ):
+            for old in names:
+                draft.move(f"{KEY}.{old}", f"{KEY}.{name}")
+    _drop_other_kind(draft)
+
+
+def _drop_other_kind(draft: Draft) -> None:
+    """A mesh has no samples along rays, a volume no faces: threestudio reads only the weights of its kind."""
+    is_mesh = draft.get("system.renderer_type") in RASTERIZERS
+    for name in OF_VOLUMES if is_mesh else OF_SURFACES:
+        key = f"{KEY}.{name}"
+        if largest(draft.get(key)) > 0:
+            kind = "meshes" if is_mesh else "volumes"
+            draft.drop_because(key, f"is not read for {kind}, here as in threestudio")
+        else:
+            draft.pop(key)

@@ -1,0 +1,104 @@
+"""``system``: which of this project's systems computes what a system of threestudio's does."""
+
+from usd.core.errors import ConfigError
+from usd.dialects.draft import Draft
+
+TEXT, PICTURE = "usd-text-to-3d-system", "usd-system"
+TARGETS = {
+    "dreamfusion-system": TEXT,
+    "efficient-dreamfusion-system": TEXT,
+    "fantasia3d-system": TEXT,
+    "latentnerf-system": TEXT,
+    "magic3d-system": TEXT,
+    "prolificdreamer-system": TEXT,
+    "sdi-system": TEXT,
+    "sjc-system": TEXT,
+    "textmesh-system": TEXT,
+    "image-condition-dreamfusion-system": PICTURE,
+    "magic123-system": PICTURE,
+    "zero123-simple-system": PICTURE,
+    "zero123-system": PICTURE,
+    "control4d-multiview-system": "control4d-multiview-system",
+    "instructnerf2nerf-system": "instructnerf2nerf-system",
+}
+"""A system of threestudio's -> the one here. What is another program has a system of its own."""
+
+UNNEEDED = ("cleanup_after_validation_step", "cleanup_after_test_step")
+KNOWN = (*UNNEEDED, "refinement", "texture")
+OPTIMIZERS = {"FusedAdam": "AdamW"}
+PICTURE_DATA = ("single-image-datamodule", "co3d-datamodule")
+
+
+def translate(draft: Draft) -> None:
+    """Translate the system's name and its own options; the parts and losses are translated by other files."""
+    name = draft.get("system_type")
+    if name is None and "guidance_type" in draft.section("system"):
+        _translate_guidance_only(draft)
+        return
+    _choose_target(draft, str(name))
+    draft.drop(*[f"system.{key}" for key in UNNEEDED])
+    _translate_stage(draft, str(name))
+    if draft.get("system.geometry_convert_from") is not None:
+        draft.set_defaults("system", {"geometry_convert_inherit_texture": False})
+    if draft.get("system_type") == PICTURE:
+        draft.set_defaults("system.loss", {"lambda_reference_view": 0.0})
+    _translate_optimizer(draft)
+
+
+def _choose_target(draft: Draft, name: str) -> None:
+    """A picture system without a picture is the text system."""
+    target = TARGETS.get(name, name)
+    if target == PICTURE and name in TARGETS and draft.get("data_type") == "random-camera-datamodule":
+        target = TEXT
+    if target != name:
+        draft.set("system_type", target)
+        draft.note(
+            f"system_type: {name} is threestudio's, so the configuration is read as threestudio's; here it is "
+            f"{target} (parsed.yaml says all of it in this project's words; dialect=usd reads it as it stands)"
+        )
+
+
+def _translate_stage(draft: Draft, name: str) -> None:
+    """What the guidance is shown in this stage."""
+    refinement = draft.pop("system.refinement")
+    if name == "fantasia3d-system":
+        if draft.pop("system.texture"):
+            draft.set("system.stage", "texture")
+            draft.pop("system.latent_steps")
+        else:
+            draft.set("system.stage", "geometry")
+            draft.set_defaults("system", {"latent_steps": 1000})
+    elif name in ("latentnerf-system", "sjc-system"):
+        draft.set("system.rgb_as_latents", not refinement)
+        draft.pop("system.subpixel_rendering")
+    elif refinement:
+        draft.set_defaults("system", {"stage": "texture"})
+
+
+def _translate_optimizer(draft: Draft) -> None:
+    """Optimizers that are not PyTorch's."""
+    name = draft.get("system.optimizer.name")
+    if isinstance(name, str) and name in OPTIMIZERS:
+        draft.set("system.optimizer.name", OPTIMIZERS[name])
+        draft.note(f"system.optimizer.name: {name} of apex is {OPTIMIZERS[name]} of PyTorch")
+
+
+def _translate_guidance_only(draft: Draft) -> None:
+    """A guidance and its prompt optimize a picture in the playground."""
+    extra = draft.section("system").keys() - {
+        "guidance_type",
+        "guidance",
+        "prompt_processor_type",
+        "prompt_processor",
+    }
+    if extra:
+        raise ConfigError(
+            f"system.{min(extra)}: a configuration without system_type is a guidance and a prompt to try out; "
+            "expected system_type too, or no such option"
+        )
+    draft.note("system_type: none is given, so the guidance is tried out on pictures (playground-system)")
+    draft.set("system_type", "playground-system")
+    draft.set("data_type", "fixed-views-datamodule")
+    draft.set_defaults("", {"name": "playground", "tag": draft.get("system.guidance_type")})
+    draft.set("system.optimizer", {"name": "Adam", "args": {"lr": 0.05, "betas": [0.9, 0.95]}})
+    draft.set_defaults("trainer", {"max_steps": 200, "val_check_interval": 100})

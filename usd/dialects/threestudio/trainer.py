@@ -1,0 +1,111 @@
+"""``trainer``, ``checkpoint`` and the top level: Lightning's arguments, of which some stand elsewhere here."""
+
+from usd.core.errors import ConfigError
+from usd.dialects.draft import Draft
+
+DERIVED = ("n_gpus", "exp_dir", "trial_name", "trial_dir")
+"""What threestudio writes into a trial's parsed.yaml and computes itself."""
+
+UNNEEDED = (
+    "max_epochs",
+    "min_epochs",
+    "min_steps",
+    "max_time",
+    "limit_train_batches",
+    "limit_test_batches",
+    "limit_predict_batches",
+    "check_val_every_n_epoch",
+    "enable_model_summary",
+    "enable_checkpointing",
+    "inference_mode",
+    "benchmark",
+    "deterministic",
+    "use_distributed_sampler",
+    "reload_dataloaders_every_n_epochs",
+    "sync_batchnorm",
+    "profiler",
+    "detect_anomaly",
+    "barebones",
+    "default_root_dir",
+    "logger",
+    "callbacks",
+    "plugins",
+    "fast_dev_run",
+    "overfit_batches",
+    "gradient_clip_algorithm",
+)
+DEVICES = ("devices", "accelerator", "strategy", "num_nodes")
+CHECKPOINT_UNNEEDED = (
+    "monitor",
+    "mode",
+    "every_n_epochs",
+    "filename",
+    "dirpath",
+    "verbose",
+    "save_weights_only",
+    "auto_insert_metric_name",
+    "save_on_train_epoch_end",
+    "train_time_interval",
+    "enable_version_counter",
+)
+
+
+def translate(draft: Draft) -> None:
+    """Translate what says how long and on what a training runs, and what it keeps."""
+    for key in DERIVED:
+        draft.pop(key)
+    if draft.get("timestamp") == "":
+        draft.pop("timestamp")
+    _translate_batches(draft)
+    draft.drop(*[f"trainer.{key}" for key in UNNEEDED])
+    for key in DEVICES:
+        draft.drop_because(f"trainer.{key}", "is not read; --gpu says what to train on")
+    _translate_checkpoint(draft)
+    if draft.get("system.loggers.wandb.name") == "None":
+        draft.set("system.loggers.wandb.name", None)
+
+
+def _translate_batches(draft: Draft) -> None:
+    """Accumulated batches become a larger one in as many parts; a limit of validation batches, a number of views."""
+    parts = draft.get("trainer.accumulate_grad_batches")
+    if isinstance(parts, int) and parts > 1:
+        key = _cameras(draft)
+        size = draft.get(f"{key}.batch_size")
+        sizes = (
+            [x * parts for x in size]
+            if isinstance(size, list)
+            else (size if isinstance(size, int) else 1) * parts
+        )
+        draft.set(f"{key}.batch_size", sizes)
+        draft.write_from("trainer.accumulate_grad_batches", "trainer.batch_parts", parts)
+        draft.note(
+            f"trainer.accumulate_grad_batches: a step's {parts} batches are one batch in {parts} parts here"
+        )
+    draft.pop("trainer.accumulate_grad_batches")
+    limit = draft.pop("trainer.limit_val_batches")
+    if limit == 0:
+        draft.set("trainer.val_check_interval", 0)
+    elif isinstance(limit, int) and not isinstance(limit, bool):
+        key = f"{_cameras(draft)}.n_val_views"
+        views = draft.get(key)
+        draft.set(key, min(limit, views) if isinstance(views, int) else 1)
+
+
+def _cameras(draft: Draft) -> str:
+    """Return the key of the section that says which views there are."""
+    return (
+        "data.random_camera"
+        if draft.get("data_type") in ("single-image-datamodule", "co3d-datamodule")
+        else "data"
+    )
+
+
+def _translate_checkpoint(draft: Draft) -> None:
+    """A number of steps of 0 means never."""
+    draft.drop(*[f"checkpoint.{key}" for key in CHECKPOINT_UNNEEDED])
+    steps = draft.get("checkpoint.every_n_train_steps")
+    if steps == 0:
+        draft.set("checkpoint.every_n_train_steps", None)
+    top = draft.get("checkpoint.save_top_k")
+    if top is not None and not isinstance(top, int):
+        raise ConfigError(f"checkpoint.save_top_k: expected an integer, got {top!r}")
