@@ -19,7 +19,7 @@ multiplies by a stride.
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol, no_type_check, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, no_type_check, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -176,7 +176,7 @@ def kernels(n_features: int) -> list[runtime.WarpKernel]:
 
 
 @functools.lru_cache(maxsize=32)
-def _levels(spec: HashGridSpec, device: torch.device) -> tuple[Levels, tuple[Tensor, ...]]:
+def _levels(spec: HashGridSpec, device: torch.device) -> tuple[object, tuple[Tensor, ...]]:
     """Return the kernels' view of a spec, and the tensors it points into."""
     tensors = tuple(
         torch.tensor(values, dtype=torch.int32, device=device)
@@ -291,12 +291,17 @@ def _chunk(x: Tensor) -> int:
     return 1 if x.is_cuda else POINTS_PER_TILE
 
 
-class GridContext(FunctionCtx):
-    """What the forward passes below keep for the backward ones."""
+if TYPE_CHECKING:
 
-    spec: HashGridSpec
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, ...]
+    class GridContext(FunctionCtx):
+        """What the forward passes below keep for the backward ones."""
+
+        spec: HashGridSpec
+        saved_tensors: tuple[Tensor, ...]
+        needs_input_grad: tuple[bool, ...]
+
+else:  # autograd makes a class of its own
+    GridContext = FunctionCtx
 
 
 class _Encode(torch.autograd.Function):

@@ -6,7 +6,7 @@ The walks are the C++ of ``ray_march.h``, for the reason given in ``hash_grid_wa
 
 import math
 from collections.abc import Callable
-from typing import no_type_check
+from typing import TYPE_CHECKING, no_type_check
 
 import torch
 from torch import Tensor
@@ -245,12 +245,17 @@ def _four_cells_to_a_word(binary: Tensor) -> Tensor:
     return torch.nn.functional.pad(cells, (0, -len(cells) % 4)).view(torch.int32)
 
 
-class CompositeContext(FunctionCtx):
-    """What compositing keeps for its backward pass."""
+if TYPE_CHECKING:
 
-    least: float
-    is_density: bool
-    saved_tensors: tuple[Tensor, ...]
+    class CompositeContext(FunctionCtx):
+        """What compositing keeps for its backward pass."""
+
+        least: float
+        is_density: bool
+        saved_tensors: tuple[Tensor, ...]
+
+else:  # autograd makes a class of its own
+    CompositeContext = FunctionCtx
 
 
 class _Composite(torch.autograd.Function):

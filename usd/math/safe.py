@@ -1,5 +1,7 @@
 """Numerics owned in one place: functions whose values and gradients stay finite where the textbook's do not."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,10 +10,15 @@ from torch.autograd.function import FunctionCtx
 MAX_EXPONENT = 15.0
 
 
-class _SavedContext(FunctionCtx):
-    """The context of a backward pass, with the tensors that the forward pass saved."""
+if TYPE_CHECKING:
 
-    saved_tensors: tuple[Tensor, ...]
+    class _SavedContext(FunctionCtx):
+        """The context of a backward pass, with the tensors that the forward pass saved."""
+
+        saved_tensors: tuple[Tensor, ...]
+
+else:  # autograd makes a class of its own
+    _SavedContext = FunctionCtx
 
 
 class _TruncExp(torch.autograd.Function):
