@@ -150,7 +150,7 @@ class RandomCameras(Data[R]):
             _check_forward(key, getattr(config, key))
         _check_lamps(config)
         for key in ("height", "width", "batch_size"):
-            _check_milestones(key, getattr(config, key), config.resolution_milestones)
+            check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
 
     def reference(self, step: int = 0) -> Cameras | None:
@@ -159,13 +159,7 @@ class RandomCameras(Data[R]):
 
     def refuse_uneven(self, processes: int) -> None:
         """Raise ``ConfigError`` unless every process renders equally many views."""
-        sizes = self.config.batch_size
-        for size in (sizes,) if isinstance(sizes, int) else sizes:
-            if size % processes:
-                raise ConfigError(
-                    f"data.batch_size: {size} view{'s' if size > 1 else ''} a step cannot be shared by {processes} "
-                    f"processes; expected a multiple of {processes}"
-                )
+        check_shares(self.config.batch_size, processes)
 
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
         """Return the random views of a step."""
@@ -184,6 +178,16 @@ class RandomCameras(Data[R]):
         cameras, size = turntable_cameras(self.config, self.config.n_test_views), self.config.eval_batch_size
         starts = range(0, len(cameras), size)
         return [CameraBatch(cameras[i : i + size], self.reference(), name, i) for i in starts]
+
+
+def check_shares(sizes: int | tuple[int, ...], processes: int) -> None:
+    """Raise ``ConfigError`` for a ``data.batch_size`` that so many processes cannot share evenly."""
+    for size in (sizes,) if isinstance(sizes, int) else sizes:
+        if size % processes:
+            raise ConfigError(
+                f"data.batch_size: {size} view{'s' if size > 1 else ''} a step cannot be shared by {processes} "
+                f"processes; expected a multiple of {processes}"
+            )
 
 
 def _check_forward(key: str, limits: Range | None) -> None:
@@ -206,7 +210,8 @@ def _check_lamps(config: RandomCameraConfig) -> None:
         )
 
 
-def _check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
+def check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
+    """Raise ``ConfigError`` for a list that has not one value more than there are milestones."""
     if isinstance(value, tuple) and len(value) != len(milestones) + 1:
         expected = len(milestones) + 1
         raise ConfigError(
@@ -231,7 +236,11 @@ def random_cameras(config: RandomCameraConfig, step: int, generator: torch.Gener
     up = torch.tensor([0.0, 0.0, 1.0]) + config.up_perturb * torch.randn(count, 3, generator=generator)
     fov_y = _uniform(config.fovy_range, count, generator).deg2rad()
     return Cameras(
-        look_at(position, target, up), fov_y, height, width, lamps=_lamps(config, position, generator)
+        look_at(position, target, up),
+        fov_y,
+        height,
+        width,
+        light_positions=_lamps(config, position, generator),
     )
 
 

@@ -8,7 +8,7 @@ from typing_extensions import TypeVar
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
-from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step
+from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step, check_milestones
 from usd.math.camera import Cameras, orbit_cameras_deg
 
 ELEVATION = "reference_elevation_deg"  # its key in checkpoints
@@ -36,6 +36,12 @@ class UsdRandomCameraConfig(RandomCameraConfig):
     reference_fovy_deg: float | None = option(
         None, "vertical field of view of the reference camera in degrees; null: eval_fovy_deg", gt=0, lt=180
     )
+    reference_height: int | tuple[int, ...] | None = option(
+        None,
+        "pixels a side of the rendered reference view; a list follows resolution_milestones; null: height",
+        ge=1,
+        le=16384,
+    )
 
 
 U = TypeVar("U", bound=UsdRandomCameraConfig, default=UsdRandomCameraConfig, covariant=True)
@@ -43,17 +49,22 @@ U = TypeVar("U", bound=UsdRandomCameraConfig, default=UsdRandomCameraConfig, cov
 
 @register("usd-random-camera-datamodule")
 class UsdRandomCameras(RandomCameras[U]):
-    """``RandomCameras`` whose batches know the reference camera, at the training picture's height (square)."""
+    """``RandomCameras`` whose batches know the reference camera, square, as large as training pictures are high."""
 
     Config = UsdRandomCameraConfig
 
+    def __init__(self, config: U) -> None:
+        super().__init__(config)
+        if config.reference_height is not None:
+            check_milestones("reference_height", config.reference_height, config.resolution_milestones)
+
     def reference(self, step: int = 0) -> Cameras:
-        """Return one camera that looks at the origin, as large as the training pictures of ``step`` are high."""
+        """Return one camera that looks at the origin, as large as ``reference_height`` says for ``step``."""
         config = self.config
         if config.reference_elevation_deg == "auto":
             raise ConfigError("data.reference_elevation_deg: has not been estimated yet; expected degrees")
         distance, fovy = reference_lens(config)
-        size = at_step(config.height, config.resolution_milestones, step)
+        size = at_step(config.reference_height or config.height, config.resolution_milestones, step)
         return orbit_cameras_deg(
             config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size
         )
