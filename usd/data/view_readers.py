@@ -38,7 +38,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """How a folder is read."""
+    """Options of reading a folder of views."""
 
     masks: MaskPolicy = option(
         "auto",

@@ -34,7 +34,7 @@ SURVEY = 60
 
 
 class TokenNumbers(Protocol):
-    """What a tokenizer returns."""
+    """Numbers of words, as a tokenizer returns them."""
 
     input_ids: Tensor
 
