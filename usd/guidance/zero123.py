@@ -13,3 +13,9 @@ Zero123Guidance = preset(
     lambda_=1.0,
     unconditional="own",
 )
+preset(
+    "stable-zero123-guidance",
+    Zero123Guidance,
+    "``zero123-guidance`` with Stable Zero123, which is told the picture's own elevation.",
+    zero123_model_name_or_path="stable-zero123",
+)
