@@ -12,7 +12,7 @@ from usd.math.camera import join_cameras
 
 def lamps_of(strategy: str, **options):
     views = drawn(cameras(batch_size=4000, light_sample_strategy=strategy, **options)).cameras
-    return views, views.lamps
+    return views, views.light_positions
 
 
 def angle_to_camera(views, lamps) -> torch.Tensor:
@@ -52,25 +52,25 @@ def test_the_lamps_of_magic3d_stand_30_to_90_degrees_above_the_plane_across_the_
 
 def test_lamps_change_nothing_about_the_cameras():
     plain, lit = (drawn(cameras(batch_size=3, light_sample_strategy=s)).cameras for s in (None, "magic3d"))
-    assert plain.lamps is None and lit.lamps is not None
+    assert plain.light_positions is None and lit.light_positions is not None
     assert torch.equal(plain.c2w, lit.c2w) and torch.equal(plain.fov_y, lit.fov_y)
 
 
 def test_each_view_keeps_its_lamp():
     batch = drawn(cameras(batch_size=4, light_sample_strategy="dreamfusion")).to("cpu")
-    lamps = batch.cameras.lamps
-    assert torch.equal(batch.view(2).cameras.lamps, lamps[2:3])
-    assert torch.equal(batch.cameras.resize(8, 8).lamps, lamps)
-    assert torch.equal(join_cameras([batch.cameras[:1], batch.cameras[1:]]).lamps, lamps)
+    lamps = batch.cameras.light_positions
+    assert torch.equal(batch.view(2).cameras.light_positions, lamps[2:3])
+    assert torch.equal(batch.cameras.resize(8, 8).light_positions, lamps)
+    assert torch.equal(join_cameras([batch.cameras[:1], batch.cameras[1:]]).light_positions, lamps)
     turned = batch.cameras.turned(torch.full((4,), 0.7))
-    assert torch.allclose(turned.turned(torch.full((4,), -0.7)).lamps, lamps, atol=1e-6)
-    together = (turned.position * turned.lamps).sum(-1)
+    assert torch.allclose(turned.turned(torch.full((4,), -0.7)).light_positions, lamps, atol=1e-6)
+    together = (turned.position * turned.light_positions).sum(-1)
     assert torch.allclose(together, (batch.cameras.position * lamps).sum(-1), atol=1e-5), "as one body"
 
 
 def test_evaluation_has_no_lamps():
     data = cameras(light_sample_strategy="dreamfusion", n_val_views=2)
-    assert all(batch.cameras.lamps is None for batch in data.eval_batches("val"))
+    assert all(batch.cameras.light_positions is None for batch in data.eval_batches("val"))
 
 
 @pytest.mark.parametrize(

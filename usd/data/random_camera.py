@@ -231,7 +231,11 @@ def random_cameras(config: RandomCameraConfig, step: int, generator: torch.Gener
     up = torch.tensor([0.0, 0.0, 1.0]) + config.up_perturb * torch.randn(count, 3, generator=generator)
     fov_y = _uniform(config.fovy_range, count, generator).deg2rad()
     return Cameras(
-        look_at(position, target, up), fov_y, height, width, lamps=_lamps(config, position, generator)
+        look_at(position, target, up),
+        fov_y,
+        height,
+        width,
+        light_positions=_lamps(config, position, generator),
     )
 
 

@@ -57,7 +57,7 @@ class Cameras:
 
     ``c2w`` (B, 4, 4) maps camera to world coordinates; ``fov_y`` (B,) is the vertical field of view in radians.
     ``span_y`` (B,) is the height of the picture in world units of orthographic cameras, whose ``fov_y`` is 0.
-    ``lamps`` (B, 3) are the world positions of a lamp for each view, where data draws them: lit materials use them.
+    ``light_positions`` (B, 3) are the world positions of each view's lamp where data draws lamps, for lit materials.
     Pixels are square. Everything else is derived and never stored beside these.
     """
 
@@ -66,7 +66,7 @@ class Cameras:
     height: int
     width: int
     span_y: Float[Tensor, "B"] | None = None
-    lamps: Float[Tensor, "B 3"] | None = None
+    light_positions: Float[Tensor, "B 3"] | None = None
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -83,8 +83,10 @@ class Cameras:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Cameras":
         """Return the cameras with every tensor changed alike."""
-        span, lamps = (None if each is None else change(each) for each in (self.span_y, self.lamps))
-        return replace(self, c2w=change(self.c2w), fov_y=change(self.fov_y), span_y=span, lamps=lamps)
+        span, lamps = (None if each is None else change(each) for each in (self.span_y, self.light_positions))
+        return replace(
+            self, c2w=change(self.c2w), fov_y=change(self.fov_y), span_y=span, light_positions=lamps
+        )
 
     def resize(self, height: int, width: int) -> "Cameras":
         """The same views at another picture size."""
@@ -96,8 +98,12 @@ class Cameras:
         rotation = torch.zeros_like(self.c2w)
         rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = c, -s, s, c
         rotation[:, 2, 2], rotation[:, 3, 3] = 1, 1
-        lamps = None if self.lamps is None else (rotation[:, :3, :3] @ self.lamps[:, :, None])[..., 0]
-        return replace(self, c2w=rotation @ self.c2w, lamps=lamps)
+        lamps = (
+            None
+            if self.light_positions is None
+            else (rotation[:, :3, :3] @ self.light_positions[:, :, None])[..., 0]
+        )
+        return replace(self, c2w=rotation @ self.c2w, light_positions=lamps)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
@@ -236,13 +242,13 @@ def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
     if len(kinds) != 1:
         raise ValueError(f"cameras differ in picture size or kind: {sorted(kinds)}")
     spans = [part.span_y for part in parts if part.span_y is not None]
-    lamps = [part.lamps for part in parts if part.lamps is not None]
+    lamps = [part.light_positions for part in parts if part.light_positions is not None]
     return replace(
         parts[0],
         c2w=torch.cat([part.c2w for part in parts]),
         fov_y=torch.cat([part.fov_y for part in parts]),
         span_y=torch.cat(spans) if spans else None,
-        lamps=torch.cat(lamps) if len(lamps) == len(parts) else None,
+        light_positions=torch.cat(lamps) if len(lamps) == len(parts) else None,
     )
 
 
