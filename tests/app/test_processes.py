@@ -23,7 +23,7 @@ from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.system import System
 from usd.system.distillation import DistillationSystem
 
-TINY = str(Path(__file__).parent / "core" / "custom" / "tiny.yaml")
+TINY = str(Path(__file__).parents[1] / "core" / "custom" / "tiny.yaml")
 STEPS = 8
 
 

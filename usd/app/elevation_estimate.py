@@ -22,6 +22,7 @@ from usd.data.reference import ReferenceConfig, load_reference
 from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_lens, stored_elevation
 from usd.denoiser import open_view_denoiser
 from usd.denoiser.elevation_measure import Elevation, Lens, Method, estimate_elevation
+from usd.system import SystemConfig
 
 KEY = "data.reference_elevation_deg"
 FILE = "elevation.json"
@@ -61,7 +62,8 @@ def estimated(experiment: Experiment, config: UsdRandomCameraConfig, device: str
 
     The same for every experiment with this picture, model, camera and seed: stages that are all told ``auto`` agree.
     """
-    source = experiment.system.config.picture_source()
+    options = experiment.system.config
+    source = options.picture_source() if isinstance(options, SystemConfig) else None
     if source is None:
         raise ConfigError(f"{KEY}: auto needs a reference picture; this system has none. Give degrees")
     picture, name = source.keys
@@ -131,7 +133,7 @@ def estimate(args: argparse.Namespace) -> Elevation:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    return process.perform(lambda: _print_estimate(arguments(argv)))
+    return process.run_command(lambda: _print_estimate(arguments(argv)))
 
 
 def _print_estimate(args: argparse.Namespace) -> None:

@@ -106,7 +106,7 @@ def write(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return process.perform(lambda: write(toybox_parser().parse_args(argv)))
+    return process.run_command(lambda: write(toybox_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

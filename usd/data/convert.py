@@ -148,7 +148,7 @@ def _print_written(written: list[Path], notes: tuple[str, ...] = ()) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return process.perform(lambda: convert_views(convert_parser().parse_args(argv)))
+    return process.run_command(lambda: convert_views(convert_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

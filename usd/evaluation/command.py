@@ -78,4 +78,4 @@ def main(argv: list[str] | None = None) -> int:
     def compare() -> None:
         compare_sources(argv)
 
-    return process.perform(compare)
+    return process.run_command(compare)

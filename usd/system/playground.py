@@ -85,8 +85,9 @@ class PlaygroundSystem(System[PlaygroundConfig]):
         self._make_canvas(self._first(picture, len(views)))
 
     def _reference(self) -> Reference:
-        path = self.config.guidance.config.image_path
-        return load_reference(path, self.config.reference, "system.guidance.image_path")
+        options = self.config.guidance.config
+        assert isinstance(options, ReferenceOptions)
+        return load_reference(options.image_path, self.config.reference, "system.guidance.image_path")
 
     def _prompts(self) -> PromptProcessor | None:
         spec = self.config.prompt_processor

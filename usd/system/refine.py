@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core import files
-from usd.core.config import ConfigError, option, plain
+from usd.core.config import ConfigError, option, plain_options
 from usd.core.random import generator
 from usd.core.registry import register
 from usd.data.pictures import contact_sheet, over, read_rgba, unpremultiply, write_picture
@@ -137,7 +137,7 @@ class RefineSystem(System[RefineConfig]):
 
     def _keys(self, views: ViewSet) -> list[str]:
         """What decides each refined view, as a digest."""
-        said = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
+        said = {key: value for key, value in plain_options(self.config).items() if key in RESULT_KEYS}
         text = json.dumps({**said, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
         start: list[str | bytes] = [text]
         if self.config.lora is not None and (Path(self.config.lora) / WEIGHTS).is_file():
@@ -226,7 +226,8 @@ def recomposed(
 
 def finished(folder: Path, wanted: list[str]) -> dict[str, str]:
     """Names and keys of the pictures in ``folder`` that are as wanted."""
-    said = (files.read_record(folder / RECORD) or {}).get("views") or {}
+    views = (files.read_record(folder / RECORD) or {}).get("views")
+    said = views if isinstance(views, dict) else {}
     names = {f"{index:04d}.png": key for index, key in enumerate(wanted)}
     return {name: key for name, key in names.items() if said.get(name) == key and (folder / name).is_file()}
 

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import ConfigError, option, plain, spec
+from usd.core.config import ConfigError, option, plain_options, spec
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import over, write_whole
 from usd.data.random_camera import CameraBatch
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
-from usd.guidance import Guidance
+from usd.guidance import Guidance, GuidanceConfig
 from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import needs_of
@@ -81,6 +81,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def on_fit_start(self) -> None:
         """Reads the picture first: a wrong path should not cost a download."""
         options = self.config.guidance.config
+        assert isinstance(options, PictureOptions)
         self.reference = load_reference(
             options.image_path, self.config.reference, "system.guidance.image_path"
         )
@@ -106,7 +107,9 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def _say_unheard(self) -> None:
         """Says in a line which words no model is told."""
         prompts = self._prompts()
-        if self.config.guidance.config.wants_prompts or prompts is None or self.global_rank != 0:
+        options = self.config.guidance.config
+        assert isinstance(options, GuidanceConfig)
+        if options.wants_prompts or prompts is None or self.global_rank != 0:
             return
         if keys := prompts.unused_options():
             sys.stdout.write(
@@ -115,7 +118,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
 
     def _open_reference_view(self) -> ReferenceViewGuidance:
         """The published second term, on the same models as the guidance."""
-        given = plain(self.config.guidance.config)
+        given = plain_options(self.config.guidance.config)
         options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
         chosen = spec("guidance", "reference-view-guidance", options)
         return build(chosen, ReferenceViewGuidance, prompts=self._prompts())
