@@ -107,6 +107,10 @@ class Guidance(Module[G]):
         check_needs(self.needs, f"{type(self).__name__}.needs")
         self.source = config.open_source(prompts)
         self.needs = self.needs | self.source.needs
+        self.build()
+
+    def build(self) -> None:
+        """Open what the formula needs beside its scores. Nothing by default."""
 
     @property
     def model(self) -> Denoiser:
@@ -221,7 +225,8 @@ class Guidance(Module[G]):
         """Return the one noise level of this step, as a share of the schedule (sqrt: HiFA, arXiv 2305.18766)."""
         done = min(step / self.config.trainer_max_steps, 1.0)
         highest = self.config.max_step_percent(0)
-        return highest + (low - highest) * (done**0.5 if self.config.sqrt_anneal else done)
+        share = done**0.5 if self.config.sqrt_anneal else done
+        return highest * (1 - share) + low * share
 
     def figures(self, x: NoisyLatents, grad: Float[Tensor, "B c h w"]) -> dict[str, float]:
         """Return what is logged: size of the gradient per picture, and the range t was drawn from."""

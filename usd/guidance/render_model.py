@@ -3,6 +3,7 @@
 It starts as a diffusion model, learns a LoRA from the rendered views, and may be given each view's camera.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from usd.denoiser import (
     Embedding,
     Execution,
     Student,
+    StudentState,
     StudentStep,
     check_shared_latents,
     open_student,
@@ -94,6 +96,15 @@ class RenderModel:
             base = self.base.to(self.source.model.alphas_cumprod.device)
             self.student = open_student(base, self.options.lora_rank, numbers)
         return self.student
+
+    def training_state(self) -> dict[str, StudentState]:
+        """Return what it has learned so far; nothing before the first step."""
+        return {} if self.student is None else {"student": self.student.training_state()}
+
+    def load_training_state(self, state: Mapping[str, StudentState]) -> None:
+        """Go on from an earlier ``training_state``. Raises ``UserError`` where it is of another model."""
+        if "student" in state:
+            self.opened().load_training_state(state["student"])
 
     def _step(self, step: int) -> StudentStep:
         o = self.options

@@ -12,12 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.module import preset
 from usd.core.registry import register
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
-from usd.guidance.scores import Scores, with_scores
-from usd.guidance.text_scores import TextOptions
+from usd.guidance.scores import Scores
 from usd.math.diffusion import eps_from_x0
 from usd.math.distill import inverted, score_difference
 
@@ -35,18 +33,9 @@ class SdiGuidance(Guidance["SdiGuidance.Config"]):
         inversion_eta: float = option(0.0, "share of DDIM's own noise that every step adds", ge=0, le=1)
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
-        """Return the formula above."""
+        """Return the difference of the guided score and the inverted noise."""
         c, bars = self.config, self.model.alphas_cumprod
         predict, steps = scores.guided(c.inversion_scale), c.inversion_steps
         xt = inverted(predict, x.z, x.t, steps, bars, c.inversion_eta, x.generator)
         noise = eps_from_x0(xt, x.z, bars, x.t)
         return score_difference(x.weight, scores.guided(c.guidance_scale)(xt, x.t), noise)
-
-
-preset(
-    "stable-diffusion-sdi-guidance",
-    with_scores(TextOptions, SdiGuidance),
-    "SDI from a sentence, as published.",
-    inversion_steps=10,
-    inversion_eta=0.3,
-)

@@ -13,12 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.module import preset
 from usd.core.registry import register
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
-from usd.guidance.scores import Scores, with_scores
-from usd.guidance.text_scores import TextOptions
+from usd.guidance.scores import Scores
 from usd.math.diffusion import alpha_sigma, x0_from_eps
 
 
@@ -28,7 +26,7 @@ class SjcGuidance(Guidance["SjcGuidance.Config"]):
 
     @dataclass(frozen=True)
     class Config(PictureOptions):
-        """Options of the formula."""
+        """Options of the perturbation."""
 
         var_red: bool = option(True, "take the noise out of the error again")
         weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d"] = option(
@@ -36,18 +34,9 @@ class SjcGuidance(Guidance["SjcGuidance.Config"]):
         )
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
-        """Return the formula above."""
+        """Return the denoising error, in units of the noise."""
         bars = self.model.alphas_cumprod
         alpha, sigma = alpha_sigma(bars, x.t)
         seen = x0_from_eps(x.xt, scores.guided(self.config.guidance_scale)(x.xt, x.t), bars, x.t)
         start = x.z if self.config.var_red else x.xt / alpha
         return x.weight * (start - seen) * alpha / sigma
-
-
-preset(
-    "stable-diffusion-sjc-guidance",
-    with_scores(TextOptions, SjcGuidance),
-    "SJC from a sentence.",
-    weighting_strategy="uniform",
-    guidance_scale=100.0,
-)

@@ -14,16 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.module import preset
 from usd.core.registry import register
 from usd.denoiser import StudentState
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.render_model import LoraOptions, RenderModel
-from usd.guidance.scores import Scores, with_scores
-from usd.guidance.text_scores import TextOptions
+from usd.guidance.scores import Scores
 from usd.math.distill import score_difference
-from usd.prompt_processor import PromptProcessor
 
 
 @register("vsd-guidance")
@@ -36,9 +33,9 @@ class VsdGuidance(Guidance["VsdGuidance.Config"]):
 
         guidance_type: Literal["vsd", "sds"] = option("vsd", "vsd, or sds: compare with the noise itself")
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
-        super().__init__(config, prompts)
-        self.renders = RenderModel(config, self.source, config.execution)
+    def build(self) -> None:
+        """Open the model that the LoRA changes, where it is another one."""
+        self.renders = RenderModel(self.config, self.source, self.config.execution)
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the formula above; after that the model of the renders takes its steps."""
@@ -50,21 +47,8 @@ class VsdGuidance(Guidance["VsdGuidance.Config"]):
 
     def training_state(self) -> dict[str, StudentState]:
         """Return what the model of the renders has learned."""
-        student = self.renders.student
-        return {} if student is None else {"student": student.training_state()}
+        return self.renders.training_state()
 
     def load_training_state(self, state: Mapping[str, StudentState]) -> None:
         """Go on from that. Raises ``UserError`` where it is of another model."""
-        if "student" in state:
-            self.renders.opened().load_training_state(state["student"])
-
-
-StableDiffusionVsdGuidance = preset(
-    "stable-diffusion-vsd-guidance",
-    with_scores(TextOptions, VsdGuidance),
-    "VSD from a sentence, as published: its LoRA is given each view's camera and learns at any noise level.",
-    lora_lr=1e-4,
-    lora_n_timestamp_samples=1,
-    lora_target="prediction",
-    camera_condition_type="extrinsics",
-)
+        self.renders.load_training_state(state)
