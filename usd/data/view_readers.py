@@ -38,7 +38,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """How a folder is read."""
+    """Options of reading a folder of views."""
 
     masks: MaskPolicy = option(
         "auto",
@@ -139,9 +139,12 @@ def find_transforms(path: Path) -> Path | None:
     return next((file for name in names if (file := files.find(name))), None)
 
 
-def read_transforms_views(file: Path, options: ViewOptions, where: str) -> ViewSet:
-    """Read the frames of a transforms.json that have a picture; masks from ``mask_path``, ``masks/`` or alpha."""
-    frames = read_transforms(file, where)
+def read_transforms_views(file: Path, options: ViewOptions, where: str, interval: int = 1) -> ViewSet:
+    """Read the frames of a transforms.json that have a picture; masks from ``mask_path``, ``masks/`` or alpha.
+
+    With an ``interval``, only every so many frames are read.
+    """
+    frames = read_transforms(file, where)[::interval]
     shown = [frame for frame in frames if frame.picture is not None]
     lost = next((frame.file_path for frame in frames if frame.picture is None), "")
     beside = Folder(file.parent, f"{where}: {file}")
