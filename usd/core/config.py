@@ -145,7 +145,7 @@ def changed_base(cls: type, base: type, other: type) -> type:
     """
     if cls is base:
         return other
-    if not issubclass(cls, base):
+    if base not in cls.__mro__:
         return cls
     of_base, hints = {field.name for field in dataclasses.fields(base)}, typing.get_type_hints(cls)
     declared = vars(cls).get("__annotations__", {})

@@ -94,8 +94,7 @@ def add_camera(unet: torch.nn.Module, numbers: int, name: str) -> None:
             "system.guidance.camera_condition_type: '"
             f"{name}' has another vector beside the time already; expected none"
         )
-    width = unet.get_submodule("time_embedding.linear_2").weight.shape[0]
-    assert isinstance(width, int)
+    width = unet.get_parameter("time_embedding.linear_2.weight").shape[0]
     unet.class_embedding = CameraEmbedding(numbers, width)
 
 

@@ -5,7 +5,7 @@ It starts as a diffusion model, learns a LoRA from the rendered views, and may b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -97,14 +97,14 @@ class RenderModel:
             self.student = open_student(base, self.options.lora_rank, numbers)
         return self.student
 
-    def training_state(self) -> dict[str, StudentState]:
+    def training_state(self) -> dict[str, object]:
         """Return what it has learned so far; nothing before the first step."""
         return {} if self.student is None else {"student": self.student.training_state()}
 
-    def load_training_state(self, state: Mapping[str, StudentState]) -> None:
+    def load_training_state(self, state: Mapping[str, object]) -> None:
         """Go on from an earlier ``training_state``. Raises ``UserError`` where it is of another model."""
         if "student" in state:
-            self.opened().load_training_state(state["student"])
+            self.opened().load_training_state(cast(StudentState, state["student"]))
 
     def _step(self, step: int) -> StudentStep:
         o = self.options

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.denoiser import StudentState
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.render_model import LoraOptions, RenderModel
@@ -45,10 +44,10 @@ class VsdGuidance(Guidance["VsdGuidance.Config"]):
             x.weight, guided, self.renders.predict_and_learn(x, scores) if vsd else x.noise
         )
 
-    def training_state(self) -> dict[str, StudentState]:
+    def training_state(self) -> dict[str, object]:
         """Return what the model of the renders has learned."""
         return self.renders.training_state()
 
-    def load_training_state(self, state: Mapping[str, StudentState]) -> None:
+    def load_training_state(self, state: Mapping[str, object]) -> None:
         """Go on from that. Raises ``UserError`` where it is of another model."""
         self.renders.load_training_state(state)
