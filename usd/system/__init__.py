@@ -21,7 +21,7 @@ from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Execution
 from usd.exporter import Exporter
-from usd.math.rng import Part, PartGenerator
+from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
 from usd.system.skipped import SkippedSteps, first_infinite
 from usd.system.weighted_losses import loss_without_effect, process_averages, total_loss
@@ -169,15 +169,15 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         return max(self.global_step, self._restored_step)
 
     @property
-    def share(self) -> Part:
+    def share(self) -> BatchShare:
         """Part of a batch that is worked on now: by this process, in this one of ``trainer.batch_parts``."""
         first = ranks.rank() * self._batch_parts + self._batch_part
-        return Part(first, 1, ranks.processes() * self._batch_parts)
+        return BatchShare(first, 1, ranks.processes() * self._batch_parts)
 
     def step_generator(self, step: int) -> torch.Generator:
         """Return the only randomness of a training step: a function of seed and step, however batches are divided."""
         part = self.share if self.share.total > 1 else None
-        return PartGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
+        return ShareGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
 
     def batch_share(self, batch: B) -> B:
         """Return ``share`` of a training batch; the whole where ``compute`` divides it itself."""

@@ -27,7 +27,7 @@ from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact
 from usd.evaluation.views import ViewScore, score_view, write_metrics
 from usd.guidance import Guidance
 from usd.losses import Loss, ReferenceLoss, needs_of
-from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
+from usd.losses.table import REFERENCE_LOSSES, regularizers
 from usd.math.camera import Cameras
 from usd.math.normal_map import normal_colors
 from usd.prompt_processor import PromptProcessor
@@ -37,11 +37,15 @@ from usd.system.weighted_losses import Weights, loss_keys, read_weights
 
 log = logging.getLogger(__name__)
 
-LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
 LOSS_ALIASES = {"vsd": "usd", "sds": "usd"}
 """Published names of the guidance's loss."""
 GUIDANCE_WEIGHTS = frozenset(loss_keys(["usd", *LOSS_ALIASES]))
 """Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
+
+
+def known_losses() -> dict[str, Loss | ReferenceLoss]:
+    """Return the losses on renders by name, those of ``custom/losses/`` included."""
+    return {**regularizers(), **REFERENCE_LOSSES}
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         """Raise ``UserError`` where a loss or the guidance needs what the renderer does not give."""
         outputs = {
             f"system.loss.lambda_{name}": loss.needs
-            for name, loss in LOSSES.items()
+            for name, loss in known_losses().items()
             if name in self.used_losses
         }
         if "usd" in self.used_losses:
@@ -171,14 +175,14 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Return the losses of guidance and regularizers on the batch's random views."""
-        regularizers = {name: loss for name, loss in REGULARIZERS.items() if name in active}
+        weighted = {name: loss for name, loss in regularizers().items() if name in active}
         guidance = self._opened_guidance() if "usd" in active else None
-        if guidance is None and not regularizers:
+        if guidance is None and not weighted:
             return {}
         guidance_needs = frozenset() if guidance is None else guidance.needs | self.stage_needs
-        needs = needs_of(regularizers.values()) | guidance_needs
+        needs = needs_of(weighted.values()) | guidance_needs
         render = self.renderer.render(batch.cameras, needs, generator)
-        losses = {name: loss(render) for name, loss in regularizers.items()}
+        losses = {name: loss(render) for name, loss in weighted.items()}
         if guidance is not None:
             output = guidance(self.guidance_input(render), batch.cameras, step, generator)
             self.skipped.reject(output.trouble)
@@ -268,7 +272,7 @@ def view_score(view: WrittenView) -> ViewScore | None:
 
 def default_weights(extra: Mapping[str, float]) -> dict[str, float]:
     """Return the weights of a distillation's losses where no configuration says them."""
-    return {"usd": 1.0, "lora": 0.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
+    return {"usd": 1.0, "lora": 0.0, **dict.fromkeys(regularizers(), 0.0), **extra}
 
 
 def distillation_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> Weights:

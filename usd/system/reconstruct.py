@@ -39,7 +39,7 @@ from usd.losses.rays import (
     trusted_mean,
 )
 from usd.losses.samples import z_variance
-from usd.math.rng import Part, dealt
+from usd.math.rng import BatchShare, use_share
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.system.scene import SceneConfig, SceneSystem
 from usd.system.weighted_losses import Weights, read_weights
@@ -150,8 +150,8 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         """Return the weighted losses of as many rays as are taken now, and of points anywhere."""
         active = self.active(step)
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
-        part = Part.of(wanted, ranks.rank(), ranks.processes())
-        with dealt(generator, part if ranks.processes() > 1 else None):
+        part = BatchShare.of(wanted, ranks.rank(), ranks.processes())
+        with use_share(generator, part if ranks.processes() > 1 else None):
             losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
         losses |= self._field_losses(render, generator, active)
         self._count(render, wanted, len(batch))

@@ -200,7 +200,9 @@ def refine_pictures(
     denoised = z
     if times:
         at = torch.full((len(z),), times[0], device=z.device, dtype=torch.long)
-        fn = guided_fn(conditional_eps(model, prompts[0]), conditional_eps(model, prompts[1]), config.guidance_scale)
+        fn = guided_fn(
+            conditional_eps(model, prompts[0]), conditional_eps(model, prompts[1]), config.guidance_scale
+        )
         denoised = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
     decoded = model.decode(denoised)
     if config.residual is not None:
