@@ -15,7 +15,8 @@ from usd.data.pictures import read_rgba
 from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.transforms import read_transforms
 from usd.evaluation.mesh_views import open_mesh
-from usd.system.reconstruct import loss_weights
+from usd.system.reconstruct import DEFAULT_WEIGHTS
+from usd.system.weighted_losses import read_weights
 
 TOY = 1_000_000
 TINY = [
@@ -205,7 +206,7 @@ def test_what_cannot_be_done_is_one_line(capsys, views, tmp_path):
 
 
 def test_loss_weights():
-    weights = loss_weights({"lambda_normal": Schedule.constant(2.0)})
+    weights = read_weights({"lambda_normal": Schedule.constant(2.0)}, DEFAULT_WEIGHTS)
     assert weights["normal"](0) == 2 and weights["eikonal"](0) == 0.1 and weights["curvature"].maximum == 0
     with pytest.raises(ConfigError, match="Did you mean 'lambda_mask'"):
-        loss_weights({"lambda_msk": Schedule.constant(1.0)})
+        read_weights({"lambda_msk": Schedule.constant(1.0)}, DEFAULT_WEIGHTS)

@@ -20,7 +20,7 @@ from usd.data.pictures import read_rgba
 from usd.data.transforms import read_transforms, write_transforms
 from usd.guidance.usd import UsdGuidance
 from usd.math.camera import orbit_cameras_deg
-from usd.system.distillation import loss_weights
+from usd.system.distillation import distillation_weights
 
 MINI = "usd-patch-mini.yaml"
 QUIET = ["trainer.val_check_interval=0", "trainer.test_after_fit=false"]
@@ -227,20 +227,20 @@ def test_looking_and_exporting_never_open_a_model_or_the_picture(trained, tmp_pa
 
 
 def test_names_of_losses_are_checked():
-    weights = loss_weights({"lambda_vsd": Schedule.constant(2.0)}, {"rgb": 0.0})
+    weights = distillation_weights({"lambda_vsd": Schedule.constant(2.0)}, {"rgb": 0.0})
     assert weights["usd"](0) == 2 and weights["rgb"](0) == 0 and weights["opaque"](0) == 0
     with pytest.raises(
         ConfigError, match=r"system.loss.lambda_sparsty: unknown key. Did you mean 'lambda_sparsity'"
     ):
-        loss_weights({"lambda_sparsty": Schedule.constant(1.0)}, {})
+        distillation_weights({"lambda_sparsty": Schedule.constant(1.0)}, {})
     with pytest.raises(ConfigError, match=r"system.loss.lambda_lora: is 1; expected 0"):
-        loss_weights({"lambda_lora": Schedule.constant(1.0)}, {})
+        distillation_weights({"lambda_lora": Schedule.constant(1.0)}, {})
     both = {"lambda_usd": Schedule.constant(3.0), "lambda_vsd": Schedule.constant(1.0)}
     with pytest.raises(
         ConfigError, match=r"lambda_vsd: is another name of lambda_usd and says 1.*, not 3.*; expected one"
     ):
-        loss_weights(both, {})
-    assert loss_weights(dict.fromkeys(both, Schedule.constant(3.0)), {})["usd"](0) == 3
+        distillation_weights(both, {})
+    assert distillation_weights(dict.fromkeys(both, Schedule.constant(3.0)), {})["usd"](0) == 3
 
 
 def test_what_cannot_work_is_said_before_any_model_is_opened(tmp_path, capsys, monkeypatch):

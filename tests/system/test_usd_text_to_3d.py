@@ -14,7 +14,7 @@ from usd.core.types import GuidanceOutput, Render
 from usd.guidance import Guidance
 from usd.guidance.picture_scores import PictureOptions
 from usd.math.camera import orbit_cameras_deg
-from usd.system.distillation import DistillationSystem, loss_weights
+from usd.system.distillation import DistillationSystem, distillation_weights
 
 VIEWS = orbit_cameras_deg([10.0, 30.0], [0.0, 200.0], 1.5, 40.0, 12)
 NORMALS = ["system.geometry.normal_type=finite_difference", "system.stage=geometry"]
@@ -80,9 +80,9 @@ def test_sds_is_the_published_name_of_the_guidances_weight() -> None:
     from usd.core.config import ConfigError, Schedule
 
     one, three = Schedule.constant(1.0), Schedule.constant(3.0)
-    assert loss_weights({"lambda_sds": three}, {})["usd"] == three
+    assert distillation_weights({"lambda_sds": three}, {})["usd"] == three
     with pytest.raises(ConfigError, match="lambda_usd: is another name of lambda_sds"):
-        loss_weights({"lambda_sds": three, "lambda_usd": one}, {})
+        distillation_weights({"lambda_sds": three, "lambda_usd": one}, {})
 
 
 def test_a_geometry_stage_runs_and_its_pictures_are_normals(tmp_path) -> None:
