@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -55,7 +56,7 @@ class Loop(LightningModule):
     def configure_model(self) -> None:
         self.system.configure_model()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+    def configure_optimizers(self) -> torch.optim.Optimizer | OptimizerLRSchedulerConfig | None:
         return self.system.configure_optimizers()
 
     def on_fit_start(self) -> None:

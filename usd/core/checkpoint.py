@@ -213,6 +213,16 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Chec
     return cast(Checkpoint, content)
 
 
+def checkpoint_of(path: Path) -> Path:
+    """Return the checkpoint that a path means: itself, or the last one of a trial's folder. Raises ``UserError``."""
+    if not path.is_dir():
+        return path
+    for candidate in (path / "ckpts" / "last.ckpt", path / "last.ckpt"):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path} is a folder without ckpts/last.ckpt; expected a checkpoint or a trial")
+
+
 def _refuse_incomplete(content: Mapping[str, object], path: Path) -> None:
     """Raise ``UserError`` where an entry that is read later is missing, or is not what it should be."""
     step, weights, components = (content.get(key) for key in ("global_step", "state_dict", "components"))

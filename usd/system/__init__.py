@@ -11,10 +11,11 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core import ranks
-from usd.core.checkpoint import FORMAT, Checkpoint, component_entries
+from usd.core.checkpoint import FORMAT, Checkpoint, checkpoint_of, component_entries
+from usd.core.checkpoint import load as load_checkpoint
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.console import say
-from usd.core.errors import UserError
+from usd.core.errors import ConfigError, UserError, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
 from usd.data import Data
@@ -23,11 +24,13 @@ from usd.denoiser import Execution
 from usd.exporter import Exporter
 from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
+from usd.system.scheduler import SchedulerConfig, make_scheduler
 from usd.system.skipped import SkippedSteps, first_infinite
 from usd.system.weighted_losses import loss_without_effect, process_averages, total_loss
 
 if TYPE_CHECKING:  # importing Lightning takes longer than telling most mistakes
     from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 ALIASES = {"elevation-system": "elevation_training"}
 
@@ -79,6 +82,16 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         """Options of every system."""
 
         optimizer: OptimizerConfig = option({}, "how weights are updated")
+        scheduler: SchedulerConfig | None = option(
+            None, "how learning rates change, in place of schedules of lr"
+        )
+        weights: Path | None = option(
+            None,
+            "checkpoint or trial whose weights a new training starts from, without its step and optimizer",
+        )
+        weights_ignore_modules: tuple[str, ...] = option(
+            (), "modules whose weights are not taken from weights, such as material and background"
+        )
         loggers: LoggersConfig = option({}, "where figures go beside TensorBoard and CSV")
 
         def picture_source(self) -> PictureSource | None:
@@ -206,7 +219,27 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         """Build what could not be built in ``build``, before the optimizer looks for weights."""
 
     def on_fit_start(self) -> None:
-        """Open what training needs."""
+        """Open what training needs; a new training takes the weights that it starts from."""
+        if self.config.weights is not None and self.trainer.ckpt_path is None:
+            self.start_from_weights(self.config.weights)
+
+    def start_from_weights(self, path: Path) -> None:
+        """Take the weights of an earlier training, but those of ``weights_ignore_modules``. Raises ``UserError``."""
+        try:
+            saved = load_checkpoint(checkpoint_of(path))["state_dict"]
+        except UserError as error:
+            raise UserError(f"system.weights: {error}") from error
+        ignored, own = self.config.weights_ignore_modules, self.state_dict()
+        if unknown := [name for name in ignored if not any(_is_below(key, name) for key in {**own, **saved})]:
+            raise ConfigError(
+                f"system.weights_ignore_modules: no weights are called {unknown[0]}.*; expected modules such as "
+                f"{listing({key.split('.')[0] for key in own})}"
+            )
+        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
+        taken = {
+            key: value for key, value in saved.items() if not any(_is_below(key, name) for name in ignored)
+        }
+        self.load_state_dict({**kept, **taken})
 
     def on_fit_end(self) -> None:
         """Write what training made."""
@@ -277,11 +310,20 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
                 f"step {self.global_step}: skipped, since {self.skipped.reason}; skipped so far: {self.skipped.total}"
             )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer | None:
-        """Build the configured optimizer; None where nothing is optimized."""
+    def configure_optimizers(self) -> "torch.optim.Optimizer | OptimizerLRSchedulerConfig | None":
+        """Build the configured optimizer, and its scheduler; None where nothing is optimized."""
         optimizer = make_optimizer(self, self.config.optimizer)
-        self._settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        return optimizer
+        own = (
+            {"params"} if self.config.scheduler is None else {"params", "lr"}
+        )  # what a resumed run goes on with
+        self._settings = [{k: v for k, v in g.items() if k not in own} for g in optimizer.param_groups]
+        if self.config.scheduler is None:
+            return optimizer
+        if any("lr_schedule" in group for group in optimizer.param_groups):
+            raise ConfigError("system.scheduler: a lr has a schedule of its own; expected one of the two")
+        scheduler = make_scheduler(optimizer, self.config.scheduler)
+        interval = self.config.scheduler.interval
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
     def validation_step(self, batch: E, batch_idx: int) -> None:
         """Validate in the first process; the others wait where they meet it again."""
@@ -336,6 +378,11 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
 
 
 SystemConfig = System.Config
+
+
+def _is_below(key: str, module: str) -> bool:
+    """Return whether a weight is a module's own."""
+    return key == module or key.startswith(f"{module}.")
 
 
 def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> None:

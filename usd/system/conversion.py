@@ -79,20 +79,10 @@ def initialize_object(
         log.info("colors to start from are fitted to %.3f (root mean square)", error)
 
 
-def checkpoint_of(path: Path) -> Path:
-    """Return the checkpoint that a path means: itself, or the last one of a trial's folder. Raises ``UserError``."""
-    if not path.is_dir():
-        return path
-    for candidate in (path / "ckpts" / "last.ckpt", path / "last.ckpt"):
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"{path} is a folder without ckpts/last.ckpt; expected a checkpoint or a trial")
-
-
 def load_source(path: Path, override: Mapping[str, object], device: torch.device) -> ConversionSource:
     """Load geometry and material of a checkpoint. Raises ``UserError`` for what is no checkpoint with a geometry."""
     try:
-        saved = checkpoint.load(checkpoint_of(path))
+        saved = checkpoint.load(checkpoint.checkpoint_of(path))
         geometry, material = (checkpoint.saved_component(saved, name) for name in ("geometry", "material"))
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error

@@ -13,39 +13,47 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 from typing_extensions import TypeVar
 
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import find
-from usd.core.types import Render
+from usd.core.types import GuidanceOutput, Render
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet, write_video
 from usd.evaluation.views import ViewScore, score_view, write_metrics
 from usd.guidance import Guidance
-from usd.losses import Loss, ReferenceLoss, needs_of
-from usd.losses.table import REFERENCE_LOSSES, regularizers
+from usd.losses import EstimateLoss, Loss, ReferenceLoss, needs_of
+from usd.losses.table import ESTIMATE_LOSSES, LOSS_OPTIONS, REFERENCE_LOSSES, regularizers
 from usd.math.camera import Cameras
 from usd.math.normal_map import normal_colors
 from usd.prompt_processor import PromptProcessor
 from usd.system.conversion import ConversionOptions, ConversionTarget, initialize_object
+from usd.system.latent_pictures import LatentPictures
 from usd.system.scene import SceneConfig, SceneSystem
 from usd.system.weighted_losses import Weights, loss_keys, read_weights
 
 log = logging.getLogger(__name__)
 
-LOSS_ALIASES = {"vsd": "usd", "sds": "usd"}
-"""Published names of the guidance's loss."""
-GUIDANCE_WEIGHTS = frozenset(loss_keys(["usd", *LOSS_ALIASES]))
+LOSS_ALIASES = {
+    **dict.fromkeys(("vsd", "sds", "sd", "sdi"), "usd"),
+    **dict.fromkeys(("usd_img", "sds_img", "sd_img", "vsd_img"), "img"),
+    **dict.fromkeys(("3d_sd", "3d_sds"), "3d"),
+}
+"""Published names of the guidances' losses."""
+GUIDANCES = {"usd": "guidance", "3d": "guidance_3d"}
+"""Which component makes which loss."""
+GUIDANCE_WEIGHTS = frozenset(loss_keys(["usd", *(a for a, name in LOSS_ALIASES.items() if name == "usd")]))
 """Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
 
 
-def known_losses() -> dict[str, Loss | ReferenceLoss]:
+def known_losses() -> dict[str, Loss | ReferenceLoss | EstimateLoss]:
     """Return the losses on renders by name, those of ``custom/losses/`` included."""
-    return {**regularizers(), **REFERENCE_LOSSES}
+    return {**regularizers(), **REFERENCE_LOSSES, **ESTIMATE_LOSSES}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,19 @@ class DistillationConfig(SceneConfig):
         {}, "options of the geometry in geometry_convert_from to change, isosurface_threshold for example"
     )
     guidance: Spec = component("guidance", None, "formula that pulls the renders towards the model")
+    guidance_3d: Spec | None = component(
+        "guidance", None, "second formula beside guidance, of weight lambda_3d (Magic123)", optional=True
+    )
+    latent_steps: int = option(
+        0,
+        "first steps of a geometry stage in which normals and opacity are the latents themselves, not encoded "
+        "(Fantasia3D, arXiv 2303.13873)",
+        ge=0,
+    )
+    rgb_as_latents: bool = option(
+        False,
+        "what is rendered are latents of the guidance's model, so that nothing is encoded (Latent-NeRF, SJC)",
+    )
     prompt_processor: Spec | None = component(
         "prompt_processor", None, "prompts, if the guidance wants any", optional=True
     )
@@ -95,24 +116,45 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     shares_batches: ClassVar[bool] = True
     extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
+    transient: ClassVar[frozenset[str]] = SceneSystem.transient | {"guidance_3d"}
 
     @classmethod
     def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:
         """Return the keys of ``loss`` that this system refuses."""
         loss = options.get("loss")
-        known = loss_keys([*default_weights(cls.extra_weights), *LOSS_ALIASES])
+        known = [*loss_keys([*default_weights(cls.extra_weights), *LOSS_ALIASES]), *LOSS_OPTIONS]
         return [f"loss.{key}" for key in loss if key not in known] if isinstance(loss, Mapping) else []
 
     def build(self) -> None:
         """Build the scene; guidance and prompt processor are opened by a training."""
         super().build()
+        if self.material.n_channels != self.background.n_channels:
+            raise ConfigError(
+                f"system.background.n_output_dims: is {self.background.n_channels}; expected "
+                f"{self.material.n_channels}, as the material's"
+            )
+        self.latent_pictures = (
+            LatentPictures(self.material.n_channels) if self.config.rgb_as_latents else None
+        )
         self.guidance: Guidance | None = None
+        self.guidance_3d: Guidance | None = None
         self.prompt_processor: PromptProcessor | None = None
         self.test_views: dict[str, list[WrittenView]] = {}
 
     def loss_weights(self) -> Weights:
         """Return the weights of the guidance, the regularizers and ``extra_weights``."""
-        return distillation_weights(self.config.loss, self.extra_weights)
+        self.loss_options = {**LOSS_OPTIONS, **loss_options(self.config.loss)}
+        given = {key: weight for key, weight in self.config.loss.items() if key not in LOSS_OPTIONS}
+        weights = distillation_weights(given, self.extra_weights)
+        if self.config.guidance_3d is None:
+            if any(
+                LOSS_ALIASES.get(key.removeprefix("lambda_"), key) in ("3d", "lambda_3d") for key in given
+            ):
+                raise ConfigError(
+                    "system.guidance_3d_type: required by lambda_3d, but not given; expected a guidance"
+                )
+            weights["3d"] = Schedule.constant(0.0)
+        return weights
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -121,8 +163,18 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         self.require_outputs()
         if self.trainer.ckpt_path is None:
             self._start_shape()
+        super().on_fit_start()
         if self.weights["usd"].maximum > 0 and self.guidance is None:
             self.guidance = self.open_guidance().to(self.device)
+        if (
+            self.config.guidance_3d is not None
+            and self.weights["3d"].maximum > 0
+            and self.guidance_3d is None
+        ):
+            self.guidance_3d = self.open_guidance(self.config.guidance_3d).to(self.device)
+        if self.latent_pictures is not None and self.trainer.ckpt_path is None:
+            source = generator("cpu", self.seed, "latent colors")
+            self.latent_pictures.fit(self._opened_guidance("usd").model, source)
 
     def require_outputs(self) -> None:
         """Raise ``UserError`` where a loss or the guidance needs what the renderer does not give."""
@@ -131,9 +183,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             for name, loss in known_losses().items()
             if name in self.used_losses
         }
-        if "usd" in self.used_losses:
-            guidance = find(Guidance, self.config.guidance.name)
-            outputs["system.guidance_type"] = check_needs(guidance.needs, f"{guidance.__name__}.needs")
+        for name, key in GUIDANCES.items():
+            chosen = getattr(self.config, key)
+            if name in self.used_losses and chosen is not None:
+                guidance = find(Guidance, chosen.name)
+                outputs[f"system.{key}_type"] = check_needs(guidance.needs, f"{guidance.__name__}.needs")
         for where, needs in outputs.items():
             self.renderer.require(needs, where)
 
@@ -148,8 +202,8 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         target = ConversionTarget(self.geometry, self.material, config.geometry, config.material)
         initialize_object(target, options, generator(self.device, self.seed, "colors"))
 
-    def open_guidance(self) -> Guidance:
-        """Build the guidance with everything it asks for."""
+    def open_guidance(self, chosen: Spec | None = None) -> Guidance:
+        """Build a guidance, by default ``guidance``, with everything it asks for."""
         raise NotImplementedError
 
     def batch_share(self, batch: CameraBatch) -> CameraBatch:
@@ -163,7 +217,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             **self._random_views(batch, step, generator, active),
             **self.extra_losses(batch, step, generator, active),
         }
-        return {name: active[name] * loss for name, loss in losses.items()}
+        return {name: active[name] * loss for name, loss in losses.items() if name in active}
 
     def extra_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
@@ -174,27 +228,53 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
     def _random_views(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Return the losses of guidance and regularizers on the batch's random views."""
+        """Return the losses of guidances and regularizers on the batch's random views."""
         weighted = {name: loss for name, loss in regularizers().items() if name in active}
-        guidance = self._opened_guidance() if "usd" in active else None
-        if guidance is None and not weighted:
+        guidances = {name: self._opened_guidance(name) for name in GUIDANCES if name in active}
+        if not guidances and not weighted:
             return {}
-        guidance_needs = frozenset() if guidance is None else guidance.needs | self.stage_needs
-        needs = needs_of(weighted.values()) | guidance_needs
-        render = self.renderer.render(batch.cameras, needs, generator)
-        losses = {name: loss(render) for name, loss in weighted.items()}
-        if guidance is not None:
-            output = guidance(self.guidance_input(render), batch.cameras, step, generator)
+        needs = needs_of(weighted.values()).union(*(guidance.needs for guidance in guidances.values()))
+        render = self._render_batch(
+            batch, needs | (self.stage_needs if guidances else frozenset()), generator
+        )
+        losses = {name: loss(render, **self.loss_options) for name, loss in weighted.items()}
+        for name, guidance in guidances.items():
+            output = self._guide(guidance, render, batch, step, generator)
             self.skipped.reject(output.trouble)
-            self.figures.update(output.figures)
-            losses["usd"] = output.loss
+            prefix = "" if name == "usd" else f"{name}_"
+            self.figures.update({prefix + key: value for key, value in output.figures.items()})
+            losses[name] = output.loss
+            losses.update({prefix + key: loss for key, loss in output.losses.items()})
         self.figures["opacity"] = float(render.opacity.detach().mean())
         return losses
 
-    def _opened_guidance(self) -> Guidance:
-        """Return the guidance, while training."""
-        assert self.guidance is not None, "on_fit_start opens the guidance"
-        return self.guidance
+    def _render_batch(self, batch: CameraBatch, needs: frozenset[str], generator: torch.Generator) -> Render:
+        """Render a batch's views; a subgrid of their pixels where the batch asks for no more."""
+        return self.renderer.render(batch.cameras, needs, generator, batch.window)
+
+    def _guide(
+        self, guidance: Guidance, render: Render, batch: CameraBatch, step: int, generator: torch.Generator
+    ) -> GuidanceOutput:
+        """Return what a guidance says of a render, or of the latents that it is."""
+        latents = self.latents_of(render, step)
+        if latents is None:
+            return guidance(self.guidance_input(render), batch.cameras, step, generator)
+        return guidance.from_latents(fit_latents(latents, guidance), batch.cameras, step, generator)
+
+    def latents_of(self, render: Render, step: int) -> Float[Tensor, "B C H W"] | None:
+        """Return the render as latents where it is to be taken as such; None where it is pictures."""
+        if self.config.rgb_as_latents:
+            return render.rgb
+        if self.config.stage != "geometry" or step >= self.config.latent_steps:
+            return None
+        assert render.normal is not None
+        return torch.cat([2 * normal_colors(render.normal, render.opacity, 0.0) - 1, render.opacity], 1)
+
+    def _opened_guidance(self, name: str) -> Guidance:
+        """Return a guidance, while training."""
+        opened = getattr(self, GUIDANCES[name])
+        assert isinstance(opened, Guidance), "on_fit_start opens the guidance"
+        return opened
 
     @property
     def stage_needs(self) -> frozenset[str]:
@@ -235,6 +315,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             file = write_picture(folder / f"{batch.first + i}.png", rgba)
             self.test_views.setdefault(batch.name, []).append(WrittenView(rgba, file, batch.view(i)))
 
+    def render_views(self, cameras: Cameras, *needs: str) -> Render:
+        """Render evaluation pictures on the CPU; those of latents as colors."""
+        render = super().render_views(cameras, *needs)
+        return render if self.latent_pictures is None else self.latent_pictures.decode(render)
+
     def evaluation_views(self, cameras: Cameras) -> Render:
         """Render evaluation pictures: a geometry stage has no colors but those of its normals."""
         render = self.render_views(cameras, *self.stage_needs)
@@ -270,9 +355,36 @@ def view_score(view: WrittenView) -> ViewScore | None:
     return None if frame is None or frame.picture is None else score_view(view.file, frame.picture)
 
 
+def fit_latents(latents: Float[Tensor, "B C H W"], guidance: Guidance) -> Float[Tensor, "B C h w"]:
+    """Return latents at the size of the guidance's model. Raises ``ConfigError`` where their channels are others."""
+    space = guidance.model.latent
+    if latents.shape[1] != space.channels:
+        raise ConfigError(
+            f"system.material.n_output_dims: what is rendered has {latents.shape[1]} channels; expected the "
+            f"{space.channels} of the guidance's latents"
+        )
+    size = (space.height, space.width)
+    return (
+        latents if latents.shape[-2:] == size else interpolate(latents, size, mode="bilinear", antialias=True)
+    )
+
+
+def loss_options(given: Mapping[str, Schedule]) -> dict[str, float]:
+    """Return the keys of ``system.loss`` that are no weights."""
+    return {key: value(0) for key, value in given.items() if key in LOSS_OPTIONS}
+
+
 def default_weights(extra: Mapping[str, float]) -> dict[str, float]:
     """Return the weights of a distillation's losses where no configuration says them."""
-    return {"usd": 1.0, "lora": 0.0, **dict.fromkeys(regularizers(), 0.0), **extra}
+    return {
+        "usd": 1.0,
+        "img": 0.0,
+        "3d": 1.0,
+        "3d_img": 0.0,
+        "lora": 0.0,
+        **dict.fromkeys(regularizers(), 0.0),
+        **extra,
+    }
 
 
 def distillation_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> Weights:

@@ -145,6 +145,7 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         refuse_outside(data.train_views, self.renderer.config.radius)
         if self.trainer.ckpt_path is None:
             self.geometry.initialize()
+        super().on_fit_start()
 
     def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of as many rays as are taken now, and of points anywhere."""

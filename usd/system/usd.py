@@ -7,24 +7,26 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from usd.core.config import ConfigError, option, plain_options, spec
+from usd.core.config import ConfigError, Schedule, Spec, option, plain_options, spec
 from usd.core.console import say
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import over, write_whole
-from usd.data.random_camera import CameraBatch
+from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
-from usd.guidance import Guidance, GuidanceConfig
+from usd.guidance import Guidance, GuidanceConfig, ReferenceOptions
 from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.reference_view import ReferenceViewGuidance
-from usd.losses import needs_of
-from usd.losses.table import REFERENCE_LOSSES
+from usd.losses import EstimateLoss, needs_of
+from usd.losses.table import ESTIMATE_LOSSES, REFERENCE_LOSSES
 from usd.math.camera import Cameras
 from usd.math.rng import use_share
 from usd.prompt_processor import PromptProcessor
 from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem
+from usd.system.weighted_losses import Weights
 
 MODEL_KEYS = (
     "zero123_model_name_or_path",
@@ -35,74 +37,133 @@ MODEL_KEYS = (
 
 
 @dataclass(frozen=True)
-class UsdConfig(DistillationConfig):
-    """``loss`` knows three more names.
+class TurnsConfig:
+    """Turns that guidance and reference losses take, under threestudio's names."""
 
-    ``rgb`` and ``mask`` are errors against the reference picture (0 by default), ``reference_view`` is the published
-    code's score term there (1 by default).
+    ref_or_guidance: Literal["accumulate", "alternate"] = option(
+        "accumulate",
+        "both in every step, or steps of the reference picture and steps of the guidance in turn",
+    )
+    n_ref: int = option(2, "every n-th step is the reference picture's, where they alternate", ge=1)
+    ref_only_steps: int = option(0, "first steps that are the reference picture's alone", ge=0)
+    no_diff_steps: int = option(0, "first steps without guidance", ge=0)
+    guidance_eval: int = option(0, "only 0: what the guidance sees is not written as pictures", ge=0, le=0)
+
+    def has_reference(self, step: int) -> bool:
+        """Return whether a step has losses at the reference picture."""
+        return self.ref_or_guidance == "accumulate" or step < self.ref_only_steps or step % self.n_ref == 0
+
+    def has_guidance(self, step: int) -> bool:
+        """Return whether a step has a guidance and random views."""
+        if step < max(self.ref_only_steps, self.no_diff_steps):
+            return False
+        return self.ref_or_guidance == "accumulate" or step % self.n_ref != 0
+
+
+@dataclass(frozen=True)
+class UsdConfig(DistillationConfig):
+    """``loss`` knows more names.
+
+    ``rgb`` and ``mask`` are errors against the reference picture, ``depth``, ``depth_rel`` and ``normal`` against
+    estimates beside it (all 0 by default); ``reference_view`` is the published code's score term there (1 by default,
+    0 without a guidance of Zero-1-to-3).
     """
 
+    image_path: str = option("", "reference picture, where no guidance names one", path=True)
     reference: ReferenceConfig = option({}, "how the reference picture is read")
     reference_view_latents: Literal["prior", "view"] = option(
         "prior",
         "where the reference_view loss compares: prior, Stable Diffusion's own autoencoder (512 px), as published; "
         "view, Zero-1-to-3's (256 px): a quarter of the memory, a gradient about 8 times weaker",
     )
+    freq: TurnsConfig = option({}, "steps of the guidance and steps of the reference picture")
+
+    def guidances(self) -> dict[str, GuidanceConfig]:
+        """Return the options of the guidances, by key path."""
+        specs = {"system.guidance": self.guidance, "system.guidance_3d": self.guidance_3d}
+        options = {key: spec.config for key, spec in specs.items() if spec is not None}
+        return {key: found for key, found in options.items() if isinstance(found, GuidanceConfig)}
+
+    def view_guidance(self) -> tuple[str, PictureOptions] | None:
+        """Return key path and options of the guidance on Zero-1-to-3; None where there is none."""
+        found = [
+            (key, options) for key, options in self.guidances().items() if isinstance(options, PictureOptions)
+        ]
+        return found[0] if found else None
+
+    def reference_path(self) -> tuple[str, str]:
+        """Return the reference picture and the key that names it; both may be empty."""
+        for key, options in self.guidances().items():
+            if isinstance(options, ReferenceOptions) and options.image_path:
+                return options.image_path, f"{key}.image_path"
+        return self.image_path, "system.image_path"
 
     def picture_source(self) -> PictureSource | None:
-        """Return the guidance's picture and model."""
-        options = self.guidance.config
-        if not isinstance(options, PictureOptions):
+        """Return the picture and model of the guidance on Zero-1-to-3."""
+        found = self.view_guidance()
+        if found is None:
             return None
-        keys = "system.guidance.image_path", "system.guidance.zero123_model_name_or_path"
-        return PictureSource(
-            options.image_path, self.reference, options.zero123_model_name_or_path, options.execution, keys
-        )
+        key, options = found
+        keys = f"{key}.image_path", f"{key}.zero123_model_name_or_path"
+        model = options.zero123_model_name_or_path
+        return PictureSource(self.reference_path()[0], self.reference, model, options.execution, keys)
 
 
 @register("usd-system")
 class UsdSystem(DistillationSystem[UsdConfig]):
-    """Needs data that knows the reference camera, and a guidance that looks at ``system.guidance.image_path``."""
+    """Image-to-3D. Needs data that knows the reference camera, and a picture: a guidance's or ``system.image_path``."""
 
-    guidance: Guidance | None
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
     extra_weights: ClassVar[Mapping[str, float]] = {
         "reference_view": 1.0,
-        **dict.fromkeys(REFERENCE_LOSSES, 0.0),
+        **dict.fromkeys([*REFERENCE_LOSSES, *ESTIMATE_LOSSES], 0.0),
     }
 
     def build(self) -> None:
-        """Build the scene. Raises ``ConfigError`` for a guidance without a picture."""
+        """Build the scene; the reference picture is read by a training."""
         super().build()
-        if not isinstance(self.config.guidance.config, PictureOptions):
-            name = self.config.guidance.name
-            raise ConfigError(
-                f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance"
-            )
         self.reference_view: ReferenceViewGuidance | None = None
-        self.reference: Reference | None = None
+        self.references: tuple[Reference, ...] = ()
         self._reference_is_set = False
+
+    def loss_weights(self) -> Weights:
+        """Return the weights; that of ``reference_view`` is 0 without a guidance on Zero-1-to-3."""
+        weights = super().loss_weights()
+        if self.config.view_guidance() is None and "lambda_reference_view" not in self.config.loss:
+            weights["reference_view"] = Schedule.constant(0.0)
+        return weights
 
     def on_fit_start(self) -> None:
         """Read the picture first: a wrong path should not cost a download."""
-        options = self.config.guidance.config
-        assert isinstance(options, PictureOptions)
-        self.reference = load_reference(
-            options.image_path, self.config.reference, "system.guidance.image_path"
-        )
-        if self.global_rank == 0:
-            say(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}")
-            with write_whole(self.save_dir / "reference.png") as file:
-                overlay(self.reference).save(file)
+        self.references = self._read_references()
         self._say_unused_prompts()
         super().on_fit_start()
         if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
             self.reference_view = self._open_reference_view().to(self.device)
         self._reference_is_set = False
 
-    def open_guidance(self) -> Guidance:
-        """Build the guidance with the prompts, whose negative one it may use."""
-        return build(self.config.guidance, Guidance, prompts=self._prompts())
+    def _read_references(self) -> tuple[Reference, ...]:
+        """Read the reference picture, or take those of the data. Raises ``UserError`` where there is none."""
+        path, key = self.config.reference_path()
+        given = self.data.given_references() if isinstance(self.data, RandomCameras) and not path else ()
+        if given:
+            return given
+        if not path and not any(isinstance(o, ReferenceOptions) for o in self.config.guidances().values()):
+            raise ConfigError(
+                f"system.guidance_type: '{self.config.guidance.name}' looks at no picture; expected usd-guidance or "
+                "zero123-guidance, or system.image_path"
+            )
+        key = key if path else "system.guidance.image_path"
+        reference = load_reference(path, self.config.reference, key)
+        say(f"reference: {path}: {'; '.join(reference.notes)}")
+        if self.global_rank == 0:
+            with write_whole(self.save_dir / "reference.png") as file:
+                overlay(reference).save(file)
+        return (reference,)
+
+    def open_guidance(self, chosen: Spec | None = None) -> Guidance:
+        """Build a guidance with the prompts."""
+        return build(chosen or self.config.guidance, Guidance, prompts=self._prompts())
 
     def _prompts(self) -> PromptProcessor | None:
         """Return the prompt processor, built once; only its negative prompt is used."""
@@ -113,9 +174,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def _say_unused_prompts(self) -> None:
         """Print a line on prompts that no model gets."""
         prompts = self._prompts()
-        options = self.config.guidance.config
-        assert isinstance(options, GuidanceConfig)
-        if options.wants_prompts or prompts is None or self.global_rank != 0:
+        if prompts is None or any(options.wants_prompts for options in self.config.guidances().values()):
             return
         if keys := prompts.unused_options():
             say(
@@ -123,8 +182,13 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             )
 
     def _open_reference_view(self) -> ReferenceViewGuidance:
-        """Build the published second term, on the same models as the guidance."""
-        given = plain_options(self.config.guidance.config)
+        """Build the published second term, on the guidance's models. Raises ``ConfigError`` without Zero-1-to-3."""
+        found = self.config.view_guidance()
+        if found is None:
+            raise ConfigError(
+                "system.loss.lambda_reference_view: needs a guidance on Zero-1-to-3; expected 0"
+            )
+        given = plain_options(found[1])
         options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
         chosen = spec("guidance", "reference-view-guidance", options)
         return build(chosen, ReferenceViewGuidance, prompts=self._prompts())
@@ -137,9 +201,8 @@ class UsdSystem(DistillationSystem[UsdConfig]):
 
     def _set_reference(self, camera: Cameras) -> None:
         """Give the picture to the guidances, once, on the training device."""
-        assert self.reference is not None
-        picture = over(self.reference.rgba)[None].to(self.device)
-        for guidance in (self.guidance, self.reference_view):
+        picture = over(self.references[0].rgba)[None].to(self.device)
+        for guidance in (self.guidance, self.guidance_3d, self.reference_view):
             if guidance is not None:
                 guidance.set_reference(picture, camera)
         self._reference_is_set = True
@@ -148,21 +211,39 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Return the losses at the reference camera, the same in every process."""
+        if not self.config.freq.has_reference(step):
+            return {}
         with use_share(generator, None):
             return self._reference_losses(batch, step, generator, active)
+
+    def _random_views(
+        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Return the losses of random views, in the steps that have them."""
+        return (
+            super()._random_views(batch, step, generator, active)
+            if self.config.freq.has_guidance(step)
+            else {}
+        )
 
     def _reference_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Return the losses in ``active`` of one render at the reference camera."""
         picture_losses = {name: loss for name, loss in REFERENCE_LOSSES.items() if name in active}
+        estimate_losses = {name: loss for name, loss in ESTIMATE_LOSSES.items() if name in active}
         scored = "reference_view" in active
-        if not picture_losses and not scored:
+        if not picture_losses and not estimate_losses and not scored:
             return {}
         camera = reference_camera(batch)
-        needs = needs_of(picture_losses.values()) | ({"foreground"} if scored else frozenset())
+        needs = needs_of([*picture_losses.values(), *estimate_losses.values()])
+        needs |= {"foreground"} if scored else frozenset()
         render = self.renderer.render(camera, needs, generator)
-        losses = {name: loss(render, self._target(camera)) for name, loss in picture_losses.items()}
+        reference = self.references[batch.reference_index]
+        target = reference.at(camera.height, camera.width)[None].to(self.device)
+        losses = {name: loss(render, target) for name, loss in picture_losses.items()}
+        for name, loss in estimate_losses.items():
+            losses[name] = loss(render, self._estimate(reference, loss, camera, name), target[:, 3:])
         if scored:
             assert self.reference_view is not None
             output = self.reference_view(over_white(render), camera, step, generator)
@@ -171,14 +252,23 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             losses["reference_view"] = output.loss
         return losses
 
-    def _target(self, camera: Cameras) -> Float[Tensor, "1 4 H W"]:
-        """Return the reference picture at the size of its camera."""
-        assert self.reference is not None
-        return self.reference.at(camera.height, camera.width)[None].to(self.device)
+    def _estimate(
+        self, reference: Reference, loss: EstimateLoss, camera: Cameras, name: str
+    ) -> Float[Tensor, "1 C H W"]:
+        """Return what a loss compares with. Raises ``ConfigError`` where the picture came without it."""
+        at = reference.depth_at if loss.estimate == "depth" else reference.normal_at
+        estimate = at(camera.height, camera.width)
+        if estimate is None:
+            raise ConfigError(
+                f"system.loss.lambda_{name}: there is no {loss.estimate} beside the reference picture; expected "
+                f"system.reference.requires_{loss.estimate}: true"
+            )
+        estimate = estimate[None].to(self.device)
+        return estimate if loss.estimate == "depth" else normalize(1 - 2 * estimate, dim=1)
 
     def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
         """Return the reference picture over white, once it is read."""
-        return None if self.reference is None else over(self.reference.at(height, width))
+        return over(self.references[0].at(height, width)) if self.references else None
 
 
 def reference_camera(batch: CameraBatch) -> Cameras:

@@ -1,6 +1,6 @@
 """A sentence to a 3D object: a radiance field, then its shape as a mesh, then the mesh's colors (``system.stage``)."""
 
-from usd.core.config import ConfigError
+from usd.core.config import ConfigError, Spec
 from usd.core.registry import build, register
 from usd.guidance import Guidance
 from usd.prompt_processor import PromptProcessor
@@ -19,8 +19,9 @@ class UsdTextTo3DSystem(DistillationSystem[DistillationConfig]):
                 "system.prompt_processor_type: required but not given; expected a prompt processor"
             )
 
-    def open_guidance(self) -> Guidance:
-        """Build the guidance with its prompts."""
+    def open_guidance(self, chosen: Spec | None = None) -> Guidance:
+        """Build a guidance with the prompts, which all of them share."""
         assert self.config.prompt_processor is not None
-        prompts = build(self.config.prompt_processor, PromptProcessor)
-        return build(self.config.guidance, Guidance, prompts=prompts)
+        if self.prompt_processor is None:
+            self.prompt_processor = build(self.config.prompt_processor, PromptProcessor)
+        return build(chosen or self.config.guidance, Guidance, prompts=self.prompt_processor)
