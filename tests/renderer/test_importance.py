@@ -103,7 +103,9 @@ def test_a_proposal_learns_where_the_ball_is() -> None:
     rendered.rgb.sum().backward()
     assert all(weight.grad is None and not weight.requires_grad for weight in field.parameters())
     inner = field(0.9 * RADIUS * torch.nn.functional.normalize(views.position, dim=-1))
-    assert (inner > 3 * field(torch.full((1, 3), 0.55))).all(), "dense at the front, thin in a corner of the cube"
+    assert (inner > 3 * field(torch.full((1, 3), 0.55))).all(), (
+        "dense at the front, thin in a corner of the cube"
+    )
 
 
 def test_a_resumed_proposal_goes_on_exactly() -> None:

@@ -204,7 +204,10 @@ def test_colors_of_four_channels_are_rendered_like_colors_of_three() -> None:
     gray = SolidColor(parse(SolidColor.Config, {"n_output_dims": 4, "color": [1.0, 1.0, 1.0, 0.5]}))
     config = parse(NerfVolumeRenderer.Config, {"radius": 0.6, "num_samples_per_ray": 64})
     one = NerfVolumeRenderer(config, geometry=Four(4.0), material=latent, background=gray).eval()
-    shown, colors = one.render(cameras(), ALL), renderer(Ball(4.0), num_samples_per_ray=64).eval().render(cameras(), ALL)
+    shown, colors = (
+        one.render(cameras(), ALL),
+        renderer(Ball(4.0), num_samples_per_ray=64).eval().render(cameras(), ALL),
+    )
     assert shown.rgb.shape == (2, 4, 12, 12) and shown.normal is not None
     torch.testing.assert_close(shown.rgb[:, :3], colors.rgb)
     torch.testing.assert_close(shown.rgb[:, 3:], shown.rgb[:, :1] - 0.5 * (1 - shown.opacity))
