@@ -34,7 +34,7 @@ from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.data.convert import layout_cameras, write_layout
 from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
-from usd.data.toy_views import see_toy
+from usd.data.toy_views import render_toy_views
 from usd.data.transforms import write_transforms
 from usd.evaluation.mesh_views import open_mesh
 from usd.evaluation.protocol import compare_surfaces
@@ -83,7 +83,7 @@ class ToyObject:
         write_toy(make_toy(self.seed), folder, count, SIZE)
 
     def write_layout(self, folder: Path, kind: str) -> None:
-        truth = see_toy(self.seed, layout_cameras(kind, 256, REFERENCE_AZIMUTH_DEG))
+        truth = render_toy_views(self.seed, layout_cameras(kind, 256, REFERENCE_AZIMUTH_DEG))
         write_layout(truth, folder, kind, REFERENCE_AZIMUTH_DEG)
 
 

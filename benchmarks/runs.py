@@ -31,7 +31,7 @@ from usd.core.errors import UserError
 from usd.core.loading import chain
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.toybox import TEST_SEED
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 
 Settings = Mapping[str, object]
 Job = TypeVar("Job")
@@ -47,7 +47,9 @@ VIEWS, SIZE = 16, 128  # a toy's held-out views, and their size in pixels
 
 def seeds_of(kind: str, first: int) -> Iterator[int]:
     """Seeds from ``first`` on whose toys are named, nameless, or either."""
-    return (seed for seed in itertools.count(first) if (make_toy(seed).category != NAMELESS) in KINDS[kind])
+    return (
+        seed for seed in itertools.count(first) if (make_toy(seed).category != UNCAPTIONED) in KINDS[kind]
+    )
 
 
 def toy_seeds(count: int, kind: str = "named", first: int = FIRST_SEED) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
 from usd.evaluation.embedded import Clip
 from usd.evaluation.text_score import CLIP, TextScore, scoring_cameras, text_score, views_of_file
 from usd.toybox import TEST_SEED
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import render
 
 STRONG = [f"stages.{stage}.system.guidance.lambda=0" for stage in ("patch", "texture")]
@@ -75,7 +75,7 @@ def chosen_seeds(count: int, out: Path) -> tuple[int, ...]:
     seed = TEST_SEED + 2000
     while len(found) < count:
         toy = make_toy(seed)
-        if toy.category != NAMELESS and toy.category not in found and toy.caption not in trained:
+        if toy.category != UNCAPTIONED and toy.category not in found and toy.caption not in trained:
             found[toy.category] = seed
         seed += 1
     return tuple(found.values())

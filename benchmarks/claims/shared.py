@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import ROOT, runs
 from usd.core.errors import UserError
-from usd.data.pictures import writing
+from usd.data.pictures import write_whole
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import (
     Denoiser,
@@ -181,7 +181,7 @@ def publish(claim: str, text: str, page: Path = PAGE) -> None:
 
 def finish(args: argparse.Namespace, claim: str, text: str, pictures: Sequence[Path] = ()) -> None:
     """Writes ``table.md``; with ``--docs`` also puts the text into the page of claims and the pictures beside it."""
-    with writing(args.out / "table.md") as file:
+    with write_whole(args.out / "table.md") as file:
         file.write_text(text + "\n", encoding="utf-8")
     if args.docs:
         publish(claim, text)

@@ -96,10 +96,10 @@ def test_cameras_come_back_from_either_form(tmp_path, write):
 def test_an_arbitrary_world_is_fitted_to_ours(tmp_path):
     """The object lies at (3, 1, 2), the world is upside down and ten times as large; discs of radius 6 px of 50 at 2."""
     there = cameras()
-    flip, centre = torch.diag(torch.tensor([1.0, -1.0, -1.0])), torch.tensor([3.0, 1.0, 2.0])
+    flip, center = torch.diag(torch.tensor([1.0, -1.0, -1.0])), torch.tensor([3.0, 1.0, 2.0])
     c2w = there.c2w.clone()
     c2w[:, :3, :3] = flip @ c2w[:, :3, :3]
-    c2w[:, :3, 3] = 10 * c2w[:, :3, 3] @ flip.T + centre
+    c2w[:, :3, 3] = 10 * c2w[:, :3, 3] @ flip.T + center
     write_text(scene(tmp_path) / "sparse/0", Cameras(c2w, there.fov_y, HEIGHT, WIDTH))
     found = read_views(tmp_path, options())
     radius = 2 * math.sin(math.atan(6 / 50))

@@ -17,7 +17,7 @@ from usd.math.diffusion import eps_from_v, gaussian_eps
 
 
 def student_of(model: Denoiser, rank: int) -> Student:
-    """A LoRA on a copy of the model's UNet, or a normal distribution to fit. Raises UserError for other models."""
+    """Return a LoRA on a copy of the model's UNet, or a normal distribution to fit. Raises ``UserError`` for others."""
     if isinstance(model, LatentDenoiser):
         return LoraStudent(model, rank)
     if isinstance(model, GaussianDenoiser):

@@ -37,6 +37,17 @@ class Material(Module[C]):
     ) -> Float[Tensor, "N 3"]:
         """Return colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
 
+    def lit_color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+        light_positions: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N _"]:
+        """Return ``color`` under the lamps that were drawn with the cameras, where a material has a lamp of its own."""
+        return self.color(features, positions, directions, normals)
+
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> BakedSurface:

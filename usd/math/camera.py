@@ -7,7 +7,7 @@ end in ``_deg`` are degrees. ``B`` counts cameras, ``H W`` pixels; pixel (0, 0) 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,6 +57,7 @@ class Cameras:
 
     ``c2w`` (B, 4, 4) maps camera to world coordinates; ``fov_y`` (B,) is the vertical field of view in radians.
     ``span_y`` (B,) is the height of the picture in world units of orthographic cameras, whose ``fov_y`` is 0.
+    ``light_positions`` (B, 3) are the world positions of each view's lamp where data draws lamps, for lit materials.
     Pixels are square. Everything else is derived and never stored beside these.
     """
 
@@ -65,21 +66,27 @@ class Cameras:
     height: int
     width: int
     span_y: Float[Tensor, "B"] | None = None
+    light_positions: Float[Tensor, "B 3"] | None = None
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
     def __getitem__(self, index: "slice | Tensor | Sequence[int]") -> "Cameras":
-        span = None if self.span_y is None else self.span_y[index]
-        return replace(self, c2w=self.c2w[index], fov_y=self.fov_y[index], span_y=span)
+        return self._each(lambda tensor: tensor[index])
 
     @property
     def device(self) -> torch.device:
         return self.c2w.device
 
     def to(self, device: "torch.device | str") -> "Cameras":
-        span = None if self.span_y is None else self.span_y.to(device)
-        return replace(self, c2w=self.c2w.to(device), fov_y=self.fov_y.to(device), span_y=span)
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Cameras":
+        """Return the cameras with every tensor changed alike."""
+        span, lamps = (None if each is None else change(each) for each in (self.span_y, self.light_positions))
+        return replace(
+            self, c2w=change(self.c2w), fov_y=change(self.fov_y), span_y=span, light_positions=lamps
+        )
 
     def resize(self, height: int, width: int) -> "Cameras":
         """The same views at another picture size."""
@@ -91,7 +98,12 @@ class Cameras:
         rotation = torch.zeros_like(self.c2w)
         rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = c, -s, s, c
         rotation[:, 2, 2], rotation[:, 3, 3] = 1, 1
-        return replace(self, c2w=rotation @ self.c2w)
+        lamps = (
+            None
+            if self.light_positions is None
+            else (rotation[:, :3, :3] @ self.light_positions[:, :, None])[..., 0]
+        )
+        return replace(self, c2w=rotation @ self.c2w, light_positions=lamps)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
@@ -230,11 +242,13 @@ def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
     if len(kinds) != 1:
         raise ValueError(f"cameras differ in picture size or kind: {sorted(kinds)}")
     spans = [part.span_y for part in parts if part.span_y is not None]
+    lamps = [part.light_positions for part in parts if part.light_positions is not None]
     return replace(
         parts[0],
         c2w=torch.cat([part.c2w for part in parts]),
         fov_y=torch.cat([part.fov_y for part in parts]),
         span_y=torch.cat(spans) if spans else None,
+        light_positions=torch.cat(lamps) if len(lamps) == len(parts) else None,
     )
 
 

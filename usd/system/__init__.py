@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core import ranks
-from usd.core.checkpoint import FORMAT, describe
+from usd.core.checkpoint import FORMAT, component_entries
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
@@ -26,12 +26,16 @@ from usd.exporter import Exporter
 from usd.math.rng import Part, PartGenerator
 from usd.system.skipped import SkippedSteps, unbounded
 
+ALIASES = {"elevation-system": "elevation_training"}
+
 Setting = float | bool | tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """``torch.optim`` by name. ``params`` gives module paths their own settings; else all weights share ``args``."""
+
+    dotted_keys: ClassVar[frozenset[str]] = frozenset({"params"})  # module paths, whose dots belong to them
 
     name: str = option("AdamW", "a class of torch.optim")
     args: dict[str, Schedule | Setting] = option({}, "its arguments: lr (may be a schedule), betas, eps, ...")
@@ -326,7 +330,7 @@ class System(Component[S], torch.nn.Module):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
         checkpoint["system"] = {"class": type(self).__name__, "config": plain(self.config)}
-        checkpoint["components"] = describe(self.specs())
+        checkpoint["components"] = component_entries(self.specs())
         checkpoint["seed"] = self.seed
         checkpoint["skipped_steps"] = self.skipped.total
         checkpoint["training_states"] = {

@@ -18,7 +18,6 @@ from typing_extensions import TypeVar
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
-from usd.core.loading import ONE_WEIGHT
 from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import build, find
@@ -43,6 +42,10 @@ from usd.system.conversion import Handover, Parts, begin
 log = logging.getLogger(__name__)
 
 LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
+
+
+GUIDANCE_WEIGHTS = frozenset({"lambda_usd", "lambda_vsd", "lambda_sds"})
+"""Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class DistillationConfig(System.Config):
     loss: dict[str, Schedule] = option(
         {}, "lambda_usd (published as lambda_vsd), lambda_sparsity, lambda_opaque, ...", ge=0
     )
+
+    exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -322,7 +327,7 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
             raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
         if key == "lambda_lora":
             _refuse_lora(schedule)
-        elif key in ONE_WEIGHT:
+        elif key in GUIDANCE_WEIGHTS:
             weights["usd"] = schedule
         else:
             weights[key.removeprefix("lambda_")] = schedule
@@ -335,7 +340,7 @@ def loss_keys(extra: Mapping[str, float]) -> list[str]:
 
 
 def _refuse_two_weights(given: Mapping[str, Schedule]) -> None:
-    first, *others = [key for key in given if key in ONE_WEIGHT] or [""]
+    first, *others = [key for key in given if key in GUIDANCE_WEIGHTS] or [""]
     for other in others:
         if given[other] != given[first]:
             raise ConfigError(

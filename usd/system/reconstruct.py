@@ -25,7 +25,7 @@ from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
 from usd.data.view_set import refuse_outside
-from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
+from usd.data.views import RayBatch, ViewBatch, ViewsData, views_summary
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet
 from usd.evaluation.views import ViewScore, mean_score, score_picture, write_metrics
 from usd.exporter import Exporter
@@ -154,7 +154,7 @@ class ReconstructSystem(System[ReconstructConfig]):
                 "system.samples_per_step"
             )
         if self.global_rank == 0:
-            sys.stdout.write(f"views: {describe(data.train_views)}\n")
+            sys.stdout.write(f"views: {views_summary(data.train_views)}\n")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
             sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
         refuse_outside(data.train_views, self.renderer.config.radius)
