@@ -33,9 +33,11 @@ from usd.app.shrink import STEPS, shrink
 from usd.app.stages import Plan, is_staged, plans
 from usd.app.train import look, plain_errors, quiet, train, use_kernels
 from usd.core import checkpoint
+from usd.core.config import Spec
 from usd.core.errors import UserError
 from usd.core.loading import override
 from usd.denoiser.rehearsal import Rehearsal, rehearsal
+from usd.system import System
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,18 @@ def _run(mode: Mode, experiment: Experiment, gpu: str | None) -> DryRun:
 
 def _with_loadable_weights(tiny: Experiment) -> Experiment:
     """Leave out weights of the real size, which a tiny system has no place for, once their file is read."""
-    weights = getattr(tiny.system.config, "weights", None)
-    if weights is None:
+    config = tiny.system.config
+    weights, geometry = getattr(config, "weights", None), getattr(config, "geometry", None)
+    if weights is None or not isinstance(config, System.Config) or not isinstance(geometry, Spec):
         return tiny
     saved = checkpoint.load(Path(weights))
-    if not checkpoint.differences(saved["components"], {"geometry": tiny.system.config.geometry}):
+    if not checkpoint.differences(saved["components"], {"geometry": geometry}):
         return tiny
     say(
         f"note: system.weights: {weights} can be read; its weights are not taken over, since a dry run is smaller"
     )
-    return replace(tiny, system=replace(tiny.system, config=replace(tiny.system.config, weights=None)))
+    without = replace(config, weights=None)  # type: ignore[call-arg]  # it has the option
+    return replace(tiny, system=replace(tiny.system, config=without))
 
 
 def _export(tiny: Experiment, trial: Trial, gpu: str | None) -> str:

@@ -37,11 +37,8 @@ def memory_lines(experiment: Experiment, models: Rehearsal) -> list[str]:
 
 def network_bytes(model: RehearsedModel) -> float:
     """Return the bytes of the networks that a training keeps: half floats, and whole ones for the autoencoder."""
-    return sum(
-        count * (4 if name == "vae" else 2)
-        for name, count in model.parameters.items()
-        if name not in USED_ONCE
-    )
+    kept = {name: count for name, count in model.parameters.items() if name not in USED_ONCE}
+    return float(sum(count * (4 if name == "vae" else 2) for name, count in kept.items()))
 
 
 def encoder_bytes(model: RehearsedModel) -> float:
