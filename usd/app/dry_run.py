@@ -114,7 +114,7 @@ def _with_loadable_weights(tiny: Experiment) -> Experiment:
 
 def _export(tiny: Experiment, trial: Trial, gpu: str | None) -> str:
     """Export what two steps have made, where it is an object; return what was done, in words."""
-    if not hasattr(tiny.system.config, "geometry"):
+    if getattr(tiny.system.config, "geometry", None) is None:
         return f"{STEPS} steps and a validation view"
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # names of files that are gone in a moment
