@@ -34,7 +34,7 @@ DETAILED = 640
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """How a picture file becomes a reference."""
+    """Options of reading, cutting out and framing a reference picture."""
 
     framing: Literal["auto", "keep", "recenter"] = option(
         "auto",

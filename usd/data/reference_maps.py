@@ -56,7 +56,7 @@ def read_map(path: Path, kind: str, picture: Picture, square: Square, where: str
     return square.scaled(width / picture.width).cut(values)
 
 
-def resize_map(values: Float[Tensor, "c S S"], height: int, width: int) -> Float[Tensor, "c h w"]:
+def resize_map(values: Float[Tensor, "c H W"], height: int, width: int) -> Float[Tensor, "c h w"]:
     """Resample, antialiased."""
     if values.shape[-2:] == (height, width):
         return values

@@ -15,7 +15,22 @@ ELEVATION = "reference_elevation_deg"  # its key in checkpoints
 
 
 @dataclass(frozen=True)
-class UsdRandomCameraConfig(RandomCameraConfig):
+class ReferenceSizeConfig(RandomCameraConfig):
+    """Options of random cameras, and the size of the reference view that is rendered beside them."""
+
+    reference_height: int | tuple[int, ...] | None = option(
+        None,
+        "pixels a side of the rendered reference view; a list follows reference_resolution_milestones; null: height",
+        ge=1,
+        le=16384,
+    )
+    reference_resolution_milestones: tuple[int, ...] | None = option(
+        None, "steps at which reference_height takes its next value; null: resolution_milestones", ge=1
+    )
+
+
+@dataclass(frozen=True)
+class UsdRandomCameraConfig(ReferenceSizeConfig):
     """The defaults are the published reference camera; a photograph from another height needs its own elevation."""
 
     reference_elevation_deg: float | Literal["auto"] = option(
@@ -36,12 +51,6 @@ class UsdRandomCameraConfig(RandomCameraConfig):
     reference_fovy_deg: float | None = option(
         None, "vertical field of view of the reference camera in degrees; null: eval_fovy_deg", gt=0, lt=180
     )
-    reference_height: int | tuple[int, ...] | None = option(
-        None,
-        "pixels a side of the rendered reference view; a list follows resolution_milestones; null: height",
-        ge=1,
-        le=16384,
-    )
 
 
 U = TypeVar("U", bound=UsdRandomCameraConfig, default=UsdRandomCameraConfig, covariant=True)
@@ -55,8 +64,7 @@ class UsdRandomCameras(RandomCameras[U]):
 
     def __init__(self, config: U) -> None:
         super().__init__(config)
-        if config.reference_height is not None:
-            check_milestones("reference_height", config.reference_height, config.resolution_milestones)
+        check_reference_size(config)
 
     def reference(self, step: int = 0) -> Cameras:
         """Return one camera that looks at the origin, as large as ``reference_height`` says for ``step``."""
@@ -64,7 +72,7 @@ class UsdRandomCameras(RandomCameras[U]):
         if config.reference_elevation_deg == "auto":
             raise ConfigError("data.reference_elevation_deg: has not been estimated yet; expected degrees")
         distance, fovy = reference_lens(config)
-        size = at_step(config.reference_height or config.height, config.resolution_milestones, step)
+        size = reference_size(config, step)
         return orbit_cameras_deg(
             config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size
         )
@@ -72,6 +80,26 @@ class UsdRandomCameras(RandomCameras[U]):
     def state_dict(self) -> dict[str, object]:
         """Return the elevation in use, which may have been estimated, for checkpoints."""
         return {ELEVATION: self.config.reference_elevation_deg}
+
+
+def check_reference_size(config: ReferenceSizeConfig) -> None:
+    """Raise ``ConfigError`` for a list of sizes without as many milestones, and for milestones without a size."""
+    own = config.reference_resolution_milestones
+    if config.reference_height is not None:
+        milestones = config.resolution_milestones if own is None else own
+        check_milestones("reference_height", config.reference_height, milestones)
+    elif own:
+        raise ConfigError(
+            "data.reference_resolution_milestones: has no reference_height to change; expected one"
+        )
+
+
+def reference_size(config: ReferenceSizeConfig, step: int) -> int:
+    """Return the pixels a side of the reference view at a step."""
+    if config.reference_height is None:
+        return at_step(config.height, config.resolution_milestones, step)
+    own = config.reference_resolution_milestones
+    return at_step(config.reference_height, config.resolution_milestones if own is None else own, step)
 
 
 def reference_lens(config: UsdRandomCameraConfig) -> tuple[float, float]:

@@ -13,6 +13,7 @@ The order is the order in which they are looked for.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ import torch
 
 from usd.core.config import UserError, option
 from usd.core.places import command
+from usd.core.registry import import_custom
 from usd.data import colmap, syncdreamer, wonder3d, zero123_views
 from usd.data.file_names import PICTURES, Folder
 from usd.data.masks import MaskPolicy, apply_masks
@@ -38,7 +40,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """How a folder is read."""
+    """Options of reading a folder of views."""
 
     masks: MaskPolicy = option(
         "auto",
@@ -79,8 +81,29 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
     return fit_world(views, where=f"{where}: {path}") if wanted else views
 
 
+ViewReader = Callable[[Path, ViewOptions, str], "ViewSet | None"]
+CUSTOM_LAYOUTS: dict[str, ViewReader] = {}
+
+
+def register_layout(name: str) -> Callable[[ViewReader], ViewReader]:
+    """Decorate the reader of a layout: (path, options, where) -> its views, or None where the path has another layout.
+
+    Files of ``custom/layouts/`` use it; their layouts are looked for before the known ones.
+    """
+
+    def decorate(reader: ViewReader) -> ViewReader:
+        CUSTOM_LAYOUTS[name] = reader
+        return reader
+
+    return decorate
+
+
 def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
     """Return the views, and whether their world is arbitrary."""
+    import_custom("layouts")
+    for reader in CUSTOM_LAYOUTS.values():
+        if (views := reader(path, options, where)) is not None:
+            return views, False
     if transforms := find_transforms(path):
         return read_transforms_views(transforms, options, where), False
     if path.is_dir() and (models := colmap.find_models(path)):

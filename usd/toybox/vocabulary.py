@@ -33,8 +33,9 @@ SURVEY = 60
 """Toys of each category whose captions are read for words; enough to meet every phrase of every shape."""
 
 
+@runtime_checkable
 class TokenNumbers(Protocol):
-    """What a tokenizer returns."""
+    """Numbers of words, as a tokenizer returns them."""
 
     input_ids: Tensor
 
