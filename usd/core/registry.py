@@ -3,6 +3,8 @@
     guidance_type: usd-guidance            usd/guidance/usd.py (or usd_guidance.py)
     renderer_type: nerf-volume-renderer    usd/renderer/nerf_volume.py
 
+A name for another component with other values (``preset``) stands in ``usd/<kind>/presets.py``.
+
 Files are imported on first use, so a missing optional package breaks one file only.
 ``custom/<kind>/<file>.py`` is found the same way.
 
