@@ -19,11 +19,18 @@ OTHERS = [
     "refine.yaml",
     "refine-mini.yaml",
     "playground.yaml",
-]  # tests/system/test_reconstruct.py, test_specialise.py, test_refine.py, test_playground.py
+]
+METHODS = [
+    *(f"{name}.yaml" for name in ("prolificdreamer", "textmesh", "latent-nerf", "sjc", "hifa", "sdi")),
+    *("zero123.yaml", "magic123.yaml"),
+    *(f"{name}{size}.yaml" for name in ("magic3d", "fantasia3d") for size in ("", "-mini")),
+]  # the minis of those above run; these are parsed
+MINIS = [name for name in SHRUNK if name.removesuffix("-mini.yaml") + ".yaml" in METHODS]
+# tests/system/test_reconstruct.py, test_specialise.py, test_refine.py, test_playground.py
 
 
 def test_no_recipe_is_forgotten_here():
-    assert {path.name for path in CONFIGS.glob("*.yaml")} == {*SHRUNK, *STAGED, *OTHERS}
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == {*SHRUNK, *STAGED, *OTHERS, *METHODS}
 
 
 @pytest.mark.parametrize("name", SHRUNK)
@@ -35,7 +42,7 @@ def test_a_recipe_runs_two_steps(name, tmp_path):
         assert (save / file).is_file(), file
 
 
-@pytest.mark.parametrize("name", [*SHRUNK, *STAGED, *OTHERS])
+@pytest.mark.parametrize("name", [*SHRUNK, *STAGED, *OTHERS, *METHODS])
 def test_the_head_comment_says_what_where_and_how_long(name):
     lines = (CONFIGS / name).read_text().splitlines()
     comment = " ".join(line for line in lines[:12] if line.startswith("#"))
@@ -339,6 +346,13 @@ def test_the_geometry_stage_says_what_normal_maps_are_called_in_training():
     assert geometry.experiment.system.config.normal_background == 1, (
         "over white, as the pictures it is trained on"
     )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_recipe_parses(name):
+    """Their formulas run with ``-mini`` recipes and in tests/guidance."""
+    given = [] if "123" in name else ["system.prompt_processor.prompt=x"]
+    assert [plan.experiment.system for plan in plans([CONFIGS / name], given)]
 
 
 def test_a_prompt_is_required(capsys):

@@ -34,6 +34,10 @@ SHAPE = [
     "system.geometry_convert_from=null",
     "system.geometry.shape_init=sphere",
 ]
+PICTURES = [
+    "system.guidance_3d.pretrained_model_name_or_path=gaussian",
+    "system.guidance_3d.zero123_model_name_or_path=gaussian",
+]
 GRID = [item for item in SIZES if "isosurface" not in item]
 BARE = [item for item in GRID if "pos_encoding" not in item]
 
@@ -46,6 +50,16 @@ SHRUNK = {
     "usd-text-to-3D-geometry-mini.yaml": [*BARE, *SHAPE, *WORDS],
     "usd-text-to-3D-texture.yaml": [*GRID, *SHAPE, *WORDS],
     "usd-text-to-3D-texture-mini.yaml": [*GRID, *SHAPE, *WORDS],
+    "dreamfusion.yaml": [*SIZES, *VOLUME, *WORDS],
+    "dreamfusion-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "prolificdreamer-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "textmesh-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "latent-nerf-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "sjc-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "hifa-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "sdi-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
+    "magic123-mini.yaml": [*SIZES, *VOLUME, *MODELS, *PICTURES],
 }
 
 

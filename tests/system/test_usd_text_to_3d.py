@@ -32,17 +32,17 @@ def test_a_geometry_stage_shows_normals_over_its_background() -> None:
     opacity = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3)
     render = Render(torch.rand(1, 3, 1, 3), opacity, normal=up)
     white, black = (system(*NORMALS, f"system.normal_background={shade}") for shade in ("1.0", "0.0"))
-    assert white.as_shown(render).rgb[0, :, 0].T.tolist() == [
+    assert white.guidance_input(render).rgb[0, :, 0].T.tolist() == [
         [0.5, 0.5, 1.0],
         [0.75, 0.75, 1.0],
         [1.0, 1.0, 1.0],
     ]
-    assert black.as_shown(render).rgb[0, :, 0].T.tolist() == [
+    assert black.guidance_input(render).rgb[0, :, 0].T.tolist() == [
         [0.5, 0.5, 1.0],
         [0.25, 0.25, 0.5],
         [0.0, 0.0, 0.0],
     ]
-    assert system().as_shown(render) is render, "the other stages show colours"
+    assert system().guidance_input(render) is render, "the other stages show colours"
 
 
 def test_the_guidance_is_asked_about_normals_and_they_move_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def _with_loadable_weights(tiny: Experiment) -> Experiment:
     say(
         f"note: system.weights: {weights} can be read; its weights are not taken over, since a dry run is smaller"
     )
-    without = replace(config, weights=None)  # type: ignore[call-arg]  # it has the option
+    without = replace(config, weights=None)  # it has the option
     return replace(tiny, system=replace(tiny.system, config=without))
 
 

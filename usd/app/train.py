@@ -276,7 +276,7 @@ def compare_optimizers(saved: Mapping[str, Any], config: OptimizerConfig) -> Non
             f"system.optimizer.name: {now['name']} cannot go on from the state of {then['name']}, which the checkpoint "
             f"holds; expected {then['name']}, or a new training"
         )
-    groups, wanted = list(then.get("params", config.params)), list(config.params)
+    groups, wanted = list(then.get("params", config.groups)), list(config.groups)
     if groups != wanted:
         raise UserError(
             f"system.optimizer.params: {wanted} cannot go on from the state of {groups}, which the "

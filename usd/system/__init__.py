@@ -230,7 +230,8 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         except UserError as error:
             raise UserError(f"system.weights: {error}") from error
         ignored, own = self.config.weights_ignore_modules, self.state_dict()
-        if unknown := [name for name in ignored if not any(_is_below(key, name) for key in {**own, **saved})]:
+        there = [*own, *saved, *(name for name, _ in self.named_modules())]
+        if unknown := [name for name in ignored if not any(_is_below(key, name) for key in there)]:
             raise ConfigError(
                 f"system.weights_ignore_modules: no weights are called {unknown[0]}.*; expected modules such as "
                 f"{listing({key.split('.')[0] for key in own})}"

@@ -133,6 +133,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
                 f"system.background.n_output_dims: is {self.background.n_channels}; expected "
                 f"{self.material.n_channels}, as the material's"
             )
+        if self.material.n_channels > 3 and self.geometry.n_features < self.material.n_features:
+            raise ConfigError(
+                f"system.geometry.n_feature_dims: is {self.geometry.n_features}; expected {self.material.n_features}, "
+                "as the material's"
+            )
         self.latent_pictures = (
             LatentPictures(self.material.n_channels) if self.config.rgb_as_latents else None
         )

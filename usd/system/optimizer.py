@@ -40,17 +40,23 @@ class OptimizerConfig:
     args: dict[str, Schedule | Setting] = option(
         {}, "arguments of the optimizer: lr (may be a schedule), betas, eps, ..."
     )
-    params: dict[str, dict[str, Schedule | Setting]] = option(
-        {}, "module path -> settings of its parameters; lr may be a schedule"
+    params: dict[str, dict[str, Schedule | Setting] | None] = option(
+        {},
+        "module path -> settings of its parameters; lr may be a schedule; null: not this path of a base file",
     )
 
     def __post_init__(self) -> None:
         check_settings("system.optimizer.args", self.args)
-        for path, settings in self.params.items():
+        for path, settings in self.groups.items():
             check_settings(f"system.optimizer.params.{path}", settings)
         common = _setting_numbers(self.args.get("lr"))
-        if common and max(common) == 0 and not any("lr" in own for own in self.params.values()):
+        if common and max(common) == 0 and not any("lr" in own for own in self.groups.values()):
             raise ConfigError("system.optimizer.args.lr: 0 trains nothing; expected > 0")
+
+    @property
+    def groups(self) -> dict[str, dict[str, Schedule | Setting]]:
+        """``params`` without the paths that are null."""
+        return {path: settings for path, settings in self.params.items() if settings is not None}
 
 
 def check_settings(key: str, settings: Settings) -> None:
@@ -95,7 +101,7 @@ def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.op
 
 def _settings_by_key(config: OptimizerConfig) -> list[tuple[str, Settings]]:
     """Return the common settings and those of each module path, with their key paths."""
-    own = [(f"system.optimizer.params.{path}", settings) for path, settings in config.params.items()]
+    own = [(f"system.optimizer.params.{path}", settings) for path, settings in config.groups.items()]
     return [("system.optimizer.args", config.args), *own]
 
 
@@ -151,9 +157,9 @@ def parameter_groups(module: torch.nn.Module, config: OptimizerConfig) -> list[G
     Raises ``ConfigError`` for a path without parameters.
     """
     common = {"lr": config.args["lr"]} if "lr" in config.args else {}
-    if not config.params:
+    if not config.groups:
         return [{"params": [p for p in module.parameters() if p.requires_grad], **_at_step_0(common)}]
-    items = config.params.items()
+    items = config.groups.items()
     return [{"params": _parameters_at(module, path), **_at_step_0({**common, **own})} for path, own in items]
 
 
