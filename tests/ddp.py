@@ -35,8 +35,6 @@ def run(commands: list[tuple[int, list[str]]], seconds: float = 300) -> list[End
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    import usd.app.stages
-    import usd.app.train  # noqa: F401
 
     print(json.dumps([together(count, argv) for count, argv in json.loads(sys.argv[1])]))
 

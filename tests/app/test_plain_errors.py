@@ -11,7 +11,8 @@ import launch
 from tests.tiny_configs import command, trial
 from usd.app import launcher
 from usd.app.experiment import Trial
-from usd.app.train import compare_optimizers, plain_errors
+from usd.app.machine_errors import plain_errors
+from usd.app.resuming import compare_optimizers
 from usd.core.checkpoint import load
 from usd.core.errors import UserError
 from usd.system import OptimizerConfig
