@@ -197,7 +197,7 @@ def test_a_process_that_fails_alone_leaves_nobody_waiting(ended):
 def test_a_system_for_one_process_is_one_line(tmp_path):
     assert not System.shares_batches and DistillationSystem.shares_batches
     with pytest.raises(UserError, match="--gpu: System is trained by one process"):
-        refuse_undivided((object.__new__(System), object.__new__(Data)), 2, 1)
+        refuse_undivided(object.__new__(System), object.__new__(Data), 2, 1)
 
 
 @pytest.mark.parametrize(
