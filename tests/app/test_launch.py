@@ -23,7 +23,7 @@ from usd.core import checkpoint
 from usd.core.config import plain
 from usd.core.registry import find
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 TINY = str(CUSTOM / "tiny.yaml")
 

@@ -42,6 +42,12 @@ def test_seen_straight_on_the_color_is_the_albedo() -> None:
     assert torch.allclose(material.bake(features, normals, normals).color, features.sigmoid())
 
 
+def test_the_albedo_alone_is_tested_where_asked() -> None:
+    material, normals, features = made(LIT, ambient_only_on_test=True).eval(), unit(), torch.randn(40, 3)
+    sideways = unit(seed=5)
+    assert torch.equal(material.color(features, normals, sideways, normals), features.sigmoid())
+
+
 def test_shade_falls_with_the_cosine_and_ends_at_the_ambient_light() -> None:
     material, normals = made(LIT).eval(), unit()
     features = torch.full((40, 3), 20.0)

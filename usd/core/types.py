@@ -20,6 +20,7 @@ class Field:
 class Samples:
     """Packed samples along rays, as losses need them: S samples over R rays.
 
+    ``normal_perturb`` are normals at points displaced a little at random.
     ``distance``, ``gradient`` (not normalized) and ``laplacian`` are those of a signed distance, if that was rendered.
     """
 
@@ -28,6 +29,7 @@ class Samples:
     weight: Float[Tensor, "S"]
     direction: Float[Tensor, "S 3"]
     normal: Float[Tensor, "S 3"] | None = None
+    normal_perturb: Float[Tensor, "S 3"] | None = None
     distance: Float[Tensor, "S"] | None = None
     gradient: Float[Tensor, "S 3"] | None = None
     laplacian: Float[Tensor, "S"] | None = None

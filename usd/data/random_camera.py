@@ -18,8 +18,9 @@ from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.data.lamps import LampStrategy, draw_lamps
+from usd.data.reference import Reference
 from usd.data.transforms import Frame, read_transforms
-from usd.math.camera import Cameras, Spherical, look_at, orbit_cameras, sphere_angles
+from usd.math.camera import Cameras, Spherical, Window, look_at, orbit_cameras, sphere_angles
 
 Range = tuple[float, float]
 
@@ -27,6 +28,9 @@ Range = tuple[float, float]
 @dataclass(frozen=True)
 class CameraBatch:
     """Views to render. ``reference`` is the reference picture's camera where there is one.
+
+    ``window`` are the pixels to render where it is not all of them, and
+    ``reference_index`` is the number of that picture among those that the data gives (``given_references``).
 
     ``name`` says which set of views they belong to and ``first`` is the index of the first of them in it; ``frames``
     are the entries of ``eval_transforms`` these cameras come from, if they do.
@@ -37,6 +41,8 @@ class CameraBatch:
     name: str = "train"
     first: int = 0
     frames: tuple[Frame, ...] = ()
+    reference_index: int = 0
+    window: Window | None = None
 
     def to(self, device: "torch.device | str") -> "CameraBatch":
         """Return the batch on another device."""
@@ -84,7 +90,7 @@ class RandomCameraConfig:
     azimuth_range: Range = option(
         (-180.0, 180.0), "azimuth of training cameras in degrees from +x towards +y", ge=-360, le=360
     )
-    elevation_sampling: Literal["sphere", "angle", "mixed"] = option(
+    elevation_sampling: Literal["sphere", "angle", "mixture"] = option(
         "sphere",
         "how elevations are drawn: uniform by area on the sphere, uniform in the angle, or each for half of the steps",
     )
@@ -150,22 +156,20 @@ class RandomCameras(Data[R]):
             _check_forward(key, getattr(config, key))
         _check_lamps(config)
         for key in ("height", "width", "batch_size"):
-            _check_milestones(key, getattr(config, key), config.resolution_milestones)
+            check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
 
     def reference(self, step: int = 0) -> Cameras | None:
         """Return the camera of the reference picture; None here."""
         return None
 
+    def given_references(self) -> tuple[Reference, ...]:
+        """Return the reference pictures that come with the data; none here, where the guidance names a file."""
+        return ()
+
     def refuse_uneven(self, processes: int) -> None:
         """Raise ``ConfigError`` unless every process renders equally many views."""
-        sizes = self.config.batch_size
-        for size in (sizes,) if isinstance(sizes, int) else sizes:
-            if size % processes:
-                raise ConfigError(
-                    f"data.batch_size: {size} view{'s' if size > 1 else ''} a step cannot be shared by {processes} "
-                    f"processes; expected a multiple of {processes}"
-                )
+        check_shares(self.config.batch_size, processes)
 
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
         """Return the random views of a step."""
@@ -186,6 +190,16 @@ class RandomCameras(Data[R]):
         return [CameraBatch(cameras[i : i + size], self.reference(), name, i) for i in starts]
 
 
+def check_shares(sizes: int | tuple[int, ...], processes: int) -> None:
+    """Raise ``ConfigError`` for a ``data.batch_size`` that so many processes cannot share evenly."""
+    for size in (sizes,) if isinstance(sizes, int) else sizes:
+        if size % processes:
+            raise ConfigError(
+                f"data.batch_size: {size} view{'s' if size > 1 else ''} a step cannot be shared by {processes} "
+                f"processes; expected a multiple of {processes}"
+            )
+
+
 def _check_forward(key: str, limits: Range | None) -> None:
     if limits is not None and limits[0] > limits[1]:
         raise ConfigError(f"data.{key}: [{limits[0]:g}, {limits[1]:g}] runs backwards; expected [from, to]")
@@ -193,20 +207,18 @@ def _check_forward(key: str, limits: Range | None) -> None:
 
 def _check_lamps(config: RandomCameraConfig) -> None:
     """Raise ``ConfigError`` for an option of lamps that nothing would read."""
-    strategy = config.light_sample_strategy
-    if strategy is None and config.light_distance_range is not None:
-        raise ConfigError(
-            "data.light_distance_range: without a strategy the material draws the lamp; expected "
-            "data.light_sample_strategy, or system.material.light_distance_range"
-        )
-    if strategy != "dreamfusion" and config.light_position_perturb is not None:
-        raise ConfigError(
-            "data.light_position_perturb: is of no use here; expected data.light_sample_strategy: dreamfusion, or "
-            "system.material.light_position_perturb"
-        )
+    if config.light_sample_strategy is not None:
+        return
+    for key in ("light_distance_range", "light_position_perturb"):
+        if getattr(config, key) is not None:
+            raise ConfigError(
+                f"data.{key}: without a strategy the material draws the lamp; expected data.light_sample_strategy, "
+                f"or system.material.{key}"
+            )
 
 
-def _check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
+def check_milestones(key: str, value: int | tuple[int, ...], milestones: tuple[int, ...]) -> None:
+    """Raise ``ConfigError`` for a list that has not one value more than there are milestones."""
     if isinstance(value, tuple) and len(value) != len(milestones) + 1:
         expected = len(milestones) + 1
         raise ConfigError(
@@ -278,7 +290,7 @@ def _elevation(
 ) -> Float[Tensor, "B"]:
     """Return elevations in radians. Area on the sphere is uniform in the sine of the elevation."""
     sampling = config.elevation_sampling
-    if sampling == "mixed":
+    if sampling == "mixture":
         sampling = "angle" if torch.rand((), generator=generator) < 0.5 else "sphere"
     if sampling == "angle":
         return _uniform(limits, count, generator).deg2rad()

@@ -10,14 +10,29 @@ from usd.core import checkpoint
 from usd.core.config import ConfigError, UserError, option
 from usd.core.registry import register
 from usd.data import RunContext
-from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step
+from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step, check_milestones
 from usd.math.camera import Cameras, orbit_cameras_deg
 
 ELEVATION = "reference_elevation_deg"  # its key in checkpoints
 
 
 @dataclass(frozen=True)
-class UsdRandomCameraConfig(RandomCameraConfig):
+class ReferenceSizeConfig(RandomCameraConfig):
+    """Options of random cameras, and the size of the reference view that is rendered beside them."""
+
+    reference_height: int | tuple[int, ...] | None = option(
+        None,
+        "pixels a side of the rendered reference view; a list follows reference_resolution_milestones; null: height",
+        ge=1,
+        le=16384,
+    )
+    reference_resolution_milestones: tuple[int, ...] | None = option(
+        None, "steps at which reference_height takes its next value; null: resolution_milestones", ge=1
+    )
+
+
+@dataclass(frozen=True)
+class UsdRandomCameraConfig(ReferenceSizeConfig):
     """The defaults are the published reference camera; a photograph from another height needs its own elevation."""
 
     reference_elevation_deg: float | Literal["auto"] = option(
@@ -45,9 +60,13 @@ U = TypeVar("U", bound=UsdRandomCameraConfig, default=UsdRandomCameraConfig, cov
 
 @register("usd-random-camera-datamodule")
 class UsdRandomCameras(RandomCameras[U]):
-    """``RandomCameras`` whose batches know the reference camera, at the training picture's height (square)."""
+    """``RandomCameras`` whose batches know the reference camera, square, as large as training pictures are high."""
 
     Config = UsdRandomCameraConfig
+
+    def __init__(self, config: U) -> None:
+        super().__init__(config)
+        check_reference_size(config)
 
     @classmethod
     def resolve(cls, config: object, context: RunContext) -> object:
@@ -68,12 +87,12 @@ class UsdRandomCameras(RandomCameras[U]):
         return replace(config, reference_elevation_deg=degrees)
 
     def reference(self, step: int = 0) -> Cameras:
-        """Return one camera that looks at the origin, as large as the training pictures of ``step`` are high."""
+        """Return one camera that looks at the origin, as large as ``reference_height`` says for ``step``."""
         config = self.config
         if config.reference_elevation_deg == "auto":
             raise ConfigError("data.reference_elevation_deg: has not been estimated yet; expected degrees")
         distance, fovy = reference_lens(config)
-        size = at_step(config.height, config.resolution_milestones, step)
+        size = reference_size(config, step)
         return orbit_cameras_deg(
             config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size
         )
@@ -81,6 +100,26 @@ class UsdRandomCameras(RandomCameras[U]):
     def state_dict(self) -> dict[str, object]:
         """Return the elevation in use, which may have been estimated, for checkpoints."""
         return {ELEVATION: self.config.reference_elevation_deg}
+
+
+def check_reference_size(config: ReferenceSizeConfig) -> None:
+    """Raise ``ConfigError`` for a list of sizes without as many milestones, and for milestones without a size."""
+    own = config.reference_resolution_milestones
+    if config.reference_height is not None:
+        milestones = config.resolution_milestones if own is None else own
+        check_milestones("reference_height", config.reference_height, milestones)
+    elif own:
+        raise ConfigError(
+            "data.reference_resolution_milestones: has no reference_height to change; expected one"
+        )
+
+
+def reference_size(config: ReferenceSizeConfig, step: int) -> int:
+    """Return the pixels a side of the reference view at a step."""
+    if config.reference_height is None:
+        return at_step(config.height, config.resolution_milestones, step)
+    own = config.reference_resolution_milestones
+    return at_step(config.reference_height, config.resolution_milestones if own is None else own, step)
 
 
 def reference_lens(config: UsdRandomCameraConfig) -> tuple[float, float]:

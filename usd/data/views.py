@@ -103,7 +103,7 @@ class ViewBatch:
 
 @dataclass(frozen=True)
 class ViewsConfig(ViewOptions):
-    """What to reconstruct from, and which of it to keep for judging."""
+    """Options of the views to reconstruct from, and of those held out to judge by."""
 
     path: str = option(
         "",

@@ -4,17 +4,17 @@ Distances are negative inside. They are exact outside unions of all primitives b
 for those, and where parts are cut away or blended, they are lower bounds, so sphere tracing never steps too far.
 """
 
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.runtime import Split, find_warp, launch
+from usd.kernels.runtime import Split, import_warp, launch
 from usd.toybox.scene import BOX, CAPSULE, CONE, CYLINDER, ELLIPSOID, SUBTRACT, TORUS, Toy
 
-wp: Any = find_warp()
+wp = import_warp()
 ALL = 0xFFFFFFFFFFFFFFFF
 """The mask of all primitives."""
 BENT_SAFETY = 0.5

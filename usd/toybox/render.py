@@ -75,7 +75,7 @@ class ToyScene:
 @wp.struct
 @no_type_check
 class Frames:
-    """What is rendered, one entry a pixel of all views; ``owner`` is the primitive seen, -1 for none."""
+    """Rendered pixels of all views, one entry each; ``owner`` is the primitive seen, -1 for none."""
 
     rgb: wp.array(dtype=wp.vec3)
     depth: wp.array(dtype=wp.float32)

@@ -49,7 +49,7 @@ class Toy:
 
 @dataclass(frozen=True)
 class PrimitiveOptions:
-    """How a primitive is turned (degrees about x, then y, then z), softened, joined and bent."""
+    """Rotation of a primitive (degrees about x, then y, then z), its rounding, blending and bending."""
 
     rx: Number = 0.0
     ry: Number = 0.0

@@ -35,7 +35,7 @@ SURVEY = 60
 
 @runtime_checkable
 class TokenNumbers(Protocol):
-    """What a tokenizer returns."""
+    """Numbers of words, as a tokenizer returns them."""
 
     input_ids: Tensor
 
