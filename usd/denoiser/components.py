@@ -118,6 +118,12 @@ class MemoryComponents(ModelComponents):
         return component in self.configs or component in self.weights
 
 
+def read_network(component: str, folder: Path) -> torch.nn.Module:
+    """Return a network that is published by itself, from its folder. Raises UserError."""
+    config = read_json(folder / "config.json")
+    return build(*network_class(component, config), config, load_tensors(folder), folder)
+
+
 def open_components(place: Path) -> ModelComponents:
     """The components of a folder or single file. Raises UserError."""
     if place.is_dir():

@@ -17,7 +17,7 @@ from usd.core.config import option, parse
 from usd.core.errors import UserError, did_you_mean
 from usd.core.places import find_resource, output, resource
 from usd.core.registry import find
-from usd.denoiser import Denoiser, Execution
+from usd.denoiser import Denoiser, Execution, ImageTextDenoiser
 from usd.denoiser.components import ModelComponents, open_components
 from usd.denoiser.lora_file import is_lora_folder, with_lora
 from usd.denoiser.weights import read_json, weight_files
@@ -118,6 +118,23 @@ def _opened(name: str, role: str, where: str, execution: Execution) -> Denoiser:
     return denoiser
 
 
+def open_controlled(
+    name: str, control: str, where: str, execution: Execution, scale: float
+) -> ImageTextDenoiser:
+    """Open Stable Diffusion with a ControlNet; see ``usd.denoiser.open_control_denoiser``. Raises UserError."""
+    base, network = find_model(name, "text", where), find_network(control, "control", where)
+    if base.kind != "stable-diffusion":
+        raise UserError(f"{where}: '{name}' takes no ControlNet; expected a model of Stable Diffusion's kind")
+    key = f"{base.place} + {base.lora} x {base.scale} & {network} x {scale}"
+    known = _open.get((key, execution))
+    if isinstance(known, ImageTextDenoiser):
+        return known
+    cls = find(ImageTextDenoiser, "controlnet")
+    options = base.options(execution) | {"control_folder": str(network), "control_scale": scale}
+    denoiser = _open[key, execution] = cls(parse(cls.Config, options, where), name=base.name)
+    return denoiser
+
+
 def components_of(name: str, where: str) -> ModelComponents:
     """The components of a model by alias, folder, single file or hub id, a LoRA after ' + ' added. Raises UserError."""
     found = find_model(name, "text", where)
@@ -214,17 +231,32 @@ def local_model(text: str | None) -> Path | None:
 
 
 def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
-    """Which denoiser runs a model that is no alias: by what its folder or file holds, or by the role it is to play."""
-    if place is not None and place.is_dir():
-        return "zero123" if (place / "image_encoder").is_dir() else "stable-diffusion"
+    """Return which denoiser runs a model that is no alias: by what it holds, or by the role that it is to play."""
     if place is not None:
         try:
-            return "zero123" if open_components(place).has("image_encoder") else "stable-diffusion"
+            return denoiser_of(open_components(place))
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
     if "/" not in name and name in formulas():
         return name
     return ROLE_DENOISER[role]
+
+
+def denoiser_of(model: ModelComponents) -> str:
+    """Return which denoiser runs a model with these components."""
+    if model.has("image_encoder"):
+        return "zero123"
+    if _says(model, "text_encoder", "model_type") == "t5":
+        return "deep-floyd"
+    return "instruct-pix2pix" if _says(model, "unet", "in_channels") == 8 else "stable-diffusion"
+
+
+def _says(model: ModelComponents, component: str, option: str) -> object:
+    """Return an option of a component's configuration; None where it has no readable one."""
+    try:
+        return model.config(component).get(option) if model.has(component) else None
+    except UserError:
+        return None
 
 
 def formulas() -> list[str]:

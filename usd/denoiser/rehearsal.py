@@ -28,6 +28,7 @@ from usd.denoiser.components import CLASSES, PROJECTION, ModelComponents, networ
 from usd.denoiser.load import (
     ModelEntry,
     ModelLocation,
+    denoiser_of,
     entry_of,
     find_published,
     finding_by,
@@ -85,7 +86,7 @@ class RandomComponents(ModelComponents):
         config = self.config(component)
         network = empty_network(*network_class(component, config), config)
         prefix = "text_model." if network_class(component, config)[1] == "CLIPTextModel" else ""
-        named = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+        named = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
         return {prefix + name.removeprefix(prefix): shape for name, shape in named.items()}
 
     def _random(self, component: str, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -222,8 +223,7 @@ def architecture_of(name: str, role: str, where: str) -> Architecture:
 def _stored_architecture(model: ModelComponents) -> Architecture:
     """Return the architecture of a model that is on this disk."""
     configs = {component: model.config(component) for component in CLASSES if model.has(component)}
-    denoiser = "zero123" if "image_encoder" in configs else "stable-diffusion"
-    return Architecture(denoiser, configs, model.config("scheduler"))
+    return Architecture(denoiser_of(model), configs, model.config("scheduler"))
 
 
 @contextmanager

@@ -233,6 +233,9 @@ def build(
         network = empty_network(library, name, config)
     wanted = network.state_dict()
     names = {key: stored_name(key, tensors) for key in wanted}
+    # files hold a weight that a network uses in two places under one of its names
+    ties = tied_names(network)
+    names |= {key: next(filter(None, map(names.get, ties[key])), None) for key in wanted if key in ties}
     missing = sorted(key for key, stored in names.items() if stored is None)
     if missing:
         raise UserError(f"{place}: lacks {len(missing)} weights of {name}, such as {missing[0]}")
@@ -245,6 +248,9 @@ def build(
                 f"and its configuration says {_size(wanted[key])}"
             )
     network.load_state_dict(found, assign=True)
+    for name, (first, *_) in ties.items():  # once more one weight in two places
+        owner, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(owner), leaf, network.get_parameter(first))
     fill_positions(network, place)
     return network.eval()
 
@@ -257,6 +263,14 @@ def empty_network(library: str, name: str, config: Mapping[str, Any]) -> Any:
         if library == "diffusers":
             return cls.from_config(said)
         return cls(cls.config_class.from_dict(said))
+
+
+def tied_names(network: torch.nn.Module) -> dict[str, list[str]]:
+    """Return all names of each weight that a network holds under more than one, by each of them."""
+    names: dict[int, list[str]] = {}
+    for name, weight in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(name)
+    return {name: group for group in names.values() if len(group) > 1 for name in group}
 
 
 def stored_name(key: str, tensors: Mapping[str, Tensor]) -> str | None:

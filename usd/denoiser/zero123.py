@@ -13,10 +13,11 @@ from usd.core.registry import register
 from usd.denoiser import EncodedReference, ViewDenoiser
 from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.frozen import Frozen
-from usd.denoiser.latent import LatentDenoiser, NetworkInput
+from usd.denoiser.latent import LatentDenoiser, NetworkInput, UNetConfig
+from usd.denoiser.networks import ImageEncoder
 from usd.denoiser.picture import ClipPicture
 from usd.denoiser.single_file import STABLE
-from usd.denoiser.view_volume import VOLUME, load_volume
+from usd.denoiser.view_volume import VOLUME, ViewVolume, load_volume
 from usd.denoiser.weights import readable
 from usd.denoiser.zero123_condition import (
     CameraProjection,
@@ -45,7 +46,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
     components = ("unet", "vae", "image_encoder", "scheduler", "|".join(PROJECTIONS))
 
     @dataclass(frozen=True)
-    class Config(LatentDenoiser.Config):
+    class Config(UNetConfig):
         fourth_number: FourthNumber | None = option(
             None,
             "last number of the pose: difference of distances, or Stable-Zero123's input polar angle; "
@@ -56,11 +57,13 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         super().__init__(config, name)
         files, place = self.files, self.folder / VOLUME
         self.fourth_number: FourthNumber = config.fourth_number or stored_fourth_number(files)
-        self.image_encoder = Frozen(
+        self.image_encoder: Frozen[ImageEncoder] = Frozen(
             lambda: files.network("image_encoder"), config.execution.weights, config.execution
         )
-        self.projection = Frozen(lambda: load_projection(files))
-        self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
+        self.projection: Frozen[CameraProjection] = Frozen(lambda: load_projection(files))
+        self.volume: Frozen[ViewVolume] | None = (
+            Frozen(lambda: load_volume(place)) if place.is_dir() else None
+        )
         self.assumes_elevation = self.volume is not None
         self._vision = files.config("image_encoder")
         self._clip_picture = self._clip_input()
