@@ -189,7 +189,7 @@ class Architecture:
         return Architecture(self.denoiser, configs, self.scheduler)
 
     def _projection(self) -> int:
-        """Number of weights of Zero-1-to-3's layer from image embedding and pose to a token."""
+        """Return the number of weights of Zero-1-to-3's layer from image embedding and pose to a token."""
         inward = whole(self.configs["image_encoder"], "projection_dim") + 4
         return (inward + 1) * whole(self.configs["unet"], "cross_attention_dim")
 

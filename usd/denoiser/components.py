@@ -38,30 +38,30 @@ class ModelComponents(ABC):
 
     @abstractmethod
     def config(self, component: str) -> dict[str, Any]:
-        """Its configuration; {} where a published model has none. Raises UserError where it must have one."""
+        """Return a component's configuration, {} where published models have none. Raises UserError if missing."""
 
     @abstractmethod
     def tensors(self, component: str) -> Mapping[str, Tensor]:
-        """Its weights, read when asked for. Raises UserError."""
+        """Return a component's weights, read when asked for. Raises UserError."""
 
     @abstractmethod
     def has(self, component: str) -> bool:
-        """Whether there is such a component."""
+        """Return whether there is such a component."""
 
     def source(self, component: str) -> Path:
-        """Where the component is stored, for messages."""
+        """Return where a component is stored, for messages."""
         return self.place
 
     def tokenizer(self) -> Path | None:
-        """The folder of its tokenizer's files, if it has one."""
+        """Return the folder of its tokenizer's files, if it has one."""
         return None
 
     def projection_layout(self) -> str:
-        """Which of ``PROJECTIONS`` the camera projection is stored as: it decides how CLIP's picture is resized."""
+        """Return which of ``PROJECTIONS`` the camera projection is stored as: it decides CLIP's resizing."""
         return PROJECTIONS[0]
 
     def network(self, component: str) -> torch.nn.Module:
-        """The component as a network, its weights in the precision of the file. Raises UserError."""
+        """Return the component as a network, its weights in the precision of the file. Raises UserError."""
         library, name = network_class(component, self.config(component))
         return build(library, name, self.config(component), self.tensors(component), self.source(component))
 
@@ -73,24 +73,30 @@ class FolderComponents(ModelComponents):
     place: Path
 
     def config(self, component: str) -> dict[str, Any]:
+        """Return a component's configuration. Raises UserError."""
         if component == "scheduler":
             return read_json(self.place / component / "scheduler_config.json")
         path = self._component_folder(component) / "config.json"
         return {} if component == PROJECTION and not path.is_file() else read_json(path)
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return a component's weights, read when asked for. Raises UserError."""
         return load_tensors(self.source(component), averaged=component == "unet")
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return self._component_folder(component).is_dir()
 
     def source(self, component: str) -> Path:
+        """Return where a component is stored, for messages."""
         return weights_folder(self._component_folder(component))
 
     def tokenizer(self) -> Path | None:
+        """Return the folder of the tokenizer's files, if there is one."""
         return self.place / "tokenizer" if self.has("tokenizer") else None
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return self._component_folder(PROJECTION).name
 
     def _component_folder(self, component: str) -> Path:
@@ -109,12 +115,15 @@ class MemoryComponents(ModelComponents):
     place: Path = Path("memory")
 
     def config(self, component: str) -> dict[str, Any]:
+        """Return a component's configuration. Raises UserError."""
         return self.configs.get(component, {}) if component == PROJECTION else self.configs[component]
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return a component's weights, read when asked for. Raises UserError."""
         return self.weights[component]
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return component in self.configs or component in self.weights
 
 
@@ -125,7 +134,7 @@ def read_network(component: str, folder: Path) -> torch.nn.Module:
 
 
 def open_components(place: Path) -> ModelComponents:
-    """The components of a folder or single file. Raises UserError."""
+    """Return the components of a folder or single file. Raises UserError."""
     if place.is_dir():
         return FolderComponents(place)
     if not place.is_file():

@@ -37,9 +37,11 @@ class Told(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
+        """Where the base is stored."""
         return self.base.place
 
     def config(self, component: str) -> dict[str, Any]:
+        """Return the base's configuration, corrected where the user knows better."""
         said = self.base.config(component)
         if component == "scheduler" and self.prediction is not None:
             return said | {"prediction_type": self.prediction}
@@ -48,19 +50,24 @@ class Told(ModelComponents):
         return said
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return the base's weights, rounded to fp16 where asked for."""
         tensors = self.base.tensors(component)
         return Lazy({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return self.base.has(component)
 
     def source(self, component: str) -> Path:
+        """Return where a component is stored, for messages."""
         return self.base.source(component)
 
     def tokenizer(self) -> Path | None:
+        """Return the folder of the tokenizer's files, if there is one."""
         return self.base.tokenizer()
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return self.base.projection_layout()
 
 
@@ -70,7 +77,7 @@ def _half(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], overwrite: bool = False) -> Path:
-    """Writes a model as a folder or single file. Raises UserError rather than overwrite what it was not told to."""
+    """Write a model as a folder or single file. Raises UserError rather than overwrite what it was not told to."""
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; expected a new name, or --overwrite")
     if out.resolve() == model.place.resolve():
@@ -81,7 +88,7 @@ def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], ove
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 2 for what the user can mend."""
+    """Return the command line. Returns the exit code: 2 for what the user can mend."""
     reads = argparse.ArgumentParser("python -m usd.denoiser.convert", description=__doc__)
     reads.add_argument("model", help="single file, folder, alias or hub id, with ' + LORA x SCALE' if wanted")
     reads.add_argument("out", type=Path, help="folder, or a file that ends in .safetensors or .ckpt")
@@ -108,7 +115,7 @@ def _convert(asked: argparse.Namespace) -> None:
 
 
 def described(model: ModelComponents) -> list[str]:
-    """The components of a model with their numbers of weights, and what it predicts."""
+    """Return the components of a model with their numbers of weights, and what it predicts."""
     components = [
         component
         for component in ("unet", "vae", "text_encoder", "image_encoder", PROJECTION)

@@ -99,7 +99,7 @@ class Frozen(Generic[N]):
 
 
 def _slots(network: torch.nn.Module) -> list[tuple[Slot, torch.Tensor]]:
-    """Every weight and buffer with its place. A weight in two places has two entries."""
+    """Return every weight and buffer with its place. A weight in two places has two entries."""
     return [
         ((module, name), tensor)
         for module in network.modules()

@@ -37,7 +37,7 @@ class Origin:
     form: Form = "same"
 
     def read(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Our tensor, a view of the stored one."""
+        """Return our tensor, a view of the stored one."""
         tensor = stored[self.name]
         if self.third is not None:
             tensor = tensor.chunk(3)[self.third]
@@ -46,7 +46,7 @@ class Origin:
         return tensor.T if self.form == "turned" else tensor
 
     def stored_form(self, ours: Tensor) -> Tensor:
-        """The inverse, but for the stacking."""
+        """Return the inverse, but for the stacking."""
         if self.form == "same":
             return ours
         return ours.T if self.form == "turned" else ours[..., None, None]
@@ -56,12 +56,12 @@ Table = dict[str, Origin]
 
 
 def read_as_ours(table: Table, stored: Mapping[str, Tensor]) -> Lazy:
-    """What of a checkpoint this table names, under our names."""
+    """Return the tensors of a checkpoint that a table names, under our names."""
     return Lazy({ours: partial(o.read, stored) for ours, o in table.items() if o.name in stored})
 
 
 def written(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under the checkpoint's names: the inverse of ``read_as_ours``."""
+    """Return our tensors under the checkpoint's names: the inverse of ``read_as_ours``."""
     groups: dict[str, list[tuple[int, Tensor]]] = {}
     for name, origin in table.items():
         groups.setdefault(origin.name, []).append((origin.third or 0, origin.stored_form(ours[name])))
@@ -70,7 +70,7 @@ def written(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def averaged_name(name: str) -> str:
-    """Where a checkpoint keeps the exponential moving average of a weight of the UNet: the same without dots."""
+    """Return the name of the exponential moving average of a weight of the UNet: the same without dots."""
     return AVERAGE + name.removeprefix("model.").replace(".", "")
 
 
@@ -87,13 +87,13 @@ RESNET = {
 
 
 def unet_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
-    """Of a UNet2DConditionModel with these weights: blocks are counted through, whatever the level."""
+    """Return the table of a UNet2DConditionModel with these weights: blocks are counted through, whatever the level."""
     modules = unet_modules(config)
     return {name: Origin(UNET + _renamed(name, modules, RESNET)) for name in names}
 
 
 def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Our modules -> theirs."""
+    """Return the training code's name of each module, by ours."""
     layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
     attentive = ["Attn" in kind for kind in config["up_block_types"]]
     modules = {
@@ -127,7 +127,7 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 
 
 def autoencoder_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
-    """Of an AutoencoderKL: the decoder's levels are numbered from the finest, its attention is 1 x 1 convolutions."""
+    """Return the table of an AutoencoderKL: its decoder counts from the finest level, its attention is convolutions."""
     modules = autoencoder_modules(config)
     leaves = {**ATTENTION, "conv_shortcut": "nin_shortcut"}
     table = {}
@@ -138,7 +138,7 @@ def autoencoder_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
 
 
 def autoencoder_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Our modules -> theirs."""
+    """Return the training code's name of each module, by ours."""
     layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
     modules = {name: name for name in ("quant_conv", "post_quant_conv")}
     for half in ("encoder", "decoder"):
@@ -183,17 +183,17 @@ VISION_ENDS = {
 
 
 def clip_text_table(names: Iterable[str], inner: str = "text_model.") -> Table:
-    """Of a CLIPTextModel in Stable Diffusion 1.x: transformers' own names, of the time of its release."""
+    """Return the table of a CLIPTextModel in Stable Diffusion 1.x: transformers' names at the time of its release."""
     return {name: Origin(CLIP_TEXT + inner + name.removeprefix("text_model.")) for name in names}
 
 
 def open_clip_text_table(names: Iterable[str]) -> Table:
-    """Of a CLIPTextModel in Stable Diffusion 2.x: OpenCLIP's names, q, k and v stacked."""
+    """Return the table of a CLIPTextModel in Stable Diffusion 2.x: OpenCLIP's names, q, k and v stacked."""
     return {name: _clip_origin(CLIP, name.removeprefix("text_model."), TEXT_ENDS) for name in names}
 
 
 def clip_vision_table(names: Iterable[str]) -> Table:
-    """Of a CLIPVisionModelWithProjection in Zero-1-to-3: OpenAI's names, the projection transposed."""
+    """Return the table of the image encoder in Zero-1-to-3: OpenAI's names, the projection transposed."""
     table = {}
     for name in names:
         if name == "visual_projection.weight":
@@ -204,7 +204,7 @@ def clip_vision_table(names: Iterable[str]) -> Table:
 
 
 def camera_projection_table() -> Table:
-    """Of the layer from picture and pose to a token."""
+    """Return the table of the layer from picture and pose to a token."""
     return {f"proj.{kind}": Origin(f"cc_projection.{kind}") for kind in ("weight", "bias")}
 
 
@@ -220,7 +220,7 @@ def _clip_origin(prefix: str, name: str, ends: Mapping[str, str]) -> Origin:
 
 
 def _renamed(name: str, modules: Mapping[str, str], leaves: Mapping[str, str]) -> str:
-    """The longest known module at the head of a name replaced, and the layer after it."""
+    """Return a name with the longest known module at its head replaced, and the layer after it."""
     ends = [i for i, letter in enumerate(name) if letter == "."]
     head = next((name[:end] for end in reversed(ends) if name[:end] in modules), None)
     if head is None:

@@ -52,7 +52,7 @@ class ModelEntry:
 
 @cache
 def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
-    """The aliases, by name. Raises UserError when the file is missing or wrong."""
+    """Return the aliases, by name. Raises UserError when the file is missing or wrong."""
     from omegaconf import OmegaConf
 
     if not file.is_file():
@@ -62,7 +62,7 @@ def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
 
 
 def entry_of(name: str) -> ModelEntry | None:
-    """The alias with this name or (former) id."""
+    """Return the alias with this name or (former) id."""
     entries = model_entries()
     ids = ((e, (e.repository, *e.mirrors, *e.former_ids)) for e in entries.values())
     by_id = {i.partition("@")[0]: entry for entry, names in ids for i in names if i}
@@ -73,7 +73,7 @@ _open: "WeakValueDictionary[tuple[str, Execution], Denoiser]" = WeakValueDiction
 
 
 def open_model(name: str, role: str, where: str, execution: Execution) -> Denoiser:
-    """See ``usd.denoiser.open_text_denoiser``. A model that is in use already is handed out again."""
+    """Return a model, the same object while it is in use; see ``usd.denoiser.open_text_denoiser``."""
     if not name:
         raise UserError(
             f"{where}: is empty; expected an alias of load/models.yaml, a folder or a Hugging Face id"
@@ -97,7 +97,7 @@ class ModelLocation:
     fourth_number: FourthNumber | None = None
 
     def options(self, execution: Execution) -> dict[str, object]:
-        """Options of its denoiser."""
+        """Return the options of its denoiser."""
         said: dict[str, object] = {"folder": str(self.place), "execution": execution}
         if self.lora is not None:
             said |= {"lora_file": str(self.lora), "lora_scale": self.scale}
@@ -136,7 +136,7 @@ def open_controlled(
 
 
 def components_of(name: str, where: str) -> ModelComponents:
-    """The components of a model by alias, folder, single file or hub id, a LoRA after ' + ' added. Raises UserError."""
+    """Return the components of a model by name, a LoRA after ' + ' added. Raises UserError."""
     found = find_model(name, "text", where)
     if found.place is None:
         raise UserError(f"{where}: '{name}' is a formula without weights; expected a model")
@@ -210,7 +210,7 @@ def _lora_place(lora: str, where: str) -> Path:
 
 
 def _base_of(place: Path, where: str) -> str:
-    """The model that the card of a LoRA's folder names. Raises UserError when there is none."""
+    """Return the model that the card of a LoRA's folder names. Raises UserError when there is none."""
     path = place / "lora.json"
     base = read_json(path).get("base_model") if path.is_file() else None
     if not base:
@@ -267,7 +267,7 @@ def formulas() -> list[str]:
 
 
 def folder_of(name: str, components: Sequence[str], where: str) -> Path:
-    """A folder on this disk with these components of a model, fetched if need be. Raises UserError."""
+    """Return a folder on this disk with these components of a model, fetched if need be. Raises UserError."""
     entry = entry_of(name)
     return local_model(entry.path if entry else name) or _fetched(name, entry, components, where)
 
@@ -288,7 +288,7 @@ def in_rehearsal() -> bool:
 
 
 def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
-    """Parts ``a`` or ``a|b`` (either will do) of which ``folder`` has no subfolder."""
+    """Return the components ``a`` or ``a|b`` (either will do) of which ``folder`` has no subfolder."""
     return [
         component
         for component in components
@@ -300,7 +300,7 @@ def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
 
 
 def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
-    """A folder in the Hugging Face cache with these components: what is there already, else downloaded."""
+    """Return a folder in the Hugging Face cache with these components: what is there already, else downloaded."""
     repositories = _repositories(name, entry)
     there = dict.fromkeys([*repositories, *((repository, "main") for repository, _ in repositories)])
     folders = (_cached(repository, revision, components) for repository, revision in there)
@@ -321,7 +321,7 @@ def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], whe
 
 
 def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
-    """Ids and revisions, in the order in which they are tried. A mirror's revision stands behind an @."""
+    """Return ids and revisions in the order in which they are tried. A mirror's revision stands behind an @."""
     if entry is not None:
         mirrors = [mirror.partition("@") for mirror in entry.mirrors]
         first = [(entry.repository, entry.revision)] if entry.repository else []
@@ -331,7 +331,7 @@ def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
 
 
 def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
-    """The one line that says what was tried and what to do."""
+    """Return the one line that says what was tried and what to do."""
     if entry is not None and entry.path:
         place = resource(entry.path)
         return f"{where}: model '{name}' comes with the package, but {place} is missing; restore it"
@@ -375,7 +375,7 @@ def _fetch(repository: str, revision: str, components: Sequence[str], entry: Mod
 
 
 def wanted_files(files: Sequence[str], components: Sequence[str], half: bool = False) -> list[str]:
-    """Of a repository's files, those worth fetching: each component's small files and one form of its weights."""
+    """Return the files of a repository to fetch: each component's small files and one form of its weights."""
     folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]
     for folder in folders:

@@ -40,7 +40,7 @@ class Card:
 
 
 def add_lora(unet: Any, config: LoraConfig) -> Any:
-    """The UNet with a LoRA on every attention layer, which alone is trained; at first it changes nothing.
+    """Return the UNet with a LoRA on every attention layer, which alone is trained; at first it changes nothing.
 
     A is drawn from torch's global generator.
     """
@@ -60,7 +60,7 @@ def add_lora(unet: Any, config: LoraConfig) -> Any:
 
 
 def write_lora(unet: Any, folder: Path, card: Card) -> list[Path]:
-    """Stores the LoRA of a UNet as diffusers and peft users load it, and the card. Raises ``UserError``."""
+    """Store the LoRA of a UNet as diffusers and peft users load it, and the card. Raises ``UserError``."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
@@ -87,7 +87,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a LoRA's folder; an empty one where there is none."""
+    """Return the card of a LoRA's folder; an empty one where there is none."""
     path = folder / CARD
     if not path.is_file():
         return Card()
@@ -96,7 +96,7 @@ def read_card(folder: Path) -> Card:
 
 
 def lora_model(folder: Path, base: str | None = None, scale: float = 1.0) -> str:
-    """The name under which ``open_text_denoiser`` knows a model with the LoRA in ``folder`` added ``scale`` times.
+    """Return the name by which ``open_text_denoiser`` opens a model with ``scale`` times the LoRA in ``folder``.
 
     ``base`` is needed where no card names it.
     """

@@ -68,14 +68,14 @@ class LowRank:
     alpha: float | None = None  # of the change, alpha / rank; None: 1
 
     def __call__(self, weight: Tensor, scale: float | int) -> Tensor:
-        """The weight, changed ``scale`` times, in its own precision."""
+        """Return the weight, changed ``scale`` times, in its own precision."""
         rank = self.down.shape[0]
         strength = scale * (1.0 if self.alpha is None else self.alpha / rank)
         change = (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(weight.shape)
         return (weight.float() + strength * change).to(weight.dtype)
 
     def fits(self, shape: torch.Size) -> bool:
-        """Whether it changes weights of this shape."""
+        """Return whether it changes weights of this shape."""
         inward = self.down[0].numel() == shape[1:].numel()
         return inward and self.up.shape[0] == shape[0] and self.up.flatten(1).shape[1] == self.down.shape[0]
 
@@ -89,7 +89,7 @@ class LoraFile:
 
 
 def read_lora(place: Path) -> LoraFile:
-    """A file, or a folder of diffusers or peft with one. Raises UserError for what is no LoRA that we can add."""
+    """Return the LoRA of a file, or of a folder of diffusers or peft. Raises UserError for what cannot be added."""
     path = lora_path(place)
     tensors, facts = open_checkpoint(path)
     _refuse_other_kinds(path, tensors)
@@ -115,7 +115,7 @@ def read_lora(place: Path) -> LoraFile:
 
 
 def lora_path(place: Path) -> Path:
-    """The file of LoRA weights that is meant. Raises UserError."""
+    """Return the file of LoRA weights that is meant. Raises UserError."""
     if place.is_file():
         return place
     found = next((place / name for name in FILES if (place / name).is_file()), None)
@@ -125,12 +125,12 @@ def lora_path(place: Path) -> Path:
 
 
 def is_lora_folder(place: Path) -> bool:
-    """Whether a folder holds LoRA weights and no whole model."""
+    """Return whether a folder holds LoRA weights and no whole model."""
     return any((place / name).is_file() for name in FILES) and not (place / "unet").is_dir()
 
 
 def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
-    """alpha by component, where the file or the ``adapter_config.json`` beside it says one for all layers.
+    """Return alpha by component, where the file or the ``adapter_config.json`` beside it says one for all layers.
 
     Raises UserError for strengths that differ by rule.
     """
@@ -158,7 +158,7 @@ def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _place_of(path: Path, name: str) -> tuple[str, str, str]:
-    """(component, layer without dots, role) of a tensor's name."""
+    """Return (component, layer without dots, role) of a tensor's name."""
     for role, ending in ROLES.items():
         match = re.search(rf"(?:{ending})$", name)
         if match:
@@ -176,7 +176,7 @@ def _place_of(path: Path, name: str) -> tuple[str, str, str]:
 
 
 def squashed(name: str) -> str:
-    """A layer's name without dots and underscores, and without CLIP's outer module, which some libraries leave out."""
+    """Return a layer's name without dots, underscores and CLIP's outer module, which some libraries leave out."""
     return re.sub(r"[._]", "", name.removeprefix("text_model.").removeprefix("text_model_"))
 
 
@@ -207,25 +207,31 @@ class LoraComponents(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
+        """Where the base is stored."""
         return self.base.place
 
     def config(self, component: str) -> dict[str, Any]:
+        """Return a component's configuration. Raises UserError."""
         return self.base.config(component)
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return self.base.has(component)
 
     def source(self, component: str) -> Path:
+        """Return where a component is stored, for messages."""
         return self.base.source(component)
 
     def tokenizer(self) -> Path | None:
+        """Return the folder of the tokenizer's files, if there is one."""
         return self.base.tokenizer()
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return self.base.projection_layout()
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
-        """Those of the base, changed as they are read. Raises UserError where the LoRA is for another model."""
+        """Return the base's weights, changed as they are read. Raises UserError where the LoRA is for another model."""
         weights = self.base.tensors(component)
         changes = self._by_weight(component, weights)
         readers = {name: partial(weights.__getitem__, name) for name in weights}
@@ -236,7 +242,7 @@ class LoraComponents(ModelComponents):
         return low(weights[name], self.scale)
 
     def _by_weight(self, component: str, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
-        """The changes under the weights' own names."""
+        """Return the changes under the weights' own names."""
         places = {
             squashed(name.removesuffix(".weight")): name for name in weights if name.endswith(".weight")
         }
@@ -255,7 +261,7 @@ class LoraComponents(ModelComponents):
 
 
 def with_lora(base: ModelComponents, place: Path, scale: float | int) -> LoraComponents:
-    """A model changed by a LoRA. Raises UserError when the LoRA is for another kind of model."""
+    """Return a model changed by a LoRA. Raises UserError when the LoRA is for another kind of model."""
     lora = read_lora(place)
     foreign = [component for component in lora.changes if not base.has(component)]
     if foreign:

@@ -48,12 +48,12 @@ class Ignored:
 
 
 def empty_table(*_: object) -> dict[object, object]:
-    """Stands where a table stood whose entries follow in the file."""
+    """Return an empty table, to stand where one stood whose entries follow in the file."""
     return {}
 
 
 def read_pickle(path: Path, zipped: bool) -> Any:
-    """What ``torch.save`` wrote, its tensors mapped from the file where it is ``zipped`` (as since 2020).
+    """Return what ``torch.save`` wrote, its tensors mapped from the file where it is ``zipped`` (as since 2020).
 
     Raises UserError for objects that are neither weights nor a known trainer's.
     """

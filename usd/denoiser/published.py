@@ -49,7 +49,7 @@ def write_folder(
     pickled: bool = False,
     variant: str = "",
 ) -> Path:
-    """A diffusers folder, as ``open_text_denoiser`` and diffusers itself read it.
+    """Write a diffusers folder, as ``open_text_denoiser`` and diffusers itself read it; return it.
 
     ``layout`` names Zero-1-to-3's camera projection (one of ``PROJECTIONS``); ``pickled`` writes ``.bin`` files;
     ``variant`` is a word in their names, such as fp16. Tensors keep their precision. Raises UserError for the
@@ -87,7 +87,7 @@ def write_network(model: ModelComponents, component: str, folder: Path) -> Path:
 
 
 def _write_projection(model: ModelComponents, folder: Path, layout: str, pickled: bool) -> dict[str, Any]:
-    """The layer under the names of its layout, and CLIP's preprocessing; what the index says of them."""
+    """Write the projection under its layout's names, and CLIP's preprocessing; return what the index says of them."""
     ours = model.tensors(PROJECTION)
     first = layout == PROJECTIONS[0]
     named = ours if first else {name.replace("proj.", "projection.", 1): x for name, x in ours.items()}
@@ -132,7 +132,7 @@ def write_single_file(model: ModelComponents, path: Path, averaged: bool = True,
 
 
 def family_of_components(model: ModelComponents) -> Family:
-    """Stable Diffusion 2 is told from 1 by the linear layers around its UNet's attention."""
+    """Return the family of a model: Stable Diffusion 2 is known by the linear layers around its UNet's attention."""
     if model.has(PROJECTION):
         return "zero123"
     return "stable-diffusion-2" if model.config("unet").get("use_linear_projection") else "stable-diffusion-1"
@@ -152,14 +152,14 @@ def state_of(model: ModelComponents, family: Family, averaged: bool = True) -> d
 
 
 def _average(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The UNet as the original's moving average, and that average's two numbers, at their initial values."""
+    """Return the UNet as the original's moving average, and that average's two numbers, at their initial values."""
     average = {layouts.averaged_name(name): x for name, x in stored.items() if name.startswith(UNET)}
     numbers = {"decay": torch.tensor(0.9999), "num_updates": torch.tensor(0, dtype=torch.int32)}
     return average | {f"{layouts.AVERAGE}{name}": x for name, x in numbers.items()}
 
 
 def _unread(stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """What the original classes load and never read, at its true size, since another size is an error to them."""
+    """Return what the original classes load and never read, at its true size: another is an error to them."""
     if family == "stable-diffusion-1":
         positions = stored[f"{CLIP_TEXT}text_model.embeddings.position_embedding.weight"].shape[0]
         return {f"{CLIP_TEXT}text_model.embeddings.position_ids": torch.arange(positions)[None]}
@@ -169,7 +169,7 @@ def _unread(stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def _unread_text_half(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for the ends of CLIP's text tower, as wide as the image embedding, which is so in ViT-L/14."""
+    """Return zeros for the ends of CLIP's text tower, as wide as the image embedding, which is so in ViT-L/14."""
     projection = stored[f"{CLIP}visual.proj"]
     width = projection.shape[1]
     shapes = {
@@ -183,7 +183,7 @@ def _unread_text_half(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unread_last_layer(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for OpenCLIP's last text layer and projection: Stable Diffusion 2 reads the layer before."""
+    """Return zeros for OpenCLIP's last text layer and projection: Stable Diffusion 2 reads the layer before."""
     blocks = f"{CLIP}transformer.resblocks."
     last = max(int(name[len(blocks) :].split(".")[0]) for name in stored if name.startswith(blocks))
     head = f"{blocks}{last}."
@@ -194,7 +194,7 @@ def _unread_last_layer(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _schedule(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The noise schedule and the posterior q(x_{t-1} | x_t, x_0) as buffers (arXiv 2006.11239, eq. 7)."""
+    """Return the noise schedule and the posterior q(x_{t-1} | x_t, x_0) as buffers (arXiv 2006.11239, eq. 7)."""
     count, ends = int(scheduler["num_train_timesteps"]), (scheduler["beta_start"], scheduler["beta_end"])
     betas = torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, count, dtype=torch.float64) ** 2
     bars = (1 - betas).cumprod(0)
@@ -256,7 +256,7 @@ def training_config(model: ModelComponents, family: Family) -> dict[str, Any]:
 
 
 def _unet_params(unet: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the training code's UNetModel. Its attention is given by how much smaller the levels are that have it."""
+    """Return the training code's options of the UNet, whose attention is named by how much smaller a level is."""
     channels, heads = unet["block_out_channels"], unet["attention_head_dim"]
     attentive = [2**level for level, kind in enumerate(unet["down_block_types"]) if "Attn" in kind]
     width = channels[0] // heads[0] if isinstance(heads, list | tuple) else -1

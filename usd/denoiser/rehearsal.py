@@ -1,4 +1,4 @@
-"""A rehearsal: every published model is stood in for by a random one of its architecture, tiny and made at once.
+r"""A rehearsal: every published model is stood in for by a random one of its architecture, tiny and made at once.
 
     with rehearsal() as models:
         train(...)                       # opens models by their names, as always; nothing is downloaded
@@ -90,7 +90,7 @@ class RandomComponents(ModelComponents):
         return {prefix + name.removeprefix(prefix): shape for name, shape in named.items()}
 
     def _random(self, component: str, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Ones for scales, zeros for offsets, else normal numbers divided by the root of the inputs. fp16."""
+        """Return ones for scales, zeros for offsets, else normal numbers divided by the root of the inputs. fp16."""
         if len(shape) == 1:
             return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
         source = generator("cpu", 0, self.name, component, name)

@@ -55,26 +55,30 @@ class SingleFile(ModelComponents):
         self.averaged = averaged and _has_average(self.stored)
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         told = ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
         return component in ("unet", "vae", "scheduler", *told)
 
     def config(self, component: str) -> dict[str, Any]:
+        """Return a component's configuration. Raises UserError."""
         return self._configs[component]
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return a component's weights, read when asked for. Raises UserError."""
         return layouts.read_as_ours(self._table(component), self.stored)
 
     def tokenizer(self) -> Path | None:
-        """A folder ``tokenizer`` beside the file, if there is one."""
+        """Return a folder ``tokenizer`` beside the file, if there is one."""
         folder = self.place.parent / "tokenizer"
         return folder if folder.is_dir() else None
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return PROJECTIONS[1]  # the training code's own name
 
     @cached_property
     def _shapes(self) -> dict[str, dict[str, Any]]:
-        """What follows from the shapes of the weights."""
+        """The configurations that follow from the shapes of the weights."""
         told = (
             {"image_encoder": vision_config(self.stored, self.place)}
             if self.family == "zero123"
@@ -99,7 +103,7 @@ class SingleFile(ModelComponents):
         return whole | ({PROJECTION: _fourth(self.place, self.said)} if self.family == "zero123" else {})
 
     def _measured(self) -> str:
-        """What the UNet predicts, found out by asking it: no file of weights says so."""
+        """Return what the UNet predicts, measured on it: no file of weights says so."""
         config = self._shapes["unet"]
         unet = build(*CLASSES["unet"], config, self.tensors("unet"), self.place).float()
         found, share = measured_prediction(unet, config["in_channels"], config["cross_attention_dim"])
@@ -128,7 +132,7 @@ class SingleFile(ModelComponents):
 
 
 def table_of(component: str, family: Family, names: list[str], config: Mapping[str, Any]) -> Table:
-    """Where a family's single files keep the weights ``names`` of a component."""
+    """Return where a family's single files keep the weights ``names`` of a component."""
     if component == "unet":
         return layouts.unet_table(names, config)
     if component == "vae":
@@ -140,7 +144,7 @@ def table_of(component: str, family: Family, names: list[str], config: Mapping[s
 
 
 def family_of(stored: Mapping[str, Tensor], place: Path) -> Family:
-    """Which model this is. Raises UserError when it is none that is known, with what it seems to be."""
+    """Return the family of a file. Raises UserError for an unknown one, saying what it seems to be."""
     if f"{UNET}input_blocks.0.0.weight" not in stored:
         raise UserError(f"{place}: {_stranger(stored)}; expected Stable Diffusion 1.x, 2.x or Zero-1-to-3")
     if "cc_projection.weight" in stored:
@@ -201,7 +205,7 @@ def training_config(place: Path) -> dict[str, Any]:
 
 
 def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """Of UNet2DConditionModel, without ``sample_size``."""
+    """Return the configuration of UNet2DConditionModel, without ``sample_size``, by the shapes of its weights."""
     levels = _levels(stored, place)
     attentive = [f"{UNET}input_blocks.{first}.1.norm.weight" in stored for first, _ in levels]
     channels = [
@@ -249,7 +253,7 @@ def check_sizes(said: Mapping[str, Any], unet: Mapping[str, Any], place: Path) -
 
 
 def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
-    """(first block, number of residual blocks) of each level: levels end at a downsampling block."""
+    """Return (first block, number of residual blocks) of each level: levels end at a downsampling block."""
     levels, first, block = [], 1, 1
     while f"{UNET}input_blocks.{block}.0.in_layers.0.weight" in stored:
         block += 1
@@ -272,7 +276,7 @@ def _heads(channels: list[int], linear: bool, said: Mapping[str, Any]) -> int | 
 
 
 def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """Of AutoencoderKL, without ``sample_size``."""
+    """Return the configuration of AutoencoderKL, without ``sample_size``, by the shapes of its weights."""
     levels = _count(stored, f"{AUTOENCODER}encoder.down.NUMBER.block.0.conv1.weight", place)
     layers = _count(stored, f"{AUTOENCODER}encoder.down.0.block.NUMBER.conv1.weight", place)
     channels = [
@@ -292,7 +296,7 @@ def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], pl
 
 
 def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> dict[str, Any]:
-    """Of CLIPTextModel. Stable Diffusion 2 reads the last layer but one, so its last layer is left out."""
+    """Return the configuration of CLIPTextModel, without the last layer that Stable Diffusion 2 does not read."""
     one = family == "stable-diffusion-1"
     if one:
         inner = "text_model." if f"{CLIP_TEXT}text_model.final_layer_norm.weight" in stored else ""
@@ -320,7 +324,7 @@ def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> di
 
 
 def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
-    """Of CLIPVisionModelWithProjection."""
+    """Return the configuration of CLIPVisionModelWithProjection by the shapes of its weights."""
     tower = f"{CLIP}visual."
     names = [f"{tower}{name}" for name in ("conv1.weight", "positional_embedding", "proj")]
     patches, positions, out = (_shape(stored, name, place) for name in names)
@@ -340,7 +344,7 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
 
 
 def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown.
+    """Return what is predicted, by the training configuration, else by the published checkpoint's step; None: unknown.
 
     A configuration that does not say it means noise to its authors, but easily lies beside the wrong file: with and
     without it the file itself is asked (``check_prediction``).
@@ -364,7 +368,7 @@ def check_prediction(prediction: str, family: Family, said: Mapping[str, Any], p
 
 @torch.no_grad()
 def measured_prediction(unet: Any, channels: int, width: int, side: int = 16) -> tuple[str, float]:
-    """What a UNet predicts, and which share of pure noise is in its answer to it.
+    """Return what a UNet predicts, and which share of pure noise is in its answer to it.
 
     At the last t nearly all of x_t is noise. What predicts noise returns it (share 1); the velocity there is nearly
     -x0, of which noise tells nothing (share 0).
@@ -379,7 +383,7 @@ def measured_prediction(unet: Any, channels: int, width: int, side: int = 16) ->
 
 
 def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], place: Path) -> None:
-    """Raises UserError when the file stores another noise schedule than the one that is about to be used."""
+    """Raise UserError where the file stores another noise schedule than the one that is about to be used."""
     if "alphas_cumprod" not in stored:
         return
     ends = scheduler["beta_start"], scheduler["beta_end"]
@@ -393,7 +397,7 @@ def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], p
 
 
 def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
-    """Side of the latents.
+    """Return the side of the latents.
 
     Stable Diffusion 2's authors wrote ``image_size: 64`` for their 768 px model too, whose sampler
     is told the size. diffusers knows it by its prediction and takes 96; so do we, whether or not that YAML is there.
@@ -411,7 +415,7 @@ def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fourth(place: Path, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Stable-Zero123 has Zero-1-to-3's very weights' names and is known by its file's name only."""
+    """Return the convention of the pose's last number: Stable-Zero123 is known by its file's name only."""
     ours = {**said, **said.get(OURS, {})}  # before 0.2 it stood among the parameters
     if "fourth_number" in ours:
         return {"fourth_number": ours["fourth_number"]}
@@ -419,7 +423,7 @@ def _fourth(place: Path, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:
-    """How many there are of a numbered thing. Raises UserError when there is none."""
+    """Return how many there are of a numbered thing. Raises UserError when there is none."""
     form = re.compile(re.escape(pattern).replace("NUMBER", r"(\d+)"))
     found = {int(match[1]) for name in stored if (match := form.fullmatch(name))}
     if not found:
@@ -428,7 +432,7 @@ def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:
 
 
 def _shape(stored: Mapping[str, Tensor], name: str, place: Path) -> tuple[int, ...]:
-    """Of a weight. Raises UserError when it is not there."""
+    """Return the shape of a weight. Raises UserError when it is not there."""
     if name not in stored:
         raise UserError(f"{place}: lacks {name}; is the file complete?")
     return tuple(stored[name].shape)

@@ -79,7 +79,7 @@ AVERAGES = ("ema", "fp16_ema")
 
 
 def weight_files(files: Sequence[str], averaged: bool = False, half: bool = False) -> list[str]:
-    """The preferred form of a component's weights: safetensors before pickles, plain before a variant such as fp16.
+    """Return the preferred form of a component's weights: safetensors before pickles, plain before a variant.
 
     ``averaged`` prefers a moving average (``ema``, ``fp16_ema``): so Zero-1-to-3's UNet lies beside the plain one.
     ``half`` prefers fp16.
@@ -96,7 +96,7 @@ def weight_files(files: Sequence[str], averaged: bool = False, half: bool = Fals
 
 
 def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """The tensors of one file, by name, and what else it says (``global_step``, ...). Raises UserError."""
+    """Return the tensors of one file, by name, and what else it says (``global_step``, ...). Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected a file of weights")
     form = file_form(path)
@@ -119,7 +119,7 @@ def _open_safetensors(path: Path) -> tuple[Lazy, dict[str, Any]]:
 
 
 def file_form(path: Path) -> Form:
-    """How a file of weights is stored, by its first bytes. Raises UserError when it is none."""
+    """Return the form of a file of weights, by its first bytes. Raises UserError when it is none."""
     with open(path, "rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\x03\x04":
@@ -144,7 +144,7 @@ def _what_it_is(head: bytes, size: int) -> str:
 
 
 def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
-    """The tensors of a component's weight files, sharded or not, read when asked for. Raises UserError."""
+    """Return the tensors of a component's weight files, sharded or not, read when asked for. Raises UserError."""
     with readable(folder, "weights"):
         files = weight_files([file.name for file in folder.iterdir()], averaged)
     if not files:
@@ -157,7 +157,7 @@ FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "t
 
 
 def current_name(name: str) -> str:
-    """What the libraries call today what they once stored as ``name``: an autoencoder's attention.
+    """Return the libraries' present name of what they once stored as ``name``: an autoencoder's attention.
 
     Zero-1-to-3's camera projection is ``proj`` in one published layout and with us, ``projection`` in the other.
     """
@@ -167,7 +167,7 @@ def current_name(name: str) -> str:
 
 
 def weights_folder(component: Path) -> Path:
-    """Where a component's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
+    """Return the folder of a component's weights: its own, or the one that its config.json names as ``weights_of``.
 
     Models of one family may share a component (the embedded two share their autoencoder) without storing it twice.
     """
@@ -182,7 +182,7 @@ def weights_folder(component: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError when it is missing or none."""
+    """Return a JSON object. Raises UserError when it is missing or none."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -196,7 +196,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def readable(place: Path, what: str) -> Iterator[None]:
-    """Turns whatever a library raises over a bad file into one line."""
+    """Turn whatever a library raises over a bad file into a UserError of one line."""
     try:
         yield
     except UserError:
@@ -215,7 +215,7 @@ def _advice(problem: str) -> str:
 
 
 def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
-    """A network of a library from its subfolder, to be trained: float32, in memory of its own. Raises UserError."""
+    """Return a network from its subfolder, to be trained: float32, in memory of its own. Raises UserError."""
     place = weights_folder(folder)
     with readable(place, name):
         tensors = {key: value.to(torch.float32, copy=True) for key, value in load_tensors(place).items()}
@@ -225,7 +225,7 @@ def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
 def build(
     library: str, name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], place: Path
 ) -> torch.nn.Module:
-    """The network ``name`` of a library (imported only now) with these very tensors as its weights.
+    """Return the network ``name`` of a library (imported only now) with these very tensors as its weights.
 
     ``place`` is where they come from, for messages. Raises UserError when one is missing or of another shape.
     """
@@ -248,15 +248,15 @@ def build(
                 f"and its configuration says {_size(wanted[key])}"
             )
     network.load_state_dict(found, assign=True)
-    for name, (first, *_) in ties.items():  # once more one weight in two places
-        owner, _, leaf = name.rpartition(".")
+    for tied, (first, *_) in ties.items():  # once more one weight in two places
+        owner, _, leaf = tied.rpartition(".")
         setattr(network.get_submodule(owner), leaf, network.get_parameter(first))
     fill_positions(network, place)
     return network.eval()
 
 
 def empty_network(library: str, name: str, config: Mapping[str, Any]) -> Any:
-    """A network of diffusers or transformers without memory for its weights."""
+    """Return a network of diffusers or transformers without memory for its weights."""
     cls = getattr(importlib.import_module(library), name)
     said = {key: value for key, value in config.items() if key != "weights_of"}
     with quiet(), torch.device("meta"):
@@ -274,13 +274,13 @@ def tied_names(network: torch.nn.Module) -> dict[str, list[str]]:
 
 
 def stored_name(key: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of ``key`` among these, with or without CLIP's outer module, which transformers gave up."""
+    """Return the name of ``key`` among these, with or without CLIP's outer module, which transformers gave up."""
     names = (key, f"text_model.{key}", key.removeprefix("text_model."))
     return next((name for name in names if name in tensors), None)
 
 
 def one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same, in the widest of their float types where a file mixes them."""
+    """Return the same, in the widest of their float types where a file mixes them."""
     kinds = {value.dtype for value in tensors.values() if value.is_floating_point()}
     if len(kinds) < 2:
         return dict(tensors)
@@ -288,7 +288,7 @@ def one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill_positions(network: torch.nn.Module, place: Path) -> None:
-    """Buffers that no file holds: the position numbers 0, 1, ... of CLIP."""
+    """Make the buffers that no file holds, the position numbers 0, 1, ... of CLIP. Raises UserError for others."""
     for owner in network.modules():
         for name, buffer in owner.named_buffers(recurse=False):
             if buffer.device.type != "meta":
@@ -305,7 +305,7 @@ def _size(tensor: Tensor) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars or loading reports from the model libraries inside; their settings are put back."""
+    """Have the model libraries say nothing inside: no progress bars, no reports; their settings are put back."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

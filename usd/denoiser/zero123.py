@@ -70,7 +70,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
     @torch.no_grad()
     def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Zero123Reference:
-        """The picture over white, in [0, 1], and the one camera it was taken by."""
+        """Return what is kept of the picture over white, in [0, 1], and of the one camera it was taken by."""
         if len(cameras) != 1:
             raise ValueError(f"a reference has one camera, got {len(cameras)}")
         picture = self._clip_picture(rgb.float()).to(self.image_encoder.dtype(rgb.device))
@@ -86,6 +86,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
     @torch.no_grad()
     def embed_view(self, reading: EncodedReference, cameras: Cameras) -> NetworkInput:
+        """Return tokens of picture and relative pose, the reference's latent, and the hint of a view volume."""
         assert isinstance(reading, Zero123Reference)
         device = reading.latent.device
         target, reference = cameras.to(device), reading.cameras.to(device)
@@ -99,7 +100,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
     @torch.no_grad()
     def unconditional(self, batch: int) -> NetworkInput:
-        """Zeros for the tokens, the time embedding and all channels beside x_t."""
+        """Return zeros for the tokens, the time embedding and all channels beside x_t."""
         like, vision = self.alphas_cumprod, self._vision
         patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
         tokens, time = self._project(
@@ -124,10 +125,11 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         )
 
     def release_encoders(self) -> None:
+        """Free the image encoder; it is loaded again when needed."""
         self.image_encoder.drop()
 
     def _project(self, embedding: Tensor, patches: Tensor, pose: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens and time vector for each pose, float32."""
+        """Return tokens and time vector for each pose, float32."""
         projection = self.projection.on(pose.device)
         count = len(pose)
         rows = patches.expand(count, -1, -1) if projection.config.patch_tokens else None
@@ -136,7 +138,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
 
 def load_projection(files: ModelComponents) -> CameraProjection:
-    """The camera projection of a Zero-1-to-3 model, whichever layout it has. Raises UserError."""
+    """Return the camera projection of a Zero-1-to-3 model, whichever layout it has. Raises UserError."""
     if not files.has(PROJECTION):
         raise UserError(
             f"{files.place}: has neither {' nor '.join(PROJECTIONS)}; expected a Zero-1-to-3 diffusers folder"
@@ -149,7 +151,7 @@ def load_projection(files: ModelComponents) -> CameraProjection:
 
 
 def stored_fourth_number(files: ModelComponents) -> FourthNumber:
-    """What the model's files say of the pose's last number, else what its name says. Raises UserError."""
+    """Return the pose's last number as the model's files say, else as its name says. Raises UserError."""
     stable = STABLE.search(files.place.name) or STABLE.search(
         files.place.parent.parent.name
     )  # a hub's snapshot
@@ -163,7 +165,7 @@ def stored_fourth_number(files: ModelComponents) -> FourthNumber:
 
 
 def _projection_config(files: ModelComponents) -> CameraProjectionConfig:
-    """Our own keys of its config.json; widths from the networks on either side; anything else is the original."""
+    """Return our own keys of its config.json, and widths from the networks on either side; the rest is the original."""
     said = files.config(PROJECTION)
     ours = {field.name: said[field.name] for field in fields(CameraProjectionConfig) if field.name in said}
     widths = {

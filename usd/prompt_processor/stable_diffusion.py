@@ -96,6 +96,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         _check_words(config)
 
     def forward(self, cameras: Cameras) -> Prompts:
+        """Return the condition of each camera's direction, and the negative prompt's."""
         told, nothing = self._embedded(cameras.device)
         uncond = nothing.select(torch.zeros(len(cameras), dtype=torch.long, device=cameras.device))
         if self.config.use_perp_neg:
@@ -104,13 +105,16 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
 
     @property
     def negative(self) -> str:
+        """The negative prompt; empty where there is none."""
         return self.config.negative_prompt
 
     def unused_options(self) -> list[str]:
+        """Return the keys of options about what a view should show that are given."""
         silent = type(self.config)()
         return [key for key in POSITIVE if getattr(self.config, key) != getattr(silent, key)]
 
     def unconditional(self, model: TextDenoiser, batch: int) -> Embedding:
+        """Return the embedding of the negative prompt, or else the model's own unconditional one."""
         if not self.negative:
             return model.unconditional(batch)
         if model not in self._negatives:
@@ -124,7 +128,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         return self.config.cache_dir if self.config.use_cache else None
 
     def index(self, cameras: Cameras) -> Int[Tensor, "B"]:
-        """Which of ``texts()`` each camera is told."""
+        """Return the number in ``texts()`` of each camera's prompt."""
         c = self.config
         if not c.view_dependent_prompting:
             return torch.zeros(len(cameras), dtype=torch.long, device=cameras.device)
@@ -143,7 +147,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         return Prompts(cond, uncond, tuple(told.select(row) for row in mixed.negatives), mixed.weights)
 
     def texts(self) -> list[str]:
-        """The prompt as told for each of ``DIRECTIONS``, or of the toybox's phrases. Raises UserError when empty."""
+        """Return the prompt for each of ``DIRECTIONS``, or of the toybox's phrases. Raises UserError when empty."""
         c = self.config
         plain = full_prompt(c.prompt).strip()
         if not plain:
@@ -164,7 +168,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         return f"{prompt}, {direction} view"
 
     def _embedded(self, device: torch.device) -> tuple[Embedding, Embedding]:
-        """The embeddings of ``texts()``, and of the negative prompt."""
+        """Return the embeddings of ``texts()``, and of the negative prompt."""
         if self._table is None:
             texts, c = self.texts(), self.config
             where = "system.prompt_processor.pretrained_model_name_or_path"
@@ -182,7 +186,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
 
 
 def _check_words(config: StableDiffusionPromptProcessor.Config) -> None:
-    """Options that contradict each other. Raises ConfigError."""
+    """Raise ConfigError for options that contradict each other."""
     by_direction = config.view_dependent_prompting and config.view_words == "direction"
     given = {
         "prompt_front": config.prompt_front,
