@@ -9,6 +9,7 @@ checkpoints.
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, TypedDict, TypeVar
 
 import torch
@@ -191,6 +192,16 @@ def open_control_denoiser(
     from usd.denoiser.load import open_controlled
 
     return open_controlled(name, control, where, execution, scale)
+
+
+def network_folder(name: str, role: str, where: str) -> Path:
+    """Return the folder of a network that is published by itself: an alias, a folder or a hub id. Raises UserError.
+
+    ``role`` is what it is for, such as "language".
+    """
+    from usd.denoiser.load import find_network
+
+    return find_network(name, role, where)
 
 
 def _other_role(name: str, where: str, expected: str) -> UserError:

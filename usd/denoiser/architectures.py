@@ -111,6 +111,17 @@ T5_XXL: NetworkConfig = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+BERT: NetworkConfig = {
+    "model_type": "bert",
+    "architectures": ["BertForMaskedLM"],
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
 VISION: NetworkConfig = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -150,6 +161,13 @@ NARROW: dict[str, NetworkConfig] = {
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 1,
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
+    "language_model": {
+        "vocab_size": 2048,
         "hidden_size": WIDTH,
         "intermediate_size": WIDTH,
         "num_hidden_layers": 1,
@@ -268,6 +286,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"unet": UNET | HEADS_1 | {"in_channels": 8}, "vae": VAE, "text_encoder": TEXT_1},
     ),
     "controlnet-1": Architecture("controlnet", {"controlnet": CONTROLNET | HEADS_1}),
+    "bert": Architecture("language-model", {"language_model": BERT}),
     "deep-floyd-xl": Architecture(
         "deep-floyd", {"unet": PIXEL_UNET, "text_encoder": T5_XXL}, COSINE_SCHEDULER
     ),

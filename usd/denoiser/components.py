@@ -4,17 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.denoiser.weights import build, load_tensors, read_json, weights_folder
+from usd.denoiser.weights import NetworkConfig, build, load_tensors, read_json, weights_folder
 
 CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "controlnet": ("diffusers", "ControlNetModel"),
+    "language_model": ("transformers", "BertForMaskedLM"),
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
@@ -37,7 +37,7 @@ class ModelComponents(ABC):
     place: Path
 
     @abstractmethod
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
         """Return a component's configuration, {} where published models have none. Raises UserError if missing."""
 
     @abstractmethod
@@ -72,7 +72,7 @@ class FolderComponents(ModelComponents):
 
     place: Path
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
         """Return a component's configuration. Raises UserError."""
         if component == "scheduler":
             return read_json(self.place / component / "scheduler_config.json")
@@ -110,11 +110,11 @@ class FolderComponents(ModelComponents):
 class MemoryComponents(ModelComponents):
     """Parts that are in memory."""
 
-    configs: Mapping[str, dict[str, Any]]
+    configs: Mapping[str, NetworkConfig]
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     place: Path = Path("memory")
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
         """Return a component's configuration. Raises UserError."""
         return self.configs.get(component, {}) if component == PROJECTION else self.configs[component]
 

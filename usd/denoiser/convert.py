@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -21,13 +20,13 @@ from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.load import components_of
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.single_file import PREDICTIONS
-from usd.denoiser.weights import Lazy
+from usd.denoiser.weights import LazyTensors, NetworkConfig
 
 SINGLE = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
-class Told(ModelComponents):
+class CorrectedComponents(ModelComponents):
     """A model of which the user knows more than its file says, or whose weights are to be halved."""
 
     base: ModelComponents
@@ -40,7 +39,7 @@ class Told(ModelComponents):
         """Where the base is stored."""
         return self.base.place
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
         """Return the base's configuration, corrected where the user knows better."""
         said = self.base.config(component)
         if component == "scheduler" and self.prediction is not None:
@@ -52,7 +51,9 @@ class Told(ModelComponents):
     def tensors(self, component: str) -> Mapping[str, Tensor]:
         """Return the base's weights, rounded to fp16 where asked for."""
         tensors = self.base.tensors(component)
-        return Lazy({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
+        return (
+            LazyTensors({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
+        )
 
     def has(self, component: str) -> bool:
         """Return whether there is such a component."""
@@ -109,12 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(asked: argparse.Namespace) -> None:
     fourth = "input-polar" if asked.stable_zero123 else None
-    model = Told(components_of(asked.model, "model"), asked.prediction, fourth, asked.half)
+    model = CorrectedComponents(components_of(asked.model, "model"), asked.prediction, fourth, asked.half)
     place = convert(model, asked.out, asked.layout, asked.overwrite)
-    sys.stdout.write(f"{place}: {', '.join(described(model))}\n")
+    sys.stdout.write(f"{place}: {', '.join(component_sizes(model))}\n")
 
 
-def described(model: ModelComponents) -> list[str]:
+def component_sizes(model: ModelComponents) -> list[str]:
     """Return the components of a model with their numbers of weights, and what it predicts."""
     components = [
         component

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakValueDictionary
 
 from usd.core.config import option, parse
@@ -57,8 +57,11 @@ def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
 
     if not file.is_file():
         raise UserError(f"{file}: is missing; expected the list of model aliases")
-    table: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return {name: parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in table.items()}
+    table = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(table, dict):
+        raise UserError(f"{file}: expected aliases with their models")
+    entries = {str(name): entry for name, entry in table.items()}
+    return {name: parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in entries.items()}
 
 
 def entry_of(name: str) -> ModelEntry | None:

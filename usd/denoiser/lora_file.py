@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser.components import ModelComponents
-from usd.denoiser.weights import Lazy, open_checkpoint, read_json
+from usd.denoiser.weights import LazyTensors, NetworkConfig, number, open_checkpoint, read_json
 
 FILES = (
     "pytorch_lora_weights.safetensors",
@@ -102,7 +101,7 @@ def read_lora(place: Path) -> LoraFile:
                 f"{path}: holds several changes of one layer ({name}); expected one LoRA: save its adapters apart"
             )
         roles[role] = tensors[name]
-    alphas = said_alphas(path, facts)
+    alphas = common_alphas(path, facts)
     return LoraFile(
         path,
         {
@@ -129,14 +128,14 @@ def is_lora_folder(place: Path) -> bool:
     return any((place / name).is_file() for name in FILES) and not (place / "unet").is_dir()
 
 
-def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
+def common_alphas(path: Path, facts: Mapping[str, object]) -> dict[str, float]:
     """Return alpha by component, where the file or the ``adapter_config.json`` beside it says one for all layers.
 
     Raises UserError for strengths that differ by rule.
     """
-    said: dict[str, Any] = {}
+    said: NetworkConfig = {}
     if "lora_adapter_metadata" in facts:  # as diffusers writes it, "unet.lora_alpha"
-        said = json.loads(facts["lora_adapter_metadata"])
+        said = json.loads(str(facts["lora_adapter_metadata"]))
     elif (path.parent / ADAPTER).is_file() and path.name.startswith("adapter_model"):
         beside = read_json(path.parent / ADAPTER)
         said = {
@@ -154,7 +153,7 @@ def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
             f"{path}: its strength differs by layer ({odd[0]}), which is not supported; merge it with peft"
         )
     ends = ".lora_alpha"
-    return {key.removesuffix(ends): float(value) for key, value in said.items() if key.endswith(ends)}
+    return {key.removesuffix(ends): number(said, key, 0.0) for key in said if key.endswith(ends)}
 
 
 def _place_of(path: Path, name: str) -> tuple[str, str, str]:
@@ -210,7 +209,7 @@ class LoraComponents(ModelComponents):
         """Where the base is stored."""
         return self.base.place
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
         """Return a component's configuration. Raises UserError."""
         return self.base.config(component)
 
@@ -236,7 +235,7 @@ class LoraComponents(ModelComponents):
         changes = self._by_weight(component, weights)
         readers = {name: partial(weights.__getitem__, name) for name in weights}
         changed = {name: partial(self._changed, weights, name, low) for name, low in changes.items()}
-        return Lazy({**readers, **changed})
+        return LazyTensors({**readers, **changed})
 
     def _changed(self, weights: Mapping[str, Tensor], name: str, low: LowRank) -> Tensor:
         return low(weights[name], self.scale)

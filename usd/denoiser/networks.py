@@ -36,6 +36,31 @@ class UNet(Protocol):
 
 
 @runtime_checkable
+class AdapterOptions(Protocol):
+    """peft's options of a LoRA."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return them by name."""
+        ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A network of diffusers that takes peft's adapters."""
+
+    def add_adapter(self, adapter_config: object) -> None:
+        """Put an adapter beside its layers."""
+        ...
+
+
+@runtime_checkable
+class Adapted(Protocol):
+    """A network of diffusers with an adapter."""
+
+    peft_config: dict[str, AdapterOptions]
+
+
+@runtime_checkable
 class Residuals(Protocol):
     """What a ControlNet returns: a tensor for each skip connection of the UNet, and one for its middle."""
 

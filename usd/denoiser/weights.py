@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,11 +32,27 @@ def whole(config: Mapping[str, object], name: str, default: int | None = None) -
     return value
 
 
+def section(config: Mapping[str, object], *names: str) -> NetworkConfig:
+    """Return a mapping nested in a configuration under these names; {} where there is none."""
+    found: object = config
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
 def whole_numbers(config: Mapping[str, object], name: str) -> list[int]:
     """Return a list of whole numbers of a configuration. Raises KeyError, or TypeError for another kind of value."""
     value = config[name]
     if not isinstance(value, list | tuple) or not all(isinstance(number, int) for number in value):
         raise TypeError(f"{name} is {value!r}; expected whole numbers")
+    return list(value)
+
+
+def texts(config: Mapping[str, object], name: str) -> list[str]:
+    """Return a list of names of a configuration. Raises KeyError, or TypeError for another kind of value."""
+    value = config[name]
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{name} is {value!r}; expected names")
     return list(value)
 
 
@@ -50,7 +66,7 @@ def number(config: Mapping[str, object], name: str, default: float) -> float:
     return float(value)
 
 
-class Lazy(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """Tensors by name, each made when asked for."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Tensor]]) -> None:
@@ -95,7 +111,7 @@ def weight_files(files: Sequence[str], averaged: bool = False, half: bool = Fals
     return groups[min(groups)] if groups else []
 
 
-def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], NetworkConfig]:
     """Return the tensors of one file, by name, and what else it says (``global_step``, ...). Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected a file of weights")
@@ -104,18 +120,20 @@ def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
         if form == "safetensors":
             return _open_safetensors(path)
         content = read_pickle(path, zipped=form == "zip")
-    inner = content.get("state_dict", content) if isinstance(content, dict) else None
+    whole_file = content if isinstance(content, dict) else {}
+    inner = whole_file.get("state_dict", whole_file)
     tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, dict) else {}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name; expected a checkpoint of a model")
-    return tensors, {k: v for k, v in content.items() if isinstance(v, int | float | str)}
+    return tensors, {k: v for k, v in whole_file.items() if isinstance(v, int | float | str)}
 
 
-def _open_safetensors(path: Path) -> tuple[Lazy, dict[str, Any]]:
+def _open_safetensors(path: Path) -> tuple[LazyTensors, NetworkConfig]:
     from safetensors import safe_open
 
     file = safe_open(path, "pt")
-    return Lazy({name: partial(file.get_tensor, name) for name in file.keys()}), dict(file.metadata() or {})  # noqa: SIM118
+    names: list[str] = file.keys()
+    return LazyTensors({name: partial(file.get_tensor, name) for name in names}), dict(file.metadata() or {})
 
 
 def file_form(path: Path) -> Form:
@@ -150,7 +168,9 @@ def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
     if not files:
         raise UserError(f"{folder}: holds no weights; expected a .safetensors or .bin file")
     shards = [open_checkpoint(folder / file)[0] for file in files]
-    return Lazy({current_name(name): partial(shard.__getitem__, name) for shard in shards for name in shard})
+    return LazyTensors(
+        {current_name(name): partial(shard.__getitem__, name) for shard in shards for name in shard}
+    )
 
 
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # until 2023
@@ -181,17 +201,17 @@ def weights_folder(component: Path) -> Path:
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> NetworkConfig:
     """Return a JSON object. Raises UserError when it is missing or none."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"{path}: is missing; expected a diffusers folder with this file") from None
     except (ValueError, RecursionError) as problem:
         raise UserError(f"{path}: is not JSON ({problem})") from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
-    return said
+    return content
 
 
 @contextmanager
@@ -223,7 +243,7 @@ def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
 
 
 def build(
-    library: str, name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], place: Path
+    library: str, name: str, config: Mapping[str, object], tensors: Mapping[str, Tensor], place: Path
 ) -> torch.nn.Module:
     """Return the network ``name`` of a library (imported only now) with these very tensors as its weights.
 
@@ -255,14 +275,16 @@ def build(
     return network.eval()
 
 
-def empty_network(library: str, name: str, config: Mapping[str, Any]) -> Any:
+def empty_network(library: str, name: str, config: Mapping[str, object]) -> torch.nn.Module:
     """Return a network of diffusers or transformers without memory for its weights."""
     cls = getattr(importlib.import_module(library), name)
-    said = {key: value for key, value in config.items() if key != "weights_of"}
+    options = {key: value for key, value in config.items() if key != "weights_of"}
     with quiet(), torch.device("meta"):
-        if library == "diffusers":
-            return cls.from_config(said)
-        return cls(cls.config_class.from_dict(said))
+        made = (
+            cls.from_config(options) if library == "diffusers" else cls(cls.config_class.from_dict(options))
+        )
+    assert isinstance(made, torch.nn.Module)
+    return made
 
 
 def tied_names(network: torch.nn.Module) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from usd.denoiser.networks import ImageEncoder
 from usd.denoiser.picture import ClipPicture
 from usd.denoiser.single_file import STABLE
 from usd.denoiser.view_volume import VOLUME, ViewVolume, load_volume
-from usd.denoiser.weights import readable
+from usd.denoiser.weights import readable, whole
 from usd.denoiser.zero123_condition import (
     CameraProjection,
     CameraProjectionConfig,
@@ -102,14 +102,14 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
     def unconditional(self, batch: int) -> NetworkInput:
         """Return zeros for the tokens, the time embedding and all channels beside x_t."""
         like, vision = self.alphas_cumprod, self._vision
-        patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+        patches = (whole(vision, "image_size") // whole(vision, "patch_size")) ** 2
         tokens, time = self._project(
-            like.new_zeros(1, int(vision["projection_dim"])),
-            like.new_zeros(1, patches, int(vision["hidden_size"])),
+            like.new_zeros(1, whole(vision, "projection_dim")),
+            like.new_zeros(1, patches, whole(vision, "hidden_size")),
             like.new_zeros(batch, 4),
         )
         space = self.latent
-        beside = int(self.files.config("unet").get("in_channels", 8)) - space.channels
+        beside = whole(self.files.config("unet"), "in_channels", 8) - space.channels
         latent = like.new_zeros(batch, beside, space.height, space.width)
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
@@ -120,7 +120,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         original = self.files.projection_layout() == PROJECTIONS[1]
         return ClipPicture.from_folder(
             self.folder / "feature_extractor",
-            int(self._vision["image_size"]),
+            whole(self._vision, "image_size"),
             self.latent.image_size if original else None,
         )
 
