@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from usd.data.pictures import over, read_rgba, to_bytes, writing
+from usd.data.pictures import over, read_rgba, to_bytes, write_whole
 
 COLORS = ("#1f6fb4", "#d9591f", "#2b8a3e", "#8e44ad", "#c0392b", "#7f8c8d", "#b8860b")
 OVERSAMPLING = 2
@@ -176,12 +176,12 @@ def write_animation(path: Path, frames: Sequence[Image.Image], milliseconds: int
     """A looping GIF of one palette; the last frame stays for a second."""
     small = [frame.quantize(96, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(small) - 1) + [1000 + milliseconds]
-    with writing(path) as file:
+    with write_whole(path) as file:
         small[0].save(file, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=True)
     return path
 
 
 def write_image(path: Path, image: Image.Image) -> Path:
-    with writing(path) as file:
+    with write_whole(path) as file:
         image.save(file, optimize=True)
     return path

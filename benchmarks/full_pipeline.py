@@ -11,7 +11,6 @@ stopped, also in the middle of a stage. ``table.md`` and ``sheet.png`` are writt
 ``key=value`` arguments are passed on to the launcher and belong to the identity of a run; minutes are wall clock.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import ROOT, chart, runs
+from benchmarks import chart, runs
 from benchmarks.runs import SIZE, VIEWS
 from benchmarks.tables import Column, Figures, number, table
 from usd.app.stages import read_record, written
@@ -102,56 +101,40 @@ COLUMNS = (
 SURFACE = (Column("chamfer_area", "Chamfer", 4), Column("volume_iou", "volume IoU", 3))
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is compared, and where it is kept."""
-
-    seeds: tuple[int, ...]
-    methods: tuple[str, ...]
-    config: Path
-    out: Path
-    gpu: str | None
-    overrides: tuple[str, ...]
-
-    @property
-    def ledger(self) -> runs.Ledger:
-        return runs.Ledger(self.out / "runs")
+class PipelineBench(runs.Bench[int]):
+    """Seeds of toys under the parts of the pipeline that are compared."""
 
     def toy(self, seed: int) -> Path:
         return runs.toy_folder(seed, self.out, VIEWS, SIZE)
 
-    def run(self, seed: int, method: str) -> Path:
+    def trial(self, subject: int, method: str) -> Path:
         """The folder of the stages that a method looks at."""
-        return self.out / "trials" / "bench" / f"{seed}-{METHODS[method].run}"
+        return super().trial(subject, METHODS[method].run)
 
     def pictures(self, seed: int, method: str) -> Path:
         """The folder of the method's pictures from the held-out cameras, ``0000.png`` and so on."""
         return self.out / "pictures" / f"{seed}-{method}"
 
     def settings(self, method: str) -> dict[str, object]:
-        recipes = [runs.recipe(config) for config in (self.config, ADDED)]
-        return {"method": method, "recipes": recipes, "overrides": list(self.overrides)}
-
-    def known(self, seed: int, method: str) -> Figures | None:
-        return self.ledger.known(f"{seed}", self.settings(method))
+        return super().settings(method) | {"added": runs.recipe(ADDED)}
 
 
 # ----------------------------------------------------------------------------------------------------------- running
 
 
-def wanted_stages(bench: Bench, run: str) -> tuple[str, ...]:
+def wanted_stages(bench: PipelineBench, run: str) -> tuple[str, ...]:
     """All stages of a run that the methods to be compared need."""
     needed = {stage for name in bench.methods if METHODS[name].run == run for stage in METHODS[name].stages}
     return tuple(stage for stage in stage_names(bench) if stage in needed)
 
 
-def stage_names(bench: Bench) -> list[str]:
+def stage_names(bench: PipelineBench) -> list[str]:
     """Every stage of the configuration, in order."""
     contents = [content for file in (bench.config, ADDED) for content in loading.chain(file)]
     return [stage.name for stage in written(contents, ())]
 
 
-def told(bench: Bench, toy: Path, tag: str) -> list[str]:
+def told(bench: PipelineBench, toy: Path, tag: str) -> list[str]:
     """What a run is told on the command line, its place and the choice of stages left out."""
     return [
         f"stages.object.system.guidance.image_path={toy / 'input.png'}",
@@ -163,9 +146,9 @@ def told(bench: Bench, toy: Path, tag: str) -> list[str]:
     ]
 
 
-def launch(bench: Bench, seed: int, method: str) -> runs.Launch:
+def launch(bench: PipelineBench, seed: int, method: str) -> runs.Launch:
     """The run that does those of the method's stages that are not done yet."""
-    folder, stages = bench.run(seed, method), wanted_stages(bench, METHODS[method].run)
+    folder, stages = bench.trial(seed, method), wanted_stages(bench, METHODS[method].run)
     left_out = [f"stages.{name}=null" for name in stage_names(bench) if name not in stages]
     overrides = (*told(bench, bench.toy(seed), folder.name), *left_out)
     return runs.Launch(folder, (bench.config, ADDED), overrides, bench.gpu)
@@ -174,9 +157,9 @@ def launch(bench: Bench, seed: int, method: str) -> runs.Launch:
 # --------------------------------------------------------------------------------------------------------- measuring
 
 
-def measured(bench: Bench, seed: int, method: str) -> Figures:
+def measured(bench: PipelineBench, seed: int, method: str) -> Figures:
     """Figures of a method whose run is done."""
-    asked, run = METHODS[method], bench.run(seed, method)
+    asked, run = METHODS[method], bench.trial(seed, method)
     pictures = torch.stack(shown(bench, seed, method))
     truth = torch.stack([read_rgba(bench.toy(seed) / f"views/{i:04d}.png") for i in range(VIEWS)])
     mean = mean_score([score_picture(mine, theirs) for mine, theirs in zip(pictures, truth, strict=True)])
@@ -194,9 +177,9 @@ def measured(bench: Bench, seed: int, method: str) -> Figures:
     return figures
 
 
-def shown(bench: Bench, seed: int, method: str) -> list[Float[Tensor, "4 H W"]]:
+def shown(bench: PipelineBench, seed: int, method: str) -> list[Float[Tensor, "4 H W"]]:
     """The method's pictures from the held-out cameras; copied to ``pictures/`` for the sheet."""
-    asked, run = METHODS[method], bench.run(seed, method)
+    asked, run = METHODS[method], bench.trial(seed, method)
     if asked.pictures in ("mesh", "plain_mesh"):
         made = mesh_pictures(run / asked.pictures)
     elif asked.pictures == "judged":
@@ -238,11 +221,11 @@ def exported(trial: Path) -> Path:
 # --------------------------------------------------------------------------------------------------------- reporting
 
 
-def summary(bench: Bench) -> str:
+def summary(bench: PipelineBench) -> str:
     """Means, spreads and paired differences, then every object."""
     found: dict[str, Mapping[str, Figures]] = {}
     for method in bench.methods:
-        mine = {f"{seed}": figures for seed in bench.seeds if (figures := bench.known(seed, method))}
+        mine = bench.found(method)
         found |= {method: mine} if mine else {}
     if not found:
         return "nothing measured yet\n"
@@ -251,7 +234,7 @@ def summary(bench: Bench) -> str:
     floor = _mean(solid, "chamfer_floor")
     sharp = _mean(found, "sharpness_truth")
     lines = [
-        f"{VIEWS} held-out views of {SIZE} px of {len(bench.seeds)} test objects, `{bench.config.name}`. Mean ±",
+        f"{VIEWS} held-out views of {SIZE} px of {len(bench.subjects)} test objects, `{bench.config.name}`. Mean ±",
         "standard deviation over objects; differences are paired, ± standard error. No alignment; longest side 1.",
         "",
         table(found, COLUMNS, base, "method"),
@@ -275,10 +258,10 @@ def _mean(found: Mapping[str, Mapping[str, Figures]], key: str) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def objects_table(bench: Bench, found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
+def objects_table(bench: PipelineBench, found: Mapping[str, Mapping[str, Figures]]) -> list[str]:
     """Every object: PSNR / sharpness / Chamfer / minutes of every method."""
     lines = ["| object | " + " | ".join(found) + " |", "|---" * (len(found) + 1) + "|"]
-    for seed in bench.seeds:
+    for seed in bench.subjects:
         cells = [_cell(mine.get(f"{seed}")) for mine in found.values()]
         lines.append(f"| {seed} {make_toy(seed).caption} | " + " | ".join(cells) + " |")
     return [*lines, "", "Cells: PSNR / sharpness / Chamfer / minutes of all the stages that it needs."]
@@ -292,10 +275,10 @@ def _cell(figures: Figures | None) -> str:
     return f"{psnr:.2f} / {sharp:.3f} / {chamfer} / {minutes:.1f}"
 
 
-def sheet(bench: Bench) -> Image.Image:
+def sheet(bench: PipelineBench) -> Image.Image:
     """One row an object: the input, true views, then the same views by every method."""
     rows = []
-    for seed in bench.seeds:
+    for seed in bench.subjects:
         folders = [bench.toy(seed) / "views", *(bench.pictures(seed, method) for method in bench.methods)]
         files = [folder / f"{view:04d}.png" for folder in folders for view in SHOWN]
         rows.append([chart.picture_of(file) for file in (bench.toy(seed) / "input.png", *files)])
@@ -303,7 +286,7 @@ def sheet(bench: Bench) -> Image.Image:
     return chart.grouped_sheet(rows, groups)
 
 
-def write_summary(bench: Bench) -> str:
+def write_summary(bench: PipelineBench) -> str:
     text = summary(bench)
     (bench.out / "table.md").write_text(text, encoding="utf-8")
     sheet(bench).save(bench.out / "sheet.png")
@@ -313,36 +296,25 @@ def write_summary(bench: Bench) -> str:
 # ---------------------------------------------------------------------------------------------------------- commands
 
 
-def arguments(argv: Sequence[str] | None = None) -> Bench:
-    """What is asked for. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv: Sequence[str] | None = None) -> tuple[PipelineBench, int]:
+    """What is asked for, and how many runs at a time. Raises UserError."""
+    parser = runs.bench_parser(__doc__, METHODS, "full_pipeline")
+    runs.config_flag(parser, "usd-full-mini.yaml")
+    parser.set_defaults(methods=["sds", "usd", "refined", "mesh"])
     runs.object_flags(parser, 4)
-    parser.add_argument("--methods", nargs="+", default=["sds", "usd", "refined", "mesh"], choices=METHODS)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "usd-full-mini.yaml")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "full_pipeline")
-    parser.add_argument("--gpu", help="passed on to the launcher")
     args, rest = parser.parse_known_args(argv)
-    words, seeds = runs.key_values(rest), runs.chosen_seeds(args)
-    return Bench(seeds, tuple(args.methods), args.config.resolve(), args.out.resolve(), args.gpu, words)
+    return PipelineBench(runs.chosen_seeds(args), *runs.bench_fields(args, rest)), args.jobs
 
 
-def perform(bench: Bench, job: tuple[int, str]) -> None:
-    """Run, measure, store, tell."""
-    seed, method = job
+def launch_and_measure(bench: PipelineBench, seed: int, method: str) -> Figures:
+    """Run the stages that a method needs, or what is left of them, and measure what they made."""
     launch(bench, seed, method)()
-    found = bench.ledger.figures(f"{seed}", bench.settings(method), lambda: measured(bench, seed, method))
-    print(f"{seed} {method}: " + ", ".join(f"{key} {number(found[key]):.4g}" for key in found), flush=True)
+    return measured(bench, seed, method)
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
-    bench = arguments(argv)
-    todo = [
-        (seed, method) for seed in bench.seeds for method in bench.methods if not bench.known(seed, method)
-    ]
-    count = len(bench.seeds) * len(bench.methods)
-    return runs.benchmark(todo, count, bench.out, partial(perform, bench), partial(write_summary, bench))
+    bench, jobs = arguments(argv)
+    return bench.run(partial(launch_and_measure, bench), partial(write_summary, bench), jobs)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ where the first was stopped, also in the middle of a run. ``table.md`` and ``she
 every run. ``key=value`` arguments apply to every trained method and belong to the identity of a run.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import ROOT, chart, runs, tables
+from benchmarks import chart, runs, tables
 from benchmarks.runs import VIEWS
 from usd.evaluation.views import mean_score, score_view
 from usd.toybox.objects import make_toy
@@ -58,20 +56,8 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is compared, and where it is kept."""
-
-    seeds: tuple[int, ...]
-    methods: tuple[str, ...]
-    config: Path
-    out: Path
-    gpu: str | None
-    overrides: tuple[str, ...]
-
-    @property
-    def ledger(self) -> runs.Ledger:
-        return runs.Ledger(self.out / "runs")
+class PictureBench(runs.Bench[int]):
+    """Seeds of toys under the methods that make an object of a picture."""
 
     def toy(self, seed: int) -> Path:
         return runs.toy_folder(seed, self.out)
@@ -79,11 +65,7 @@ class Bench:
     def settings(self, method: str) -> dict[str, object]:
         if method == COPY:
             return {"method": method}
-        overrides = [*METHODS[method], *self.overrides]
-        return {"method": method, "recipe": runs.recipe(self.config), "overrides": overrides}
-
-    def known(self, seed: int, method: str) -> tables.Figures | None:
-        return self.ledger.known(f"{seed}", self.settings(method))
+        return super().settings(method) | {"overrides": [*METHODS[method], *self.overrides]}
 
     def launch(self, seed: int, method: str) -> runs.Launch:
         """The run of a trained method."""
@@ -93,22 +75,10 @@ class Bench:
             f"data.eval_transforms={toy / 'transforms.json'}",
         )
         overrides = (*data, "data.eval_turntable=false", *METHODS[method], *self.overrides)
-        return runs.Launch(
-            self.out / "trials" / "bench" / f"{seed}-{method}", (self.config,), overrides, self.gpu
-        )
+        return runs.Launch(self.trial(seed, method), (self.config,), overrides, self.gpu)
 
 
-def perform(bench: Bench, job: tuple[int, str]) -> None:
-    """Make one result, store it, tell it."""
-    seed, method = job
-    found = bench.ledger.figures(f"{seed}", bench.settings(method), lambda: measured(bench, seed, method))
-    print(
-        f"{seed} {method}: " + ", ".join(f"{key} {tables.number(found[key]):.4g}" for key in found),
-        flush=True,
-    )
-
-
-def measured(bench: Bench, seed: int, method: str) -> tables.Figures:
+def measured(bench: PictureBench, seed: int, method: str) -> tables.Figures:
     """Figures of one result, its training included."""
     began = time.monotonic()
     if method == COPY:
@@ -124,16 +94,16 @@ def measured(bench: Bench, seed: int, method: str) -> tables.Figures:
     return {**found, "minutes": (time.monotonic() - began) / 60}
 
 
-def table(bench: Bench) -> str:
+def table(bench: PictureBench) -> str:
     """Means and spreads by method with paired differences to the first, then every object."""
     rows: dict[str, dict[str, tables.Figures]] = {}
     for method in bench.methods:
-        mine = {f"{seed}": found for seed in bench.seeds if (found := bench.known(seed, method))}
+        mine = bench.found(method)
         rows |= {method: mine} if mine else {}
     if not rows:
         return "nothing measured yet\n"
     lines = [
-        f"Image to 3D, {VIEWS} held-out views of {len(bench.seeds)} test objects, `{bench.config.name}`. Mean ±",
+        f"Image to 3D, {VIEWS} held-out views of {len(bench.subjects)} test objects, `{bench.config.name}`. Mean ±",
         "standard deviation over objects; PSNR over white, per view then mean; differences are paired, ± standard",
         "error.",
         "",
@@ -144,7 +114,7 @@ def table(bench: Bench) -> str:
         "| object | " + " | ".join(rows) + " |",
         "|---" * (len(rows) + 1) + "|",
     ]
-    for seed in bench.seeds:
+    for seed in bench.subjects:
         cells = [cell(found.get(f"{seed}")) for found in rows.values()]
         lines.append(f"| {seed} {make_toy(seed).caption} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "Cells of the second table: PSNR / mask IoU.", ""])
@@ -158,11 +128,11 @@ def cell(found: tables.Figures | None) -> str:
     )
 
 
-def sheet(bench: Bench) -> Image.Image:
+def sheet(bench: PictureBench) -> Image.Image:
     """One row an object: reference, true views, then the same views of every trained method."""
     trained = [method for method in bench.methods if method != COPY]
     rows = []
-    for seed in bench.seeds:
+    for seed in bench.subjects:
         files: list[Path | None] = [bench.toy(seed) / "input.png"]
         files += [bench.toy(seed) / f"views/{i:04d}.png" for i in SHOWN]
         for method in trained:
@@ -173,43 +143,25 @@ def sheet(bench: Bench) -> Image.Image:
     return chart.grouped_sheet(rows, groups, 80)
 
 
-def write_summary(bench: Bench) -> str:
+def write_summary(bench: PictureBench) -> str:
     text = table(bench)
     (bench.out / "table.md").write_text(text, encoding="utf-8")
     sheet(bench).save(bench.out / "sheet.png")
     return text
 
 
-def arguments(argv: Sequence[str] | None = None) -> tuple[Bench, int]:
+def arguments(argv: Sequence[str] | None = None) -> tuple[PictureBench, int]:
     """What is asked for, and how many runs at a time. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = runs.bench_parser(__doc__, METHODS, "image_to_3d")
+    runs.config_flag(parser, "usd-patch-mini.yaml")
     runs.object_flags(parser, 12)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "usd-patch-mini.yaml")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "image_to_3d")
-    parser.add_argument("--gpu", help="passed on to the launcher")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args, rest = parser.parse_known_args(argv)
-    words, out = runs.key_values(rest), args.out.resolve()
-    bench = Bench(runs.chosen_seeds(args), tuple(args.methods), args.config.resolve(), out, args.gpu, words)
-    return bench, args.jobs
+    return PictureBench(runs.chosen_seeds(args), *runs.bench_fields(args, rest)), args.jobs
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
     bench, jobs = arguments(argv)
-    todo = [
-        (seed, method) for method in bench.methods for seed in bench.seeds if not bench.known(seed, method)
-    ]
-    return runs.benchmark(
-        todo,
-        len(bench.seeds) * len(bench.methods),
-        bench.out,
-        partial(perform, bench),
-        partial(write_summary, bench),
-        jobs,
-    )
+    return bench.run(partial(measured, bench), partial(write_summary, bench), jobs)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ wall clock of the training, its validations and test included; the export is not
 threads spent (on a busy machine more than they need: idle threads wait for the late ones by spinning).
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.data.convert import layout_cameras, write_layout
 from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
-from usd.data.toy_views import see_toy
+from usd.data.toy_views import render_toy_views
 from usd.data.transforms import write_transforms
 from usd.evaluation.mesh_views import open_mesh
 from usd.evaluation.protocol import compare_surfaces
@@ -84,7 +83,7 @@ class ToyObject:
         write_toy(make_toy(self.seed), folder, count, SIZE)
 
     def write_layout(self, folder: Path, kind: str) -> None:
-        truth = see_toy(self.seed, layout_cameras(kind, 256, REFERENCE_AZIMUTH_DEG))
+        truth = render_toy_views(self.seed, layout_cameras(kind, 256, REFERENCE_AZIMUTH_DEG))
         write_layout(truth, folder, kind, REFERENCE_AZIMUTH_DEG)
 
 
@@ -125,41 +124,32 @@ class FileObject:
 Object = ToyObject | FileObject
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is reconstructed, and where it is kept."""
+class ViewsBench(runs.Bench[Object]):
+    """Objects under the kinds of views that they are reconstructed from."""
 
-    objects: tuple[Object, ...]
-    inputs: tuple[str, ...]
-    out: Path
-    gpu: str | None
-    overrides: tuple[str, ...]
+    def name(self, subject: Object) -> str:
+        return subject.name
 
     def views(self, name: str, kind: str) -> Path:
         return self.out / "toys" / f"{name}-{kind}"
 
-    def trial(self, name: str, kind: str) -> Path:
-        return self.out / "trials" / "bench" / f"{name}-{kind}"
+    def settings(self, method: str) -> dict[str, object]:
+        return {
+            "recipe": runs.recipe(self.config / INPUTS[method]),
+            "input": method,
+            "overrides": list(self.overrides),
+        }
 
-    @property
-    def ledger(self) -> runs.Ledger:
-        return runs.Ledger(self.out / "runs")
-
-    def settings(self, kind: str) -> dict[str, object]:
-        return {"recipe": runs.recipe(CONFIGS / INPUTS[kind]), "overrides": list(self.overrides)}
-
-    def known(self, it: Object, kind: str) -> Figures | None:
-        return self.ledger.known(f"{it.name}-{kind}", self.settings(kind))
-
-    def launch(self, name: str, kind: str) -> runs.Launch:
-        data = [f"data.path={self.views(name, kind)}", f"data.eval_path={self.views(name, 'judged')}"]
+    def launch(self, it: Object, kind: str) -> runs.Launch:
+        data = [f"data.path={self.views(it.name, kind)}", f"data.eval_path={self.views(it.name, 'judged')}"]
         if kind != "views":
             data.append(f"data.input_azimuth_deg={REFERENCE_AZIMUTH_DEG}")
-        config = CONFIGS / INPUTS[kind]
-        return runs.Launch(self.trial(name, kind), (config,), (*data, *self.overrides), self.gpu)
+        return runs.Launch(
+            self.trial(it, kind), (self.config / INPUTS[kind],), (*data, *self.overrides), self.gpu
+        )
 
 
-def make_views(bench: Bench, it: Object, kind: str) -> None:
+def make_views(bench: ViewsBench, it: Object, kind: str) -> None:
     """The input of a run, and the views that judge it: from the same heights, between those of training."""
     folder = bench.views(it.name, kind)
     if (folder / "done").is_file():
@@ -173,19 +163,11 @@ def make_views(bench: Bench, it: Object, kind: str) -> None:
     (folder / "done").touch()
 
 
-def perform(bench: Bench, job: tuple[Object, str]) -> None:
-    """Make the views, train (or go on), export, measure, store, tell."""
-    it, kind = job
-    subject, measure = f"{it.name}-{kind}", partial(measured, bench, it, kind)
-    found = bench.ledger.figures(subject, bench.settings(kind), measure)
-    print(f"{subject}: " + ", ".join(f"{key} {number(found[key]):.4g}" for key in FIGURES), flush=True)
-
-
-def measured(bench: Bench, it: Object, kind: str) -> Figures:
+def measured(bench: ViewsBench, it: Object, kind: str) -> Figures:
     """Figures of the test's pictures, of the surface by the protocol of usd.evaluation, and the times."""
     make_views(bench, it, kind)
     make_views(bench, it, "judged")
-    launch = bench.launch(it.name, kind)
+    launch = bench.launch(it, kind)
     launch.trained({})
     times = launch.times
     launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
@@ -199,7 +181,7 @@ def newest(trial: Path, pattern: str) -> Path:
     return max((trial / "save").glob(pattern), key=lambda path: path.stat().st_mtime)
 
 
-def table(bench: Bench, rows: Mapping[str, Mapping[str, Figures]]) -> str:
+def table(bench: ViewsBench, rows: Mapping[str, Mapping[str, Figures]]) -> str:
     """Means and spreads by input, then every object."""
     lines = [
         f"Reconstruction, {JUDGED} held-out views of {SIZE} px; means ± standard deviation over objects.",
@@ -213,7 +195,7 @@ def table(bench: Bench, rows: Mapping[str, Mapping[str, Figures]]) -> str:
             cells = [spread(columns[key], digits) for key, digits in FIGURES.items()]
             lines.append(f"| {kind} | {len(found)} | " + " | ".join(cells) + " |")
     lines += ["", "| object | input | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 2) + "|"]
-    captions = {it.name: it.caption for it in bench.objects}
+    captions = {it.name: it.caption for it in bench.subjects}
     for kind, found in rows.items():
         for name, figures in found.items():
             cells = [f"{number(figures[key]):.{digits}f}" for key, digits in FIGURES.items()]
@@ -221,52 +203,43 @@ def table(bench: Bench, rows: Mapping[str, Mapping[str, Figures]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def sheet(bench: Bench, made: Sequence[tuple[str, str]], cell: int = 128) -> torch.Tensor:
+def sheet(bench: ViewsBench, made: Sequence[tuple[Object, str]], cell: int = 128) -> torch.Tensor:
     """A row a run, (object, input): true views, and the same views of the reconstruction."""
     files = []
-    for name, kind in made:
-        views = newest(bench.trial(name, kind), "it*-test")
-        files += [bench.views(name, "judged") / f"views/{i:04d}.png" for i in SHOWN]
+    for it, kind in made:
+        views = newest(bench.trial(it, kind), "it*-test")
+        files += [bench.views(it.name, "judged") / f"views/{i:04d}.png" for i in SHOWN]
         files += [views / f"{i}.png" for i in SHOWN]
     cells = [over(resize_rgba(read_rgba(file), cell, cell)) for file in files]
     return contact_sheet(torch.stack(cells), 2 * len(SHOWN))
 
 
-def write_summary(bench: Bench) -> str:
-    rows: dict[str, dict[str, Figures]] = {
-        kind: {it.name: found for it in bench.objects if (found := bench.known(it, kind))}
-        for kind in bench.inputs
-    }
+def write_summary(bench: ViewsBench) -> str:
+    rows: dict[str, dict[str, Figures]] = {kind: bench.found(kind) for kind in bench.methods}
     text = table(bench, rows)
     (bench.out / "table.md").write_text(text, encoding="utf-8")
-    made = [(name, kind) for kind, found in rows.items() for name in found]
+    made = [(it, kind) for kind, found in rows.items() for it in bench.subjects if it.name in found]
     if made:
         write_picture(bench.out / "sheet.png", sheet(bench, made))
     return text
 
 
-def arguments(argv: Sequence[str] | None = None) -> Bench:
-    """What is asked for. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv: Sequence[str] | None = None) -> tuple[ViewsBench, int]:
+    """What is asked for, and how many runs at a time. Raises UserError."""
+    parser = runs.bench_parser(__doc__, INPUTS, "reconstruct-bench", flag="--inputs")
+    parser.set_defaults(methods=["views"], config=CONFIGS)  # the input says which recipe
     runs.object_flags(parser, 6, kind="all", first=TEST_SEED)
-    parser.add_argument("--inputs", nargs="+", default=["views"], choices=INPUTS)
     parser.add_argument("--meshes", nargs="+", default=[], metavar="FILE[:TEXTURE]", help="instead of toys")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "reconstruct-bench")
-    parser.add_argument("--gpu", help="passed on to the launcher")
     args, rest = parser.parse_known_args(argv)
-    words = runs.key_values([*rest, *(item for item in args.meshes if "=" in item)])
+    rest += [item for item in args.meshes if "=" in item]
     files: list[Object] = [FileObject(*map(Path, name.split(":"))) for name in args.meshes if "=" not in name]
     objects = files or [ToyObject(seed) for seed in runs.chosen_seeds(args)]
-    return Bench(tuple(objects), tuple(args.inputs), args.out.resolve(), args.gpu, words)
+    return ViewsBench(tuple(objects), *runs.bench_fields(args, rest)), args.jobs
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
-    bench = arguments(argv)
-    todo = [(it, kind) for kind in bench.inputs for it in bench.objects if not bench.known(it, kind)]
-    count, summary = len(bench.objects) * len(bench.inputs), partial(write_summary, bench)
-    return runs.benchmark(todo, count, bench.out, partial(perform, bench), summary)
+    bench, jobs = arguments(argv)
+    return bench.run(partial(measured, bench), partial(write_summary, bench), jobs)
 
 
 if __name__ == "__main__":

@@ -13,28 +13,30 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks import ROOT
-from benchmarks.tables import Figures
+from benchmarks.tables import Figures, number
 from usd.app.toys import write_toy
 from usd.core import files
 from usd.core.errors import UserError
 from usd.core.loading import chain
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.toybox import TEST_SEED
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 
 Settings = Mapping[str, object]
 Job = TypeVar("Job")
+Subject = TypeVar("Subject")
+Fields = tuple[tuple[str, ...], Path, Path, str | None, tuple[str, ...]]
 FIRST_SEED = TEST_SEED + 100
 KINDS = {"named": (True,), "nameless": (False,), "all": (True, False)}
 TIMES = "times.json"
@@ -45,7 +47,9 @@ VIEWS, SIZE = 16, 128  # a toy's held-out views, and their size in pixels
 
 def seeds_of(kind: str, first: int) -> Iterator[int]:
     """Seeds from ``first`` on whose toys are named, nameless, or either."""
-    return (seed for seed in itertools.count(first) if (make_toy(seed).category != NAMELESS) in KINDS[kind])
+    return (
+        seed for seed in itertools.count(first) if (make_toy(seed).category != UNCAPTIONED) in KINDS[kind]
+    )
 
 
 def toy_seeds(count: int, kind: str = "named", first: int = FIRST_SEED) -> tuple[int, ...]:
@@ -266,6 +270,90 @@ class Launch:
     def _said(self, marks: Settings) -> str:
         recipes = [recipe(config) for config in self.configs]
         return _text({"recipes": recipes, "overrides": list(self.overrides), "marks": marks})
+
+
+@dataclass(frozen=True)
+class Bench(Generic[Subject]):
+    """Subjects under methods: what is compared, where it is kept, and what every run is given."""
+
+    subjects: tuple[Subject, ...]
+    methods: tuple[str, ...]
+    config: Path
+    out: Path
+    gpu: str | None
+    overrides: tuple[str, ...]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The figures measured so far."""
+        return Ledger(self.out / "runs")
+
+    def name(self, subject: Subject) -> str:
+        """Return the subject's name in tables and folders."""
+        return f"{subject}"
+
+    def settings(self, method: str) -> dict[str, object]:
+        """Return what a method's figures depend on beside the subject; figures under other settings are not reused."""
+        return {"method": method, "recipe": recipe(self.config), "overrides": list(self.overrides)}
+
+    def trial(self, subject: Subject, method: str) -> Path:
+        """Return the folder of a method's run."""
+        return self.out / "trials" / "bench" / f"{self.name(subject)}-{method}"
+
+    def known(self, subject: Subject, method: str) -> Figures | None:
+        """Return the figures measured before, if there are any."""
+        return self.ledger.known(self.name(subject), self.settings(method))
+
+    def found(self, method: str) -> dict[str, Figures]:
+        """Return what is known of a method, by the subjects' names."""
+        known = {self.name(subject): self.known(subject, method) for subject in self.subjects}
+        return {name: figures for name, figures in known.items() if figures}
+
+    def run(
+        self, measure: Callable[[Subject, str], Figures], summary: Callable[[], str], jobs: int = 1
+    ) -> bool:
+        """Measure what is not known yet, and write the summary after each; return whether all went well."""
+        pairs = [(subject, method) for method in self.methods for subject in self.subjects]
+
+        def perform(job: tuple[Subject, str]) -> None:
+            subject, method = job
+            figures = self.ledger.figures(
+                self.name(subject), self.settings(method), lambda: measure(subject, method)
+            )
+            numbers = ", ".join(f"{key} {number(figures[key]):.4g}" for key in figures)
+            print(f"{self.name(subject)} {method}: {numbers}", flush=True)
+
+        return benchmark(
+            [pair for pair in pairs if not self.known(*pair)], len(pairs), self.out, perform, summary, jobs
+        )
+
+
+def bench_parser(
+    description: str | None, methods: Iterable[str], out: str, flag: str = "--methods"
+) -> argparse.ArgumentParser:
+    """Return the flags that benchmarks of whole runs share: methods, folder, device, runs at a time."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(flag, dest="methods", nargs="+", default=list(methods), choices=list(methods))
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "outputs" / out, help="figures, table and pictures go here"
+    )
+    parser.add_argument("--gpu", help="passed on to the launcher")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    return parser
+
+
+def config_flag(parser: argparse.ArgumentParser, config: str) -> None:
+    """Add ``--config``, the recipe of every run."""
+    parser.add_argument(
+        "--config", type=Path, default=ROOT / "configs" / config, help="the recipe of every run"
+    )
+
+
+def bench_fields(args: argparse.Namespace, rest: Sequence[str]) -> Fields:
+    """Return a bench's fields after its subjects, from parsed flags and what follows them. Raises ``UserError``."""
+    return tuple(args.methods), args.config.resolve(), args.out.resolve(), args.gpu, key_values(rest)
 
 
 def newest_views(trial: Path) -> Path | None:

@@ -13,12 +13,10 @@ the last stage wrote is read back, rendered from 8 sides, and recognized by the 
 identity.
 """
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean as mean
@@ -28,7 +26,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import ROOT, runs
+from benchmarks import runs
 from benchmarks.tables import Figures, number
 from usd.core.errors import UserError
 from usd.core.loading import override
@@ -36,7 +34,7 @@ from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
 from usd.evaluation.embedded import Clip
 from usd.evaluation.text_score import CLIP, TextScore, scoring_cameras, text_score, views_of_file
 from usd.toybox import TEST_SEED
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import render
 
 STRONG = [f"stages.{stage}.system.guidance.lambda=0" for stage in ("patch", "texture")]
@@ -51,33 +49,11 @@ TRAINED = 16000  # seeds below this may have been trained on (configs/toybox)
 SHOWN = {"truth": (0, 3), "stages": (6, 15), "mesh": (0, 2, 3, 5)}  # views on the sheet; a turntable has 24
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is compared, and where it is kept."""
-
-    seeds: tuple[int, ...]
-    methods: tuple[str, ...]
-    config: Path
-    out: Path
-    gpu: str | None
-    overrides: tuple[str, ...]
-
-    @property
-    def ledger(self) -> runs.Ledger:
-        return runs.Ledger(self.out / "runs")
-
-    def run_folder(self, seed: int, method: str) -> Path:
-        return self.out / "trials" / "bench" / f"{seed}-{method}"
+class SentenceBench(runs.Bench[int]):
+    """Seeds of toys, whose captions are the sentences, under the methods that make an object of one."""
 
     def settings(self, method: str) -> dict[str, object]:
-        return {
-            "method": method,
-            "config": self.config.name,
-            "overrides": [*METHODS[method], *self.overrides],
-        }
-
-    def known(self, seed: int, method: str) -> Figures | None:
-        return self.ledger.known(f"{seed}", self.settings(method))
+        return super().settings(method) | {"overrides": [*METHODS[method], *self.overrides]}
 
 
 # ------------------------------------------------------------------------------------------------------- sentences
@@ -99,7 +75,7 @@ def chosen_seeds(count: int, out: Path) -> tuple[int, ...]:
     seed = TEST_SEED + 2000
     while len(found) < count:
         toy = make_toy(seed)
-        if toy.category != NAMELESS and toy.category not in found and toy.caption not in trained:
+        if toy.category != UNCAPTIONED and toy.category not in found and toy.caption not in trained:
             found[toy.category] = seed
         seed += 1
     return tuple(found.values())
@@ -113,45 +89,39 @@ def truth(seed: int) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------------------ runs
 
 
-def perform(bench: Bench, clip: Clip, job: tuple[int, str]) -> None:
-    """Make one object, score its file, store the result, tell it."""
-    seed, method = job
-    found = bench.ledger.figures(
-        f"{seed}", bench.settings(method), lambda: measured(bench, clip, seed, method)
-    )
-    told = ", ".join(f"{key} {number(found[key]):.3g}" for key in found)
-    print(f"{seed} {method}: '{make_toy(seed).caption}': {told}", flush=True)
-
-
-def measured(bench: Bench, clip: Clip, seed: int, method: str) -> Figures:
+def measured(bench: SentenceBench, clip: Clip, seed: int, method: str) -> Figures:
     """Figures of one object's file; its stages are run, or gone on with, first."""
     prompt, began = make_toy(seed).caption, time.monotonic()
     overrides = (override("system.prompt_processor.prompt", prompt), *METHODS[method], *bench.overrides)
-    runs.Launch(bench.run_folder(seed, method), (bench.config,), overrides, bench.gpu)()
+    runs.Launch(bench.trial(seed, method), (bench.config,), overrides, bench.gpu)()
     minutes = (time.monotonic() - began) / 60
     score = text_score(clip, views_of_file(mesh_of(bench, seed, method), scoring_cameras()), prompt)
     figures = {"category": score.category, "caption": score.caption, "similarity": score.similarity}
     return {**figures, "minutes": minutes}
 
 
-def mesh_of(bench: Bench, seed: int, method: str) -> Path:
+def mesh_of(bench: SentenceBench, seed: int, method: str) -> Path:
     """The file that the last stage wrote."""
-    return next(iter(sorted(bench.run_folder(seed, method).glob("mesh/save/it*-export/*.glb"))))
+    return next(iter(sorted(bench.trial(seed, method).glob("mesh/save/it*-export/*.glb"))))
 
 
 # ---------------------------------------------------------------------------------------------------------- summary
 
 
-def table(bench: Bench, rows: Mapping[str, Mapping[int, Figures]], true: Mapping[int, TextScore]) -> str:
+def table(
+    bench: SentenceBench, rows: Mapping[str, Mapping[int, Figures]], true: Mapping[int, TextScore]
+) -> str:
     """Means by method, each beside the recognizer's figures on the toys themselves; then every sentence."""
     lines = [
-        f"Text to 3D, {len(bench.seeds)} sentences unseen in training, `{bench.config.name}`. Share of 8 views of the",
-        "final file that the embedded CLIP finds: among one caption of every category, and also in every other colour.",
+        f"Text to 3D, {len(bench.subjects)} sentences unseen in training, `{bench.config.name}`. Share of 8 views of",
+        "the final file that the embedded CLIP finds: among one caption of every category, and in all colors.",
         "",
         "| method | objects | category | of truth's | colour too | of truth's | cosine | minutes |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    best = {key: mean([getattr(true[seed], key) for seed in bench.seeds]) for key in ("category", "caption")}
+    best = {
+        key: mean([getattr(true[seed], key) for seed in bench.subjects]) for key in ("category", "caption")
+    }
     for method in bench.methods:
         mine = rows[method]
         if mine:
@@ -165,15 +135,15 @@ def table(bench: Bench, rows: Mapping[str, Mapping[int, Figures]], true: Mapping
                 for key, digits in (("similarity", 3), ("minutes", 1))
             ]
             lines.append(f"| {method} | {len(mine)} | " + " | ".join(cells) + " |")
-    cosine = mean([true[seed].similarity for seed in bench.seeds])
+    cosine = mean([true[seed].similarity for seed in bench.subjects])
     figures = f"{best['category']:.2f} | 1 | {best['caption']:.2f} | 1 | {cosine:.3f}"
-    lines.append(f"| ground truth | {len(bench.seeds)} | {figures} | - |")
+    lines.append(f"| ground truth | {len(bench.subjects)} | {figures} | - |")
     lines += ["", *(f"- {name}: {MEANING[name]}" for name in (*bench.methods, "ground truth")), ""]
     lines += [
         "| sentence | truth | " + " | ".join(bench.methods) + " |",
         "|---" * (len(bench.methods) + 2) + "|",
     ]
-    for seed in bench.seeds:
+    for seed in bench.subjects:
         cells = [f"{true[seed].category:.2f} / {true[seed].caption:.2f}"]
         cells += [shares(rows[method].get(seed)) for method in bench.methods]
         lines.append(f"| {make_toy(seed).caption} | " + " | ".join(cells) + " |")
@@ -184,9 +154,11 @@ def shares(found: Figures | None) -> str:
     return "-" if found is None else f"{number(found['category']):.2f} / {number(found['caption']):.2f}"
 
 
-def sheet(bench: Bench, cell: int = 80) -> Image.Image:
+def sheet(bench: SentenceBench, cell: int = 80) -> Image.Image:
     """A row for each run: the sentence, the toy itself, the three stages, and the final file."""
-    runs = [(seed, method) for seed in bench.seeds for method in bench.methods if bench.known(seed, method)]
+    runs = [
+        (seed, method) for seed in bench.subjects for method in bench.methods if bench.known(seed, method)
+    ]
     groups = [("truth", 2), *[(stage, 2) for stage in STAGES], ("final file", 4)]
     width = 8 + sum(count * cell + 8 for _, count in groups)
     canvas = Image.new("RGB", (width, 16 + (cell + 16) * max(1, len(runs))), "white")
@@ -209,47 +181,37 @@ def sheet(bench: Bench, cell: int = 80) -> Image.Image:
     return canvas
 
 
-def stage_pictures(bench: Bench, seed: int, method: str, stage: str) -> list[torch.Tensor]:
+def stage_pictures(bench: SentenceBench, seed: int, method: str, stage: str) -> list[torch.Tensor]:
     """Two of a stage's turntable pictures, over white: from the front, and from behind to one side."""
-    folders = sorted((bench.run_folder(seed, method) / stage).glob("save/it*-test"))
+    folders = sorted((bench.trial(seed, method) / stage).glob("save/it*-test"))
     files = [folders[-1] / f"{i}.png" for i in SHOWN["stages"]] if folders else []
     return [over(read_rgba(file)) for file in files if file.is_file()]
 
 
-def write_summary(bench: Bench, true: Mapping[int, TextScore]) -> str:
-    rows = {m: {s: found for s in bench.seeds if (found := bench.known(s, m))} for m in bench.methods}
+def write_summary(bench: SentenceBench, true: Mapping[int, TextScore]) -> str:
+    rows = {m: {s: found for s in bench.subjects if (found := bench.known(s, m))} for m in bench.methods}
     text = table(bench, rows, true)
     (bench.out / "table.md").write_text(text, encoding="utf-8")
     sheet(bench).save(bench.out / "sheet.png")
     return text
 
 
-def arguments(argv: Sequence[str] | None = None) -> Bench:
-    """What is asked for. Raises UserError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def arguments(argv: Sequence[str] | None = None) -> tuple[SentenceBench, int]:
+    """What is asked for, and how many runs at a time. Raises UserError."""
+    parser = runs.bench_parser(__doc__, METHODS, "text_to_3d")
+    runs.config_flag(parser, "usd-text-to-3D-mini.yaml")
     parser.add_argument("--prompts", type=int, default=8, help="how many sentences (at most one a category)")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "usd-text-to-3D-mini.yaml")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "text_to_3d")
-    parser.add_argument("--gpu", help="passed on to the launcher")
     args, rest = parser.parse_known_args(argv)
-    words, out = runs.key_values(rest), args.out.resolve()
     if not 1 <= args.prompts <= 20:
         raise UserError(f"--prompts: is {args.prompts}; expected 1 to 20, each is of another category")
-    seeds = chosen_seeds(args.prompts, out)
-    return Bench(seeds, tuple(args.methods), args.config.resolve(), out, args.gpu, words)
+    fields = runs.bench_fields(args, rest)
+    return SentenceBench(chosen_seeds(args.prompts, args.out.resolve()), *fields), args.jobs
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
-    bench, clip = arguments(argv), Clip.load(CLIP)
-    true = {seed: text_score(clip, truth(seed), make_toy(seed).caption) for seed in bench.seeds}
-    todo = [
-        (seed, method) for seed in bench.seeds for method in bench.methods if not bench.known(seed, method)
-    ]
-    count, summary = len(bench.seeds) * len(bench.methods), partial(write_summary, bench, true)
-    return runs.benchmark(todo, count, bench.out, partial(perform, bench, clip), summary)
+    (bench, jobs), clip = arguments(argv), Clip.load(CLIP)
+    true = {seed: text_score(clip, truth(seed), make_toy(seed).caption) for seed in bench.subjects}
+    return bench.run(partial(measured, bench, clip), partial(write_summary, bench, true), jobs)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,24 @@ def test_the_test_of_layers_can_fail():
     assert not forbidden(PACKAGE / "system" / "usd.py", "usd.data.random_camera")
 
 
+def folder_imports() -> set[tuple[str, str]]:
+    """Which folder of the package imports which other one, by any of its files, ``__main__`` included."""
+    edges = set()
+    for file in FILES:
+        here = file.relative_to(PACKAGE).parts
+        for module in imports(file):
+            there = module.split(".")
+            if len(here) > 1 and there[0] == "usd" and len(there) > 1 and (PACKAGE / there[1]).is_dir():
+                edges.add((here[0], there[1]))
+    return {(here, there) for here, there in edges if here != there}
+
+
+def test_no_two_folders_import_each_other():
+    edges = folder_imports()
+    assert len(edges) > 50
+    assert not {(here, there) for here, there in edges if (there, here) in edges}
+
+
 # ----------------------------------------------------------------------------------------------------- options
 
 

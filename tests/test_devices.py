@@ -8,7 +8,7 @@ from tests.fake_device import StrangeTensor, elsewhere
 from tests.system import test_reconstruct as reconstruct
 from tests.tiny_configs import SHRUNK, command, save_disc, trial
 from usd.data.convert import write_views
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 
 QUICK = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
 SMALL_FILES = ["exporter_type=mesh-exporter", "exporter.texture_size=32", "exporter.check_views=2"]
@@ -116,7 +116,7 @@ def test_geometries_render_there(geometry, renderer, tmp_path, monkeypatch):
 
 def test_a_surface_is_reconstructed_there(tmp_path, monkeypatch):
     folder, out = tmp_path / "views", tmp_path / "out"
-    write_views(see_toy(reconstruct.TOY, sphere_cameras(4, 16)), folder)
+    write_views(render_toy_views(reconstruct.TOY, sphere_cameras(4, 16)), folder)
     argv = reconstruct.command(
         "--train", out, "run", f"data.path={folder}", "data.hold_out=1", "trainer.max_steps=2"
     )

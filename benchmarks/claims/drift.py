@@ -31,7 +31,7 @@ from benchmarks import chart, runs, tables
 from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.denoiser import Denoiser
-from usd.denoiser.sample import told_fn
+from usd.denoiser.sample import conditional_eps
 from usd.evaluation.metrics import psnr
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, timestep_range
 
@@ -64,7 +64,7 @@ def returned(model: Denoiser, z: Latents, noise: Latents, level: int, steps: int
     at = torch.full((len(z),), level, device=z.device)
     xt = add_noise(z, noise, model.alphas_cumprod, at)
     times = ddim_timesteps(min(steps, level + 1), level)
-    return ddim_sample(told_fn(model, model.unconditional(len(z))), xt, times, model.alphas_cumprod)
+    return ddim_sample(conditional_eps(model, model.unconditional(len(z))), xt, times, model.alphas_cumprod)
 
 
 def rounds(model: Denoiser, z: Latents, plan: Plan) -> Iterator[Latents]:

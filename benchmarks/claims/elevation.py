@@ -40,7 +40,7 @@ from usd.denoiser import elevation_measure as estimator
 from usd.denoiser.elevation_reader import WEIGHTS
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.cameras import cameras_at
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import render
 
 LOW, HIGH = -20.0, 70.0
@@ -88,7 +88,7 @@ class Case:
             "found": found.degrees,
             "spread": found.spread,
             "error": abs(found.degrees - self.elevation),
-            "named": float(toy.category != NAMELESS),
+            "named": float(toy.category != UNCAPTIONED),
             "symmetric": float(toy.symmetric),
         }
 

@@ -20,7 +20,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import chart, runs, tables
 from benchmarks.claims import shared
 from benchmarks.claims.elevation import Case, true_elevation
+from benchmarks.claims.shared import Trials
 from usd.data.pictures import over, read_rgba, write_picture
 
 CONFIG = Path(__file__).with_name("image.yaml")
@@ -54,45 +54,32 @@ def assumed(setting: str, truth: float, index: int) -> str:
     return f"{truth:g}" if setting == "given" else amount
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where things are, and what every run is told beside its elevation."""
-
-    out: Path
-    device: str
-    models: tuple[str, str]
-    overrides: tuple[str, ...]
-
-    def trial(self, case: Case, setting: str) -> Path:
-        return self.out / "trials" / "irregular" / f"{case.seed}-{setting.replace(' ', '-')}"
-
-    def toy(self, case: Case) -> Path:
-        """The toy's held-out views; all claims share them."""
-        return runs.toy_folder(case.seed, self.out.parent)
-
-    def picture(self, case: Case) -> Path:
-        """The toy's picture from its elevation."""
-        file = self.out / "pictures" / f"{case.seed}.png"
-        return file if file.is_file() else write_picture(file, case.rgba(size=SIZE)[0])
+def trial_name(case: Case, setting: str) -> str:
+    """Return the name of the run of a toy under a setting."""
+    return f"irregular/{case.seed}-{setting.replace(' ', '-')}"
 
 
-def measured(bench: Bench, marks: runs.Settings, case: Case, setting: str, told: str) -> tables.Figures:
+def picture(trials: Trials, case: Case) -> Path:
+    """Return the toy's picture from its elevation, made when missing."""
+    file = trials.out / "pictures" / f"{case.seed}.png"
+    return file if file.is_file() else write_picture(file, case.rgba(size=SIZE)[0])
+
+
+def measured(trials: Trials, marks: runs.Settings, case: Case, setting: str, told: str) -> tables.Figures:
     """Scores of one run, and the elevation that it used."""
-    view, text = bench.models
-    toy, trial = bench.toy(case), bench.trial(case, setting)
+    view, text = trials.models
     overrides = [
-        f"system.guidance.image_path={bench.picture(case)}",
+        f"system.guidance.image_path={picture(trials, case)}",
         "system.reference.framing=keep",
-        f"data.eval_transforms={toy / 'transforms.json'}",
+        f"data.eval_transforms={trials.toy(case.seed) / 'transforms.json'}",
         f"data.reference_elevation_deg={told}",
         f"system.guidance.zero123_model_name_or_path={view}",
         f"system.guidance.pretrained_model_name_or_path={text}",
-        *bench.overrides,
     ]
-    launch = runs.Launch(trial, (CONFIG,), tuple(overrides), runs.gpu_flag(bench.device))
+    launch = trials.launch(trial_name(case, setting), CONFIG, overrides)
     scores = runs.view_scores(launch.trained(marks))
     found = (
-        json.loads((trial / "save" / "elevation.json").read_text())["degrees"]
+        json.loads((launch.trial / "save" / "elevation.json").read_text())["degrees"]
         if told == "auto"
         else float(told)
     )
@@ -111,35 +98,33 @@ def report(cases: Sequence[Case], rows: tables.Rows) -> str:
     return text + tables.table(rows, columns, next(iter(rows)), "elevation")
 
 
-def sheet(bench: Bench, cases: Sequence[Case], settings: Sequence[str], file: Path) -> Path:
+def sheet(trials: Trials, cases: Sequence[Case], settings: Sequence[str], file: Path) -> Path:
     """A row a toy: its picture, the truth, and every setting's views from two sides."""
     heads = ["picture"] + [f"truth\n{i + 1}" for i in range(len(SHOWN))]
     heads += [f"{setting}\n{i + 1}" for setting in settings for i in range(len(SHOWN))]
     rows = []
     for case in cases:
-        toy = bench.toy(case)
-        row = [over(read_rgba(bench.picture(case)))]
+        toy = trials.toy(case.seed)
+        row = [over(read_rgba(picture(trials, case)))]
         row += [over(read_rgba(toy / f"views/{view:04d}.png")) for view in SHOWN]
         for setting in settings:
-            views = runs.newest_views(bench.trial(case, setting))
+            views = runs.newest_views(trials.out / "trials" / trial_name(case, setting))
             row += [chart.picture_of(views / f"{view}.png" if views else None) for view in SHOWN]
         rows.append(row)
     return chart.write_image(file, chart.titled_sheet(rows, heads, 72))
 
 
-def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Bench]:
+def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Trials]:
     flags = shared.parser(__doc__, "irregular_views")
     flags.add_argument(
         "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what is compared"
     )
     args, rest = flags.parse_known_args(argv)
     shared.checked(args)
-    return args, Bench(
-        args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), runs.key_values(rest)
-    )
+    return args, shared.trials(args, rest)
 
 
-def run(args: argparse.Namespace, bench: Bench) -> str:
+def run(args: argparse.Namespace, trials: Trials) -> str:
     marks = shared.open_pair(args).marks
     seeds = runs.chosen_seeds(args)
     cases = [Case(seed, round(true_elevation(i), 1)) for i, seed in enumerate(seeds)]
@@ -153,15 +138,17 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
                 "recipe": runs.recipe(CONFIG),
                 "elevation": case.elevation,
                 "told": told,
-                "overrides": list(bench.overrides),
+                "overrides": list(trials.overrides),
             }
-            measure = partial(measured, bench, marks, case, setting, told)
+            measure = partial(measured, trials, marks, case, setting, told)
             figures = rows[setting][str(case.seed)] = ledger.figures(str(case.seed), said, measure)
             print(
                 f"{case.seed} {case.elevation:.0f} degrees, {setting}: PSNR {figures['psnr']:.2f}", flush=True
             )
     text = report(cases, rows)
-    shared.finish(args, "irregular_views", text, [sheet(bench, cases, args.settings, args.out / "sheet.png")])
+    shared.finish(
+        args, "irregular_views", text, [sheet(trials, cases, args.settings, args.out / "sheet.png")]
+    )
     return text
 
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import chart, runs, tables
 from benchmarks.claims import shared
+from benchmarks.claims.shared import Trials
 from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba
 from usd.evaluation.embedded import Clip
@@ -63,44 +64,32 @@ TASKS = {
 }
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Where things are, and what every run is told beside lambda."""
-
-    out: Path
-    device: str
-    models: tuple[str, str]
-    overrides: tuple[str, ...]
-
-    def toy(self, seed: int) -> Path:
-        """A toy's pictures; all claims share them."""
-        return runs.toy_folder(seed, self.out.parent)
-
-    def trial(self, task: str, seed: int, lambda_: float) -> Path:
-        return self.out / "trials" / f"lambda-{task}" / f"{seed}-{lambda_:g}"
+def trial_name(task: str, seed: int, lambda_: float) -> str:
+    """Return the name of the run of a toy under a lambda."""
+    return f"lambda-{task}/{seed}-{lambda_:g}"
 
 
 # ------------------------------------------------------------------------------------------------------------- runs
 
 
-def settings(bench: Bench, task: str, seed: int, lambda_: float) -> list[str]:
+def settings(trials: Trials, task: str, seed: int, lambda_: float) -> list[str]:
     """Overrides of one run."""
-    view, text = bench.models
+    view, text = trials.models
     said = [f"system.guidance.lambda={lambda_:g}", f"system.guidance.pretrained_model_name_or_path={text}"]
     if task == "image":
-        toy = bench.toy(seed)
+        toy = trials.toy(seed)
         said += [f"system.guidance.image_path={toy / 'input.png'}"]
         said += [f"data.eval_transforms={toy / 'transforms.json'}"]
         said += [f"system.guidance.zero123_model_name_or_path={view}"]
     else:
         said += [f"system.prompt_processor.prompt={make_toy(seed).caption}"]
         said += [f"system.prompt_processor.pretrained_model_name_or_path={text}"]
-    return [*said, *bench.overrides]
+    return said
 
 
-def measured(bench: Bench, marks: runs.Settings, task: str, seed: int, lambda_: float) -> tables.Figures:
-    trial, told = bench.trial(task, seed, lambda_), settings(bench, task, seed, lambda_)
-    launch = runs.Launch(trial, (TASKS[task].config,), tuple(told), runs.gpu_flag(bench.device))
+def measured(trials: Trials, marks: runs.Settings, task: str, seed: int, lambda_: float) -> tables.Figures:
+    overrides = settings(trials, task, seed, lambda_)
+    launch = trials.launch(trial_name(task, seed, lambda_), TASKS[task].config, overrides)
     views = launch.trained(marks)
     rgba = test_views(views)
     scores = runs.view_scores(views) if task == "image" else caption_scores(rgba, make_toy(seed).caption)
@@ -144,7 +133,7 @@ def truth_looks(toy: Path) -> tables.Figures:
     return looks(test_views(toy / "views"))
 
 
-def report(bench: Bench, task: str, seeds: Sequence[int], rows: tables.Rows) -> str:
+def report(trials: Trials, task: str, seeds: Sequence[int], rows: tables.Rows) -> str:
     recipe = TASKS[task]
     what = "pictures to 3D" if task == "image" else "sentences to 3D"
     text = (
@@ -152,25 +141,25 @@ def report(bench: Bench, task: str, seeds: Sequence[int], rows: tables.Rows) -> 
         "differences are paired, ± their standard error.\n\n"
     )
     text += tables.table(rows, recipe.columns, next(iter(rows)), "lambda")
-    true = [truth_looks(bench.toy(seed)) for seed in seeds]
+    true = [truth_looks(trials.toy(seed)) for seed in seeds]
     said = [f"{c.heading} {tables.spread([float(t[c.key]) for t in true], c.digits)}" for c in LOOKS]  # type: ignore[arg-type]
     return f"{text}\n\nThe toys themselves, from the held-out views: {', '.join(said)}."
 
 
-def sheet(bench: Bench, task: str, seeds: Sequence[int], lambdas: Sequence[float]) -> Path:
+def sheet(trials: Trials, task: str, seeds: Sequence[int], lambdas: Sequence[float]) -> Path:
     """A row an object: the toy from its front, and what each lambda made from two sides."""
     shown, rows = TASKS[task].shown, []
     for seed in seeds:
-        row = [over(read_rgba(bench.toy(seed) / "input.png"))]
+        row = [over(read_rgba(trials.toy(seed) / "input.png"))]
         for lambda_ in lambdas:
-            views = runs.newest_views(bench.trial(task, seed, lambda_))
+            views = runs.newest_views(trials.out / "trials" / trial_name(task, seed, lambda_))
             row += [chart.picture_of(views / f"{i}.png" if views else None) for i in shown]
         rows.append(row)
     heads = ["toy", *(f"lambda {value:g}\n{i + 1}" for value in lambdas for i in range(len(shown)))]
-    return chart.write_image(bench.out / f"{task}.png", chart.titled_sheet(rows, heads))
+    return chart.write_image(trials.out / f"{task}.png", chart.titled_sheet(rows, heads))
 
 
-def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Bench]:
+def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Trials]:
     flags = shared.parser(__doc__, "lambda_analysis")
     flags.add_argument(
         "--task", nargs="+", choices=TASKS, default=list(TASKS), help="from pictures, from sentences"
@@ -180,12 +169,10 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Be
     shared.checked(args)
     if min(args.lambdas) < 0:
         raise UserError(f"--lambdas: has {min(args.lambdas):g}; expected 0 and up")
-    return args, Bench(
-        args.out.resolve(), args.device, (args.zero123, args.stable_diffusion), runs.key_values(rest)
-    )
+    return args, shared.trials(args, rest)
 
 
-def run(args: argparse.Namespace, bench: Bench) -> str:
+def run(args: argparse.Namespace, trials: Trials) -> str:
     marks, ledger = shared.open_pair(args).marks, runs.Ledger(args.out / "figures")
     seeds = runs.chosen_seeds(args)
     texts = []
@@ -199,17 +186,17 @@ def run(args: argparse.Namespace, bench: Bench) -> str:
                     "recipe": runs.recipe(TASKS[task].config),
                     "task": task,
                     "lambda": value,
-                    "overrides": list(bench.overrides),
+                    "overrides": list(trials.overrides),
                 }
-                measure = partial(measured, bench, used, task, seed, value)
+                measure = partial(measured, trials, used, task, seed, value)
                 figures = rows[f"{value:g}"][str(seed)] = ledger.figures(str(seed), said, measure)
                 first = TASKS[task].columns[0]
                 print(
                     f"{task} {seed}, lambda {value:g}: {first.heading} {figures[first.key]:.2f}", flush=True
                 )
-        texts.append(report(bench, task, seeds, rows))
+        texts.append(report(trials, task, seeds, rows))
     text = "\n\n".join(texts)
-    shared.finish(args, "lambda_analysis", text, [sheet(bench, t, seeds, args.lambdas) for t in args.task])
+    shared.finish(args, "lambda_analysis", text, [sheet(trials, t, seeds, args.lambdas) for t in args.task])
     return text
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import ROOT, runs
 from usd.core.errors import UserError
-from usd.data.pictures import writing
+from usd.data.pictures import write_whole
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.denoiser import (
     Denoiser,
@@ -114,6 +114,28 @@ def _sampled(file: Path, chunk: int = 1 << 20, stride: int = 1 << 24) -> bytes:
     return digest.digest()
 
 
+# -------------------------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Runs of the launcher that a claim compares: where they are, and what each is given beside what it is about."""
+
+    out: Path
+    device: str
+    models: tuple[str, str]
+    overrides: tuple[str, ...]
+
+    def toy(self, seed: int) -> Path:
+        """Return the folder of a toy's pictures; all claims share them."""
+        return runs.toy_folder(seed, self.out.parent)
+
+    def launch(self, name: str, config: Path, overrides: Sequence[str]) -> runs.Launch:
+        """Return the run ``name`` of a recipe, ``family/run``, with the claim's own overrides last."""
+        where = self.out / "trials" / name
+        return runs.Launch(where, (config,), (*overrides, *self.overrides), runs.gpu_flag(self.device))
+
+
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
@@ -139,6 +161,12 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
+def trials(args: argparse.Namespace, rest: Sequence[str]) -> Trials:
+    """Return where a claim's runs are, from its flags and the words for the launcher. Raises ``UserError``."""
+    models = args.zero123, args.stable_diffusion
+    return Trials(args.out.resolve(), args.device, models, runs.key_values(rest))
+
+
 def publish(claim: str, text: str, page: Path = PAGE) -> None:
     """Replaces what stands between ``<!-- claim: NAME -->`` and ``<!-- end: NAME -->`` in the page of claims."""
     start, end = f"<!-- claim: {claim} -->\n", f"<!-- end: {claim} -->"
@@ -153,7 +181,7 @@ def publish(claim: str, text: str, page: Path = PAGE) -> None:
 
 def finish(args: argparse.Namespace, claim: str, text: str, pictures: Sequence[Path] = ()) -> None:
     """Writes ``table.md``; with ``--docs`` also puts the text into the page of claims and the pictures beside it."""
-    with writing(args.out / "table.md") as file:
+    with write_whole(args.out / "table.md") as file:
         file.write_text(text + "\n", encoding="utf-8")
     if args.docs:
         publish(claim, text)

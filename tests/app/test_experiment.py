@@ -16,7 +16,7 @@ from usd.app.experiment import folder_name, load_experiment, trial_of, using
 from usd.core import files, loading
 from usd.core.errors import ConfigError, UserError
 
-CUSTOM = Path(__file__).parent / "core" / "custom"
+CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 TINY = str(CUSTOM / "tiny.yaml")
 
 

@@ -16,7 +16,7 @@ from usd.app import callbacks, interrupts, stages, train
 from usd.core import checkpoint
 from usd.core.errors import UserError
 
-CUSTOM = Path(__file__).parent / "core" / "custom"
+CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 
 
 class Thing:

@@ -23,8 +23,8 @@ from usd.core import checkpoint
 from usd.core.config import plain
 from usd.core.registry import find
 
-ROOT = Path(__file__).resolve().parents[1]
-CUSTOM = Path(__file__).parent / "core" / "custom"
+ROOT = Path(__file__).resolve().parents[2]
+CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 TINY = str(CUSTOM / "tiny.yaml")
 
 
@@ -211,7 +211,7 @@ def message(capsys, *argv: str) -> str:
 MISTAKES = {
     "system.tagret=2": "system.tagret: unknown key. Did you mean 'target'?",
     "system.target=high": "system.target: expected a number, got 'high'",
-    "system.weight=[1.5,0,1,3]": "system.weight: step 1.5 must be an integer number of optimiser steps; "
+    "system.weight=[1.5,0,1,3]": "system.weight: step 1.5 must be an integer number of optimizer steps; "
     "expected a number, [start_step, start_value, end_value, end_step] or {steps: [...], values: [...]}",
     "system.weight=-1": "system.weight: -1 is out of range; expected >= 0",
     "trainer.max_steps=0": "trainer.max_steps: 0 is out of range; expected >= 1",

@@ -16,7 +16,7 @@ from usd.core.checkpoint import load
 from usd.core.errors import UserError
 from usd.system import OptimizerConfig
 
-CUSTOM = Path(__file__).parent / "core" / "custom"
+CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "
 
 

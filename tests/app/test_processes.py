@@ -19,11 +19,11 @@ from usd.core import checkpoint
 from usd.core.errors import UserError
 from usd.data import Data
 from usd.data.convert import write_views
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.system import System
 from usd.system.distillation import DistillationSystem
 
-TINY = str(Path(__file__).parent / "core" / "custom" / "tiny.yaml")
+TINY = str(Path(__file__).parents[1] / "core" / "custom" / "tiny.yaml")
 STEPS = 8
 
 
@@ -77,7 +77,7 @@ def ended(tmp_path_factory):
     """All commands of this file, by name, run one after the other from one import."""
     out = tmp_path_factory.mktemp("processes")
     disc = save_disc(out / "disc.png")
-    write_views(see_toy(1_000_000, sphere_cameras(4, 16)), out / "seen")
+    write_views(render_toy_views(1_000_000, sphere_cameras(4, 16)), out / "seen")
     resume = f"resume={out / 'halves/tiny/run/ckpts/last.ckpt'}"
     commands = {
         "one": (1, tiny(out / "one")),

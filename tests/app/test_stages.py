@@ -12,7 +12,7 @@ from usd.app.stages import is_staged, plans, read_record
 from usd.core import checkpoint
 from usd.core.config import ConfigError
 
-CUSTOM = Path(__file__).parent / "core" / "custom"
+CUSTOM = Path(__file__).parents[1] / "core" / "custom"
 TINY = str(CUSTOM / "tiny.yaml")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import full_pipeline as bench_of
-from benchmarks.full_pipeline import ADDED, Bench, measured, stage_names, summary, told, wanted_stages
+from benchmarks.full_pipeline import ADDED, PipelineBench, measured, stage_names, summary, told, wanted_stages
 from tests.tiny_configs import CONFIGS
 from usd.app.stages import Record, plans, write_record
 from usd.data.pictures import read_rgba, resize_rgba, write_picture
@@ -18,7 +18,7 @@ SEED = TEST_SEED + 101
 
 @pytest.fixture
 def bench(tmp_path):
-    return Bench(
+    return PipelineBench(
         (SEED,), ("sds", "usd", "refined", "mesh"), CONFIGS / "usd-full-mini.yaml", tmp_path, None, ()
     )
 
@@ -45,7 +45,7 @@ def test_the_truth_itself_is_perfect(bench, monkeypatch):
         monkeypatch.setattr(bench_of, name, value)
     for name, value in (("SAMPLES", 3000), ("VISIBLE_SIZE", 16)):
         monkeypatch.setattr(protocol, name, value)
-    toy, run = bench.toy(SEED), bench.run(SEED, "usd")
+    toy, run = bench.toy(SEED), bench.trial(SEED, "usd")
     for index in range(2):
         write_picture(run / f"object/save/it5-test/{index}.png", read_rgba(toy / f"views/{index:04d}.png"))
         blurred = resize_rgba(resize_rgba(read_rgba(toy / f"views/{index:04d}.png"), 16, 16), 64, 64)

@@ -144,7 +144,7 @@ def test_a_method_that_is_told_otherwise_is_measured_anew(
 ) -> None:
     config = tmp_path / "a.yaml"
     config.write_text("name: a")
-    bench = image_to_3d.Bench((1,), ("sds",), config, tmp_path, None, ("k=1",))
+    bench = image_to_3d.PictureBench((1,), ("sds",), config, tmp_path, None, ("k=1",))
     before = bench.settings("sds")
     assert before["overrides"] == [*image_to_3d.METHODS["sds"], "k=1"]
     monkeypatch.setitem(image_to_3d.METHODS, "sds", ["system.guidance.guidance_scale=3"])

@@ -79,14 +79,15 @@ def test_irregular_views_from_one_end_to_the_other(tmp_path):
 
 
 def test_lambda_is_what_differs_between_the_runs_of_an_object(tmp_path):
-    args, bench = lambda_analysis.arguments([*TINY, "--out", str(tmp_path), "system.loss.lambda_usd=2"])
+    args, trials = lambda_analysis.arguments([*TINY, "--out", str(tmp_path), "system.loss.lambda_usd=2"])
     for task in args.task:
         seed = runs.toy_seeds(1)[0]
-        one, other = (lambda_analysis.settings(bench, task, seed, value) for value in (1.0, 0.2))
+        one, other = (lambda_analysis.settings(trials, task, seed, value) for value in (1.0, 0.2))
         assert [(a, b) for a, b in zip(one, other, strict=True) if a != b] == [
             ("system.guidance.lambda=1", "system.guidance.lambda=0.2")
         ]
-        assert one[-1] == "system.loss.lambda_usd=2"
+        launch = trials.launch("lambda/run", lambda_analysis.TASKS[task].config, one)
+        assert launch.overrides == (*one, "system.loss.lambda_usd=2")
 
 
 @pytest.mark.parametrize(

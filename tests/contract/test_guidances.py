@@ -18,7 +18,7 @@ from usd.core.registry import build
 from usd.core.types import Render
 from usd.denoiser.latent import NetworkInput
 from usd.denoiser.zero123 import Zero123Reference
-from usd.guidance import Guidance, Noised
+from usd.guidance import Guidance, NoisyLatents
 from usd.math.camera import Cameras, join_cameras, orbit_cameras_deg
 from usd.math.diffusion import add_noise
 from usd.math.distill import time_weight
@@ -64,12 +64,12 @@ def over_white(rgba: Tensor) -> Tensor:
 def given_draw(guidance: Guidance, t: Tensor, noise: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has ``guidance`` draw this time and noise."""
 
-    def noised(z: Tensor, step: int, generator: Any) -> Noised:
+    def noisy_latents(z: Tensor, step: int, generator: Any) -> NoisyLatents:
         bars, fixed = guidance.model.alphas_cumprod, z.detach()
         weight = time_weight(guidance.config.weighting_strategy, bars, t)
-        return Noised(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
+        return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
 
-    monkeypatch.setattr(guidance, "noised", noised)
+    monkeypatch.setattr(guidance, "noisy_latents", noisy_latents)
 
 
 class Asked:
@@ -79,7 +79,7 @@ class Asked:
         picture = rgb.permute(0, 3, 1, 2).contiguous().requires_grad_()
         render, gradient = Render(picture, torch.ones_like(picture[:, :1])), guidance.gradient
         found: list[Tensor] = []
-        guidance.gradient = lambda noised, at: found.append(gradient(noised, at)) or found[-1]
+        guidance.gradient = lambda x, scores: found.append(gradient(x, scores)) or found[-1]
         self.loss = guidance(render, cameras, 0, None).loss
         self.loss.backward()
         del guidance.gradient
@@ -120,6 +120,7 @@ def reference_term(
     if given:
         patch.setattr(guidance.model, "encode", lambda rgb: usd["out/reference_latent_512px"])
     guidance.set_reference(over_white(usd["in/reference_rgba_u8"]), reference)
+    guidance.source.reference_latents(usd["out/reference_latent_512px"])
     patch.undo()
     given_draw(guidance, usd["in/0/ref_t"], usd["in/0/ref_noise"], patch)
     return Asked(guidance, usd["in/0/GT"], reference)
@@ -158,7 +159,7 @@ def test_latents_and_the_empty_prompt_are_the_published_ones(
     for case in (0, 1):
         assert_close(main.model.encode(usd[f"in/{case}/rgb"].permute(0, 3, 1, 2)), usd[f"out/{case}/latents"])
     assert_close(term.model.encode(usd["in/0/GT"].permute(0, 3, 1, 2)), usd["out/0/GT_latents"])
-    assert_close(main.prior.unconditional(1).tokens, usd["out/empty"])
+    assert_close(main.source.prior.unconditional(1).tokens, usd["out/empty"])
 
 
 def test_times_are_annealed_as_published(usd: dict[str, Tensor], models: dict[str, str]) -> None:

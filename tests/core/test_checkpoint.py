@@ -12,7 +12,7 @@ from usd.core.errors import UserError
 def example(step: int = 7) -> dict:
     specs = {"background": spec("background", "solid-color-background", {"color": [0, 0, 1]})}
     weights = {"background.value": torch.tensor([0.0, 0.0, 1.0]), "geometry.w": torch.zeros(2)}
-    components = checkpoint.describe(specs)
+    components = checkpoint.component_entries(specs)
     return {"format": checkpoint.FORMAT, "global_step": step, "state_dict": weights, "components": components}
 
 
@@ -25,21 +25,21 @@ def test_what_is_saved_is_what_loads(tmp_path):
 
 
 def test_a_later_stage_reads_one_component(tmp_path):
-    part = checkpoint.part(example(), "background")
+    part = checkpoint.saved_component(example(), "background")
     assert part.spec.config.color == (0.0, 0.0, 1.0)
     assert list(part.weights) == ["value"]
     assert part.step == 7
     with pytest.raises(UserError, match=r"has no backgroud; it has background\. Did you mean 'background'"):
-        checkpoint.part(example(), "backgroud")
+        checkpoint.saved_component(example(), "backgroud")
 
 
 def test_options_that_changed_since_are_found():
-    saved = checkpoint.describe(
+    saved = checkpoint.component_entries(
         {"background": spec("background", "solid-color-background", {"color": [0, 0, 1]})}
     )
     now = {"background": spec("background", "solid-color-background", {"color": [0, 1, 1]})}
     assert checkpoint.differences(saved, now) == {"background.color": ([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])}
-    assert checkpoint.differences(checkpoint.describe(now), now) == {}
+    assert checkpoint.differences(checkpoint.component_entries(now), now) == {}
 
 
 @pytest.mark.parametrize("failure", ["write", "rename"])
@@ -101,11 +101,11 @@ def test_a_checkpoint_that_names_a_file_as_its_component_imports_nothing(tmp_pat
         with pytest.raises(
             UserError, match=r"the checkpoint's background_type: '.* is no name of a background"
         ):
-            checkpoint.part(with_component(kind="background", name=name, config={}), "background")
+            checkpoint.saved_component(with_component(kind="background", name=name, config={}), "background")
     with pytest.raises(
         UserError, match=r"the checkpoint's background is said to be a \.\./\.\.; expected a background"
     ):
-        checkpoint.part(with_component(kind="../..", name="intruder", config={}), "background")
+        checkpoint.saved_component(with_component(kind="../..", name="intruder", config={}), "background")
     assert not (tmp_path / "ran").exists()
 
 
@@ -114,7 +114,7 @@ def test_a_component_that_is_no_entry_is_one_line(entry):
     with pytest.raises(
         UserError, match="does not say what its background is; expected its kind, name and config"
     ):
-        checkpoint.part({**example(), "components": {"background": entry}}, "background")
+        checkpoint.saved_component({**example(), "components": {"background": entry}}, "background")
 
 
 @pytest.fixture(scope="module")

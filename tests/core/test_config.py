@@ -6,7 +6,7 @@ import pytest
 
 from usd.core import places
 from usd.core.config import ConfigError, Schedule, Spec, component, option, parse, plain, spec
-from usd.core.loading import Origin
+from usd.core.loading import ValueOrigin
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ MESSAGES = [
     ({"weight": [0, 0.5, 3, 10]}, "at.weight: 3 is out of range; expected >= 0 and <= 1"),
     (
         {"weight": [1e3, 0.5, 0, 10]},
-        "at.weight: step 1000.0 must be an integer number of optimiser steps; "
+        "at.weight: step 1000.0 must be an integer number of optimizer steps; "
         "expected a number, [start_step, start_value, end_value, end_step] or {steps: [...], values: [...]}",
     ),
     (
@@ -155,7 +155,7 @@ class Paths:
 
 def test_a_path_is_found_beside_the_file_that_set_it_then_among_the_resources(tmp_path, monkeypatch):
     (tmp_path / "here.png").touch()
-    origins = {"file": Origin(tmp_path), "model": Origin(tmp_path)}
+    origins = {"file": ValueOrigin(tmp_path), "model": ValueOrigin(tmp_path)}
     assert parse(Paths, {"file": "here.png"}, "", origins).file == tmp_path / "here.png"
     assert parse(Paths, {"model": "here.png"}, "", origins).model == str(tmp_path / "here.png")
     clip = parse(Paths, {"model": "load/toybox/clip"}, "", origins).model
@@ -168,19 +168,21 @@ def test_a_path_in_a_file_that_is_elsewhere_is_looked_for_in_the_working_directo
     views = tmp_path / "mine" / "views"
     views.mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "mine")
-    assert parse(Paths, {"model": "views"}, "", {"model": Origin(tmp_path)}).model == str(views)
+    assert parse(Paths, {"model": "views"}, "", {"model": ValueOrigin(tmp_path)}).model == str(views)
 
 
 def test_what_does_not_exist_stays_a_name_or_is_made_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
     assert parse(Paths, {}).model == "some/model-id"
-    assert parse(Paths, {"file": "new"}, "", {"file": Origin(tmp_path)}).file == tmp_path / "mine" / "new"
-    by_hand = {"file": Origin(tmp_path, by_hand=True)}
+    assert (
+        parse(Paths, {"file": "new"}, "", {"file": ValueOrigin(tmp_path)}).file == tmp_path / "mine" / "new"
+    )
+    by_hand = {"file": ValueOrigin(tmp_path, by_hand=True)}
     assert parse(Paths, {"file": "new"}, "", by_hand).file == tmp_path / "new"
 
 
-@pytest.mark.parametrize("origins", [{}, {"out": Origin(places.PACKAGE)}], ids=["default", "of a file"])
+@pytest.mark.parametrize("origins", [{}, {"out": ValueOrigin(places.PACKAGE)}], ids=["default", "of a file"])
 def test_outputs_go_below_the_working_directory_whatever_lies_beside_the_file(tmp_path, monkeypatch, origins):
     """A folder of that name beside the file, inside the package say, is not written to."""
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from usd.core.errors import UserError
-from usd.core.loading import base_names, load
+from usd.core.loading import base_names, load_merged
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ def test_a_base_that_names_no_file(tmp_path, base):
     with pytest.raises(
         UserError, match=r"a.yaml: base: expected a file or a list of files to start from, got "
     ):
-        load([file])
+        load_merged([file])
 
 
 def test_no_base_and_an_empty_list_are_the_same(tmp_path):
     for text in ("base: []\nname: x\n", "base: null\nname: x\n", "name: x\n"):
         (tmp_path / "a.yaml").write_text(text)
-        assert load([tmp_path / "a.yaml"]).plain() == {"name": "x"}
+        assert load_merged([tmp_path / "a.yaml"]).plain() == {"name": "x"}
     assert base_names(None, "base") == [] and base_names("a", "base") == ["a"]
 
 
@@ -45,16 +45,16 @@ def test_what_is_no_file(tmp_path, name, line):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UserError, match=line):
-        load([tmp_path / name])
+        load_merged([tmp_path / name])
 
 
 def test_yaml_of_a_thousand_brackets(tmp_path):
     (tmp_path / "a.yaml").write_text("a: " + "[" * 2000 + "]" * 2000)
     with pytest.raises(UserError, match=r"a.yaml: not valid YAML \(too deeply nested\)"):
-        load([tmp_path / "a.yaml"])
+        load_merged([tmp_path / "a.yaml"])
 
 
 def test_typed_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.yaml").write_text("name: x")
     with pytest.raises(UserError, match=r"name=a\\xffb: is not valid UTF-8"):
-        load([tmp_path / "a.yaml"], [os.fsdecode(b"name=a\xffb")])
+        load_merged([tmp_path / "a.yaml"], [os.fsdecode(b"name=a\xffb")])

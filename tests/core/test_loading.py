@@ -4,7 +4,7 @@ import pytest
 
 from usd.core.config import load_config
 from usd.core.errors import ConfigError, UserError
-from usd.core.loading import dump, is_override, load, override, quoted, unquoted
+from usd.core.loading import dump, is_override, load_merged, override, quoted, unquoted
 
 
 def write(folder: Path, **files: str) -> list[Path]:
@@ -29,17 +29,6 @@ def test_a_circle_of_bases_is_an_error(tmp_path):
     files = write(tmp_path, a="base: b.yaml", b="base: a.yaml")
     with pytest.raises(ConfigError, match="inherits from itself"):
         load_config(files[:1])
-
-
-def test_the_name_of_the_guidances_weight_that_was_said_last_counts(tmp_path):
-    published = tmp_path / "published.yaml"
-    published.write_text("system: {loss: {lambda_vsd: 1.0, lambda_opaque: 2.0}}\n")
-    assert load_config([published], ["system.loss.lambda_usd=0.5"]).system.loss == {
-        "lambda_usd": 0.5,
-        "lambda_opaque": 2.0,
-    }
-    again = load_config([published], ["system.loss.lambda_usd=0.5", "system.loss.lambda_sds=0.2"])
-    assert again.system.loss == {"lambda_sds": 0.2, "lambda_opaque": 2.0}
 
 
 def test_another_type_drops_the_options_of_the_former(tmp_path):
@@ -71,12 +60,6 @@ def test_override_values_are_yaml(text, value):
     assert load_config([], [f"x.y={text}"]) == {"x": {"y": value}}
 
 
-def test_module_paths_of_an_optimizer_keep_their_dots(tmp_path):
-    (file,) = write(tmp_path, a="system: {optimizer: {params: {geometry.encoding: {lr: 0.1, eps: 1}}}}")
-    config = load_config([file], ["system.optimizer.params.geometry.encoding.lr=0.2"])
-    assert config.system.optimizer.params == {"geometry.encoding": {"lr": 0.2, "eps": 1}}
-
-
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -98,21 +81,21 @@ def test_module_paths_of_an_optimizer_keep_their_dots(tmp_path):
 )
 def test_resolvers(tmp_path, text, value):
     (file,) = write(tmp_path, a=f"w: [0, 0, 1, 5]\nx: {text}")
-    assert load([file]).resolved()["x"] == value
+    assert load_merged([file]).resolved()["x"] == value
 
 
 def test_a_value_still_missing_is_named(tmp_path):
     (file,) = write(tmp_path, a="a:\n  prompt: ???\ntag: '${rmspace:${a.prompt},_}'")
     with pytest.raises(ConfigError, match=r"^a.prompt: required but not given; pass a.prompt=<value>$"):
-        load([file]).resolved()
-    assert load([file], ["a.prompt=a red fox"]).resolved()["tag"] == "a_red_fox"
+        load_merged([file]).resolved()
+    assert load_merged([file], ["a.prompt=a red fox"]).resolved()["tag"] == "a_red_fox"
 
 
 def test_origins_say_where_each_leaf_was_written(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path, root="a: {p: x, q: y}")
     write(tmp_path / "sub", leaf="base: ../root.yaml\na: {q: z}")
-    origins = load([tmp_path / "sub" / "leaf.yaml"], ["a.r=1"]).origins
+    origins = load_merged([tmp_path / "sub" / "leaf.yaml"], ["a.r=1"]).origins
     assert origins["a.p"].folder == tmp_path and origins["a.q"].folder == tmp_path / "sub"
     assert origins["a.r"].by_hand and not origins["a.q"].by_hand
 
@@ -151,7 +134,7 @@ def test_quotes_and_escapes_keep_any_text(text, tmp_path):
     assert unquoted(quoted(text)) == text
     assert override("a.b", text).startswith("a.b='")
     (tmp_path / "a.yaml").write_text(dump({"a": {"b": text}, "c": [text]}))
-    assert load([tmp_path / "a.yaml"]).resolved() == {"a": {"b": text}, "c": [text]}
+    assert load_merged([tmp_path / "a.yaml"]).resolved() == {"a": {"b": text}, "c": [text]}
 
 
 def test_only_one_pair_around_everything_is_taken_off():

@@ -10,7 +10,7 @@ from usd.app.experiment import load_experiment
 from usd.app.stages import plans
 from usd.core.config import Spec, component, option, parse
 from usd.core.errors import ConfigError
-from usd.core.loading import load, override
+from usd.core.loading import load_merged, override
 from usd.core.overrides import OptionReader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ class Options:
 
 
 def typed(*overrides: str) -> Any:
-    loaded = load([], overrides, OptionReader(Options))
+    loaded = load_merged([], overrides, OptionReader(Options))
     return parse(Options, loaded.resolved(), "", loaded.origins)
 
 
@@ -164,7 +164,7 @@ def test_what_is_no_value_is_refused_in_the_option_s_words(told, message):
 
 
 def test_an_interpolation_in_a_text_is_pointed_out():
-    loaded = load([], ["prompt=${number}", override("perhaps", "${number}")], OptionReader(Options))
+    loaded = load_merged([], ["prompt=${number}", override("perhaps", "${number}")], OptionReader(Options))
     assert loaded.notes == (
         "note: prompt: '${number}' is taken as it stands; an interpolation belongs in a file",
     )
@@ -244,6 +244,6 @@ def test_the_same_type_or_an_outer_type_after_an_inner_one_loses_nothing(capsys)
 def test_a_type_over_a_default_one_drops_the_default_one_s_options(tmp_path, capsys):
     file = tmp_path / "a.yaml"
     file.write_text("background: {color: [0, 0, 0]}")
-    loaded = load([file], ["background_type=neural-environment-map-background"], OptionReader(Options))
+    loaded = load_merged([file], ["background_type=neural-environment-map-background"], OptionReader(Options))
     assert "color" not in (loaded.config.background or {})
     assert loaded.notes and "drops color of the file's background" in loaded.notes[0]

@@ -33,7 +33,7 @@ def test_the_published_timestep_schedule_jumps_after_its_step():
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        ([5000.0, 1, 0, 6000], "integer number of optimiser steps"),
+        ([5000.0, 1, 0, 6000], "integer number of optimizer steps"),
         ([0, 1], "3, 4 or 6 elements"),
         ([10, 1, 2, 10], "must increase"),
         ("fast", "not a schedule"),

@@ -19,7 +19,7 @@ from usd.data.convert import write_views
 from usd.data.pictures import read_rgba, write_picture
 from usd.data.toy_views import sphere_cameras
 from usd.data.view_set import ViewSet, cameras_turned_away, one_viewpoint, refuse_outside
-from usd.data.views import ViewsConfig, ViewsData, describe
+from usd.data.views import ViewsConfig, ViewsData, views_summary
 from usd.math.camera import orbit_cameras_deg, orthographic_cameras
 
 TINY = [
@@ -211,7 +211,7 @@ def test_a_cut_colmap_model_is_one_clear_line(file, tmp_path):
     [
         (
             pictures(lambda rgba: rgba[:3] * rgba[3:] + 1 - rgba[3:]),
-            "masks made by removing the plain colour",
+            "masks made by removing the plain color",
         ),
         (pictures(noise), "no masks and no plain background (views/0000.png): every pixel counts as object"),
         (masked(6, lambda mask: 1 - mask), "masks cover the border of 6 of 6 views: are they inverted?"),
@@ -225,7 +225,7 @@ def test_a_cut_colmap_model_is_one_clear_line(file, tmp_path):
 def test_what_is_assumed_is_said(change, said, good, tmp_path):
     folder = shutil.copytree(good, tmp_path / "views")
     change(folder)
-    assert said in describe(opened(folder))
+    assert said in views_summary(opened(folder))
 
 
 def test_what_the_message_advises_helps(good, tmp_path, capsys):

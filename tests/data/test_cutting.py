@@ -8,8 +8,8 @@ from PIL import Image
 from tests.data.test_reference import RED, cutout, disc, photograph, save
 from usd.core.errors import UserError
 from usd.core.places import resource
-from usd.data.cutting import find_padding, has_alpha, without_strays
-from usd.data.masks import masked
+from usd.data.cutting import find_padding, has_alpha, without_stray_specks
+from usd.data.masks import apply_masks
 from usd.data.reference import Reference, ReferenceConfig, bounding_box, load_reference
 
 SHIPPED = sorted(resource("load/images").glob("*.png"))
@@ -58,7 +58,7 @@ def test_small_parts_about_the_object_stay(tmp_path):
 
 
 def test_two_objects_are_both_framed(tmp_path):
-    pixels = cutout(disc(centre=(40, 25)) | disc(centre=(40, 100), radius=6))
+    pixels = cutout(disc(center=(40, 25)) | disc(center=(40, 100), radius=6))
     box = bounding_box(loaded(tmp_path, pixels, framing="keep").source[3])
     assert (box.left, box.right) == (5, 107)
 
@@ -101,8 +101,8 @@ def test_a_dead_pixel_in_one_view_makes_no_masks_of_all(tmp_path):
     views = [torch.cat([view, torch.ones_like(view[:1])]) for view in views]
     views[1][3, 0, 0] = 0
     assert not has_alpha(views[1])
-    found, known, notes = masked(views, list("abc"), [None] * 3, "auto", "x")
-    assert known and "removing the plain color" in notes[0].replace("colour", "color")
+    found, known, notes = apply_masks(views, list("abc"), [None] * 3, "auto", "x")
+    assert known and "removing the plain color" in notes[0]
     assert all(((picture[3].numpy() > 0.5) == disc()).mean() > 0.99 for picture in found)
 
 
@@ -209,7 +209,7 @@ def test_bars_that_all_views_have_are_padding_and_others_are_not():
     for pictures, truths in ((views, wanted), (other, [*wanted[:2], column])):
         tensors = [torch.from_numpy(picture).permute(2, 0, 1) / 255 for picture in pictures]
         opaque = [torch.cat([tensor, torch.ones_like(tensor[:1])]) for tensor in tensors]
-        found, known, _ = masked(opaque, list("abc"), [None] * 3, "background", "x")
+        found, known, _ = apply_masks(opaque, list("abc"), [None] * 3, "background", "x")
         assert known
         assert all(((f[3].numpy() > 0.5) == t).mean() > 0.99 for f, t in zip(found, truths))
 
@@ -273,5 +273,5 @@ def test_a_line_along_the_border_is_no_object(part):
     rgba[3, :2] = 1
     if part == "frame":
         rgba[3, -1], rgba[3, :, 0], rgba[3, :, -2:] = 1, 1, 1
-    cut, count = without_strays(rgba)
+    cut, count = without_stray_specks(rgba)
     assert count == 1 and torch.equal(cut[3], expected[3])

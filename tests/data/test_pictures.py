@@ -7,9 +7,9 @@ from PIL import Image
 
 from usd.core.errors import UserError
 from usd.data.pictures import (
+    EXIF_TURNS,
     OVERSAMPLING,
-    TURNS,
-    opened,
+    open_picture,
     picture_size,
     read_picture,
     read_pictures,
@@ -135,7 +135,7 @@ def test_a_camera_of_the_turned_shape_took_the_turned_picture(tmp_path):
     turned, remarks = read_pictures(file, "x", shapes=[(80, 128)])
     assert turned[0].shape == (4, 64, 40) and remarks == ["1 of 1 pictures: turned by its EXIF orientation"]
     assert read_pictures(file, "x", shapes=[(50, 50)])[0][0].shape == (4, 40, 64)
-    assert len(TURNS) == 7
+    assert len(EXIF_TURNS) == 7
 
 
 def test_a_picture_beyond_the_limit_is_one_line(tmp_path, monkeypatch):
@@ -176,7 +176,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest(tmp_path):
             UserError, match=f"{name}: no such file; expected a picture .* Did you mean '{hint}'"
         ):
             read_rgba(tmp_path / name)
-    with pytest.raises(UserError, match=r"\.\.\.\)$"), opened(tmp_path / "gone/x.png", "x"):
+    with pytest.raises(UserError, match=r"\.\.\.\)$"), open_picture(tmp_path / "gone/x.png", "x"):
         pass
 
 

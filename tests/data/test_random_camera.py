@@ -183,3 +183,29 @@ def test_test_views_may_be_spread_over_a_band_of_the_sphere():
     assert torch.allclose(place.distance, torch.tensor(1.5)) and batches[0].name == "test"
     with pytest.raises(ConfigError, match=r"data\.eval_elevation_range: \[60, -20\] runs backwards"):
         cameras(eval_elevation_range=[60, -20])
+
+
+def test_the_reference_view_may_have_a_size_of_its_own():
+    options = {"height": [16, 32], "width": [16, 32], "resolution_milestones": [5]}
+    data = cameras(UsdRandomCameras, reference_height=[64, 128], **options)
+    assert [drawn(data, step).reference.height for step in (0, 5)] == [64, 128]
+    assert [drawn(data, step).cameras.height for step in (0, 5)] == [16, 32]
+    assert drawn(cameras(UsdRandomCameras, **options), 5).reference.height == 32
+    own = cameras(
+        UsdRandomCameras, reference_height=[64, 128], reference_resolution_milestones=[9], **options
+    )
+    assert [drawn(own, step).reference.height for step in (5, 9)] == [64, 128]
+    with pytest.raises(ConfigError, match=r"data.reference_height: has 2 values; expected 1"):
+        cameras(UsdRandomCameras, reference_height=[8, 16])
+    with pytest.raises(
+        ConfigError, match=r"reference_resolution_milestones: has no reference_height to change"
+    ):
+        cameras(UsdRandomCameras, reference_resolution_milestones=[5])
+
+
+def test_elevations_of_the_mixture_are_uniform_in_the_angle_for_half_of_the_steps_and_by_area_for_the_others():
+    """The mean sine of uniform angles between a and b is (cos a - cos b) / (b - a); by area it is the middle one."""
+    data = cameras(batch_size=2000, elevation_range=[0, 90], elevation_sampling="mixture", **STILL)
+    means = torch.tensor([drawn(data, step).cameras.spherical.elevation.sin().mean() for step in range(60)])
+    by_angle, by_area = (means - 2 / math.pi).abs() < 0.03, (means - 0.5).abs() < 0.03
+    assert (by_angle ^ by_area).all() and 18 <= int(by_angle.sum()) <= 42

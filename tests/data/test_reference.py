@@ -4,15 +4,15 @@ import torch
 from PIL import Image
 
 from usd.core.config import UserError
-from usd.data.pictures import over, read_rgba, resize_rgba, straight, write_picture, writing
+from usd.data.pictures import over, read_rgba, resize_rgba, unpremultiply, write_picture, write_whole
 from usd.data.reference import ReferenceConfig, bounding_box, is_framed, load_reference, overlay
 
 RED = np.array([200, 40, 30], np.uint8)
 
 
-def disc(height=80, width=120, centre=(40, 30), radius=20):
+def disc(height=80, width=120, center=(40, 30), radius=20):
     rows, columns = np.mgrid[:height, :width]
-    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+    return (rows - center[0]) ** 2 + (columns - center[1]) ** 2 <= radius**2
 
 
 def save(path, pixels, **options):
@@ -59,7 +59,7 @@ def test_holes_that_do_not_reach_the_border_stay_object(tmp_path):
     assert (reference.source[3].numpy()[disc()] > 0.5).all()
 
 
-def test_recentring_puts_the_longest_side_where_asked(tmp_path):
+def test_recentering_puts_the_longest_side_where_asked(tmp_path):
     path = save(tmp_path / "a.png", photograph(disc()))
     reference = load_reference(path, ReferenceConfig(framing="recenter", fraction=0.6))
     side = reference.rgba.shape[-1]
@@ -67,7 +67,7 @@ def test_recentring_puts_the_longest_side_where_asked(tmp_path):
     assert reference.rgba.shape[-2] == side
     assert box.longest / side == pytest.approx(0.6, abs=0.02)
     assert abs(box.left + box.right - side) <= 1 and abs(box.top + box.bottom - side) <= 1
-    assert "recentred" in reference.notes[1]
+    assert "recentered" in reference.notes[1]
 
 
 def test_auto_keeps_what_a_camera_framed_and_moves_what_it_did_not(tmp_path):
@@ -152,10 +152,10 @@ def test_straight_alpha_survives_the_file_and_the_foreground(tmp_path):
     rgba = torch.rand(4, 9, 7, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     again = read_rgba(write_picture(tmp_path / "a.png", rgba))
     assert (again - rgba).abs().max() <= 0.5 / 255 + 1e-6
-    assert torch.allclose(straight(rgba[:3] * rgba[3:], rgba[3:]), rgba, atol=1e-5)
+    assert torch.allclose(unpremultiply(rgba[:3] * rgba[3:], rgba[3:]), rgba, atol=1e-5)
 
 
-def test_resampling_does_not_bleed_hidden_colours():
+def test_resampling_does_not_bleed_hidden_colors():
     rgba = torch.zeros(4, 32, 32)
     rgba[0] = 1.0  # red everywhere, visible only in a square; hidden pixels are green
     rgba[:, :8], rgba[1, :8], rgba[3, 8:] = 0, 1, 1
@@ -175,5 +175,5 @@ def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match=r"file/a\.png: could not be written"):
         write_picture(tmp_path / "file" / "a.png", torch.zeros(3, 4, 4))
-    with pytest.raises(UserError, match="No space left"), writing(tmp_path / "a"):
+    with pytest.raises(UserError, match="No space left"), write_whole(tmp_path / "a"):
         raise OSError(28, "No space left on device")

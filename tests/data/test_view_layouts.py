@@ -10,7 +10,7 @@ import torch
 from usd.core.errors import UserError
 from usd.data import convert, syncdreamer, wonder3d, zero123_views
 from usd.data.pictures import over, read_rgba, write_picture
-from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
+from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import read_transforms, write_transforms
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import ViewSet
@@ -29,7 +29,7 @@ def options(**changes) -> ViewOptions:
 def toys() -> dict[str, ViewSet]:
     """A toy seen by each layout's cameras, 48 pixels a side."""
     layouts = ("transforms", "syncdreamer", "wonder3d", "zero123")
-    return {name: see_toy(SEED, convert.layout_cameras(name, 48, 90.0, 6)) for name in layouts}
+    return {name: render_toy_views(SEED, convert.layout_cameras(name, 48, 90.0, 6)) for name in layouts}
 
 
 def assert_same(found: ViewSet, truth: ViewSet, iou: float = 0.999, db: float = 45.0) -> None:
@@ -55,7 +55,7 @@ def test_syncdreamers_strip_comes_back(toys, tmp_path):
     assert strip.shape == (4, 48, 16 * 48) and (strip[3] == 1).all()
     found = read_views(tmp_path, options(input_azimuth_deg=90.0))
     assert_same(found, toys["syncdreamer"], iou=0.85, db=28.0)  # its masks are guessed from white
-    assert any("plain colour" in note for note in found.notes)
+    assert any("plain color" in note for note in found.notes)
     assert_same(
         read_views(tmp_path / "0.png", options(input_azimuth_deg=90.0)), toys["syncdreamer"], 0.85, 28.0
     )

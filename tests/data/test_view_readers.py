@@ -13,7 +13,7 @@ from tests.data.test_views import balls
 from usd.core.errors import UserError
 from usd.data import convert, wonder3d, zero123_views
 from usd.data.convert import write_views
-from usd.data.pictures import TURNS, picture_size
+from usd.data.pictures import EXIF_TURNS, picture_size
 from usd.data.toy_views import sphere_cameras
 from usd.data.view_readers import read_views
 from usd.math.camera import Cameras
@@ -94,7 +94,7 @@ def test_cameras_of_the_turned_shape_get_the_turned_pictures(tmp_path, number):
     assert picture_size(tmp_path / "views/0000.png", "x") == (30, 20)
     found = read_views(tmp_path, options())
     assert torch.equal(found.rgba, truth.rgba)
-    assert "4 of 4 pictures: turned by its EXIF orientation" in found.notes and number in TURNS
+    assert "4 of 4 pictures: turned by its EXIF orientation" in found.notes and number in EXIF_TURNS
 
 
 def test_wide_gamut_captures_are_converted_and_counted(tmp_path):

@@ -12,12 +12,12 @@ from usd.data.toy_views import sphere_cameras
 from usd.data.view_set import (
     ViewSet,
     cameras_inside,
-    fitted,
+    fit_world,
     focus,
-    moved,
     refuse_outside,
     refuse_useless,
     silhouette_radius,
+    transform_world,
 )
 from usd.math.camera import Cameras, look_at, orbit_cameras_deg
 
@@ -103,7 +103,7 @@ def test_a_camera_in_the_wrong_place_moves_neither_middle_nor_size(shift):
     if focus(spoilt).norm() > 0.1:  # a shift along its own line of sight stays one that sees the object
         pytest.fail("the middle moved")
     without = truth.select([i for i in range(12) if i != 5])
-    found, wanted = fitted(spoilt), fitted(without)
+    found, wanted = fit_world(spoilt), fit_world(without)
     kept = [i for i in range(12) if i != 5]
     assert torch.allclose(found.cameras.position[kept], wanted.cameras.position, atol=1e-3)
     assert "1 of 12 cameras (5.png) look past what the others look at" in refuse_useless(spoilt, "x").notes[0]
@@ -111,9 +111,9 @@ def test_a_camera_in_the_wrong_place_moves_neither_middle_nor_size(shift):
 
 def test_the_middle_of_a_walk_follows_from_the_sizes():
     views = balls(GOOD["a walk towards it"])
-    away = moved(views, torch.eye(3), torch.tensor([-2.0, 1.0, 0.5]), 3.0)
+    away = transform_world(views, torch.eye(3), torch.tensor([-2.0, 1.0, 0.5]), 3.0)
     assert torch.allclose(focus(away), 3 * torch.tensor([2.0, -1.0, -0.5]), atol=0.25)
-    found = fitted(away)
+    found = fit_world(away)
     assert silhouette_radius(found, torch.zeros(3)) == pytest.approx(0.5, abs=0.02)
     distances = found.cameras.position.norm(dim=-1)
     assert torch.allclose(distances, torch.tensor([3.0, 2.5, 2.0, 1.5, 1.0, 0.7]) * 0.5 / RADIUS, rtol=0.12)
@@ -124,7 +124,7 @@ def test_without_masks_nobody_knows_how_far_parallel_cameras_look():
     with pytest.raises(
         UserError, match=r"data\.path: x: the cameras look in one direction and there are no masks"
     ):
-        fitted(views, where="data.path: x")
+        fit_world(views, where="data.path: x")
 
 
 def test_most_cameras_and_not_a_few_decide_that_they_stand_in_the_object():

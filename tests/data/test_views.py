@@ -15,8 +15,16 @@ from usd.data.pictures import write_picture
 from usd.data.toy_views import sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
-from usd.data.view_set import ViewSet, cameras_inside, fitted, focus, moved, refuse_useless, silhouette_radius
-from usd.data.views import RayPool, ViewsConfig, ViewsData, describe, evenly
+from usd.data.view_set import (
+    ViewSet,
+    cameras_inside,
+    fit_world,
+    focus,
+    refuse_useless,
+    silhouette_radius,
+    transform_world,
+)
+from usd.data.views import RayPool, ViewsConfig, ViewsData, spread_indices, views_summary
 from usd.math.camera import Cameras, orbit_cameras_deg
 
 RADIUS = 0.4
@@ -30,8 +38,8 @@ def balls(cameras: Cameras) -> ViewSet:
     hit = closest < RADIUS
     depth = along - (RADIUS**2 - closest**2).clamp_min(0).sqrt()
     normal = torch.where(hit[..., None], (origins + depth[..., None] * directions) / RADIUS, 0.0)
-    colour = torch.where(hit[..., None], 0.5 + 0.4 * normal, 0.0)
-    rgba = torch.cat([colour, hit[..., None].float()], -1).permute(0, 3, 1, 2).contiguous()
+    color = torch.where(hit[..., None], 0.5 + 0.4 * normal, 0.0)
+    rgba = torch.cat([color, hit[..., None].float()], -1).permute(0, 3, 1, 2).contiguous()
     names = tuple(f"{i}.png" for i in range(len(cameras)))
     return ViewSet(rgba, cameras, names, torch.ones(len(cameras)), normal.permute(0, 3, 1, 2).contiguous())
 
@@ -154,7 +162,9 @@ def test_a_toy_is_named_by_its_seed():
 
 
 def test_indices_are_evenly_chosen():
-    assert evenly(12, 3) == [2, 6, 10] and evenly(2, 5) == [0, 1] and evenly(5, 0) == []
+    assert (
+        spread_indices(12, 3) == [2, 6, 10] and spread_indices(2, 5) == [0, 1] and spread_indices(5, 0) == []
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- frame
@@ -162,7 +172,7 @@ def test_indices_are_evenly_chosen():
 
 def test_the_focus_is_where_the_object_is():
     views = balls(sphere_cameras(10, 48))
-    away = moved(views, torch.eye(3), torch.tensor([-2.0, 1.0, 0.5]), 1.0)
+    away = transform_world(views, torch.eye(3), torch.tensor([-2.0, 1.0, 0.5]), 1.0)
     assert torch.allclose(focus(away), torch.tensor([2.0, -1.0, -0.5]), atol=0.02)
     assert silhouette_radius(away, torch.tensor([2.0, -1.0, -0.5])) == pytest.approx(RADIUS, abs=0.02)
 
@@ -170,7 +180,7 @@ def test_the_focus_is_where_the_object_is():
 def test_fitting_gives_the_wanted_radius_and_keeps_pictures_and_normals_true():
     views = balls(wonder3d.target_cameras(48))
     turn = torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])
-    found = fitted(moved(views, turn, torch.tensor([1.0, 0, 0]), 3.0), radius=0.5)
+    found = fit_world(transform_world(views, turn, torch.tensor([1.0, 0, 0]), 3.0), radius=0.5)
     assert silhouette_radius(found, torch.zeros(3)) == pytest.approx(0.5, abs=0.01)
     origins, directions = found.cameras.rays()
     hit = found.rgba[:, 3] > 0.5
@@ -269,7 +279,7 @@ def _opaque(tmp_path, background):
 def test_missing_masks_are_made_from_a_plain_background_and_said(tmp_path):
     truth = _opaque(tmp_path, torch.ones(3, 1, 1))
     found = read_views(tmp_path, options())
-    assert found.masked and any("removing the plain colour" in note for note in found.notes)
+    assert found.masked and any("removing the plain color" in note for note in found.notes)
     assert ((found.rgba[:, 3] > 0.5) != (truth.rgba[:, 3] > 0.5)).float().mean() < 0.01
     with pytest.raises(UserError, match="no picture has transparency"):
         read_views(tmp_path, options(masks="alpha"))
@@ -283,7 +293,7 @@ def test_without_masks_and_plain_background_nothing_is_known(tmp_path):
     assert not found.masked and (found.rgba[:, 3] == 1).all()
     assert any("every pixel counts as object" in note for note in found.notes)
     made = data(tmp_path)
-    assert made.rays(20, generator("cpu", 0)).mask is None and "no masks" in describe(made.train_views)
+    assert made.rays(20, generator("cpu", 0)).mask is None and "no masks" in views_summary(made.train_views)
     with pytest.raises(UserError, match="no plain background"):
         read_views(tmp_path, options(masks="background"))
     assert not read_views(tmp_path, options(masks="none")).masked

@@ -208,7 +208,11 @@ def test_a_guidance_hands_its_options_to_every_model(tiny: TinyModels):
         "models": {"weights": "bf16", "views_at_once": 1},
     }
     guidance = build(spec("guidance", "usd-guidance", options))
-    assert guidance.model.execution == guidance.prior.execution == Execution(weights="bf16", views_at_once=1)
+    assert (
+        guidance.model.execution
+        == guidance.source.prior.execution
+        == Execution(weights="bf16", views_at_once=1)
+    )
     single = build(
         spec("guidance", "usd-guidance", {**options, "models": {}, "half_precision_weights": False})
     )

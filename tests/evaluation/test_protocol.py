@@ -10,7 +10,7 @@ from solids import arrow, both, box, empty, file_bytes, inside_out, sphere, turn
 from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.data.convert import write_views
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.evaluation import command, protocol
 from usd.evaluation.align import Similarity, apply, unit_box
@@ -188,20 +188,20 @@ def test_files_that_are_no_meshes_are_refused(tmp_path):
 
 
 def test_views_are_matched_by_camera_not_by_name(tmp_path):
-    truth = see_toy(SEED, sphere_cameras(5, 32))
+    truth = render_toy_views(SEED, sphere_cameras(5, 32))
     write_views(truth, tmp_path / "truth")
     write_views(truth.select([4, 2, 0]), tmp_path / "some")
     report = evaluate(open_source(str(tmp_path / "some"), "a"), open_source(str(tmp_path / "truth"), "b"))
     assert report.figures["psnr"] == pytest.approx(100) and report.figures["mask_iou"] == 1
     assert report.protocol["views"] == 3 and any("2 of 5 reference views" in note for note in report.notes)
     assert [row["view"] for row in report.views] == ["views/0000.png", "views/0002.png", "views/0004.png"]
-    write_views(see_toy(SEED, sphere_cameras(4, 32)), tmp_path / "other")
+    write_views(render_toy_views(SEED, sphere_cameras(4, 32)), tmp_path / "other")
     with pytest.raises(UserError, match="no two views were taken by the same camera"):
         evaluate(open_source(str(tmp_path / "other"), "a"), open_source(str(tmp_path / "truth"), "b"))
 
 
 def test_figures_of_pictures_are_means_of_views_and_views_can_be_left_out(tmp_path):
-    truth = see_toy(SEED, sphere_cameras(3, 32))
+    truth = render_toy_views(SEED, sphere_cameras(3, 32))
     spoilt = truth.rgba.clone()
     spoilt[1] *= 0
     write_views(truth, tmp_path / "truth")
@@ -248,7 +248,7 @@ def test_an_aligned_mesh_is_also_seen_aligned():
 
 
 def test_a_trial_gives_its_newest_test_views_and_export(tmp_path):
-    views = see_toy(SEED, sphere_cameras(3, 16))
+    views = render_toy_views(SEED, sphere_cameras(3, 16))
     for name in ("it10-test", "it20-test", "it30-turntable"):
         write_views(views, tmp_path / "save" / name)
     for step, size in ((10, 0.5), (20, 0.7)):
@@ -271,7 +271,7 @@ def test_a_trial_with_nothing_to_compare_is_refused(tmp_path):
 
 
 def test_views_and_a_mesh_have_nothing_in_common_but_cameras(tmp_path):
-    views = see_toy(SEED, sphere_cameras(2, 16))
+    views = render_toy_views(SEED, sphere_cameras(2, 16))
     write_views(views, tmp_path)
     report = evaluate(as_source(sphere(0.4)), open_source(str(tmp_path), "b"))
     assert set(report.figures) == {"mask_iou"}

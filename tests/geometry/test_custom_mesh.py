@@ -231,9 +231,9 @@ def test_it_needs_a_file(shape: str | None) -> None:
 
 def test_a_mesh_is_found_as_every_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the configuration file or, typed by hand, in the working directory."""
-    from usd.core.loading import Origin
+    from usd.core.loading import ValueOrigin
 
     torus_file(tmp_path)
-    origins = {"shape_init": Origin(tmp_path)}
+    origins = {"shape_init": ValueOrigin(tmp_path)}
     config = parse(CustomMesh.Config, {"shape_init": "mesh:torus.ply"}, "", origins)
     assert config.shape_init == f"mesh:{tmp_path / 'torus.ply'}"

@@ -12,7 +12,7 @@ from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.core.types import Render
 from usd.denoiser import open_text_denoiser, open_view_denoiser
-from usd.guidance import Guidance, Noised
+from usd.guidance import Guidance, NoisyLatents
 from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import add_noise
 from usd.math.distill import distillation_gradient, perp_neg
@@ -60,8 +60,13 @@ def _perp_neg_guidance(tiny: TinyModels, **options: object) -> Any:
     return build(spec("guidance", "stable-diffusion-guidance", {**model, **options}), prompts=prompts)
 
 
-def _noised(guidance: Guidance, step: int = 0) -> Noised:
-    return guidance.noised(guidance.model.encode(_rgb()), step, torch.Generator().manual_seed(0))
+def _noised(guidance: Guidance, step: int = 0) -> NoisyLatents:
+    return guidance.noisy_latents(guidance.model.encode(_rgb()), step, torch.Generator().manual_seed(0))
+
+
+def gradient(guidance: Guidance, x: NoisyLatents) -> torch.Tensor:
+    """The formula of a guidance for ``VIEWS``."""
+    return guidance.gradient(x, guidance.source.at(VIEWS, None))
 
 
 @pytest.fixture
@@ -123,13 +128,13 @@ def test_perp_neg_runs_the_network_for_the_words_the_empty_prompt_and_two_negati
 
 def test_perp_neg_is_its_formula_on_the_models_predictions(tiny: TinyModels) -> None:
     guidance = _perp_neg_guidance(tiny, guidance_scale=3.0, lambda_=0.0)
-    noised, told = _noised(guidance), guidance.prompts(VIEWS)
+    noised, told = _noised(guidance), guidance.source.prompts(VIEWS)
     model = open_text_denoiser(str(tiny.sd), "x")
     cond, ref, *others = (
         model.eps(noised.xt, noised.t, words) for words in (told.cond, told.uncond, *told.negatives)
     )
     expected = 3 * noised.weight * (perp_neg(cond, ref, torch.stack(others), told.weights) - ref)
-    torch.testing.assert_close(guidance.gradient(noised, VIEWS), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_usd_is_the_difference_of_the_two_models_scores(tiny: TinyModels) -> None:
@@ -140,9 +145,7 @@ def test_usd_is_the_difference_of_the_two_models_scores(tiny: TinyModels) -> Non
     cond = view.eps(noised.xt, noised.t, view.embed_view(view.encode_reference(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
     ref = prior.eps(noised.xt, noised.t, prior.embed_text(["", ""]))  # type: ignore[attr-defined]
     weight = 1 - view.alphas_cumprod[noised.t].view(-1, 1, 1, 1)
-    torch.testing.assert_close(
-        guidance.gradient(noised, VIEWS), weight * 7.5 * (cond - ref), atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(gradient(guidance, noised), weight * 7.5 * (cond - ref), atol=1e-5, rtol=1e-4)
 
 
 def test_zero123_guidance_is_sds_with_its_own_unconditional(tiny: TinyModels) -> None:
@@ -152,7 +155,7 @@ def test_zero123_guidance_is_sds_with_its_own_unconditional(tiny: TinyModels) ->
     cond = view.eps(noised.xt, noised.t, view.embed_view(view.encode_reference(PICTURE, REFERENCE), VIEWS))  # type: ignore[attr-defined]
     ref = view.eps(noised.xt, noised.t, view.unconditional(2))
     expected = distillation_gradient(noised.weight, noised.noise, cond, ref, 3.0, 1.0)
-    torch.testing.assert_close(guidance.gradient(noised, VIEWS), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_text_formula_compares_told_with_untold(tiny: TinyModels) -> None:
@@ -162,7 +165,7 @@ def test_text_formula_compares_told_with_untold(tiny: TinyModels) -> None:
     told = model.embed_text(["a red car, front view", "a red car, back view"])  # type: ignore[attr-defined]
     cond, ref = (model.eps(noised.xt, noised.t, e) for e in (told, model.unconditional(2)))
     expected = distillation_gradient(noised.weight, noised.noise, cond, ref, 20.0, 0.3)
-    torch.testing.assert_close(guidance.gradient(noised, VIEWS), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["usd-guidance", "reference-view-guidance", "vsd-guidance"])
@@ -178,12 +181,15 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(tiny: TinyModels, na
     model: Any = open_text_denoiser(str(tiny.sd), "x")
     heard = {}
     for key, prompts in (("words", words), ("nothing", None)):
-        guidance = build(spec("guidance", name, options), prompts=prompts)
+        guidance: Any = build(spec("guidance", name, options), prompts=prompts)
         guidance.set_reference(PICTURE, REFERENCE)
-        eps, told = guidance.prior.eps, []
-        guidance.prior.eps = lambda xt, t, e, eps=eps, told=told: (told.append(e.tokens), eps(xt, t, e))[1]
-        guidance.gradient(_noised(guidance), VIEWS)
-        del guidance.prior.eps
+        eps, told = guidance.source.prior.eps, []
+        guidance.source.prior.eps = lambda xt, t, e, eps=eps, told=told: (
+            told.append(e.tokens),
+            eps(xt, t, e),
+        )[1]
+        gradient(guidance, _noised(guidance))
+        del guidance.source.prior.eps
         heard[key] = told
     assert heard["words"] and all(
         torch.equal(x, model.embed_text(["a red car"] * 2).tokens) for x in heard["words"]
@@ -206,7 +212,7 @@ def test_the_reference_term_is_computed_in_the_latents_of_either_autoencoder(tin
         _picture_guidance(tiny, "reference-view-guidance", latents=x) for x in ("prior", "view")
     )
     assert _picture_guidance(tiny, "reference-view-guidance").config.latents == "prior"
-    assert published.model is published.prior
+    assert published.model is published.source.prior
     assert cheap.model is open_view_denoiser(str(tiny.zero123_a), "x")
 
 
@@ -222,12 +228,10 @@ def test_the_reference_term_pulls_towards_the_picture() -> None:
     guidance = build(spec("guidance", "reference-view-guidance", ANALYTIC))
     guidance.set_reference(PICTURE, REFERENCE)
     z, ref = guidance.model.encode(_rgb(32)), guidance.model.encode(PICTURE)
-    noised = guidance.noised(z, 0, torch.Generator().manual_seed(0))
+    noised = guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0))
     alpha = guidance.model.alphas_cumprod[noised.t].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
-    torch.testing.assert_close(
-        guidance.gradient(noised, VIEWS), sigma**3 * alpha * (z - ref), atol=1e-4, rtol=1e-3
-    )
+    torch.testing.assert_close(gradient(guidance, noised), sigma**3 * alpha * (z - ref), atol=1e-4, rtol=1e-3)
 
 
 def test_gradient_reaches_the_picture_and_nothing_else(tiny: TinyModels) -> None:
@@ -242,9 +246,9 @@ def test_gradient_reaches_the_picture_and_nothing_else(tiny: TinyModels) -> None
 def test_networks_that_only_read_the_condition_are_freed(tiny: TinyModels) -> None:
     guidance = _picture_guidance(tiny)
     guidance(_render(_rgb()), VIEWS, 0, torch.Generator().manual_seed(0))
-    assert guidance.model.unet.loaded and guidance.prior.unet.loaded and guidance.model.vae.loaded
-    assert not guidance.model.image_encoder.loaded and not guidance.prior.text_encoder.loaded
-    assert not guidance.prior.vae.loaded
+    assert guidance.model.unet.loaded and guidance.source.prior.unet.loaded and guidance.model.vae.loaded
+    assert not guidance.model.image_encoder.loaded and not guidance.source.prior.text_encoder.loaded
+    assert not guidance.source.prior.vae.loaded
 
 
 def test_the_loss_replays_from_the_generator(tiny: TinyModels) -> None:

@@ -10,8 +10,8 @@ from tests.conftest import TinyModels
 from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.core.types import Render
-from usd.denoiser import open_student, open_view_denoiser
-from usd.guidance import Guidance, Noised
+from usd.denoiser import StudentStep, open_student, open_view_denoiser
+from usd.guidance import Guidance, NoisyLatents
 from usd.math import diffusion as d
 from usd.math.camera import orbit_cameras_deg
 from usd.math.distill import inverted
@@ -41,13 +41,18 @@ def on_networks(tiny: TinyModels, name: str, **options: object) -> Any:
     return guidance
 
 
-def noised(guidance: Guidance, seed: int = 0, picture: torch.Tensor | None = None) -> Noised:
+def noised(guidance: Guidance, seed: int = 0, picture: torch.Tensor | None = None) -> NoisyLatents:
     shown = 1 - PICTURE if picture is None else picture
     z = guidance.model.encode(shown.expand(2, -1, -1, -1))
-    return guidance.noised(z, 0, torch.Generator().manual_seed(seed))
+    return guidance.noisy_latents(z, 0, torch.Generator().manual_seed(seed))
 
 
-def parts(now: Noised) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def gradient(guidance: Guidance, x: NoisyLatents) -> torch.Tensor:
+    """The formula of a guidance for ``VIEWS``."""
+    return guidance.gradient(x, guidance.source.at(VIEWS, None))
+
+
+def parts(now: NoisyLatents) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """alpha, sigma, and alpha^2 s^2 + sigma^2."""
     alpha, sigma = d.alpha_sigma(BARS, now.t)
     return alpha, sigma, (alpha * SPREAD) ** 2 + sigma**2
@@ -89,20 +94,20 @@ def test_inversion_to_a_time_is_undone_by_sampling_from_it() -> None:
 
 def test_csd_is_usd_without_its_second_model() -> None:
     now = noised(exact("csd-guidance"))
-    theirs = exact("usd-guidance", unconditional="own").gradient(now, VIEWS)
-    assert torch.equal(exact("csd-guidance").gradient(now, VIEWS), theirs)
-    assert exact("csd-guidance").prior is None
+    theirs = gradient(exact("usd-guidance", unconditional="own"), now)
+    assert torch.equal(gradient(exact("csd-guidance"), now), theirs)
+    assert exact("csd-guidance").source.prior is None
 
 
 def test_noise_free_distillation_is_csd_plus_what_does_not_belong() -> None:
     """Above the threshold the same prediction for bad pictures cancels; below it the unconditional one is added."""
     above, below = (exact("nfsd-guidance", negative_prompt="", threshold=t) for t in (0, 1000))
     now = noised(above)
-    plain = exact("csd-guidance").gradient(now, VIEWS)
-    close(above.gradient(now, VIEWS), plain)
+    plain = gradient(exact("csd-guidance"), now)
+    close(gradient(above, now), plain)
     alpha, sigma, _ = parts(now)
-    close(below.gradient(now, VIEWS), plain + now.weight * sigma * now.xt)  # N(0, 1): eps = sigma x_t
-    told = exact("nfsd-guidance", negative_prompt="bad", threshold=0).gradient(now, VIEWS)
+    close(gradient(below, now), plain + now.weight * sigma * now.xt)  # N(0, 1): eps = sigma x_t
+    told = gradient(exact("nfsd-guidance", negative_prompt="bad", threshold=0), now)
     bad = sigma * (now.xt - alpha * 0.2) / parts(now)[2]  # any sentence means N(0.2, s^2)
     close(told, plain + now.weight * (sigma * now.xt - bad))
 
@@ -112,11 +117,11 @@ def test_delta_denoising_knows_no_noise_and_leaves_the_matching_picture_alone() 
     guidance = exact("dds-guidance", guidance_scale=1.0)
     now = noised(guidance)
     alpha, sigma, variance = parts(now)
-    close(guidance.gradient(now, VIEWS), now.weight * sigma * alpha * (now.z - mean()) / variance)
+    close(gradient(guidance, now), now.weight * sigma * alpha * (now.z - mean()) / variance)
     other = replace(now, noise=now.noise + 3, xt=now.xt + 3 * sigma)
-    close(guidance.gradient(other, VIEWS), guidance.gradient(now, VIEWS), 1e-3)
+    close(gradient(guidance, other), gradient(guidance, now), 1e-3)
     same = noised(guidance, picture=PICTURE)
-    close(exact("dds-guidance", guidance_scale=7.5).gradient(same, VIEWS), torch.zeros_like(same.z))
+    close(gradient(exact("dds-guidance", guidance_scale=7.5), same), torch.zeros_like(same.z))
 
 
 def test_inverted_noise_knows_no_noise_and_vanishes_on_the_mean() -> None:
@@ -126,11 +131,11 @@ def test_inverted_noise_knows_no_noise_and_vanishes_on_the_mean() -> None:
     alpha, sigma, variance = parts(now)
     away, root = now.z - mean(), variance.sqrt()
     expected = away * (sigma / (SPREAD * root) - (root / SPREAD - alpha) / sigma)
-    close(guidance.gradient(now, VIEWS), now.weight * expected, 0.08)
+    close(gradient(guidance, now), now.weight * expected, 0.08)
     other = replace(now, xt=now.xt + 1, noise=now.noise - 1)
-    assert torch.equal(guidance.gradient(other, VIEWS), guidance.gradient(now, VIEWS))
+    assert torch.equal(gradient(guidance, other), gradient(guidance, now))
     on_mean = noised(guidance, picture=PICTURE)
-    assert float(guidance.gradient(on_mean, VIEWS).abs().max()) < 1e-4
+    assert float(gradient(guidance, on_mean).abs().max()) < 1e-4
 
 
 def test_interval_matching_compares_two_points_of_one_path() -> None:
@@ -141,9 +146,9 @@ def test_interval_matching_compares_two_points_of_one_path() -> None:
     alpha_s, sigma_s = d.alpha_sigma(BARS, (now.t - 80).clamp_min(0))
     xt = (alpha * alpha_s + sigma * sigma_s) * now.z
     expected = sigma * (xt - alpha * mean()) / variance - sigma_s * now.z
-    close(guidance.gradient(now, VIEWS), now.weight * expected, 0.04)
+    close(gradient(guidance, now), now.weight * expected, 0.04)
     other = replace(now, xt=now.xt + 1, noise=now.noise - 1)
-    assert torch.equal(guidance.gradient(other, VIEWS), guidance.gradient(now, VIEWS))
+    assert torch.equal(gradient(guidance, other), gradient(guidance, now))
 
 
 def settled(guidance: Any, steps: int = 60, rate: float = 0.5) -> torch.Tensor:
@@ -171,9 +176,9 @@ def test_a_student_learns_nothing_from_what_is_not_finite() -> None:
     student, t = open_student(model, 4), torch.tensor([300])
     before = [weight.detach().clone() for weight in student.learned()]
     z = torch.zeros(1, model.latent.channels, model.latent.height, model.latent.width)
-    student.learn(z, t, model.unconditional(1), z + torch.nan, 0.1)
+    student.learn(z, t, model.unconditional(1), z + torch.nan, StudentStep(0.1))
     assert all(torch.equal(a, b) for a, b in zip(before, student.learned(), strict=True))
-    student.learn(z, t, model.unconditional(1), z + 1, 0.1)
+    student.learn(z, t, model.unconditional(1), z + 1, StudentStep(0.1))
     assert not all(torch.equal(a, b) for a, b in zip(before, student.learned(), strict=True))
 
 
@@ -193,11 +198,11 @@ def test_a_student_of_exact_predictions_learns_mean_and_spread_of_what_it_is_sho
     assert float(log_std.exp()) == pytest.approx(0.3, abs=0.05)
 
 
-def taught(guidance: Any, now: Noised, picture: torch.Tensor, std: float) -> Any:
+def taught(guidance: Any, now: NoisyLatents, picture: torch.Tensor, std: float) -> Any:
     """The guidance with a student that has learnt N(picture, std^2)."""
-    guidance.gradient(now, VIEWS)
+    gradient(guidance, now)
     for weight, value in zip(
-        guidance.student.learned(), (picture[:1], torch.tensor([std]).log()), strict=True
+        guidance.renders.student.learned(), (picture[:1], torch.tensor([std]).log()), strict=True
     ):
         weight.data.copy_(value)
     return guidance
@@ -207,30 +212,32 @@ def test_variational_distillation_stops_where_renders_are_distributed_as_the_mod
     """A student that has learnt N(mu, s^2) itself leaves no pull, wherever the view is; SDS would go to mu."""
     guidance = exact("vsd-guidance", guidance_scale=1.0)
     now = noised(guidance)
-    found = taught(guidance, now, mean(), SPREAD).gradient(now, VIEWS)
+    found = gradient(taught(guidance, now, mean(), SPREAD), now)
     close(found, torch.zeros_like(found), 1e-5)
 
 
 def test_variational_distillation_with_a_student_that_knows_the_very_view_is_sds() -> None:
     guidance = exact("vsd-guidance", guidance_scale=3.0)
     now = noised(guidance)
-    sds = exact("zero123-guidance", guidance_scale=3.0).gradient(now, VIEWS)
-    close(taught(guidance, now, now.z, 1e-4).gradient(now, VIEWS), sds, 1e-3)
+    sds = gradient(exact("zero123-guidance", guidance_scale=3.0), now)
+    close(gradient(taught(guidance, now, now.z, 1e-4), now), sds, 1e-3)
 
 
 def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model(tiny: TinyModels) -> None:
     guidance = on_networks(tiny, "vsd-guidance", guidance_scale=1.0, lora_lr=1e-2)
     now = noised(guidance)
-    first = guidance.gradient(now, VIEWS)
+    first = gradient(guidance, now)
     close(first, torch.zeros_like(first), 1e-5)
     unet = guidance.model.unet.on(torch.device("cpu"))
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
-    told = guidance.model.embed_view(guidance.reading, VIEWS)
-    said = [guidance.student.learn(now.xt, now.t, told, now.noise, 1e-2) for _ in range(8)]
+    told = guidance.source.at(VIEWS, None).condition()
+    said = [
+        guidance.renders.student.learn(now.xt, now.t, told, now.noise, StudentStep(1e-2)) for _ in range(8)
+    ]
     errors = [float((eps - now.noise).square().mean()) for eps in said]
     assert errors[-1] < errors[0]
     assert all(torch.equal(weights[key], value) for key, value in unet.state_dict().items())
-    assert float(guidance.gradient(now, VIEWS).abs().max()) > 1e-4
+    assert float(gradient(guidance, now).abs().max()) > 1e-4
 
 
 def test_a_student_predicts_noise_where_its_model_predicts_v(tiny: TinyModels) -> None:
@@ -254,7 +261,7 @@ def test_every_formula_runs_on_networks_and_can_be_rectified(
     output.loss.backward()
     assert rgb.grad is not None and float(rgb.grad.abs().sum()) > 0
     assert not list(guidance.parameters())
-    assert (guidance.prior is None) == (unconditional == "own")
+    assert (guidance.source.prior is None) == (unconditional == "own")
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import torch
 
 from usd.core.types import Render, Samples
 from usd.losses import needs_of
+from usd.losses.depth import center_depth
 from usd.losses.opacity import opaque, sparsity
+from usd.losses.pictures import absolute_difference
 from usd.losses.reference import reference_mask, reference_rgb
-from usd.losses.samples import orientation, z_variance
-from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
+from usd.losses.samples import emptiness, orientation, z_variance
+from usd.losses.table import LOSS_OPTIONS, REFERENCE_LOSSES, REGULARIZERS
 
 
 def rendered(opacity: float, color: float = 1.0, samples: Samples | None = None) -> Render:
@@ -36,6 +38,8 @@ def test_the_table_needs_what_its_losses_need() -> None:
         "opacity",
         "samples",
         "normal",
+        "normal_perturb",
+        "depth",
         "mesh",
         "gradient",
         "laplacian",
@@ -97,3 +101,29 @@ def test_colors_where_the_picture_is_transparent_do_not_matter() -> None:
 def test_a_missing_part_is_named() -> None:
     with pytest.raises(ValueError, match="samples"):
         z_variance(rendered(1.0))
+
+
+def test_emptiness_is_the_logarithm_of_the_weights() -> None:
+    """log(1 + a w): one sample that is seen whole costs less than the same weight in ten."""
+    one = rendered(1.0, samples=along([1.0], [1.0], [0]))
+    assert float(emptiness(one)) == pytest.approx(math.log(11))
+    assert float(emptiness(one, emptiness_scale=3.0)) == pytest.approx(math.log(4))
+    haze = rendered(1.0, samples=along([1.0] * 10, [0.1] * 10, [0] * 10))
+    assert 10 * float(emptiness(haze)) == pytest.approx(10 * math.log(2))
+    assert set(LOSS_OPTIONS) == {"emptiness_scale", "center_ratio"}
+
+
+def test_center_depth_compares_the_middle_with_the_border() -> None:
+    opacity = torch.zeros(2, 1, 8, 8)
+    opacity[..., 2:6, 2:6] = 1
+    depth = 3 * torch.ones_like(opacity)
+    inside = Render(opacity.expand(2, 3, 8, 8), opacity, depth=depth)
+    assert float(center_depth(inside, center_ratio=0.5)) == pytest.approx(-math.log(3))
+    outside = Render(opacity.expand(2, 3, 8, 8), 1 - opacity, depth=depth.requires_grad_())
+    loss = center_depth(outside, center_ratio=0.5)
+    loss.backward()
+    assert depth.grad is not None and torch.isfinite(depth.grad).all() and float(loss.detach()) > 3000
+
+
+def test_the_absolute_difference_of_pictures_is_a_mean() -> None:
+    assert float(absolute_difference(torch.ones(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.25))) == 0.75

@@ -42,6 +42,12 @@ def test_seen_straight_on_the_color_is_the_albedo() -> None:
     assert torch.allclose(material.bake(features, normals, normals).color, features.sigmoid())
 
 
+def test_the_albedo_alone_is_tested_where_asked() -> None:
+    material, normals, features = made(LIT, ambient_only_on_test=True).eval(), unit(), torch.randn(40, 3)
+    sideways = unit(seed=5)
+    assert torch.equal(material.color(features, normals, sideways, normals), features.sigmoid())
+
+
 def test_shade_falls_with_the_cosine_and_ends_at_the_ambient_light() -> None:
     material, normals = made(LIT).eval(), unit()
     features = torch.full((40, 3), 20.0)
@@ -49,6 +55,27 @@ def test_shade_falls_with_the_cosine_and_ends_at_the_ambient_light() -> None:
     cosine = (normals * -away).sum(1).clamp_min(0)
     colors = material.color(features, normals, away, normals)
     assert torch.allclose(colors, (0.1 + 0.9 * cosine)[:, None].expand(-1, 3), atol=1e-5)
+
+
+def test_a_light_that_came_with_the_camera_shines_from_its_own_position() -> None:
+    """Lambert's law about that position, whatever this step's own light; the same one for a light at the camera."""
+    material = made(LIT, ambient_only_steps=0, diffuse_prob=1.0, textureless_prob=1.0).train()
+    material.update(3, seeded())
+    points, normals, features = 0.3 * unit(), unit(), torch.randn(40, 3)
+    lights = 1.2 * unit(seed=2)
+    toward = torch.nn.functional.normalize(lights - points, dim=-1)
+    expected = 0.1 + 0.9 * (normals * toward).sum(-1, keepdim=True).clamp_min(0)
+    lit = material.lit_color(features, points, unit(seed=3), normals, lights)
+    assert torch.allclose(lit, expected.expand(-1, 3), atol=1e-5)
+    own = material.lit_color(features, points, unit(seed=3), normals, None)
+    assert torch.equal(own, material.color(features, points, unit(seed=3), normals))
+    assert not torch.allclose(own, lit, atol=1e-2)
+
+
+def test_materials_without_a_lamp_do_not_mind_one() -> None:
+    material, features = made("no-material").eval(), torch.randn(40, 3)
+    lit = material.lit_color(features, unit(), unit(), None, unit())
+    assert torch.equal(lit, material.color(features, unit(), unit(), None))
 
 
 def test_training_starts_with_the_albedo_and_then_shows_all_three() -> None:

@@ -29,4 +29,4 @@ def test_without_colors_all_is_gray() -> None:
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(material.color(x, x, x, None), torch.full((5, 3), 0.5))
     with pytest.raises(ConfigError, match="is not a choice; expected one of 0, 3"):
-        parse(NoMaterial.Config, {"n_output_dims": 4}, "system.material")
+        parse(NoMaterial.Config, {"n_output_dims": 5}, "system.material")

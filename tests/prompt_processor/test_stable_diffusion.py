@@ -298,15 +298,15 @@ def test_a_prompt_beyond_the_tokenizer_is_an_error(tiny: TinyModels) -> None:
 
 def test_the_embedded_model_knows_the_words_of_its_captions() -> None:
     from usd.toybox.objects import make_toy
-    from usd.toybox.vocabulary import NEIGHBOURS, nearest
+    from usd.toybox.vocabulary import NEIGHBORS, nearest_word
 
     model = open_text_denoiser("toybox-sd", "x")
     known = model.vocabulary()  # type: ignore[attr-defined]
     assert known is not None and {"red", "car", "normals", "of"} <= known and "automobile" not in known
     assert all(word in known for word in make_toy(3).caption.split())
-    assert nearest("automobiles", known) == "car" and nearest("teapot", known) == "kettle"
-    assert nearest("qwxz", known) is None
-    common = {word for others in NEIGHBOURS.values() for word in others.split()}
+    assert nearest_word("automobiles", known) == "car" and nearest_word("teapot", known) == "kettle"
+    assert nearest_word("qwxz", known) is None
+    common = {word for others in NEIGHBORS.values() for word in others.split()}
     assert not common & known, "words in the table that the model knows by now"
 
 

@@ -41,7 +41,7 @@ def save(path: Path, made: Parts) -> Path:
             "format": checkpoint.FORMAT,
             "global_step": 7,
             "state_dict": weights,
-            "components": checkpoint.describe(specs),
+            "components": checkpoint.component_entries(specs),
         },
         path,
     )

@@ -76,7 +76,7 @@ def test_bad_input_is_one_line(
     ("settings", "said"),
     [
         (
-            "data_type: fixed-views-datamodule\nsystem: {guidance_type: stable-diffusion-guidance}",
+            "data_type: fixed-views-datamodule\nsystem: {guidance_type: stable-diffusion-guidance, start: reference}",
             "'stable-diffusion-guidance' looks at no picture",
         ),
         (

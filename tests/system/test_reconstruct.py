@@ -12,7 +12,7 @@ from usd.core import checkpoint
 from usd.core.config import ConfigError, Schedule
 from usd.data.convert import layout_cameras, write_layout, write_views
 from usd.data.pictures import read_rgba
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.transforms import read_transforms
 from usd.evaluation.mesh_views import open_mesh
 from usd.system.reconstruct import loss_weights
@@ -64,7 +64,7 @@ def history(folder):
 def views(tmp_path_factory):
     """A folder of 10 small views of a toy."""
     folder = tmp_path_factory.mktemp("views")
-    write_views(see_toy(TOY, sphere_cameras(10, 24)), folder)
+    write_views(render_toy_views(TOY, sphere_cameras(10, 24)), folder)
     return folder
 
 
@@ -161,7 +161,7 @@ def test_progressive_levels_shorten_the_step(views, tmp_path):
 
 def test_normals_of_the_views_are_supervision(tmp_path):
     folder = tmp_path / "wonder3d"
-    write_layout(see_toy(TOY, layout_cameras("wonder3d", 24, 90.0)), folder, "wonder3d", 90.0)
+    write_layout(render_toy_views(TOY, layout_cameras("wonder3d", 24, 90.0)), folder, "wonder3d", 90.0)
     options = [f"data.path={folder}", "data.input_azimuth_deg=90", QUIET, "system.loss.lambda_normal=1"]
     rows = history(train(tmp_path, *options, "trainer.max_steps=40"))
     early, late = ([float(rows[i]["train/normal"]) for i in part] for part in (range(5), range(35, 40)))

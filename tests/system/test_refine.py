@@ -11,7 +11,7 @@ from tests.tiny_configs import CONFIGS, trial
 from usd.core.config import parse
 from usd.data.convert import write_views
 from usd.data.pictures import over, write_picture
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.view_readers import ViewOptions, read_views
 from usd.denoiser import Execution, open_text_denoiser
 from usd.evaluation.metrics import psnr
@@ -31,7 +31,7 @@ def command(out, views, *overrides, name="refine.yaml", tag="run"):
 def views(tmp_path_factory):
     """Six views of a toy, of 24 px."""
     folder = tmp_path_factory.mktemp("views")
-    write_views(see_toy(TOY, sphere_cameras(6, 24)), folder)
+    write_views(render_toy_views(TOY, sphere_cameras(6, 24)), folder)
     return folder
 
 

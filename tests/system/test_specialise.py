@@ -15,7 +15,7 @@ from usd.core import checkpoint
 from usd.core.config import Schedule, parse
 from usd.core.errors import UserError
 from usd.data.convert import write_views
-from usd.data.toy_views import see_toy, sphere_cameras
+from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.denoiser.components import open_components
 from usd.denoiser.lora import WEIGHTS, read_card
 from usd.system.specialise_sets import PromptsConfig, kept
@@ -125,7 +125,7 @@ def test_the_second_step_learns_from_the_input_picture_alone(command, tmp_path, 
 
 
 def test_views_of_a_folder_may_stand_in_for_sampled_ones(command, tmp_path):
-    write_views(see_toy(1_000_000, sphere_cameras(4, 20)), tmp_path / "views")
+    write_views(render_toy_views(1_000_000, sphere_cameras(4, 20)), tmp_path / "views")
     given = [f"system.views={tmp_path / 'views'}", "system.zero123_model_name_or_path=nowhere/at-all"]
     assert launch.main(command(*given, "trainer.max_steps=1")) == 0
     files = sorted((trial(tmp_path).save / "sets" / "views").glob("*.png"))

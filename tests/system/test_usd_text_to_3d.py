@@ -12,6 +12,7 @@ from usd.core.config import parse
 from usd.core.registry import build
 from usd.core.types import GuidanceOutput, Render
 from usd.guidance import Guidance
+from usd.guidance.picture_scores import PictureOptions
 from usd.math.camera import orbit_cameras_deg
 from usd.system.distillation import DistillationSystem, loss_weights
 
@@ -52,7 +53,7 @@ def test_the_guidance_is_asked_about_normals_and_they_move_the_shape(monkeypatch
             seen.append(render)
             return GuidanceOutput(render.rgb.square().mean())
 
-    made.guidance = Spy(parse(Guidance.Config, {}))
+    made.guidance = Spy(parse(PictureOptions, {"zero123_model_name_or_path": "gaussian"}))
     losses = made.compute(_batch(), 0, torch.Generator().manual_seed(0))
     losses["usd"].backward()
     assert seen[0].normal is not None

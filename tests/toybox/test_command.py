@@ -49,5 +49,5 @@ def test_a_negative_seed_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "render", "--seed", "-4", "--out", str(tmp_path)) == 2
-    expected = "error: python -m usd.toybox: --seed must be at least 0, --size and --views at least 1\n"
+    expected = "error: usd toybox: --seed must be at least 0, --size and --views at least 1\n"
     assert capsys.readouterr().err == expected

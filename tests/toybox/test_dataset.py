@@ -29,7 +29,7 @@ def _data(cache: Path, **options: object) -> ToyboxData:
     return ToyboxData(parse(ToyboxData.Config, said, "data"))
 
 
-def test_colours_mean_directions_in_the_world() -> None:
+def test_colors_mean_directions_in_the_world() -> None:
     """Up is (.5, .5, 1), +x is (1, .5, .5), whatever the camera; nothing is the background."""
     normal = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).T.view(1, 3, 1, 3)
     seen = torch.tensor([1.0, 1.0, 0.0]).view(1, 1, 1, 3)

@@ -8,10 +8,10 @@ import torch
 
 from usd.math.camera import orbit_cameras_deg
 from usd.toybox.distance import signed_distance
-from usd.toybox.objects import NAMELESS, facing, make_toy, view_words
+from usd.toybox.objects import UNCAPTIONED, facing, make_toy, view_words
 from usd.toybox.scene import RADIUS, SUBTRACT
 from usd.toybox.shapes import SHAPES
-from usd.toybox.vocabulary import MAX_TOKENS, make_tokenizer, tokenize, words
+from usd.toybox.vocabulary import MAX_TOKENS, known_words, make_tokenizer, tokenize
 
 
 def test_a_toy_is_a_function_of_its_seed() -> None:
@@ -24,15 +24,15 @@ def test_a_toy_is_a_function_of_its_seed() -> None:
 
 
 def test_there_are_at_least_sixteen_categories_and_all_appear() -> None:
-    found = {make_toy(seed, nameless_share=0.0).category for seed in range(400)}
+    found = {make_toy(seed, uncaptioned_share=0.0).category for seed in range(400)}
     assert len(SHAPES) >= 16
     assert found == set(SHAPES)
 
 
-def test_the_share_of_nameless_toys_is_a_setting() -> None:
-    count = sum(make_toy(seed, nameless_share=0.5).category == NAMELESS for seed in range(200))
+def test_the_share_of_uncaptioned_toys_is_a_setting() -> None:
+    count = sum(make_toy(seed, uncaptioned_share=0.5).category == UNCAPTIONED for seed in range(200))
     assert 70 < count < 130
-    assert all(make_toy(seed, nameless_share=1.0).category == NAMELESS for seed in range(10))
+    assert all(make_toy(seed, uncaptioned_share=1.0).category == UNCAPTIONED for seed in range(10))
 
 
 @pytest.mark.parametrize("category", [*SHAPES, None])
@@ -57,7 +57,7 @@ def test_captions_are_made_of_known_words_and_fit() -> None:
     assert ids.shape == (300, MAX_TOKENS)
     assert not (ids == tokenizer.unk_token_id).any()
     assert (ids == tokenizer.eos_token_id).sum(1).eq(1).all()
-    assert len(words()) < 128
+    assert len(known_words()) < 128
 
 
 def test_the_view_is_said_from_where_the_front_is() -> None:

@@ -26,9 +26,9 @@ def ball(color: tuple[float, float, float] = (0.8, 0.4, 0.2)) -> Toy:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("nameless_share", [0.0, 1.0])
-def test_kernel_and_twin_agree(seed: int, nameless_share: float) -> None:
-    toy = make_toy(seed, nameless_share)
+@pytest.mark.parametrize("uncaptioned_share", [0.0, 1.0])
+def test_kernel_and_twin_agree(seed: int, uncaptioned_share: float) -> None:
+    toy = make_toy(seed, uncaptioned_share)
     points = (torch.rand(4000, 3, generator=torch.Generator().manual_seed(seed)) - 0.5) * 1.3
     kernel, owner = signed_distance(toy, points)
     twin, twin_owner = signed_distance_torch(toy, points)

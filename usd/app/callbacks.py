@@ -31,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return checkpoint.load(path)
+        return dict(checkpoint.load(path))
 
 
 class SafePoints(Callback):

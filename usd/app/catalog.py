@@ -3,11 +3,10 @@
 import dataclasses
 import json
 import typing
-from typing import Any
 
 from usd.app.experiment import Experiment
 from usd.core import registry
-from usd.core.config import Option, describe_type, plain
+from usd.core.config import ComponentField, Option, describe_type, plain
 from usd.core.errors import UserError, did_you_mean
 from usd.core.schedule import Schedule
 
@@ -52,11 +51,11 @@ def _options(cls: type, indent: str) -> list[str]:
     ]
 
 
-def _option_lines(field: dataclasses.Field, hint: Any, indent: str) -> list[str]:
-    if "part" in field.metadata:
-        part = field.metadata["part"]
-        default = part.default or ("null" if part.optional else "required")
-        return [f"{indent}{field.name}_type: a {part.kind}  [{default}]  {part.help}".rstrip()]
+def _option_lines(field: dataclasses.Field, hint: object, indent: str) -> list[str]:
+    if "component" in field.metadata:
+        component: ComponentField = field.metadata["component"]
+        default = component.default or ("null" if component.optional else "required")
+        return [f"{indent}{field.name}_type: a {component.kind}  [{default}]  {component.help}".rstrip()]
     rules = field.metadata.get("option", Option())
     head = f"{indent}{field.name.removesuffix('_')}: {_type_text(hint, rules)}"
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and hint is not Schedule:
@@ -64,7 +63,7 @@ def _option_lines(field: dataclasses.Field, hint: Any, indent: str) -> list[str]
     return [f"{head}  [{_default_text(field)}]  {rules.help}".rstrip()]
 
 
-def _type_text(hint: Any, rules: Option) -> str:
+def _type_text(hint: object, rules: Option) -> str:
     if rules.choices is not None:
         return "one of " + ", ".join(dict.fromkeys(map(str, rules.choices)))
     kind = describe_type(hint)

@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="where the toy's pictures go")
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
     args, overrides = parser.parse_known_args(argv)
-    return process.perform(lambda: make(args, overrides))
+    return process.run_command(lambda: make(args, overrides))
 
 
 def make(args: argparse.Namespace, overrides: list[str]) -> None:

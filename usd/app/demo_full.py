@@ -108,7 +108,7 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     args, overrides = arguments(argv)
-    return process.perform(lambda: make(args, overrides))
+    return process.run_command(lambda: make(args, overrides))
 
 
 def make(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(argv)
     if is_override(args.sentence):
         args.sentence, overrides = SENTENCE, [args.sentence, *overrides]
-    return process.perform(lambda: make(args.sentence, overrides, args.gpu))
+    return process.run_command(lambda: make(args.sentence, overrides, args.gpu))
 
 
 def make(sentence: str, overrides: list[str], gpu: str | None) -> None:

@@ -17,11 +17,12 @@ from usd.core import checkpoint, process, ranks
 from usd.core.config import ConfigError
 from usd.core.errors import UserError
 from usd.core.random import generator
-from usd.data.pictures import writing
+from usd.data.pictures import write_whole
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_lens, stored_elevation
 from usd.denoiser import open_view_denoiser
 from usd.denoiser.elevation_measure import Elevation, Lens, Method, estimate_elevation
+from usd.system import SystemConfig
 
 KEY = "data.reference_elevation_deg"
 FILE = "elevation.json"
@@ -61,7 +62,8 @@ def estimated(experiment: Experiment, config: UsdRandomCameraConfig, device: str
 
     The same for every experiment with this picture, model, camera and seed: stages that are all told ``auto`` agree.
     """
-    source = experiment.system.config.picture_source()
+    options = experiment.system.config
+    source = options.picture_source() if isinstance(options, SystemConfig) else None
     if source is None:
         raise ConfigError(f"{KEY}: auto needs a reference picture; this system has none. Give degrees")
     picture, name = source.keys
@@ -90,7 +92,7 @@ def _tell(experiment: Experiment, found: Elevation) -> None:
     if ranks.rank() != 0:
         return
     sys.stdout.write(f"reference: {found.line()}\n")
-    with writing(trial_of(experiment).save / FILE) as file:
+    with write_whole(trial_of(experiment).save / FILE) as file:
         file.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
 
 
@@ -131,7 +133,7 @@ def estimate(args: argparse.Namespace) -> Elevation:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    return process.perform(lambda: _print_estimate(arguments(argv)))
+    return process.run_command(lambda: _print_estimate(arguments(argv)))
 
 
 def _print_estimate(args: argparse.Namespace) -> None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from usd import dialects
 from usd.core import files, loading
-from usd.core.config import Spec, component, option, parse, plain
+from usd.core.config import Spec, component, option, parse, plain_options
 from usd.core.errors import ConfigError, UserError
-from usd.core.loading import Content, Loaded
+from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
 from usd.dialects import Translation
 from usd.dialects.threestudio import translated_key, translated_names
@@ -28,7 +28,7 @@ from usd.dialects.threestudio import translated_key, translated_names
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
 KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
-PRECISIONS = (
+PRECISIONS: tuple[Precision, ...] = (
     16,
     32,
     64,
@@ -46,7 +46,7 @@ PRECISIONS = (
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    max_steps: int = option(15000, "optimiser steps", ge=1)
+    max_steps: int = option(15000, "optimizer steps", ge=1)
     log_every_n_steps: int = option(1, "how often figures are written", ge=1)
     num_sanity_val_steps: int = option(0, "validation batches before the first step; -1 means all", ge=-1)
     val_check_interval: int = option(100, "steps between validations; 0 means never", ge=0)
@@ -168,7 +168,7 @@ def load_experiment(
 class Merged:
     """What files and ``key=value`` say together, as written and in this project's dialect."""
 
-    loaded: Loaded
+    loaded: MergedConfig
     translation: Translation
 
     @property
@@ -180,7 +180,7 @@ class Merged:
         """Return it parsed. Raises ``ConfigError`` that starts with the key as it was written."""
         origins = self.translation.origins(self.loaded.origins)
         try:
-            experiment: Experiment = parse(Experiment, self.translation.values, "", origins)
+            experiment = parse(Experiment, self.translation.values, "", origins)
         except ConfigError as error:
             raise ConfigError(self.translation.as_written(str(error))) from error
         return experiment
@@ -196,8 +196,8 @@ def merge_contents(
     dialect = dialects.dialect_of(loading.merge(contents).plain())
     loaded = loading.merge(contents, overrides, reader(dialect))
     if fixed:
-        over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(fixed)))
-        loaded = Loaded(over, loaded.origins, loaded.notes)  # type: ignore[arg-type]
+        over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(dict(fixed))))
+        loaded = MergedConfig(cast(DictConfig, over), loaded.origins, loaded.notes)
     values = hoisted(loaded.resolved())
     return Merged(loaded, dialects.translate(values, None if "dialect" in values else dialect))
 
@@ -222,15 +222,17 @@ def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
     """Raises ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
     from usd.core import checkpoint
     from usd.data.pictures import read_rgba
+    from usd.system import SystemConfig
 
-    source = experiment.system.config.picture_source() if mode == "train" else None
+    config = experiment.system.config
+    source = config.picture_source() if mode == "train" and isinstance(config, SystemConfig) else None
     if source is not None and source.image_path and not Path(source.image_path).is_file():
         read_rgba(source.image_path, source.keys[0])
     if experiment.resume is not None and not experiment.resume.is_file():
         checkpoint.load(experiment.resume)
 
 
-def hoisted(values: dict[str, Any]) -> dict[str, Any]:
+def hoisted(values: dict[str, object]) -> dict[str, object]:
     """``system.exporter_type`` and ``system.exporter``, as published, are ``exporter_type`` and ``exporter``."""
     system = values.get("system")
     if not isinstance(system, dict):
@@ -390,7 +392,9 @@ def _writable(folder: Path) -> Iterator[None]:
 def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequence[str] = ()) -> None:
     """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``."""
     files.write_atomically(trial.configs / "raw.yaml", loading.ended(OmegaConf.to_yaml(raw)))
-    files.write_atomically(trial.configs / "parsed.yaml", loading.ended(loading.dump(plain(experiment))))
+    files.write_atomically(
+        trial.configs / "parsed.yaml", loading.ended(loading.dump(plain_options(experiment)))
+    )
     commands = trial.folder / "cmd.txt"
     earlier = (
         "" if commands.is_symlink() or not commands.is_file() else commands.read_text("utf-8", "replace")

@@ -53,24 +53,23 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.registry import register
-from usd.guidance import Noised, ViewGuidance
-from usd.math.camera import Cameras
+from usd.guidance import Guidance, NoisyLatents
+from usd.guidance.picture_scores import PictureOptions
+from usd.guidance.scores import Scores
 
 
 @register("$name")
-class $cls(ViewGuidance):
+class $cls(Guidance["$cls.Config"]):
     """What `$key: $name` means."""
 
     @dataclass(frozen=True)
-    class Config(ViewGuidance.Config):
+    class Config(PictureOptions):
         guidance_scale: float = option(10.0, "strength of the difference", ge=0)
 
-    config: Config
-
-    def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
+    def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the gradient with respect to the latents of a batch of views."""
-        difference = self.view_eps(noised, cameras) - self.own_unconditional_eps(noised)
-        return noised.weight * self.config.guidance_scale * difference
+        difference = scores.cond(x.xt, x.t) - scores.uncond(x.xt, x.t)
+        return x.weight * self.config.guidance_scale * difference
 '''
 
 BACKGROUND = '''"""A background of my own: one color, darker towards the ground."""

@@ -55,9 +55,9 @@ from usd.app.experiment import (
     using,
 )
 from usd.core import files, loading, places
-from usd.core.config import ConfigError, option, parse, plain
+from usd.core.config import ConfigError, option, parse, plain, plain_options
 from usd.core.errors import UserError, did_you_mean
-from usd.core.loading import Content, Loaded, Reader
+from usd.core.loading import Content, MergedConfig, OverrideReader
 from usd.core.overrides import typed_value
 
 KEY = "stages"
@@ -90,8 +90,8 @@ class Plan:
 
         Paths below the run's folder and the resources are written relative to them: both may move.
         """
-        everything = plain(self.experiment)
-        trainer = {key: everything["trainer"][key] for key in ("precision", "gradient_clip_val")}
+        everything, options = plain_options(self.experiment), plain_options(self.experiment.trainer)
+        trainer = {key: options[key] for key in ("precision", "gradient_clip_val")}
         kinds = ("system", "data", *(["exporter"] if self.mode == "export" else []))
         parts = {key: everything.get(key) for kind in kinds for key in (kind, f"{kind}_type")}
         text = json.dumps({"mode": self.mode, "seed": self.experiment.seed, **parts, "trainer": trainer})
@@ -264,11 +264,15 @@ def set_aside(plan: Plan) -> str:
 
 def read_record(folder: Path) -> Record | None:
     """The record in a folder; None where there is none that can be read."""
-    content = files.read_record(folder / "stage.json")
-    try:
-        return None if content is None else Record(**{**content, "files": tuple(content["files"])})
-    except (TypeError, KeyError):
+    content = files.read_record(folder / "stage.json") or {}
+    settings, inputs, made = (content.get(key) for key in ("settings", "inputs", "files"))
+    step, minutes = content.get("step"), content.get("minutes", 0.0)
+    if not isinstance(settings, dict) or not isinstance(inputs, dict) or not isinstance(made, list):
         return None
+    if not isinstance(step, int) or not isinstance(minutes, int | float):
+        return None
+    done = content.get("done") is True
+    return Record(settings, inputs, step, done, tuple(map(str, made)), float(minutes))
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -353,7 +357,7 @@ def _named(stage: Written) -> Iterator[None]:
         raise ConfigError(f"{KEY}.{stage.name}: {error}") from error
 
 
-class _RunReader(Reader):
+class _RunReader(OverrideReader):
     """Reads what is typed for a whole run, whose ``tag`` may use it, as the stage reads it that has such an option."""
 
     def __init__(self, layers: Mapping[str, Sequence[Content]], typed: Mapping[str, Sequence[str]]) -> None:
@@ -380,13 +384,7 @@ def _names_type(override: str) -> bool:
 
 def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Written]:
     """The stages in order of first mention, without those that are null."""
-    said = [(content.get(KEY) or {}, at) for content, at in contents]
-    for stages, _ in said:
-        if not isinstance(stages, Mapping):
-            raise ConfigError(f"{KEY}: expected a mapping from names to stages, got {stages!r}")
-        for name, stage in stages.items():
-            if not isinstance(stage, Mapping | None):
-                raise ConfigError(f"{KEY}.{name}: expected a mapping of keys, got {stage!r}")
+    said = [(_stages_of(content), at) for content, at in contents]
     names = list(dict.fromkeys(str(name) for stages, _ in said for name in stages))
     _refuse_no_folders(names)
     by_hand: dict[str, list[str]] = {name: [] for name in names}
@@ -405,10 +403,21 @@ def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Writt
             raise ConfigError(f"{text}: can only be set in a file; expected {KEY}.{name}.<key>=<value>")
         by_hand[name].append(text.removeprefix(f"{KEY}.{name}."))
     return [
-        Written(name, tuple((s[name], at) for s, at in said if s.get(name)), tuple(by_hand[name]))
+        Written(name, tuple((own, at) for s, at in said if (own := s.get(name))), tuple(by_hand[name]))
         for name in names
         if name not in dropped
     ]
+
+
+def _stages_of(content: Mapping[str, object]) -> Mapping[str, Mapping[str, object] | None]:
+    """Return the stages of a file. Raises ``ConfigError`` for what are none."""
+    stages = content.get(KEY) or {}
+    if not isinstance(stages, Mapping):
+        raise ConfigError(f"{KEY}: expected a mapping from names to stages, got {stages!r}")
+    for name, stage in stages.items():
+        if not isinstance(stage, Mapping | None):
+            raise ConfigError(f"{KEY}.{name}: expected a mapping of keys, got {stage!r}")
+    return stages
 
 
 def _refuse_no_folders(names: Sequence[str]) -> None:
@@ -423,7 +432,7 @@ def _refuse_no_folders(names: Sequence[str]) -> None:
         known[folder] = name
 
 
-def _run(shared: Loaded) -> Run:
+def _run(shared: MergedConfig) -> Run:
     for key in ("resume", "use_timestamp"):
         if shared.config.get(key):
             raise ConfigError(f"{key}: not with stages; such a run is known by its tag and resumes by itself")

@@ -14,18 +14,18 @@ from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
 from usd.math.mesh import vertex_normals
 from usd.mesh_io.axes import y_up_from_z_up
-from usd.mesh_io.write import Surface, glb_bytes
+from usd.mesh_io.write import ExportMesh, glb_bytes
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
 from usd.toybox.mesh import toy_mesh
-from usd.toybox.objects import NAMELESS_SHARE, make_toy
+from usd.toybox.objects import UNCAPTIONED_SHARE, make_toy
 from usd.toybox.render import render
 from usd.toybox.scene import Toy
 from usd.toybox.shapes import SHAPES
 
 
 def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
-    """``input.png``, ``views/*.png``, ``transforms.json``, ``mesh.glb``, ``caption.txt`` (and depth and normals)."""
+    """Write ``input.png``, ``views/*.png``, ``transforms.json``, ``mesh.glb``, ``caption.txt`` (depth, normals)."""
     cameras = held_out_cameras(views, size)
     pictures, first = render([toy], cameras), render([toy], reference_camera(size))
     names = [f"views/{i:04d}.png" for i in range(views)]
@@ -45,16 +45,16 @@ def write_toy(toy: Toy, folder: Path, views: int, size: int) -> list[Path]:
 
 
 def toy_glb(toy: Toy) -> bytes:
-    """The toy's mesh as a binary glTF (y up), with vertex colors and without a viewer's light."""
+    """Return the toy's mesh as a binary glTF (y up), with vertex colors and without a viewer's light."""
     mesh = toy_mesh(toy)
     normals = vertex_normals(mesh.vertices, mesh.faces)
     return glb_bytes(
-        Surface(replace(mesh, vertices=y_up_from_z_up(mesh.vertices)), y_up_from_z_up(normals), unlit=True)
+        ExportMesh(replace(mesh, vertices=y_up_from_z_up(mesh.vertices)), y_up_from_z_up(normals), unlit=True)
     )
 
 
 def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:
-    """One column a category (nameless last), three toys below each other, each from the reference and from behind."""
+    """Write one column a category (uncaptioned last) of three toys, from the reference camera and from behind."""
     cameras = cameras_at(
         [REFERENCE_ELEVATION_DEG, 30.0], [REFERENCE_AZIMUTH_DEG, REFERENCE_AZIMUTH_DEG + 140], size
     )
@@ -68,7 +68,8 @@ def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:
     write_picture(path, contact_sheet(pictures, columns))
 
 
-def arguments() -> argparse.ArgumentParser:
+def toybox_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``usd toybox``."""
     parser = argparse.ArgumentParser(prog="usd toybox", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("render", help="a toy's input picture, held-out views, cameras, mesh and caption")
@@ -79,7 +80,7 @@ def arguments() -> argparse.ArgumentParser:
     one.add_argument(
         "--category", choices=sorted(SHAPES), help="a named toy of this kind, whatever the seed says"
     )
-    one.add_argument("--nameless-share", type=float, default=NAMELESS_SHARE)
+    one.add_argument("--uncaptioned-share", "--nameless-share", type=float, default=UNCAPTIONED_SHARE)
     many = verbs.add_parser("sheet", help="a contact sheet of all categories")
     many.add_argument("--out", type=Path, default=Path("outputs/toybox.png"))
     many.add_argument("--seed", type=int, default=0)
@@ -89,7 +90,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def write(args: argparse.Namespace) -> None:
-    """Writes what the command line asks for. Raises UserError."""
+    """Write what the command line asks for. Raises UserError."""
     if args.seed < 0 or args.size < 1 or getattr(args, "views", 1) < 1:
         raise UserError("usd toybox: --seed must be at least 0, --size and --views at least 1")
     if args.verb == "sheet":
@@ -98,14 +99,14 @@ def write(args: argparse.Namespace) -> None:
         print(args.out)
         return
     (args.out / "views").mkdir(parents=True, exist_ok=True)
-    toy = make_toy(args.seed, args.nameless_share, args.category)
+    toy = make_toy(args.seed, args.uncaptioned_share, args.category)
     write_toy(toy, args.out, args.views, args.size)
     print(f"{toy.caption}: {args.out}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line. Returns the exit code."""
-    return process.perform(lambda: write(arguments().parse_args(argv)))
+    """Run the command line; return the exit code."""
+    return process.run_command(lambda: write(toybox_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

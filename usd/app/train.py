@@ -38,7 +38,7 @@ from usd.app.experiment import (
 )
 from usd.app.loop import Loop
 from usd.core import checkpoint, ranks
-from usd.core.config import plain, spec
+from usd.core.config import plain_options, spec
 from usd.core.errors import UserError
 from usd.core.random import generator, mix
 from usd.core.registry import build
@@ -46,7 +46,7 @@ from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.exporter import Exporter
 from usd.kernels.runtime import prefer
-from usd.system import OptimizerConfig, System
+from usd.system import OptimizerConfig, System, SystemConfig
 from usd.system.distillation import DistillationSystem
 
 
@@ -269,16 +269,16 @@ def compare_optimizers(saved: Mapping[str, Any], config: OptimizerConfig) -> Non
     Raises ``UserError`` where the state in the checkpoint is that of another optimizer.
     """
     then = saved.get("system", {}).get("config", {}).get("optimizer", {})
-    now = plain(config)
+    now = plain_options(config)
     if then.get("name", now["name"]) != now["name"]:
         raise UserError(
             f"system.optimizer.name: {now['name']} cannot go on from the state of {then['name']}, which the checkpoint "
             f"holds; expected {then['name']}, or a new training"
         )
-    groups = list(then.get("params", now["params"]))
-    if groups != list(now["params"]):
+    groups, wanted = list(then.get("params", config.params)), list(config.params)
+    if groups != wanted:
         raise UserError(
-            f"system.optimizer.params: {list(now['params'])} cannot go on from the state of {groups}, which the "
+            f"system.optimizer.params: {wanted} cannot go on from the state of {groups}, which the "
             "checkpoint holds; expected the same names in the same order, or a new training"
         )
     for part in ("args", "params"):
@@ -310,6 +310,7 @@ def _compare_export(system: System, data: Data, exporter: Exporter, files: Seque
     batches: list[CameraBatch] = []
     while sum(map(len, batches)) < wanted.views:
         batch = data.batch(system.step, generator("cpu", data.seed, "export", len(batches)))
+        assert isinstance(batch, CameraBatch)  # what a distillation system computes with
         batches.append(CameraBatch(batch.cameras.resize(wanted.size, wanted.size)).to(system.device))
     views = [view for batch in batches for view in (batch.view(i) for i in range(len(batch)))][: wanted.views]
     renders = [system.look(view) for view in views]
@@ -407,7 +408,9 @@ def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:
         TensorBoardLogger(root, name="tb_logs"),
         CSVLogger(root, name="csv_logs", flush_logs_every_n_steps=flush),
     ]
-    wandb = experiment.system.config.loggers.wandb
+    config = experiment.system.config
+    assert isinstance(config, SystemConfig)
+    wandb = config.loggers.wandb
     if not wandb.enable:
         return always
     try:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from usd.background import AugmentedBackground, BackgroundConfig, require_color
 from usd.core.config import option
 from usd.core.registry import register
 from usd.network.activation import ActivationName, activation
-from usd.network.encoding import DirectionEncodingConfig, spherical_harmonics
+from usd.network.encoding import DirectionEncoding, DirectionEncodingConfig
 from usd.network.mlp import MLPConfig, mlp
 
 
@@ -35,12 +36,16 @@ class NeuralEnvironmentMap(AugmentedBackground["NeuralEnvironmentMap.Config"]):
         n = config.n_output_dims
         if config.eval_color is not None:
             require_color("eval_color", config.eval_color, n)
-        self.network = mlp(config.dir_encoding_config.degree**2, n, config.mlp_network_config)
+        self.encoding = DirectionEncoding(config.dir_encoding_config)
+        self.network = mlp(self.encoding.n_output, n, config.mlp_network_config)
         self._activate = activation(config.color_activation)
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Fade octaves of a progressive direction encoding in."""
+        self.encoding.update(step)
 
     def unaugmented(self, directions: Float[Tensor, "R 3"]) -> Float[Tensor, "R C"]:
         """Return the map's colors; outside training the fixed one where it is configured."""
         if not self.training and self.config.eval_color is not None:
             return directions.new_tensor(self.config.eval_color).expand(len(directions), self.n_channels)
-        degree = self.config.dir_encoding_config.degree
-        return self._activate(self.network(spherical_harmonics(directions, degree)))
+        return self._activate(self.network(self.encoding(directions)))

@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         given: list[Path] = getattr(args, name)
         overrides = [str(item) for item in given if _is_override(item)] + overrides
         setattr(args, name, [item for item in given if not _is_override(item)])
-    return process.perform(lambda: exit_code(run(args, overrides)))
+    return process.run_command(lambda: exit_code(run(args, overrides)))
 
 
 def exit_code(results: list[Result]) -> int:

@@ -1,7 +1,7 @@
 """Checkpoints: tensors and plain containers only, written whole or not at all, and checked when they are read.
 
 A checkpoint is a dict with at least ``format`` (this project's, below), ``global_step``, ``state_dict`` and
-``components``: for every part of the system its kind, registered name and configuration, so that a later stage
+``components``: for every component of the system its kind, registered name and configuration, so that a later stage
 can rebuild one of them without the experiment that made it.
 """
 
@@ -14,13 +14,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Required, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from usd.core import files, registry
-from usd.core.config import Spec, plain, spec
+from usd.core.config import Plain, Spec, plain, spec
 from usd.core.errors import UserError, did_you_mean, listing
 
 FORMAT = "usd-1"
@@ -37,7 +37,7 @@ UNREADABLE = (
 
 
 @dataclass(frozen=True)
-class Part:
+class SavedComponent:
     """One component of a checkpoint: its spec, its weights (keys without the component's own prefix) and the step."""
 
     spec: Spec
@@ -45,7 +45,7 @@ class Part:
     step: int
 
 
-def save_atomic(obj: Mapping[str, Any], path: "Path | str") -> None:
+def save_atomic(obj: Mapping[str, object], path: "Path | str") -> None:
     """Write beside ``path``, flush to disk, then rename: ``path`` holds the old or the new content, never half.
 
     Raises ``UserError`` when a weight is not finite, the disk is full or the folder cannot be written; the old file
@@ -55,19 +55,20 @@ def save_atomic(obj: Mapping[str, Any], path: "Path | str") -> None:
     _refuse_infinite(obj, path)
     try:
         with files.replace_atomically(path) as partial, open(partial, "wb") as file:
-            summed = _Summed(file)
-            torch.save(dict(obj), summed)  # type: ignore[arg-type]  # it needs write and flush only
+            writer = _ChecksumWriter(file)
+            torch.save(dict(obj), writer)  # type: ignore[arg-type]  # it needs write and flush only
             file.seek(-len(NO_COMMENT), os.SEEK_END)
-            file.write(_comment(summed.crc))
+            file.write(_comment(writer.crc))
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{path}: could not be written ({_reason(error)}); what was there before is intact"
         ) from error
 
 
-def _refuse_infinite(obj: Mapping[str, Any], path: Path) -> None:
-    """Raises ``UserError`` that names the first weights which are not finite."""
-    for name, value in obj.get("state_dict", {}).items():
+def _refuse_infinite(obj: Mapping[str, object], path: Path) -> None:
+    """Raise ``UserError`` that names the first weights which are not finite."""
+    weights = obj.get("state_dict")
+    for name, value in weights.items() if isinstance(weights, Mapping) else ():
         if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
             count = int((~torch.isfinite(value)).sum())
             raise UserError(
@@ -77,7 +78,10 @@ def _refuse_infinite(obj: Mapping[str, Any], path: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """torch reports a full disk as a RuntimeError of its zip writer; its cause or context may hold the OSError."""
+    """Return why a checkpoint was not written.
+
+    torch reports a full disk as a RuntimeError of its zip writer, whose cause or context may hold the OSError.
+    """
     chain = [error, error.__cause__, error.__context__]
     full = any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain)
     if full or "PytorchStreamWriter" in str(error):
@@ -101,7 +105,7 @@ END_MARK, END_RECORD = (
 )  # how the last record of a zip file begins, and its bytes without a comment
 
 
-class _Summed:
+class _ChecksumWriter:
     """A file that torch writes to, from start to end, and the CRC-32 of what it wrote."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -109,21 +113,23 @@ class _Summed:
         self.crc = 0
 
     def write(self, data: "bytes | memoryview") -> int:
+        """Write ``data``; return how many bytes that were."""
         self.crc = zlib.crc32(data, self.crc)
         return self.file.write(data)
 
     def flush(self) -> None:
+        """Hand everything to the operating system."""
         self.file.flush()
 
 
 def _comment(crc: int) -> bytes:
-    """The comment of a zip file with its length before it."""
+    """Return the comment of a zip file with its length before it."""
     text = CHECKSUM + f"{crc:08x}".encode()
     return len(text).to_bytes(2, "little") + text
 
 
 def _refuse_broken(path: Path) -> None:
-    """Raises ``UserError`` where the bytes of a file are not those of a checkpoint as it was written."""
+    """Raise ``UserError`` where the bytes of a file are not those of a checkpoint as it was written."""
     try:
         whole = zipfile.is_zipfile(path) and _is_whole(path)
     except UNREADABLE as error:
@@ -133,7 +139,7 @@ def _refuse_broken(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a zip file ends as a checkpoint does. Raises ``UserError`` where its content has another checksum."""
+    """Return whether a zip file ends as a checkpoint does. Raises ``UserError`` for another checksum."""
     length = len(_comment(0))
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -151,7 +157,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _crc_of(file: IO[bytes], size: int) -> int:
-    """The CRC-32 of the first ``size`` bytes."""
+    """Return the CRC-32 of the first ``size`` bytes."""
     file.seek(0)
     crc, left = 0, size
     while left and (block := file.read(min(left, 1 << 20))):
@@ -162,8 +168,35 @@ def _crc_of(file: IO[bytes], size: int) -> int:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict[str, Any]:
-    """The checkpoint at ``path``. Raises ``UserError`` when it is missing, truncated, damaged or not one of ours."""
+class ComponentEntry(TypedDict):
+    """One entry of a checkpoint's ``components``."""
+
+    kind: str
+    name: str
+    config: Plain
+
+
+class Checkpoint(TypedDict, total=False):
+    """A checkpoint's content. The first four entries are always there; a trained one has Lightning's, too."""
+
+    format: Required[str]
+    global_step: Required[int]
+    state_dict: Required[dict[str, Tensor]]
+    components: Required[dict[str, ComponentEntry]]
+    system: dict[str, object]
+    seed: int
+    skipped_steps: int
+    training_states: dict[str, dict[str, object]]
+    optimizer_states: list[dict[str, object]]
+    lr_schedulers: list[object]
+    loops: dict[str, object]
+
+
+def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Checkpoint:
+    """Return the checkpoint at ``path``.
+
+    Raises ``UserError`` when it is missing, truncated, damaged or not one of ours.
+    """
     path = Path(path)
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such checkpoint{_nearby(path)}")
@@ -177,11 +210,11 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> dict
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this project")
     _refuse_incomplete(content, path)
-    return content
+    return cast(Checkpoint, content)
 
 
-def _refuse_incomplete(content: Mapping[str, Any], path: Path) -> None:
-    """Raises ``UserError`` where an entry that is read later is missing, or is not what it should be."""
+def _refuse_incomplete(content: Mapping[str, object], path: Path) -> None:
+    """Raise ``UserError`` where an entry that is read later is missing, or is not what it should be."""
     step, weights, components = (content.get(key) for key in ("global_step", "state_dict", "components"))
     if not isinstance(step, int) or step < 0:
         raise UserError(f"{path}: does not say its step; expected global_step, a number of optimizer steps")
@@ -191,20 +224,17 @@ def _refuse_incomplete(content: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"{path}: does not say what it is made of; expected components")
 
 
-def refuse_unresumable(content: Mapping[str, Any], path: "Path | str") -> None:
+def refuse_unresumable(content: Checkpoint, path: "Path | str") -> None:
     """Raise ``UserError`` where a loaded checkpoint lacks what training needs to go on, beyond its weights."""
-    wanted = {
+    expected = {
         "optimizer_states": list,
         "lr_schedulers": list,
         "loops": Mapping,
         "pytorch-lightning_version": str,
     }
-    wrong = [key for key, kind in wanted.items() if not isinstance(content.get(key), kind)]
-    if (
-        wrong
-        or "fit_loop" not in content["loops"]
-        or not all(isinstance(s, Mapping) for s in content["optimizer_states"])
-    ):
+    wrong = [key for key, kind in expected.items() if not isinstance(content.get(key), kind)]
+    states = content.get("optimizer_states", [])
+    if wrong or "fit_loop" not in content["loops"] or not all(isinstance(state, Mapping) for state in states):
         missing = listing(wrong) if wrong else "the state of the optimizer or of its loops"
         raise UserError(
             f"{path}: training cannot go on from it, it lacks {missing}; it can only be tested and exported"
@@ -216,36 +246,38 @@ def _nearby(path: Path) -> str:
     return f"; there is {listing(others)}" if others else ""
 
 
-def describe(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
-    """The ``components`` entry of a checkpoint."""
-    return {key: {"kind": s.kind, "name": s.name, "config": plain(s.config)} for key, s in specs.items()}
+def component_entries(specs: Mapping[str, Spec]) -> dict[str, ComponentEntry]:
+    """Return the ``components`` entry of a checkpoint."""
+    return {key: ComponentEntry(kind=s.kind, name=s.name, config=plain(s.config)) for key, s in specs.items()}
 
 
-def differences(saved: Mapping[str, Any], specs: Mapping[str, Spec]) -> dict[str, tuple[Any, Any]]:
-    """Options that differ between a checkpoint's ``components`` and ``specs``: key -> (then, now)."""
-    then, now = (dict(_leaves(entries, "")) for entries in (saved, describe(specs)))
+def differences(
+    saved: Mapping[str, ComponentEntry], specs: Mapping[str, Spec]
+) -> dict[str, tuple[object, object]]:
+    """Return options that differ between a checkpoint's ``components`` and ``specs``: key -> (then, now)."""
+    then, now = (dict(_options(entries, "")) for entries in (saved, component_entries(specs)))
     return {key: (then[key], now[key]) for key in now if key in then and then[key] != now[key]}
 
 
-def _leaves(entries: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _options(entries: Mapping[str, object], path: str) -> Iterator[tuple[str, object]]:
+    """Yield key and value of every option below entries of ``components``."""
     for key, value in entries.items():
         name = {"config": path, "name": f"{path}_type"}.get(key, f"{path}.{key}" if path else key)
-        yield from _leaves(value, name) if isinstance(value, Mapping) else [(name, value)]
+        yield from _options(value, name) if isinstance(value, Mapping) else [(name, value)]
 
 
-def part(checkpoint: Mapping[str, Any], name: str) -> Part:
-    """The component ``name`` (``geometry``, ``material``, ...) of a loaded checkpoint. Raises ``UserError``."""
+def saved_component(checkpoint: Checkpoint, name: str) -> SavedComponent:
+    """Return the component ``name`` (``geometry``, ``material``, ...) of a checkpoint. Raises ``UserError``."""
     known = checkpoint["components"]
     if name not in known:
         raise UserError(f"the checkpoint has no {name}; it has {listing(known)}.{did_you_mean(name, known)}")
-    entry = known[name]
     prefix = f"{name}."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return Part(_spec_of(entry, name), weights, int(checkpoint["global_step"]))
+    return SavedComponent(_spec_of(known[name], name), weights, int(checkpoint["global_step"]))
 
 
-def _spec_of(entry: Any, name: str) -> Spec:
-    """The spec that one entry of ``components`` stands for. Raises ``UserError`` for one that is no such entry."""
+def _spec_of(entry: object, name: str) -> Spec:
+    """Return the spec of one entry of ``components``. Raises ``UserError`` for one that is no such entry."""
     said = entry if isinstance(entry, Mapping) else {}
     kind, registered = said.get("kind"), said.get("name")
     if not isinstance(kind, str) or not isinstance(registered, str):

@@ -12,23 +12,28 @@ A component declares its options as the fields of a dataclass, with ``option`` a
 is a ``ConfigError`` whose message starts with the full key path. Nothing is ignored.
 """
 
+import copy
 import dataclasses
 import math
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Generic, Literal, Union, cast, get_args, get_origin, overload
+
+from typing_extensions import TypeVar
 
 from usd.core import places, registry
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
-from usd.core.loading import Origin, load_config
+from usd.core.loading import ValueOrigin, load_config
+from usd.core.plain import Plain
 from usd.core.schedule import FORMS, Schedule
 
 __all__ = [
     "ConfigError",
+    "Plain",
     "Schedule",
     "Spec",
     "UserError",
@@ -41,14 +46,17 @@ __all__ = [
     "spec",
 ]
 
+T = TypeVar("T")
+C = TypeVar("C", default=object, covariant=True)
+
 LARGEST = {int: 2**31 - 1, float: 1e9}
-"""What a number may be on either side of zero where its option has no bound of its own: more is a slip of the hand,
-and its square is not finite in the arithmetic of a GPU."""
+"""The largest magnitude of a number where its option has no bound of its own. More is a slip of the hand, and its
+square is not finite in the arithmetic of a GPU."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """What ``option`` knows about a field beyond its type."""
+    """The meaning, bounds and reading rules that ``option`` gives a field beyond its type."""
 
     help: str = ""
     ge: int | float | None = None
@@ -60,8 +68,8 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What ``component`` knows about a field."""
+class ComponentField:
+    """The kind of component that a field declared by ``component`` holds, and the name it has by default."""
 
     kind: str
     default: str | None = None
@@ -70,26 +78,26 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Spec:
+class Spec(Generic[C]):
     """A component that was named but not built: its kind, its registered name and its parsed ``Config``."""
 
     kind: str
     name: str
-    config: Any
+    config: C
 
 
 def option(
-    default: Any = MISSING,
+    default: object = MISSING,
     help: str = "",
     *,
     ge: int | float | None = None,
     gt: int | float | None = None,
     le: int | float | None = None,
     lt: int | float | None = None,
-    choices: Sequence[object] | None = None,
+    choices: Sequence[T] | None = None,
     path: bool | Literal["output"] = False,
-) -> Any:
-    """A dataclass field with a meaning and bounds. Bounds also hold for each element and each value of a schedule.
+) -> T:
+    """Declare a dataclass field with a meaning and bounds, which also hold for elements and values of a schedule.
 
     ``path=True`` marks a string that may be a file or folder: when it exists beside the configuration file (for a
     value typed by hand: in the working directory), among the resources (``load/...``) or in the working directory, it
@@ -97,19 +105,31 @@ def option(
     becomes absolute; with ``path="output"`` it is a folder to write to, below the working directory.
     """
     meta = Option(help, ge, gt, le, lt, None if choices is None else tuple(choices), path)
-    return _field(default, {"option": meta})
+    return cast(T, _field(default, {"option": meta}))
 
 
-def component(kind: str, default: str | None = None, help: str = "", optional: bool = False) -> Any:
-    """A dataclass field that holds a ``Spec``; in YAML ``<field>_type`` is its name and ``<field>`` its options.
+@overload
+def component(
+    kind: str, default: str | None = None, help: str = "", *, optional: Literal[True]
+) -> Spec | None: ...
+@overload
+def component(
+    kind: str, default: str | None = None, help: str = "", *, optional: Literal[False] = False
+) -> Spec: ...
+def component(kind: str, default: str | None = None, help: str = "", *, optional: bool = False) -> object:
+    """Declare a dataclass field that holds a ``Spec``; in YAML ``<field>_type`` is its name, ``<field>`` its options.
 
     With ``optional`` the name may be null, and the field is then None.
     """
-    return _field(None if optional else MISSING, {"part": Part(kind, default, help, optional)})
+    meta = ComponentField(kind, default, help, optional)
+    return _field(None if optional else MISSING, {"component": meta})
 
 
 def changed_defaults(cls: type, defaults: Mapping[str, object]) -> type:
-    """A frozen dataclass of the options of ``cls`` with other defaults. Raises TypeError for one it does not have."""
+    """Return the frozen dataclass of the options of ``cls`` with other defaults.
+
+    Raises TypeError for an option that ``cls`` does not have.
+    """
     known, hints = {field.name: field for field in dataclasses.fields(cls)}, typing.get_type_hints(cls)
     for name in defaults:
         if name not in known:
@@ -118,102 +138,126 @@ def changed_defaults(cls: type, defaults: Mapping[str, object]) -> type:
     return dataclasses.make_dataclass("Config", fields, bases=(cls,), frozen=True)
 
 
-def _field(default: Any, metadata: Mapping[str, object]) -> Any:
+def changed_base(cls: type, base: type, other: type) -> type:
+    """Return a frozen dataclass of the options of ``cls`` with those of ``other`` in the place of those of ``base``.
+
+    What ``cls`` and its other bases add stays the same option, also for ``options_in_common``.
+    """
+    if cls is base:
+        return other
+    if base not in cls.__mro__:
+        return cls
+    of_base, hints = {field.name for field in dataclasses.fields(base)}, typing.get_type_hints(cls)
+    declared = vars(cls).get("__annotations__", {})
+    own = [f for f in dataclasses.fields(cls) if f.name in declared and f.name not in of_base]
+    fields = [(field.name, hints[field.name], field) for field in own]
+    bases = tuple(changed_base(parent, base, other) for parent in cls.__bases__)
+    return dataclasses.make_dataclass("Config", fields, bases=bases, frozen=True)
+
+
+def _field(default: object, metadata: Mapping[str, object]) -> dataclasses.Field:
     if isinstance(default, list | dict | set):
-        return dataclasses.field(
-            default_factory=lambda: type(default)(default), metadata=metadata, kw_only=True
+        made: object = dataclasses.field(
+            default_factory=lambda: copy.copy(default), metadata=metadata, kw_only=True
         )
-    return dataclasses.field(default=default, metadata=metadata, kw_only=True)
+    else:
+        made = dataclasses.field(default=default, metadata=metadata, kw_only=True)
+    return cast(dataclasses.Field, made)
 
 
 # ---------------------------------------------------------------------------------------------------------- parsing
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a value stands: its key path, and where each key was written."""
+class _KeyPath:
+    """The key path of a value, and where each key was written."""
 
     key: str
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, ValueOrigin]
 
-    def __truediv__(self, name: object) -> "_Place":
-        return _Place(f"{self.key}.{name}" if self.key else str(name), self.origins)
+    def __truediv__(self, name: object) -> "_KeyPath":
+        return _KeyPath(f"{self.key}.{name}" if self.key else str(name), self.origins)
 
     def error(self, message: str) -> ConfigError:
+        """Return a ``ConfigError`` that starts with this key path."""
         return ConfigError(f"{self.key or 'configuration'}: {message}")
 
 
-def parse(cls: type, mapping: Any, path: str = "", origins: Mapping[str, Origin] | None = None) -> Any:
-    """``mapping`` as an instance of the dataclass ``cls``. ``path`` is its key path, for messages.
+def parse(
+    cls: type[T], mapping: object, path: str = "", origins: Mapping[str, ValueOrigin] | None = None
+) -> T:
+    """Return ``mapping`` as an instance of the dataclass ``cls``. ``path`` is its key path, for messages.
 
     ``origins`` says, for a full key path, where the value was written; paths depend on it. Raises ``ConfigError``.
     """
-    return _dataclass(cls, plain(mapping), _Place(path, origins or {}))
+    return cast(T, _dataclass(cls, plain(mapping), _KeyPath(path, origins or {})))
 
 
-def spec(kind: str, name: str, options: Any = None, path: str = "") -> Spec:
-    """The component ``name`` of ``kind`` with ``options`` parsed into its ``Config``."""
-    return _spec(kind, name, plain(options), _Place(path or kind, {}))
+def spec(kind: str, name: str, options: object = None, path: str = "") -> Spec:
+    """Return the component ``name`` of ``kind`` with ``options`` parsed into its ``Config``. Raises ``ConfigError``."""
+    return _spec(kind, name, plain(options), _KeyPath(path or kind, {}))
 
 
-def _dataclass(cls: type, values: Any, at: _Place) -> Any:
+def _dataclass(cls: type, values: object, at: _KeyPath) -> object:
     values = {} if values is None else values
     if not isinstance(values, Mapping):
-        raise at.error(f"expected a mapping of options, got {_shown(values)}")
+        raise at.error(f"expected a mapping of options, got {_short_repr(values)}")
     fields = [field for field in dataclasses.fields(cls) if field.init]
     values = {
-        _key_of(str(key)) if key in {f.name for f in fields} else key: item for key, item in values.items()
+        key_of(str(key)) if key in {f.name for f in fields} else key: item for key, item in values.items()
     }
     _refuse_unknown(values, _keys(fields), at)
     hints = typing.get_type_hints(cls)
-    return cls(**{field.name: _read(field, hints[field.name], values, at) for field in fields})
+    return cls(**{field.name: _read_field(field, hints[field.name], values, at) for field in fields})
 
 
 def _keys(fields: Sequence[dataclasses.Field]) -> list[str]:
-    named = [f"{field.name}_type" for field in fields if "part" in field.metadata]
-    return [_key_of(field.name) for field in fields] + named
+    named = [f"{field.name}_type" for field in fields if "component" in field.metadata]
+    return [key_of(field.name) for field in fields] + named
 
 
-def _key_of(name: str) -> str:
-    """A field whose YAML key is a word of Python ends in an underscore: ``lambda_`` is written ``lambda``."""
+def key_of(name: str) -> str:
+    """Return the YAML key of a field; one that is a word of Python has an underscore more, as ``lambda_`` has."""
     return name.removesuffix("_")
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: Sequence[str], at: _Place) -> None:
+def _refuse_unknown(values: Mapping[str, object], known: Sequence[str], at: _KeyPath) -> None:
     for key in values:
         if key not in known:
             hint = did_you_mean(str(key), known) or f" Known keys: {listing(known)}."
             raise (at / key).error(f"unknown key.{hint}")
 
 
-def _read(field: dataclasses.Field, hint: Any, values: Mapping[str, Any], at: _Place) -> Any:
-    if "part" in field.metadata:
-        return _read_part(field.name, field.metadata["part"], values, at)
-    rules, key = field.metadata.get("option", Option()), _key_of(field.name)
+def _read_field(field: dataclasses.Field, hint: object, values: Mapping[str, object], at: _KeyPath) -> object:
+    if "component" in field.metadata:
+        return _read_component(field.name, field.metadata["component"], values, at)
+    rules, key = field.metadata.get("option", Option()), key_of(field.name)
     if key in values:
-        return _checked(values[key], hint, rules, at / key)
+        return _checked_value(values[key], hint, rules, at / key)
     if field.default is not MISSING:
-        return _checked(field.default, hint, rules, at / key)
+        return _checked_value(field.default, hint, rules, at / key)
     if field.default_factory is not MISSING:
-        return _checked(field.default_factory(), hint, rules, at / key)
+        return _checked_value(field.default_factory(), hint, rules, at / key)
     raise (at / key).error(f"required but not given; expected {describe_type(hint)}")
 
 
-def _read_part(name: str, part: Part, values: Mapping[str, Any], at: _Place) -> Spec | None:
-    chosen = values.get(f"{name}_type", part.default)
+def _read_component(
+    name: str, field: ComponentField, values: Mapping[str, object], at: _KeyPath
+) -> Spec | None:
+    chosen = values.get(f"{name}_type", field.default)
     if chosen is None:
-        if not part.optional:
-            known = listing(registry.names(part.kind))
-            raise (at / f"{name}_type").error(f"required but not given; expected a {part.kind}: {known}")
+        if not field.optional:
+            known = listing(registry.names(field.kind))
+            raise (at / f"{name}_type").error(f"required but not given; expected a {field.kind}: {known}")
         if values.get(name):
             raise (at / name).error(f"options for nothing: {name}_type is null")
         return None
     if not isinstance(chosen, str):
-        raise (at / f"{name}_type").error(f"expected the name of a {part.kind}, got {_shown(chosen)}")
-    return _spec(part.kind, chosen, values.get(name), at / name)
+        raise (at / f"{name}_type").error(f"expected the name of a {field.kind}, got {_short_repr(chosen)}")
+    return _spec(field.kind, chosen, values.get(name), at / name)
 
 
-def _spec(kind: str, name: str, options: Any, at: _Place) -> Spec:
+def _spec(kind: str, name: str, options: object, at: _KeyPath) -> Spec:
     try:
         cls = registry.find(kind, name)
     except UserError as error:
@@ -224,27 +268,29 @@ def _spec(kind: str, name: str, options: Any, at: _Place) -> Spec:
 # ----------------------------------------------------------------------------------------------------------- values
 
 
-def _checked(value: Any, hint: Any, rules: Option, at: _Place) -> Any:
+def _checked_value(value: object, hint: object, rules: Option, at: _KeyPath) -> object:
     if rules.path == "output" and isinstance(value, str | Path):
         value = places.output(_expanded(str(value)))
     result = _value(value, hint, bool(rules.path), at)
     if rules.choices is not None and result not in rules.choices:
         known = [str(choice) for choice in rules.choices]
         hint_text = did_you_mean(str(result), known)
-        raise at.error(f"{_shown(value)} is not a choice; expected one of {', '.join(known)}.{hint_text}")
+        raise at.error(
+            f"{_short_repr(value)} is not a choice; expected one of {', '.join(known)}.{hint_text}"
+        )
     _check_numbers(result, rules, at)
     return result
 
 
-def _check_numbers(value: Any, rules: Option, at: _Place) -> None:
+def _check_numbers(value: object, rules: Option, at: _KeyPath) -> None:
     for name, item in value.items() if isinstance(value, dict) else ():
         _check_numbers(item, rules, at / name)
     for number in () if isinstance(value, dict) else _numbers(value):
         _check_bounds(number, rules, at)
 
 
-def _numbers(value: Any) -> list[int | float]:
-    """Every number in a value, as written or parsed; mappings aside."""
+def _numbers(value: object) -> list[int | float]:
+    """Return every number in a value, as written or parsed; mappings aside."""
     if isinstance(value, Schedule):
         return list(value.values)
     if isinstance(value, tuple | list):
@@ -252,32 +298,32 @@ def _numbers(value: Any) -> list[int | float]:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
-def _check_bounds(number: int | float, rules: Option, at: _Place) -> None:
+def _check_bounds(number: int | float, rules: Option, at: _KeyPath) -> None:
     largest = LARGEST[type(number)]
     ge = -largest if rules.ge is None and rules.gt is None else rules.ge
     le = largest if rules.le is None and rules.lt is None else rules.le
-    wanted = [
+    bounds = [
         (ge, ">=", ge is None or number >= ge),
         (rules.gt, ">", rules.gt is None or number > rules.gt),
         (le, "<=", le is None or number <= le),
         (rules.lt, "<", rules.lt is None or number < rules.lt),
     ]
-    if not all(ok for _, _, ok in wanted):
+    if not all(ok for _, _, ok in bounds):
         known = (rules.ge, rules.gt, rules.le, rules.lt)
-        told = [
+        stated = [
             f"{sign} {_short(bound)}"
-            for bound, sign, ok in wanted
+            for bound, sign, ok in bounds
             if bound is not None and (bound in known or not ok)
         ]
-        raise at.error(f"{_short(number)} is out of range; expected {' and '.join(told)}")
+        raise at.error(f"{_short(number)} is out of range; expected {' and '.join(stated)}")
 
 
 def _short(number: int | float) -> str:
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
-def _refuse_infinite(value: Any, hint: Any, at: _Place) -> None:
-    """Raises ``ConfigError`` for nan, infinity and integers beyond 64 bits, unless text is expected."""
+def _refuse_infinite(value: object, hint: object, at: _KeyPath) -> None:
+    """Raise ``ConfigError`` for nan, infinity and integers beyond 64 bits, unless text is expected."""
     for number in () if _is_text(hint) else _numbers(value):
         if isinstance(number, float) and not math.isfinite(number):
             raise at.error(f"{number:g} is out of range; expected a finite number")
@@ -285,12 +331,12 @@ def _refuse_infinite(value: Any, hint: Any, at: _Place) -> None:
             raise at.error("an integer of more than 64 bits is out of range")
 
 
-def _is_text(hint: Any) -> bool:
-    """Whether a type is text, or null."""
+def _is_text(hint: object) -> bool:
+    """Return whether a type is text, or null."""
     return all(member in (str, type(None)) for member in get_args(hint) or [hint])
 
 
-def _value(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+def _value(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
     _refuse_infinite(value, hint, at)
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
@@ -308,7 +354,7 @@ def _value(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
     return _scalar(value, hint, is_path, at)
 
 
-def _union(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+def _union(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
     members = get_args(hint)
     if value is None and type(None) in members:
         return None
@@ -320,57 +366,58 @@ def _union(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
             return _value(value, member, is_path, at)
         except ConfigError:
             continue
-    raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+    raise at.error(f"expected {describe_type(hint)}, got {_short_repr(value)}")
 
 
-def _eagerness(hint: Any) -> int:
-    """Order in which the members of a union are tried: the exact ones first, text last."""
+def _eagerness(hint: object) -> int:
+    """Return the rank of a member of a union when it is tried: exact types come first, text last."""
     order = [bool, int, float, Schedule]
     return order.index(hint) if hint in order else (9 if hint in (str, Path) else 5)
 
 
-def _literal(value: Any, hint: Any, at: _Place) -> Any:
+def _literal(value: object, hint: object, at: _KeyPath) -> object:
     for choice in get_args(hint):
         if value == choice and type(value) is type(choice):
             return value
     known = [str(choice) for choice in get_args(hint)]
     hint_text = did_you_mean(str(value), known)
-    raise at.error(f"{_shown(value)} is not a choice; expected {describe_type(hint)}.{hint_text}")
+    raise at.error(f"{_short_repr(value)} is not a choice; expected {describe_type(hint)}.{hint_text}")
 
 
-def _sequence(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
-    kind, inner = get_origin(hint), get_args(hint)
+def _sequence(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
+    is_list, inner = get_origin(hint) is list, get_args(hint)
     if not isinstance(value, list | tuple):
-        raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
-    if kind is list or inner[-1] is Ellipsis:
-        return kind(_value(item, inner[0], is_path, at / index) for index, item in enumerate(value))
+        raise at.error(f"expected {describe_type(hint)}, got {_short_repr(value)}")
+    if is_list or inner[-1] is Ellipsis:
+        items = [_value(item, inner[0], is_path, at / index) for index, item in enumerate(value)]
+        return items if is_list else tuple(items)
     if len(value) != len(inner):
         raise at.error(f"expected {describe_type(hint)}, got {len(value)} elements")
     pairs = enumerate(zip(value, inner))
     return tuple(_value(item, item_hint, is_path, at / index) for index, (item, item_hint) in pairs)
 
 
-def _dict(value: Any, hint: Any, is_path: bool, at: _Place) -> dict[str, Any]:
+def _dict(value: object, hint: object, is_path: bool, at: _KeyPath) -> dict[str, object]:
     value = {} if value is None else value
     if not isinstance(value, Mapping):
-        raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+        raise at.error(f"expected {describe_type(hint)}, got {_short_repr(value)}")
     return {str(key): _value(item, get_args(hint)[1], is_path, at / key) for key, item in value.items()}
 
 
-def _schedule(value: Any, at: _Place) -> Schedule:
+def _schedule(value: object, at: _KeyPath) -> Schedule:
     try:
         return Schedule.parse(value)
     except ValueError as error:
         raise at.error(f"{error}; expected {FORMS}") from error
 
 
-def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
+def _scalar(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
     if hint is int and number and isinstance(value, int):
         return value
-    if hint is float and number:
+    if hint is float and isinstance(value, int | float) and number:
         return float(value)
     if hint is str and (number or isinstance(value, str)):
         return _located(str(value), at, must=False) if is_path else str(value)
@@ -378,11 +425,11 @@ def _scalar(value: Any, hint: Any, is_path: bool, at: _Place) -> Any:
         raise at.error("is empty; expected a path")
     if hint is Path and isinstance(value, str | Path):
         return Path(_located(str(value), at, must=True))
-    raise at.error(f"expected {describe_type(hint)}, got {_shown(value)}")
+    raise at.error(f"expected {describe_type(hint)}, got {_short_repr(value)}")
 
 
-def _located(text: str, at: _Place, must: bool) -> str:
-    """``text`` as an absolute path; a word and a colon before it, as in ``mesh:FILE``, are kept.
+def _located(text: str, at: _KeyPath, must: bool) -> str:
+    """Return ``text`` as an absolute path; a word and a colon before it, as in ``mesh:FILE``, are kept.
 
     What exists wins: beside the file that set it (or in the working directory when typed by hand), else among the
     resources, else in the working directory. What exists nowhere is meant to be made in the working directory, or,
@@ -404,96 +451,23 @@ def _located(text: str, at: _Place, must: bool) -> str:
     return os.path.normpath(found or typed_in / given)
 
 
-def _exists(origin: Origin | None, text: str) -> bool:
-    """Whether a path with a colon in it is there as it stands."""
+def _exists(origin: ValueOrigin | None, text: str) -> bool:
+    """Return whether a path with a colon in it is there as it stands."""
     return origin is not None and (origin.folder / text).exists()
 
 
 def _expanded(text: str) -> Path:
-    """``text`` as a path, with ``~`` as the home folder where there is such a user."""
+    """Return ``text`` as a path, with ``~`` as the home folder where there is such a user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
 
 
-# -------------------------------------------------------------------------------------------------- looking options up
-
-Chosen = Callable[[str], Any]
-"""Key path of an ``x_type`` -> the name that a configuration says there, or None."""
-
-
-def option_type(cls: type, names: Sequence[str], chosen: Chosen, path: str = "") -> Any:
-    """The type of the option at the keys ``names`` below the dataclass ``cls``; None where there is no such option."""
-    for field in dataclasses.fields(cls):
-        part, key = field.metadata.get("part"), _key_of(field.name)
-        at = f"{path}.{key}" if path else key
-        if part and names[0] == f"{key}_type":
-            return str | None if len(names) == 1 else None
-        if names[0] == key:
-            hint = typing.get_type_hints(cls)[field.name]
-            inner = getattr(_part_class(part, chosen(f"{at}_type")), "Config", None) if part else hint
-            return _type_below(inner, names[1:], chosen, at)
-    return None
-
-
-def _type_below(hint: Any, names: Sequence[str], chosen: Chosen, path: str) -> Any:
-    if not names:
-        return hint
-    for member in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
-        if get_origin(member) is dict:
-            return _type_below(get_args(member)[1], names[1:], chosen, f"{path}.{names[0]}")
-        if isinstance(member, type) and dataclasses.is_dataclass(member) and member is not Schedule:
-            return option_type(member, names, chosen, path)
-    return None
-
-
-def _part_class(part: Part, name: Any) -> Any:
-    """The class of the component that is chosen, or of the default; None where there is no such component."""
-    name = part.default if name is None else name
+def accepts(hint: object, value: object) -> bool:
+    """Return whether an option of this type takes ``value``, bounds aside."""
     try:
-        return registry.find(part.kind, name) if isinstance(name, str) else None
-    except UserError:
-        return None
-
-
-def component_class(cls: type, key: str, name: Any, chosen: Chosen) -> Any:
-    """The class of the component that ``key=name`` means, where ``key`` is an ``x_type`` below ``cls``; else None."""
-    *above, last = key.split(".")
-    owner = option_type(cls, above, chosen) if above else cls
-    for field in dataclasses.fields(owner) if dataclasses.is_dataclass(owner) else ():
-        if "part" in field.metadata and last == f"{_key_of(field.name)}_type":
-            return _part_class(field.metadata["part"], name)
-    return None
-
-
-def options_in_common(before: Any, after: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Of the options ``given`` to a component, those that mean the same for another one, and the keys of the rest.
-
-    They mean the same where both classes inherit the option, or where both have a component of one kind there.
-    """
-    keys = {key for key, _ in _meanings(before.Config).items() & _meanings(after.Config).items()}
-    kept = {key: value for key, value in given.items() if key in keys}
-    unknown = after.unknown_keys(kept)
-    for path in unknown:
-        name, _, inner = path.partition(".")
-        kept[name] = {key: value for key, value in kept[name].items() if key != inner}
-    return kept, [*[key for key in given if key not in keys], *unknown]
-
-
-def _meanings(cls: type) -> dict[str, object]:
-    """Key -> what is equal where two options are one."""
-    meanings: dict[str, object] = {}
-    for field in dataclasses.fields(cls):
-        part, key = field.metadata.get("part"), _key_of(field.name)
-        meanings |= {key: part.kind, f"{key}_type": part.kind} if part else {key: id(field)}
-    return meanings
-
-
-def accepts(hint: Any, value: Any) -> bool:
-    """Whether an option of this type takes ``value``, bounds aside."""
-    try:
-        _value(value, hint, False, _Place("", {}))
+        _value(value, hint, False, _KeyPath("", {}))
     except ConfigError:
         return False
     return True
@@ -512,8 +486,8 @@ _NAMES = {
 }
 
 
-def describe_type(hint: Any) -> str:
-    """A type in words, as error messages and ``--describe`` print it."""
+def describe_type(hint: object) -> str:
+    """Return a type in words, as error messages and ``usd describe`` print it."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(describe_type(member) for member in inner)
@@ -528,36 +502,41 @@ def describe_type(hint: Any) -> str:
         return f"a mapping from names to ({describe_type(inner[1])})"
     if dataclasses.is_dataclass(hint) and hint is not Schedule:
         return "a mapping of options"
-    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
+    return _NAMES.get(hint, hint.__name__) if isinstance(hint, type) else str(hint)
 
 
-def _shown(value: Any) -> str:
-    """A value as the user wrote it, short."""
+def _short_repr(value: object) -> str:
+    """Return a value as the user wrote it, in at most 60 characters."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def plain(value: Any) -> Any:
-    """A configuration as dicts, lists, numbers and strings: what YAML and checkpoints hold and ``parse`` reads."""
+def plain(value: object) -> Plain:
+    """Return a configuration as dicts, lists, numbers and texts: what YAML and checkpoints hold and ``parse`` reads."""
     if isinstance(value, Schedule):
         return value.plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain_dataclass(value)
+        return plain_options(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple) or type(value).__name__ == "ListConfig":
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+        return [plain(item) for item in cast(Iterable[object], value)]
+    return str(value) if isinstance(value, Path) else cast(Plain, value)
 
 
-def _plain_dataclass(value: Any) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        if "part" in field.metadata:
+def _fields(cls: type) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(cls)
+
+
+def plain_options(config: object) -> dict[str, Plain]:
+    """Return the options of a dataclass by key, each as ``plain`` has it."""
+    result: dict[str, Plain] = {}
+    for field in _fields(type(config)):
+        item = getattr(config, field.name)
+        if "component" in field.metadata:
             result[f"{field.name}_type"] = None if item is None else item.name
             if item is not None:
                 result[field.name] = plain(item.config)
         else:
-            result[_key_of(field.name)] = plain(item)
+            result[key_of(field.name)] = plain(item)
     return result

@@ -13,14 +13,14 @@ class ConfigError(UserError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the nearest known word, or nothing."""
+    """Return `` Did you mean 'x'?`` for the nearest known word, or nothing."""
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
     return f" Did you mean '{lowered[near[0]]}'?" if near else ""
 
 
 def listing(names: Iterable[str], limit: int = 12) -> str:
-    """Names for a message: ``a, b, c``, cut after ``limit``."""
+    """Return names for a message: ``a, b, c``, cut after ``limit``."""
     ordered = sorted(names)
     more = f", ... ({len(ordered)} in all)" if len(ordered) > limit else ""
     return ", ".join(ordered[:limit]) + more if ordered else "none"

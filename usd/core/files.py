@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from usd.core.errors import UserError
 
@@ -53,7 +53,7 @@ def replace_atomically(path: "Path | str") -> Iterator[Path]:
 
 
 def _is_no_file(path: Path) -> bool:
-    """Whether nothing can take the place of ``path``: a device, a pipe, a folder, ``/dev/stdout``."""
+    """Return whether nothing can take the place of ``path``: a device, a pipe, a folder, ``/dev/stdout``."""
     return (path.exists() and not path.is_file()) or path.absolute().parts[:2] in (
         ("/", "dev"),
         ("/", "proc"),
@@ -118,7 +118,7 @@ def clear_partials(folder: Path) -> list[Path]:
 
 
 def _is_at_work(pid: str | None) -> bool:
-    """Whether another process of this number runs on this machine."""
+    """Return whether another process of this number runs on this machine."""
     if pid is None or int(pid) == os.getpid():
         return False
     try:
@@ -150,7 +150,7 @@ def digest_of_file(path: "Path | str") -> bytes:
 # ---------------------------------------------------------------------------------------------------------- records
 
 
-def read_record(file: Path) -> dict[str, Any] | None:
+def read_record(file: Path) -> dict[str, object] | None:
     """Return the JSON object in ``file``; None where there is none, or none that can be read."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def write_record(file: Path, content: Mapping[str, Any]) -> Path:
+def write_record(file: Path, content: Mapping[str, object]) -> Path:
     """Replace ``file`` by a JSON object. Raises ``UserError`` where that is not possible."""
     return write_atomically(file, json.dumps(dict(content), indent=1) + "\n")
 
@@ -208,7 +208,7 @@ _held: set[IO[str]] = set()
 
 
 def _close_in_child() -> None:
-    """A forked child closes its copies: otherwise a worker that outlives its parent keeps the lock."""
+    """Close a forked child's copies: otherwise a worker that outlives its parent keeps the lock."""
     for content in _held:
         with contextlib.suppress(OSError):
             content.close()
@@ -220,12 +220,12 @@ if sys.platform != "win32":
 
 
 def _opened(file: Path) -> int:
-    """A descriptor of ``file`` itself: a link in its place is refused."""
+    """Return a descriptor of ``file`` itself: a link in its place is refused."""
     return os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
 
 
 def _acquired(content: IO[str]) -> bool:
-    """Whether the lock is ours now; also where the file system knows no locks."""
+    """Return whether the lock is ours now; also where the file system knows no locks."""
     try:
         import fcntl
     except ImportError:
@@ -251,7 +251,7 @@ def _acquired_on_windows(content: IO[str]) -> bool:
 
 
 def _sign(content: IO[str]) -> None:
-    """Says in the lock file who holds it; only for messages."""
+    """Write into the lock file who holds it; only for messages."""
     with contextlib.suppress(OSError):
         content.seek(0)
         content.truncate()

@@ -7,10 +7,10 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -20,102 +20,126 @@ from usd.core import places
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.schedule import Schedule
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Origin:
-    """Where a value was written: in a file of this folder, or by hand on a command line given in it."""
+class ValueOrigin:
+    """The place where a value was written: a file of this folder, or a command line given in it.
+
+    ``turn`` counts the files and overrides, of which later ones win.
+    """
 
     folder: Path
     by_hand: bool = False
+    turn: int = 0
 
 
-Origins = dict[str, Origin]
-
-ONE_WEIGHT = frozenset({"lambda_usd", "lambda_vsd", "lambda_sds"})
-"""Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
+Origins = dict[str, ValueOrigin]
 
 MARKS = r"\A\\*\?\?\?\Z"
 """A text that OmegaConf takes for a missing value, or one that is escaped by a backslash not to be."""
 
-Content = tuple[Mapping[str, Any], Path]
-"""What a file says, and the folder that its relative paths refer to."""
+Content = tuple[Mapping[str, object], Path]
+"""The content of a file, and the folder that its relative paths refer to."""
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A merged configuration, interpolations unresolved, and for every leaf key where it was written."""
+class MergedConfig:
+    """A merged configuration, interpolations unresolved, and for every leaf key where it was written.
+
+    ``notes`` has a line for each assumption made about the overrides.
+    """
 
     config: DictConfig
-    origins: Mapping[str, Origin]
-    notes: tuple[str, ...] = ()  # what was assumed of the overrides, a line each
+    origins: Mapping[str, ValueOrigin]
+    notes: tuple[str, ...] = ()
 
-    def plain(self) -> dict[str, Any]:
-        """Plain containers, interpolations as they were written."""
-        return OmegaConf.to_container(self.config)  # type: ignore[return-value]
+    def plain(self) -> dict[str, object]:
+        """Return plain containers, interpolations as they were written."""
+        return cast(dict[str, object], OmegaConf.to_container(self.config))
 
-    def resolved(self) -> dict[str, Any]:
-        """Plain containers without interpolations. Raises ``ConfigError`` naming the key that cannot be resolved."""
+    def resolved(self) -> dict[str, object]:
+        """Return plain containers without interpolations.
+
+        Raises ``ConfigError`` naming the key that is missing or cannot be resolved.
+        """
         try:
             for key in sorted(OmegaConf.missing_keys(self.config)):
                 raise ConfigError(f"{key}: required but not given; pass {key}=<value>")
-            return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
+            return cast(dict[str, object], OmegaConf.to_container(self.config, resolve=True))
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None) or "configuration"
             raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
 
 
-class Reader:
-    """What is typed by hand, where nothing is known of the options: YAML."""
+class OverrideReader:
+    """The meaning of ``key=value`` where nothing is known of the options: YAML."""
 
     notes: tuple[str, ...] = ()
 
-    def value(self, key: str, text: str, merged: Mapping[str, Any]) -> Any:
-        """The value of ``key=text`` over the configuration so far. Raises ``ConfigError``."""
+    def names(self, key: str, merged: Mapping[str, object]) -> list[str]:  # the interface
+        """Return the names in a key path."""
+        return key.split(".")
+
+    def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:
+        """Return the value of ``key=text`` over the configuration so far. Raises ``ConfigError``."""
         return yaml_value(key, text)
 
-    def options_kept(self, key: str, value: Any, merged: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What stays of the options of ``x`` when ``key``, an ``x_type``, becomes ``value``; None: see ``_merge``."""
+    def options_kept(
+        self,
+        key: str,
+        value: object,
+        merged: Mapping[str, object],
+    ) -> dict[str, object] | None:
+        """Return the options of ``x`` that stay when ``key``, an ``x_type``, becomes ``value``; None for none."""
         return None
+
+    def finish(self, merged: MutableMapping[str, object], origins: Mapping[str, ValueOrigin]) -> None:
+        """Settle what depends on the whole configuration, when all files and overrides are merged."""
 
 
 def load_config(files: Sequence["str | Path"], overrides: Sequence[str] = ()) -> DictConfig:
-    """Files merged in order, each over its ``base:``, then ``key=value`` overrides. Raises ``UserError``."""
-    return load(files, overrides).config
+    """Return files merged in order, each over its ``base:``, then ``key=value`` overrides. Raises ``UserError``."""
+    return load_merged(files, overrides).config
 
 
-def load(
-    files: Sequence["str | Path"], overrides: Sequence[str] = (), reader: Reader | None = None
-) -> Loaded:
-    """``load_config``, remembering where each value came from."""
+def load_merged(
+    files: Sequence["str | Path"], overrides: Sequence[str] = (), reader: OverrideReader | None = None
+) -> MergedConfig:
+    """Return the same as ``load_config``, and where each value came from. Raises ``UserError``."""
     return merge([content for file in files for content in chain(file)], overrides, reader)
 
 
-def merge(contents: Sequence[Content], overrides: Sequence[str] = (), reader: Reader | None = None) -> Loaded:
-    """Contents merged in order, then ``key=value`` overrides. Raises ``ConfigError``."""
+def merge(
+    contents: Sequence[Content], overrides: Sequence[str] = (), reader: OverrideReader | None = None
+) -> MergedConfig:
+    """Return contents merged in order, then ``key=value`` overrides. Raises ``ConfigError``."""
     add_resolvers()
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     origins: Origins = {}
-    reader = reader or Reader()
-    for content, folder in contents:
-        _merge(merged, content, Origin(folder), origins)
-    for text in sorted(overrides, key=_turn):
-        _override(merged, text, origins, reader)
-    return Loaded(OmegaConf.create(merged), origins, reader.notes)
+    reader = reader or OverrideReader()
+    for turn, (content, folder) in enumerate(contents):
+        _merge(merged, content, ValueOrigin(folder, turn=turn), origins)
+    for turn, text in enumerate(sorted(overrides, key=_precedence), len(contents)):
+        _override(merged, text, (origins, turn), reader)
+    reader.finish(merged, origins)
+    return MergedConfig(OmegaConf.create(merged), origins, reader.notes)
 
 
-def _turn(override: str) -> int:
-    """Its place among others: types before options, those of outer components first."""
+def _precedence(override: str) -> int:
+    """Return a sorting key of overrides: types come before options, those of outer components first."""
     key = override.partition("=")[0]
     return key.count(".") if key.endswith("_type") else 1000
 
 
 def chain(file: "str | Path") -> list[Content]:
-    """A file's content preceded by that of everything it inherits from. Raises ``UserError``."""
+    """Return a file's content preceded by that of everything it inherits from. Raises ``UserError``."""
     return list(_chain(Path(file), ()))
 
 
 def find_config(name: "str | Path") -> Path:
-    """The file that ``name`` means: a path, ``configs/...`` of the resources, or a shipped configuration's bare name.
+    """Return the file that ``name`` means: a path, ``configs/...`` of the resources, or a shipped file's bare name.
 
     Raises ``UserError`` for a bare name that nothing has; a path that is not there is returned as it is.
     """
@@ -135,18 +159,18 @@ def find_config(name: "str | Path") -> Path:
     return known[path.name]
 
 
-def _chain(file: Path, above: tuple[Path, ...]) -> list[tuple[dict[str, Any], Path]]:
+def _chain(file: Path, above: tuple[Path, ...]) -> list[Content]:
     file = _resolved(file)
     if file in above:
         raise ConfigError(f"{file}: inherits from itself through base:")
-    content = _read(file)
+    content = _read_yaml(file)
     names = base_names(content.pop("base", None), f"{file}: base")
     inherited = [item for name in names for item in _chain(_base(file.parent, name), (*above, file))]
     return [*inherited, (content, file.parent)]
 
 
 def _base(folder: Path, name: str) -> Path:
-    """The file that ``base: name`` means in a file of ``folder``: one beside it, else a shipped configuration."""
+    """Return what ``base: name`` means in a file of ``folder``: a file beside it, else a shipped configuration."""
     beside = folder / name
     return (
         beside
@@ -155,18 +179,19 @@ def _base(folder: Path, name: str) -> Path:
     )
 
 
-def base_names(base: Any, where: str) -> list[str]:
-    """The files that ``base:`` names: one, a list of them, or none. Raises ``ConfigError``."""
+def base_names(base: object, where: str) -> list[str]:
+    """Return the files that ``base:`` names: one, a list of them, or none. Raises ``ConfigError``."""
     if base is None:
         return []
-    names = base if isinstance(base, list) else [base]
-    if not all(isinstance(name, str) and name.strip() for name in names):
+    given: list[object] = base if isinstance(base, list) else [base]
+    names = [name for name in given if isinstance(name, str) and name.strip()]
+    if len(names) < len(given):
         raise ConfigError(f"{where}: expected a file or a list of files to start from, got {base!r}")
     return names
 
 
 def _resolved(file: Path) -> Path:
-    """Where a file is. Raises ``UserError`` where links lead in a circle."""
+    """Return the absolute path of a file. Raises ``UserError`` where links lead in a circle."""
     try:
         return file.resolve()
     except (OSError, RuntimeError) as error:  # until Python 3.13 a RuntimeError
@@ -175,7 +200,7 @@ def _resolved(file: Path) -> Path:
         raise UserError(f"{file}: is no name of a file ({error})") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> dict[str, object]:
     if os.path.exists(file) and not file.is_file() and not file.is_dir():
         raise UserError(f"{file}: is a pipe or a device; expected a file, since it is read more than once")
     try:
@@ -195,7 +220,7 @@ def _read(file: Path) -> dict[str, Any]:
     return _parse_yaml(text, file)
 
 
-def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
+def _parse_yaml(text: str, file: Path) -> dict[str, object]:
     try:
         is_mapping = isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)
         content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text))) if is_mapping else None
@@ -208,73 +233,82 @@ def _parse_yaml(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}{where}: not valid YAML ({what})") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected a mapping of keys at the top level")
-    return content  # type: ignore[return-value]
+    return cast(dict[str, object], content)
 
 
 def _merge(
-    into: dict[str, Any], new: Mapping[str, Any], origin: Origin, origins: Origins, path: str = ""
+    into: dict[str, object],
+    new: Mapping[str, object],
+    origin: ValueOrigin,
+    origins: Origins,
+    path: str = "",
 ) -> None:
-    """Mappings merge key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``.
-
-    Of the names in ``ONE_WEIGHT`` a later one drops the earlier ones.
-    """
-    if path.endswith(".loss") and ONE_WEIGHT & new.keys():
-        for name in ONE_WEIGHT - new.keys():
-            into.pop(name, None)
+    """Merge mappings key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``."""
     for key in new:
-        part = str(key).removesuffix("_type")
-        if part != key and key in into and into[key] != new[key]:
-            into.pop(part, None)
+        component = str(key).removesuffix("_type")
+        if component != key and key in into and into[key] != new[key]:
+            into.pop(component, None)
     for key, value in new.items():
         full = f"{path}.{key}" if path else str(key)
         if isinstance(value, Mapping):
-            into[key] = into[key] if isinstance(into.get(key), dict) else {}
-            _merge(into[key], value, origin, origins, full)
+            below = into.get(key)
+            into[key] = below = below if isinstance(below, dict) else {}
+            _merge(below, value, origin, origins, full)
         else:
             into[key] = value
-            origins.update(dict.fromkeys(_leaves(value, full), origin))
+            origins.update(dict.fromkeys(_leaf_keys(value, full), origin))
 
 
-def _leaves(value: Any, full: str) -> list[str]:
-    """The key of a leaf; for a list, those of its items too."""
+def _leaf_keys(value: object, full: str) -> list[str]:
+    """Return the key of a leaf; for a list, those of its items too."""
     items = value if isinstance(value, list) else []
-    return [full, *[leaf for index, item in enumerate(items) for leaf in _leaves(item, f"{full}.{index}")]]
+    return [full, *[leaf for index, item in enumerate(items) for leaf in _leaf_keys(item, f"{full}.{index}")]]
 
 
-def _override(merged: dict[str, Any], text: str, origins: Origins, reader: Reader) -> None:
-    """Applies ``a.b.c=value``. Relative paths in it refer to the working directory, as the shell completes them."""
+def _override(
+    merged: dict[str, object], text: str, written: tuple[Origins, int], reader: OverrideReader
+) -> None:
+    """Apply ``a.b.c=value``. Relative paths in it refer to the working directory, as the shell completes them."""
     key, equals, typed = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text}: not an override; expected key=value")
     if re.search("[\ud800-\udfff]", text):
         escaped = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         raise ConfigError(f"{escaped}: is not valid UTF-8; expected a name or text that is")
+    origins, turn = written
     value = reader.value(key, typed, merged)
     kept = reader.options_kept(key, value, merged)
-    _merge(merged, _nested(key, value), Origin(Path.cwd(), by_hand=True), origins)
+    names = reader.names(key, merged)
+    _merge(merged, _nested(names, value), ValueOrigin(Path.cwd(), by_hand=True, turn=turn), origins)
     if kept is not None:
-        *above, name = _split(key)
-        functools.reduce(lambda node, part: node[part], above, merged)[name.removesuffix("_type")] = kept
+        *above, name = names
+        owner = functools.reduce(lambda node, inner: cast(dict[str, dict], node)[inner], above, merged)
+        owner[name.removesuffix("_type")] = kept
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """``{a: {b: {c: value}}}``"""
-    for name in reversed(_split(key)):
-        value = {name: value}
-    return value
+def _nested(names: Sequence[str], value: object) -> dict[str, object]:
+    """Return ``{a: {b: {c: value}}}``."""
+    *above, last = names
+    nested = {last: value}
+    for name in reversed(above):
+        nested = {name: nested}
+    return nested
 
 
-def yaml_value(key: str, text: str) -> Any:
-    """The YAML value of ``text``; nothing after the equals sign is the empty text (write ``null`` for null)."""
+def yaml_value(key: str, text: str) -> object:
+    """Return the YAML value of ``text``; nothing after the equals sign is the empty text (write ``null`` for null).
+
+    Raises ``ConfigError``, which starts with ``key``, for what is not YAML.
+    """
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        parsed = cast(dict[str, object], OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"])))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{key}: '{text}' is not a valid value ({str(error).splitlines()[0]})") from error
-    return parsed["value"] if text else ""  # type: ignore[index,call-overload]
+    return parsed["value"] if text else ""
 
 
 def override(key: str, text: str) -> str:
-    """The ``key=value`` that gives an option exactly this text, whatever signs are in it.
+    """Return the ``key=value`` that gives an option exactly this text, whatever signs are in it.
 
     For callers that pass on what they did not write: names of files, sentences. The text stands in single quotes.
     """
@@ -282,12 +316,12 @@ def override(key: str, text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """``text`` in YAML's single quotes."""
+    """Return ``text`` in YAML's single quotes."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def unquoted(text: str) -> str:
-    """``text`` without the one pair of quotes around all of it, if there is one. The inverse of ``quoted``."""
+    """Return ``text`` without the one pair of quotes around all of it, if there is one. The inverse of ``quoted``."""
     if re.fullmatch(r"'(?:[^']|'')*'", text, re.DOTALL):
         return text[1:-1].replace("''", "'")
     if re.fullmatch(r'"(?:[^"\\]|\\.)*"', text, re.DOTALL):
@@ -298,12 +332,16 @@ def unquoted(text: str) -> str:
     return text
 
 
-def literal(value: Any) -> Any:
-    """Plain containers whose texts are read as they stand: ``${...}`` and ``???`` are escaped, as in what is stored."""
+def literal(value: T) -> T:
+    """Return plain containers whose texts are read as they stand: ``${...}`` and ``???`` are escaped."""
+    return cast(T, _literal(value))
+
+
+def _literal(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: literal(item) for key, item in value.items()}
+        return {key: _literal(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [literal(item) for item in value]
+        return [_literal(item) for item in value]
     if not isinstance(value, str):
         return value
     # a backslash counts only before ${, where each is written twice, and before a text that is only ???
@@ -311,9 +349,10 @@ def literal(value: Any) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML could take for a number: OmegaConf reads 1e3 as one, PyYAML does not."""
+    """A YAML writer that quotes texts that may be taken for numbers: 1e3 is one to OmegaConf, not to PyYAML."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Return the node of a text, quoted where it has to be."""
         style = "'" if re.match(r"[-+.\d]", text) else None if text.isprintable() else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
@@ -321,8 +360,8 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
-def dump(content: Mapping[str, Any]) -> str:
-    """Plain containers as YAML that is read back as they are, numbers in texts and ``${...}`` included."""
+def dump(content: Mapping[str, object]) -> str:
+    """Return plain containers as YAML that is read back as they are, numbers in texts and ``${...}`` included."""
     return yaml.dump(
         literal(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None
     )
@@ -333,32 +372,23 @@ ENDS = ("# This file is whole where its last line says so.\n", "# end\n")
 
 
 def ended(text: str) -> str:
-    """YAML between the lines by which ``_read`` knows that nothing of it is missing."""
+    """Return YAML between the lines by which ``_read_yaml`` knows that nothing of it is missing."""
     return ENDS[0] + text.rstrip("\n") + "\n" + ENDS[1]
 
 
 def is_cut_off(text: str) -> bool:
-    """Whether ``text`` was written by ``ended`` and lacks its end."""
+    """Return whether ``text`` was written by ``ended`` and lacks its end."""
     return text.startswith(ENDS[0]) and not text.rstrip().endswith("\n" + ENDS[1].rstrip())
 
 
 def is_override(text: str) -> bool:
-    """Whether an argument is ``key=value``, and no path with an equals sign in it nor a sentence."""
+    """Return whether an argument is ``key=value``, and no path with an equals sign in it nor a sentence."""
     return re.match(r"[A-Za-z_][\w.:-]*=", text) is not None
 
 
-def _split(key: str) -> list[str]:
-    """``key`` at its dots. The names below ``optimizer.params`` are module paths, whose dots belong to them."""
-    head, mark, tail = key.partition(".optimizer.params.")
-    if not mark:
-        return key.split(".")
-    path, dot, setting = tail.rpartition(".")
-    return [*head.split("."), "optimizer", "params", *([path, setting] if dot else [tail])]
-
-
 def add_resolvers() -> None:
-    """The resolvers of threestudio's configurations. Idempotent."""
-    resolvers: dict[str, Callable[..., Any]] = {
+    """Register the resolvers of threestudio's configurations with OmegaConf. Idempotent."""
+    resolvers: dict[str, Callable] = {
         "add": lambda a, b: a + b,
         "sub": lambda a, b: a - b,
         "mul": lambda a, b: a * b,
@@ -377,11 +407,12 @@ def add_resolvers() -> None:
         OmegaConf.register_resolver(name, function, replace=True)
 
 
-def _maximum(value: Any) -> float:
-    """The largest value of a schedule, whatever its steps count: those of a list stand at every third place and on."""
+def _maximum(value: object) -> float:
+    """Return the largest value of a schedule, whatever its steps count: of a list, every other entry is a value."""
     if isinstance(value, int | float):
         return float(value)
     if isinstance(value, Mapping):
         return Schedule.parse(dict(value)).maximum
-    items = [0, *value] if len(value) == 3 else list(value)
+    items = list(cast(Iterable[float], value))
+    items = [0, *items] if len(items) == 3 else items
     return max(float(item) for item in [items[1], *items[2::2]])

@@ -4,7 +4,7 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import Any, ClassVar, Generic, cast, get_args
+from typing import ClassVar, Generic, cast, get_args
 
 import torch
 from typing_extensions import TypeVar
@@ -24,7 +24,7 @@ C = TypeVar("C", default=object, covariant=True)
 class Component(Generic[C]):
     """Something built from a configuration of type C, a frozen dataclass of ``option`` fields.
 
-    A subclass names its own: one nested in it, ``class Steady(ViewGuidance["Steady.Config"])``, or one beside it,
+    A subclass names its own: one nested in it, ``class Steady(Guidance["Steady.Config"])``, or one beside it,
     ``class UsdSystem(DistillationSystem[UsdConfig])``, which then is its ``Config``, too.
     """
 
@@ -42,8 +42,8 @@ class Component(Generic[C]):
         self.config = config
 
     @classmethod
-    def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:
-        """Key paths below mapping options (``loss.lambda_rgb``) that others of its kind take and this one refuses."""
+    def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:  # the interface
+        """Return keys below mapping options (``loss.lambda_rgb``) that others of its kind take and this one refuses."""
         return []
 
 
@@ -54,15 +54,15 @@ class Module(Component[C], torch.nn.Module):
         torch.nn.Module.__init__(self)
         Component.__init__(self, config)
 
-    def training_state(self) -> dict[str, Any]:
-        """What training taught a part whose weights are in no checkpoint; kept beside the weights of the others."""
+    def training_state(self) -> dict[str, object]:
+        """Return what training taught a component whose weights are in no checkpoint; kept beside those of others."""
         return {}
 
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Takes that back, when a training goes on. Empty where there was none."""
+    def load_training_state(self, state: Mapping[str, object]) -> None:
+        """Take ``training_state`` back when a training goes on. It is empty where there was none."""
 
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Called before every training step: occupancy grids, progressive levels. Nothing by default."""
+        """Prepare a training step (occupancy grids, progressive levels). Nothing by default."""
 
 
 Kind = TypeVar("Kind", bound=Component[object])

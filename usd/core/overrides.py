@@ -1,4 +1,4 @@
-"""What ``key=value`` means: the option at that key decides.
+"""The meaning of ``key=value``: the option at that key decides.
 
 A text option takes the text as it was typed: ``#``, colons, brackets, spaces and ``${...}`` are part of it. One pair of
 quotes around all of it is taken off, and ``null`` means null where the option may be null (``'"null"'`` is the word).
@@ -6,27 +6,34 @@ Where an option may be a number or a text, what reads as a number is one. In a l
 texts. Everything else is YAML.
 
 ``x_type=name`` keeps, of the options that the files give ``x``, those that the new component declares in common with
-the former one, and the components of the same kind. What it drops is told in ``notes``.
+the former one, and the components of the same kind. What it drops is said in ``notes``.
 """
 
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from usd.core.config import ConfigError, accepts, component_class, option_type, options_in_common
-from usd.core.loading import Reader, literal, unquoted, yaml_value
+from usd.core.config import ConfigError, accepts
+from usd.core.loading import OverrideReader, ValueOrigin, literal, unquoted, yaml_value
+from usd.core.option_lookup import (
+    component_class,
+    exclusive_names,
+    option_type,
+    options_in_common,
+    split_key,
+)
 
-Values = Mapping[str, Any]
+Values = Mapping[str, object]
 
 
-class OptionReader(Reader):
-    """Reads what is typed for the options of the dataclass ``options``.
+class OptionReader(OverrideReader):
+    """The meaning of ``key=value`` for the options of the dataclass ``options``.
 
     ``moved`` says where a key and a whole configuration are read, where that is not where they are written.
     """
@@ -34,26 +41,37 @@ class OptionReader(Reader):
     def __init__(
         self,
         options: type,
-        moved: tuple[Callable[[str], str], Callable[[dict[str, Any]], dict[str, Any]]] | None = None,
+        moved: tuple[Callable[[str], str], Callable[[dict[str, object]], dict[str, object]]] | None = None,
     ) -> None:
         self.options = options
         self.notes = ()
         self._key, self._values = moved or (str, dict)
 
-    def value(self, key: str, text: str, merged: Values) -> Any:
+    def names(self, key: str, merged: Values) -> list[str]:
+        """Return the names in a key path; below a field of ``dotted_keys`` a dot may belong to a name."""
+        there = self._key(key)
+        return [
+            *key.removesuffix(there).split(".")[:-1],
+            *split_key(self.options, there, self._chosen(merged)),
+        ]
+
+    def value(self, key: str, text: str, merged: Values) -> object:
+        """Return what ``text`` means to the option at ``key``. Raises ``ConfigError``."""
         hint = self.type_of(key, merged)
         if is_text(hint) and text == unquoted(text) and re.search(r"\$\{[^}]*\}", text):
             self._note(f"{key}: '{text}' is taken as it stands; an interpolation belongs in a file")
         return typed_value(key, text, hint)
 
-    def type_of(self, key: str, merged: Values) -> Any:
-        """The type of the option at ``key``; None where there is none."""
-        return option_type(self.options, self._key(key).split("."), self._chosen(merged))
+    def type_of(self, key: str, merged: Values) -> object:
+        """Return the type of the option at ``key``; None where there is none."""
+        chosen = self._chosen(merged)
+        return option_type(self.options, split_key(self.options, self._key(key), chosen), chosen)
 
-    def options_kept(self, key: str, value: Any, merged: Values) -> dict[str, Any] | None:
-        there, part = self._key(key), key.removesuffix("_type")
-        given = _at(merged, part)
-        if part == key or not isinstance(given, dict):
+    def options_kept(self, key: str, value: object, merged: Values) -> dict[str, object] | None:
+        """Return the options that the old and the new component have in common, and note those that are dropped."""
+        there, component = self._key(key), key.removesuffix("_type")
+        given = _at(merged, component)
+        if component == key or not isinstance(given, dict):
             return None
         chosen = self._chosen(merged)
         before = component_class(self.options, there, chosen(there), chosen)
@@ -65,28 +83,43 @@ class OptionReader(Reader):
         kept, dropped = options_in_common(before, after, given)
         if dropped:
             rest = "; its other options stay" if kept else ""
-            self._note(f"{key}={value}: drops {', '.join(dropped)} of the file's {part}{rest}")
+            self._note(f"{key}={value}: drops {', '.join(dropped)} of the file's {component}{rest}")
         return kept
 
-    def _chosen(self, merged: Values) -> Callable[[str], Any]:
-        """The name of the component that a key such as ``system.guidance_type`` says; None where it says none."""
-        said = self._values(dict(merged))
-        return lambda key: _resolved(said, key)
+    def finish(self, merged: MutableMapping[str, object], origins: Mapping[str, ValueOrigin]) -> None:
+        """Drop, of names that exclude each other (``exclusive_keys``), those that an earlier file or override says."""
+        for path, names in exclusive_names(self.options, self._chosen(merged)):
+            given = _at(merged, path)
+            if not isinstance(given, dict):
+                continue
+            turns = {name: _latest(origins, f"{path}.{name}") for name in names & given.keys()}
+            for name in [name for name, turn in turns.items() if turn < max(turns.values())]:
+                del given[name]
+
+    def _chosen(self, merged: Values) -> Callable[[str], object]:
+        """Return what says the name of the component at a key such as ``system.guidance_type``, or None."""
+        values = self._values(dict(merged))
+        return lambda key: _resolved(values, key)
 
     def _note(self, line: str) -> None:
         self.notes = (*self.notes, f"note: {line}")
 
 
-def _at(values: Values, key: str) -> Any:
-    """What is written at a key path; None where nothing is."""
-    found: Any = values
+def _latest(origins: Mapping[str, ValueOrigin], key: str) -> int:
+    """Return the turn of the file or override that said something last at a key path or below it."""
+    return max((o.turn for name, o in origins.items() if f"{name}.".startswith(f"{key}.")), default=-1)
+
+
+def _at(values: Values, key: str) -> object:
+    """Return what is written at a key path; None where nothing is."""
+    found: object = values
     for name in key.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
     return found
 
 
-def _resolved(values: Values, key: str) -> Any:
-    """What is at a key path, interpolations resolved; None where nothing is."""
+def _resolved(values: Values, key: str) -> object:
+    """Return what is at a key path, interpolations resolved; None where nothing is."""
     found = _at(values, key)
     if not isinstance(found, str) or "${" not in found:
         return found
@@ -96,8 +129,8 @@ def _resolved(values: Values, key: str) -> Any:
         return None
 
 
-def typed_value(key: str, text: str, hint: Any) -> Any:
-    """What ``text``, typed for an option of type ``hint`` (None where there is none), means, as a file would say it."""
+def typed_value(key: str, text: str, hint: object) -> object:
+    """Return what ``text``, typed for an option of type ``hint`` (None where there is none), means in a file."""
     members = _members(hint)
     if text == "null" and type(None) in members:
         return None
@@ -116,18 +149,18 @@ def typed_value(key: str, text: str, hint: Any) -> Any:
     return literal(unquoted(text))
 
 
-def is_text(hint: Any) -> bool:
-    """Whether an option of this type may be any text."""
+def is_text(hint: object) -> bool:
+    """Return whether an option of this type may be any text."""
     return bool({str, Path} & set(_members(hint)))
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union; another type alone."""
+def _members(hint: object) -> tuple[object, ...]:
+    """Return the types of a union; another type alone."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _holds_texts(hint: Any) -> bool:
-    """Whether this is the type of a list or mapping of texts and nothing else."""
+def _holds_texts(hint: object) -> bool:
+    """Return whether this is the type of a list or mapping of texts and nothing else."""
     if get_origin(hint) not in (list, tuple, dict):
         return False
     items = get_args(hint)[1:] if get_origin(hint) is dict else get_args(hint)
@@ -135,12 +168,12 @@ def _holds_texts(hint: Any) -> bool:
 
 
 def _refuse_comment(text: str) -> None:
-    """Raises ``YAMLError`` where YAML would leave out the end of ``text``."""
+    """Raise ``YAMLError`` where YAML would leave out the end of ``text``."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if node is not None and node.end_mark.index < len(text.rstrip()):
         raise yaml.YAMLError("holds a comment")
 
 
-def _structure(text: str) -> Any:
-    """``text`` as YAML in which every scalar is a text."""
+def _structure(text: str) -> object:
+    """Return ``text`` as YAML in which every scalar is a text."""
     return literal(yaml.load(text, Loader=yaml.BaseLoader))

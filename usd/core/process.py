@@ -1,7 +1,7 @@
-"""What a command needs of the process it runs in: text as UTF-8, caches that can be written, an exit code.
+"""The process that a command runs in: text as UTF-8, caches that can be written, an exit code.
 
-A command is a function ``main`` that returns ``perform(...)``, and ends its file with ``start(main)``. Called before
-anything else; the standard library only.
+A command is a function ``main`` that returns ``run_command(...)``, and ends its file with ``start(main)``. It is called
+before anything else; the standard library only.
 """
 
 import io
@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from usd.core.console import say, say_error
 from usd.core.errors import UserError
 from usd.core.places import is_writable, temporary_cache, user_cache
 
@@ -27,7 +28,7 @@ def start(main: Callable[[], int]) -> None:
     sys.exit(main())
 
 
-def perform(work: Callable[[], int | None]) -> int:
+def run_command(work: Callable[[], int | None]) -> int:
     """Do the work of a command; return its exit code, 0 where ``work`` returns none.
 
     What the user can mend is one line and 2, and so is what the file system refuses; Ctrl-C is one line and 130.
@@ -51,12 +52,12 @@ def perform(work: Callable[[], int | None]) -> int:
             raise
         return _refused(f"{error.filename or 'output'}: {error.strerror}")
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"interrupted{stop}\n")
+        say_error(f"interrupted{stop}")
         return 130
 
 
 def _refused(reason: str) -> int:
-    sys.stderr.write(f"error: {reason}\n")
+    say_error(f"error: {reason}")
     return 2
 
 
@@ -96,7 +97,5 @@ def move_caches() -> None:
     os.environ["XDG_CACHE_HOME"] = str(there)
     for variable, name in CACHES.items():
         os.environ.setdefault(variable, str(there / name))
-    shown = f"{cache} cannot be written" if cache is not None else "there is no home folder"
-    sys.stdout.write(
-        f"note: {shown}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)\n"
-    )
+    reason = f"{cache} cannot be written" if cache is not None else "there is no home folder"
+    say(f"note: {reason}; kernels and models are cached in {there} (set XDG_CACHE_HOME to choose)")

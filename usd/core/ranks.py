@@ -1,10 +1,10 @@
-"""Several processes that train one object together: who is first, and what all of them must agree on.
+"""Several processes that train one object together: which one is first, and what all of them must agree on.
 
-Each process renders its part of a batch, and gradients are averaged over processes. A loss that is a plain mean over
+Each process renders its share of a batch, and gradients are averaged over processes. A loss that is a plain mean over
 views needs nothing more. One that divides by what it counted (covered pixels, samples) divides by the count of *all*
 processes: ``mean_over``. Numbers that decide what happens next are summed or averaged first. Inside ``together`` these
 functions talk to the other processes; elsewhere, and with one process, they are plain arithmetic, so that one process
-may look at the object alone.
+may render the object alone.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ _joint = False  # whether all processes are at the same place of a step
 
 
 def processes() -> int:
-    """How many train together."""
+    """Return the number of processes that train together."""
     return torch.distributed.get_world_size() if _connected() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the number of this process among them, from 0."""
     return torch.distributed.get_rank() if _connected() else int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -34,7 +34,7 @@ def _connected() -> bool:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Inside, all processes run the same lines on their parts of a batch."""
+    """Declare that inside the block all processes run the same lines on their shares of a batch."""
     global _joint  # noqa: PLW0603
     before, _joint = _joint, processes() > 1
     try:
@@ -44,7 +44,7 @@ def together() -> Iterator[None]:
 
 
 def summed(x: Tensor) -> Tensor:
-    """The sum over processes, without gradient."""
+    """Return the sum over processes, without gradient."""
     x = x.detach()
     if _joint:
         x = x.clone()
@@ -53,12 +53,12 @@ def summed(x: Tensor) -> Tensor:
 
 
 def averaged(x: Tensor) -> Tensor:
-    """The mean over processes, without gradient."""
+    """Return the mean over processes, without gradient."""
     return summed(x) / processes() if _joint else x.detach()
 
 
 def gathered(x: Float[Tensor, "N"]) -> Float[Tensor, "M"]:
-    """The numbers of all processes, however many each has, without gradient."""
+    """Return the numbers of all processes, however many each has, without gradient."""
     if not _joint:
         return x.detach()
     counts = torch.zeros(processes(), dtype=torch.long, device=x.device)
@@ -74,7 +74,7 @@ def gathered(x: Float[Tensor, "N"]) -> Float[Tensor, "M"]:
 def mean_over(
     total: Float[Tensor, ""], count: "Tensor | float | int", least: "float | int" = 1
 ) -> Float[Tensor, ""]:
-    """``total / max(count, least)``, so that the average over processes is that of all their rows."""
+    """Return ``total / max(count, least)``, so that the average over processes is that of all their rows."""
     if not _joint:
         return total / (count.clamp_min(least) if isinstance(count, Tensor) else max(count, least))
     everything = summed(torch.as_tensor(count, dtype=total.dtype, device=total.device))
@@ -82,18 +82,18 @@ def mean_over(
 
 
 def mean(x: Tensor) -> Float[Tensor, ""]:
-    """The mean of all entries, also where processes have unequally many."""
+    """Return the mean of all entries, also where processes have unequally many."""
     return mean_over(x.sum(), x.numel()) if _joint else x.mean()
 
 
 def copy_from_first(tensors: Iterable[Tensor]) -> None:
-    """Gives every process the first one's values, in place."""
+    """Give every process the first one's values, in place."""
     if processes() > 1:
         for tensor in tensors:
             torch.distributed.broadcast(tensor.data, 0)
 
 
 def leave() -> None:
-    """Ends the connection, when all is done."""
+    """End the connection, when all is done."""
     if _connected():
         torch.distributed.destroy_process_group()

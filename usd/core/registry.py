@@ -1,7 +1,9 @@
-"""Names of components, and the one rule that finds them: **the YAML key names the folder, the value names the file.**
+"""Names of components, and the rule that finds them: the YAML key names the folder, the value names the file.
 
     guidance_type: usd-guidance            usd/guidance/usd.py (or usd_guidance.py)
     renderer_type: nerf-volume-renderer    usd/renderer/nerf_volume.py
+
+A name for another component with other values (``preset``) stands in ``usd/<kind>/presets.py``.
 
 Files are imported on first use, so a missing optional package breaks one file only.
 ``custom/<kind>/<file>.py`` is found the same way.
@@ -11,12 +13,13 @@ digits, ``-`` and ``_``, and only a file that lies in one of these folders is ev
 """
 
 import ast
+import functools
 import importlib
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard, TypeVar, overload
@@ -52,7 +55,7 @@ _classes: dict[tuple[str, str], type] = {}
 
 
 def register(*names: str) -> Callable[[Class], Class]:
-    """Class decorator: this class is what ``<kind>_type: <name>`` means. The kind is the folder of its base class."""
+    """Return a class decorator: ``<kind>_type: <name>`` means that class. The kind is the folder of its base class."""
 
     def decorate(cls: Class) -> Class:
         for name in names:
@@ -110,7 +113,7 @@ def _find(kind: str, name: str) -> type:
 
 
 def _quoted(name: str) -> str:
-    """A name that may hold anything, on one line."""
+    """Return a name that may hold anything on one line of at most 60 characters."""
     text = repr(name)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -125,29 +128,32 @@ def build(spec: "Spec", kind: type[object] | None = None, /, **components: objec
     ``components`` are the other ones that its class asks for in ``__init__``. Raises ``UserError``.
     """
     cls = find(spec.kind, spec.name) if kind is None else find(kind, spec.name)
-    make: Callable[..., object] = cls
-    return make(spec.config, **components)
+    return _made(cls, spec.config, components)
+
+
+def _made(cls: type, config: object, components: Mapping[str, object]) -> object:
+    return cls(config, **components)
 
 
 def stems(name: str) -> list[str]:
-    """File names (without ``.py``) that may define ``name``: its own, then without the kind's suffix."""
+    """Return file names (without ``.py``) that may define ``name``: its own, then without the kind's suffix."""
     full = name.lower().replace("-", "_")
     return [full] + [full.removesuffix(suffix) for suffix in SUFFIXES if full.endswith(suffix)]
 
 
 def names(kind: str) -> dict[str, Path]:
-    """Every name of a kind and the file that defines it, read without importing anything."""
+    """Return every name of a kind and the file that defines it. Nothing is imported."""
     files = [file for folder in _folders(kind) for file in sorted(folder.glob("*.py"))]
     return {name: file for file in files for name in _names_in(file)}
 
 
 def registered(kind: str) -> list[str]:
-    """Names of a kind that are imported already (those defined outside the folders, as in tests, too)."""
+    """Return the names of a kind that are imported already (those defined outside the folders, as in tests, too)."""
     return sorted(name for known, name in _classes if known == kind)
 
 
 def _candidates(kind: str, name: str) -> Iterator[Callable[[], ModuleType]]:
-    """Ways to import ``name``, likeliest first: by the file rule, by the kind's ALIASES, by reading the files."""
+    """Yield ways to import ``name``, likeliest first: by the file rule, by the kind's ALIASES, by reading the files."""
     tried = [*stems(name), *[stem for stem in [_aliases(kind).get(name)] if stem]]
     files = [folder / f"{stem}.py" for stem in tried for folder in _folders(kind)]
     declared = names(kind).get(name)
@@ -158,7 +164,7 @@ def _candidates(kind: str, name: str) -> Iterator[Callable[[], ModuleType]]:
 
 
 def _refuse_outside(file: Path) -> None:
-    """Raises ``UserError`` where a file of a folder of components is a link that leads out of it."""
+    """Raise ``UserError`` where a file of a folder of components is a link that leads out of it."""
     if file.resolve().parent != file.parent.resolve():
         raise UserError(
             f"{file}: is a link to {file.resolve()}; expected the file itself, or its folder in {CUSTOM_VARIABLE}"
@@ -166,13 +172,13 @@ def _refuse_outside(file: Path) -> None:
 
 
 def _aliases(kind: str) -> dict[str, str]:
-    """``ALIASES = {name: file stem}`` of ``usd/<kind>/__init__.py``, where there is one."""
+    """Return ``ALIASES = {name: file stem}`` of ``usd/<kind>/__init__.py``; empty where there is none."""
     interface = importlib.import_module(f"usd.{kind}") if (PACKAGE / kind).is_dir() else None
     return dict(getattr(interface, "ALIASES", {}))
 
 
 def custom_folders() -> list[Path]:
-    """Where drop-in components live, each folder once.
+    """Return the folders where drop-in components live, each once.
 
     They are ``custom/`` of the repository in a checkout, ``custom/`` of the working directory, and what the variable
     USD_CUSTOM names.
@@ -180,6 +186,22 @@ def custom_folders() -> list[Path]:
     extra = os.environ.get(CUSTOM_VARIABLE, "")
     roots = [root / "custom" for root in (checkout(), Path.cwd()) if root is not None]
     return list(dict.fromkeys([*roots, *[Path(item) for item in extra.split(os.pathsep) if item]]))
+
+
+def import_custom(folder: str) -> None:
+    """Import every file of ``custom/<folder>/``, each once: what is no component registers itself as it is imported.
+
+    Losses and layouts of views are found so. Raises ``UserError`` for a file that cannot be imported.
+    """
+    files = [file for root in custom_folders() for file in sorted((root / folder).glob("*.py"))]
+    for file in files:
+        if file not in _imported:
+            _refuse_outside(file)
+            _imported.add(file)
+            _import(functools.partial(_load, folder, file), file.stem)
+
+
+_imported: set[Path] = set()
 
 
 def _folders(kind: str) -> list[Path]:
@@ -214,7 +236,7 @@ def _import(load: Callable[[], ModuleType], name: str) -> None:
 
 
 def _names_in(file: Path) -> list[str]:
-    """The names that a file gives to components: by ``@register("name", ...)``, or by ``preset("name", ...)``."""
+    """Return the names that a file gives to components, by ``@register("name")`` or ``preset("name", ...)``."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):

@@ -43,21 +43,22 @@ class Schedule:
 
     @property
     def maximum(self) -> float:
-        """The largest value it ever takes."""
+        """Return the largest value it ever takes."""
         return max(self.values)
 
     @property
     def minimum(self) -> float:
-        """The smallest value it ever takes."""
+        """Return the smallest value it ever takes."""
         return min(self.values)
 
     @classmethod
     def constant(cls, value: float) -> "Schedule":
+        """Return the schedule that is ``value`` at every step."""
         return cls((0,), (float(value),))
 
     @classmethod
     def parse(cls, value: object) -> "Schedule":
-        """Reads any of the YAML forms; raises ``ValueError`` with what is wrong."""
+        """Return the schedule of any of the YAML forms. Raises ``ValueError`` that says what is wrong."""
         if isinstance(value, Schedule):
             return value
         if isinstance(value, Mapping):
@@ -67,7 +68,7 @@ class Schedule:
         return cls.constant(_number(value))
 
     def plain(self) -> "float | list[int | float]":
-        """The shortest YAML form that reads back as this schedule."""
+        """Return the shortest YAML form that reads back as this schedule."""
         if len(self.steps) == 1:
             return self.values[0]
         pairs = [[v, s] for s, v in zip(self.steps[1:], self.values[1:])]
@@ -84,7 +85,7 @@ def _number(value: object) -> float:
 
 def _step(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"step {value!r} must be an integer number of optimiser steps")
+        raise ValueError(f"step {value!r} must be an integer number of optimizer steps")
     if not 0 <= value < 2**31:
         raise ValueError(f"step {value} is out of range; expected 0 or more")
     return value

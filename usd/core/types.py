@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Field:
-    """What a volumetric geometry says about N points. Parts nobody asked for are None."""
+    """The fields of a volumetric geometry at N points. Those nobody asked for are None."""
 
     density: Float[Tensor, "N"]
     features: Float[Tensor, "N F"] | None = None
@@ -20,6 +20,7 @@ class Field:
 class Samples:
     """Packed samples along rays, as losses need them: S samples over R rays.
 
+    ``normal_perturb`` are normals at points displaced a little at random.
     ``distance``, ``gradient`` (not normalized) and ``laplacian`` are those of a signed distance, if that was rendered.
     """
 
@@ -28,6 +29,7 @@ class Samples:
     weight: Float[Tensor, "S"]
     direction: Float[Tensor, "S 3"]
     normal: Float[Tensor, "S 3"] | None = None
+    normal_perturb: Float[Tensor, "S 3"] | None = None
     distance: Float[Tensor, "S"] | None = None
     gradient: Float[Tensor, "S 3"] | None = None
     laplacian: Float[Tensor, "S"] | None = None
@@ -48,16 +50,18 @@ class Mesh:
 
     @property
     def empty(self) -> bool:
+        """Whether there are no faces."""
         return self.faces.shape[0] == 0
 
     def to(self, device: "torch.device | str") -> "Mesh":
+        """Return the mesh on a device."""
         color = None if self.color is None else self.color.to(device)
         return replace(self, vertices=self.vertices.to(device), faces=self.faces.to(device), color=color)
 
 
 @dataclass(frozen=True)
 class Render:
-    """What a renderer returns for B cameras. None where nobody asked (see ``needs``).
+    """The pictures of B cameras that a renderer returns. None where nobody asked (see ``needs``).
 
     ``rgb`` is composited over the background, ``foreground`` is premultiplied by ``opacity``; all values in [0, 1].
     ``depth`` is the expected distance along the ray; ``normal`` is in world coordinates, unit length where opaque.
@@ -74,7 +78,7 @@ class Render:
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Where a diffusion model lives. Two models may share a formula only if their spaces are equal."""
+    """The space that a diffusion model works in. Two models may share a formula only if their spaces are equal."""
 
     channels: int
     height: int
@@ -85,8 +89,12 @@ class LatentSpace:
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """A guidance's loss and the figures worth logging. ``trouble`` says what was not finite; the loss then is not."""
+    """A guidance's loss and the figures worth logging. ``trouble`` says what was not finite; the loss then is not.
+
+    ``losses`` are further ones by name, each with a weight of its own: "img" compares pictures instead of latents.
+    """
 
     loss: Float[Tensor, ""]
     figures: dict[str, float] = field(default_factory=dict)
     trouble: str = ""
+    losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)

@@ -6,8 +6,8 @@ Where COLMAP could not connect all pictures it writes several models, sparse/0, 
 pictures is taken.
 
 COLMAP's cameras look along +z with +y down (OpenCV), and its poses are world-to-camera; ours are OpenGL,
-camera-to-world. Our pinholes have square pixels and their principal point in the middle: pictures are cropped about
-theirs and, where pixels are not square, resampled. Lens distortion is refused: `colmap image_undistorter` removes it.
+camera-to-world. Our pinholes have square pixels, their principal point in the middle and no distortion: pictures are
+made such (``usd.data.lens``). Fisheyes are refused: `colmap image_undistorter` makes pinholes of them.
 """
 
 import re
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.file_names import PICTURES, Folder
-from usd.data.pictures import resize_rgba
+from usd.data.lens import Intrinsics
 from usd.data.text_files import read_text
 
 MODELS: dict[int, tuple[str, int]] = {
@@ -51,19 +51,7 @@ TWO_FOCALS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
 
 
 @dataclass(frozen=True)
-class Intrinsics:
-    """A pinhole in pixels: picture size, focal lengths, principal point (from the top left corner)."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-
-@dataclass(frozen=True)
-class Posed:
+class PosedPicture:
     """One picture of the model: its file name, camera number, and camera-to-world matrix (OpenGL axes)."""
 
     name: str
@@ -76,7 +64,7 @@ class Model:
     """A sparse model without its points, pictures in the order of their names."""
 
     cameras: dict[int, Intrinsics]
-    pictures: tuple[Posed, ...]
+    pictures: tuple[PosedPicture, ...]
 
 
 def find_models(folder: Path) -> list[Path]:
@@ -95,10 +83,10 @@ def find_models(folder: Path) -> list[Path]:
     if not places:
         below = {file.parent for depth in ("*", "*/*", "*/*/*") for file in folder.glob(f"{depth}/cameras.*")}
         places = [place for place in sorted(below) if any((place / name).is_file() for name in FILES)]
-    return sorted(places, key=registered, reverse=True)
+    return sorted(places, key=count_pictures, reverse=True)
 
 
-def registered(model: Path) -> int:
+def count_pictures(model: Path) -> int:
     """Return how many pictures a model says it has; -1 for one that is not whole."""
     for end in ("bin", "txt"):
         if not all((model / f"{part}.{end}").is_file() for part in ("cameras", "images")):
@@ -137,7 +125,7 @@ def coverage(path: Path, chosen: Path, model: Model, images: Path, present: int)
         {file for file in images.rglob("*") if file.suffix.lower() in PICTURES} if images != path else set()
     )
     total = max(len(names), len(on_disk) + len(names) - present, pictures_in_database(path))
-    others = [f"{other.name} with {registered(other)}" for other in find_models(path) if other != chosen]
+    others = [f"{other.name} with {count_pictures(other)}" for other in find_models(path) if other != chosen]
     head = f"COLMAP model {chosen.name}: {present} of {total} pictures have a camera"
     lines = [f"{head}; the largest of {len(others) + 1} models, not {', '.join(others)}" if others else head]
     lost = len(names) - present
@@ -162,7 +150,7 @@ def pictures_in_database(path: Path) -> int:
 
 
 def read_model(folder: Path, where: str) -> Model:
-    """The model in ``folder``, binary if it is there. Raises UserError for files that are missing or cut short."""
+    """Return the model in ``folder``, binary if it is there. Raises ``UserError`` where it is not whole."""
     end = "bin" if (folder / "images.bin").is_file() or (folder / "cameras.bin").is_file() else "txt"
     for part in ("cameras", "images"):
         if not (folder / f"{part}.{end}").is_file():
@@ -183,27 +171,23 @@ def read_model(folder: Path, where: str) -> Model:
 
 
 def intrinsics_of(model: str, width: int, height: int, values: list[float], name: str) -> Intrinsics:
-    """A camera's numbers by the name of its model. Raises UserError where the lens bends."""
+    """Return a camera's numbers by the name of its model. Raises ``UserError`` for a fisheye."""
     if model not in (*ONE_FOCAL, *TWO_FOCALS):
         raise UserError(
             f"{name}: is a {model} camera; expected a pinhole: run `colmap image_undistorter` first"
         )
     if model in ONE_FOCAL:
         values = [values[0], *values]
-    fx, fy, cx, cy, *bent = values
-    if any(abs(value) > 1e-6 for value in bent):
-        raise UserError(
-            f"{name}: {model} with distortion {bent[0]:.3g}; expected none: run `colmap image_undistorter` first"
-        )
+    fx, fy, cx, cy, *distortion = values
     if min(fx, fy, width, height) <= 0:
         raise UserError(
             f"{name}: focal lengths {fx:g}, {fy:g} at {width} x {height} pixels; expected positive ones"
         )
-    return Intrinsics(width, height, fx, fy, cx, cy)
+    return Intrinsics(width, height, fx, fy, cx, cy, tuple(distortion))
 
 
 def pose_of(quaternion: list[float], translation: list[float], name: str) -> Float[Tensor, "4 4"]:
-    """OpenGL camera-to-world from COLMAP's world-to-camera quaternion (w, x, y, z) and translation."""
+    """Return OpenGL camera-to-world from COLMAP's world-to-camera quaternion (w, x, y, z) and translation."""
     q = torch.tensor(quaternion, dtype=torch.float64)
     if not torch.isfinite(q).all() or abs(float(q.norm()) - 1) > 0.05:
         raise UserError(f"{name}: its rotation is {quaternion}; expected a unit quaternion")
@@ -225,7 +209,7 @@ def pose_of(quaternion: list[float], translation: list[float], name: str) -> Flo
 # -------------------------------------------------------------------------------------------------------- binary
 
 
-class Bytes:
+class BinaryReader:
     """The rest of a binary file. Raises UserError that names the place where the file ends too early."""
 
     def __init__(self, path: Path, where: str) -> None:
@@ -236,12 +220,13 @@ class Bytes:
             raise UserError(f"{self.name}: cannot be read ({error.strerror})") from error
 
     def take(self, form: str, what: str) -> tuple:
-        """Little-endian values as ``struct`` describes them."""
+        """Return little-endian values as ``struct`` describes them."""
         size = struct.calcsize("<" + form)
         self.skip(size, what)
         return struct.unpack_from("<" + form, self.data, self.at - size)
 
     def skip(self, size: int, what: str) -> None:
+        """Pass over ``size`` bytes. Raises ``UserError`` that names ``what`` where the file ends before."""
         if self.at + size > len(self.data):
             raise UserError(
                 f"{self.name}: is cut short: ends at byte {len(self.data)}, within {what}; expected a whole file"
@@ -249,7 +234,7 @@ class Bytes:
         self.at += size
 
     def text(self, what: str) -> str:
-        """Up to the next zero byte."""
+        """Return the text up to the next zero byte."""
         end = self.data.find(b"\0", self.at)
         if end < 0:
             raise UserError(
@@ -260,8 +245,8 @@ class Bytes:
 
 
 def cameras_binary(path: Path, where: str) -> dict[int, Intrinsics]:
-    """``cameras.bin``: a count, then (id, model, width, height, parameters)."""
-    file = Bytes(path, where)
+    """Read ``cameras.bin``: a count, then (id, model, width, height, parameters)."""
+    file = BinaryReader(path, where)
     (count,) = file.take("Q", "the number of cameras")
     cameras = {}
     for index in range(count):
@@ -275,9 +260,9 @@ def cameras_binary(path: Path, where: str) -> dict[int, Intrinsics]:
     return cameras
 
 
-def images_binary(path: Path, where: str) -> list[Posed]:
-    """``images.bin``: a count, then (id, quaternion, translation, camera, name, observations)."""
-    file = Bytes(path, where)
+def images_binary(path: Path, where: str) -> list[PosedPicture]:
+    """Read ``images.bin``: a count, then (id, quaternion, translation, camera, name, observations)."""
+    file = BinaryReader(path, where)
     (count,) = file.take("Q", "the number of pictures")
     pictures = []
     for index in range(count):
@@ -286,15 +271,15 @@ def images_binary(path: Path, where: str) -> list[Posed]:
         name = file.text(what)
         (points,) = file.take("Q", what)
         file.skip(24 * points, what)
-        pictures.append(Posed(name, camera, pose_of(pose[:4], pose[4:], f"{file.name}: {name}")))
+        pictures.append(PosedPicture(name, camera, pose_of(pose[:4], pose[4:], f"{file.name}: {name}")))
     return pictures
 
 
 # ---------------------------------------------------------------------------------------------------------- text
 
 
-def _lines(path: Path, where: str) -> tuple[list[tuple[int, str]], int | None]:
-    """Numbered lines without comments, and the count that the head comment promises (None if it says nothing)."""
+def _data_lines(path: Path, where: str) -> tuple[list[tuple[int, str]], int | None]:
+    """Return numbered lines without comments, and the count that the head comment promises, if it does."""
     try:
         text = read_text(path, "replace")
     except OSError as error:
@@ -316,14 +301,14 @@ def _fields(path: Path, where: str, number: int, line: str, least: int) -> list[
     return parts
 
 
-def _numbers(name: str, number: int, parts: list[str], kind: Callable[[str], float]) -> list:
+def _parse_fields(name: str, number: int, parts: list[str], kind: Callable[[str], float]) -> list:
     try:
         return [kind(part) for part in parts]
     except ValueError as error:
         raise UserError(f"{name}: line {number}: {error}; expected numbers") from error
 
 
-def _promised(path: Path, where: str, what: str, found: int, promised: int | None) -> None:
+def _refuse_cut_short(path: Path, where: str, what: str, found: int, promised: int | None) -> None:
     if promised is not None and found < promised:
         raise UserError(
             f"{where}: {path}: is cut short: has {found} of {promised} {what}; expected a whole file"
@@ -331,8 +316,8 @@ def _promised(path: Path, where: str, what: str, found: int, promised: int | Non
 
 
 def cameras_text(path: Path, where: str) -> dict[int, Intrinsics]:
-    """``cameras.txt``: CAMERA_ID MODEL WIDTH HEIGHT PARAMS..."""
-    lines, promised = _lines(path, where)
+    """Read ``cameras.txt``: CAMERA_ID MODEL WIDTH HEIGHT PARAMS..."""
+    lines, promised = _data_lines(path, where)
     lengths = dict(MODELS.values())
     cameras = {}
     for number, line in lines:
@@ -341,21 +326,21 @@ def cameras_text(path: Path, where: str) -> dict[int, Intrinsics]:
         parts = _fields(path, where, number, line, 5)
         name = f"{where}: {path}"
         model = parts[1]
-        camera, width, height = _numbers(name, number, [parts[0], parts[2], parts[3]], int)
-        values = _numbers(name, number, parts[4:], float)
+        camera, width, height = _parse_fields(name, number, [parts[0], parts[2], parts[3]], int)
+        values = _parse_fields(name, number, parts[4:], float)
         if len(values) < lengths.get(model, 0):
             raise UserError(
                 f"{name}: line {number}: {model} with {len(values)} parameters; expected {lengths[model]}: "
                 "is the file cut short?"
             )
         cameras[camera] = intrinsics_of(model, width, height, values, f"{name}: camera {camera}")
-    _promised(path, where, "cameras", len(cameras), promised)
+    _refuse_cut_short(path, where, "cameras", len(cameras), promised)
     return cameras
 
 
-def images_text(path: Path, where: str) -> list[Posed]:
-    """``images.txt``: two lines a picture: IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then its observations."""
-    lines, promised = _lines(path, where)
+def images_text(path: Path, where: str) -> list[PosedPicture]:
+    """Read ``images.txt``: two lines a picture, IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME and observations."""
+    lines, promised = _data_lines(path, where)
     while lines and not lines[0][1].strip():
         lines = lines[1:]
     pictures = []
@@ -364,49 +349,10 @@ def images_text(path: Path, where: str) -> list[Posed]:
             continue
         parts = _fields(path, where, number, line, 10)
         name = f"{where}: {path}"
-        pose = _numbers(name, number, parts[1:8], float)
-        (camera,) = _numbers(name, number, parts[8:9], int)
-        pictures.append(Posed(parts[9].strip(), camera, pose_of(pose[:4], pose[4:], f"{name}: {parts[9]}")))
-    _promised(path, where, "pictures", len(pictures), promised)
+        pose = _parse_fields(name, number, parts[1:8], float)
+        (camera,) = _parse_fields(name, number, parts[8:9], int)
+        pictures.append(
+            PosedPicture(parts[9].strip(), camera, pose_of(pose[:4], pose[4:], f"{name}: {parts[9]}"))
+        )
+    _refuse_cut_short(path, where, "pictures", len(pictures), promised)
     return pictures
-
-
-# ------------------------------------------------------------------------------------------------------ pictures
-
-
-def centred(
-    picture: Float[Tensor, "4 h w"], camera: Intrinsics, name: str
-) -> tuple[Float[Tensor, "4 H W"], float]:
-    """The picture cropped about its principal point and with square pixels, and its vertical field of view (radians).
-
-    The picture may be a resampled copy of what COLMAP saw; the crop is rounded to whole pixels.
-    """
-    height, width = picture.shape[-2:]
-    if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
-        raise UserError(
-            f"{name}: is {width} x {height} pixels; expected the shape that COLMAP saw, "
-            f"{camera.width} x {camera.height}"
-        )
-    zoom = height / camera.height
-    left, wide = _about(camera.cx * width / camera.width, width)
-    top, high = _about(camera.cy * zoom, height)
-    if min(wide, high) < 2:
-        raise UserError(
-            f"{name}: principal point ({camera.cx:g}, {camera.cy:g}) outside the picture; expected inside"
-        )
-    cut = picture[:, top : top + high, left : left + wide]
-    focal_y, focal_x = camera.fy * zoom, camera.fx * width / camera.width
-    square = (
-        cut
-        if abs(focal_x - focal_y) < 0.002 * focal_y
-        else resize_rgba(cut, high, round(wide * focal_y / focal_x))
-    )
-    return square.contiguous(), 2 * float(torch.atan(torch.tensor(0.5 * high / focal_y, dtype=torch.float64)))
-
-
-def _about(middle: float, size: int) -> tuple[int, int]:
-    """First pixel and length of the largest window about ``middle``; the whole side when it is within half a pixel."""
-    if abs(middle - size / 2) <= 0.5:
-        return 0, size
-    half = min(middle, size - middle)
-    return max(round(middle - half), 0), round(2 * half)

@@ -18,7 +18,7 @@ from usd.core import process
 from usd.core.errors import UserError
 from usd.data import syncdreamer, wonder3d, zero123_views
 from usd.data.pictures import write_picture
-from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
+from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import ViewSet
@@ -30,7 +30,7 @@ REFERENCE_AZIMUTH_DEG = 90.0
 
 
 def layout_cameras(layout: str, size: int, azimuth_deg: float, count: int = 12) -> Cameras:
-    """The cameras a layout prescribes, its input picture taken from ``azimuth_deg``. ``count`` where it is free."""
+    """Return the cameras of a layout whose input picture is taken from ``azimuth_deg``; ``count`` where it is free."""
     if layout == "syncdreamer":
         return syncdreamer.target_cameras(size, azimuth_deg)
     if layout == "wonder3d":
@@ -42,7 +42,7 @@ def layout_cameras(layout: str, size: int, azimuth_deg: float, count: int = 12) 
 
 
 def write_views(views: ViewSet, folder: Path) -> list[Path]:
-    """Our own layout: ``transforms.json`` and ``views/*.png`` with straight alpha."""
+    """Write our own layout: ``transforms.json`` and ``views/*.png`` with straight alpha."""
     names = [f"views/{i:04d}.png" for i in range(len(views))]
     written = [write_picture(folder / name, picture) for name, picture in zip(names, views.rgba, strict=True)]
     return [write_transforms(folder / "transforms.json", [views.cameras], names), *written]
@@ -59,7 +59,7 @@ def write_layout(views: ViewSet, folder: Path, layout: str, azimuth_deg: float) 
         _refuse_other_lens(views, folder)
         return zero123_views.write_views(views, folder)
     expected = layout_cameras(layout, height, azimuth_deg)
-    ordered = matched(views, expected, f"{folder}: {layout}")
+    ordered = match_views(views, expected, f"{folder}: {layout}")
     return (
         syncdreamer.write_strip(ordered, folder)
         if layout == "syncdreamer"
@@ -74,8 +74,8 @@ def _refuse_other_lens(views: ViewSet, folder: Path) -> None:
         raise UserError(f"{folder}: views are {seen}; expected the 49.13 degrees of Zero-1-to-3's layout")
 
 
-def matched(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
-    """The views in the order of the cameras a layout prescribes. Raises UserError that says which is missing."""
+def match_views(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
+    """Return the views in the order of a layout's cameras. Raises ``UserError`` that says which is missing."""
     if (views.cameras.span_y is None) != (expected.span_y is None):
         kinds = "pinhole views", "orthographic ones"
         raise UserError(
@@ -98,7 +98,8 @@ def matched(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
     return views.select(order)
 
 
-def arguments() -> argparse.ArgumentParser:
+def convert_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``usd convert views``."""
     parser = argparse.ArgumentParser(
         prog="usd convert views",
         description=__doc__,
@@ -120,34 +121,34 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def convert(args: argparse.Namespace) -> None:
-    """Writes what the command line asks for. Raises UserError."""
+def convert_views(args: argparse.Namespace) -> None:
+    """Write what the command line asks for. Raises UserError."""
     if args.size < 8 or args.views < 1:
         raise UserError("python -m usd.data.convert: --size must be at least 8, --views at least 1")
     if args.cameras:
         cameras = layout_cameras(args.cameras, args.size, args.azimuth, args.views)
         names = [f"views/{i:04d}.png" for i in range(len(cameras))]
-        _say([write_transforms(args.out / "transforms.json", [cameras], names)])
+        _print_written([write_transforms(args.out / "transforms.json", [cameras], names)])
         return
     if args.source is None:
         raise UserError("python -m usd.data.convert: no views given; expected SOURCE OUT --layout NAME")
     seed = toy_seed(args.source)
     if seed is not None and not Path(args.source).exists():
-        views = see_toy(seed, layout_cameras(args.layout, args.size, args.azimuth, args.views))
+        views = render_toy_views(seed, layout_cameras(args.layout, args.size, args.azimuth, args.views))
     else:
         views = read_views(args.source, ViewOptions(), args.source)
-    _say([*write_layout(views, args.out, args.layout, args.azimuth)], views.notes)
+    _print_written([*write_layout(views, args.out, args.layout, args.azimuth)], views.notes)
 
 
-def _say(written: list[Path], notes: tuple[str, ...] = ()) -> None:
+def _print_written(written: list[Path], notes: tuple[str, ...] = ()) -> None:
     for note in notes:
         sys.stdout.write(f"{note}\n")
     sys.stdout.write(f"{len(written)} files, {written[0]} first\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line. Returns the exit code."""
-    return process.perform(lambda: convert(arguments().parse_args(argv)))
+    """Run the command line; return the exit code."""
+    return process.run_command(lambda: convert_views(convert_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

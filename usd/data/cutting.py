@@ -47,7 +47,7 @@ class Cutout:
     def again(self, rgba: Float[Tensor, "4 h w"], tolerance: float) -> Float[Tensor, "4 h w"]:
         """Return the same object in another reading of a part of the picture."""
         if self.background is None:
-            return without_strays(without_veil(rgba, self.veil))[0]
+            return without_stray_specks(without_veil(rgba, self.veil))[0]
         return cut_by_color(_pixels(over(rgba)), self.background, tolerance)
 
 
@@ -59,7 +59,7 @@ def _pixels(rgb: Float[Tensor, "3 H W"]) -> Pixels:
 
 
 def has_alpha(rgba: Float[Tensor, "4 H W"]) -> bool:
-    """Whether a share of the picture that is no accident is transparent."""
+    """Return whether a share of the picture that is no accident is transparent."""
     return float((rgba[3] < 0.5).float().mean()) > TRANSPARENT_SHARE
 
 
@@ -70,11 +70,11 @@ def cut_by_alpha(rgba: Float[Tensor, "4 H W"], tolerance: float, name: str, padd
     it is cut like one without alpha.
     """
     inner = find_padding(rgba[3:].permute(1, 2, 0).numpy()) if padded else None
-    if inner is not None and bool((_part(rgba, inner)[3] > 1 - EVEN).all()):
+    if inner is not None and bool((_inside_bars(rgba, inner)[3] > 1 - EVEN).all()):
         with suppress(UserError):
             return _cut_padded(rgba[:3], inner, tolerance, name)
     veil = veil_of(rgba[3])
-    cut, strays = without_strays(without_veil(rgba, veil))
+    cut, strays = without_stray_specks(without_veil(rgba, veil))
     notes = [f"alpha taken from the file ({float(cut[3].mean()):.0%} of the picture)"]
     notes += [f"an even veil of alpha {veil:.1%} removed"] * (veil > 0)
     notes += [f"{strays} stray speck{'s' * (strays != 1)} left out"] * (strays > 0)
@@ -96,14 +96,14 @@ def without_veil(rgba: Float[Tensor, "4 H W"], veil: float) -> Float[Tensor, "4 
     return torch.cat([rgba[:3], ((rgba[3:] - veil) / (1 - veil)).clamp(0, 1)])
 
 
-def without_strays(rgba: Float[Tensor, "4 H W"]) -> tuple[Float[Tensor, "4 H W"], int]:
+def without_stray_specks(rgba: Float[Tensor, "4 H W"]) -> tuple[Float[Tensor, "4 H W"], int]:
     """Return the picture without specks far from the object, and how many there were."""
     from scipy import ndimage
 
     labels, count = ndimage.label(rgba[3].numpy() > VISIBLE, structure=np.ones((3, 3)))
     if count < 2:
         return rgba, 0
-    strays = _strays(labels)
+    strays = _stray_labels(labels)
     if not len(strays):
         return rgba, 0
     # What is fainter than visible about a speck belongs to it.
@@ -113,8 +113,8 @@ def without_strays(rgba: Float[Tensor, "4 H W"]) -> tuple[Float[Tensor, "4 H W"]
     return torch.where(torch.from_numpy(around), torch.zeros(()), rgba), len(strays)
 
 
-def _strays(labels: np.ndarray) -> np.ndarray:
-    """Numbers of the small parts that are far from the box of the large ones, measured by their own size.
+def _stray_labels(labels: np.ndarray) -> np.ndarray:
+    """Return numbers of the small parts that are far from the box of the large ones, measured by their own size.
 
     Lines along the picture's border, which are no wider than ``RIM``, belong to no object however long they are.
     """
@@ -146,9 +146,9 @@ def cut_opaque(rgb: Float[Tensor, "3 H W"], tolerance: float, name: str) -> Cuto
     )
 
 
-def _cut_padded(rgb: Float[Tensor, "3 H W"], inner: "Inner", tolerance: float, name: str) -> Cutout:
-    """The object of the photograph inside the bars, in its place; the bars are transparent."""
-    photo = _part(rgb, inner)
+def _cut_padded(rgb: Float[Tensor, "3 H W"], inner: "PhotoBounds", tolerance: float, name: str) -> Cutout:
+    """Return the object of the photograph inside the bars, in its place; the bars are transparent."""
+    photo = _inside_bars(rgb, inner)
     said = f"a photograph of {photo.shape[2]} x {photo.shape[1]} pixels padded {inner.sides}"
     cut = remove_plain_background(photo, tolerance, f"{name}: {said}")
     height, width = rgb.shape[-2:]
@@ -185,7 +185,7 @@ def remove_plain_background(rgb: Float[Tensor, "3 H W"], tolerance: float, name:
 
 
 def _suspicions(alpha: Float[Tensor, "H W"]) -> list[str]:
-    """What to say of an object that is an upright rectangle: it may be a photograph in a frame."""
+    """Return a warning where an object is an upright rectangle, as it may be a photograph in a frame."""
     solid = alpha > 0.5
     rows, columns = solid.any(1), solid.any(0)
     area = int(rows.sum()) * int(columns.sum())
@@ -196,7 +196,7 @@ def _suspicions(alpha: Float[Tensor, "H W"]) -> list[str]:
 def cut_by_color(pixels: Pixels, color: Float[np.ndarray, "3"], tolerance: float) -> Float[Tensor, "4 H W"]:
     """Return the object in front of a background of one color that reaches the border."""
     flat = np.abs(pixels - color).max(-1) < tolerance
-    return _unmixed(pixels, _without_specks(~_connected_to_border(flat)), color)
+    return _unmix_rim(pixels, _without_specks(~_connected_to_border(flat)), color)
 
 
 def _border(pixels: np.ndarray) -> np.ndarray:
@@ -223,8 +223,8 @@ def _without_specks(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return np.isin(labels, np.flatnonzero(areas >= SPECK_SHARE * areas.max())) & mask
 
 
-def _unmixed(pixels: np.ndarray, mask: np.ndarray, color: np.ndarray) -> Float[Tensor, "4 H W"]:
-    """Straight RGBA: rim pixels are a mixture of the background and the nearest inner color; solve for its share.
+def _unmix_rim(pixels: np.ndarray, mask: np.ndarray, color: np.ndarray) -> Float[Tensor, "4 H W"]:
+    """Return straight RGBA: rim pixels mix the background and the nearest inner color; solve for its share.
 
     The rim is two pixels wide; parts too thin to have an inside are left as they are.
     """
@@ -251,7 +251,7 @@ def _hex(color: np.ndarray) -> str:
 
 
 @dataclass(frozen=True)
-class Inner:
+class PhotoBounds:
     """The photograph inside padding bars, right and bottom exclusive; ``sides`` says where the bars are."""
 
     left: int
@@ -261,11 +261,11 @@ class Inner:
     sides: str
 
 
-def _part(picture: Float[Tensor, "c H W"], inner: Inner) -> Float[Tensor, "c h w"]:
+def _inside_bars(picture: Float[Tensor, "c H W"], inner: PhotoBounds) -> Float[Tensor, "c h w"]:
     return picture[:, inner.top : inner.bottom, inner.left : inner.right]
 
 
-def find_padding(pixels: Float[np.ndarray, "H W c"]) -> Inner | None:
+def find_padding(pixels: Float[np.ndarray, "H W c"]) -> PhotoBounds | None:
     """Return the photograph between two even bars (or beside one) that reach across the whole picture; None for others.
 
     An object in front of a plain background has that color on all its sides. A padded photograph does not have it
@@ -274,9 +274,11 @@ def find_padding(pixels: Float[np.ndarray, "H W c"]) -> Inner | None:
     height, width = pixels.shape[:2]
     columns = _between_bars(pixels)
     if columns is not None:
-        return Inner(columns[0], 0, columns[1], height, _sides("left", "right", columns, width))
+        return PhotoBounds(columns[0], 0, columns[1], height, _sides("left", "right", columns, width))
     rows = _between_bars(pixels.swapaxes(0, 1))
-    return rows and Inner(0, rows[0], width, rows[1], _sides("at the top", "at the bottom", rows, height))
+    return rows and PhotoBounds(
+        0, rows[0], width, rows[1], _sides("at the top", "at the bottom", rows, height)
+    )
 
 
 def _sides(first: str, last: str, ends: tuple[int, int], length: int) -> str:
@@ -284,7 +286,7 @@ def _sides(first: str, last: str, ends: tuple[int, int], length: int) -> str:
 
 
 def _between_bars(pixels: Float[np.ndarray, "H W c"]) -> tuple[int, int] | None:
-    """First column and end of what stands between bars left and right, without the blurred columns at its edges."""
+    """Return first column and end of what stands between bars left and right, without blurred edge columns."""
     width = pixels.shape[1]
     for edge in (0, -1):
         color = np.median(pixels[:, edge], axis=0)

@@ -51,18 +51,18 @@ def srgb_of(picture: Image.Image, profile: bytes | None) -> tuple[Image.Image, s
     if not profile:
         return picture, None
     try:
-        conversion = Conversion.of(profile, SPACES[picture.mode])
+        conversion = ColorConversion.of(profile, SPACES[picture.mode])
         if conversion is None:
             return picture, UNREADABLE
         if not conversion.matters():
             return picture, None
-        return _converted(picture, conversion), f"colors converted from {conversion.name} to sRGB"
+        return _to_srgb(picture, conversion), f"colors converted from {conversion.name} to sRGB"
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return picture, UNREADABLE
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ColorConversion:
     """A transform from the colors of a profile to sRGB. ``mode`` is what it takes: RGB, L or CMYK; it gives RGB."""
 
     transform: ImageCms.ImageCmsTransform
@@ -70,8 +70,8 @@ class Conversion:
     name: str
 
     @classmethod
-    def of(cls, content: bytes, space: str) -> "Conversion | None":
-        """The conversion for pixels of a color space; None for a profile of another one."""
+    def of(cls, content: bytes, space: str) -> "ColorConversion | None":
+        """Return the conversion for pixels of a color space; None for a profile of another one."""
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         described = profile.profile.xcolor_space.strip()
         if described != space and (described, space) != ("RGB", "GRAY"):
@@ -83,12 +83,13 @@ class Conversion:
         return cls(transform, mode, name[:60])
 
     def __call__(self, picture: Image.Image) -> Image.Image:
+        """Return the picture in sRGB."""
         changed = ImageCms.applyTransform(picture, self.transform)
         assert changed is not None
         return changed
 
     def matters(self) -> bool:
-        """Whether any color changes visibly, as told by a lattice of nine levels a channel."""
+        """Return whether any color changes visibly, as told by a lattice of nine levels a channel."""
         if self.mode == "CMYK":
             return True
         levels = np.linspace(0, 255, 9).round().astype(np.uint8)
@@ -99,8 +100,8 @@ class Conversion:
         return bool(np.abs(np.asarray(self(given), dtype=int) - lattice).max() > NEGLIGIBLE)
 
 
-def _converted(picture: Image.Image, conversion: Conversion) -> Image.Image:
-    """The image in sRGB, its transparency untouched."""
+def _to_srgb(picture: Image.Image, conversion: ColorConversion) -> Image.Image:
+    """Return the image in sRGB, its transparency untouched."""
     if picture.mode == "F":
         # Profiles are applied to bytes; a ramp of all of them keeps the finer levels between two bytes.
         ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None]).convert(conversion.mode)

@@ -17,14 +17,16 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Endings that a name may lack."""
 
 
-def folded(name: str) -> str:
+def fold_name(name: str) -> str:
     """Return a name without its case, and without the ways in which systems compose accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 class Folder:
-    """The files below a folder, by name. ``where`` is blamed in errors; ``otherwise`` counts names of another case
-    or another machine."""
+    """The files below a folder, by name.
+
+    ``where`` is blamed in errors; ``otherwise`` counts names of another case or another machine.
+    """
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self.where = path, where
@@ -50,38 +52,38 @@ class Folder:
 
     def nearest(self, name: str) -> str:
         """Return ``". Did you mean 'x'?"`` for the nearest file, first of all one with another ending; else nothing."""
-        stems = {folded(file.stem): file.name for file in reversed(self._beside(name))}
+        stems = {fold_name(file.stem): file.name for file in reversed(self._beside(name))}
         near = get_close_matches(_stem(name), list(stems), n=1)
         return f". Did you mean '{stems[near[0]]}'?" if near else ""
 
     def other_ending(self, name: str) -> str | None:
         """Return the name of a file that differs from ``name`` in its ending only."""
-        return next((file.name for file in self._beside(name) if folded(file.stem) == _stem(name)), None)
+        return next((file.name for file in self._beside(name) if fold_name(file.stem) == _stem(name)), None)
 
     def _beside(self, name: str) -> list[Path]:
-        """Everything in the folder where ``name`` should be."""
-        folders = self._descend(_parts(name)[:-1])
+        """Return everything in the folder where ``name`` should be."""
+        folders = self._descend(_path_steps(name)[:-1])
         return [file for folder in folders for group in self._listed(folder).values() for file in group]
 
     def _matching(self, parts: tuple[str, ...], exact: bool) -> list[Path]:
-        """The files that ``parts`` name, also without an ending; all of them, and each once."""
+        """Return the files that ``parts`` name, also without an ending; all of them, and each once."""
         *above, last = parts
         endings = [""] if Path(last).suffix.lower() in PICTURES else ["", *PICTURES]
         if exact:
             files = [self.path.joinpath(*above, last + ending) for ending in endings]
             return [file for file in files if _is_file(file)]
-        wanted = {folded(last + ending) for ending in endings}
+        wanted = {fold_name(last + ending) for ending in endings}
         listed = [self._listed(folder) for folder in self._descend(tuple(above))]
         return [file for names in listed for key in wanted for file in names.get(key, []) if _is_file(file)]
 
     def _descend(self, parts: tuple[str, ...]) -> list[Path]:
-        """The folders that ``parts`` lead to, whatever their case."""
+        """Return the folders that ``parts`` lead to, whatever their case."""
         folders = [self.path]
         for part in parts:
             if part == "..":
                 folders = [folder / part for folder in folders]
                 continue
-            inside = [path for folder in folders for path in self._listed(folder).get(folded(part), [])]
+            inside = [path for folder in folders for path in self._listed(folder).get(fold_name(part), [])]
             folders = [path for path in inside if path.is_dir()]
         return folders
 
@@ -89,7 +91,7 @@ class Folder:
         if folder not in self._listings:
             names: dict[str, list[Path]] = {}
             for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-                names.setdefault(folded(path.name), []).append(path)
+                names.setdefault(fold_name(path.name), []).append(path)
             self._listings[folder] = names
         return self._listings[folder]
 
@@ -101,19 +103,19 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    """The steps of a path, whichever slashes it has; without drive and root."""
+def _path_steps(name: str) -> tuple[str, ...]:
+    """Return the steps of a path, whichever slashes it has; without drive and root."""
     bare = re.sub(r"^[A-Za-z]:(?=[\\/])", "", name).replace("\\", "/")
     return tuple(part for part in PurePosixPath(bare).parts if part not in ("/", "//", "."))
 
 
 def _stem(name: str) -> str:
-    return folded(PurePosixPath(*_parts(name)).stem)
+    return fold_name(PurePosixPath(*_path_steps(name)).stem)
 
 
 def _readings(name: str) -> Iterator[tuple[str, ...]]:
-    """The relative paths that ``name`` can stand for: an absolute one also without the folders above."""
-    parts = _parts(name)
+    """Return the relative paths that ``name`` can stand for: an absolute one also without the folders above."""
+    parts = _path_steps(name)
     absolute = name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)
     for first in range(len(parts) if absolute else min(len(parts), 1)):
         yield parts[first:]

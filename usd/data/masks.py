@@ -23,36 +23,44 @@ from usd.data.pictures import over, read_values, resize_rgba
 
 MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
 TOLERANCE = 0.06
-"""How far a background pixel may be from the border colour, of 1."""
+"""How far a background pixel may be from the border color, of 1."""
 
 Pictures = list[Float[Tensor, "4 _ _"]]
 
 
-def masked(
+def apply_masks(
     pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], policy: MaskPolicy, where: str
 ) -> tuple[Pictures, bool, list[str]]:
-    """The pictures with alpha as the policy says, whether alpha means anything, and what was assumed.
+    """Return the pictures with alpha as the policy says, whether alpha means anything, and what was assumed.
 
     ``files`` are the masks that belong to the pictures, None where there is no such file.
     """
     if policy == "auto":
-        return _guessed(pictures, names, files, where)
+        return _guess_masks(pictures, names, files, where)
     if policy == "alpha":
         if not _has_alpha(pictures):
             raise UserError(f"{where}: no picture has transparency; expected RGBA, or another `masks` policy")
         return pictures, True, ["masks are the pictures' alpha"]
     if policy == "files":
-        return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
+        return (
+            _masks_from_files(pictures, names, files, where),
+            True,
+            ["masks are the files beside the pictures"],
+        )
     if policy == "background":
-        return _cut(pictures, [f"{where}: {name}" for name in names]), True, [PLAIN]
-    return [_opaque(picture) for picture in pictures], False, ["masks ignored: every pixel counts as object"]
+        return _cut_backgrounds(pictures, [f"{where}: {name}" for name in names]), True, [PLAIN]
+    return (
+        [_without_alpha(picture) for picture in pictures],
+        False,
+        ["masks ignored: every pixel counts as object"],
+    )
 
 
-PLAIN = "masks made by removing the plain colour of the border; parts of that colour at the outline are lost"
+PLAIN = "masks made by removing the plain color of the border; parts of that color at the outline are lost"
 UNKNOWN = "no masks and no plain background ({}): every pixel counts as object, silhouettes say nothing"
 
 
-def _guessed(
+def _guess_masks(
     pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], where: str
 ) -> tuple[Pictures, bool, list[str]]:
     if _has_alpha(pictures):
@@ -60,30 +68,38 @@ def _guessed(
         note = f"masks are the pictures' alpha ({opaque} of {len(pictures)} are opaque throughout)"
         return pictures, True, [note if opaque else "masks are the pictures' alpha"]
     if any(file is not None for file in files):
-        return _from_files(pictures, names, files, where), True, ["masks are the files beside the pictures"]
+        return (
+            _masks_from_files(pictures, names, files, where),
+            True,
+            ["masks are the files beside the pictures"],
+        )
     try:
-        return _cut(pictures, names), True, [PLAIN]
+        return _cut_backgrounds(pictures, names), True, [PLAIN]
     except UserError as error:
-        return [_opaque(picture) for picture in pictures], False, [UNKNOWN.format(str(error).split(": ")[0])]
+        return (
+            [_without_alpha(picture) for picture in pictures],
+            False,
+            [UNKNOWN.format(str(error).split(": ")[0])],
+        )
 
 
 def _has_alpha(pictures: Pictures) -> bool:
     return any(has_alpha(picture) for picture in pictures)
 
 
-def _opaque(picture: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
+def _without_alpha(picture: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
     return torch.cat([picture[:3], torch.ones_like(picture[3:])])
 
 
-def _cut(pictures: Pictures, names: Sequence[str]) -> Pictures:
-    """Plain backgrounds removed. Only bars that all views have are padding, as an object may reach two borders."""
+def _cut_backgrounds(pictures: Pictures, names: Sequence[str]) -> Pictures:
+    """Remove plain backgrounds. Only bars that all views have are padding, as an object may reach two borders."""
     opaque = [over(picture) for picture in pictures]
     bars = {find_padding(picture.permute(1, 2, 0).numpy()) for picture in opaque}
     cut = remove_plain_background if None in bars or len(bars) > 1 else cut_opaque
     return [cut(picture, TOLERANCE, name).rgba for picture, name in zip(opaque, names)]
 
 
-def _from_files(
+def _masks_from_files(
     pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], where: str
 ) -> Pictures:
     missing = [name for name, file in zip(names, files) if file is None]
@@ -100,7 +116,7 @@ def _from_files(
 
 
 def read_mask(path: Path, where: str) -> Float[Tensor, "h w"]:
-    """A mask file: its alpha if it has one, else its brightness (white is object)."""
+    """Return a mask file: its alpha if it has one, else its brightness (white is object)."""
     rgba = read_values(path, where)
     return rgba[3] if has_alpha(rgba) else rgba[:3].mean(0)
 
@@ -114,5 +130,5 @@ def _with_mask(
             f"{where}: {file}: is {mask.shape[1]} x {mask.shape[0]} pixels; expected the shape of its picture, "
             f"{width} x {height}"
         )
-    grey = torch.cat([torch.ones_like(mask)[None].expand(3, -1, -1), mask[None]])
-    return torch.cat([picture[:3], resize_rgba(grey, height, width)[3:]])
+    gray = torch.cat([torch.ones_like(mask)[None].expand(3, -1, -1), mask[None]])
+    return torch.cat([picture[:3], resize_rgba(gray, height, width)[3:]])

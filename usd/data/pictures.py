@@ -27,7 +27,7 @@ from usd.data.file_names import nearby
 Window = tuple[int, int, int, int]
 ORIENTATION = 0x0112
 """The EXIF tag."""
-TURNS = {
+EXIF_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -37,12 +37,12 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientations, and what brings the stored picture upright."""
-BACK = {
+INVERSE_TURNS = {
     Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
     Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
 }
 """What undoes a turn; the others undo themselves."""
-SIDEWAYS = tuple(TURNS[number] for number in (5, 6, 7, 8))
+SIDEWAYS = tuple(EXIF_TURNS[number] for number in (5, 6, 7, 8))
 OVERSAMPLING = 4
 """Pictures are read at this many times the size that they will be resampled to, at most."""
 
@@ -70,7 +70,7 @@ def read_rgba(path: str | Path, where: str = "picture") -> Float[Tensor, "4 H W"
 
 def read_values(path: str | Path, where: str = "picture") -> Float[Tensor, "4 H W"]:
     """Return the numbers as stored, of a picture that is none: masks and normal maps have no color profile."""
-    with opened(path, where) as file:
+    with open_picture(path, where) as file:
         return rgba_of(plain_mode(file.image))
 
 
@@ -87,11 +87,11 @@ def read_picture(
     ``window`` (left, top, right, bottom) is the part to read, in pixels of the (turned) picture. A part with a side
     over ``longest`` is reduced to it. Raise UserError when the file is missing or is not a readable picture.
     """
-    with opened(path, where) as file:
+    with open_picture(path, where) as file:
         turn = file.turn if upright else None
         size = _turned_size(file.image.size, turn)
         target = _reduced_size(size if window is None else _size_of(window), longest)
-        pixels, note = srgb_of(_resampled(file.image, turn, window, target), file.profile)
+        pixels, note = srgb_of(_decode_reduced(file.image, turn, window, target), file.profile)
         notes = (
             [f"{'turned' if upright else 'not turned'} by its EXIF orientation"]
             if file.turn is not None
@@ -124,7 +124,7 @@ def read_pictures(
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredImage:
     """A file's image with its pixels as stored, and what the file says about them.
 
     ``turn`` brings it upright (None where it is), ``profile`` is an ICC profile's content.
@@ -136,17 +136,18 @@ class Stored:
     frames: int
 
     @classmethod
-    def of(cls, file: Image.Image) -> "Stored":
-        turn = TURNS.get(orientation(file))
+    def of(cls, file: Image.Image) -> "StoredImage":
+        """Read what an opened file says about its pixels."""
+        turn = EXIF_TURNS.get(orientation(file))
         profile, frames, image = file.info.get("icc_profile"), getattr(file, "n_frames", 1), file
         if file.format == "TIFF" and turn is not None:
             file.load()  # Pillow turns files of this format by itself
-            image = file.transpose(BACK.get(turn, turn))
+            image = file.transpose(INVERSE_TURNS.get(turn, turn))
         return cls(image, turn, profile, frames)
 
 
 @contextmanager
-def opened(path: str | Path, where: str) -> Iterator[Stored]:
+def open_picture(path: str | Path, where: str) -> Iterator[StoredImage]:
     """Open a picture file; whatever is wrong with it, now or while its pixels are read, becomes a UserError."""
     path = Path(path)
     name = f"{where}: {path}"
@@ -156,7 +157,7 @@ def opened(path: str | Path, where: str) -> Iterator[Stored]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of much that is large or damaged; what matters becomes an error
             with Image.open(path) as file:
-                yield Stored.of(file)
+                yield StoredImage.of(file)
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise UserError(
@@ -180,7 +181,7 @@ def _is_pointer(path: Path) -> bool:
 
 def picture_size(path: str | Path, where: str) -> tuple[int, int]:
     """Return width and height as stored. Raise UserError where the file is missing or no picture."""
-    with opened(path, where) as file:
+    with open_picture(path, where) as file:
         return file.image.size
 
 
@@ -190,12 +191,12 @@ def orientation(file: Image.Image) -> int:
         said = file.getexif().get(ORIENTATION, 1)
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         return 1
-    return said if isinstance(said, int) and said in TURNS else 1
+    return said if isinstance(said, int) and said in EXIF_TURNS else 1
 
 
 def _belongs_turned(path: Path, where: str, shape: tuple[int, int]) -> bool:
-    """Whether a camera of this width and height took the turned picture: its stored one has another shape."""
-    with opened(path, where) as file:
+    """Return whether a camera of this width and height took the turned picture: its stored one has another shape."""
+    with open_picture(path, where) as file:
         turned = _turned_size(file.image.size, file.turn)
         return _same_shape(turned, shape) and not _same_shape(file.image.size, shape)
 
@@ -218,10 +219,10 @@ def _reduced_size(size: tuple[int, int], longest: int | None) -> tuple[int, int]
     return max(1, round(size[0] * longest / max(size))), max(1, round(size[1] * longest / max(size)))
 
 
-def _resampled(
+def _decode_reduced(
     file: Image.Image, turn: Image.Transpose | None, window: Window | None, target: tuple[int, int]
 ) -> Image.Image:
-    """The pixels in a plain mode, turned, cut and averaged down to ``target`` (width, height)."""
+    """Return the pixels in a plain mode, turned, cut and averaged down to ``target`` (width, height)."""
     if window is not None:
         whole = plain_mode(file)
         whole = whole if turn is None else whole.transpose(turn)
@@ -241,13 +242,13 @@ def _resampled(
 def write_picture(path: str | Path, picture: Float[Tensor, "c H W"]) -> Path:
     """Write one, three or four channels in [0, 1] as an 8-bit PNG; the folder is made."""
     pixels = to_bytes(picture)
-    with writing(path) as file:
+    with write_whole(path) as file:
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file)
     return Path(path)
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[Path]:
+def write_whole(path: str | Path) -> Iterator[Path]:
     """Yield a file to write to, which replaces ``path`` when all is written; the folder is made.
 
     A full disk or a missing permission becomes a UserError that names ``path``.
@@ -257,39 +258,39 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 def to_bytes(picture: Float[Tensor, "c H W"]) -> np.ndarray:
-    """``H W c`` bytes, rounded to nearest."""
+    """Return ``H W c`` bytes, rounded to nearest."""
     return (picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def over(rgba: Float[Tensor, "*B 4 H W"], background: float = 1.0) -> Float[Tensor, "*B 3 H W"]:
-    """The picture in front of a plain gray level (1 is white)."""
+    """Return the picture in front of a plain gray level (1 is white)."""
     rgb, alpha = rgba[..., :3, :, :], rgba[..., 3:, :, :]
     return rgb * alpha + background * (1 - alpha)
 
 
-def straight(
+def unpremultiply(
     foreground: Float[Tensor, "*B 3 H W"], opacity: Float[Tensor, "*B 1 H W"]
 ) -> Float[Tensor, "*B 4 H W"]:
-    """Straight RGBA from a premultiplied foreground; color is 0 where nothing is seen."""
+    """Return straight RGBA from a premultiplied foreground; color is 0 where nothing is seen."""
     rgb = torch.where(opacity > 1e-4, foreground / opacity.clamp_min(1e-4), torch.zeros_like(foreground))
     return torch.cat([rgb.clamp(0, 1), opacity.clamp(0, 1)], dim=-3)
 
 
 def resize_rgba(rgba: Float[Tensor, "4 H W"], height: int, width: int) -> Float[Tensor, "4 h w"]:
-    """Antialiased resampling; colors of transparent pixels do not bleed into the object."""
+    """Resample, antialiased; colors of transparent pixels do not bleed into the object."""
     if rgba.shape[-2:] == (height, width):
         return rgba
     premultiplied = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])
     small = torch.nn.functional.interpolate(
         premultiplied[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )[0]
-    return straight(small[:3], small[3:])
+    return unpremultiply(small[:3], small[3:])
 
 
 def contact_sheet(
     pictures: Float[Tensor, "B c H W"], columns: int, gap: int = 2, background: float = 1.0
 ) -> Float[Tensor, "c h w"]:
-    """Pictures in reading order on a plain sheet, ``gap`` pixels apart."""
+    """Lay pictures in reading order on a plain sheet, ``gap`` pixels apart."""
     count, channels, height, width = pictures.shape
     columns = min(columns, count)
     rows = -(-count // columns)

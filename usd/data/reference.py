@@ -24,6 +24,7 @@ from torch import Tensor
 from usd.core.config import UserError, option
 from usd.data.cutting import VISIBLE, Cutout, cut_by_alpha, cut_opaque, has_alpha, remove_plain_background
 from usd.data.pictures import Picture, Window, over, read_picture, resize_rgba, to_bytes
+from usd.data.reference_maps import Square, read_map, resize_map
 
 LONGEST = 1536
 """Pixels a side to which larger pictures are reduced as they are read: models see 512 of them, fields hardly more."""
@@ -33,22 +34,29 @@ DETAILED = 640
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """How a picture file becomes a reference."""
+    """Options of reading, cutting out and framing a reference picture."""
 
     framing: Literal["auto", "keep", "recenter"] = option(
         "auto",
-        "keep: as is; recenter: centred and scaled to `fraction`; auto: keep only what is framed already",
+        "framing. keep: as is; recenter: centered, scaled to `fraction`; auto: keep what is framed already",
     )
     fraction: float = option(
-        0.78, "longest side of the object over the picture's side after recentring", gt=0, le=1
+        0.78, "longest side of the object over the picture's side after recentering", gt=0, le=1
     )
     background: Literal["auto", "alpha", "remove"] = option(
         "auto",
-        "alpha: trust the file's alpha; remove: flood-fill a plain border color, whatever alpha and padding bars say; "
+        "what tells the object. alpha: the file's alpha; remove: flood-fill of a plain border color, whatever alpha "
+        "and padding bars say; "
         "auto: alpha if there is any, without the bars of a padded photograph",
     )
     tolerance: float = option(
-        0.08, "how far a background pixel may be from the border colour, of 1", gt=0, lt=1
+        0.08, "largest distance of a background pixel from the border color, of 1", gt=0, lt=1
+    )
+    requires_depth: bool = option(
+        False, "whether a depth map is read: X_depth.png beside X.png or X_rgba.png"
+    )
+    requires_normal: bool = option(
+        False, "whether a normal map is read: X_normal.png beside X.png or X_rgba.png"
     )
 
 
@@ -63,16 +71,22 @@ class Box:
 
     @property
     def longest(self) -> int:
+        """Length of the longer side in pixels."""
         return max(self.right - self.left, self.bottom - self.top)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A square picture with straight alpha, where it came from, and what was assumed."""
+    """A square picture with straight alpha, where it came from, and what was assumed.
+
+    ``depth`` and ``normal``, where they were asked for, are framed as the picture, in pixels of their own size.
+    """
 
     rgba: Float[Tensor, "4 S S"]
     source: Float[Tensor, "4 H W"]
     notes: tuple[str, ...]
+    depth: Float[Tensor, "1 D D"] | None = None
+    normal: Float[Tensor, "3 N N"] | None = None
     _sizes: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def at(self, height: int, width: int) -> Float[Tensor, "4 h w"]:
@@ -81,13 +95,21 @@ class Reference:
             self._sizes[height, width] = resize_rgba(self.rgba, height, width)
         return self._sizes[height, width]
 
+    def depth_at(self, height: int, width: int) -> Float[Tensor, "1 h w"] | None:
+        """Return the depth map at another size; None where there is none."""
+        return None if self.depth is None else resize_map(self.depth, height, width)
+
+    def normal_at(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
+        """Return the normal map at another size, values as stored; None where there is none."""
+        return None if self.normal is None else resize_map(self.normal, height, width)
+
     def over(self, size: int, background: float = 1.0) -> Float[Tensor, "1 3 s s"]:
         """Return the picture in front of a plain gray level, as diffusion models take it."""
         return over(self.at(size, size), background)[None]
 
 
 def load_reference(path: str | Path, config: ReferenceConfig, where: str = "image_path") -> Reference:
-    """Read, cut out and frame a picture. Raises UserError for files nothing can be made of; ``where`` is blamed."""
+    """Read, cut out and frame a picture. Raises ``UserError``, blaming ``where``, where nothing can be made of it."""
     picture = read_picture(path, where, upright=True, longest=LONGEST)
     name = f"{where}: {path}"
     if min(picture.width, picture.height) < 8:
@@ -95,13 +117,22 @@ def load_reference(path: str | Path, config: ReferenceConfig, where: str = "imag
     cut = cut_out(picture.rgba, config, name)
     if not (cut.rgba[3] > VISIBLE).any():
         raise UserError(f"{name}: is fully transparent; expected a visible object")
-    framed, frame_note = frame(cut.rgba, config)
+    square, frame_note = framing_square(cut.rgba[3], config)
+    framed, square = square.cut(cut.rgba), square.scaled(picture.width / cut.rgba.shape[2])
     window = closer_window(picture, cut.rgba[3], config)
     if window is not None:
         near = read_picture(path, where, upright=True, longest=2 * DETAILED, window=window)
-        again = replace(config, framing="recenter")  # whatever the window happens to look like
-        framed = frame(cut.again(near.rgba, config.tolerance), again)[0]
-    return Reference(framed, cut.rgba, (*cut.notes, frame_note, *picture.notes))
+        again = cut.again(near.rgba, config.tolerance)
+        # Recentered, whatever the window happens to look like.
+        square, _ = framing_square(again[3], replace(config, framing="recenter"))
+        framed = square.cut(again)
+        square = square.scaled((window[2] - window[0]) / again.shape[2], *window[:2])
+    depth, normal = (
+        read_map(Path(path), kind, picture, square, where) if wanted else None
+        for kind, wanted in (("depth", config.requires_depth), ("normal", config.requires_normal))
+    )
+    notes = (*cut.notes, frame_note, *picture.notes)
+    return Reference(framed, cut.rgba, notes, None if depth is None else depth[:1], normal)
 
 
 def closer_window(picture: Picture, alpha: Float[Tensor, "H W"], config: ReferenceConfig) -> Window | None:
@@ -129,13 +160,13 @@ def cut_out(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig, name: str) ->
 
 
 def bounding_box(alpha: Float[Tensor, "H W"]) -> Box:
-    """Where alpha is visible; the caller has made sure that it is somewhere."""
+    """Return the box where alpha is visible; the caller has made sure that it is somewhere."""
     rows, columns = torch.nonzero(alpha > VISIBLE, as_tuple=True)
     return Box(int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
 
 
 def is_framed(alpha: Float[Tensor, "H W"]) -> bool:
-    """Whether the object sits in a square picture about as in the training pictures (see the module's head)."""
+    """Return whether the object sits in a square picture about as in the training pictures (see the module's head)."""
     height, width = alpha.shape
     box = bounding_box(alpha)
     whole = box.left > 0 and box.top > 0 and box.right < width and box.bottom < height
@@ -145,34 +176,28 @@ def is_framed(alpha: Float[Tensor, "H W"]) -> bool:
 
 
 def is_kept(alpha: Float[Tensor, "H W"], config: ReferenceConfig) -> bool:
-    """Whether the object stays where it is."""
+    """Return whether the object stays where it is."""
     return config.framing == "keep" or (config.framing == "auto" and is_framed(alpha))
 
 
-def frame(rgba: Float[Tensor, "4 H W"], config: ReferenceConfig) -> tuple[Float[Tensor, "4 S S"], str]:
-    """A square picture, and one sentence about the framing. No pixel is resampled."""
-    height, width = rgba.shape[-2:]
-    if is_kept(rgba[3], config):
+def framing_square(alpha: Float[Tensor, "H W"], config: ReferenceConfig) -> tuple[Square, str]:
+    """Return the window that becomes the reference, in whole pixels, and one sentence about it."""
+    height, width = alpha.shape
+    if is_kept(alpha, config):
         side = max(height, width)
-        return _window(rgba, width // 2 - side // 2, height // 2 - side // 2, side), "framing kept"
-    box = bounding_box(rgba[3])
+        return Square(width // 2 - side // 2, height // 2 - side // 2, side), "framing kept"
+    box = bounding_box(alpha)
     side = max(round(box.longest / config.fraction), box.longest)
     left, top = (box.left + box.right - side) // 2, (box.top + box.bottom - side) // 2
-    note = f"recentred: longest side {config.fraction:.0%} of the picture (was {box.longest} px of {width} x {height})"
-    return _window(rgba, left, top, side), note
-
-
-def _window(rgba: Float[Tensor, "4 H W"], left: int, top: int, side: int) -> Float[Tensor, "4 S S"]:
-    """The square window whose corner is (left, top); transparent where it leaves the picture."""
-    height, width = rgba.shape[-2:]
-    return torch.nn.functional.pad(rgba, (-left, left + side - width, -top, top + side - height)).contiguous()
+    note = f"recentered: longest side {config.fraction:.0%} of the picture (was {box.longest} px of {width} x {height})"
+    return Square(left, top, side), note
 
 
 def overlay(reference: Reference, size: int = 256) -> Image.Image:
-    """What was understood, to look at: left the cut-out over its tinted surroundings, right the framed picture."""
-    left = Image.fromarray(to_bytes(_tinted(reference.source)))
+    """Return a sheet to look at: left the cut-out over its tinted surroundings, right the framed picture."""
+    left = Image.fromarray(to_bytes(_over_checkerboard(reference.source)))
     left.thumbnail((size, size))
-    right = Image.fromarray(to_bytes(_tinted(reference.at(size, size))))
+    right = Image.fromarray(to_bytes(_over_checkerboard(reference.at(size, size))))
     box = bounding_box(reference.at(size, size)[3])
     ImageDraw.Draw(right).rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=(255, 64, 64))
     sheet = Image.new("RGB", (2 * size + 4, size), "white")
@@ -181,8 +206,8 @@ def overlay(reference: Reference, size: int = 256) -> Image.Image:
     return sheet
 
 
-def _tinted(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
-    """Over a checkerboard of two blue grays, so that white objects and holes are seen."""
+def _over_checkerboard(rgba: Float[Tensor, "4 H W"]) -> Float[Tensor, "3 H W"]:
+    """Lay a picture over a checkerboard of two blue grays, so that white objects and holes are seen."""
     rows, columns = torch.arange(rgba.shape[1])[:, None] // 8, torch.arange(rgba.shape[2])[None] // 8
     level = 0.72 + 0.12 * ((rows + columns) % 2)
     board = torch.stack([0.85 * level, 0.95 * level, level]).to(rgba)

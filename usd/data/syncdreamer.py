@@ -24,13 +24,13 @@ ELEVATION_DEG, DISTANCE = 30.0, 1.5
 
 
 def target_cameras(size: int = SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
-    """The 16 published cameras, the input picture taken from ``azimuth_deg``."""
+    """Return the 16 published cameras, the input picture taken from ``azimuth_deg``."""
     azimuth = [azimuth_deg + 360 / VIEWS * i for i in range(VIEWS)]
     return orbit_cameras_deg(ELEVATION_DEG, azimuth, DISTANCE, math.degrees(2 * math.atan(0.5 / FOCAL)), size)
 
 
 def find_strip(path: Path) -> Path | None:
-    """The strip meant by a PNG or by a folder of samples (the first in order of name); None if there is none."""
+    """Return the strip meant by a PNG or a folder of samples (the first by name); None if there is none."""
     return next((file for file in ([path] if path.is_file() else _samples(path)) if _is_strip(file)), None)
 
 
@@ -48,7 +48,7 @@ def _is_strip(file: Path) -> bool:
 
 
 def read_strip(file: Path, where: str) -> ViewSet:
-    """The 16 views in the system's own frame: the input picture at azimuth 0. Opaque pictures over white."""
+    """Return the 16 views in the system's own frame: the input picture at azimuth 0. Opaque pictures over white."""
     read = read_picture(file, where)
     strip = read.rgba
     height, width = strip.shape[-2:]
@@ -62,6 +62,6 @@ def read_strip(file: Path, where: str) -> ViewSet:
 
 
 def write_strip(views: ViewSet, folder: Path, name: str = "0") -> list[Path]:
-    """``<folder>/<name>.png``. The views must have been taken by ``target_cameras``, in their order."""
+    """Write ``<folder>/<name>.png``. The views must be those of ``target_cameras``, in their order."""
     strip = torch.cat([over(picture) for picture in views.rgba], dim=-1)
     return [write_picture(folder / f"{name}.png", strip)]

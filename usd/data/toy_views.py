@@ -12,20 +12,20 @@ from usd.toybox.objects import make_toy
 
 
 def toy_seed(text: str) -> int | None:
-    """The seed that ``1000022`` or ``toybox:1000022`` names; None for anything else."""
+    """Return the seed that ``1000022`` or ``toybox:1000022`` names; None for anything else."""
     found = re.fullmatch(r"(?:toybox:)?(\d{1,12})", text)
     return int(found[1]) if found else None
 
 
 def sphere_cameras(count: int, size: int) -> Cameras:
-    """``count`` cameras spread evenly over the whole sphere (a Fibonacci spiral), looking at the origin."""
+    """Return ``count`` cameras spread evenly over the sphere (a Fibonacci spiral), looking at the origin."""
     elevation, azimuth = sphere_angles(count)
     place = Spherical(elevation, azimuth, torch.full((count,), REFERENCE_DISTANCE))
     return orbit_cameras(place, math.radians(REFERENCE_FOV_DEG), size, size)
 
 
-def see_toy(seed: int, cameras: Cameras) -> ViewSet:
-    """Exact pictures, masks and normals of a toy from any cameras, orthographic ones included."""
+def render_toy_views(seed: int, cameras: Cameras) -> ViewSet:
+    """Render exact pictures, masks and normals of a toy from any cameras, orthographic ones included."""
     from usd.toybox.render import render
 
     toy = make_toy(seed)

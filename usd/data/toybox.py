@@ -1,9 +1,8 @@
 """``toybox-datamodule``: views of procedural toys, for training and judging the embedded models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from usd.data import Data, Split
 from usd.math.camera import Cameras
 from usd.toybox import TEST_SEED
 from usd.toybox.dataset import REFERENCES, SHARD, VIEWS, Shards, open_shards, training_cameras
-from usd.toybox.objects import NAMELESS, NAMELESS_SHARE, facing, make_toy, normal_caption, view_words
+from usd.toybox.objects import UNCAPTIONED, UNCAPTIONED_SHARE, facing, make_toy, normal_caption, view_words
 from usd.toybox.render import render
 
 
@@ -35,6 +34,8 @@ class ToyViews:
     alpha: Float[Tensor, "B 1 H W"] | None = None
 
     def to(self, device: "torch.device | str") -> "ToyViews":
+        """Return the views on another device."""
+
         def move(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.to(device)
 
@@ -49,11 +50,11 @@ class ToyViews:
         )
 
     def views_each(self) -> int:
-        """How many views each toy has, where they stand toy by toy as in ``held_out_views``."""
+        """Return how many views each toy has, where they stand toy by toy as in ``held_out_views``."""
         return next((i for i, c in enumerate(self.captions) if c != self.captions[0]), len(self.captions))
 
     def captions_with_views(self, chosen: list[bool]) -> list[str]:
-        """Captions, with the words of the view ("... from the front left") where ``chosen``."""
+        """Return captions, with the words of the view ("... from the front left") where ``chosen``."""
         elevation = self.cameras.spherical.elevation
         rows = zip(
             self.captions, self.facing.tolist(), elevation.tolist(), self.named.tolist(), chosen, strict=True
@@ -69,6 +70,7 @@ class ViewPairs:
     target: ToyViews
 
     def to(self, device: "torch.device | str") -> "ViewPairs":
+        """Return the pairs on another device."""
         return ViewPairs(self.reference.to(device), self.target.to(device))
 
 
@@ -78,32 +80,36 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_toys: int = option(16000, "training toys: seeds 0 up to this", ge=1, lt=TEST_SEED)
+        n_toys: int = option(16000, "number of training toys: seeds from 0 up to this", ge=1, lt=TEST_SEED)
         nameless_share: float = option(
-            NAMELESS_SHARE, "share of nameless compositions among them", ge=0, le=1
+            UNCAPTIONED_SHARE, "share of the toys that are random compositions without a caption", ge=0, le=1
         )
         batch_size: int = option(
             64, "views a batch (target views, where pairs are asked for)", ge=1, le=65536
         )
         targets_per_reference: int = option(
-            0, "0: single views; k: pairs, with k targets to each reference", ge=0, le=1000
+            0, "targets of each reference view in a batch of pairs; 0: single views", ge=0, le=1000
         )
         normal_share: float = option(
             0.0, "share of the views that are normal maps over white, captioned 'normals of ...'", ge=0, le=1
         )
-        target_pictures: bool = option(False, "give the targets' pictures besides their latents")
+        target_pictures: bool = option(
+            False, "whether targets come with their pictures besides their latents"
+        )
         front_share: float = option(
             0.5, "share of reference views taken about where the reference camera stands", ge=0, le=1
         )
         autoencoder: str | None = option(
-            None, "folder of an AutoencoderKL: batches then hold its latents", path=True
+            None, "folder of an AutoencoderKL, whose latents batches then hold", path=True
         )
         cache: str = option(
-            "outputs/toybox-cache", "where rendered shards are kept (about 200 MB per 1000 toys)", path=True
+            "outputs/toybox-cache",
+            "folder where rendered shards are kept (about 200 MB per 1000 toys)",
+            path=True,
         )
         n_val_toys: int = option(48, "toys of the test split shown at validation", ge=1)
         val_views: int = option(
-            4, "views of each at validation, the first about the reference camera's", ge=1, le=VIEWS
+            4, "views of each toy at validation, the first about the reference camera's", ge=1, le=VIEWS
         )
 
     def __init__(self, config: Config) -> None:
@@ -116,16 +122,18 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     @property
     def cache(self) -> Path:
+        """Folder of the rendered shards."""
         return output(self.config.cache)
 
     def prepare_data(self) -> None:
-        """Renders missing shards and encodes missing latents (once, on one process)."""
+        """Render missing shards and encode missing latents (once, on one process)."""
         shards = self._open()
         if self.config.autoencoder:
             encode_shards(shards.rgba, Path(self.config.autoencoder), self._latent_folder())
             encode_shards(shards.normals, Path(self.config.autoencoder), self._latent_folder() / "normals")
 
     def setup(self, stage: str) -> None:
+        """Open the shards, and latents where an autoencoder is named."""
         if stage == "fit":
             self._shards = self._open()
             if self.config.autoencoder:
@@ -134,7 +142,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
                 self._normal_latents = _read_latents(folder / "normals", len(self._shards.normals))
 
     def _open(self) -> Shards:
-        """The shards, with normal maps where some views are to be such."""
+        """Return the shards, with normal maps where some views are to be such."""
         c = self.config
         return open_shards(self.cache, c.n_toys, c.nameless_share, c.normal_share > 0)
 
@@ -149,7 +157,8 @@ class ToyboxData(Data["ToyboxData.Config"]):
         digest = files.digest(weights.read_bytes(), size=6)
         return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
 
-    def batch(self, step: int, generator: torch.Generator) -> Any:
+    def batch(self, step: int, generator: torch.Generator) -> ToyViews | ViewPairs:
+        """Draw views (``ToyViews``), or pairs of them where targets are asked for (``ViewPairs``)."""
         k = self.config.targets_per_reference
         if not k:
             size, share = self.config.batch_size, self.config.normal_share
@@ -168,6 +177,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     @property
     def shards(self) -> Shards:
+        """The open shards."""
         if self._shards is None:
             self.setup("fit")
         assert self._shards is not None
@@ -195,13 +205,13 @@ class ToyboxData(Data["ToyboxData.Config"]):
             latents,
             [normal_caption(c) if n else c for c, n in zip(captions, chosen, strict=True)],
             torch.from_numpy(shards.facing[toys.numpy(), views.numpy()]),
-            torch.tensor([shards.categories[t] != NAMELESS for t in index]),
+            torch.tensor([shards.categories[t] != UNCAPTIONED for t in index]),
             shards.cameras(toys, views),
             alpha,
         )
 
     def eval_batches(self, split: Split) -> list[ToyViews]:
-        """Test-split toys: one batch, toy by toy, the first view of each about the reference camera's."""
+        """Return test-split toys: one batch, toy by toy, the first view of each about the reference camera's."""
         first = TEST_SEED if split == "val" else TEST_SEED + 10_000
         return [
             held_out_views(
@@ -213,25 +223,25 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
 
 def held_out_views(
-    seeds: range, n_views: int, nameless_share: float = NAMELESS_SHARE, category: str | None = None
+    seeds: range, n_views: int, uncaptioned_share: float = UNCAPTIONED_SHARE, category: str | None = None
 ) -> ToyViews:
-    """Views of test-split toys, ``n_views`` each: a reference view first, then views all around. Default light."""
+    """Render test-split toys in the default light, ``n_views`` each: a reference view, then views all around."""
     views = []
     for seed in seeds:
-        toy = make_toy(seed, nameless_share, category)
+        toy = make_toy(seed, uncaptioned_share, category)
         cameras = training_cameras(np.random.default_rng([seed, 7]))
         order = [0, *range(REFERENCES, VIEWS), *range(1, REFERENCES)][:n_views]
         cameras = cameras[order]
         seen = render([toy], cameras)
-        named = torch.full((n_views,), toy.category != NAMELESS)
+        named = torch.full((n_views,), toy.category != UNCAPTIONED)
         pictures, alpha = seen.over_white(), seen.alpha[:, None]
         captions = [toy.caption] * n_views
         views.append(ToyViews(pictures, None, captions, facing(toy, cameras), named, cameras, alpha))
-    return join(views)
+    return join_toy_views(views)
 
 
-def join(views: list[ToyViews]) -> ToyViews:
-    """Views one after another."""
+def join_toy_views(views: list[ToyViews]) -> ToyViews:
+    """Return one batch of several, one after another."""
     cameras = [v.cameras for v in views]
     poses = Cameras(
         torch.cat([c.c2w for c in cameras]),
@@ -254,32 +264,36 @@ def join(views: list[ToyViews]) -> ToyViews:
 
 @torch.no_grad()
 def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path) -> None:
-    """The latents (mode, scaled) of every picture (RGBA bytes), a float16 file a shard; those that stand are kept."""
+    """Encode every picture (RGBA bytes) to scaled latents (mode), a float16 file a shard; standing files are kept."""
     from diffusers import AutoencoderKL
 
     if not shards:
         return
     folder.mkdir(parents=True, exist_ok=True)
     vae = AutoencoderKL.from_pretrained(autoencoder).eval().to(torch.float32)
+
+    def encode(picture: Tensor) -> Tensor:
+        return vae.encode(picture).latent_dist.mode().float() * vae.config.scaling_factor
+
     for index, rgba in enumerate(shards):
         target = folder / f"shard-{index:05d}.npy"
         if target.exists():
             continue
         flat = torch.from_numpy(np.asarray(rgba)).flatten(0, 1)
-        parts = [_encode(vae, chunk) for chunk in flat.split(256)]
+        parts = [_encode_pictures(encode, chunk) for chunk in flat.split(256)]
         latents = torch.cat(parts).view(*rgba.shape[:2], *parts[0].shape[1:])
         with files.replace_atomically(target) as partial:
             np.save(partial, latents.numpy().astype(np.float16))
 
 
 def _read_latents(folder: Path, count: int) -> list[np.ndarray]:
-    """The latents of the first ``count`` shards."""
+    """Return the latents of the first ``count`` shards."""
     return [np.load(folder / f"shard-{index:05d}.npy") for index in range(count)]
 
 
-def _encode(vae: Any, rgba: Tensor) -> Tensor:
+def _encode_pictures(encode: Callable[[Tensor], Tensor], rgba: Tensor) -> Tensor:
     picture = rgba.float() / 255
     alpha = picture[..., 3:]
     white = (picture[..., :3] * alpha + 1 - alpha).permute(0, 3, 1, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        return vae.encode(white * 2 - 1).latent_dist.mode().float() * vae.config.scaling_factor
+        return encode(white * 2 - 1)

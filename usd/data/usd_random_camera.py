@@ -2,36 +2,54 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from typing_extensions import TypeVar
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
-from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step
+from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step, check_milestones
 from usd.math.camera import Cameras, orbit_cameras_deg
 
 ELEVATION = "reference_elevation_deg"  # its key in checkpoints
 
 
 @dataclass(frozen=True)
-class UsdRandomCameraConfig(RandomCameraConfig):
+class ReferenceSizeConfig(RandomCameraConfig):
+    """Options of random cameras, and the size of the reference view that is rendered beside them."""
+
+    reference_height: int | tuple[int, ...] | None = option(
+        None,
+        "pixels a side of the rendered reference view; a list follows reference_resolution_milestones; null: height",
+        ge=1,
+        le=16384,
+    )
+    reference_resolution_milestones: tuple[int, ...] | None = option(
+        None, "steps at which reference_height takes its next value; null: resolution_milestones", ge=1
+    )
+
+
+@dataclass(frozen=True)
+class UsdRandomCameraConfig(ReferenceSizeConfig):
     """The defaults are the published reference camera; a photograph from another height needs its own elevation."""
 
     reference_elevation_deg: float | Literal["auto"] = option(
         15.0,
-        "how high above the object's middle the picture was taken; auto: estimated when training starts",
+        "elevation in degrees from which the reference picture was taken; auto: estimated when training starts",
         ge=-90,
         le=90,
     )
     reference_azimuth_deg: float = option(
-        90.0, "where around the object; turns the result, nothing else", ge=-360, le=360
+        90.0,
+        "azimuth of the reference camera in degrees; it turns the result and nothing else",
+        ge=-360,
+        le=360,
     )
     reference_camera_distance: float | None = option(
-        None, "its distance; null: eval_camera_distance", gt=0, le=10000
+        None, "distance of the reference camera from the origin; null: eval_camera_distance", gt=0, le=10000
     )
     reference_fovy_deg: float | None = option(
-        None, "its vertical field of view; null: eval_fovy_deg", gt=0, lt=180
+        None, "vertical field of view of the reference camera in degrees; null: eval_fovy_deg", gt=0, lt=180
     )
 
 
@@ -40,35 +58,59 @@ U = TypeVar("U", bound=UsdRandomCameraConfig, default=UsdRandomCameraConfig, cov
 
 @register("usd-random-camera-datamodule")
 class UsdRandomCameras(RandomCameras[U]):
-    """``RandomCameras`` whose batches know the reference camera, at the training picture's height (square)."""
+    """``RandomCameras`` whose batches know the reference camera, square, as large as training pictures are high."""
 
     Config = UsdRandomCameraConfig
 
+    def __init__(self, config: U) -> None:
+        super().__init__(config)
+        check_reference_size(config)
+
     def reference(self, step: int = 0) -> Cameras:
-        """One camera that looks at the origin, as large as the training pictures of ``step`` are high."""
+        """Return one camera that looks at the origin, as large as ``reference_height`` says for ``step``."""
         config = self.config
         if config.reference_elevation_deg == "auto":
             raise ConfigError("data.reference_elevation_deg: has not been estimated yet; expected degrees")
         distance, fovy = reference_lens(config)
-        size = at_step(config.height, config.resolution_milestones, step)
+        size = reference_size(config, step)
         return orbit_cameras_deg(
             config.reference_elevation_deg, config.reference_azimuth_deg, distance, fovy, size
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What checkpoints keep of the data: the elevation in use, which may have been estimated."""
+    def state_dict(self) -> dict[str, object]:
+        """Return the elevation in use, which may have been estimated, for checkpoints."""
         return {ELEVATION: self.config.reference_elevation_deg}
 
 
+def check_reference_size(config: ReferenceSizeConfig) -> None:
+    """Raise ``ConfigError`` for a list of sizes without as many milestones, and for milestones without a size."""
+    own = config.reference_resolution_milestones
+    if config.reference_height is not None:
+        milestones = config.resolution_milestones if own is None else own
+        check_milestones("reference_height", config.reference_height, milestones)
+    elif own:
+        raise ConfigError(
+            "data.reference_resolution_milestones: has no reference_height to change; expected one"
+        )
+
+
+def reference_size(config: ReferenceSizeConfig, step: int) -> int:
+    """Return the pixels a side of the reference view at a step."""
+    if config.reference_height is None:
+        return at_step(config.height, config.resolution_milestones, step)
+    own = config.reference_resolution_milestones
+    return at_step(config.reference_height, config.resolution_milestones if own is None else own, step)
+
+
 def reference_lens(config: UsdRandomCameraConfig) -> tuple[float, float]:
-    """Distance and vertical field of view (degrees) of the reference camera."""
+    """Return distance and vertical field of view (degrees) of the reference camera."""
     return (
         config.reference_camera_distance or config.eval_camera_distance,
         config.reference_fovy_deg or config.eval_fovy_deg,
     )
 
 
-def stored_elevation(checkpoint: Mapping[str, Any]) -> float | None:
-    """The reference elevation (degrees) that a checkpoint was trained with; None where it does not say."""
+def stored_elevation(checkpoint: Mapping[str, object]) -> float | None:
+    """Return the reference elevation (degrees) that a checkpoint was trained with; None where it does not say."""
     stored = checkpoint.get(UsdRandomCameras.__qualname__)
     return float(stored[ELEVATION]) if isinstance(stored, Mapping) and ELEVATION in stored else None

@@ -13,6 +13,7 @@ The order is the order in which they are looked for.
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,13 +22,15 @@ import torch
 
 from usd.core.config import UserError, option
 from usd.core.places import command
+from usd.core.registry import import_custom
 from usd.data import colmap, syncdreamer, wonder3d, zero123_views
 from usd.data.file_names import PICTURES, Folder
-from usd.data.masks import MaskPolicy, masked
+from usd.data.lens import Intrinsics, rectify
+from usd.data.masks import MaskPolicy, Pictures, apply_masks
 from usd.data.pictures import read_pictures
-from usd.data.toy_views import see_toy, sphere_cameras, toy_seed
-from usd.data.transforms import read_transforms
-from usd.data.view_set import ViewSet, fitted, same_size, turned, view_set
+from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
+from usd.data.transforms import Frame, read_transforms
+from usd.data.view_set import ViewSet, fit_world, rotate_world, same_size, view_set
 from usd.math.camera import Cameras, join_cameras
 
 LAYOUTS = (
@@ -38,48 +41,70 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """How a folder is read."""
+    """Options of reading a folder of views."""
 
     masks: MaskPolicy = option(
         "auto",
-        "where masks come from: auto, alpha, files (beside the pictures), background (a plain colour), none",
+        "where masks come from: auto, alpha, files (beside the pictures), background (a plain color), none",
     )
     size: int | None = option(
         None, "longest side of the pictures after resampling; null: as they are", ge=1, le=16384
     )
     frame: Literal["auto", "keep", "fit"] = option(
         "auto",
-        "fit: centre the object, turn mean up to +z, scale its bounding radius to 0.5; keep: the file's world; "
+        "world of the views. fit: center the object, turn mean up to +z, scale its bounding radius to 0.5; "
+        "keep: the file's world; "
         "auto: fit for COLMAP, whose worlds are arbitrary, keep for all others",
     )
     input_azimuth_deg: float = option(
         0.0,
-        "turn the world of SyncDreamer's and Wonder3D's views so that their input was taken from here",
+        "azimuth in degrees from which the input of SyncDreamer's and Wonder3D's views is taken to come",
         ge=-360,
         le=360,
     )
     trial_views: str | None = option(
-        None, "of a trial: which rendered views (`test`, `turntable`, ...); null: turntable, else test"
+        None, "rendered views to take of a trial (`test`, `turntable`, ...); null: turntable, else test"
     )
-    toy_views: int = option(64, "of a toy: how many views, spread over the sphere", ge=1, le=100000)
-    toy_size: int = option(128, "of a toy: pixels a side", ge=1, le=4096)
+    toy_views: int = option(64, "number of views of a toy, spread over the sphere", ge=1, le=100000)
+    toy_size: int = option(128, "pixels a side of a toy's views", ge=1, le=4096)
 
 
 def read_views(source: "str | Path", options: ViewOptions, where: str = "data.path") -> ViewSet:
-    """The views in ``source``. Raises UserError with file and reason; what was assumed stands in the notes."""
+    """Return the views in ``source``. Raises UserError with file and reason; what was assumed stands in the notes."""
     seed = toy_seed(str(source))
     if seed is not None and not Path(source).exists():
-        return see_toy(seed, sphere_cameras(options.toy_views, options.size or options.toy_size))
+        return render_toy_views(seed, sphere_cameras(options.toy_views, options.size or options.toy_size))
     path = Path(source)
     if not path.exists():
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
-    views, fits = _read(path, options, where)
+    views, fits = _read_layout(path, options, where)
     wanted = fits if options.frame == "auto" else options.frame == "fit"
-    return fitted(views, where=f"{where}: {path}") if wanted else views
+    return fit_world(views, where=f"{where}: {path}") if wanted else views
 
 
-def _read(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
-    """The views, and whether their world is arbitrary."""
+ViewReader = Callable[[Path, ViewOptions, str], "ViewSet | None"]
+CUSTOM_LAYOUTS: dict[str, ViewReader] = {}
+
+
+def register_layout(name: str) -> Callable[[ViewReader], ViewReader]:
+    """Decorate the reader of a layout: (path, options, where) -> its views, or None where the path has another layout.
+
+    Files of ``custom/layouts/`` use it; their layouts are looked for before the known ones.
+    """
+
+    def decorate(reader: ViewReader) -> ViewReader:
+        CUSTOM_LAYOUTS[name] = reader
+        return reader
+
+    return decorate
+
+
+def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
+    """Return the views, and whether their world is arbitrary."""
+    import_custom("layouts")
+    for reader in CUSTOM_LAYOUTS.values():
+        if (views := reader(path, options, where)) is not None:
+            return views, False
     if transforms := find_transforms(path):
         return read_transforms_views(transforms, options, where), False
     if path.is_dir() and (models := colmap.find_models(path)):
@@ -87,16 +112,16 @@ def _read(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
     if is_trial(path):
         return read_trial_views(path, options, where), False
     if scene := wonder3d.find_scene(path):
-        views = _resampled(wonder3d.read_scene(scene, where), options)
-        return turned(views, math.radians(options.input_azimuth_deg + 90)), False
+        views = _at_size(wonder3d.read_scene(scene, where), options)
+        return rotate_world(views, math.radians(options.input_azimuth_deg + 90)), False
     if folder := zero123_views.find_views(path):
         return zero123_views.read_views(folder, where, options.size), False
     if strip := syncdreamer.find_strip(path):
         return _syncdreamer(strip, options, where), False
-    raise UserError(_nothing(path, where))
+    raise UserError(_no_layout(path, where))
 
 
-def _nothing(path: Path, where: str) -> str:
+def _no_layout(path: Path, where: str) -> str:
     if path.is_file():
         return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
@@ -108,20 +133,20 @@ def _nothing(path: Path, where: str) -> str:
     return f"{where}: {path}: {found}; expected {LAYOUTS}"
 
 
-def _resampled(views: ViewSet, options: ViewOptions) -> ViewSet:
+def _at_size(views: ViewSet, options: ViewOptions) -> ViewSet:
     return views if options.size is None else views.resized(options.size, options.size)
 
 
 def _syncdreamer(strip: Path, options: ViewOptions, where: str) -> ViewSet:
     views = syncdreamer.read_strip(strip, where)
-    return turned(
-        _resampled(_with_masks(views, [None] * len(views), options.masks, where), options),
+    return rotate_world(
+        _at_size(_with_masks(views, [None] * len(views), options.masks, where), options),
         math.radians(options.input_azimuth_deg),
     )
 
 
 def _with_masks(views: ViewSet, files: list[Path | None], policy: MaskPolicy, where: str) -> ViewSet:
-    pictures, known, notes = masked(list(views.rgba), views.names, files, policy, where)
+    pictures, known, notes = apply_masks(list(views.rgba), views.names, files, policy, where)
     made = view_set(pictures, views.cameras, views.names, [*views.notes, *notes])
     return replace(made, masked=known)
 
@@ -130,7 +155,7 @@ def _with_masks(views: ViewSet, files: list[Path | None], policy: MaskPolicy, wh
 
 
 def find_transforms(path: Path) -> Path | None:
-    """The cameras' file meant by a path: itself, or the usual names in a folder."""
+    """Return the cameras' file meant by a path: itself, or the usual names in a folder."""
     if path.is_file():
         return path if path.suffix.lower() == ".json" else None
     names = ("transforms.json", "transforms_train.json", "transforms_test.json")
@@ -138,9 +163,12 @@ def find_transforms(path: Path) -> Path | None:
     return next((file for name in names if (file := files.find(name))), None)
 
 
-def read_transforms_views(file: Path, options: ViewOptions, where: str) -> ViewSet:
-    """The frames of a transforms.json that have a picture, with masks from ``mask_path``, ``masks/`` or alpha."""
-    frames = read_transforms(file, where)
+def read_transforms_views(file: Path, options: ViewOptions, where: str, interval: int = 1) -> ViewSet:
+    """Read the frames of a transforms.json that have a picture; masks from ``mask_path``, ``masks/`` or alpha.
+
+    With an ``interval``, only every so many frames are read.
+    """
+    frames = read_transforms(file, where, lenses=True)[::interval]
     shown = [frame for frame in frames if frame.picture is not None]
     lost = next((frame.file_path for frame in frames if frame.picture is None), "")
     beside = Folder(file.parent, f"{where}: {file}")
@@ -154,16 +182,45 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str) -> ViewS
     shapes = [(frame.camera.width, frame.camera.height) for frame in shown]
     files = [frame.picture for frame in shown if frame.picture is not None]
     pictures, remarks = read_pictures(files, f"{where}: {file}", options.size, shapes)
-    pictures = same_size(pictures, names, options.size, f"{where}: {file}")
     notes += remarks
-    cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
     folder = Folder(file.parent / "masks", f"{where}: {file}")
     masks = [frame.mask or _mask_of(folder, Path(frame.file_path.replace("\\", "/")).name) for frame in shown]
+    if any(frame.lens is not None for frame in shown):
+        return _rectified_views(shown, pictures, masks, options, f"{where}: {file}").noting(*notes)
+    pictures = same_size(pictures, names, options.size, f"{where}: {file}")
+    cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
     return _with_masks(view_set(pictures, cameras, names, notes), masks, options.masks, f"{where}: {file}")
 
 
+def _rectified_views(
+    frames: list[Frame], pictures: Pictures, masks: list[Path | None], options: ViewOptions, where: str
+) -> ViewSet:
+    """Return views of which some were taken by other cameras than plain pinholes, all made such."""
+    names = [frame.file_path for frame in frames]
+    pictures, known, notes = apply_masks(pictures, names, masks, options.masks, where)
+    rectified, fovs = [], []
+    for frame, picture in zip(frames, pictures):
+        if frame.camera.span_y is not None:
+            raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
+        found, fov = rectify(picture, frame.lens or _plain_lens(frame.camera), f"{where}: {frame.file_path}")
+        rectified.append(found)
+        fovs.append(fov)
+    pictures = same_size(rectified, names, options.size, where)
+    poses = torch.cat([frame.camera.c2w for frame in frames])
+    cameras = Cameras(poses, torch.tensor(fovs), *pictures[0].shape[-2:])
+    count = sum(frame.lens is not None for frame in frames)
+    head = f"{count} of {len(frames)} pictures made those of plain pinholes (undistorted, cropped about the middle)"
+    return replace(view_set(pictures, cameras, names, [head, *notes]), masked=known)
+
+
+def _plain_lens(camera: Cameras) -> Intrinsics:
+    """Return the numbers of a plain pinhole."""
+    focal, height, width = float(camera.focal_px), camera.height, camera.width
+    return Intrinsics(width, height, focal, focal, width / 2, height / 2)
+
+
 def _one_batch(cameras: list[Cameras], shape: torch.Size, names: list[str], where: str) -> Cameras:
-    """All cameras at the pictures' size. Raises UserError where a camera's shape is not its picture's."""
+    """Return all cameras at the pictures' size. Raises UserError where a camera's shape is not its picture's."""
     height, width = shape[-2:]
     for name, camera in zip(names, cameras):
         if abs(camera.height * width - camera.width * height) > max(
@@ -179,13 +236,13 @@ def _one_batch(cameras: list[Cameras], shape: torch.Size, names: list[str], wher
 
 
 def _missing(count: int, total: int, name: str, other: str | None) -> list[str]:
-    """What is said where some frames have no picture; ``other`` is the file that may have been meant."""
+    """Return a note where some frames have no picture; ``other`` is the file that may have been meant."""
     hint = f" ({name}; did you mean '{other}'?)" if other else ""
     return [f"{count} of {total} frames have no picture{hint}"] if count else []
 
 
 def _mask_of(masks: Folder, name: str) -> Path | None:
-    """The mask of the picture ``name``: the same name, with ``.png`` behind it or in place of its ending."""
+    """Return the mask of the picture ``name``: the same name, with ``.png`` behind it or in place of its ending."""
     candidates = (name, f"{name}.png", str(Path(name).with_suffix(".png")))
     return next((file for candidate in candidates if (file := masks.find(candidate))), None)
 
@@ -194,7 +251,7 @@ def _mask_of(masks: Folder, name: str) -> Path | None:
 
 
 def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, where: str) -> ViewSet:
-    """The pictures of a COLMAP model, cropped about their principal points."""
+    """Return the pictures of a COLMAP model, undistorted and cropped about their principal points."""
     model = colmap.read_model(model_folder, where)
     images = colmap.images_folder(path, model, f"{where}: {path}")
     found = {posed.name: images.find(posed.name) for posed in model.pictures}
@@ -212,9 +269,9 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
     shapes = [(model.cameras[posed.camera].width, model.cameras[posed.camera].height) for posed in present]
     stored = [file for name in names if (file := found[name]) is not None]
     pictures, remarks = read_pictures(stored, where, options.size, shapes)
-    pictures, known, notes = masked(pictures, names, files, options.masks, f"{where}: {path}")
+    pictures, known, notes = apply_masks(pictures, names, files, options.masks, f"{where}: {path}")
     cut = [
-        colmap.centred(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
+        rectify(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
         for picture, posed in zip(pictures, present)
     ]
     pictures = same_size([picture for picture, _ in cut], names, options.size, f"{where}: {path}")
@@ -232,6 +289,7 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
 
 
 def is_trial(path: Path) -> bool:
+    """Return whether a folder is that of a training."""
     return (
         path.is_dir()
         and (path / "save").is_dir()
@@ -240,7 +298,7 @@ def is_trial(path: Path) -> bool:
 
 
 def trial_folders(path: Path) -> dict[str, Path]:
-    """The newest rendered views of a trial by name: ``{"test": save/it800-test, ...}``."""
+    """Return the newest rendered views of a trial by name: ``{"test": save/it800-test, ...}``."""
     found: dict[str, tuple[int, Path]] = {}
     for folder in (path / "save").glob("it*-*"):
         match = re.fullmatch(r"it(\d+)-(.+)", folder.name)
@@ -252,7 +310,7 @@ def trial_folders(path: Path) -> dict[str, Path]:
 
 
 def read_trial_views(path: Path, options: ViewOptions, where: str) -> ViewSet:
-    """The views a trial rendered."""
+    """Return the views that a trial rendered."""
     folders = trial_folders(path)
     wanted = [options.trial_views] if options.trial_views else ["turntable", "test", *sorted(folders)]
     folder = next((folders[name] for name in wanted if name in folders), None)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.pictures import resize_rgba
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, rotation_about_z
 
 MEETING = 0.01
 """Least eigenvalue of the projections across the lines of sight for which these are said to meet: about 8 degrees."""
@@ -48,7 +48,7 @@ class ViewSet:
         return self.rgba.shape[0]
 
     def select(self, indices: Sequence[int]) -> "ViewSet":
-        """Some of the views, in the given order."""
+        """Return some of the views, in the given order."""
         chosen = list(indices)
         return replace(
             self,
@@ -61,6 +61,7 @@ class ViewSet:
         )
 
     def to(self, device: "torch.device | str") -> "ViewSet":
+        """Return the views on another device."""
         normals = None if self.normals is None else self.normals.to(device)
         return replace(
             self,
@@ -71,7 +72,7 @@ class ViewSet:
         )
 
     def resized(self, height: int, width: int) -> "ViewSet":
-        """The same views with other pixels; colors of transparent pixels do not bleed."""
+        """Return the same views with other pixels; colors of transparent pixels do not bleed."""
         if self.rgba.shape[-2:] == (height, width):
             return self
         rgba = torch.stack([resize_rgba(picture, height, width) for picture in self.rgba])
@@ -79,6 +80,7 @@ class ViewSet:
         return replace(self, rgba=rgba, cameras=self.cameras.resize(height, width), normals=normals)
 
     def noting(self, *notes: str) -> "ViewSet":
+        """Return the views with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
 
@@ -88,14 +90,14 @@ def view_set(
     names: Sequence[str],
     notes: Sequence[str] = (),
 ) -> ViewSet:
-    """Views of weight 1 without normals. Pictures must have one size; cameras take it."""
+    """Return views of weight 1 without normals. Pictures must have one size; cameras take it."""
     rgba = torch.stack(list(pictures))
     sized = cameras.resize(rgba.shape[-2], rgba.shape[-1])
     return ViewSet(rgba, sized, tuple(names), torch.ones(len(rgba)), notes=tuple(notes))
 
 
 def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int) -> Float[Tensor, "V 3 h w"]:
-    """Antialiased; directions stay unit vectors, and 0 where most of what is mixed was unknown."""
+    """Resample, antialiased; directions stay unit vectors, and 0 where most of what is mixed was unknown."""
     small = torch.nn.functional.interpolate(normals, size=(height, width), mode="bilinear", antialias=True)
     known = small.norm(dim=1, keepdim=True) > 0.5
     return torch.where(known, torch.nn.functional.normalize(small, dim=1), torch.zeros_like(small))
@@ -104,7 +106,7 @@ def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int)
 def same_size(
     pictures: Sequence[Float[Tensor, "4 _ _"]], names: Sequence[str], size: int | None, where: str
 ) -> list[Float[Tensor, "4 H W"]]:
-    """All pictures at one size. ``size`` is the longest side to resample to; without it sizes must agree already.
+    """Return all pictures at one size. ``size`` is the longest side; without it sizes must agree already.
 
     Raises UserError where they differ, also in shape.
     """
@@ -120,7 +122,7 @@ def same_size(
 def _refuse_another_size(
     first: str, one: tuple[int, int], name: str, other: tuple[int, int], size: int | None, where: str
 ) -> None:
-    """Raises UserError where two pictures cannot belong to one set of views."""
+    """Raise UserError where two pictures cannot belong to one set of views."""
     found = f"{first} is {one[1]} x {one[0]}, {name} is {other[1]} x {other[0]} pixels"
     if abs(other[0] * one[1] - other[1] * one[0]) > max(one):
         raise UserError(f"{where}: views of different shape: {found}; expected one ratio of width to height")
@@ -139,23 +141,24 @@ def _with_longest_side(shape: tuple[int, int], size: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Sights:
+class SightLines:
     """Lines of sight to the object: through the middle of each silhouette, or optical axes where there are no masks."""
 
     origins: Float[Tensor, "V 3"]
     directions: Float[Tensor, "V 3"]
 
     @classmethod
-    def of(cls, views: ViewSet) -> "Sights":
+    def of(cls, views: ViewSet) -> "SightLines":
+        """Return the lines of sight of views, one through the middle of each silhouette."""
         lines = [_line_of_sight(views, i) for i in range(len(views))]
         return cls(torch.stack([o for o, _ in lines]), torch.stack([d for _, d in lines]))
 
     def across(self) -> Float[Tensor, "V 3 3"]:
-        """The projections across the lines."""
+        """Return the projections across the lines."""
         return torch.eye(3) - self.directions[:, :, None] * self.directions[:, None, :]
 
     def nearest_point(self, weights: Float[Tensor, "V"]) -> Float[Tensor, "3"]:
-        """The point with the least weighted sum of squared distances from the lines.
+        """Return the point with the least weighted sum of squared distances from the lines.
 
         Along lines that are parallel nothing is known, and it is beside the middle of their origins.
         """
@@ -168,15 +171,15 @@ class Sights:
         return (middle + axes @ (inverse * (axes.T @ right))).float()
 
     def distances(self, point: Float[Tensor, "3"]) -> Float[Tensor, "V"]:
-        """How far each line passes the point."""
+        """Return how far each line passes the point."""
         return torch.linalg.cross(point - self.origins, self.directions).norm(dim=-1)
 
     def spread(self, kept: Tensor) -> float:
-        """The least eigenvalue of the mean projection across the kept lines: 0 where all are parallel."""
+        """Return the least eigenvalue of the mean projection across the kept lines: 0 where all are parallel."""
         return float(torch.linalg.eigvalsh(self.across()[kept].mean(0))[0])
 
     def agreeing(self) -> Tensor:
-        """Which lines pass by the point that most of them do: all but those of cameras in a wrong place.
+        """Return which lines pass by the point that most of them do: all but those of cameras in a wrong place.
 
         The point is the one with the least sum of distances, which a few far lines hardly move. A line is left out
         where it passes at over five times the median distance and a quarter of the way from the cameras.
@@ -191,13 +194,13 @@ class Sights:
         return kept if int(kept.sum()) > len(kept) / 2 else torch.ones_like(kept)
 
 
-def focus(views: ViewSet, sights: Sights | None = None) -> Float[Tensor, "3"]:
-    """The point nearest (least squares) to the lines of sight to the object, without those that all others contradict.
+def focus(views: ViewSet, sights: SightLines | None = None) -> Float[Tensor, "3"]:
+    """Return the point nearest (least squares) to the lines of sight, without those that all others contradict.
 
     Where the lines are parallel, as on a walk towards the object, the sizes of the silhouettes say how far it is.
     ``sights`` are the views' own, if they are at hand.
     """
-    sights = sights or Sights.of(views)
+    sights = sights or SightLines.of(views)
     kept = sights.agreeing()
     point = sights.nearest_point(kept.float())
     if views.masked and sights.spread(kept) < PARALLEL:
@@ -206,9 +209,9 @@ def focus(views: ViewSet, sights: Sights | None = None) -> Float[Tensor, "3"]:
 
 
 def _point_of_sizes(
-    views: ViewSet, sights: Sights, point: Float[Tensor, "3"], kept: Tensor
+    views: ViewSet, sights: SightLines, point: Float[Tensor, "3"], kept: Tensor
 ) -> Float[Tensor, "3"]:
-    """Where along parallel lines of sight silhouettes of these sizes come from.
+    """Return where along parallel lines of sight silhouettes of these sizes come from.
 
     A ball of radius r at depth s shows under the angle whose sine is a = r / (s - position), so a s - r = a position.
     Silhouettes that the border cuts are not counted; ``point`` where sizes do not differ.
@@ -230,7 +233,7 @@ def _point_of_sizes(
 
 
 def _line_of_sight(views: ViewSet, index: int) -> tuple[Tensor, Tensor]:
-    """Origin and unit direction (3,) of the middle ray of a view, or of its silhouette."""
+    """Return origin and unit direction (3,) of the middle ray of a view, or of its silhouette."""
     origins, directions = _sight_rays(views, index, whole=not views.masked)
     if not len(origins):
         origins, directions = _sight_rays(views, index, whole=True)
@@ -240,15 +243,15 @@ def _line_of_sight(views: ViewSet, index: int) -> tuple[Tensor, Tensor]:
 def _sight_rays(
     views: ViewSet, index: int, whole: bool = False
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
-    """Origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
+    """Return origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
     alpha = views.rgba[index, 3]
     y, x = torch.nonzero(torch.ones_like(alpha) if whole else alpha > 0.5, as_tuple=True)
     step = -(-len(x) // SIGHT_RAYS) or 1
     return views.cameras.rays_at(torch.full_like(x[::step], index), x[::step], y[::step])
 
 
-def silhouette_radius(views: ViewSet, centre: Float[Tensor, "3"]) -> float:
-    """The largest distance from ``centre`` at which a view's silhouette passes it: the object's bounding radius.
+def silhouette_radius(views: ViewSet, center: Float[Tensor, "3"]) -> float:
+    """Return the bounding radius about ``center``: how far from it a view's silhouette reaches at most.
 
     The outermost hundredth of the pixels of each silhouette is left out, as specks of bad masks live there.
     """
@@ -256,63 +259,58 @@ def silhouette_radius(views: ViewSet, centre: Float[Tensor, "3"]) -> float:
     for index in range(len(views)):
         origins, directions = _sight_rays(views, index)
         if len(origins):
-            offset = torch.linalg.cross(centre - origins, directions).norm(dim=-1)
+            offset = torch.linalg.cross(center - origins, directions).norm(dim=-1)
             largest = max(largest, float(offset.quantile(0.99)))
     return largest
 
 
-def fitted(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> ViewSet:
-    """The views in our frame: the object about the origin, +z up, with bounding radius ``radius``.
+def fit_world(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> ViewSet:
+    """Return the views in our frame: the object about the origin, +z up, with bounding radius ``radius``.
 
     Up is the mean upward direction of the cameras. Without masks the size is unknown, and the median camera distance
     becomes 1.5 instead. Directions of normals turn along. Cameras that look elsewhere than most have no say. Raises
     UserError where nothing tells how far away the object is.
     """
-    sights = Sights.of(views)
+    sights = SightLines.of(views)
     kept = sights.agreeing()
     if not views.masked and sights.spread(kept) < PARALLEL:
         raise UserError(
             f"{where}: the cameras look in one direction and there are no masks: how far away the object is cannot be "
             "told; expected masks, or data.frame=keep with the object about the origin"
         )
-    centre, sure = focus(views, sights), views.select(kept.nonzero()[:, 0].tolist())
+    center, sure = focus(views, sights), views.select(kept.nonzero()[:, 0].tolist())
     rotation = _turn_to_z(torch.nn.functional.normalize(sure.cameras.c2w[:, :3, 1].mean(0), dim=0))
     if views.masked:
         scale, how = (
-            radius / max(silhouette_radius(sure, centre), 1e-9),
+            radius / max(silhouette_radius(sure, center), 1e-9),
             f"silhouettes' radius to {radius:g}",
         )
     else:
-        distance = (sure.cameras.position - centre).norm(dim=-1).median()
+        distance = (sure.cameras.position - center).norm(dim=-1).median()
         scale, how = 1.5 / max(float(distance), 1e-9), "median camera distance to 1.5"
-    note = (
-        f"world fitted: centre {_shown(centre)}, scaled by {scale:.4g} ({how}), mean up of the cameras to +z"
-    )
-    return moved(views, rotation, centre, scale).noting(note)
+    note = f"world fitted: center {_coordinates(center)}, scaled by {scale:.4g} ({how}), mean up of the cameras to +z"
+    return transform_world(views, rotation, center, scale).noting(note)
 
 
-def moved(
-    views: ViewSet, rotation: Float[Tensor, "3 3"], centre: Float[Tensor, "3"], scale: float
+def transform_world(
+    views: ViewSet, rotation: Float[Tensor, "3 3"], center: Float[Tensor, "3"], scale: float
 ) -> ViewSet:
-    """The views in a world where x became ``scale * rotation @ (x - centre)``."""
+    """Return the views in a world where x became ``scale * rotation @ (x - center)``."""
     c2w = views.cameras.c2w.clone()
     c2w[:, :3, :3] = rotation @ c2w[:, :3, :3]
-    c2w[:, :3, 3] = scale * (views.cameras.position - centre) @ rotation.T
+    c2w[:, :3, 3] = scale * (views.cameras.position - center) @ rotation.T
     span = None if views.cameras.span_y is None else views.cameras.span_y * scale
     normals = None if views.normals is None else torch.einsum("ij,vjhw->vihw", rotation, views.normals)
     return replace(views, cameras=replace(views.cameras, c2w=c2w, span_y=span), normals=normals)
 
 
-def turned(views: ViewSet, angle: float) -> ViewSet:
-    """The views carried about the vertical by ``angle`` (radians)."""
-    c, s = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
-    rotation = torch.eye(3)
-    rotation[0, 0], rotation[0, 1], rotation[1, 0], rotation[1, 1] = c, -s, s, c
-    return moved(views, rotation, torch.zeros(3), 1.0)
+def rotate_world(views: ViewSet, angle: float) -> ViewSet:
+    """Return the views carried about the vertical by ``angle`` (radians)."""
+    return transform_world(views, rotation_about_z(torch.tensor(angle)), torch.zeros(3), 1.0)
 
 
 def _turn_to_z(up: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
-    """The smallest rotation that brings the unit vector ``up`` to +z."""
+    """Return the smallest rotation that brings the unit vector ``up`` to +z."""
     z = torch.tensor([0.0, 0.0, 1.0])
     axis, cosine = torch.linalg.cross(up, z), float(up @ z)
     if cosine < -0.9999:
@@ -323,33 +321,33 @@ def _turn_to_z(up: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     return torch.eye(3) + cross + cross @ cross / (1 + cosine)
 
 
-def _shown(point: Tensor) -> str:
+def _coordinates(point: Tensor) -> str:
     return "(" + ", ".join(f"{value:.3g}" for value in point.tolist()) + ")"
 
 
 # -------------------------------------------------------------------------------------------------------- checking
 
 
-def cameras_inside(views: ViewSet, sights: Sights | None = None) -> list[int]:
-    """Indices of the cameras that stand inside the object, as cameras with wrong matrices do.
+def cameras_inside(views: ViewSet, sights: SightLines | None = None) -> list[int]:
+    """Return indices of the cameras that stand inside the object, as cameras with wrong matrices do.
 
     Such a camera is nearer to the object's middle than the object reaches, and every other view that has it in its
     picture, two at least, shows the object there. The second alone proves nothing: a camera right before or behind the
     object is covered likewise, on a walk towards it, on rings at two distances, or where each frame is there twice.
     Nobody knows where the middle is when the lines of sight are nearly parallel, or without silhouettes.
     """
-    sights = sights or Sights.of(views)
+    sights = sights or SightLines.of(views)
     kept = sights.agreeing()
     if not views.masked or sights.spread(kept) < MEETING:
         return []
-    centre = focus(views, sights)
-    reach = silhouette_radius(views.select(kept.nonzero()[:, 0].tolist()), centre)
-    near = (views.cameras.position - centre).norm(dim=-1) < reach
-    return (near & _covered(views)).nonzero()[:, 0].tolist()
+    center = focus(views, sights)
+    reach = silhouette_radius(views.select(kept.nonzero()[:, 0].tolist()), center)
+    near = (views.cameras.position - center).norm(dim=-1) < reach
+    return (near & _cameras_behind_object(views)).nonzero()[:, 0].tolist()
 
 
-def _covered(views: ViewSet) -> Tensor:
-    """Which cameras at least two other views have in their picture, all of them with the object there (V,)."""
+def _cameras_behind_object(views: ViewSet) -> Tensor:
+    """Return which cameras at least two other views have in their picture, all of them with the object there (V,)."""
     pixels, depth = views.cameras.project(views.cameras.position)
     height, width = views.rgba.shape[-2:]
     x, y = pixels[..., 0].long(), pixels[..., 1].long()
@@ -361,18 +359,18 @@ def _covered(views: ViewSet) -> Tensor:
 
 
 def one_viewpoint(views: ViewSet) -> bool:
-    """Whether all cameras stand at one place (or, orthographic ones, look in one direction): no depth from these."""
+    """Return whether all cameras stand at one place, or orthographic ones look in one direction: no depth then."""
     seen_from = views.cameras.position if views.cameras.span_y is None else views.cameras.c2w[:, :3, 2]
     spread = (seen_from - seen_from.mean(0)).norm(dim=-1).max()
     return float(spread) <= 1e-5 * float(seen_from.norm(dim=-1).max())
 
 
-def cameras_turned_away(views: ViewSet, sights: Sights | None = None) -> list[int]:
-    """Indices of the cameras that have behind them what the views look at.
+def cameras_turned_away(views: ViewSet, sights: SightLines | None = None) -> list[int]:
+    """Return indices of the cameras that have behind them what the views look at.
 
     None where the lines of sight are nearly parallel, as nobody knows then where they meet.
     """
-    sights = sights or Sights.of(views)
+    sights = sights or SightLines.of(views)
     if sights.spread(sights.agreeing()) < MEETING:
         return []
     depth = views.cameras.project(focus(views, sights)[None])[1][:, 0]
@@ -380,7 +378,7 @@ def cameras_turned_away(views: ViewSet, sights: Sights | None = None) -> list[in
 
 
 def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
-    """The views, if an object can be made of them. Raises UserError that says which view is wrong."""
+    """Return the views, if an object can be made of them. Raises UserError that says which view is wrong."""
     if len(views) < at_least:
         raise UserError(
             f"{where}: has {len(views)} view{'s' * (len(views) != 1)}; expected at least {at_least}: depth cannot be "
@@ -389,12 +387,12 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     empty = [name for name, picture in zip(views.names, views.rgba) if not (picture[3] > 0.5).any()]
     if len(empty) == len(views):
         raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
-    sights = Sights.of(views)
+    sights = SightLines.of(views)
     _refuse_cameras(views, sights, where)
     lost = (~sights.agreeing()).nonzero()[:, 0].tolist()
     if lost:
         views = views.noting(
-            f"{_counted(views, lost)} look past what the others look at: are their matrices right?"
+            f"{_named(views, lost)} look past what the others look at: are their matrices right?"
         )
     if empty:
         views = views.noting(f"{len(empty)} of {len(views)} views show nothing of the object ({empty[0]})")
@@ -406,8 +404,8 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     return views
 
 
-def _refuse_cameras(views: ViewSet, sights: Sights, where: str) -> None:
-    """Raises UserError for cameras that cannot have taken views of one object."""
+def _refuse_cameras(views: ViewSet, sights: SightLines, where: str) -> None:
+    """Raise UserError for cameras that cannot have taken views of one object."""
     if one_viewpoint(views):
         what = "stand at one place" if views.cameras.span_y is None else "look in one direction"
         raise UserError(
@@ -417,25 +415,25 @@ def _refuse_cameras(views: ViewSet, sights: Sights, where: str) -> None:
     away = cameras_turned_away(views, sights)
     if 2 * len(away) > len(views):
         raise UserError(
-            f"{where}: {_counted(views, away)} look away from the object; expected OpenGL axes, looking along -z: are "
+            f"{where}: {_named(views, away)} look away from the object; expected OpenGL axes, looking along -z: are "
             "the matrices OpenCV's, which look along +z?"
         )
     inside = cameras_inside(views, sights)
     if inside:
         raise UserError(
-            f"{where}: {_counted(views, inside)} stand inside the object; expected cameras around it: are the matrices "
+            f"{where}: {_named(views, inside)} stand inside the object; expected cameras around it: are the matrices "
             "world-to-camera, or in other units than the object?"
         )
 
 
-def _counted(views: ViewSet, indices: Sequence[int]) -> str:
-    """``2 of 8 cameras (a.png, b.png)``."""
+def _named(views: ViewSet, indices: Sequence[int]) -> str:
+    """Return ``2 of 8 cameras (a.png, b.png)``."""
     names = ", ".join(views.names[i] for i in indices[:3])
     return f"{len(indices)} of {len(views)} cameras ({names}{', ...' if len(indices) > 3 else ''})"
 
 
 def borders_covered(views: ViewSet) -> int:
-    """How many views are object along nine tenths of their border."""
+    """Return how many views are object along nine tenths of their border."""
     if not views.masked:
         return 0
     solid = views.rgba[:, 3] > 0.5
@@ -444,7 +442,7 @@ def borders_covered(views: ViewSet) -> int:
 
 
 def refuse_outside(views: ViewSet, radius: float, where: str = "data.path") -> None:
-    """Raises UserError unless the object is within ``radius`` of the origin (a cube) and the cameras around it.
+    """Raise UserError unless the object is within ``radius`` of the origin (a cube) and the cameras around it.
 
     Where there are no masks the object is taken to be where the lines of sight meet.
     """
@@ -453,7 +451,7 @@ def refuse_outside(views: ViewSet, radius: float, where: str = "data.path") -> N
         near = (views.cameras.position.norm(dim=-1) <= radius).nonzero()[:, 0].tolist()
         if 2 * len(near) > len(views):  # a few may have come close, most never do
             raise UserError(
-                f"{where}: {_counted(views, near)} stand within {radius:g} of the origin, where the object should be; "
+                f"{where}: {_named(views, near)} stand within {radius:g} of the origin, where the object should be; "
                 f"expected cameras around it: {mend}"
             )
     shown = silhouette_radius(views, torch.zeros(3)) if views.masked else 0.0
@@ -465,6 +463,6 @@ def refuse_outside(views: ViewSet, radius: float, where: str = "data.path") -> N
     middle = focus(views)
     if not views.masked and float(middle.abs().max()) > radius:
         raise UserError(
-            f"{where}: the cameras look at {_shown(middle)}; expected the object about the origin, within "
+            f"{where}: the cameras look at {_coordinates(middle)}; expected the object about the origin, within "
             f"system.geometry.radius, {radius:g}: {mend}"
         )

@@ -43,18 +43,19 @@ class RayBatch:
         return self.origins.shape[0]
 
     def to(self, device: "torch.device | str") -> "RayBatch":
+        """Return the rays on another device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def first(self, count: int) -> "RayBatch":
-        """The first ``count`` rays: they are as random as all."""
+        """Return the first ``count`` rays: they are as random as all."""
         return self.rows(slice(count))
 
     def rows(self, rows: slice) -> "RayBatch":
-        """Some of the rays, one after another."""
+        """Return some of the rays, one after another."""
         return self._each(lambda tensor: tensor[rows])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
-        """What the pixels show in front of a color."""
+        """Return what the pixels show in front of a color."""
         return (
             self.rgb
             if self.mask is None
@@ -85,12 +86,15 @@ class ViewBatch:
 
     @property
     def cameras(self) -> Cameras:
+        """The cameras of the views."""
         return self.views.cameras
 
     def over(self, background: float = 1.0) -> Float[Tensor, "V 3 H W"]:
+        """Return the pictures in front of a plain gray level."""
         return over(self.views.rgba, background)
 
     def to(self, device: "torch.device | str") -> "ViewBatch":
+        """Return the views on another device."""
         return replace(self, views=self.views.to(device))
 
     def __len__(self) -> int:
@@ -99,7 +103,7 @@ class ViewBatch:
 
 @dataclass(frozen=True)
 class ViewsConfig(ViewOptions):
-    """What to reconstruct from, and which of it to keep for judging."""
+    """Options of the views to reconstruct from, and of those held out to judge by."""
 
     path: str = option(
         "",
@@ -107,7 +111,9 @@ class ViewsConfig(ViewOptions):
         path=True,
     )
     eval_path: str | None = option(
-        None, "likewise: views to judge by; null: those held out, or a few of the training views", path=True
+        None,
+        "views to judge by, in any layout; null: those held out, or a few of the training views",
+        path=True,
     )
     hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
     n_rays: int = option(2048, "rays a batch", ge=1, le=2**24)
@@ -119,10 +125,10 @@ class ViewsConfig(ViewOptions):
     )
     margin: int = option(8, "pixels about the silhouette that count as its surroundings", ge=0, le=16384)
     view_weights: tuple[float, ...] = option(
-        (), "how far each view is trusted, one number a view; empty: as the reader says, mostly 1", ge=0
+        (), "weight of each view, one number a view; empty: as the reader says, mostly 1", ge=0
     )
     drop_views: tuple[int, ...] = option((), "indices of views to leave out entirely", ge=0)
-    use_normals: bool = option(True, "hand out the views' normals where there are any")
+    use_normals: bool = option(True, "whether the views' normals are used where there are any")
     n_val_views: int = option(
         4, "views of a validation grid, evenly chosen from those of the test", ge=1, le=1000
     )
@@ -143,10 +149,12 @@ class ViewsData(Data[ViewsConfig]):
 
     @property
     def train_views(self) -> ViewSet:
+        """The views to reconstruct from."""
         return self._views()[0]
 
     @property
     def test_views(self) -> ViewSet:
+        """The views to judge by."""
         return self._views()[1]
 
     def _views(self) -> tuple[ViewSet, ViewSet]:
@@ -155,30 +163,31 @@ class ViewsData(Data[ViewsConfig]):
         return self._split
 
     def refuse_uneven(self, processes: int) -> None:
-        """Parts may differ by a ray; nobody may be without any."""
+        """Raise ``ConfigError`` where a process would be without any ray."""
         if self.config.n_rays < processes:
             raise ConfigError(f"data.n_rays: {self.config.n_rays} is too few for {processes} processes")
 
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
+        """Draw the rays of a step."""
         return self.rays(self.config.n_rays, generator)
 
     def rays(self, count: int, generator: torch.Generator) -> RayBatch:
-        """``count`` random rays of the training views; all randomness from ``generator`` (a CPU generator)."""
+        """Draw ``count`` random rays of the training views; all randomness from ``generator`` (a CPU generator)."""
         if self._pool is None:
             self._pool = RayPool(self.train_views, self.config.margin, self.config.use_normals)
         return self._pool.draw(count, self.config.object_share, generator)
 
     def eval_batches(self, split: Split) -> list[ViewBatch]:
-        """Validation views in one batch; test views one by one."""
+        """Return validation views in one batch; test views one by one."""
         views = self.test_views
         if split == "val":
-            return [ViewBatch(views.select(evenly(len(views), self.config.n_val_views)), "val", 0)]
+            return [ViewBatch(views.select(spread_indices(len(views), self.config.n_val_views)), "val", 0)]
         return [ViewBatch(views.select([i]), "test", i) for i in range(len(views))]
 
 
 def open_views(config: ViewsConfig) -> tuple[ViewSet, ViewSet]:
-    """Views to train on and views to judge by. Raises UserError for views an object cannot be made of."""
-    views = weighted(read_views(config.path, config), config)
+    """Return views to train on and views to judge by. Raises UserError for views an object cannot be made of."""
+    views = with_weights(read_views(config.path, config), config)
     kept = [i for i in range(len(views)) if i not in config.drop_views]
     views = views.select(kept)
     if config.eval_path is not None:
@@ -189,15 +198,15 @@ def open_views(config: ViewsConfig) -> tuple[ViewSet, ViewSet]:
             f"data.hold_out: {config.hold_out} of {len(views)} views leaves {len(views) - config.hold_out}; "
             "expected at least 2 to reconstruct from"
         )
-    held = evenly(len(views), config.hold_out)
+    held = spread_indices(len(views), config.hold_out)
     train = refuse_useless(
         views.select([i for i in range(len(views)) if i not in held]), f"data.path: {config.path}"
     )
     return train, views.select(held) if held else train
 
 
-def weighted(views: ViewSet, config: ViewsConfig) -> ViewSet:
-    """The views with the configured weights, and drops that exist."""
+def with_weights(views: ViewSet, config: ViewsConfig) -> ViewSet:
+    """Return the views with the configured weights, and drops that exist."""
     if config.view_weights and len(config.view_weights) != len(views):
         raise ConfigError(
             f"data.view_weights: has {len(config.view_weights)} values; expected {len(views)}, one a view"
@@ -210,8 +219,8 @@ def weighted(views: ViewSet, config: ViewsConfig) -> ViewSet:
     return replace(views, weights=torch.tensor(config.view_weights)) if config.view_weights else views
 
 
-def evenly(count: int, wanted: int) -> list[int]:
-    """``wanted`` indices below ``count`` (at most all), the middles of as many equal stretches."""
+def spread_indices(count: int, wanted: int) -> list[int]:
+    """Return ``wanted`` indices below ``count`` (at most all), the middles of as many equal stretches."""
     wanted = min(count, wanted)
     return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
 
@@ -227,14 +236,14 @@ class RayPool:
         self.near = near_object(views, margin) if views.masked else torch.arange(len(self.pixels))
 
     def draw(self, count: int, object_share: float, generator: torch.Generator) -> RayBatch:
-        """Independent pixels, each about the object with probability ``object_share``."""
+        """Draw independent pixels, each about the object with probability ``object_share``."""
         anywhere = torch.randint(len(self.pixels), (count,), generator=generator)
         about = self.near[torch.randint(len(self.near), (count,), generator=generator)]
         chosen = torch.rand(count, generator=generator) < object_share
         return self.at(torch.where(chosen, about, anywhere))
 
     def at(self, index: Int[Tensor, "R"]) -> RayBatch:
-        """The rays of pixels by their number: views one after the other, row by row."""
+        """Return the rays of pixels by their number: views one after the other, row by row."""
         height, width = self.views.rgba.shape[-2:]
         view, rest = index // (height * width), index % (height * width)
         origins, directions = self.views.cameras.rays_at(view, rest % width, rest // width)
@@ -251,7 +260,7 @@ class RayPool:
 
 
 def near_object(views: ViewSet, margin: int) -> Int[Tensor, "N"]:
-    """Numbers of the pixels within ``margin`` of the silhouettes' bounding boxes."""
+    """Return numbers of the pixels within ``margin`` of the silhouettes' bounding boxes."""
     height, width = views.rgba.shape[-2:]
     inside = torch.zeros(len(views), height, width, dtype=torch.bool)
     for index, alpha in enumerate(views.rgba[:, 3]):
@@ -262,8 +271,8 @@ def near_object(views: ViewSet, margin: int) -> Int[Tensor, "N"]:
     return inside.flatten().nonzero()[:, 0]
 
 
-def describe(views: ViewSet) -> str:
-    """One line for the log: how many views, of what size, and everything that was assumed."""
+def views_summary(views: ViewSet) -> str:
+    """Return one line for the log: how many views, of what size, and everything that was assumed."""
     height, width = views.rgba.shape[-2:]
     kind = "pinhole" if views.cameras.span_y is None else "orthographic"
     return "; ".join([f"{len(views)} {kind} views of {width} x {height} pixels", *views.notes])

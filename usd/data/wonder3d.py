@@ -20,7 +20,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.file_names import Folder
-from usd.data.masks import PLAIN, masked
+from usd.data.masks import PLAIN, apply_masks
 from usd.data.pictures import over, read_pictures, read_values, write_picture
 from usd.data.view_set import ViewSet, same_size
 from usd.math.camera import Cameras, Spherical, look_at, orthographic_cameras
@@ -33,14 +33,14 @@ SPAN, SIZE = 1.35, 256
 
 
 def target_cameras(size: int = SIZE, azimuth_deg: float | int = -90.0) -> Cameras:
-    """The six published cameras, the front one at ``azimuth_deg`` (-90 in the system's own frame)."""
+    """Return the six published cameras, the front one at ``azimuth_deg`` (-90 in the system's own frame)."""
     azimuth = (torch.tensor(AZIMUTH_DEG) + 90.0 + azimuth_deg).deg2rad()
     place = Spherical(torch.zeros(len(VIEWS)), azimuth, torch.tensor(DISTANCE)).xyz()
     return orthographic_cameras(look_at(place, torch.zeros_like(place)), SPAN, size, size)
 
 
 def find_scene(path: Path) -> Path | None:
-    """The scene's folder: ``path`` or the only scene in it; None where there is none."""
+    """Return the scene's folder: ``path`` or the only scene in it; None where there is none."""
     if _is_scene(path):
         return path
     scenes = [folder for folder in sorted(path.glob("*")) if _is_scene(folder)] if path.is_dir() else []
@@ -53,14 +53,14 @@ def _is_scene(folder: Path) -> bool:
 
 
 def read_scene(folder: Path, where: str) -> ViewSet:
-    """The six views in the system's own frame, with world normals. Raises UserError that names a missing file."""
-    colours, notes = _colours(folder, where)
-    cameras = target_cameras(colours[0].shape[-1])
-    normals, note = _normals(folder, cameras, colours[0].shape[-1], where)
+    """Read the six views in the system's own frame, with world normals. Raises ``UserError`` for a missing file."""
+    colors, notes = _colors(folder, where)
+    cameras = target_cameras(colors[0].shape[-1])
+    normals, note = _normals(folder, cameras, colors[0].shape[-1], where)
     names = tuple(f"rgb_000_{view}.png" for view in VIEWS)
     head = f"Wonder3D's scene {folder.name}: 6 orthographic views, cameras and weights as published"
     return ViewSet(
-        torch.stack(colours),
+        torch.stack(colors),
         cameras,
         names,
         torch.tensor(WEIGHTS),
@@ -70,8 +70,8 @@ def read_scene(folder: Path, where: str) -> ViewSet:
     )
 
 
-def _colours(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:
-    """Cut-out colors: ``masked_colors`` where all are there, else those over white with their background removed."""
+def _colors(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:
+    """Return cut-out colors: ``masked_colors`` where all are there, else without their white background."""
     cut, missing = _six(folder / "masked_colors", "rgb", where)
     is_cut = not missing
     files, missing = (cut, missing) if is_cut else _six(folder, "rgb", where)
@@ -85,11 +85,11 @@ def _colours(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:
         raise UserError(f"{where}: {folder}: views are {width} x {height} pixels; expected square ones")
     if is_cut:
         return pictures, ["masks are those of masked_colors", *remarks]
-    return masked(pictures, names, [], "background", f"{where}: {folder}")[0], [PLAIN, *remarks]
+    return apply_masks(pictures, names, [], "background", f"{where}: {folder}")[0], [PLAIN, *remarks]
 
 
 def _six(folder: Path, kind: str, where: str) -> tuple[list[Path], list[str]]:
-    """The pictures of a kind in the order of ``VIEWS``, and the names of those that are not there."""
+    """Return the pictures of a kind in the order of ``VIEWS``, and the names of those that are not there."""
     files = Folder(folder, f"{where}: {folder}")
     names = [f"{kind}_000_{view}.png" for view in VIEWS]
     found = {name: files.find(name) for name in names}
@@ -108,14 +108,14 @@ def _normals(
 
 
 def world_normals(maps: Float[Tensor, "V 4 H W"], front: Float[Tensor, "3 3"]) -> Float[Tensor, "V 3 H W"]:
-    """Unit normals from cut-out normal pictures; 0 where they are transparent. ``front`` is camera-to-world."""
+    """Return unit normals from cut-out normal pictures; 0 where they are transparent. ``front`` is camera-to-world."""
     directions = torch.einsum("ij,vjhw->vihw", front, 2 * maps[:, :3] - 1)
     known = (maps[:, 3:] > 0.5) & (directions.norm(dim=1, keepdim=True) > 0.1)
     return torch.where(known, torch.nn.functional.normalize(directions, dim=1), torch.zeros_like(directions))
 
 
 def write_scene(views: ViewSet, folder: Path) -> list[Path]:
-    """The whole layout. The views must have been taken by ``target_cameras``, in their order, and have normals."""
+    """Write the whole layout. The views must be those of ``target_cameras``, in their order, with normals."""
     if views.normals is None:
         raise UserError(f"{folder}: Wonder3D's layout holds normals, and these views have none")
     front = views.cameras.c2w[0, :3, :3]

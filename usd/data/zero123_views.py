@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import UserError
-from usd.data.pictures import read_pictures, write_picture, writing
+from usd.data.pictures import read_pictures, write_picture, write_whole
 from usd.data.view_set import ViewSet, same_size, view_set
 from usd.math.camera import Cameras
 
@@ -23,7 +23,7 @@ FOV = 2 * math.atan(16 / 35)
 
 
 def find_views(path: Path) -> Path | None:
-    """The folder, if it holds numbered matrices; None otherwise."""
+    """Return the folder, if it holds numbered matrices; None otherwise."""
     return path if path.is_dir() and _matrices(path) else None
 
 
@@ -36,7 +36,7 @@ def _numbered(folder: Path, ending: str) -> list[Path]:
 
 
 def read_views(folder: Path, where: str, size: int | None = None) -> ViewSet:
-    """All numbered views of an object. Raises UserError where a picture or a matrix is missing or not one."""
+    """Return all numbered views of an object. Raises UserError where a picture or a matrix is missing or not one."""
     matrices = _matrices(folder)
     found = {file.stem: file for file in _numbered(folder, ".png")}
     known = {matrix.stem for matrix in matrices}
@@ -56,7 +56,7 @@ def read_views(folder: Path, where: str, size: int | None = None) -> ViewSet:
 
 
 def camera_to_world(file: Path, where: str) -> Float[Tensor, "4 4"]:
-    """The camera-to-world matrix of a stored world-to-camera one."""
+    """Return the camera-to-world matrix of a stored world-to-camera one."""
     try:
         matrix = torch.from_numpy(np.asarray(np.load(file, allow_pickle=False), dtype=np.float32))
     except (OSError, ValueError, EOFError) as error:
@@ -74,12 +74,12 @@ def camera_to_world(file: Path, where: str) -> Float[Tensor, "4 4"]:
 
 
 def write_views(views: ViewSet, folder: Path) -> list[Path]:
-    """Numbered pictures and matrices. The views must have this layout's field of view."""
+    """Write numbered pictures and matrices. The views must have this layout's field of view."""
     matrices = views.cameras.world_to_camera()[:, :3].cpu().numpy()
     written = []
     for index, (picture, matrix) in enumerate(zip(views.rgba, matrices, strict=True)):
         written.append(write_picture(folder / f"{index:03d}.png", picture))
-        with writing(folder / f"{index:03d}.npy") as file:
+        with write_whole(folder / f"{index:03d}.npy") as file:
             np.save(file, matrix)
         written.append(folder / f"{index:03d}.npy")
     return written

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     reads.add_argument("--overwrite", action="store_true", help="write over what is there")
     asked = reads.parse_args(arguments)
-    return process.perform(lambda: _convert(asked))
+    return process.run_command(lambda: _convert(asked))
 
 
 def _convert(asked: argparse.Namespace) -> None:

@@ -36,30 +36,31 @@ def sample_views(
     generator: torch.Generator | None,
     prior: TextDenoiser | None = None,
 ) -> Float[Tensor, "B 3 S S"]:
-    """Novel views in [0, 1]. With ``prior`` its unconditional prediction replaces the model's own (rectified)."""
+    """Sample novel views in [0, 1]. With ``prior`` its unconditional prediction replaces the model's own."""
     if prior is not None:
         check_shared_latents(model, prior, "sampling")
-    plain = model if prior is None else prior
-    told = told_fn(model, model.embed_view(reading, cameras))
-    untold = told_fn(plain, plain.unconditional(len(cameras)))
-    return _sampled(model, guided_fn(told, untold, sampler.scale), len(cameras), sampler, generator)
+    base = model if prior is None else prior
+    cond = conditional_eps(model, model.embed_view(reading, cameras))
+    uncond = conditional_eps(base, base.unconditional(len(cameras)))
+    return _sample(model, guided_fn(cond, uncond, sampler.scale), len(cameras), sampler, generator)
 
 
 def sample_text(
     model: TextDenoiser, prompts: Sequence[str], sampler: Sampler, generator: torch.Generator | None
 ) -> Float[Tensor, "B 3 S S"]:
-    """One picture in [0, 1] per prompt."""
-    told, untold = (told_fn(model, e) for e in (model.embed_text(prompts), model.unconditional(len(prompts))))
-    return _sampled(model, guided_fn(told, untold, sampler.scale), len(prompts), sampler, generator)
+    """Sample one picture in [0, 1] per prompt."""
+    embeddings = model.embed_text(prompts), model.unconditional(len(prompts))
+    cond, uncond = (conditional_eps(model, embedding) for embedding in embeddings)
+    return _sample(model, guided_fn(cond, uncond, sampler.scale), len(prompts), sampler, generator)
 
 
-def told_fn(model: Denoiser, embedding: Embedding) -> EpsFn:
-    """The model under one condition, as a noise predictor."""
+def conditional_eps(model: Denoiser, embedding: Embedding) -> EpsFn:
+    """Return the noise predictor of a model under one condition."""
     return lambda xt, t: model.eps(xt, t, embedding)
 
 
 @torch.no_grad()
-def _sampled(
+def _sample(
     model: Denoiser, eps_fn: EpsFn, batch: int, sampler: Sampler, generator: torch.Generator | None
 ) -> Float[Tensor, "B 3 S S"]:
     space, device = model.latent, model.alphas_cumprod.device

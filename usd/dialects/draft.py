@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from usd.core.errors import ConfigError
-from usd.core.loading import Origin
+from usd.core.loading import ValueOrigin
 
 Values = dict[str, object]
 
@@ -18,7 +18,7 @@ class Translation:
     notes: tuple[str, ...] = ()
     written_at: Mapping[str, str] = field(default_factory=dict)  # key after translation -> key in the file
 
-    def origins(self, origins: Mapping[str, Origin]) -> dict[str, Origin]:
+    def origins(self, origins: Mapping[str, ValueOrigin]) -> dict[str, ValueOrigin]:
         """Return where each value was written, under the keys after translation."""
         moved = {
             new + key.removeprefix(old): origin

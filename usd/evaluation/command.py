@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from usd.core import process
-from usd.data.pictures import writing
+from usd.data.pictures import write_whole
 from usd.evaluation.align import ALIGNMENTS
 from usd.evaluation.protocol import EvaluationReport, evaluate, figures_table
 from usd.evaluation.sources import open_source
@@ -67,7 +67,7 @@ def compare_sources(argv: list[str] | None = None) -> EvaluationReport:
     for note in report.notes:
         print(f"- {note}")
     if args.json is not None:
-        with writing(args.json) as file:
+        with write_whole(args.json) as file:
             file.write_text(json.dumps(report.plain(), indent=1) + "\n")
     return report
 
@@ -78,4 +78,4 @@ def main(argv: list[str] | None = None) -> int:
     def compare() -> None:
         compare_sources(argv)
 
-    return process.perform(compare)
+    return process.run_command(compare)

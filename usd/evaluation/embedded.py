@@ -20,7 +20,7 @@ from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.math.camera import Cameras
 from usd.toybox import TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
-from usd.toybox.objects import NAMELESS, make_toy
+from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import Pictures, render
 from usd.toybox.scene import Toy
 
@@ -57,7 +57,7 @@ def split_toys(count: int, keep: Callable[[Toy], bool] = lambda _: True) -> list
 
 def asymmetric(toy: Toy) -> bool:
     """Tell whether a toy has a name and an outline from which its azimuth can be told."""
-    return toy.category != NAMELESS and not toy.symmetric
+    return toy.category != UNCAPTIONED and not toy.symmetric
 
 
 def toy_views(toy: Toy, cameras: Cameras) -> ToyViews:

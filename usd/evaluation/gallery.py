@@ -9,7 +9,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from usd.core.types import Render
-from usd.data.pictures import contact_sheet, over, resize_rgba, straight, to_bytes, write_picture, writing
+from usd.data.pictures import (
+    contact_sheet,
+    over,
+    resize_rgba,
+    to_bytes,
+    unpremultiply,
+    write_picture,
+    write_whole,
+)
 from usd.math.normal_map import normal_colors
 
 Rgba = Float[Tensor, "4 H W"]
@@ -19,7 +27,7 @@ def rendered_rgba(render: Render) -> Float[Tensor, "B 4 H W"]:
     """Return a render as straight-alpha pictures. Raises ``ValueError`` for one without its foreground."""
     if render.foreground is None:
         raise ValueError("the render has no foreground; ask the renderer for it")
-    return straight(render.foreground, render.opacity)
+    return unpremultiply(render.foreground, render.opacity)
 
 
 def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Path:
@@ -31,7 +39,7 @@ def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Pa
     frames: list[ArrayLike] = [
         to_bytes(_even(over(resize_rgba(picture, height, width)))) for picture in pictures
     ]
-    with writing(path) as file:
+    with write_whole(path) as file:
         imageio.mimwrite(file, frames, fps=fps, codec="libx264", quality=8, macro_block_size=2)
     return Path(path)
 

@@ -38,6 +38,12 @@ class Lpips:
         self, picture: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "B 3 H W"]
     ) -> Float[Tensor, "B"]:
         """Return one distance a picture; 0 for equal ones. Sides must be at least 16 pixels."""
+        return self.distance(picture, truth)
+
+    def distance(
+        self, picture: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "B 3 H W"]
+    ) -> Float[Tensor, "B"]:
+        """Return the same, differentiable by the picture: a perceptual loss."""
         total = torch.zeros(len(picture), device=picture.device)
         # Learned weights of each layer's channels; a mean over pixels makes sizes comparable.
         for a, b, w in zip(self.features(picture), self.features(truth), self.linear, strict=True):

@@ -16,7 +16,7 @@ from usd.core.config import parse
 from usd.core.errors import UserError
 from usd.core.places import command
 from usd.core.types import Mesh
-from usd.data.toy_views import see_toy, toy_seed
+from usd.data.toy_views import render_toy_views, toy_seed
 from usd.data.view_readers import ViewOptions, is_trial, read_views, trial_folders
 from usd.data.view_set import ViewSet
 from usd.evaluation.mesh_views import mesh_views, open_mesh
@@ -88,7 +88,7 @@ def _toy(seed: int) -> EvaluationSource:
     mesh = toy_mesh(toy, TOY_RESOLUTION)
     note = f"toybox {seed}: {toy.caption}"
     return EvaluationSource(
-        f"toybox:{seed}", "toybox", mesh, see=lambda cameras: see_toy(seed, cameras), notes=(note,)
+        f"toybox:{seed}", "toybox", mesh, see=lambda cameras: render_toy_views(seed, cameras), notes=(note,)
     )
 
 

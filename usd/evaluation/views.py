@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.data.pictures import over, read_rgba, resize_rgba, writing
+from usd.data.pictures import over, read_rgba, resize_rgba, write_whole
 from usd.data.transforms import Frame
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 
@@ -53,7 +53,7 @@ def write_metrics(path: str | Path, frames: Sequence[Frame], scores: Mapping[int
     views = [{"file_path": frames[index].file_path, **_finite(score)} for index, score in scores.items()]
     mean = asdict(mean_score(list(scores.values())))
     content = {**mean, "views": len(views), "protocol": "over white, per view then mean", "per_view": views}
-    with writing(path) as file:
+    with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1))
     return Path(path)
 

@@ -33,7 +33,7 @@ from usd.math.tetrahedra import (
     near_surface,
     tetrahedral_grid,
 )
-from usd.network.encoding import HashGrid
+from usd.network.encoding import FrequencyBands, HashGrid
 from usd.network.mlp import mlp
 
 START = HashGridSpec(1, 1, 19, 64, 1.0)  # one dense level of 64^3 cells: the grid that ``start`` adds
@@ -82,7 +82,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
 
     start: Tensor
     eps: Tensor
-    encoding: HashGrid
+    encoding: HashGrid | FrequencyBands
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -105,7 +105,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         eps = self.config.finite_difference_normal_eps
         if eps != "progressive":
             return eps
-        if self.encoding.mask is None:
+        if not isinstance(self.encoding, HashGrid) or self.encoding.mask is None:
             raise ConfigError(
                 "system.geometry.finite_difference_normal_eps: progressive follows the levels of a"
                 " pos_encoding_config.otype ProgressiveBandHashGrid; expected that, or a number"

@@ -14,7 +14,7 @@ from usd.core.types import Field
 from usd.geometry import Volumetric
 from usd.math.differences import CORNERS
 from usd.network.activation import ActivationName, activation
-from usd.network.encoding import HashGrid, HashGridConfig
+from usd.network.encoding import HashGridConfig, position_encoding
 from usd.network.mlp import MLPConfig, mlp
 
 Bias = float | Literal["blob_magic3d", "blob_dreamfusion"]
@@ -62,7 +62,7 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.n_features = config.n_feature_dims
-        self.encoding = HashGrid(config.pos_encoding_config)
+        self.encoding = position_encoding(config.pos_encoding_config)
         width = self.encoding.n_output
         self.density_network = mlp(width, 1, config.mlp_network_config)
         self.feature_network = mlp(width, config.n_feature_dims, config.mlp_network_config)

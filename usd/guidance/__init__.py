@@ -1,13 +1,15 @@
 """Guidances: a formula on noise predictions that says how a rendered view should change.
 
-The base class renders nothing and knows no model: it encodes the view, draws t and noise, asks ``gradient`` for the
-formula, guards it and wraps it as a loss. ``usd/guidance/<name>.py`` holds one formula each.
+``usd/guidance/<name>.py`` holds one formula each, a class directly below ``Guidance``. Where its noise predictions come
+from is said by the class of its options: a picture (``picture_scores.py``), a sentence (``text_scores.py``), or a
+source of your own; ``with_scores`` (``scores.py``) gives one formula another source.
+
+The base class encodes the view, draws t and noise, asks ``gradient`` for the formula, guards it and wraps it as a loss.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,32 +22,17 @@ from usd.core.module import Module
 from usd.core.needs import check_needs
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
-from usd.denoiser import (
-    Denoiser,
-    Embedding,
-    EncodedReference,
-    Execution,
-    TextDenoiser,
-    ViewDenoiser,
-    open_view_denoiser,
-)
+from usd.denoiser import Denoiser, Execution
+from usd.guidance.scores import NotFiniteError, Pictures, Scores, ScoreSource, require_finite
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
-from usd.math.distill import (
-    clip_gradient,
-    distillation_gradient,
-    predictions_needed,
-    surrogate_loss,
-    time_weight,
-)
+from usd.math.distill import clip_gradient, image_gradient, surrogate_loss, time_weight, wanted_x0
 from usd.prompt_processor import PromptProcessor
-
-Predict = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
-class Noised:
-    """A view on its way through a guidance: its latents z, noised to x_t at t; ``weight`` is w(t)."""
+class NoisyLatents:
+    """Latents z of rendered views, with noise at t: x_t. ``weight`` is w(t), ``generator`` draws what is random."""
 
     z: Float[Tensor, "B c h w"]
     xt: Float[Tensor, "B c h w"]
@@ -53,189 +40,222 @@ class Noised:
     t: Int[Tensor, "B"]
     weight: Float[Tensor, "B 1 1 1"]
     step: int
-
-
-class NotFiniteError(Exception):
-    """A tensor of a guidance has values that are not finite. The message says which, and how many."""
-
-
-def unusable(like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
-    """What comes of a step in which something was not finite: a loss that is not, either, and why."""
-    return GuidanceOutput(like.sum() * torch.nan, trouble=str(problem))
+    generator: torch.Generator | None = None
 
 
 G = TypeVar("G", bound="GuidanceConfig", default="GuidanceConfig", covariant=True)
 
 
 class Guidance(Module[G]):
-    """Base of all. ``prompts`` says what text models are told: a sentence, or words against which a view is made."""
+    """Base of all formulas. ``prompts`` are what its text models are given: a sentence, or a negative prompt alone."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
-    model: Denoiser  # encodes the views
+    needs: frozenset[str] = frozenset({"rgb"})
 
     @dataclass(frozen=True)
     class Config:
+        """Options of every guidance."""
+
         min_step_percent: Schedule = option(
             0.02, "smallest noise level, as a share of the schedule", ge=0, le=1
         )
         max_step_percent: Schedule = option(
             0.98, "largest noise level, as a share of the schedule", ge=0, le=1
         )
-        weighting_strategy: Literal["sds", "uniform", "fantasia3d"] = option(
-            "sds", "w(t): sds 1 - alphabar, uniform 1, fantasia3d sqrt(alphabar) (1 - alphabar)"
+        sqrt_anneal: bool = option(
+            False, "one noise level a step, which falls from largest to smallest with the root of the steps"
+        )
+        t_anneal: bool = option(False, "one noise level a step, which falls from largest to smallest evenly")
+        trainer_max_steps: int = option(
+            25000, "step at which sqrt_anneal or t_anneal reaches the smallest", ge=1
+        )
+        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d"] = option(
+            "sds",
+            "w(t): sds (dreamfusion) 1 - alphabar, uniform 1, fantasia3d sqrt(alphabar) (1 - alphabar)",
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
+        use_img_loss: bool = option(
+            False, "also the loss lambda_img: the render against the decoded picture that the formula wants"
+        )
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
         )
         models: Execution = option({}, "how the models are kept in memory and run")
 
         @property
-        def running(self) -> Execution:
+        def execution(self) -> Execution:
             """``models``, with the published key taken into account."""
             return self.models.single(self.half_precision_weights)
+
+        @property
+        def wants_picture(self) -> bool:
+            """Whether a reference picture is looked at, so that ``set_reference`` has to be called."""
+            return False
+
+        @property
+        def wants_prompts(self) -> bool:
+            """Whether the prompt itself, and not only the negative one, reaches a model."""
+            return False
+
+        def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:
+            """Open the models that score the views. Raises ``UserError``."""
+            raise TypeError(
+                f"{type(self).__qualname__} names no source of scores; expected PictureOptions, ..."
+            )
 
     def __init__(self, config: G, prompts: PromptProcessor | None = None) -> None:
         super().__init__(config)
         check_needs(self.needs, f"{type(self).__name__}.needs")
+        self.source = config.open_source(prompts)
+        self.needs = self.needs | self.source.needs
+        self.build()
+
+    def build(self) -> None:
+        """Open what the formula needs beside its scores. Nothing by default."""
+
+    @property
+    def model(self) -> Denoiser:
+        """The model that encodes the views."""
+        return self.source.model
 
     @abstractmethod
-    def gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
-        """How z should *not* look: the derivative of the (implicit) loss by z, without gradient."""
+    def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
+        """Return the derivative of the (implicit) loss with respect to the latents, without gradient."""
+
+    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
+        """Show the prepared reference picture, in [0, 1] over white, and its camera to whoever looks at one.
+
+        Call it on the training device, before the first step.
+        """
+        self.source.set_reference(rgb, cameras)
 
     def forward(
-        self, render: Render, cameras: Cameras, step: int, generator: torch.Generator | None
+        self,
+        render: Render,
+        cameras: Cameras,
+        step: int,
+        generator: torch.Generator | None,
+        pictures: Pictures | None = None,
     ) -> GuidanceOutput:
-        """The loss 0.5 |z - sg(z - grad)|^2 / B and its figures.
+        """Return the loss 0.5 |z - sg(z - grad)|^2 / B of rendered views, and its figures.
 
-        Where anything is not finite the loss is not, either, and ``trouble`` says what it was.
+        ``pictures`` (B, 3, H, W) are what models conditioned on a picture of each view see; by default the
+        reference picture or the render. Where anything is not finite the loss is not, either, and ``trouble`` says
+        what it was.
         """
+        rgb = render.rgb
         try:
-            self.require_finite(render.rgb, "the rendered picture")
+            require_finite(rgb, "the rendered picture")
         except NotFiniteError as problem:
-            return unusable(render.rgb, problem)
-        return self.pull(self.model.encode(render.rgb), cameras, step, generator)
+            return self._failure(rgb, problem)
+        given = self.source.default_pictures(render) if pictures is None else pictures
+        return self.from_latents(self.model.encode(rgb), cameras, step, generator, given, rgb)
 
-    def pull(
-        self, z: Float[Tensor, "B c h w"], cameras: Cameras, step: int, generator: torch.Generator | None
+    def from_latents(
+        self,
+        z: Float[Tensor, "B c h w"],
+        cameras: Cameras,
+        step: int,
+        generator: torch.Generator | None,
+        pictures: Pictures | None = None,
+        rgb: Float[Tensor, "B 3 H W"] | None = None,
     ) -> GuidanceOutput:
-        """``forward`` for latents, wherever they come from."""
-        noised = self.noised(z, step, generator)
+        """Return the same for latents, wherever they come from; ``rgb`` is the render that they are of, if any."""
+        x = self.noisy_latents(z, step, generator)
         try:
-            grad = self._limited_gradient(noised, cameras)
+            grad = self._finite_gradient(x, cameras, pictures)
+            losses = {} if rgb is None else self._image_loss(x, grad, rgb)
         except NotFiniteError as problem:
-            return unusable(z, problem)
-        return GuidanceOutput(surrogate_loss(z, grad), self.figures(noised, grad))
+            return self._failure(z, problem)
+        grad = self._limited(grad, step)
+        return GuidanceOutput(surrogate_loss(z, grad), self.figures(x, grad), losses=losses)
+
+    def _failure(self, like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
+        """Return a loss that is not finite, and why."""
+        return GuidanceOutput(like.sum() * torch.nan, trouble=f"{problem} ({type(self).__name__})")
 
     @torch.no_grad()
-    def _limited_gradient(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
-        """``gradient`` within ``grad_clip``. Raises NotFiniteError."""
-        self.require_finite(noised.z, "the latents of the rendered picture")
-        grad = self.require_finite(self.gradient(noised, cameras), "the gradient")
-        limit = self.config.grad_clip
-        return grad if limit is None else clip_gradient(grad, limit(noised.step))
+    def _finite_gradient(
+        self, x: NoisyLatents, cameras: Cameras, pictures: Pictures | None
+    ) -> Float[Tensor, "B c h w"]:
+        """Return ``gradient``. Raises ``NotFiniteError``."""
+        require_finite(x.z, "the latents of the rendered picture")
+        return require_finite(self.gradient(x, self.source.at(cameras, pictures)), "the gradient")
 
-    def noised(self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None) -> Noised:
-        """z at a random t of this step's range."""
+    def _limited(self, grad: Float[Tensor, "B c h w"], step: int) -> Float[Tensor, "B c h w"]:
+        limit = self.config.grad_clip
+        return grad if limit is None else clip_gradient(grad, limit(step))
+
+    def _image_loss(
+        self, x: NoisyLatents, grad: Float[Tensor, "B c h w"], rgb: Float[Tensor, "B 3 H W"]
+    ) -> dict[str, Tensor]:
+        """Return the loss of the render against the decoded latents that ``grad`` asks for (HiFA, arXiv 2305.18766)."""
+        if not self.config.use_img_loss:
+            return {}
+        bars = self.model.alphas_cumprod
+        with torch.no_grad():
+            wanted = self.model.decode(wanted_x0(x.z, grad, x.weight, bars, x.t))
+        shown = rgb if rgb.shape == wanted.shape else resized(rgb, wanted.shape[-1])
+        with torch.no_grad():
+            image_grad = self._limited(image_gradient(shown, wanted, x.weight, bars, x.t), x.step)
+        return {"img": surrogate_loss(shown, require_finite(image_grad, "the gradient of the picture"))}
+
+    def noisy_latents(
+        self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None
+    ) -> NoisyLatents:
+        """Return z with noise at a random t of this step's range."""
         bars = self.model.alphas_cumprod.to(z.device)
         low, high = self.range(step)
         t = sample_timesteps(len(z), low, high, generator, z.device)
         fixed = z.detach()
         noise = normal_like(fixed, generator)
         weight = time_weight(self.config.weighting_strategy, bars, t)
-        return Noised(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
+        return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step, generator)
 
     def range(self, step: int) -> tuple[int, int]:
-        """First and last t at this step."""
+        """Return the first and the last t at this step. Raises ``UserError`` where they are the wrong way round."""
         low, high = self.config.min_step_percent(step), self.config.max_step_percent(step)
+        if self.config.sqrt_anneal or self.config.t_anneal:
+            low = high = self._annealed(step, low)
         try:
             return timestep_range(low, high, len(self.model.alphas_cumprod))
         except ValueError as problem:
             raise UserError(f"system.guidance: at step {step}: {problem}") from None
 
-    def figures(self, noised: Noised, grad: Float[Tensor, "B c h w"]) -> dict[str, float]:
-        """What is logged: size of the gradient per picture, and the range t was drawn from."""
-        low, high = self.range(noised.step)
+    def _annealed(self, step: int, low: float) -> float:
+        """Return the one noise level of this step, as a share of the schedule (sqrt: HiFA, arXiv 2305.18766)."""
+        done = min(step / self.config.trainer_max_steps, 1.0)
+        highest = self.config.max_step_percent(0)
+        share = done**0.5 if self.config.sqrt_anneal else done
+        return highest * (1 - share) + low * share
+
+    def figures(self, x: NoisyLatents, grad: Float[Tensor, "B c h w"]) -> dict[str, float]:
+        """Return what is logged: size of the gradient per picture, and the range t was drawn from."""
+        low, high = self.range(x.step)
         return {
             "guidance_grad_norm": float(grad.flatten(1).norm(dim=1).mean()),
             "min_step": float(low),
             "max_step": float(high),
-            "t": float(noised.t.float().mean()),
+            "t": float(x.t.float().mean()),
         }
-
-    def distill(self, noised: Noised, cond: Predict, ref: Predict, scale: float, lambda_: float) -> Tensor:
-        """The general formula of ``usd.math.distill``; only the predictions it needs are computed."""
-        needed = predictions_needed(scale, lambda_)
-        told = self.require_finite(cond(), "the conditional prediction") if "cond" in needed else None
-        plain = self.require_finite(ref(), "the unconditional prediction") if "ref" in needed else None
-        return distillation_gradient(noised.weight, noised.noise, told, plain, scale, lambda_)
-
-    def require_finite(self, tensor: Tensor, name: str) -> Tensor:
-        """``tensor``. Raises NotFiniteError where it has values that are not finite."""
-        if not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise NotFiniteError(
-                f"{name} has {bad} of {tensor.numel()} values not finite ({type(self).__name__})"
-            )
-        return tensor
 
 
 GuidanceConfig = Guidance.Config
 
 
-def untold(model: TextDenoiser, prompts: PromptProcessor | None, batch: int) -> Embedding:
-    """What a text model is told in the place of nothing: the negative prompt, where there is one."""
-    return model.unconditional(batch) if prompts is None else prompts.unconditional(model, batch)
+@dataclass(frozen=True)
+class ReferenceOptions(GuidanceConfig):
+    """Options of every guidance that looks at a reference picture."""
 
-
-class PictureGuidance(Guidance[G]):
-    """A guidance told a reference picture: ``set_reference`` before the first call."""
-
-    @abstractmethod
-    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        """The prepared reference picture, in [0, 1] over white, and its camera. Call it on the training device."""
-
-
-V = TypeVar("V", bound="ViewConfig", default="ViewConfig", covariant=True)
-
-
-class ViewGuidance(PictureGuidance[V]):
-    """A guidance on a model told a picture and a camera."""
-
-    @dataclass(frozen=True)
-    class Config(Guidance.Config):
-        image_path: str = option("", "the reference picture", path=True)
-        zero123_model_name_or_path: str = option(
-            "zero123-xl", "picture model: an alias of load/models.yaml, a folder or a hub id", path=True
-        )
-
-    def __init__(self, config: V, prompts: PromptProcessor | None = None) -> None:
-        super().__init__(config, prompts)
-        self.model: ViewDenoiser = open_view_denoiser(
-            config.zero123_model_name_or_path,
-            "system.guidance.zero123_model_name_or_path",
-            config.running,
-        )
-        self._reading: EncodedReference | None = None
-
-    def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
-        self._reading = self.model.encode_reference(rgb, cameras)
-        self.model.release_encoders()
+    image_path: str = option("", "the reference picture", path=True)
 
     @property
-    def reading(self) -> EncodedReference:
-        """What the model read from the reference."""
-        if self._reading is None:
-            raise RuntimeError(f"{type(self).__name__}: set_reference has not been called")
-        return self._reading
-
-    def view_eps(self, noised: Noised, cameras: Cameras) -> Float[Tensor, "B c h w"]:
-        """The noise predicted from the reference and these cameras."""
-        return self.model.eps(noised.xt, noised.t, self.model.embed_view(self.reading, cameras))
-
-    def own_unconditional_eps(self, noised: Noised) -> Float[Tensor, "B c h w"]:
-        """The noise predicted by the same model told nothing."""
-        return self.model.eps(noised.xt, noised.t, self.model.unconditional(len(noised.xt)))
+    def wants_picture(self) -> bool:
+        """Whether a reference picture is looked at: always."""
+        return True
 
 
-ViewConfig = ViewGuidance.Config
+def resized(rgb: Float[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3 S S"]:
+    """Return pictures at size x size, antialiased."""
+    return torch.nn.functional.interpolate(
+        rgb, (size, size), mode="bilinear", align_corners=False, antialias=True
+    )

@@ -38,6 +38,16 @@ def z_variance(render: Render) -> Tensor:
     return mean_over((solid * spread / mass.clamp_min(1e-6)).sum(), solid.sum())
 
 
+@loss("samples", emptiness_scale=10.0)
+def emptiness(render: Render, emptiness_scale: float) -> Tensor:
+    """Penalize samples that are seen: mean of log(1 + scale * weight) (Score Jacobian Chaining, arXiv 2212.00774).
+
+    The logarithm spares the few large weights of a surface and removes the many small ones of a haze.
+    """
+    weight = _required_samples(render).weight
+    return mean_over(torch.log1p(emptiness_scale * weight).sum(), len(weight))
+
+
 def _per_ray(values: Tensor, samples: Samples, n: int) -> Tensor:
     """Return the sums over each ray's samples."""
     return torch.zeros(n, dtype=values.dtype, device=values.device).index_add(0, samples.ray_index, values)

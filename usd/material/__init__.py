@@ -25,6 +25,7 @@ class Material(Module[C]):
     """Colors of points, seen from a direction."""
 
     n_features: int
+    n_channels: int = 3
     needs_normal: bool = False
 
     @abstractmethod
@@ -34,11 +35,26 @@ class Material(Module[C]):
         positions: Float[Tensor, "N 3"],
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
-    ) -> Float[Tensor, "N 3"]:
-        """Return colors in [0, 1]. ``directions`` point from the camera to the point, unit length."""
+    ) -> Float[Tensor, "N C"]:
+        """Return colors in [0, 1], or ``n_channels`` latents. ``directions`` are unit vectors from camera to point."""
+
+    def lit_color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+        light_positions: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N _"]:
+        """Return ``color`` under the lamps that were drawn with the cameras, where a material has a lamp of its own."""
+        return self.color(features, positions, directions, normals)
+
+    def displayed(self, colors: Float[Tensor, "N C"]) -> Float[Tensor, "N 3"]:
+        """Return display colors of what ``color`` gives: here its first three channels."""
+        return colors[:, :3].clamp(0, 1)
 
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> BakedSurface:
         """Return what a model file stores of points with outward normals: here the colors seen straight on."""
-        return BakedSurface(self.color(features, positions, -normals, normals))
+        return BakedSurface(self.displayed(self.color(features, positions, -normals, normals)))

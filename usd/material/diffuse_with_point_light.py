@@ -3,7 +3,8 @@
 color = albedo * (ambient + diffuse * max(0, normal . direction to the light))
 
 While training, each step is drawn to show the albedo alone, the shading alone (textureless), or both, and the light's
-position is drawn around the camera. Otherwise the light is at the camera.
+position is drawn around the camera, unless it came with the camera (``data.light_sample_strategy``). Otherwise the
+light is at the camera.
 """
 
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
             0.5, "probability that shading is shown without the albedo", ge=0, le=1
         )
         albedo_activation: ActivationName = option("sigmoid", "activation that brings the albedo into [0, 1]")
+        ambient_only_on_test: bool = option(False, "show the albedo, without shading, outside training")
         soft_shading: bool = option(False, "while training, make a random share of the light ambient")
         light_position_perturb: float = option(
             1.0, "standard deviation of the light's position around the line of sight", ge=0, le=10000
@@ -100,19 +102,39 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
         """Return colors in [0, 1]."""
+        return self.lit_color(features, positions, directions, normals, None)
+
+    def lit_color(
+        self,
+        features: Float[Tensor, "N F"],
+        positions: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        normals: Float[Tensor, "N 3"] | None,
+        light_positions: Float[Tensor, "N 3"] | None,
+    ) -> Float[Tensor, "N 3"]:
+        """Return colors in [0, 1], while training under the given lights instead of this step's."""
         albedo = self._activate(features[:, :3])
-        shading = self.shading if self.training else "diffuse"
+        shading = self.shading if self.training else self._test_shading
         if shading == "albedo":
             return albedo
         if normals is None:
             raise ValueError("diffuse-with-point-light-material: needs normals")
-        light = self._shade(positions, directions, normals)
+        light = self._shade(positions, directions, normals, light_positions)
         return (light if shading == "textureless" else albedo * light).clamp(0, 1)
 
-    def _shade(self, positions: Tensor, directions: Tensor, normals: Tensor) -> Float[Tensor, "N 3"]:
+    @property
+    def _test_shading(self) -> Shading:
+        """What is shown outside training."""
+        return "albedo" if self.config.ambient_only_on_test else "diffuse"
+
+    def _shade(
+        self, positions: Tensor, directions: Tensor, normals: Tensor, light_positions: Tensor | None
+    ) -> Float[Tensor, "N 3"]:
         """Return how much light points send back."""
         if self.training and self.light is not None:
             toward = self.light.toward(positions, directions)
+            if light_positions is not None:
+                toward = torch.nn.functional.normalize(light_positions - positions, dim=-1)
             diffuse, ambient = self.light.diffuse, self.light.ambient
         else:
             toward, (diffuse, ambient) = -directions, self._light()
@@ -123,4 +145,4 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> BakedSurface:
         """Return the albedo."""
-        return BakedSurface(self._activate(features[:, :3]))
+        return BakedSurface(self._activate(features[:, :3]).clamp(0, 1))

@@ -10,7 +10,7 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.material import Material
 from usd.network.activation import ActivationName, activation
-from usd.network.encoding import DirectionEncodingConfig, spherical_harmonics
+from usd.network.encoding import DirectionEncoding, DirectionEncodingConfig
 from usd.network.mlp import MLPConfig, mlp
 
 
@@ -33,9 +33,14 @@ class NeuralRadiance(Material["NeuralRadiance.Config"]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.n_features, self.needs_normal = config.input_feature_dims, config.use_normal
-        width = config.input_feature_dims + config.dir_encoding_config.degree**2 + 3 * config.use_normal
+        self.direction_encoding = DirectionEncoding(config.dir_encoding_config)
+        width = config.input_feature_dims + self.direction_encoding.n_output + 3 * config.use_normal
         self.network = mlp(width, 3, config.mlp_network_config)
         self._activate = activation(config.color_activation)
+
+    def update(self, step: int, generator: torch.Generator) -> None:
+        """Fade octaves of a progressive direction encoding in."""
+        self.direction_encoding.update(step)
 
     def color(
         self,
@@ -45,7 +50,7 @@ class NeuralRadiance(Material["NeuralRadiance.Config"]):
         normals: Float[Tensor, "N 3"] | None,
     ) -> Float[Tensor, "N 3"]:
         """Return colors in [0, 1]."""
-        parts = [features, spherical_harmonics(directions, self.config.dir_encoding_config.degree)]
+        parts = [features, self.direction_encoding(directions)]
         if self.config.use_normal:
             assert normals is not None
             parts.append(normals)

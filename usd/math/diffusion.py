@@ -19,7 +19,7 @@ EpsFn = Callable[[Tensor, Tensor], Tensor]
 def scaled_linear_alphas_cumprod(
     count: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
 ) -> Float[Tensor, "T"]:
-    """Stable Diffusion's schedule: square roots of beta linear in t (CompVis latent-diffusion)."""
+    """Return Stable Diffusion's schedule: square roots of beta linear in t (CompVis latent-diffusion)."""
     root = torch.linspace(beta_start**0.5, beta_end**0.5, count, dtype=torch.float64, device="cpu")
     return torch.cumprod(1 - root**2, 0).float()
 
@@ -27,7 +27,7 @@ def scaled_linear_alphas_cumprod(
 def linear_alphas_cumprod(
     count: int = 1000, beta_start: float = 0.0001, beta_end: float = 0.02
 ) -> Float[Tensor, "T"]:
-    """The schedule of DDPM (arXiv 2006.11239): beta linear in t."""
+    """Return the schedule of DDPM (arXiv 2006.11239): beta linear in t."""
     beta = torch.linspace(beta_start, beta_end, count, dtype=torch.float64, device="cpu")
     return torch.cumprod(1 - beta, 0).float()
 
@@ -43,7 +43,7 @@ def squared_cosine_alphas_cumprod(count: int = 1000, largest_beta: float = 0.999
 def alpha_sigma(
     alphas_cumprod: Float[Tensor, "T"], t: Int[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B 1 1 1"], Float[Tensor, "B 1 1 1"]]:
-    """Signal and noise amplitude at t; their squares sum to 1."""
+    """Return signal and noise amplitude at t; their squares sum to 1."""
     abar = alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
     return abar.sqrt(), (1 - abar).sqrt()
 
@@ -54,7 +54,7 @@ def add_noise(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """x_t of x0 under this noise."""
+    """Return x_t of x0 under this noise."""
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     return alpha * x0 + sigma * noise
 
@@ -65,7 +65,7 @@ def x0_from_eps(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """The picture that x_t shows when ``eps`` is its noise (inverse of ``add_noise``)."""
+    """Return the picture that x_t shows when ``eps`` is its noise (inverse of ``add_noise``)."""
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     return (xt - sigma * eps) / alpha
 
@@ -76,7 +76,7 @@ def eps_from_x0(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """The noise that turns x0 into x_t."""
+    """Return the noise that turns x0 into x_t."""
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     return (xt - alpha * x0) / sigma
 
@@ -87,7 +87,7 @@ def eps_from_v(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """Noise of a v prediction, v = alpha eps - sigma x0 (arXiv 2202.00512)."""
+    """Return the noise of a v prediction, v = alpha eps - sigma x0 (arXiv 2202.00512)."""
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     return alpha * v + sigma * xt
 
@@ -98,7 +98,7 @@ def v_from_eps(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """v of a noise prediction (inverse of ``eps_from_v``)."""
+    """Return v of a noise prediction (inverse of ``eps_from_v``)."""
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     return (eps - sigma * xt) / alpha
 
@@ -110,7 +110,7 @@ def gaussian_eps(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """The exact noise prediction when x0 ~ N(mean, std^2): sigma (x_t - alpha mean) / (alpha^2 std^2 + sigma^2)."""
+    """Return the exact prediction for x0 ~ N(mean, std^2): sigma (x_t - alpha mean) / (alpha^2 std^2 + sigma^2)."""
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     variance = (alpha * std.view(-1, 1, 1, 1)) ** 2 + sigma**2
     return sigma * (xt - alpha * mean) / variance
@@ -119,7 +119,9 @@ def gaussian_eps(
 def guided_eps(
     cond: Float[Tensor, "B C H W"], uncond: Float[Tensor, "B C H W"], scale: float
 ) -> Float[Tensor, "B C H W"]:
-    """Classifier-free guidance (arXiv 2207.12598): scale 0 is unconditional, 1 conditional, above 1 exaggerates.
+    """Return uncond + scale (cond - uncond), classifier-free guidance (arXiv 2207.12598).
+
+    Scale 0 is unconditional, 1 conditional, above 1 exaggerates.
 
     With ``uncond`` taken from *another* model of the same latent space this is rectified guidance (arXiv
     2312.06198, supplement 1): Zero-1-to-3's condition against Stable Diffusion's unconditional prediction.
@@ -128,7 +130,7 @@ def guided_eps(
 
 
 def guided_fn(cond: EpsFn, uncond: EpsFn, scale: float) -> EpsFn:
-    """``guided_eps`` of two noise predictors, as a predictor; only what the scale needs is evaluated."""
+    """Return ``guided_eps`` of two noise predictors, as a predictor; only what the scale needs is evaluated."""
     if scale == 0:
         return uncond
     if scale == 1:
@@ -137,7 +139,7 @@ def guided_fn(cond: EpsFn, uncond: EpsFn, scale: float) -> EpsFn:
 
 
 def timestep_range(min_percent: float, max_percent: float, count: int = 1000) -> tuple[int, int]:
-    """First and last time (both included) of a range given as fractions of the schedule.
+    """Return the first and last time (both included) of a range given as fractions of the schedule.
 
     Raises ValueError unless 0 <= min_percent <= max_percent <= 1.
     """
@@ -152,17 +154,17 @@ def timestep_range(min_percent: float, max_percent: float, count: int = 1000) ->
 def sample_timesteps(
     batch: int, low: int, high: int, generator: torch.Generator | None, device: "torch.device | str"
 ) -> Int[Tensor, "B"]:
-    """Times uniform over the integers low..high, both included."""
+    """Draw times uniform over the integers low..high, both included."""
     return rng.integers(low, high + 1, (batch,), generator, device).to(device)
 
 
 def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise of x's shape, dtype and device, drawn on the generator's own device."""
+    """Draw standard normal noise of x's shape, dtype and device, drawn on the generator's own device."""
     return rng.normal(x.shape, generator, x.device, x.dtype).to(x.device)
 
 
 def ddim_timesteps(steps: int, start: int = 999) -> list[int]:
-    """``steps`` falling times from ``start``, evenly spaced, the last one at least 0.
+    """Return ``steps`` falling times from ``start``, evenly spaced, the last one at least 0.
 
     Raises ValueError unless 1 <= steps <= start + 1.
     """
@@ -179,7 +181,7 @@ def ddim_step(
     noise_share: float = 0.0,
     noise: "Float[Tensor, 'B C H W'] | None" = None,
 ) -> Float[Tensor, "B C H W"]:
-    """One DDIM step from alphabar to alphabar_next (arXiv 2010.02502, eq. 12), down or up in time.
+    """Take one DDIM step from alphabar to alphabar_next (arXiv 2010.02502, eq. 12), down or up in time.
 
     ``noise_share`` is eta: 0 is deterministic, 1 is ancestral sampling and needs ``noise``.
     """
@@ -198,7 +200,7 @@ def ddim_walk(
     noise_share: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """DDIM through ``times``, falling to denoise and rising to invert; a time below 0 is the clean picture."""
+    """Run DDIM through ``times``, falling to denoise and rising to invert; a time below 0 is the clean picture."""
     bars = [1.0 if t < 0 else float(alphas_cumprod[t]) for t in times]
     for now, abar, abar_next in zip(times, bars, bars[1:], strict=False):
         at = torch.full((len(x),), max(now, 0), device=x.device, dtype=torch.long)
@@ -215,12 +217,12 @@ def ddim_sample(
     noise_share: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """Clean pictures from noise ``x``: DDIM down the falling ``times`` and on to the clean picture."""
+    """Sample clean pictures from noise ``x``: DDIM down the falling ``times`` and on to the clean picture."""
     return ddim_walk(eps_fn, x, [*times, -1], alphas_cumprod, noise_share, generator)
 
 
 def ddim_invert(
     eps_fn: EpsFn, x0: Float[Tensor, "B C H W"], times: Sequence[int], alphas_cumprod: Float[Tensor, "T"]
 ) -> Float[Tensor, "B C H W"]:
-    """The noise that ``ddim_sample`` over the same falling ``times`` turns back into x0 (up to the step size)."""
+    """Return the noise that ``ddim_sample`` over the same falling ``times`` turns back into x0 (nearly)."""
     return ddim_walk(eps_fn, x0, [-1, *reversed(times)], alphas_cumprod)

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from usd.math.diffusion import EpsFn, add_noise, x0_from_eps
+from usd.math.diffusion import EpsFn, add_noise, alpha_sigma, normal_like, x0_from_eps
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sds": lambda abar: 1 - abar,
+    "dreamfusion": lambda abar: 1 - abar,
     "uniform": torch.ones_like,
     "fantasia3d": lambda abar: abar.sqrt() * (1 - abar),
 }
@@ -31,12 +32,12 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 def time_weight(
     name: str, alphas_cumprod: Float[Tensor, "T"], t: Int[Tensor, "B"]
 ) -> Float[Tensor, "B 1 1 1"]:
-    """w(t): "sds" sigma^2 = 1 - alphabar, "uniform" 1, "fantasia3d" sqrt(alphabar) (1 - alphabar)."""
+    """Return w(t): "sds", "dreamfusion" 1 - alphabar, "uniform" 1, "fantasia3d" sqrt(alphabar) (1 - alphabar)."""
     return WEIGHTS[name](alphas_cumprod.to(t.device)[t]).view(-1, 1, 1, 1)
 
 
 def predictions_needed(scale: float, lambda_: float) -> frozenset[str]:
-    """Which of "cond" and "ref" have a non-zero coefficient in the formula: s and lambda - s."""
+    """Return which of "cond" and "ref" have a non-zero coefficient in the formula: s and lambda - s."""
     return frozenset(name for name, factor in (("cond", scale), ("ref", lambda_ - scale)) if factor != 0)
 
 
@@ -48,7 +49,10 @@ def distillation_gradient(
     scale: float,
     lambda_: float,
 ) -> Float[Tensor, "B C H W"]:
-    """The formula above. A prediction that ``predictions_needed`` leaves out may be None."""
+    """Return w(t) [s (cond - ref) + lambda (ref - noise)].
+
+    A prediction that ``predictions_needed`` leaves out may be None.
+    """
     total = -lambda_ * noise
     for factor, prediction in ((scale, cond), (lambda_ - scale, ref)):
         if factor != 0:
@@ -64,7 +68,7 @@ def perp_neg(
     negatives: Float[Tensor, "K B C H W"],
     weights: Float[Tensor, "K B"],
 ) -> Float[Tensor, "B C H W"]:
-    """The conditional prediction with negative prompts that cannot undo it (Perp-Neg, arXiv 2304.04968, equation 6).
+    """Return the conditional prediction with negative prompts that cannot undo it (Perp-Neg, arXiv 2304.04968, eq. 6).
 
     ``cond`` plus the sum of weight (not positive) times the part of each (negative - ref) that is perpendicular to
     (cond - ref), picture by picture.
@@ -79,7 +83,7 @@ def perp_neg(
 def score_difference(
     weight: Float[Tensor, "B 1 1 1"], rendered: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]
 ) -> Float[Tensor, "B C H W"]:
-    """w(t) (eps(x_t of the render) - eps(x_t of the reference)): the reference-view term of the published code."""
+    """Return w(t) (eps of the render - eps of the reference), as in the published code's reference-view term."""
     return weight * (rendered - reference)
 
 
@@ -91,7 +95,7 @@ def noise_free_gradient(
     bad: Float[Tensor, "B C H W"],
     scale: float,
 ) -> Float[Tensor, "B C H W"]:
-    """w(t) [delta + s (cond - ref)], delta = ref where ``clean``, else ref - bad (NFSD, arXiv 2310.17590, equation 9).
+    """Return w(t) [delta + s (cond - ref)], delta = ref where ``clean``, else ref - bad (arXiv 2310.17590, equation 9).
 
     ``bad`` is what is predicted for pictures that are not wanted; ``clean`` marks small noise levels.
     """
@@ -105,11 +109,13 @@ def inverted(
     t: Int[Tensor, "B"],
     steps: int,
     alphas_cumprod: Float[Tensor, "T"],
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """x_t on the deterministic path through the clean picture z, every picture to its own t, in ``steps`` DDIM steps.
+    """Return x_t on the deterministic path through the clean picture z, each to its own t, in ``steps`` DDIM steps.
 
     DDIM (arXiv 2010.02502) run backwards. As steps grow, x_t of z ~ N(mu, s^2) under exact predictions tends to
-    alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s.
+    alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s. With ``eta`` every step adds this share of DDIM's own noise.
     """
     x0, xt = z, z
     times = [(t * i) // steps for i in range(steps + 1)]
@@ -117,14 +123,70 @@ def inverted(
         eps = eps_fn(xt, now)
         x0 = z if number == 0 else x0_from_eps(xt, eps, alphas_cumprod, now)
         xt = add_noise(x0, eps, alphas_cumprod, after)
+        if eta > 0:
+            xt = xt + eta * _step_noise(alphas_cumprod, now, after) * normal_like(xt, generator)
     return xt
 
 
+def _step_noise(
+    alphas_cumprod: Float[Tensor, "T"], low: Int[Tensor, "B"], high: Int[Tensor, "B"]
+) -> Float[Tensor, "B 1 1 1"]:
+    """Return the standard deviation of ancestral sampling between two noise levels (DDIM's sigma at eta = 1)."""
+    below, above = (alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1) for t in (low, high))
+    return ((1 - below) / (1 - above) * (1 - above / below)).clamp_min(0).sqrt()
+
+
+def denoised(
+    eps_fn: EpsFn,
+    xt: Float[Tensor, "B C H W"],
+    t: Int[Tensor, "B"],
+    steps: int,
+    alphas_cumprod: Float[Tensor, "T"],
+) -> Float[Tensor, "B C H W"]:
+    """Return the clean pictures at the end of the deterministic path from x_t, each from its own t (DDIM)."""
+    times = [(t * i) // steps for i in range(steps, -1, -1)]
+    for now, after in itertools.pairwise(times):
+        eps = eps_fn(xt, now)
+        x0 = x0_from_eps(xt, eps, alphas_cumprod, now)
+        xt = add_noise(x0, eps, alphas_cumprod, after)
+    return x0
+
+
+def wanted_x0(
+    z: Float[Tensor, "B C H W"],
+    grad: Float[Tensor, "B C H W"],
+    weight: Float[Tensor, "B 1 1 1"],
+    alphas_cumprod: Float[Tensor, "T"],
+    t: Int[Tensor, "B"],
+) -> Float[Tensor, "B C H W"]:
+    """Return the clean latents that a gradient asks for, z - sigma grad / (alpha w).
+
+    Of w (eps - noise) that is ``x0_from_eps`` of eps: the picture that the model sees in x_t.
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod, t)
+    return z - sigma / alpha * grad / weight
+
+
+def image_gradient(
+    rendered: Float[Tensor, "B C H W"],
+    wanted: Float[Tensor, "B C H W"],
+    weight: Float[Tensor, "B 1 1 1"],
+    alphas_cumprod: Float[Tensor, "T"],
+    t: Int[Tensor, "B"],
+) -> Float[Tensor, "B C H W"]:
+    """Return w alpha / sigma (rendered - wanted): the gradient of the latents, said of pictures.
+
+    It is the inverse of ``wanted_x0``, applied to the decoded latents (HiFA, arXiv 2305.18766, equation 10).
+    """
+    alpha, sigma = alpha_sigma(alphas_cumprod, t)
+    return weight * alpha / sigma * (rendered - wanted)
+
+
 def surrogate_loss(z: Float[Tensor, "B C H W"], grad: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
-    """0.5 |z - sg(z - grad)|^2 / B: a loss whose derivative by z is grad / B."""
+    """Return 0.5 |z - sg(z - grad)|^2 / B, a loss whose derivative by z is grad / B."""
     return 0.5 * (z - (z - grad).detach()).square().sum() / len(z)
 
 
 def clip_gradient(grad: Float[Tensor, "B C H W"], limit: float) -> Float[Tensor, "B C H W"]:
-    """Every entry of ``grad`` limited to [-limit, limit]."""
+    """Return ``grad`` with every entry limited to [-limit, limit]."""
     return grad.clamp(-limit, limit)

@@ -6,10 +6,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from usd.math.color import srgb_from_linear
 from usd.math.safe import trunc_exp
 
 ActivationName = Literal[
-    "none", "relu", "softplus", "shifted_softplus", "exp", "trunc_exp", "sigmoid", "tanh"
+    "none",
+    "relu",
+    "softplus",
+    "shifted_softplus",
+    "exp",
+    "shifted_exp",
+    "trunc_exp",
+    "shifted_trunc_exp",
+    "sigmoid",
+    "tanh",
+    "scale_-11_01",
+    "lin2srgb",
 ]
 
 
@@ -19,12 +31,16 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": torch.nn.functional.softplus,
     "shifted_softplus": lambda x: torch.nn.functional.softplus(x - 1),
     "exp": torch.exp,
+    "shifted_exp": lambda x: torch.exp(x - 1),
     "trunc_exp": trunc_exp,
+    "shifted_trunc_exp": lambda x: trunc_exp(x - 1),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "scale_-11_01": lambda x: 0.5 * x + 0.5,  # from [-1, 1], not clamped
+    "lin2srgb": lambda x: srgb_from_linear(x.clamp(0, 1)),
 }
 
 
 def activation(name: ActivationName) -> Callable[[Tensor], Tensor]:
-    """The function of that name."""
+    """Return the function of that name."""
     return _ACTIVATIONS[name]

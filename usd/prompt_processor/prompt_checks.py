@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from usd.core.errors import UserError
 from usd.denoiser import TextDenoiser
-from usd.toybox.vocabulary import nearest
+from usd.toybox.vocabulary import nearest_word
 
 LOG = logging.getLogger(__name__)
 SMALL = frozenset(
@@ -45,7 +45,7 @@ def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[
 
 
 def _hint(word: str, known: frozenset[str]) -> str:
-    near = nearest(word, known)
+    near = nearest_word(word, known)
     return f"'{word}' (nearest: '{near}')" if near else f"'{word}' (nothing near)"
 
 

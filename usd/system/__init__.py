@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core import ranks
-from usd.core.checkpoint import FORMAT, describe
+from usd.core.checkpoint import FORMAT, component_entries
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.core.module import Component, Module
@@ -23,8 +23,10 @@ from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Execution
 from usd.exporter import Exporter
-from usd.math.rng import Part, PartGenerator
+from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.skipped import SkippedSteps, unbounded
+
+ALIASES = {"elevation-system": "elevation_training"}
 
 Setting = float | bool | tuple[float, ...] | None
 
@@ -32,6 +34,8 @@ Setting = float | bool | tuple[float, ...] | None
 @dataclass(frozen=True)
 class OptimizerConfig:
     """``torch.optim`` by name. ``params`` gives module paths their own settings; else all weights share ``args``."""
+
+    dotted_keys: ClassVar[frozenset[str]] = frozenset({"params"})  # module paths, whose dots belong to them
 
     name: str = option("AdamW", "a class of torch.optim")
     args: dict[str, Schedule | Setting] = option({}, "its arguments: lr (may be a schedule), betas, eps, ...")
@@ -195,14 +199,14 @@ class System(Component[S], torch.nn.Module):
         return max(self.global_step, self._restored_step)
 
     @property
-    def share(self) -> Part:
+    def share(self) -> BatchShare:
         """What of a batch is worked on now: by this process, in this one of ``trainer.batch_parts``."""
-        return Part(ranks.rank() * self._parts + self._now, 1, ranks.processes() * self._parts)
+        return BatchShare(ranks.rank() * self._parts + self._now, 1, ranks.processes() * self._parts)
 
     def step_generator(self, step: int) -> torch.Generator:
         """The only randomness of a training step: a function of seed and step, whatever the number of parts."""
         part = self.share if self.share.total > 1 else None
-        return PartGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
+        return ShareGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
 
     def part(self, batch: Any) -> Any:
         """``share`` of a training batch; the whole where ``compute`` divides it itself."""
@@ -326,7 +330,7 @@ class System(Component[S], torch.nn.Module):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["format"] = FORMAT
         checkpoint["system"] = {"class": type(self).__name__, "config": plain(self.config)}
-        checkpoint["components"] = describe(self.specs())
+        checkpoint["components"] = component_entries(self.specs())
         checkpoint["seed"] = self.seed
         checkpoint["skipped_steps"] = self.skipped.total
         checkpoint["training_states"] = {

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core import checkpoint
-from usd.core.config import Spec, plain, spec
+from usd.core.config import Spec, plain, plain_options, spec
 from usd.core.errors import UserError
 from usd.core.registry import build, find
 from usd.core.types import Mesh
@@ -94,10 +94,13 @@ def load_source(handover: Handover, device: "torch.device | str") -> Source:
     assert handover.path is not None
     try:
         saved = checkpoint.load(checkpoint_of(handover.path))
-        geometry, material = checkpoint.part(saved, "geometry"), checkpoint.part(saved, "material")
+        geometry, material = (
+            checkpoint.saved_component(saved, "geometry"),
+            checkpoint.saved_component(saved, "material"),
+        )
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
-    options = {**plain(geometry.spec.config), **handover.override}
+    options = {**plain_options(geometry.spec.config), **handover.override}
     changed = spec("geometry", geometry.spec.name, options, "system.geometry_convert_override")
     shape = _built(changed, Geometry, geometry.weights).to(device)
     color = _built(material.spec, Material, material.weights).to(device)

@@ -18,7 +18,6 @@ from typing_extensions import TypeVar
 from usd.background import Background
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.errors import did_you_mean, listing
-from usd.core.loading import ONE_WEIGHT
 from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import build, find
@@ -32,7 +31,7 @@ from usd.exporter import Exporter
 from usd.geometry import Geometry
 from usd.guidance import Guidance
 from usd.losses import Loss, ReferenceLoss, needs_of
-from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
+from usd.losses.table import REFERENCE_LOSSES, regularizers
 from usd.material import Material
 from usd.math.normal_map import normal_colors
 from usd.prompt_processor import PromptProcessor
@@ -42,7 +41,14 @@ from usd.system.conversion import Handover, Parts, begin
 
 log = logging.getLogger(__name__)
 
-LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
+
+def known_losses() -> dict[str, Loss | ReferenceLoss]:
+    """Return the losses on renders by name, those of ``custom/losses/`` included."""
+    return {**regularizers(), **REFERENCE_LOSSES}
+
+
+GUIDANCE_WEIGHTS = frozenset({"lambda_usd", "lambda_vsd", "lambda_sds"})
+"""Names of one weight of ``loss``: the guidance's. Whoever says one of them later means it instead of the others."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class DistillationConfig(System.Config):
     loss: dict[str, Schedule] = option(
         {}, "lambda_usd (published as lambda_vsd), lambda_sparsity, lambda_opaque, ...", ge=0
     )
+
+    exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,9 @@ class DistillationSystem(System[D]):
     def require_outputs(self) -> None:
         """Raises UserError where a loss or the guidance needs what the renderer does not give."""
         wanted = {
-            f"system.loss.lambda_{name}": loss.needs for name, loss in LOSSES.items() if name in self.wanted
+            f"system.loss.lambda_{name}": loss.needs
+            for name, loss in known_losses().items()
+            if name in self.wanted
         }
         if "usd" in self.wanted:
             guidance = find(Guidance, self.config.guidance.name)
@@ -188,14 +198,14 @@ class DistillationSystem(System[D]):
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """The guidance and the regularizers on the batch's random views."""
-        regularizers = {name: loss for name, loss in REGULARIZERS.items() if name in active}
+        weighted = {name: loss for name, loss in regularizers().items() if name in active}
         guidance = self._opened() if "usd" in active else None
-        if guidance is None and not regularizers:
+        if guidance is None and not weighted:
             return {}
         asked = frozenset() if guidance is None else guidance.needs | self.also
-        needs = needs_of(regularizers.values()) | asked
+        needs = needs_of(weighted.values()) | asked
         render = self.renderer.render(batch.cameras, needs, generator)
-        losses = {name: loss(render) for name, loss in regularizers.items()}
+        losses = {name: loss(render) for name, loss in weighted.items()}
         if guidance is not None:
             output = guidance(self.as_shown(render), batch.cameras, step, generator)
             self.skipped.doubt(output.trouble)
@@ -313,7 +323,7 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
     ``lambda_vsd`` and ``lambda_sds``, as published, are other names of ``lambda_usd``; two that differ are an error.
     """
     _refuse_two_weights(given)
-    known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
+    known = {"usd": 1.0, **dict.fromkeys(regularizers(), 0.0), **extra}
     weights = {name: Schedule.constant(value) for name, value in known.items()}
     keys = loss_keys(extra)
     for key, schedule in given.items():
@@ -322,7 +332,7 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
             raise ConfigError(f"system.loss.{key}: unknown key.{hint}")
         if key == "lambda_lora":
             _refuse_lora(schedule)
-        elif key in ONE_WEIGHT:
+        elif key in GUIDANCE_WEIGHTS:
             weights["usd"] = schedule
         else:
             weights[key.removeprefix("lambda_")] = schedule
@@ -331,11 +341,11 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
 
 def loss_keys(extra: Mapping[str, float]) -> list[str]:
     """Every key of ``system.loss``."""
-    return [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *REGULARIZERS, *extra)]
+    return [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *regularizers(), *extra)]
 
 
 def _refuse_two_weights(given: Mapping[str, Schedule]) -> None:
-    first, *others = [key for key in given if key in ONE_WEIGHT] or [""]
+    first, *others = [key for key in given if key in GUIDANCE_WEIGHTS] or [""]
     for other in others:
         if given[other] != given[first]:
             raise ConfigError(

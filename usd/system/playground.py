@@ -1,4 +1,4 @@
-"""Distillation without 3D: pictures, or their latents, follow a guidance directly. A formula shows itself in seconds.
+"""Distillation without 3D: pictures, or their latents, follow a guidance, so that a formula shows itself in seconds.
 
 Every view of ``fixed-views-datamodule`` is a picture of its own. Latents need no renderer, and no autoencoder in the
 loop; ``optimise: picture`` sends the gradient through the encoder, as a renderer would.
@@ -20,12 +20,13 @@ from usd.core.types import Render
 from usd.data.fixed_views import FixedViews
 from usd.data.pictures import contact_sheet, over, read_rgba, resize_rgba, write_picture
 from usd.data.random_camera import CameraBatch
-from usd.data.reference import ReferenceConfig, load_reference
+from usd.data.reference import Reference, ReferenceConfig, load_reference
 from usd.evaluation.embedded import object_mask
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.views import ViewScore, write_metrics
 from usd.exporter import Exporter
-from usd.guidance import PictureGuidance, ViewGuidance
+from usd.guidance import Guidance, ReferenceOptions
+from usd.prompt_processor import PromptProcessor
 from usd.system import System
 
 Pictures = Float[Tensor, "B 3 S S"]
@@ -33,11 +34,18 @@ Pictures = Float[Tensor, "B 3 S S"]
 
 @dataclass(frozen=True)
 class PlaygroundConfig(System.Config):
-    guidance: Spec = component("guidance", None, "the formula that pulls the pictures")
-    reference: ReferenceConfig = option({}, "how the reference picture is read")
-    optimise: Literal["latent", "picture"] = option("latent", "what changes")
+    """Options of the playground."""
+
+    guidance: Spec = component("guidance", None, "formula that the pictures follow")
+    prompt_processor: Spec | None = component(
+        "prompt_processor", None, "prompt, where the guidance wants one", optional=True
+    )
+    reference: ReferenceConfig = option({}, "preparation of the reference picture")
+    optimise: Literal["latent", "picture"] = option(
+        "latent", "quantity that is optimized: latents or pictures"
+    )
     start: Literal["grey", "noise", "reference"] = option(
-        "grey", "what every view is at first: one grey, noise, or the reference picture"
+        "grey", "first content of every view: one gray, noise, or the reference picture"
     )
 
 
@@ -46,17 +54,18 @@ class PlaygroundSystem(System[PlaygroundConfig]):
     """``canvas`` is what is optimized; ``developed`` holds its pictures, so that tests need no model."""
 
     def build(self) -> None:
-        if not isinstance(self.config.guidance.config, ViewGuidance.Config):
+        """Check that there is a picture where one is wanted. Raises ``ConfigError``."""
+        self.looks = isinstance(self.config.guidance.config, ReferenceOptions)
+        if not self.looks and self.config.start == "reference":
             raise ConfigError(
-                f"system.guidance_type: '{self.config.guidance.name}' looks at no picture; expected one that does, "
-                "such as usd-guidance"
+                f"system.start: reference, but '{self.config.guidance.name}' looks at no picture; expected another"
             )
-        self.guidance: PictureGuidance | None = None
+        self.guidance: Guidance | None = None
 
     # -------------------------------------------------------------------------------------------------- training
 
     def configure_model(self) -> None:
-        """Reads the picture, opens the guidance and lays out the canvas, before the optimizer looks for weights."""
+        """Read the picture, open the guidance and make the canvas, before the optimizer looks for weights."""
         if self.guidance is not None or self.trainer.state.fn != "fit":
             return
         data = self.data
@@ -64,44 +73,53 @@ class PlaygroundSystem(System[PlaygroundConfig]):
             raise ConfigError(
                 "data_type: the playground needs the same views at every step; expected fixed-views"
             )
-        path, device = self.config.guidance.config.image_path, self.trainer.strategy.root_device
-        reference = load_reference(path, self.config.reference, "system.guidance.image_path")
-        self.guidance = build(self.config.guidance, PictureGuidance, prompts=None).to(device)
-        picture, views = (
-            reference.over(self.guidance.model.latent.image_size).to(device),
-            data.chosen("train"),
-        )
-        assert views.reference is not None
-        self.guidance.set_reference(picture, views.reference.to(device))
-        self._lay_out(self._first(picture, len(views)))
+        views, device = data.chosen("train"), self.trainer.strategy.root_device
+        reference = self._reference() if self.looks else None
+        guidance = self.guidance = build(self.config.guidance, Guidance, prompts=self._prompts()).to(device)
+        size = guidance.model.latent.image_size
+        picture = torch.full((1, 3, size, size), 0.5, device=device)
+        if reference is not None:
+            assert views.reference is not None
+            picture = reference.over(size).to(device)
+            guidance.set_reference(picture, views.reference.to(device))
+        self._make_canvas(self._first(picture, len(views)))
 
-    @property
-    def _opened(self) -> PictureGuidance:
+    def _reference(self) -> Reference:
+        options = self.config.guidance.config
+        assert isinstance(options, ReferenceOptions)
+        return load_reference(options.image_path, self.config.reference, "system.guidance.image_path")
+
+    def _prompts(self) -> PromptProcessor | None:
+        spec = self.config.prompt_processor
+        return None if spec is None else build(spec, PromptProcessor)
+
+    def _open_guidance(self) -> Guidance:
         assert self.guidance is not None, "configure_model opens the guidance"
         return self.guidance
 
     @torch.no_grad()
     def _first(self, picture: Float[Tensor, "1 3 S S"], count: int) -> Float[Tensor, "N c h w"]:
-        """What the canvas starts as."""
+        """Return the canvas at the start of a training."""
         source = generator(picture.device, self.seed, "canvas")
-        shown = picture if self.config.start == "reference" else torch.full_like(picture, 0.5)
-        canvas = self._opened.model.encode(shown) if self.config.optimise == "latent" else shown
+        first = picture if self.config.start == "reference" else torch.full_like(picture, 0.5)
+        canvas = self._open_guidance().model.encode(first) if self.config.optimise == "latent" else first
         canvas = canvas.expand(count, -1, -1, -1).clone()
         if self.config.start == "noise":
             noise = torch.randn(canvas.shape, generator=source, device=canvas.device)
             canvas = noise if self.config.optimise == "latent" else (0.5 + 0.2 * noise).clamp(0, 1)
         return canvas
 
-    def _lay_out(self, canvas: Float[Tensor, "B c h w"]) -> None:
+    def _make_canvas(self, canvas: Float[Tensor, "B c h w"]) -> None:
         self.canvas = torch.nn.Parameter(canvas)
         self.register_buffer("developed", self._pictures())
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of all views."""
         if self.config.optimise == "latent":
-            output = self._opened.pull(self.canvas, batch.cameras, step, generator)
+            output = self._open_guidance().from_latents(self.canvas, batch.cameras, step, generator)
         else:
             render = Render(self.canvas.clamp(0, 1), torch.ones_like(self.canvas[:, :1]))
-            output = self._opened(render, batch.cameras, step, generator)
+            output = self._open_guidance()(render, batch.cameras, step, generator)
         self.skipped.doubt(output.trouble)
         self.figures.update(output.figures)
         return {"usd": output.loss}
@@ -110,53 +128,59 @@ class PlaygroundSystem(System[PlaygroundConfig]):
     def _pictures(self) -> Pictures:
         if self.config.optimise == "picture":
             return self.canvas.detach().clamp(0, 1)
-        return self._opened.model.decode(self.canvas.detach())
+        return self._open_guidance().model.decode(self.canvas.detach())
 
     # -------------------------------------------------------------------------------------------------- pictures
 
     def pictures(self) -> Pictures:
-        """The views as they are now, on the CPU."""
+        """Return the views as they are now, on the CPU."""
         if self.guidance is not None:
             self.developed = self._pictures()
         return self.developed.cpu()
 
     def validate(self, batch: CameraBatch, index: int) -> None:
+        """Write a sheet of all views, ``it<step>-<index>.png``."""
         write_picture(self.save_dir / f"it{self.step}-{index}.png", contact_sheet(self.pictures(), 8))
 
     def test(self, batch: CameraBatch, index: int) -> None:
-        """``it<step>-test/<index>.png``, a sheet of all (truth below), and ``metrics.json`` where there is a truth."""
+        """Write ``it<step>-test/<index>.png``, a sheet (truth below), and ``metrics.json`` where there is a truth."""
         folder, pictures = self.save_dir / f"it{self.step}-test", self.pictures()
         files = [write_picture(folder / f"{i}.png", picture) for i, picture in enumerate(pictures)]
         truths = [read_rgba(f.picture, "ground truth") for f in batch.frames if f.picture is not None]
         rows = [pictures]
         if len(truths) == len(files):
-            seen = torch.stack([resize_rgba(truth, *pictures.shape[-2:]) for truth in truths])
-            scores = {i: score_over_white(pictures[i : i + 1], seen[i : i + 1]) for i in range(len(seen))}
+            expected = torch.stack([resize_rgba(truth, *pictures.shape[-2:]) for truth in truths])
+            scores = {
+                i: score_over_white(pictures[i : i + 1], expected[i : i + 1]) for i in range(len(expected))
+            }
             write_metrics(folder / "metrics.json", batch.frames, scores)
-            rows.append(over(seen))
+            rows.append(over(expected))
         write_picture(self.save_dir / f"{folder.name}.png", contact_sheet(torch.cat(rows), len(pictures)))
 
     # ----------------------------------------------------------------------------------------------- checkpoints
 
     def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
+        """Return all weights, with the pictures as they are now."""
         if self.guidance is not None:
             self.pictures()
         return super().state_dict(**arguments)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take canvas and pictures from a checkpoint, for testing."""
         state = checkpoint["state_dict"]
         self.canvas = torch.nn.Parameter(torch.zeros_like(state["canvas"]))
         self.register_buffer("developed", torch.zeros_like(state["developed"]))
         super().restore(checkpoint)
 
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
+        """Raise ``ConfigError``: there is no shape."""
         raise ConfigError(
             "system_type: 'playground-system' makes pictures, no shape; expected another to export"
         )
 
 
 def score_over_white(picture: Float[Tensor, "1 3 S S"], truth: Float[Tensor, "1 4 S S"]) -> ViewScore:
-    """A picture over white against a cut-out; its silhouette is what is not white."""
+    """Score a picture over white against a cut-out; its silhouette is what is not white."""
     white = over(truth)
     iou = mask_iou(object_mask(picture), truth[:, 3:])
     return ViewScore(psnr(picture, white).item(), ssim(picture, white).item(), iou.item())

@@ -25,7 +25,7 @@ from usd.core.types import Render
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import Frame, write_transforms
 from usd.data.view_set import refuse_outside
-from usd.data.views import RayBatch, ViewBatch, ViewsData, describe
+from usd.data.views import RayBatch, ViewBatch, ViewsData, views_summary
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet
 from usd.evaluation.views import ViewScore, mean_score, score_picture, write_metrics
 from usd.exporter import Exporter
@@ -45,7 +45,7 @@ from usd.losses.rays import (
 from usd.losses.samples import z_variance
 from usd.material import Material
 from usd.math.camera import Cameras
-from usd.math.rng import Part, dealt
+from usd.math.rng import BatchShare, use_share
 from usd.renderer import Renderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.system import System
@@ -154,7 +154,7 @@ class ReconstructSystem(System[ReconstructConfig]):
                 "system.samples_per_step"
             )
         if self.global_rank == 0:
-            sys.stdout.write(f"views: {describe(data.train_views)}\n")
+            sys.stdout.write(f"views: {views_summary(data.train_views)}\n")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
             sys.stdout.write("note: the views have no masks, so lambda_mask has nothing to say\n")
         refuse_outside(data.train_views, self.renderer.config.radius)
@@ -164,8 +164,8 @@ class ReconstructSystem(System[ReconstructConfig]):
     def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         active = {name: weight for name, now in self.weights.items() if (weight := now(step)) > 0}
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
-        part = Part.of(wanted, ranks.rank(), ranks.processes())
-        with dealt(generator, part if ranks.processes() > 1 else None):
+        part = BatchShare.of(wanted, ranks.rank(), ranks.processes())
+        with use_share(generator, part if ranks.processes() > 1 else None):
             losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
         losses |= self._field_losses(render, generator, active)
         self._count(render, wanted, len(batch))

@@ -18,16 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core import files
-from usd.core.config import ConfigError, option, plain
+from usd.core.config import ConfigError, option, plain_options
 from usd.core.random import generator
 from usd.core.registry import register
-from usd.data.pictures import contact_sheet, over, read_rgba, straight, write_picture
+from usd.data.pictures import contact_sheet, over, read_rgba, unpremultiply, write_picture
 from usd.data.transforms import write_transforms
 from usd.data.view_set import ViewSet
 from usd.data.views import ViewsData
 from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
 from usd.denoiser.lora import WEIGHTS, lora_model, read_card
-from usd.denoiser.sample import told_fn
+from usd.denoiser.sample import conditional_eps
 from usd.evaluation.metrics import psnr, sharpness
 from usd.math.diffusion import add_noise, ddim_sample, ddim_timesteps, guided_fn, normal_like
 from usd.prompt_processor.prompt_checks import check
@@ -137,7 +137,7 @@ class RefineSystem(System[RefineConfig]):
 
     def _keys(self, views: ViewSet) -> list[str]:
         """What decides each refined view, as a digest."""
-        said = {key: value for key, value in plain(self.config).items() if key in RESULT_KEYS}
+        said = {key: value for key, value in plain_options(self.config).items() if key in RESULT_KEYS}
         text = json.dumps({**said, "prompt": self.prompt(), "seed": self.seed}, sort_keys=True)
         start: list[str | bytes] = [text]
         if self.config.lora is not None and (Path(self.config.lora) / WEIGHTS).is_file():
@@ -189,7 +189,9 @@ def refined(
     cleaned = z
     if times:
         at = torch.full((len(z),), times[0], device=z.device, dtype=torch.long)
-        fn = guided_fn(told_fn(model, told[0]), told_fn(model, told[1]), config.guidance_scale)
+        fn = guided_fn(
+            conditional_eps(model, told[0]), conditional_eps(model, told[1]), config.guidance_scale
+        )
         cleaned = ddim_sample(fn, add_noise(z, noise, alphas, at), times, alphas)
     made = model.decode(cleaned)
     if config.residual is not None:
@@ -216,7 +218,7 @@ def recomposed(
     picture: Float[Tensor, "B 3 H W"], alpha: Float[Tensor, "B 1 H W"]
 ) -> Float[Tensor, "B 4 H W"]:
     """Straight RGBA that shows ``picture`` over white where alpha is 1; colors of half-covered pixels are unmixed."""
-    return straight((picture - (1 - alpha)).clamp_min(0), alpha)
+    return unpremultiply((picture - (1 - alpha)).clamp_min(0), alpha)
 
 
 # ----------------------------------------------------------------------------------------------------------- record
@@ -224,7 +226,8 @@ def recomposed(
 
 def finished(folder: Path, wanted: list[str]) -> dict[str, str]:
     """Names and keys of the pictures in ``folder`` that are as wanted."""
-    said = (files.read_record(folder / RECORD) or {}).get("views") or {}
+    views = (files.read_record(folder / RECORD) or {}).get("views")
+    said = views if isinstance(views, dict) else {}
     names = {f"{index:04d}.png": key for index, key in enumerate(wanted)}
     return {name: key for name, key in names.items() if said.get(name) == key and (folder / name).is_file()}
 

@@ -94,7 +94,8 @@ def kept(
 
 
 def _key(folder: Path) -> str | None:
-    return (files.read_record(folder / "set.json") or {}).get("key")
+    key = (files.read_record(folder / "set.json") or {}).get("key")
+    return key if isinstance(key, str) else None
 
 
 def digest(picture: Tensor) -> str:

@@ -9,18 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.config import ConfigError, option, plain, spec
+from usd.core.config import ConfigError, option, plain_options, spec
 from usd.core.registry import build, register
 from usd.core.types import Render
-from usd.data.pictures import over, writing
+from usd.data.pictures import over, write_whole
 from usd.data.random_camera import CameraBatch
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
-from usd.guidance import PictureGuidance, ViewGuidance
+from usd.guidance import Guidance, GuidanceConfig
+from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
-from usd.math.rng import dealt
+from usd.math.rng import use_share
 from usd.prompt_processor import PromptProcessor
 from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem
@@ -47,11 +48,11 @@ class UsdConfig(DistillationConfig):
 
     def picture_source(self) -> PictureSource | None:
         options = self.guidance.config
-        if not isinstance(options, ViewGuidance.Config):
+        if not isinstance(options, PictureOptions):
             return None
         keys = "system.guidance.image_path", "system.guidance.zero123_model_name_or_path"
         return PictureSource(
-            options.image_path, self.reference, options.zero123_model_name_or_path, options.running, keys
+            options.image_path, self.reference, options.zero123_model_name_or_path, options.execution, keys
         )
 
 
@@ -59,7 +60,7 @@ class UsdConfig(DistillationConfig):
 class UsdSystem(DistillationSystem[UsdConfig]):
     """Needs data that knows the reference camera, and a guidance that looks at ``system.guidance.image_path``."""
 
-    guidance: PictureGuidance | None
+    guidance: Guidance | None
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
     extra_weights: ClassVar[Mapping[str, float]] = {
         "reference_view": 1.0,
@@ -68,7 +69,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
 
     def build(self) -> None:
         super().build()
-        if not isinstance(self.config.guidance.config, ViewGuidance.Config):
+        if not isinstance(self.config.guidance.config, PictureOptions):
             name = self.config.guidance.name
             raise ConfigError(
                 f"system.guidance_type: '{name}' looks at no picture; expected usd-guidance or zero123-guidance"
@@ -80,12 +81,13 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def on_fit_start(self) -> None:
         """Reads the picture first: a wrong path should not cost a download."""
         options = self.config.guidance.config
+        assert isinstance(options, PictureOptions)
         self.reference = load_reference(
             options.image_path, self.config.reference, "system.guidance.image_path"
         )
         if self.global_rank == 0:
             sys.stdout.write(f"reference: {options.image_path}: {'; '.join(self.reference.notes)}\n")
-            with writing(self.save_dir / "reference.png") as file:
+            with write_whole(self.save_dir / "reference.png") as file:
                 overlay(self.reference).save(file)
         self._say_unheard()
         super().on_fit_start()
@@ -93,8 +95,8 @@ class UsdSystem(DistillationSystem[UsdConfig]):
             self.reference_view = self._open_reference_view().to(self.device)
         self._told = False
 
-    def open_guidance(self) -> PictureGuidance:
-        return build(self.config.guidance, PictureGuidance, prompts=self._prompts())
+    def open_guidance(self) -> Guidance:
+        return build(self.config.guidance, Guidance, prompts=self._prompts())
 
     def _prompts(self) -> PromptProcessor | None:
         """The prompt processor, made once; only its negative prompt is heard."""
@@ -105,14 +107,18 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def _say_unheard(self) -> None:
         """Says in a line which words no model is told."""
         prompts = self._prompts()
-        if prompts is not None and self.global_rank == 0 and (keys := prompts.unused_options()):
+        options = self.config.guidance.config
+        assert isinstance(options, GuidanceConfig)
+        if options.wants_prompts or prompts is None or self.global_rank != 0:
+            return
+        if keys := prompts.unused_options():
             sys.stdout.write(
                 f"note: system.prompt_processor: no model is told {', '.join(keys)}: a picture says what to make\n"
             )
 
     def _open_reference_view(self) -> ReferenceViewGuidance:
         """The published second term, on the same models as the guidance."""
-        given = plain(self.config.guidance.config)
+        given = plain_options(self.config.guidance.config)
         options = {key: given[key] for key in MODEL_KEYS} | {"latents": self.config.reference_view_latents}
         chosen = spec("guidance", "reference-view-guidance", options)
         return build(chosen, ReferenceViewGuidance, prompts=self._prompts())
@@ -135,7 +141,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Losses at the reference camera, the same in every process."""
-        with dealt(generator, None):
+        with use_share(generator, None):
             return self._reference_losses(batch, step, generator, active)
 
     def _reference_losses(

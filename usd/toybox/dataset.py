@@ -38,7 +38,7 @@ SIZE = 64
 
 
 def training_cameras(rng: np.random.Generator, size: int = SIZE) -> Cameras:
-    """The ``VIEWS`` cameras of one toy: one field of view for all, three in four toys from the reference distance."""
+    """Draw the ``VIEWS`` cameras of one toy: one field of view; three in four toys at the reference distance."""
     around = np.arange(VIEWS - REFERENCES) / (VIEWS - REFERENCES) * 360 + rng.uniform(0, 360)
     azimuth = np.concatenate(
         [
@@ -62,7 +62,7 @@ def training_cameras(rng: np.random.Generator, size: int = SIZE) -> Cameras:
 
 
 def training_light(rng: np.random.Generator) -> Light:
-    """The default light for four toys in five; any direction from above and other strengths for the fifth."""
+    """Draw a light: the default for four toys in five, any direction from above and strength for the fifth."""
     if rng.random() < 0.8:
         return Light()
     turn, lift = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.4)
@@ -74,7 +74,7 @@ def training_light(rng: np.random.Generator) -> Light:
 
 
 def normal_map(toy: Toy, cameras: Cameras) -> Float[Tensor, "B 4 H W"]:
-    """Normals as colors (see ``usd.math.normal_map``) with straight alpha, each pixel the mean of four rays."""
+    """Render normals as colors (``usd.math.normal_map``) with straight alpha, each pixel the mean of four rays."""
     seen = render([toy], cameras.resize(2 * cameras.height, 2 * cameras.width), edge_rays=1)
     opacity = seen.alpha[:, None]
     colors = normal_colors(seen.normal.permute(0, 3, 1, 2), opacity, 0.0)
@@ -82,12 +82,12 @@ def normal_map(toy: Toy, cameras: Cameras) -> Float[Tensor, "B 4 H W"]:
     return torch.cat([four[:, :3] / four[:, 3:].clamp_min(1e-6), four[:, 3:]], 1)
 
 
-def to_bytes4(rgba: Tensor) -> np.ndarray:
-    """Pictures (B, 4, H, W) in [0, 1] as bytes (B, H, W, 4)."""
+def rgba_bytes(rgba: Tensor) -> np.ndarray:
+    """Return pictures (B, 4, H, W) in [0, 1] as bytes (B, H, W, 4)."""
     return (rgba.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
+def build_shard(folder: Path, index: int, uncaptioned_share: float) -> Path:
     """Render shard ``index`` into ``folder`` unless it stands there; written aside and moved, so never half there."""
     target = folder / f"shard-{index:05d}"
     if target.exists():
@@ -97,9 +97,9 @@ def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
         raise ValueError(f"toybox: shard {index} would reach the test split (seeds from {TEST_SEED} up)")
     pictures, poses, fovs, faces, captions, categories = [], [], [], [], [], []
     for seed in seeds:
-        toy, rng = make_toy(seed, nameless_share), np.random.default_rng([seed, 7])
+        toy, rng = make_toy(seed, uncaptioned_share), np.random.default_rng([seed, 7])
         cameras = training_cameras(rng)
-        pictures.append(to_bytes4(render([toy], cameras, lights=[training_light(rng)]).rgba()))
+        pictures.append(rgba_bytes(render([toy], cameras, lights=[training_light(rng)]).rgba()))
         poses.append(cameras.c2w.numpy())
         fovs.append(float(cameras.fov_y[0]))
         faces.append(facing(toy, cameras).numpy())
@@ -119,8 +119,8 @@ def build_shard(folder: Path, index: int, nameless_share: float) -> Path:
     return target
 
 
-def build_normals(shard: Path, index: int, nameless_share: float) -> Path:
-    """The normal maps of shard ``index``, for the same cameras as its pictures, unless they stand there."""
+def build_normals(shard: Path, index: int, uncaptioned_share: float) -> Path:
+    """Render the normal maps of shard ``index``, for its pictures' cameras, unless they stand there."""
     target = shard / "normals.npy"
     if target.exists():
         return target
@@ -129,7 +129,7 @@ def build_normals(shard: Path, index: int, nameless_share: float) -> Path:
     maps = []
     for i, seed in enumerate(range(index * SHARD, (index + 1) * SHARD)):
         cameras = Cameras(torch.from_numpy(c2w[i]), torch.full((len(c2w[i]),), float(fov[i])), size, size)
-        maps.append(to_bytes4(normal_map(make_toy(seed, nameless_share), cameras)))
+        maps.append(rgba_bytes(normal_map(make_toy(seed, uncaptioned_share), cameras)))
     with files.replace_atomically(target) as partial:
         np.save(partial, np.stack(maps))
     return target
@@ -156,7 +156,7 @@ class Shards:
     def over_white(
         self, toys: Tensor, views: Tensor, as_normals: Sequence[bool] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W) over white and alpha (B, 1, H, W), in [0, 1], of the given toys and views.
+        """Return pictures (B, 3, H, W) over white and alpha (B, 1, H, W), in [0, 1], of the given toys and views.
 
         Where ``as_normals`` says so, the picture is the normal map.
         """
@@ -168,16 +168,17 @@ class Shards:
         return picture[:, :3] * alpha + 1 - alpha, alpha
 
     def cameras(self, toys: Tensor, views: Tensor) -> Cameras:
+        """Return the cameras of the given toys' views."""
         size = self.rgba[0].shape[2]
         t, v = toys.numpy(), views.numpy()
         return Cameras(torch.from_numpy(self.c2w[t, v]), torch.from_numpy(self.fov[t]), size, size)
 
 
-def open_shards(folder: Path, n_toys: int, nameless_share: float, normals: bool = False) -> Shards:
-    """The first ``n_toys`` (rounded up to whole shards), rendering what is missing; with normal maps if asked for."""
-    home = folder / f"nameless-{nameless_share:.2f}"
-    parts = [build_shard(home, index, nameless_share) for index in range(-(-n_toys // SHARD))]
-    maps = [build_normals(part, i, nameless_share) for i, part in enumerate(parts)] if normals else []
+def open_shards(folder: Path, n_toys: int, uncaptioned_share: float, normals: bool = False) -> Shards:
+    """Open the shards of the first ``n_toys`` toys, rendering what is missing; with normal maps if asked for."""
+    home = folder / f"nameless-{uncaptioned_share:.2f}"
+    parts = [build_shard(home, index, uncaptioned_share) for index in range(-(-n_toys // SHARD))]
+    maps = [build_normals(part, i, uncaptioned_share) for i, part in enumerate(parts)] if normals else []
     words = [json.loads((part / "words.json").read_text()) for part in parts]
     return Shards(
         [np.load(part / "rgba.npy", mmap_mode="r") for part in parts],

@@ -4,17 +4,17 @@ Distances are negative inside. They are exact outside unions of all primitives b
 for those, and where parts are cut away or blended, they are lower bounds, so sphere tracing never steps too far.
 """
 
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.runtime import Split, find_warp, launch
+from usd.kernels.runtime import Split, import_warp, launch
 from usd.toybox.scene import BOX, CAPSULE, CONE, CYLINDER, ELLIPSOID, SUBTRACT, TORUS, Toy
 
-wp: Any = find_warp()
+wp = import_warp()
 ALL = 0xFFFFFFFFFFFFFFFF
 """The mask of all primitives."""
 BENT_SAFETY = 0.5
@@ -24,7 +24,7 @@ BENT_SAFETY = 0.5
 @wp.func
 @no_type_check
 def local_point(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> wp.vec3:
-    """A point in the frame of primitive i."""
+    """Return a world point in the frame of primitive i."""
     d = world - wp.vec3(rows[i, 17], rows[i, 18], rows[i, 19])
     return wp.vec3(
         rows[i, 8] * d[0] + rows[i, 9] * d[1] + rows[i, 10] * d[2],
@@ -35,8 +35,8 @@ def local_point(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> w
 
 @wp.func
 @no_type_check
-def unbent(p: wp.vec3, twist: float, taper: float) -> wp.vec3:
-    """Undoes the twist and taper of a primitive."""
+def unbend(p: wp.vec3, twist: float, taper: float) -> wp.vec3:
+    """Undo the twist and taper of a primitive."""
     c = wp.cos(twist * p[2])
     s = wp.sin(twist * p[2])
     shrink = 1.0 / wp.max(1.0 + taper * p[2], 0.3)
@@ -46,6 +46,7 @@ def unbent(p: wp.vec3, twist: float, taper: float) -> wp.vec3:
 @wp.func
 @no_type_check
 def ellipsoid_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
+    """Return a lower bound of the distance to an ellipsoid of radii a, b, c."""
     k0 = wp.length(wp.vec3(p[0] / a, p[1] / b, p[2] / c))
     k1 = wp.length(wp.vec3(p[0] / (a * a), p[1] / (b * b), p[2] / (c * c)))
     low = wp.min(a, wp.min(b, c))
@@ -60,6 +61,7 @@ def ellipsoid_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
 @wp.func
 @no_type_check
 def box_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
+    """Return the distance to a box of half sides a, b, c."""
     x = wp.abs(p[0]) - a
     y = wp.abs(p[1]) - b
     z = wp.abs(p[2]) - c
@@ -70,6 +72,7 @@ def box_distance(p: wp.vec3, a: float, b: float, c: float) -> float:
 @wp.func
 @no_type_check
 def cylinder_distance(q: float, z: float, radius: float, half: float) -> float:
+    """Return the distance to a cylinder from distance q off its axis and height z."""
     x = q - radius
     y = wp.abs(z) - half
     ox = wp.max(x, 0.0)
@@ -80,7 +83,7 @@ def cylinder_distance(q: float, z: float, radius: float, half: float) -> float:
 @wp.func
 @no_type_check
 def cone_distance(q: float, z: float, bottom: float, top: float, half: float) -> float:
-    """A capped cone: the nearer of its flat ends and its slope, in the plane of axis and point."""
+    """Return the distance to a capped cone: the nearer of its flat ends and its slope, in the plane of the axis."""
     limit = top
     if z < 0.0:
         limit = bottom
@@ -100,7 +103,7 @@ def cone_distance(q: float, z: float, bottom: float, top: float, half: float) ->
 @wp.func
 @no_type_check
 def solid_distance(kind: int, p: wp.vec3, a: float, b: float, c: float) -> float:
-    """Distance to a primitive in its own frame."""
+    """Return the distance to a primitive in its own frame."""
     if kind == 0:
         return ellipsoid_distance(p, a, b, c)
     if kind == 1:
@@ -119,10 +122,11 @@ def solid_distance(kind: int, p: wp.vec3, a: float, b: float, c: float) -> float
 @wp.func
 @no_type_check
 def primitive_distance(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> float:
+    """Return the distance of a world point to primitive i, bent and rounded as its row says."""
     p = local_point(rows, i, world)
     safety = float(1.0)
     if rows[i, 30] != 0.0 or rows[i, 31] != 0.0:
-        p = unbent(p, rows[i, 30], rows[i, 31])
+        p = unbend(p, rows[i, 30], rows[i, 31])
         safety = wp.static(BENT_SAFETY)
     return (solid_distance(int(rows[i, 0]), p, rows[i, 4], rows[i, 5], rows[i, 6]) - rows[i, 3]) * safety
 
@@ -132,7 +136,7 @@ def primitive_distance(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec
 def toy_distance(
     rows: wp.array2d(dtype=wp.float32), start: int, count: int, mask: wp.uint64, p: wp.vec3
 ) -> wp.vec2:
-    """Signed distance and the index of the primitive that decides it, among those in ``mask``."""
+    """Return the signed distance and the index of the primitive that decides it, among those in ``mask``."""
     best = float(1.0e3)
     owner = int(-1)
     for j in range(count):
@@ -163,6 +167,7 @@ def distance_kernel(
     out: wp.array(dtype=wp.float32),
     owner: wp.array(dtype=wp.int32),
 ):
+    """Evaluate ``toy_distance`` at each point."""
     index = first + wp.tid()
     hit = toy_distance(rows, 0, rows.shape[0], wp.uint64(wp.static(ALL)), points[index])
     out[index] = hit[0]
@@ -170,7 +175,7 @@ def distance_kernel(
 
 
 def signed_distance(toy: Toy, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
-    """Signed distance and the deciding primitive of each point, on the points' device."""
+    """Return signed distance and deciding primitive of each point, on the points' device."""
     out = torch.zeros(len(points), device=points.device)
     owner = torch.zeros(len(points), dtype=torch.int32, device=points.device)
     rows = wp.from_torch(torch.from_numpy(toy.primitives).to(points.device))
@@ -186,7 +191,7 @@ def signed_distance(toy: Toy, points: Float[Tensor, "N 3"]) -> tuple[Float[Tenso
 def signed_distance_torch(
     toy: Toy, points: Float[Tensor, "N 3"]
 ) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
-    """``signed_distance`` in plain torch: the reference that tests compare the kernel with."""
+    """Compute ``signed_distance`` in plain torch: the reference that tests compare the kernel with."""
     best = torch.full((len(points),), 1e3, device=points.device, dtype=points.dtype)
     owner = torch.full((len(points),), -1, device=points.device, dtype=torch.int32)
     for index, row in enumerate(toy.primitives):

@@ -18,7 +18,7 @@ FLAT = (
 
 
 def toy_mesh(toy: Toy, resolution: int = 160, light: Light | None = None) -> Mesh:
-    """A closed mesh whose vertices lie on the surface (to about 1e-4) and carry the lit color of the pictures."""
+    """Return a closed mesh, vertices on the surface (to about 1e-4), in the lit color of the pictures."""
     like = torch.zeros(1)
     values = sample_grid(lambda x: -signed_distance(toy, x)[0], resolution, RADIUS * 1.05, like)
     vertices, faces = marching_cubes(values, 0.0, RADIUS * 1.05)
@@ -26,7 +26,7 @@ def toy_mesh(toy: Toy, resolution: int = 160, light: Light | None = None) -> Mes
 
 
 def sharp_toy_mesh(toy: Toy, resolution: int = 160, light: Light | None = None) -> Mesh:
-    """``toy_mesh`` with edges and corners, which marching cubes cuts off: the same faces, vertices moved into them.
+    """Return ``toy_mesh`` with edges and corners, which marching cubes cuts off: vertices moved into them.
 
     Each vertex goes where the planes that touch the surface at the middles of its faces meet, which is in an edge where
     one is near (Ohtake and Belyaev 2002, "Dual/primal mesh optimization for polygonized implicit surfaces").
@@ -46,7 +46,7 @@ def _colored(toy: Toy, mesh: Mesh, light: Light | None) -> Mesh:
 
 
 def on_surface(toy: Toy, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-    """Points near the surface moved onto it, by Newton's method."""
+    """Move points near the surface onto it, by Newton's method."""
     for _ in range(NEWTON_STEPS):
         points = points - signed_distance(toy, points)[0][:, None] * surface_normals(toy, points)
     return points
@@ -55,7 +55,7 @@ def on_surface(toy: Toy, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
 def meeting_points(
     faces: torch.Tensor, middles: Float[Tensor, "F 3"], normals: Float[Tensor, "F 3"], reach: float
 ) -> Float[Tensor, "V 3"]:
-    """For each vertex the point nearest to the planes of its faces, at most ``reach`` from the mean of their middles.
+    """Return for each vertex the point nearest to its faces' planes, at most ``reach`` from their middles' mean.
 
     In directions that the planes leave open the mean decides: along a flat surface, along an edge.
     """
@@ -72,14 +72,14 @@ def meeting_points(
 
 
 def _least_squares(matrix: Float[Tensor, "V 3 3"], right: Float[Tensor, "V 3"]) -> Float[Tensor, "V 3"]:
-    """Solutions of symmetric systems without the directions in which a matrix is flat."""
+    """Solve symmetric systems without the directions in which a matrix is flat."""
     size, axes = torch.linalg.eigh(matrix)
     inverse = torch.where(size > FLAT * size[:, -1:], 1 / size.clamp_min(1e-12), 0.0)
     return (axes * inverse[:, None, :] @ axes.mT @ right[:, :, None])[..., 0]
 
 
 def surface_normals(toy: Toy, points: torch.Tensor, step: float = 5e-4) -> torch.Tensor:
-    """Unit gradients (N, 3) of the distance by central differences."""
+    """Return unit gradients (N, 3) of the distance by central differences."""
     offsets = step * torch.eye(3, device=points.device)
     ahead = [signed_distance(toy, points + o)[0] - signed_distance(toy, points - o)[0] for o in offsets]
     return torch.nn.functional.normalize(torch.stack(ahead, -1), dim=-1)

@@ -9,10 +9,10 @@ from usd.math.camera import Cameras
 from usd.toybox import REFERENCE_AZIMUTH_DEG
 from usd.toybox.scene import Builder, Toy
 from usd.toybox.shapes import SHAPES, SYMMETRIC, Draw
-from usd.toybox.uncaptioned import nameless
+from usd.toybox.uncaptioned import uncaptioned
 
-NAMELESS_SHARE = 0.15
-NAMELESS = "shapes"
+UNCAPTIONED_SHARE = 0.15
+UNCAPTIONED = "shapes"
 NORMALS_OF = "normals of "
 MAX_YAW_DEG = 50.0
 """The front of a named toy stays within this angle of the reference camera, as in a picture somebody took."""
@@ -20,16 +20,16 @@ MAX_YAW_DEG = 50.0
 VIEWS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 
 
-def make_toy(seed: int, nameless_share: float = NAMELESS_SHARE, category: str | None = None) -> Toy:
-    """The toy of a seed. ``nameless_share`` in [0, 1]; ``category`` forces a named one."""
+def make_toy(seed: int, uncaptioned_share: float = UNCAPTIONED_SHARE, category: str | None = None) -> Toy:
+    """Return the toy of a seed. ``uncaptioned_share`` in [0, 1]; ``category`` forces a named one."""
     if seed < 0:
         raise ValueError(f"toybox seed: {seed} is negative; expected a whole number from 0 up")
     rng = np.random.default_rng([seed, 20231211, *map(ord, category or "")])
-    is_nameless, choice = rng.random() < nameless_share, rng.integers(len(SHAPES))
+    is_uncaptioned, choice = rng.random() < uncaptioned_share, rng.integers(len(SHAPES))
     yaw = float(rng.uniform(-1, 1)) * math.radians(MAX_YAW_DEG)
     builder, draw = Builder(), Draw(rng)
-    if category is None and is_nameless:
-        phrase, name = nameless(builder, draw), NAMELESS
+    if category is None and is_uncaptioned:
+        phrase, name = uncaptioned(builder, draw), UNCAPTIONED
     else:
         name = category or list(SHAPES)[choice]
         if name not in SHAPES:
@@ -39,29 +39,29 @@ def make_toy(seed: int, nameless_share: float = NAMELESS_SHARE, category: str | 
 
 
 def _article(phrase: str) -> str:
-    if phrase.endswith(NAMELESS):
+    if phrase.endswith(UNCAPTIONED):
         return "some"
     return "an" if phrase[0] in "aeio" else "a"
 
 
 def normal_caption(caption: str) -> str:
-    """The caption of a toy's normal map. Colors stay in it, though it does not show them: prompts have them too."""
+    """Return the caption of a toy's normal map, colors included: prompts for normals name colors, too."""
     return f"{NORMALS_OF}{caption}"
 
 
 def says_normals(caption: str) -> bool:
-    """Whether a caption asks for a normal map."""
+    """Return whether a caption asks for a normal map."""
     return caption.startswith(NORMALS_OF)
 
 
 def facing(toy: Toy, cameras: Cameras) -> Tensor:
-    """Azimuth (B,) at which each camera sees the toy, relative to its own front, in (-pi, pi]."""
+    """Return the azimuth (B,) at which each camera sees the toy, relative to its front, in (-pi, pi]."""
     turn = cameras.spherical.azimuth - math.radians(REFERENCE_AZIMUTH_DEG) - toy.yaw
     return (turn + math.pi).remainder(2 * math.pi) - math.pi
 
 
 def view_words(azimuth: float, elevation: float) -> str:
-    """The phrase for a view ``azimuth`` radians round from the front (counter-clockwise seen from above).
+    """Return the phrase for a view ``azimuth`` radians round from the front (counter-clockwise seen from above).
 
     Left and right are the viewer's: seen from the "left" is from where the toy's own right hand is.
     """

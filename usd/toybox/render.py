@@ -1,7 +1,7 @@
 """Sphere tracing of toys: pictures with alpha, depth and normals, any number of toys and cameras in one launch."""
 
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numpy as np
 import torch
@@ -41,9 +41,11 @@ class Pictures:
     normal: Float[Tensor, "B H W 3"]
 
     def rgba(self) -> Float[Tensor, "B 4 H W"]:
+        """Return straight RGBA, channel-first."""
         return torch.cat([self.rgb, self.alpha[..., None]], -1).permute(0, 3, 1, 2)
 
     def over_white(self) -> Float[Tensor, "B 3 H W"]:
+        """Return the pictures over white, channel-first."""
         alpha = self.alpha[..., None]
         return (self.rgb * alpha + (1 - alpha)).permute(0, 3, 1, 2)
 
@@ -53,7 +55,7 @@ class Pictures:
 
 @wp.struct
 @no_type_check
-class Scene:
+class ToyScene:
     """Toys, cameras and lights. View v sees spans[v, 1] primitives from spans[v, 0] on, under lights[v].
 
     spans_y[v] is the world height of an orthographic picture, 0 for a pinhole.
@@ -73,7 +75,7 @@ class Scene:
 @wp.struct
 @no_type_check
 class Frames:
-    """What is rendered, one entry a pixel of all views; ``owner`` is the primitive seen, -1 for none."""
+    """Rendered pixels of all views, one entry each; ``owner`` is the primitive seen, -1 for none."""
 
     rgb: wp.array(dtype=wp.vec3)
     depth: wp.array(dtype=wp.float32)
@@ -85,8 +87,8 @@ class Frames:
 
 @wp.func
 @no_type_check
-def view_mask(scene: Scene, view: int, o: wp.vec3, d: wp.vec3, slack: float) -> wp.uint64:
-    """Bits of the primitives whose bounding ball the ray comes near."""
+def view_mask(scene: ToyScene, view: int, o: wp.vec3, d: wp.vec3, slack: float) -> wp.uint64:
+    """Return a bit for each primitive whose bounding ball the ray comes near."""
     mask = wp.uint64(0)
     for j in range(scene.spans[view, 1]):
         i = scene.spans[view, 0] + j
@@ -100,8 +102,8 @@ def view_mask(scene: Scene, view: int, o: wp.vec3, d: wp.vec3, slack: float) -> 
 
 @wp.func
 @no_type_check
-def trace(scene: Scene, view: int, mask: wp.uint64, o: wp.vec3, d: wp.vec3) -> wp.vec2:
-    """Distance to the surface along the ray (negative: missed) and the primitive hit."""
+def trace(scene: ToyScene, view: int, mask: wp.uint64, o: wp.vec3, d: wp.vec3) -> wp.vec2:
+    """Return the distance to the surface along the ray (negative: missed) and the primitive hit."""
     along = -wp.dot(o, d)
     room = scene.radius * scene.radius - (wp.dot(o, o) - along * along)
     missed = wp.vec2(-1.0, -1.0)
@@ -121,8 +123,8 @@ def trace(scene: Scene, view: int, mask: wp.uint64, o: wp.vec3, d: wp.vec3) -> w
 
 @wp.func
 @no_type_check
-def normal_at(scene: Scene, view: int, mask: wp.uint64, p: wp.vec3) -> wp.vec3:
-    """Gradient of the distance by four samples on a tetrahedron."""
+def normal_at(scene: ToyScene, view: int, mask: wp.uint64, p: wp.vec3) -> wp.vec3:
+    """Return the unit gradient of the distance by four samples on a tetrahedron."""
     total = wp.vec3(0.0, 0.0, 0.0)
     for corner in range(4):
         x = 2.0 * float(((corner + 3) >> 1) & 1) - 1.0
@@ -137,7 +139,7 @@ def normal_at(scene: Scene, view: int, mask: wp.uint64, p: wp.vec3) -> wp.vec3:
 @wp.func
 @no_type_check
 def pattern_share(pattern: int, x: float, y: float, z: float) -> float:
-    """How much of the second color shows at a point of pattern space: stripes, checker, dots, gradient."""
+    """Return the second color's share at a point of pattern space: stripes, checker, dots, gradient."""
     if pattern == 1:
         return wp.where(z - wp.floor(z) > 0.5, 1.0, 0.0)
     if pattern == 2:
@@ -152,6 +154,7 @@ def pattern_share(pattern: int, x: float, y: float, z: float) -> float:
 @wp.func
 @no_type_check
 def paint_color(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> wp.vec3:
+    """Return the color of primitive i at a world point."""
     base = wp.vec3(rows[i, 21], rows[i, 22], rows[i, 23])
     pattern = int(rows[i, 27])
     if pattern == 0:
@@ -164,6 +167,7 @@ def paint_color(rows: wp.array2d(dtype=wp.float32), i: int, world: wp.vec3) -> w
 @wp.func
 @no_type_check
 def shade(color: wp.vec3, normal: wp.vec3, lights: wp.array2d(dtype=wp.float32), view: int) -> wp.vec3:
+    """Return a color under the light of a view."""
     toward = wp.vec3(lights[view, 0], lights[view, 1], lights[view, 2])
     level = (
         lights[view, 4] + lights[view, 5] * normal[2] + lights[view, 3] * wp.max(wp.dot(normal, toward), 0.0)
@@ -174,8 +178,8 @@ def shade(color: wp.vec3, normal: wp.vec3, lights: wp.array2d(dtype=wp.float32),
 
 @wp.func
 @no_type_check
-def eye(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
-    """Where the ray through the picture position (x, y) in pixels starts."""
+def eye(scene: ToyScene, view: int, x: float, y: float) -> wp.vec3:
+    """Return the origin of the ray through the picture position (x, y) in pixels."""
     c2w = scene.poses[view]
     scale = scene.spans_y[view] / float(scene.height)
     lx = (x - 0.5 * float(scene.width)) * scale
@@ -189,8 +193,8 @@ def eye(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
 
 @wp.func
 @no_type_check
-def direction(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
-    """Unit direction through the picture position (x, y) in pixels."""
+def direction(scene: ToyScene, view: int, x: float, y: float) -> wp.vec3:
+    """Return the unit direction through the picture position (x, y) in pixels."""
     c2w = scene.poses[view]
     scale = 2.0 * scene.tans[view] / float(scene.height)
     lx = (x - 0.5 * float(scene.width)) * scale
@@ -206,8 +210,8 @@ def direction(scene: Scene, view: int, x: float, y: float) -> wp.vec3:
 
 @wp.kernel
 @no_type_check
-def first_pass(first: int, scene: Scene, frames: Frames):
-    """One ray through the middle of each pixel."""
+def first_pass(first: int, scene: ToyScene, frames: Frames):
+    """Trace one ray through the middle of each pixel."""
     index = first + wp.tid()
     view = index // (scene.height * scene.width)
     pixel = index - view * scene.height * scene.width
@@ -228,7 +232,7 @@ def first_pass(first: int, scene: Scene, frames: Frames):
 @wp.func
 @no_type_check
 def differs(frames: Frames, i: int, j: int) -> bool:
-    """Whether an edge runs between two pixels: another part, a crease, or a change of color."""
+    """Return whether an edge runs between two pixels: another part, a crease, or a change of color."""
     if frames.owner[i] != frames.owner[j]:
         return True
     if frames.owner[i] < 0:
@@ -238,7 +242,8 @@ def differs(frames: Frames, i: int, j: int) -> bool:
 
 @wp.func
 @no_type_check
-def on_edge(scene: Scene, frames: Frames, index: int, x: int, y: int) -> bool:
+def on_edge(scene: ToyScene, frames: Frames, index: int, x: int, y: int) -> bool:
+    """Return whether an edge runs between a pixel and one of its four neighbors."""
     found = bool(False)
     if x > 0:
         found = differs(frames, index, index - 1)
@@ -253,8 +258,8 @@ def on_edge(scene: Scene, frames: Frames, index: int, x: int, y: int) -> bool:
 
 @wp.kernel
 @no_type_check
-def edge_pass(first: int, scene: Scene, frames: Frames, side: int):
-    """Averages side x side rays over pixels on an edge; copies the others."""
+def edge_pass(first: int, scene: ToyScene, frames: Frames, side: int):
+    """Average side x side rays over pixels on an edge; copy the others."""
     index = first + wp.tid()
     view = index // (scene.height * scene.width)
     pixel = index - view * scene.height * scene.width
@@ -292,12 +297,13 @@ def edge_pass(first: int, scene: Scene, frames: Frames, side: int):
 @no_type_check
 def color_kernel(
     first: int,
-    scene: Scene,
+    scene: ToyScene,
     points: wp.array(dtype=wp.vec3),
     owners: wp.array(dtype=wp.int32),
     normals: wp.array(dtype=wp.vec3),
     out: wp.array(dtype=wp.vec3),
 ):
+    """Shade surface points under the first light."""
     i = first + wp.tid()
     out[i] = shade(paint_color(scene.rows, owners[i], points[i]), normals[i], scene.lights, 0)
 
@@ -306,14 +312,14 @@ def color_kernel(
 
 
 def light_table(lights: list[Light]) -> Float[Tensor, "L 6"]:
-    """One row a light: direction (unit), diffuse, ambient, sky."""
+    """Return one row (6) a light: unit direction, diffuse, ambient, sky."""
     rows = [[*light.direction, light.diffuse, light.ambient, light.sky] for light in lights]
     table = torch.tensor(rows, dtype=torch.float32)
     return torch.cat([torch.nn.functional.normalize(table[:, :3], dim=-1), table[:, 3:]], 1)
 
 
 def pack(toys: list[Toy]) -> tuple[np.ndarray, np.ndarray]:
-    """All primitives in one array (P, ROW), and for each toy its (start, count)."""
+    """Pack all primitives into one array (P, ROW), with each toy's (start, count)."""
     counts = np.array([len(toy.primitives) for toy in toys], np.int32)
     if counts.max(initial=0) > 64:
         raise ValueError(f"a toy may have at most 64 primitives, got {counts.max()}")
@@ -328,20 +334,20 @@ def render(
     lights: list[Light] | None = None,
     edge_rays: int = EDGE_RAYS,
 ) -> Pictures:
-    """Pictures of toys, one a camera. ``which`` says the toy of each camera (default: all see the first).
+    """Render toys, one picture a camera. ``which`` is the toy of each camera (default: all see the first).
 
     ``lights`` is one for all cameras, or one each. Computed on the cameras' device.
     """
     rows, spans = pack(toys)
     chosen = np.zeros(len(cameras), np.int64) if which is None else which.cpu().numpy()
     table = light_table(lights or [Light()]).expand(len(cameras), -1)
-    scene = _scene(torch.from_numpy(rows), table, cameras, torch.from_numpy(spans[chosen]))
-    return _pictures(scene, cameras, edge_rays)
+    scene = _toy_scene(torch.from_numpy(rows), table, cameras, torch.from_numpy(spans[chosen]))
+    return _trace_pictures(scene, cameras, edge_rays)
 
 
-def _scene(rows: Tensor, lights: Tensor, cameras: Cameras, spans: Tensor) -> Any:
+def _toy_scene(rows: Tensor, lights: Tensor, cameras: Cameras, spans: Tensor) -> object:
     device = cameras.device
-    scene = Scene()
+    scene = ToyScene()
     scene.rows = wp.from_torch(rows.to(device))
     scene.spans = wp.from_torch(spans.to(device))
     scene.poses = wp.from_torch(cameras.c2w.float().contiguous(), dtype=wp.mat44)
@@ -353,7 +359,7 @@ def _scene(rows: Tensor, lights: Tensor, cameras: Cameras, spans: Tensor) -> Any
     return scene
 
 
-def _pictures(scene: Any, cameras: Cameras, edge_rays: int) -> Pictures:
+def _trace_pictures(scene: object, cameras: Cameras, edge_rays: int) -> Pictures:
     shape = (len(cameras), cameras.height, cameras.width)
     n, device = shape[0] * shape[1] * shape[2], cameras.device
     rgb, normal, smooth = (torch.zeros(n, 3, device=device) for _ in range(3))
@@ -372,11 +378,11 @@ def _pictures(scene: Any, cameras: Cameras, edge_rays: int) -> Pictures:
 def lit_colors(
     toy: Toy, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"], light: Light
 ) -> Float[Tensor, "N 3"]:
-    """The color that a picture shows at surface points."""
+    """Return the color that a picture shows at surface points."""
     device = points.device
     _, owner = signed_distance(toy, points)
     out = torch.zeros_like(points)
-    scene = Scene()
+    scene = ToyScene()
     scene.rows = wp.from_torch(torch.from_numpy(toy.primitives).to(device))
     scene.lights = wp.from_torch(light_table([light]).to(device))
     where, facing = (wp.from_torch(t.contiguous(), dtype=wp.vec3) for t in (points, normals))

@@ -48,8 +48,8 @@ class Toy:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """How a primitive is turned (degrees about x, then y, then z), softened, joined and bent."""
+class PrimitiveOptions:
+    """Rotation of a primitive (degrees about x, then y, then z), its rounding, blending and bending."""
 
     rx: Number = 0.0
     ry: Number = 0.0
@@ -68,30 +68,37 @@ class Builder:
     rows: list[np.ndarray] = field(default_factory=list)
 
     def ellipsoid(self, radii: Vector, at: Vector, paint: Paint, **options: Number) -> None:
+        """Add an ellipsoid of three radii."""
         self._add(ELLIPSOID, radii, at, paint, max(radii), **options)
 
     def ball(self, radius: Number, at: Vector, paint: Paint, **options: Number) -> None:
+        """Add a ball."""
         self.ellipsoid((radius, radius, radius), at, paint, **options)
 
     def box(self, half: Vector, at: Vector, paint: Paint, **options: Number) -> None:
+        """Add a box of three half sides."""
         self._add(BOX, half, at, paint, math.hypot(*half), **options)
 
     def cylinder(self, radius: Number, half: Number, at: Vector, paint: Paint, **options: Number) -> None:
+        """Add a cylinder of a radius and half its height."""
         self._add(CYLINDER, (radius, half, 0), at, paint, math.hypot(radius, half), **options)
 
     def cone(
         self, bottom: Number, top: Number, half: Number, at: Vector, paint: Paint, **options: Number
     ) -> None:
+        """Add a capped cone of two radii and half its height."""
         self._add(CONE, (bottom, top, half), at, paint, math.hypot(max(bottom, top), half), **options)
 
     def torus(self, major: Number, minor: Number, at: Vector, paint: Paint, **options: Number) -> None:
+        """Add a ring of a major and a minor radius."""
         self._add(TORUS, (major, minor, 0), at, paint, major + minor, **options)
 
     def capsule(self, radius: Number, half: Number, at: Vector, paint: Paint, **options: Number) -> None:
+        """Add a capsule of a radius and half the length between its ends' centers."""
         self._add(CAPSULE, (radius, half, 0), at, paint, radius + half, **options)
 
     def rod(self, radius: Number, start: Vector, end: Vector, paint: Paint) -> None:
-        """A capsule between two points."""
+        """Add a capsule between two points."""
         a, b = np.asarray(start, float), np.asarray(end, float)
         x, y, z = b - a
         length = float(np.linalg.norm(b - a))
@@ -101,7 +108,7 @@ class Builder:
     def _add(
         self, kind: int, size: Vector, at: Vector, paint: Paint, bound: Number, **options: Number
     ) -> None:
-        o = Placement(**options)
+        o = PrimitiveOptions(**options)
         row = np.zeros(ROW, np.float64)
         row[0], row[1], row[2], row[3] = kind, SUBTRACT if o.subtract else UNION, o.blend, o.rounding
         row[4 : 4 + len(size)] = size
@@ -114,7 +121,7 @@ class Builder:
         self.rows.append(row)
 
     def finish(self, yaw: Number) -> np.ndarray:
-        """The packed primitives, turned by ``yaw``, centered and scaled into the ball of radius ``RADIUS``."""
+        """Return the packed primitives, turned by ``yaw``, centered and scaled into the ball of radius ``RADIUS``."""
         rows = np.stack(self.rows)
         points = np.concatenate([surface_points(row) for row in rows if row[1] == UNION])
         turn = euler_deg(0, 0, math.degrees(yaw))
@@ -131,7 +138,7 @@ class Builder:
 
 
 def euler_deg(x: Number, y: Number, z: Number) -> np.ndarray:
-    """The rotation (3, 3) that turns about x, then y, then z, in degrees."""
+    """Return the rotation (3, 3) that turns about x, then y, then z, in degrees."""
     a, b, c = np.radians([x, y, z])
     rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
     ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
@@ -140,7 +147,7 @@ def euler_deg(x: Number, y: Number, z: Number) -> np.ndarray:
 
 
 def surface_points(row: np.ndarray) -> np.ndarray:
-    """Points (N, 3) that enclose a primitive, for bounds: its outline rings for round ones, corners for boxes."""
+    """Return points (N, 3) that enclose a primitive, for bounds: rings of round ones, corners of boxes."""
     kind, size, rounding = int(row[0]), row[4:8], row[3]
     around = np.linspace(0, 2 * np.pi, 25)[:-1]
     ring = np.stack([np.cos(around), np.sin(around), np.zeros_like(around)], -1)

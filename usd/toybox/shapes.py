@@ -39,27 +39,33 @@ class Draw:
     rng: np.random.Generator
 
     def between(self, low: Number, high: Number) -> float:
+        """Draw a number between two."""
         return float(self.rng.uniform(low, high))
 
     def chance(self, p: float) -> bool:
+        """Return True with probability ``p``."""
         return bool(self.rng.random() < p)
 
     def one(self, *options: str) -> str:
+        """Draw one of the options."""
         return str(self.rng.choice(options))
 
     def count(self, low: int, high: int) -> int:
+        """Draw a whole number from ``low`` to ``high``, both included."""
         return int(self.rng.integers(low, high + 1))
 
     def color(self, *avoid: str) -> str:
+        """Draw the name of a color."""
         return self.one(*[name for name in COLORS if name not in avoid])
 
     def plain(self, name: str) -> Paint:
+        """Return a color without pattern, slightly off its name."""
         jitter = self.rng.normal(0, 0.02, 3)
         r, g, b = np.clip(np.array(COLORS[name]) + jitter, 0.02, 0.98)
         return Paint((float(r), float(g), float(b)))
 
     def paint(self, name: str, size: Number = 1.0, p_pattern: float = 0.25) -> tuple[Paint, str]:
-        """A color, sometimes with a pattern over it; the words for both. ``size`` is that of the painted part."""
+        """Return a color, sometimes with a pattern over it, and words for both; ``size`` is the painted part's."""
         base = self.plain(name)
         if not self.chance(p_pattern):
             return base, name
@@ -75,6 +81,7 @@ Shape = Callable[[Builder, Draw], str]
 
 
 def snowman(b: Builder, d: Draw) -> str:
+    """Build a snowman; return its caption phrase."""
     hat, scarf, body = (
         d.color("white"),
         d.color("white"),
@@ -103,6 +110,7 @@ def snowman(b: Builder, d: Draw) -> str:
 
 
 def mushroom(b: Builder, d: Draw) -> str:
+    """Build a mushroom; return its caption phrase."""
     cap, stem, spots = d.color(), d.one("white", "gray", "brown", "yellow"), d.chance(0.7)
     r, h, s = d.between(0.5, 0.7), d.between(0.3, 0.55), d.between(0.13, 0.24)
     lift = d.between(0.25, 0.45)
@@ -120,6 +128,7 @@ def mushroom(b: Builder, d: Draw) -> str:
 
 
 def chair(b: Builder, d: Draw) -> str:
+    """Build a chair; return its caption phrase."""
     seat, legs = d.color(), d.color()
     paint, words = d.paint(seat, 0.8, 0.3)
     w, deep, h, back = (
@@ -151,6 +160,7 @@ def chair(b: Builder, d: Draw) -> str:
 
 
 def table(b: Builder, d: Draw) -> str:
+    """Build a table; return its caption phrase."""
     top, legs, round_top = d.color(), d.color(), d.chance(0.4)
     paint, words = d.paint(top, 1.2, 0.25)
     w, deep, h = d.between(0.5, 0.8), d.between(0.35, 0.55), d.between(0.3, 0.5)
@@ -170,6 +180,7 @@ def table(b: Builder, d: Draw) -> str:
 
 
 def car(b: Builder, d: Draw) -> str:
+    """Build a car; return its caption phrase."""
     body, cabin = d.color(), d.color()
     paint, words = d.paint(body, 1.0, 0.2)
     length, w, h = d.between(0.75, 0.95), d.between(0.36, 0.45), d.between(0.14, 0.22)
@@ -189,6 +200,7 @@ def car(b: Builder, d: Draw) -> str:
 
 
 def house(b: Builder, d: Draw) -> str:
+    """Build a house; return its caption phrase."""
     wall, roof, door = d.color(), d.color(), d.color()
     paint, words = d.paint(wall, 1.4, 0.2)
     w, deep, h = d.between(0.45, 0.6), d.between(0.38, 0.55), d.between(0.28, 0.45)
@@ -212,6 +224,7 @@ def house(b: Builder, d: Draw) -> str:
 
 
 def pine(b: Builder, d: Draw) -> str:
+    """Build a pine; return its caption phrase."""
     leaf, layers = d.one("green", "green", "green", "teal", "white", "blue"), d.count(2, 4)
     paint, z, r = d.plain(leaf), 0.3, d.between(0.45, 0.6)
     b.cylinder(d.between(0.08, 0.14), 0.2, (0, 0, 0.18), d.plain("brown"))
@@ -229,6 +242,7 @@ def pine(b: Builder, d: Draw) -> str:
 
 
 def tree(b: Builder, d: Draw) -> str:
+    """Build a tree; return its caption phrase."""
     leaf, trunk = d.one("green", "green", "orange", "red", "yellow", "pink"), d.one("brown", "gray", "black")
     paint, h = d.plain(leaf), d.between(0.35, 0.55)
     b.cone(d.between(0.1, 0.16), 0.07, h, (0, 0, h), d.plain(trunk))
@@ -247,6 +261,7 @@ def tree(b: Builder, d: Draw) -> str:
 
 
 def rocket(b: Builder, d: Draw) -> str:
+    """Build a rocket; return its caption phrase."""
     body, nose, fins = d.color(), d.color(), d.color()
     paint, words = d.paint(body, 0.8, 0.35)
     r, h, n = d.between(0.18, 0.26), d.between(0.4, 0.6), d.count(3, 4)
@@ -265,6 +280,7 @@ def rocket(b: Builder, d: Draw) -> str:
 
 
 def lamp(b: Builder, d: Draw) -> str:
+    """Build a lamp; return its caption phrase."""
     shade, foot = d.color(), d.color()
     paint, words = d.paint(shade, 0.7, 0.25)
     h, r = d.between(0.4, 0.6), d.between(0.32, 0.45)
@@ -282,6 +298,7 @@ def lamp(b: Builder, d: Draw) -> str:
 
 
 def mug(b: Builder, d: Draw) -> str:
+    """Build a mug; return its caption phrase."""
     body, handle, drink = d.color(), d.color(), d.one("brown", "brown", "yellow", "green", "white")
     paint, words = d.paint(body, 0.9, 0.35)
     r, h = d.between(0.34, 0.44), d.between(0.34, 0.5)
@@ -293,6 +310,7 @@ def mug(b: Builder, d: Draw) -> str:
 
 
 def duck(b: Builder, d: Draw) -> str:
+    """Build a duck; return its caption phrase."""
     body, beak = d.one("yellow", "yellow", *COLORS), d.one("orange", "red", "yellow")
     paint, head = d.plain(body), d.between(0.25, 0.32)
     w, length, h = d.between(0.36, 0.44), d.between(0.5, 0.62), d.between(0.32, 0.4)
@@ -309,6 +327,7 @@ def duck(b: Builder, d: Draw) -> str:
 
 
 def robot(b: Builder, d: Draw) -> str:
+    """Build a robot; return its caption phrase."""
     body, limbs = d.color(), d.color()
     paint, words = d.paint(body, 0.8, 0.3)
     skin = d.plain(limbs)
@@ -333,6 +352,7 @@ def robot(b: Builder, d: Draw) -> str:
 
 
 def boat(b: Builder, d: Draw) -> str:
+    """Build a boat; return its caption phrase."""
     hull, sail = d.color(), d.color()
     paint, length, w = d.plain(hull), d.between(0.6, 0.8), d.between(0.26, 0.36)
     b.ellipsoid((w, length, 0.32), (0, 0, 0.3), paint)
@@ -350,6 +370,7 @@ def boat(b: Builder, d: Draw) -> str:
 
 
 def icecream(b: Builder, d: Draw) -> str:
+    """Build an ice cream; return its caption phrase."""
     scoops = [d.color() for _ in range(d.count(1, 3))]
     r, cone = d.between(0.26, 0.34), d.between(0.38, 0.5)
     waffle = Paint((0.85, 0.62, 0.32), (0.72, 0.48, 0.22), CHECKER, 9.0)
@@ -367,6 +388,7 @@ def icecream(b: Builder, d: Draw) -> str:
 
 
 def airplane(b: Builder, d: Draw) -> str:
+    """Build an airplane; return its caption phrase."""
     body, wings = d.color(), d.color()
     paint, words = d.paint(body, 0.9, 0.25)
     length, r, span = d.between(0.65, 0.85), d.between(0.13, 0.19), d.between(0.6, 0.85)
@@ -387,6 +409,7 @@ def airplane(b: Builder, d: Draw) -> str:
 
 
 def bottle(b: Builder, d: Draw) -> str:
+    """Build a bottle; return its caption phrase."""
     glass, label, cap = d.color(), d.color(), d.color()
     r, h, neck = d.between(0.2, 0.28), d.between(0.34, 0.46), d.between(0.07, 0.11)
     paint = d.plain(glass)
@@ -399,6 +422,7 @@ def bottle(b: Builder, d: Draw) -> str:
 
 
 def cake(b: Builder, d: Draw) -> str:
+    """Build a cake; return its caption phrase."""
     base, icing, candles = d.color(), d.color(), d.count(1, 4)
     paint, words = d.paint(base, 0.8, 0.3)
     r, h = d.between(0.45, 0.6), d.between(0.15, 0.25)
@@ -420,6 +444,7 @@ def cake(b: Builder, d: Draw) -> str:
 
 
 def owl(b: Builder, d: Draw) -> str:
+    """Build an owl; return its caption phrase."""
     body, belly = d.color("black"), d.color()
     paint, r, h = d.plain(body), d.between(0.36, 0.44), d.between(0.45, 0.56)
     b.ellipsoid((r, r * 0.9, h), (0, 0, h), paint)
@@ -436,6 +461,7 @@ def owl(b: Builder, d: Draw) -> str:
 
 
 def kettle(b: Builder, d: Draw) -> str:
+    """Build a kettle; return its caption phrase."""
     body, lid = d.color(), d.color()
     paint, words = d.paint(body, 0.9, 0.3)
     r, h = d.between(0.42, 0.52), d.between(0.3, 0.4)
@@ -450,6 +476,7 @@ def kettle(b: Builder, d: Draw) -> str:
 
 
 def dog(b: Builder, d: Draw) -> str:
+    """Build a dog; return its caption phrase."""
     coat, collar = d.color(), d.color()
     paint, words = d.paint(coat, 0.7, 0.3)
     length, r, leg = d.between(0.4, 0.55), d.between(0.2, 0.27), d.between(0.3, 0.42)
@@ -471,6 +498,7 @@ def dog(b: Builder, d: Draw) -> str:
 
 
 def fish(b: Builder, d: Draw) -> str:
+    """Build a fish; return its caption phrase."""
     body, fins = d.color(), d.color()
     paint, words = d.paint(body, 0.8, 0.5)
     w, length, h = d.between(0.16, 0.24), d.between(0.5, 0.65), d.between(0.28, 0.42)
@@ -488,6 +516,7 @@ def fish(b: Builder, d: Draw) -> str:
 
 
 def sofa(b: Builder, d: Draw) -> str:
+    """Build a sofa; return its caption phrase."""
     cloth, pillow = d.color(), d.color()
     paint, words = d.paint(cloth, 0.9, 0.3)
     w, deep, back = d.between(0.55, 0.85), d.between(0.32, 0.4), d.between(0.28, 0.4)

@@ -1,4 +1,4 @@
-"""Nameless toys: random compositions of patterned primitives with unions, cuts, twists and tapers.
+"""Uncaptioned toys: random compositions of patterned primitives with unions, cuts, twists and tapers.
 
 Training data of this kind was found enough for reconstruction models to generalize (LRM-Zero's Zeroverse, arXiv
 2406.09371); here it keeps the embedded models from knowing only the named categories.
@@ -8,20 +8,20 @@ from usd.toybox.scene import Builder
 from usd.toybox.shapes import Draw
 
 
-def nameless(b: Builder, d: Draw) -> str:
-    """A handful of overlapping parts around the origin, some cut away. Returns the caption phrase."""
+def uncaptioned(b: Builder, d: Draw) -> str:
+    """Build overlapping parts around the origin, some cut away; return the caption phrase."""
     names = [d.color() for _ in range(d.count(2, 4))]
     for k in range(d.count(3, 7)):
-        _part(b, d, names[k % len(names)], first=k == 0)
+        _add_primitive(b, d, names[k % len(names)], first=k == 0)
     for _ in range(d.count(0, 2)):
-        _cut(b, d, d.one(*names))
+        _cut_away(b, d, d.one(*names))
     if d.chance(0.3):
         _mirrored_pair(b, d, names[0])
     words = list(dict.fromkeys(names))
     return f"{' and '.join(words)} shapes"
 
 
-def _part(b: Builder, d: Draw, name: str, first: bool) -> None:
+def _add_primitive(b: Builder, d: Draw, name: str, first: bool) -> None:
     reach = 0.0 if first else 0.42
     at = tuple(d.between(-reach, reach) for _ in range(3))
     size, paint = d.between(0.15, 0.36) * (1.25 if first else 1.0), d.paint(name, 0.6, 0.35)[0]
@@ -49,7 +49,7 @@ def _part(b: Builder, d: Draw, name: str, first: bool) -> None:
         b.capsule(size * d.between(0.25, 0.6), size * d.between(0.5, 1.4), at, paint, blend=0.05, **turn)
 
 
-def _cut(b: Builder, d: Draw, name: str) -> None:
+def _cut_away(b: Builder, d: Draw, name: str) -> None:
     at = tuple(d.between(-0.4, 0.4) for _ in range(3))
     size, paint = d.between(0.12, 0.25), d.plain(name)
     if d.chance(0.5):

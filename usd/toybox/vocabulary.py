@@ -4,7 +4,10 @@ import difflib
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
 
 from usd.toybox.objects import VIEWS, make_toy
 from usd.toybox.shapes import COLORS, PATTERNS, SHAPES
@@ -30,9 +33,27 @@ SURVEY = 60
 """Toys of each category whose captions are read for words; enough to meet every phrase of every shape."""
 
 
+@runtime_checkable
+class TokenNumbers(Protocol):
+    """Numbers of words, as a tokenizer returns them."""
+
+    input_ids: Tensor
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The part of a ``transformers`` tokenizer that the embedded models use."""
+
+    def __call__(self, text: list[str], **options: object) -> TokenNumbers:
+        """Return the numbers of the words of texts."""
+
+    def save_pretrained(self, save_directory: Path) -> object:
+        """Write the tokenizer into a folder."""
+
+
 @cache
-def words() -> tuple[str, ...]:
-    """All words, sorted: those of captions, views and prompts for views."""
+def known_words() -> tuple[str, ...]:
+    """Return all words, sorted: those of captions, views and prompts for views."""
     found = {*COLORS, *PATTERNS, *EXTRA, *(word for view in VIEWS for word in view.split())}
     for category in SHAPES:
         for seed in range(SURVEY):
@@ -42,12 +63,12 @@ def words() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def make_tokenizer() -> Any:
-    """A ``transformers`` tokenizer: lower case, words and commas, ``<start> ... <end>``, padded to ``MAX_TOKENS``."""
+def make_tokenizer() -> Tokenizer:
+    """Return a ``transformers`` tokenizer: lower case, words and commas, start and end, ``MAX_TOKENS`` long."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *words()])}
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *known_words()])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -65,17 +86,18 @@ def make_tokenizer() -> Any:
 
 
 def save_tokenizer(folder: Path) -> None:
+    """Write the tokenizer into a folder, as ``transformers`` keeps it."""
     make_tokenizer().save_pretrained(folder)
 
 
-def tokenize(tokenizer: Any, captions: list[str]) -> Any:
-    """Token numbers (B, MAX_TOKENS)."""
+def tokenize(tokenizer: Tokenizer, captions: list[str]) -> Int[Tensor, "B T"]:
+    """Return token numbers (B, MAX_TOKENS)."""
     return tokenizer(
         captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
 
 
-NEIGHBOURS = {
+NEIGHBORS = {
     "red": "crimson scarlet ruby maroon cherry-red",
     "orange": "amber apricot copper",
     "yellow": "gold golden lemon",
@@ -125,11 +147,11 @@ NEIGHBOURS = {
 """Common words that the embedded models do not know, by the known word that comes nearest."""
 
 
-def nearest(word: str, known: Collection[str]) -> str | None:
-    """The known word nearest in meaning, where a table says one, else in spelling; None where none is near."""
+def nearest_word(word: str, known: Collection[str]) -> str | None:
+    """Return the known word nearest in meaning, where a table says one, else in spelling, if any is near."""
     word = word.lower()
     for singular in (word, word.removesuffix("s"), word.removesuffix("es")):
-        meant = [name for name, others in NEIGHBOURS.items() if singular in others.split()]
+        meant = [name for name, others in NEIGHBORS.items() if singular in others.split()]
         found = next((name for name in [singular, *meant] if name in known), None)
         if found:
             return found

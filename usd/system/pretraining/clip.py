@@ -18,7 +18,7 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews
 from usd.system.pretraining.model_training import ModelTraining, half, save_half
-from usd.toybox.vocabulary import MAX_TOKENS, SPECIAL, make_tokenizer, save_tokenizer, tokenize, words
+from usd.toybox.vocabulary import MAX_TOKENS, SPECIAL, known_words, make_tokenizer, save_tokenizer, tokenize
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 HARMONICS = 3
@@ -65,7 +65,7 @@ class ClipSystem(ModelTraining["ClipSystem.Config"]):
         c = self.config
         self.tokenizer = make_tokenizer()
         text = CLIPTextConfig(
-            vocab_size=len(SPECIAL) + len(words()), hidden_size=c.text_width, intermediate_size=4 * c.text_width,
+            vocab_size=len(SPECIAL) + len(known_words()), hidden_size=c.text_width, intermediate_size=4 * c.text_width,
             num_hidden_layers=c.text_layers, num_attention_heads=c.text_width // 64,
             max_position_embeddings=MAX_TOKENS, pad_token_id=0, bos_token_id=1, eos_token_id=3,
             projection_dim=c.projection_dim,
