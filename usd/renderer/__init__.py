@@ -49,14 +49,14 @@ class Renderer(Module[C]):
         generator: torch.Generator | None = None,
         window: Window | None = None,
     ) -> Render:
-        """All cameras' pictures, or one window of each.
+        """Render all cameras' pictures, or one window of each.
 
         ``needs`` names those of ``outputs`` wanted beside ``rgb`` and ``opacity``. The generator is the only
         randomness; without one the result is deterministic. With one, a random background is drawn first.
         """
 
     def require(self, needs: frozenset[str], where: str) -> None:
-        """Raises ConfigError, blaming the key ``where``, if ``needs`` names what this renderer does not give."""
+        """Raise ConfigError, blaming the key ``where``, if ``needs`` names what this renderer does not give."""
         missing = needs - self.outputs
         if missing:
             raise ConfigError(
@@ -66,7 +66,7 @@ class Renderer(Module[C]):
 
 
 def _renderers_of(needs: frozenset[str]) -> list[str]:
-    """Names of the renderers that give all of ``needs``."""
+    """Return names of the renderers that give all of ``needs``."""
     found: dict[type[Renderer], str] = {}
     for name in names("renderer"):
         try:

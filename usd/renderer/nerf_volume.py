@@ -114,7 +114,7 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
         samples: RaySamples,
         wants_normal: bool,
     ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "S"], Float[Tensor, "S 3"] | None]:
-        """Sums along rays of weight times (color, 1, distance, normal), the weights, and the samples' normals."""
+        """Return sums along rays (color, 1, distance, normal; all times weights), weights, and the samples' normals."""
         shade = _Shading(self.scene.geometry, self.scene.material, wants_normal)
         chunk = len(samples) + 1 if torch.is_grad_enabled() else self.config.eval_chunk_size
         parts = [shade(*piece) for piece in zip(x.split(chunk), direction.split(chunk))]

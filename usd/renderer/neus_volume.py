@@ -67,7 +67,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
 
     @property
     def field(self) -> SignedDistance:
-        """What is rendered."""
+        """The signed distance that is rendered."""
         assert isinstance(self.scene.geometry, SignedDistance)
         return self.scene.geometry
 
@@ -77,7 +77,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         return (10 * self.variance).exp().clamp(*LIMITS)
 
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Anneal; bring the occupancy grid up to date."""
+        """Sharpen the surface's opacity by the step, and bring the occupancy grid up to date."""
         end = self.config.cos_anneal_end_steps
         self.anneal.fill_(min(1.0, step / end) if end else 1.0)
         self.marcher.update(step, self._step_opacity, generator, DECAY)
@@ -123,7 +123,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         needs: frozenset[str] = frozenset(),
         generator: torch.Generator | None = None,
     ) -> Render:
-        """Any rays, as one picture of height 1 and width R over the given colors; ``needs`` as for ``render``."""
+        """Render any rays as one picture of height 1 and width R over given colors; ``needs`` as for ``render``."""
         values, samples = self._along(origins, directions, needs, generator)
         render = pictures(values, background, needs, (1, 1, len(origins)))
         return replace(render, samples=samples) if "samples" in needs else render
@@ -131,7 +131,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
     def _along(
         self, o: Tensor, d: Tensor, needs: frozenset[str], generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "R C"], Samples]:
-        """Sums along rays of weight times (color, 1, distance, normal), and the samples they were made of."""
+        """Return sums along rays of weight times (color, 1, distance, normal), and the samples they were made of."""
         samples = self._samples(o, d, generator if self.training and self.config.randomized else None)
         x, direction = samples.positions(o, d), d.index_select(0, samples.ray_index)
         curved = {"laplacian"} if "laplacian" in needs else set()
@@ -166,14 +166,14 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
     def _samples(
         self, o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"], generator: torch.Generator | None
     ) -> RaySamples:
-        """Samples in cells that the surface may pass, without those that are hidden behind others."""
+        """Return samples in cells that the surface may pass, without those that are hidden behind others."""
         samples = self.marcher.march(o, d, generator)
         if not self.config.prune_alpha_threshold or len(samples) == 0:
             return samples
         return samples.select(self._is_reached(samples.positions(o, d), samples))
 
     def _is_reached(self, x: Float[Tensor, "S 3"], samples: RaySamples) -> Bool[Tensor, "S"]:
-        """Which samples some light reaches. The least opacity keeps apart what is clear and what is hidden."""
+        """Return which samples some light reaches. The least opacity keeps apart what is clear and what is hidden."""
         distance = self._distance(x)
         if self.config.use_volsdf:
             alpha = alpha_from_density(laplace_density(distance, self.sharpness), samples.lengths)

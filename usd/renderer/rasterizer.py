@@ -106,7 +106,7 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
     def _shade(
         self, mesh: Mesh, view: View, fragments: Fragments, wants_normal: bool
     ) -> Float[Tensor, "P C"]:
-        """(color, 1, distance, normal) of the covered pixels."""
+        """Return (color, 1, distance, normal) of the covered pixels."""
         material = self.scene.material
         weights, t = barycentric(mesh.vertices, mesh.faces, view, fragments)
         o, d = (rays.index_select(0, fragments.pixel) for rays in view.rays)
@@ -159,7 +159,7 @@ def with_border(cameras: Cameras, at: Window) -> View:
 
 
 def smooth_normal(mesh: Mesh, fragments: Fragments, weights: Float[Tensor, "P 3"]) -> Float[Tensor, "P 3"]:
-    """Unit normals, interpolated between vertices."""
+    """Return unit normals, interpolated between vertices."""
     normals = vertex_normals(mesh.vertices, mesh.faces)
     return torch.nn.functional.normalize(interpolate(normals, mesh.faces, fragments, weights), dim=-1)
 
