@@ -1,6 +1,6 @@
 """Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic
@@ -140,6 +140,10 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Write what was made to ``folder`` with an exporter; return the files. Raises ``UserError``."""
         raise UserError(f"{type(self).__name__} has nothing to export")
+
+    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:
+        """Return in a line how far exported files are from the object; empty where that cannot be compared."""
+        return ""
 
     # --------------------------------------------------------------------------------------------- the machinery
 

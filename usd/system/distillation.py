@@ -21,18 +21,22 @@ from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import find
 from usd.core.types import GuidanceOutput, Render
+from usd.data import Data
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
 from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet, write_video
 from usd.evaluation.views import ViewScore, score_view, write_metrics
+from usd.exporter import Exporter
 from usd.guidance import Guidance
 from usd.losses import EstimateLoss, Loss, ReferenceLoss, needs_of
 from usd.losses.table import ESTIMATE_LOSSES, LOSS_OPTIONS, REFERENCE_LOSSES, regularizers
 from usd.math.camera import Cameras
 from usd.math.normal_map import normal_colors
 from usd.prompt_processor import PromptProcessor
+from usd.renderer import enlarge
 from usd.system.conversion import ConversionOptions, ConversionTarget, initialize_object
+from usd.system.export_comparison import compare_with_renders, training_views
 from usd.system.latent_pictures import LatentPictures
 from usd.system.scene import SceneConfig, SceneSystem
 from usd.system.weighted_losses import Weights, loss_keys, read_weights
@@ -254,8 +258,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         return losses
 
     def _render_batch(self, batch: CameraBatch, needs: frozenset[str], generator: torch.Generator) -> Render:
-        """Render a batch's views; a subgrid of their pixels where the batch asks for no more."""
-        return self.renderer.render(batch.cameras, needs, generator, batch.window)
+        """Render a batch's views; where it asks for a subgrid of their pixels, that is interpolated between."""
+        render = self.renderer.render(batch.cameras, needs, generator, batch.window)
+        if batch.window is None:
+            return render
+        return enlarge(render, batch.cameras.height, batch.cameras.width, batch.window)
 
     def _guide(
         self, guidance: Guidance, render: Render, batch: CameraBatch, step: int, generator: torch.Generator
@@ -352,6 +359,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         if scores:
             write_metrics(folder / "metrics.json", frames, scores)
             self.log_scores(list(scores.values()))
+
+    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:
+        """Return how far exported files are from the object in training views."""
+        views = training_views(exporter, data, self.step, self.device)
+        return compare_with_renders(exporter, files, views, lambda view: self.render_views(view.cameras))
 
 
 def view_score(view: WrittenView) -> ViewScore | None:
