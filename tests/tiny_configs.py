@@ -59,7 +59,7 @@ SHRUNK = {
     "hifa-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "sdi-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
-    "magic123-mini.yaml": [*SIZES, *VOLUME, *MODELS, *PICTURES],
+    "magic123-mini.yaml": [*SIZES, *VOLUME, *WORDS, *PICTURES],
 }
 
 
