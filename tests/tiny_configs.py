@@ -38,6 +38,11 @@ PICTURES = [
     "system.guidance_3d.pretrained_model_name_or_path=gaussian",
     "system.guidance_3d.zero123_model_name_or_path=gaussian",
 ]
+LATENTS = [
+    "system.material.n_output_dims=3",  # as many as the analytic model has
+    "system.background.n_output_dims=3",
+    "system.background.color=[0,0,0]",
+]
 GRID = [item for item in SIZES if "isosurface" not in item]
 BARE = [item for item in GRID if "pos_encoding" not in item]
 
@@ -54,8 +59,8 @@ SHRUNK = {
     "dreamfusion-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "prolificdreamer-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "textmesh-mini.yaml": [*SIZES, *VOLUME, *WORDS],
-    "latent-nerf-mini.yaml": [*SIZES, *VOLUME, *WORDS],
-    "sjc-mini.yaml": [*SIZES, *VOLUME, *WORDS],
+    "latent-nerf-mini.yaml": [*SIZES, *VOLUME, *WORDS, *LATENTS],
+    "sjc-mini.yaml": [*SIZES, *VOLUME, *WORDS, *LATENTS],
     "hifa-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "sdi-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],

@@ -110,9 +110,7 @@ def test_pictures_of_latents_have_the_models_colors() -> None:
 
 def test_channels_of_material_and_background_must_agree() -> None:
     with pytest.raises(ConfigError, match=r"system\.background\.n_output_dims: is 3; expected 4"):
-        system(
-            "latent-nerf-mini.yaml", "system.background.n_output_dims=3", "system.background.color=[0,0,0]"
-        )
+        system("latent-nerf-mini.yaml", "system.material.n_output_dims=4")
 
 
 def test_a_training_starts_from_weights_without_their_step(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import find
-from usd.core.types import GuidanceOutput, Render
+from usd.core.types import GuidanceOutput, LatentSpace, Render
 from usd.data import Data
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
@@ -182,8 +182,9 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         ):
             self.guidance_3d = self.open_guidance(self.config.guidance_3d).to(self.device)
         if self.latent_pictures is not None and self.trainer.ckpt_path is None:
-            source = generator("cpu", self.seed, "latent colors")
-            self.latent_pictures.fit(self._opened_guidance("usd").model, source)
+            model = self._opened_guidance("usd").model
+            require_channels(self.material.n_channels, model.latent)
+            self.latent_pictures.fit(model, generator("cpu", self.seed, "latent colors"))
 
     def require_outputs(self) -> None:
         """Raise ``UserError`` where a loss or the guidance needs what the renderer does not give."""
@@ -375,15 +376,20 @@ def view_score(view: WrittenView) -> ViewScore | None:
 def fit_latents(latents: Float[Tensor, "B C H W"], guidance: Guidance) -> Float[Tensor, "B C h w"]:
     """Return latents at the size of the guidance's model. Raises ``ConfigError`` where their channels are others."""
     space = guidance.model.latent
-    if latents.shape[1] != space.channels:
-        raise ConfigError(
-            f"system.material.n_output_dims: what is rendered has {latents.shape[1]} channels; expected the "
-            f"{space.channels} of the guidance's latents"
-        )
+    require_channels(latents.shape[1], space)
     size = (space.height, space.width)
     return (
         latents if latents.shape[-2:] == size else interpolate(latents, size, mode="bilinear", antialias=True)
     )
+
+
+def require_channels(channels: int, space: LatentSpace) -> None:
+    """Raise ``ConfigError`` where as many channels are no latents of a space."""
+    if channels != space.channels:
+        raise ConfigError(
+            f"system.material.n_output_dims: what is rendered has {channels} channels; expected the "
+            f"{space.channels} of the guidance's latents"
+        )
 
 
 def loss_options(given: Mapping[str, Schedule]) -> dict[str, float]:
