@@ -72,9 +72,9 @@ def read_pickle(path: Path, zipped: bool) -> object:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as problem:  # torch's own advice is to run what the file holds
-        said = REFUSAL.search(str(problem))
+        reason = REFUSAL.search(str(problem))
         raise UserError(
-            f"{path}: cannot be read as weights: {said[1][:200] if said else 'it holds something else'}"
+            f"{path}: cannot be read as weights: {reason[1][:200] if reason else 'it holds something else'}"
         ) from problem
 
 

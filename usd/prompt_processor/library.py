@@ -2,6 +2,7 @@
 
 import json
 import re
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -31,5 +32,18 @@ def full_prompt(prompt: str, prompts: tuple[str, ...] | None = None) -> str:
     found = [text for text in known if wanted and set(wanted) <= set(re.findall(r"\w+", text.lower()))]
     if len(found) == 1:
         return found[0]
-    said = f"{len(found)} library prompts fit" + (f", such as '{found[0]}' and '{found[1]}'" if found else "")
-    raise UserError(f"system.prompt_processor.prompt: '{prompt}': {said}; expected words of exactly one")
+    fits = f"{len(found)} library prompts fit" + (f", such as '{found[0]}' and '{found[1]}'" if found else "")
+    near = "" if found else _nearest_prompt(wanted, known)
+    raise UserError(
+        f"system.prompt_processor.prompt: '{prompt}': {fits}; expected words of exactly one{near}"
+    )
+
+
+def _nearest_prompt(wanted: list[str], known: tuple[str, ...]) -> str:
+    """Return `` (nearest: '...')``, the prompt that shares most words or, failing that, most letters; or nothing."""
+
+    def score(text: str) -> tuple[int, float]:
+        shared = set(wanted) & set(re.findall(r"\w+", text.lower()))
+        return len(shared), SequenceMatcher(None, " ".join(wanted), text.lower()).ratio()
+
+    return f" (nearest: '{max(known, key=score)}')" if known and wanted else ""
