@@ -40,10 +40,10 @@ def full_prompt(prompt: str, prompts: tuple[str, ...] | None = None) -> str:
 
 
 def _nearest_prompt(wanted: list[str], known: tuple[str, ...]) -> str:
-    """Return `` (nearest: '...')``, the prompt that shares most words or, failing that, most letters; or nothing."""
+    """Return `` (nearest: '...')``, the prompt whose words come nearest to those wanted; or nothing."""
 
-    def score(text: str) -> tuple[int, float]:
-        shared = set(wanted) & set(re.findall(r"\w+", text.lower()))
-        return len(shared), SequenceMatcher(None, " ".join(wanted), text.lower()).ratio()
+    def likeness(text: str) -> float:
+        words = re.findall(r"\w+", text.lower())
+        return sum(max(SequenceMatcher(None, word, other).ratio() for other in words) for word in wanted)
 
-    return f" (nearest: '{max(known, key=score)}')" if known and wanted else ""
+    return f" (nearest: '{max(known, key=likeness)}')" if known and wanted else ""
