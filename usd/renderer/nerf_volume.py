@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render, Samples
 from usd.geometry import Geometry, Volumetric
@@ -64,11 +63,8 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
 
     def configure(self) -> None:
         """Make the estimator. Raises ``UserError`` for a geometry that is no density."""
-        config, geometry = self.config, self.scene.geometry
-        if not isinstance(geometry, Volumetric):
-            raise UserError(
-                f"nerf-volume-renderer: needs a volumetric geometry, got {type(geometry).__name__}"
-            )
+        config = self.config
+        self.require_geometry(Volumetric, "nerf-volume-renderer: needs a volumetric geometry")
         if config.estimator == "occgrid":
             self.marcher = OccupancyMarcher(config, self)
         elif config.estimator == "importance":
