@@ -211,6 +211,11 @@ def _dataclass(cls: type, values: object, at: _KeyPath) -> object:
     return cls(**{field.name: _read_field(field, hints[field.name], values, at) for field in fields})
 
 
+def keys_of(cls: type) -> list[str]:
+    """Return every key that a dataclass of options takes; none for another type."""
+    return _keys(dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else []
+
+
 def _keys(fields: Sequence[dataclasses.Field]) -> list[str]:
     named = [f"{field.name}_type" for field in fields if "component" in field.metadata]
     return [key_of(field.name) for field in fields] + named

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from usd.core.errors import UserError, listing
-from usd.data.colmap import Intrinsics
+from usd.data.lens import Intrinsics
 from usd.data.pictures import open_picture
 
 ANNOTATIONS = "frame_annotations.jgz"

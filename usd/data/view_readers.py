@@ -25,10 +25,11 @@ from usd.core.places import command
 from usd.core.registry import import_custom
 from usd.data import colmap, syncdreamer, wonder3d, zero123_views
 from usd.data.file_names import PICTURES, Folder
-from usd.data.masks import MaskPolicy, apply_masks
+from usd.data.lens import Intrinsics, rectify
+from usd.data.masks import MaskPolicy, Pictures, apply_masks
 from usd.data.pictures import read_pictures
 from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
-from usd.data.transforms import read_transforms
+from usd.data.transforms import Frame, read_transforms
 from usd.data.view_set import ViewSet, fit_world, rotate_world, same_size, view_set
 from usd.math.camera import Cameras, join_cameras
 
@@ -167,7 +168,7 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str, interval
 
     With an ``interval``, only every so many frames are read.
     """
-    frames = read_transforms(file, where)[::interval]
+    frames = read_transforms(file, where, lenses=True)[::interval]
     shown = [frame for frame in frames if frame.picture is not None]
     lost = next((frame.file_path for frame in frames if frame.picture is None), "")
     beside = Folder(file.parent, f"{where}: {file}")
@@ -181,12 +182,41 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str, interval
     shapes = [(frame.camera.width, frame.camera.height) for frame in shown]
     files = [frame.picture for frame in shown if frame.picture is not None]
     pictures, remarks = read_pictures(files, f"{where}: {file}", options.size, shapes)
-    pictures = same_size(pictures, names, options.size, f"{where}: {file}")
     notes += remarks
-    cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
     folder = Folder(file.parent / "masks", f"{where}: {file}")
     masks = [frame.mask or _mask_of(folder, Path(frame.file_path.replace("\\", "/")).name) for frame in shown]
+    if any(frame.lens is not None for frame in shown):
+        return _rectified_views(shown, pictures, masks, options, f"{where}: {file}").noting(*notes)
+    pictures = same_size(pictures, names, options.size, f"{where}: {file}")
+    cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
     return _with_masks(view_set(pictures, cameras, names, notes), masks, options.masks, f"{where}: {file}")
+
+
+def _rectified_views(
+    frames: list[Frame], pictures: Pictures, masks: list[Path | None], options: ViewOptions, where: str
+) -> ViewSet:
+    """Return views of which some were taken by other cameras than plain pinholes, all made such."""
+    names = [frame.file_path for frame in frames]
+    pictures, known, notes = apply_masks(pictures, names, masks, options.masks, where)
+    rectified, fovs = [], []
+    for frame, picture in zip(frames, pictures):
+        if frame.camera.span_y is not None:
+            raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
+        found, fov = rectify(picture, frame.lens or _plain_lens(frame.camera), f"{where}: {frame.file_path}")
+        rectified.append(found)
+        fovs.append(fov)
+    pictures = same_size(rectified, names, options.size, where)
+    poses = torch.cat([frame.camera.c2w for frame in frames])
+    cameras = Cameras(poses, torch.tensor(fovs), *pictures[0].shape[-2:])
+    count = sum(frame.lens is not None for frame in frames)
+    head = f"{count} of {len(frames)} pictures made those of plain pinholes (undistorted, cropped about the middle)"
+    return replace(view_set(pictures, cameras, names, [head, *notes]), masked=known)
+
+
+def _plain_lens(camera: Cameras) -> Intrinsics:
+    """Return the numbers of a plain pinhole."""
+    focal, height, width = float(camera.focal_px), camera.height, camera.width
+    return Intrinsics(width, height, focal, focal, width / 2, height / 2)
 
 
 def _one_batch(cameras: list[Cameras], shape: torch.Size, names: list[str], where: str) -> Cameras:
@@ -221,7 +251,7 @@ def _mask_of(masks: Folder, name: str) -> Path | None:
 
 
 def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, where: str) -> ViewSet:
-    """Return the pictures of a COLMAP model, cropped about their principal points."""
+    """Return the pictures of a COLMAP model, undistorted and cropped about their principal points."""
     model = colmap.read_model(model_folder, where)
     images = colmap.images_folder(path, model, f"{where}: {path}")
     found = {posed.name: images.find(posed.name) for posed in model.pictures}
@@ -241,7 +271,7 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
     pictures, remarks = read_pictures(stored, where, options.size, shapes)
     pictures, known, notes = apply_masks(pictures, names, files, options.masks, f"{where}: {path}")
     cut = [
-        colmap.center_principal_point(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
+        rectify(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
         for picture, posed in zip(pictures, present)
     ]
     pictures = same_size([picture for picture, _ in cut], names, options.size, f"{where}: {path}")
