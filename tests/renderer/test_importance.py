@@ -121,6 +121,15 @@ def test_a_resumed_proposal_goes_on_exactly() -> None:
     assert one.state_dict()["proposal_field.steps"] == 2
 
 
+def test_rays_that_meet_nothing_teach_a_proposal_nothing() -> None:
+    one = renderer(Ball(5.0), estimator="proposal", far_plane=0.5, proposal_network_config=SMALL).train()
+    before = {name: value.clone() for name, value in one.state_dict().items() if "steps" not in name}
+    rendered = one.render(cameras(4), frozenset({"samples"}), seeded())
+    assert rendered.samples is not None and len(rendered.samples.t) == 0 and (rendered.rgb == 1).all()
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in before.items())
+    assert one.state_dict()["proposal_field.steps"] == 1, "processes whose rays meet something step, too"
+
+
 def test_a_surface_is_sampled_by_importance_too() -> None:
     from usd.geometry.implicit_sdf import ImplicitSDF
 

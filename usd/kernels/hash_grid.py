@@ -77,11 +77,6 @@ class HashGridSpec:
         return sum(self.level_rows)
 
     @property
-    def n_parameters(self) -> int:
-        """Numbers in the table."""
-        return self.n_rows * self.n_features_per_level
-
-    @property
     def n_output(self) -> int:
         """Width L * F of the encoding."""
         return self.n_levels * self.n_features_per_level

@@ -26,11 +26,6 @@ def native_body(file: str, name: str, **macros: object) -> str:
     return defined + body + "".join(f"#undef {macro}\n" for macro in macros)
 
 
-def native_arguments(file: str, name: str) -> list[str]:
-    """Return the names of the arguments of the C++ function ``name``."""
-    return re.findall(r"(\w+)\s*(?:,|$)", re.sub(r"<[^()]*?>+", "", _match(file, name)["arguments"]))
-
-
 def _match(file: str, name: str) -> re.Match[str]:
     text = (FOLDER / file).read_text(encoding="utf-8")
     found = re.search(FUNCTION.format(name=name), text, re.MULTILINE | re.DOTALL)

@@ -100,7 +100,8 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
         direction = d.index_select(0, samples.ray_index)
         x = o.index_select(0, samples.ray_index).addcmul_(direction, samples.t[:, None])
         values, weights, normal = self._composite(x, direction, samples, request)
-        if proposal is not None and self.proposal is not None and self.training and weights.requires_grad:
+        learns = self.training and torch.is_grad_enabled()
+        if proposal is not None and self.proposal is not None and learns:
             self.proposal.learn(proposal, weights, self._step)
         render = pictures(values, background, needs, request.rays.shape)
         if "samples" not in needs:

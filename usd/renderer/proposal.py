@@ -161,14 +161,14 @@ class ProposalSampler:
         whole = samples.packed[:, 1] == count
         fine = weights.detach()[whole[samples.ray_index]].view(-1, count)
         o, d, edges = (part[whole] for part in (proposal.origins, proposal.directions, proposal.edges))
-        if len(o) == 0:
-            return 0.0
-        return self.field.learn(
-            lambda field: interlevel_loss(
-                proposal.fine_edges[whole], fine, edges, self._weights(field, o, d, edges)
-            ),
-            step,
-        )
+
+        def loss(field: ProposalField) -> Float[Tensor, ""]:
+            # Without such a ray, too: processes average their gradients, so all must come here.
+            if len(o) == 0:
+                return field.moments.new_zeros(()) + sum(0 * weight.sum() for weight in field.parameters())
+            return interlevel_loss(proposal.fine_edges[whole], fine, edges, self._weights(field, o, d, edges))
+
+        return self.field.learn(loss, step)
 
     def _weights(
         self, field: ProposalField, o: Tensor, d: Tensor, edges: Float[Tensor, "R D"]
