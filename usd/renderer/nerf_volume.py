@@ -75,8 +75,10 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
             self.proposal = ProposalSampler(config, self.proposal_field, config.num_samples_per_ray_proposal)
 
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Bring the occupancy grid up to date."""
+        """Bring the occupancy grid, or the proposal network's progressive levels, up to date."""
         self._step = step
+        if self.proposal is not None:
+            self.proposal.field.encoding.update(step)
         if (marcher := self.marcher) is not None:
             marcher.update(step, lambda x: self._density(x) * marcher.step_size, generator)
 

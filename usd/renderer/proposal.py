@@ -18,7 +18,7 @@ from usd.core.schedule import Schedule
 from usd.kernels.ray_march import RaySamples, samples_between
 from usd.math.safe import trunc_exp
 from usd.math.volume import alpha_from_density, interlevel_loss
-from usd.network.encoding import HashGrid, HashGridConfig
+from usd.network.encoding import HashGridConfig, position_encoding
 from usd.network.mlp import MLPConfig, mlp
 from usd.renderer.importance import coarse_edges, dense_weights, fine_places
 from usd.renderer.occupancy_marcher import MarchOptions
@@ -72,7 +72,7 @@ class ProposalField(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.optimizer, self.radius = optimizer, radius
-        self.encoding = HashGrid(network.encoding_config)
+        self.encoding = position_encoding(network.encoding_config)
         self.network = mlp(self.encoding.n_output, network.n_output_dims, network.network_config)
         self.requires_grad_(False)
         numbers = sum(weight.numel() for weight in self.parameters())
