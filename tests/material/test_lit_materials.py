@@ -204,7 +204,7 @@ def test_radiance_files_with_old_runs_and_exposures() -> None:
     exposed = rgbe(pixel, 1, 1).replace(b"\n\n", b"\nEXPOSURE=2.0\nEXPOSURE=0.25\n\n", 1)
     assert torch.equal(decode_radiance(exposed), torch.tensor([[[2.0, 1.0, 0.0]]]))
     for wrong in (b"EXPOSURE=0", b"FORMAT=32-bit_rle_xyze"):
-        with pytest.raises(ValueError, match="EXPOSURE|XYZ"):
+        with pytest.raises(ValueError, match=r"EXPOSURE|XYZ"):
             decode_radiance(rgbe(pixel, 1, 1).replace(b"\n\n", b"\n" + wrong + b"\n\n", 1))
 
 

@@ -5,7 +5,7 @@ Positions are world coordinates (+z up, object at the origin); the object lies i
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,13 @@ class Geometry(Module[C]):
 
     n_features: int
     radius: float
+    texture_modules: ClassVar[tuple[str, ...]] = ("encoding", "feature_network")
+    """Children that a geometry can lose without losing its shape; what is learned in them gives colors."""
+
+    def feature_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the weights that colors may be fitted by, whatever becomes of the shape's own networks."""
+        children = [child for name, child in self.named_children() if name in ("encoding", "feature_network")]
+        return [p for child in children for p in child.parameters()]
 
     @abstractmethod
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:

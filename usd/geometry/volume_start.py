@@ -1,27 +1,29 @@
 """Densities that start as a surface: sphere, ellipsoid, a user's mesh, or what an earlier stage made.
 
 With d the signed distance, positive outside, the density is VolSDF's (Yariv et al., arXiv 2106.12052): the distribution
-function of a Laplace variable of scale beta, over beta. So it is 1 / beta deep inside, half of that on the surface, and
-falls off within a few beta outside.
+function of a Laplace variable of scale beta, over beta, here of d + 2 beta. So it is 1 / beta deep inside and falls off
+within a few beta around the surface.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from usd.core.config import ConfigError, option, plain
+from usd.core.config import ConfigError, option, plain_options
 from usd.core.types import Mesh
 from usd.geometry import Geometry, Volumetric
 from usd.geometry.initial_shape import ShapeConfig, initial_distance, initial_mesh, mesh_file
 from usd.kernels.mesh_distance import mesh_distance
 from usd.network.activation import ActivationName
 
-BETA = 0.02  # of the object's radius: soft enough to be trained, sharp enough to be seen as a surface
+BETA = 0.01  # of the object's radius: soft enough to be trained, sharp enough to be seen as a surface
+INSET = 2.0  # in beta: a ray that grazes the surface is then about half opaque, as a silhouette should be
 LEAST = 1e-5  # densities below this are none
 LARGE = 20.0  # beyond this softplus is the identity
 START_KEYS = ("isosurface_", "shape_init", "force_shape_init")
@@ -53,15 +55,20 @@ def raw_density(
 
     Raises ``ConfigError`` for an activation that no density of a solid comes out of.
     """
-    inverse = INVERSES.get(activation)
-    if inverse is None:
+    require_solid(activation)
+    beta = BETA * radius
+    distance = distance + INSET * beta
+    tail = 0.5 * torch.exp(-distance.abs() / beta)
+    return INVERSES[activation]((torch.where(distance > 0, tail, 1 - tail) / beta).clamp_min(LEAST))
+
+
+def require_solid(activation: ActivationName) -> None:
+    """Raise ``ConfigError`` for an activation that no density of a solid comes out of."""
+    if activation not in INVERSES:
         raise ConfigError(
             f"system.geometry.density_activation: {activation} makes no density as large as a solid's, so no shape"
             f" can be its start; expected one of {', '.join(INVERSES)}"
         )
-    beta = BETA * radius
-    tail = 0.5 * torch.exp(-distance.abs() / beta)
-    return inverse((torch.where(distance > 0, tail, 1 - tail) / beta).clamp_min(LEAST))
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,12 @@ V = TypeVar("V", bound=VolumeConfig, default=VolumeConfig, covariant=True)
 
 class ShapedVolume(Volumetric[V]):
     """A density that may start as a given surface."""
+
+    def __init__(self, config: V) -> None:
+        super().__init__(config)
+        if config.shape_init is not None:
+            mesh_file(config)
+            require_solid(config.density_activation)
 
     @abstractmethod
     def start_from(self, distance: Distance) -> None:
@@ -110,7 +123,8 @@ class ShapedVolume(Volumetric[V]):
         A volume of the same options is copied as it is.
         """
         assert isinstance(config, cls.Config) and isinstance(config, VolumeConfig)
-        made = cls(config).to(next(iter(source.state_dict().values())).device)  # type: ignore[arg-type]
+        require_solid(config.density_activation)
+        made = cls(cast(V, config)).to(next(iter(source.state_dict().values())).device)
         with torch.no_grad():
             if type(source) is cls and _same_field(config, source.config):
                 made.load_state_dict(source.state_dict())
@@ -127,7 +141,7 @@ class ShapedVolume(Volumetric[V]):
 def _same_field(config: object, other: object) -> bool:
     """Return whether two configurations differ at most in how a field starts and is exported."""
     mine, theirs = (
-        {key: value for key, value in plain(c).items() if not key.startswith(START_KEYS)}
+        {key: value for key, value in plain_options(c).items() if not key.startswith(START_KEYS)}
         for c in (config, other)
     )
     return mine == theirs
