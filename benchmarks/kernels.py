@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from usd.kernels.hash_grid import PRIMES, HashGridSpec, hash_grid
 from usd.kernels.occupancy import Occupancy, occupied_everywhere, step_size
 from usd.kernels.ray_march import composite_density, march
-from usd.kernels.runtime import Implementation, find_warp
+from usd.kernels.runtime import Implementation, import_warp
 from usd.math.camera import orbit_cameras_deg
 
 POINTS = 131_072
@@ -211,7 +211,7 @@ def rows(name: str, timings: dict[str, Timing], required: float | None) -> list[
 
 
 def machine(threads: int, clock: str) -> dict[str, object]:
-    wp = find_warp()
+    wp = import_warp()
     return {
         "processor": processor(),
         "cores": os.cpu_count(),

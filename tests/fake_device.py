@@ -18,7 +18,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from usd.math.rng import PartGenerator
+from usd.math.rng import ShareGenerator
 
 NAME = "strange"
 CROSSING = ("copy_", "_to_copy", "_copy_from")
@@ -193,7 +193,7 @@ def elsewhere(monkeypatch: Any) -> Iterator[torch.device]:
     for module in ("usd.core.random", "usd.math.rng"):
         monkeypatch.setattr(f"{module}.torch", _Torch("torch"))
     for name in ("__new__", "__init__", "device"):
-        monkeypatch.setattr(PartGenerator, name, vars(StrangeGenerator)[name], raising=False)
+        monkeypatch.setattr(ShareGenerator, name, vars(StrangeGenerator)[name], raising=False)
     monkeypatch.setattr("usd.app.train.Trainer", strange_trainer)
     monkeypatch.setattr("usd.app.train.single_device", lambda gpu: DEVICE)
     with ExitStack() as stack:

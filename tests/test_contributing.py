@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md does what the page says."""
+"""The worked examples of CONTRIBUTING.md do what the page says."""
 
 import re
 import shlex
@@ -8,6 +8,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 import launch
+from usd.data import view_readers
+from usd.denoiser import open_text_denoiser
+from usd.losses import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -51,3 +54,62 @@ def test_a_guidance_in_one_file(example, capsys):
     training[training.index("configs/usd-patch-mini.yaml")] = str(ROOT / "configs" / "usd-patch-mini.yaml")
     assert launch.main([*training, *SMALL]) == 0
     assert list(example.glob("out/*/*/ckpts/last.ckpt"))
+
+
+# ------------------------------------------------------------------------------------------------ where other things go
+
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+TEXT_TO_3D = [
+    str(ROOT / "configs" / "usd-text-to-3D-patch-mini.yaml"),
+    "--train",
+    "system.prompt_processor.prompt=a cup",
+]
+NAMES_OF_MODELS = ("system.guidance", "system.prompt_processor")
+
+
+def drop_in(folder: Path, kind: str, marker: str) -> None:
+    """Put the page's example that contains ``marker`` into a custom folder."""
+    (block,) = [block for block in BLOCKS if marker in block]
+    (folder / kind).mkdir()
+    (folder / kind / "example.py").write_text(block)
+
+
+def models(name: str) -> list[str]:
+    return [f"{place}.pretrained_model_name_or_path={name}" for place in NAMES_OF_MODELS]
+
+
+def test_examples_are_ten_lines_of_code_at_most():
+    for block in BLOCKS[1:]:
+        _, found, body = block.partition("\n@")
+        assert found and len(body.strip().splitlines()) <= 10
+
+
+def test_a_denoiser_in_one_file(example):
+    drop_in(example, "denoiser", '@register("bright")')
+    assert launch.main(["--config", *TEXT_TO_3D, *models("bright"), *SMALL]) == 0
+    text = open_text_denoiser("bright", "here").embed_text(["x" * 50])
+    assert text.mean.unique().tolist() == [0.5]
+
+
+def test_a_loss_in_one_file(example, monkeypatch):
+    monkeypatch.setattr(table, "REGULARIZERS", dict(table.REGULARIZERS))
+    drop_in(example, "losses", "@register_loss")
+    weight = "system.loss.lambda_centered=100"
+    assert (
+        launch.main(
+            ["--config", *TEXT_TO_3D, weight, *models("gaussian"), "trainer.log_every_n_steps=1", *SMALL]
+        )
+        == 0
+    )
+    (metrics,) = example.glob("out/*/*/csv_logs/version_0/metrics.csv")
+    assert "centered" in metrics.read_text().splitlines()[0]
+
+
+def test_a_data_format_in_one_file(example, monkeypatch):
+    monkeypatch.setattr(view_readers, "CUSTOM_LAYOUTS", {})
+    drop_in(example, "layouts", "@register_layout")
+    (example / "orbit").mkdir()
+    (example / "orbit" / "orbit.csv").write_text("../photo.png,0,10\n../photo.png,90,20\n")
+    views = view_readers.read_views(example / "orbit", view_readers.ViewOptions())
+    assert len(views) == 2
+    assert views.cameras.spherical.elevation.rad2deg().tolist() == pytest.approx([10, 20], abs=1e-3)

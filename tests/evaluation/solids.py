@@ -61,6 +61,6 @@ def file_bytes(mesh: Mesh, ending: str) -> bytes:
     """The mesh as our exporter writes it, in the axes of the format."""
     turned = y_up_from_z_up(mesh.vertices) if ending in ("glb", "obj") else mesh.vertices
     shell = Mesh(turned, mesh.faces, mesh.color)
-    surface = mesh_file.Surface(shell, vertex_normals(shell.vertices, shell.faces))
+    surface = mesh_file.ExportMesh(shell, vertex_normals(shell.vertices, shell.faces))
     write = {"glb": mesh_file.glb_bytes, "obj": mesh_file.obj_bytes, "ply": mesh_file.ply_bytes}[ending]
     return write(surface)

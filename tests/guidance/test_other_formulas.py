@@ -10,7 +10,7 @@ from tests.conftest import TinyModels
 from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.core.types import Render
-from usd.denoiser import open_student, open_view_denoiser
+from usd.denoiser import StudentStep, open_student, open_view_denoiser
 from usd.guidance import Guidance, NoisyLatents
 from usd.math import diffusion as d
 from usd.math.camera import orbit_cameras_deg
@@ -176,9 +176,9 @@ def test_a_student_learns_nothing_from_what_is_not_finite() -> None:
     student, t = open_student(model, 4), torch.tensor([300])
     before = [weight.detach().clone() for weight in student.learned()]
     z = torch.zeros(1, model.latent.channels, model.latent.height, model.latent.width)
-    student.learn(z, t, model.unconditional(1), z + torch.nan, 0.1)
+    student.learn(z, t, model.unconditional(1), z + torch.nan, StudentStep(0.1))
     assert all(torch.equal(a, b) for a, b in zip(before, student.learned(), strict=True))
-    student.learn(z, t, model.unconditional(1), z + 1, 0.1)
+    student.learn(z, t, model.unconditional(1), z + 1, StudentStep(0.1))
     assert not all(torch.equal(a, b) for a, b in zip(before, student.learned(), strict=True))
 
 
@@ -202,7 +202,7 @@ def taught(guidance: Any, now: NoisyLatents, picture: torch.Tensor, std: float) 
     """The guidance with a student that has learnt N(picture, std^2)."""
     gradient(guidance, now)
     for weight, value in zip(
-        guidance.student.learned(), (picture[:1], torch.tensor([std]).log()), strict=True
+        guidance.renders.student.learned(), (picture[:1], torch.tensor([std]).log()), strict=True
     ):
         weight.data.copy_(value)
     return guidance
@@ -231,7 +231,9 @@ def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model
     unet = guidance.model.unet.on(torch.device("cpu"))
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
     told = guidance.source.at(VIEWS, None).condition()
-    said = [guidance.student.learn(now.xt, now.t, told, now.noise, 1e-2) for _ in range(8)]
+    said = [
+        guidance.renders.student.learn(now.xt, now.t, told, now.noise, StudentStep(1e-2)) for _ in range(8)
+    ]
     errors = [float((eps - now.noise).square().mean()) for eps in said]
     assert errors[-1] < errors[0]
     assert all(torch.equal(weights[key], value) for key, value in unet.state_dict().items())

@@ -31,7 +31,7 @@ def installed(name: str) -> None:
 def _fresh():
     yield
     runtime.prefer(["auto"])
-    for cached in (accelerators.load, hash_grid_tinycudann.level, mlp.network):
+    for cached in (accelerators.load_accelerator, hash_grid_tinycudann.level, mlp.network):
         cached.cache_clear()
 
 
@@ -200,12 +200,12 @@ def stand_ins(monkeypatch):
         ),
     }
     for module in (hash_grid_tinycudann, mlp, ray_march_nerfacc):
-        monkeypatch.setattr(module, "load", packages.__getitem__)
+        monkeypatch.setattr(module, "load_accelerator", packages.__getitem__)
 
 
 def test_a_table_means_the_same_to_tinycudann(stand_ins):
     results = []
-    for encode in (hash_grid_tinycudann.encode, hash_grid_torch):
+    for encode in (hash_grid_tinycudann.encode_tinycudann, hash_grid_torch):
         rows, x = table().requires_grad_(), points().requires_grad_()
         out = encode(x, rows, SPEC)
         out.sin().sum().backward()
@@ -217,7 +217,7 @@ def test_a_table_means_the_same_to_tinycudann(stand_ins):
 
 def test_layers_are_packed_as_tinycudann_reads_them(stand_ins):
     x, layers = points()[:, [0, 1, 2, 0, 1]], [w.requires_grad_() for w in weights()]
-    out = mlp.fused(x, layers)
+    out = mlp.mlp_fused(x, layers)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, mlp_torch(x, layers), rtol=2e-3, atol=2e-3)
     out.sum().backward()
@@ -231,12 +231,12 @@ def test_nerfacc_s_steps_are_ours(stand_ins):
 
     enter, leave = intersect_box(o, d, 1.0, 0.0, 1e9)
     first = enter + torch.rand(len(enter), generator=torch.Generator().manual_seed(6)) * 0.05
-    theirs = ray_march_nerfacc.march(o, d, grid(), 0.05, first, leave)
+    theirs = ray_march_nerfacc.march_nerfacc(o, d, grid(), 0.05, first, leave)
     assert torch.equal(theirs.packed, ours.packed) and torch.equal(theirs.ray_index, ours.ray_index)
     torch.testing.assert_close(theirs.t_start, ours.t_start)
     values = torch.rand(len(ours), generator=torch.Generator().manual_seed(7))
     for from_density, function in ((False, composite), (True, composite_density)):
-        a = ray_march_nerfacc.composite(values, values[:, None], ours, 1e-3, from_density)
+        a = ray_march_nerfacc.composite_nerfacc(values, values[:, None], ours, 1e-3, from_density)
         for one, other in zip(a, function(values, values[:, None], ours, 1e-3, "torch"), strict=True):
             torch.testing.assert_close(one, other)
 
@@ -244,7 +244,7 @@ def test_nerfacc_s_steps_are_ours(stand_ins):
 def test_another_layout_of_the_package_is_refused(stand_ins, monkeypatch):
     monkeypatch.setattr(Encoding, "forward", lambda self, x: x)
     with pytest.raises(ValueError, match=r"keeps 54 numbers where"):
-        hash_grid_tinycudann.padded(torch.zeros(27, 2), 54)
+        hash_grid_tinycudann.pad_rows(torch.zeros(27, 2), 54)
 
 
 # ---------------------------------------------------------------------------------------------------- being chosen
@@ -263,10 +263,10 @@ def test_what_the_configuration_prefers_is_used_where_it_can_be(monkeypatch):
     x = torch.zeros(2, 3)
     use_kernels(["nerfacc", "torch"])
     assert runtime.wants("march") == "nerfacc" and runtime.wants("hash_grid") is None
-    assert runtime.accelerated("march", "auto", x) is None  # on a CPU our own serves
+    assert runtime.accelerator_of("march", "auto", x) is None  # on a CPU our own serves
     assert runtime.choose("auto", x) == "torch"
     with pytest.raises(ValueError, match="nerfacc serves float32 tensors on CUDA only"):
-        runtime.accelerated("march", "nerfacc", x)
+        runtime.accelerator_of("march", "nerfacc", x)
     use_kernels("auto")
     assert runtime.choose("auto", x) == "warp"
 
@@ -279,7 +279,7 @@ def test_a_fused_network_has_the_plain_one_s_names_and_values():
     fused.load_state_dict(plain.state_dict())
     x = points()[:, [0, 1, 2, 0, 1]]
     torch.testing.assert_close(fused(x), plain(x))
-    assert "hidden layers of one width" in mlp.unfit([40, 3]) and not mlp.unfit([64, 3])
+    assert "hidden layers of one width" in mlp.fusion_obstacle([40, 3]) and not mlp.fusion_obstacle([64, 3])
 
 
 def test_nvdiffrast_shows_what_our_rasterizer_shows():

@@ -26,9 +26,9 @@ def test_every_case_is_filled_without_a_diagonal_in_a_face(case: int) -> None:
     edges = [edge for loop in loops for edge in loop]
     crossed = {i for i, (a, b) in enumerate(isosurface.EDGES) if (case >> a & 1) != (case >> b & 1)}
     assert sorted(edges) == sorted(crossed)
-    assert len(isosurface.triangles(case)) == sum(len(loop) - 2 for loop in loops)
+    assert len(isosurface.cell_triangles(case)) == sum(len(loop) - 2 for loop in loops)
     chains = {frozenset(pair) for loop in loops for pair in zip(loop, loop[1:] + loop[:1])}
-    for a, b, c in isosurface.triangles(case):
+    for a, b, c in isosurface.cell_triangles(case):
         inner = {frozenset(pair) for pair in ((a, b), (b, c), (c, a))} - chains
         assert not any(isosurface._share_a_face(*pair) for pair in inner)
 

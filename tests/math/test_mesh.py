@@ -60,12 +60,3 @@ def test_unused_vertices_are_dropped() -> None:
     vertices, faces = together(cube(), cube(5.0))
     few, renamed = mesh.drop_unused(vertices, faces[12:])
     assert len(few) == 8 and torch.equal(few[renamed], vertices[faces[12:]])
-
-
-def test_merging_closes_triangle_soup() -> None:
-    vertices, faces = cube()
-    soup, alone = vertices[faces].view(-1, 3), torch.arange(36).view(12, 3)
-    assert not mesh.is_closed(alone)
-    merged, joined = mesh.merge_vertices(soup, alone)
-    assert len(merged) == 8 and mesh.is_closed(joined)
-    assert float(mesh.volume(merged, joined)) == pytest.approx(1)

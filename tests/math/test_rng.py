@@ -4,20 +4,22 @@ import pytest
 import torch
 
 from usd.math import rng
-from usd.math.rng import Part, PartGenerator
+from usd.math.rng import BatchShare, ShareGenerator
 
 
 def whole(seed: int = 3) -> torch.Generator:
-    return PartGenerator.seeded("cpu", seed, None)
+    return ShareGenerator.seeded("cpu", seed, None)
 
 
 def parts(total: int, processes: int, seed: int = 3) -> list[torch.Generator]:
-    return [PartGenerator.seeded("cpu", seed, Part.of(total, rank, processes)) for rank in range(processes)]
+    return [
+        ShareGenerator.seeded("cpu", seed, BatchShare.of(total, rank, processes)) for rank in range(processes)
+    ]
 
 
 @pytest.mark.parametrize(("total", "processes"), [(6, 1), (6, 2), (7, 2), (5, 3), (32, 5)])
 def test_parts_cover_the_whole_once_and_evenly(total, processes):
-    found = [Part.of(total, rank, processes) for rank in range(processes)]
+    found = [BatchShare.of(total, rank, processes) for rank in range(processes)]
     assert [i for part in found for i in range(part.first, part.first + part.count)] == list(range(total))
     assert max(part.count for part in found) - min(part.count for part in found) <= 1
 
@@ -40,7 +42,7 @@ def test_what_a_batch_has_once_is_the_same_everywhere_and_draws_stay_in_step():
     first = [rng.normal((2,), g) for g in (a, b)]
     assert not torch.equal(*first)
     assert torch.equal(torch.rand(3, generator=a), torch.rand(3, generator=b))
-    with rng.dealt(a, None), rng.dealt(b, None):
+    with rng.use_share(a, None), rng.use_share(b, None):
         assert torch.equal(rng.uniform((5,), a), rng.uniform((5,), b))
     assert not torch.equal(rng.uniform((2,), a), rng.uniform((2,), b))
 
@@ -55,10 +57,10 @@ def test_a_fresh_generator_knows_its_part():
 def test_without_parts_nothing_changes():
     a, b = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     assert torch.equal(rng.uniform((7,), a), torch.rand(7, generator=b))
-    with rng.dealt(a, Part(0, 1, 2)):
+    with rng.use_share(a, BatchShare(0, 1, 2)):
         assert torch.equal(rng.normal((7,), a), torch.randn(7, generator=b))
 
 
 def test_rows_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="7 rows are no multiple of the 2"):
-        rng.uniform((7,), PartGenerator.seeded("cpu", 0, Part(0, 2, 4)))
+        rng.uniform((7,), ShareGenerator.seeded("cpu", 0, BatchShare(0, 2, 4)))

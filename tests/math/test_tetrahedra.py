@@ -62,7 +62,7 @@ def test_a_resolution_means_as_many_points_as_in_the_published_grids() -> None:
 def test_every_case_turns_outward(case: int) -> None:
     corner = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     inside = torch.tensor([bool(case >> c & 1) for c in range(4)])
-    vertices, faces = marching_tetrahedra(
+    vertices, faces, _ = marching_tetrahedra(
         corner, torch.where(inside, -1.0, 1.0), torch.tensor([[0, 1, 2, 3]])
     )
     assert len(faces) == (0, 1, 2, 1, 0)[int(inside.sum())]
@@ -86,7 +86,7 @@ def test_surfaces_are_closed_outward_and_of_the_right_genus(field, euler: int, m
 def test_vertices_lie_where_a_linear_distance_is_zero() -> None:
     grid = tetrahedral_grid(6)
     normal = torch.nn.functional.normalize(torch.tensor([1.0, -2.0, 0.5]), dim=0)
-    vertices, faces = marching_tetrahedra(grid.points, (grid.points - 0.47) @ normal, grid.tetrahedra)
+    vertices, faces, _ = marching_tetrahedra(grid.points, (grid.points - 0.47) @ normal, grid.tetrahedra)
     assert len(faces) > 0 and float(((vertices - 0.47) @ normal).abs().max()) < 1e-6
     turned = mesh.face_cross(vertices, faces)
     assert torch.allclose(torch.nn.functional.normalize(turned, dim=-1), normal.expand_as(turned), atol=2e-3)
@@ -106,7 +106,7 @@ def test_few_tetrahedra_hold_the_whole_surface(seed: int) -> None:
     grid = tetrahedral_grid(7)
     centre = torch.rand(3, generator=torch.Generator().manual_seed(seed)) * 0.2 + 0.4
     distance = (grid.points - centre).norm(dim=-1) - 0.3
-    all_vertices, all_faces = marching_tetrahedra(grid.points, distance, grid.tetrahedra)
+    all_vertices, all_faces, _ = marching_tetrahedra(grid.points, distance, grid.tetrahedra)
     vertices, faces = grid_surface(grid, grid.points, distance)
     assert torch.equal(all_vertices, vertices) and all_faces.shape == faces.shape
     assert mesh.is_closed(faces)

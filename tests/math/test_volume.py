@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 from usd.math.volume import (
     alpha_from_density,
     alpha_weights,
-    depth_variance,
-    distortion,
-    expected_depth,
     from_dense,
+    interlevel_loss,
+    inverse_cdf,
+    outer_weights,
     packed_slots,
     packed_sum,
     packed_transmittance,
     to_dense,
     transmittance,
-    visible,
 )
 
 
@@ -63,8 +62,9 @@ def test_exponential_law_of_constant_density():
     sigma, n = 2.0, 4000
     t = (torch.arange(n).double() + 0.5) * (20 / n)
     w = alpha_weights(alpha_from_density(torch.full((n,), sigma).double(), torch.full((n,), 20 / n).double()))
-    assert expected_depth(w, t).item() == pytest.approx(1 / sigma, rel=1e-4)
-    assert depth_variance(w, t).item() == pytest.approx(1 / sigma**2, rel=1e-3)
+    mean = (w * t).sum()
+    assert mean.item() == pytest.approx(1 / sigma, rel=1e-4)
+    assert (w * (t - mean).square()).sum().item() == pytest.approx(1 / sigma**2, rel=1e-3)
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 5, 1], [0, 0], [], [7]])
@@ -103,44 +103,42 @@ def test_gradient_survives_an_opaque_sample():
     torch.testing.assert_close(g, torch.tensor([1 - 2.0, 0.7 * (2 - 1.5), 0.0]))
 
 
-def test_depth_of_nothing_is_far():
-    t = torch.tensor([[1.0, 2.0]])
-    assert expected_depth(torch.zeros(1, 2), t, far=9.0).item() == 9.0
-    weights = torch.zeros(1, 2, requires_grad=True)
-    expected_depth(weights, t).sum().backward()
-    assert weights.grad is not None and weights.grad.isfinite().all()
-
-
-def naive_distortion(w: torch.Tensor, t: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    pairs = w[..., :, None] * w[..., None, :] * (t[..., :, None] - t[..., None, :]).abs()
-    return pairs.sum((-1, -2)) + (w**2 * length).sum(-1) / 3
-
-
-def test_distortion_equals_its_definition():
-    t = torch.rand(6, 25, generator=seeded(1), dtype=torch.float64).sort(-1).values
-    w, length = (torch.rand(6, 25, generator=seeded(s), dtype=torch.float64) for s in (2, 3))
-    torch.testing.assert_close(distortion(w, t, length), naive_distortion(w, t, length))
-
-
-def test_distortion_is_shift_invariant_and_scales_with_distance():
-    t = torch.rand(25, generator=seeded(1), dtype=torch.float64).sort().values
-    w, length = (torch.rand(25, generator=seeded(s), dtype=torch.float64) for s in (2, 3))
-    torch.testing.assert_close(distortion(w, t + 100, length), distortion(w, t, length))
-    torch.testing.assert_close(distortion(w, 3 * t, 3 * length), 3 * distortion(w, t, length))
-
-
-def test_distortion_of_one_thin_surface_is_zero():
-    w = torch.tensor([0.0, 1.0, 0.0])
-    assert distortion(w, torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3)).item() == pytest.approx(0)
-
-
-def test_visible_needs_light_and_substance():
-    seen = visible(torch.tensor([1.0, 1e-5, 0.5]), torch.tensor([0.5, 0.5, 0.0]), 1e-4)
-    assert seen.tolist() == [True, False, False]
-
-
 def test_opacity_of_a_gaussian_cloud():
     """A ray through a cloud sigma(t) = exp(-t^2 / 2) hides 1 - exp(-sqrt(2 pi))."""
     t = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     w = alpha_weights(alpha_from_density(torch.exp(-(t**2) / 2), torch.full_like(t, 16 / 4000)))
     assert w.sum().item() == pytest.approx(1 - math.exp(-math.sqrt(2 * math.pi)), rel=1e-6)
+
+
+def test_inverse_cdf_puts_a_uniform_number_where_its_share_of_the_weight_ends():
+    edges = torch.tensor([[0.0, 1.0, 2.0, 4.0]])
+    places = inverse_cdf(edges, torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.125, 0.25, 0.625]]))
+    torch.testing.assert_close(places, torch.tensor([[0.0, 0.5, 1.0, 3.0]]), atol=2e-3, rtol=0)
+
+
+def test_without_weights_places_are_even():
+    places = inverse_cdf(torch.linspace(1, 3, 5)[None], torch.zeros(1, 4), torch.tensor([[0.25, 0.5, 0.999]]))
+    torch.testing.assert_close(places, torch.tensor([[1.5, 2.0, 2.998]]))
+
+
+def test_a_coarse_histogram_encloses_its_refinements_and_nothing_else():
+    """Splitting intervals, with any shares, costs nothing; weight where the coarse one has none does."""
+    coarse_edges, coarse = torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0.2, 0.5, 0.0]])
+    edges = torch.linspace(0, 3, 13)[None]
+    share = torch.rand(3, 4, generator=seeded())
+    fine = (coarse[0, :, None] * share / share.sum(1, keepdim=True)).view(1, 12)
+    assert interlevel_loss(edges, fine, coarse_edges, coarse) == 0
+    assert interlevel_loss(coarse_edges, coarse, coarse_edges, coarse) == 0
+    moved = fine.roll(4, -1)
+    expected = ((moved - outer_weights(edges, coarse_edges, coarse)).relu() ** 2 / (moved + 1e-7)).sum()
+    torch.testing.assert_close(interlevel_loss(edges, moved, coarse_edges, coarse), expected)
+    assert expected > 0.05
+    across = outer_weights(torch.tensor([[0.5, 1.5]]), coarse_edges, coarse)
+    torch.testing.assert_close(across, torch.tensor([[0.7]]))
+
+
+def test_the_loss_of_a_proposal_trains_the_proposal_alone():
+    edges = torch.linspace(0, 1, 5)[None]
+    fine, coarse = (torch.rand(1, 4, generator=seeded(s)).requires_grad_() for s in (1, 2))
+    (interlevel_loss(edges, fine, edges, coarse) + 0 * fine.sum()).backward()
+    assert fine.grad.abs().sum() == 0 and (coarse.grad <= 0).all() and coarse.grad.abs().sum() > 0

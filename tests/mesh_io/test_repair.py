@@ -7,7 +7,7 @@ import trimesh
 from usd.core.types import Mesh
 from usd.math.mesh import is_closed, volume
 from usd.mesh_io.colored_mesh import ColoredMesh
-from usd.mesh_io.repair import consistent_turns, face_outward, is_stray, weld, without_strays
+from usd.mesh_io.repair import consistent_turns, drop_strays, face_outward, is_stray, weld
 
 
 def box(at: float = 0.0, size: float = 1.0) -> ColoredMesh:
@@ -88,7 +88,7 @@ def test_a_stray_face_far_away_does_not_decide_the_size() -> None:
     far = ColoredMesh.of(
         Mesh(torch.tensor([[1e4, 0, 0], [1e4, 1, 0], [1e4, 0, 1.0]]).double(), torch.tensor([[0, 1, 2]]))
     )
-    mesh = without_strays(both(box(), far))
+    mesh = drop_strays(both(box(), far))
     assert len(mesh.faces) == 12 and float(mesh.vertices.abs().max()) == 0.5
     assert "1 of 13 faces lie more than 50 times farther from the middle" in mesh.notes[0]
     assert not is_stray(both(box(), box(20.0))).any()
@@ -98,7 +98,7 @@ def test_a_spike_to_a_far_vertex_goes_with_its_faces() -> None:
     one = box()
     vertices = torch.cat([one.vertices, torch.tensor([[0, 0, 1e5]]).double()])
     faces = torch.cat([one.faces, torch.tensor([[0, 1, 8]])])
-    assert len(without_strays(ColoredMesh.of(Mesh(vertices, faces))).faces) == 12
+    assert len(drop_strays(ColoredMesh.of(Mesh(vertices, faces))).faces) == 12
 
 
 def test_welding_keeps_colors_of_corners() -> None:

@@ -13,7 +13,7 @@ import trimesh
 from usd.core.types import Mesh
 from usd.math.mesh import vertex_normals
 from usd.mesh_io.atlas import Atlas
-from usd.mesh_io.write import Surface, glb_bytes, picture_bytes
+from usd.mesh_io.write import ExportMesh, glb_bytes, picture_bytes
 
 SCRIPT = """
 const validator = require('gltf-validator');
@@ -22,18 +22,18 @@ validator.validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[1
 """
 
 
-def surface(kind: str) -> Surface:
+def surface(kind: str) -> ExportMesh:
     made = trimesh.creation.icosphere(subdivisions=1)
     vertices, faces = torch.tensor(made.vertices).float(), torch.tensor(made.faces).long()
     color = vertices * 0.5 + 0.5 if kind == "vertex colors" else None
     mesh, normals = Mesh(vertices, faces, color), vertex_normals(vertices, faces)
     if kind in ("plain", "vertex colors"):
-        return Surface(mesh, normals, unlit=True)
+        return ExportMesh(mesh, normals, unlit=True)
     uv = torch.rand(len(faces) * 3, 2, generator=torch.Generator().manual_seed(0))
     atlas = Atlas(uv, torch.arange(len(faces) * 3).view(-1, 3), 1, "boxes")
     texture = picture_bytes(torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0)), "png")
     finish = torch.full((8, 8, 3), 0.5) if kind == "finish" else None
-    return Surface(mesh, normals, atlas, texture, finish=finish)
+    return ExportMesh(mesh, normals, atlas, texture, finish=finish)
 
 
 def validate(path: Path) -> dict:

@@ -6,7 +6,7 @@ from scenes import Ball, background, material
 
 from usd.core.config import parse
 from usd.math.camera import Cameras, orbit_cameras_deg
-from usd.renderer.patch import PatchRenderer, _enlarged, _place
+from usd.renderer.patch import PatchRenderer, _enlarge, _patch_window
 
 ALL = frozenset({"foreground", "depth", "normal", "samples"})
 BASE = {"radius": 0.6, "num_samples_per_ray": 64, "randomized": False}
@@ -34,7 +34,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_the_patch_is_the_base_picture_and_the_rest_is_near_it(height: int, width: int) -> None:
     one, views = renderer(), cameras(height, width)
     pasted, whole = one.render(views, ALL, seeded(3)), one.base.render(views, ALL)
-    at = _place(views, 8, seeded(3))
+    at = _patch_window(views, 8, seeded(3))
     for name in ("rgb", "opacity", "foreground", "depth", "normal"):
         a, b = (getattr(r, name)[..., at.top : at.top + 8, at.left : at.left + 8] for r in (pasted, whole))
         assert torch.allclose(a, b, atol=1e-5), name
@@ -44,9 +44,10 @@ def test_the_patch_is_the_base_picture_and_the_rest_is_near_it(height: int, widt
 
 def test_it_gives_what_its_base_gives() -> None:
     one = renderer()
-    assert one.outputs == one.base.outputs == {"rgb", "opacity", "samples", *ALL}
+    assert one.outputs == one.base.outputs == {"rgb", "opacity", "samples", "normal_perturb", *ALL}
     asked = one.render(cameras(), one.outputs, seeded())
-    assert all(getattr(asked, name) is not None for name in one.outputs)
+    assert asked.samples is not None and asked.samples.normal_perturb is not None
+    assert all(getattr(asked, name) is not None for name in one.outputs - {"normal_perturb"})
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 20), (6, 5)])
@@ -62,7 +63,7 @@ def test_evaluation_is_the_full_picture() -> None:
 
 def test_patches_reach_every_pixel() -> None:
     generator, views = seeded(), cameras(10, 12)
-    places = {(w.top, w.left) for w in (_place(views, 8, generator) for _ in range(300))}
+    places = {(w.top, w.left) for w in (_patch_window(views, 8, generator) for _ in range(300))}
     assert places == {(top, left) for top in range(3) for left in range(5)}
 
 
@@ -90,7 +91,7 @@ def test_samples_of_both_pictures_come_along() -> None:
 def test_a_detached_picture_trains_the_patch_alone() -> None:
     for detach, shares in ((True, False), (False, True)):
         one, views = renderer(global_detach=detach), cameras()
-        at = _place(views, 8, seeded())
+        at = _patch_window(views, 8, seeded())
         outside = torch.ones(32, 32)
         outside[at.top : at.top + 8, at.left : at.left + 8] = 0
         rgb = one.render(views, generator=seeded()).rgb
@@ -101,7 +102,7 @@ def test_a_detached_picture_trains_the_patch_alone() -> None:
 def test_enlarging_keeps_straight_lines_where_they_are() -> None:
     """A picture linear in the view angle's tangent stays so, also where the small picture is a little wider."""
     small = torch.linspace(-1, 1, 10)[None, None, None, :].expand(1, 1, 8, 10) * 9 / 8
-    large = _enlarged(small, 30, 36)[0, 0]
+    large = _enlarge(small, 30, 36)[0, 0]
     x = (torch.arange(36) + 0.5 - 18) / 15
     assert torch.allclose(large[15, 3:-3], x[3:-3], atol=1e-5)
     assert torch.allclose(large[15], large[2])

@@ -66,7 +66,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"usd {usd.__version__}")
     commands = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for mode, meaning in MODES.items():
-        _add_mode(commands.add_parser(mode, help=meaning, description=meaning, allow_abbrev=False))
+        made_mode = commands.add_parser(mode, help=meaning, description=meaning, allow_abbrev=False)
+        _add_mode(made_mode)
+        if mode == "train":
+            made_mode.add_argument("--dry-run", action="store_true", help=launcher.DRY_RUN)
     for name, program in PROGRAMS.items():
         if name not in CONVERT.values():
             commands.add_parser(name, help=program.help)
@@ -128,9 +131,12 @@ def _program(given: Sequence[str]) -> tuple[str, list[str]] | None:
 def perform(flags: argparse.Namespace, rest: Sequence[str], command: list[str]) -> None:
     """Do what a sub-command asks for. Raises ``UserError``."""
     if flags.command in MODES:
-        refuse_options(rest, ["gpu", "verbose", "typecheck"])
+        refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run"])
         words, overrides = launcher.divided(flags.config)
         configs, resumed = configurations(words, flags.command)
+        if getattr(flags, "dry_run", False):
+            launcher.run_dry(configs, [*overrides, *rest], flags.gpu)
+            return
         launcher.run_mode(flags.command, configs, [*resumed, *overrides, *rest], flags.gpu, command)
         return
     if rest:

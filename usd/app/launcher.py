@@ -31,6 +31,7 @@ FLAGS = [
     "validate",
     "test",
     "export",
+    "dry-run",
     "gpu",
     "verbose",
     "typecheck",
@@ -38,6 +39,9 @@ FLAGS = [
     "describe",
     "doctor",
 ]
+
+
+DRY_RUN = "two tiny steps and an export with random models, and what the real run would download and need"
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -60,6 +64,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     mode.add_argument(
         "--doctor", dest="mode", action="store_const", const="doctor", help="this machine, for a report"
     )
+    parser.add_argument("--dry-run", action="store_true", help=DRY_RUN)
     parser.add_argument(
         "--gpu",
         metavar="0,1|cpu",
@@ -96,6 +101,11 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
     if flags.mode in ("list", "doctor") or flags.describe:
         print(information(flags.mode, flags.describe))
         return
+    if flags.dry_run and flags.mode in (None, "train") and flags.config:
+        run_dry(flags.config, overrides, flags.gpu)
+        return
+    if flags.dry_run:
+        raise UserError("--dry-run: tries a training out; expected --config FILE, alone or with --train")
     if not flags.mode or not flags.config:
         raise UserError(
             "nothing to do: expected --config FILE and one of --train, --validate, --test, --export"
@@ -121,6 +131,14 @@ def run_mode(
     from usd.app.train import execute
 
     execute(mode, experiment, raw, gpu, command)
+
+
+def run_dry(configs: Sequence["str | Path"], overrides: list[str], gpu: str | None) -> None:
+    """Try a training out at tiny size, and print what the real one would take. Raises ``UserError``."""
+    from usd.app import dry_run
+
+    for done in dry_run.run(configs, overrides, gpu):
+        print("\n".join(done.lines))
 
 
 def information(mode: str | None, name: str | None) -> str:

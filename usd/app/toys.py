@@ -14,7 +14,7 @@ from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
 from usd.math.mesh import vertex_normals
 from usd.mesh_io.axes import y_up_from_z_up
-from usd.mesh_io.write import Surface, glb_bytes
+from usd.mesh_io.write import ExportMesh, glb_bytes
 from usd.toybox import REFERENCE_AZIMUTH_DEG, REFERENCE_ELEVATION_DEG, TEST_SEED
 from usd.toybox.cameras import cameras_at, held_out_cameras, reference_camera
 from usd.toybox.mesh import toy_mesh
@@ -49,7 +49,7 @@ def toy_glb(toy: Toy) -> bytes:
     mesh = toy_mesh(toy)
     normals = vertex_normals(mesh.vertices, mesh.faces)
     return glb_bytes(
-        Surface(replace(mesh, vertices=y_up_from_z_up(mesh.vertices)), y_up_from_z_up(normals), unlit=True)
+        ExportMesh(replace(mesh, vertices=y_up_from_z_up(mesh.vertices)), y_up_from_z_up(normals), unlit=True)
     )
 
 

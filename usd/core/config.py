@@ -141,12 +141,18 @@ def changed_defaults(cls: type, defaults: Mapping[str, object]) -> type:
 def changed_base(cls: type, base: type, other: type) -> type:
     """Return a frozen dataclass of the options of ``cls`` with those of ``other`` in the place of those of ``base``.
 
-    What ``cls`` adds to its base stays the same option, also for ``options_in_common``.
+    What ``cls`` and its other bases add stays the same option, also for ``options_in_common``.
     """
+    if cls is base:
+        return other
+    if base not in cls.__mro__:
+        return cls
     of_base, hints = {field.name for field in dataclasses.fields(base)}, typing.get_type_hints(cls)
-    own = [field for field in dataclasses.fields(cls) if field.name not in of_base]
+    declared = vars(cls).get("__annotations__", {})
+    own = [f for f in dataclasses.fields(cls) if f.name in declared and f.name not in of_base]
     fields = [(field.name, hints[field.name], field) for field in own]
-    return dataclasses.make_dataclass("Config", fields, bases=(other,), frozen=True)
+    bases = tuple(changed_base(parent, base, other) for parent in cls.__bases__)
+    return dataclasses.make_dataclass("Config", fields, bases=bases, frozen=True)
 
 
 def _field(default: object, metadata: Mapping[str, object]) -> dataclasses.Field:
@@ -203,6 +209,11 @@ def _dataclass(cls: type, values: object, at: _KeyPath) -> object:
     _refuse_unknown(values, _keys(fields), at)
     hints = typing.get_type_hints(cls)
     return cls(**{field.name: _read_field(field, hints[field.name], values, at) for field in fields})
+
+
+def keys_of(cls: type) -> list[str]:
+    """Return every key that a dataclass of options takes; none for another type."""
+    return _keys(dataclasses.fields(cls)) if dataclasses.is_dataclass(cls) else []
 
 
 def _keys(fields: Sequence[dataclasses.Field]) -> list[str]:

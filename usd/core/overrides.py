@@ -50,6 +50,8 @@ class OptionReader(OverrideReader):
     def names(self, key: str, merged: Values) -> list[str]:
         """Return the names in a key path; below a field of ``dotted_keys`` a dot may belong to a name."""
         there = self._key(key)
+        if not key.endswith(there):  # read under another name
+            return key.split(".")
         return [
             *key.removesuffix(there).split(".")[:-1],
             *split_key(self.options, there, self._chosen(merged)),

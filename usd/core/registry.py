@@ -3,6 +3,8 @@
     guidance_type: usd-guidance            usd/guidance/usd.py (or usd_guidance.py)
     renderer_type: nerf-volume-renderer    usd/renderer/nerf_volume.py
 
+A name for another component with other values (``preset``) stands in ``usd/<kind>/presets.py``.
+
 Files are imported on first use, so a missing optional package breaks one file only.
 ``custom/<kind>/<file>.py`` is found the same way.
 
@@ -11,6 +13,7 @@ digits, ``-`` and ``_``, and only a file that lies in one of these folders is ev
 """
 
 import ast
+import functools
 import importlib
 import importlib.util
 import os
@@ -183,6 +186,22 @@ def custom_folders() -> list[Path]:
     extra = os.environ.get(CUSTOM_VARIABLE, "")
     roots = [root / "custom" for root in (checkout(), Path.cwd()) if root is not None]
     return list(dict.fromkeys([*roots, *[Path(item) for item in extra.split(os.pathsep) if item]]))
+
+
+def import_custom(folder: str) -> None:
+    """Import every file of ``custom/<folder>/``, each once: what is no component registers itself as it is imported.
+
+    Losses and layouts of views are found so. Raises ``UserError`` for a file that cannot be imported.
+    """
+    files = [file for root in custom_folders() for file in sorted((root / folder).glob("*.py"))]
+    for file in files:
+        if file not in _imported:
+            _refuse_outside(file)
+            _imported.add(file)
+            _import(functools.partial(_load, folder, file), file.stem)
+
+
+_imported: set[Path] = set()
 
 
 def _folders(kind: str) -> list[Path]:

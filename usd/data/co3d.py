@@ -16,7 +16,7 @@ from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.data.co3d_sequence import Co3dFrame, read_depth, read_sequence
-from usd.data.colmap import Intrinsics
+from usd.data.lens import Intrinsics
 from usd.data.masks import read_mask
 from usd.data.pictures import read_picture, resize_rgba
 from usd.data.random_camera import CameraBatch, RandomCameras

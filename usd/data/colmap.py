@@ -6,8 +6,8 @@ Where COLMAP could not connect all pictures it writes several models, sparse/0, 
 pictures is taken.
 
 COLMAP's cameras look along +z with +y down (OpenCV), and its poses are world-to-camera; ours are OpenGL,
-camera-to-world. Our pinholes have square pixels and their principal point in the middle: pictures are cropped about
-theirs and, where pixels are not square, resampled. Lens distortion is refused: `colmap image_undistorter` removes it.
+camera-to-world. Our pinholes have square pixels, their principal point in the middle and no distortion: pictures are
+made such (``usd.data.lens``). Fisheyes are refused: `colmap image_undistorter` makes pinholes of them.
 """
 
 import re
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.file_names import PICTURES, Folder
-from usd.data.pictures import resize_rgba
+from usd.data.lens import Intrinsics
 from usd.data.text_files import read_text
 
 MODELS: dict[int, tuple[str, int]] = {
@@ -48,18 +48,6 @@ PLACES = re.compile(r"(images?|input|frames|photos?|pictures|rgb)(_\d+)?", re.IG
 FILES = ("images.bin", "images.txt", "cameras.bin", "cameras.txt")
 ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 TWO_FOCALS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
-
-
-@dataclass(frozen=True)
-class Intrinsics:
-    """A pinhole in pixels: picture size, focal lengths, principal point (from the top left corner)."""
-
-    width: int
-    height: int
-    fx: float
-    fy: float
-    cx: float
-    cy: float
 
 
 @dataclass(frozen=True)
@@ -183,23 +171,19 @@ def read_model(folder: Path, where: str) -> Model:
 
 
 def intrinsics_of(model: str, width: int, height: int, values: list[float], name: str) -> Intrinsics:
-    """Return a camera's numbers by the name of its model. Raises UserError where the lens bends."""
+    """Return a camera's numbers by the name of its model. Raises ``UserError`` for a fisheye."""
     if model not in (*ONE_FOCAL, *TWO_FOCALS):
         raise UserError(
             f"{name}: is a {model} camera; expected a pinhole: run `colmap image_undistorter` first"
         )
     if model in ONE_FOCAL:
         values = [values[0], *values]
-    fx, fy, cx, cy, *bent = values
-    if any(abs(value) > 1e-6 for value in bent):
-        raise UserError(
-            f"{name}: {model} with distortion {bent[0]:.3g}; expected none: run `colmap image_undistorter` first"
-        )
+    fx, fy, cx, cy, *distortion = values
     if min(fx, fy, width, height) <= 0:
         raise UserError(
             f"{name}: focal lengths {fx:g}, {fy:g} at {width} x {height} pixels; expected positive ones"
         )
-    return Intrinsics(width, height, fx, fy, cx, cy)
+    return Intrinsics(width, height, fx, fy, cx, cy, tuple(distortion))
 
 
 def pose_of(quaternion: list[float], translation: list[float], name: str) -> Float[Tensor, "4 4"]:
@@ -372,44 +356,3 @@ def images_text(path: Path, where: str) -> list[PosedPicture]:
         )
     _refuse_cut_short(path, where, "pictures", len(pictures), promised)
     return pictures
-
-
-# ------------------------------------------------------------------------------------------------------ pictures
-
-
-def center_principal_point(
-    picture: Float[Tensor, "4 h w"], camera: Intrinsics, name: str
-) -> tuple[Float[Tensor, "4 H W"], float]:
-    """Crop a picture about its principal point, with square pixels; return it and its vertical field of view (radians).
-
-    The picture may be a resampled copy of what COLMAP saw; the crop is rounded to whole pixels.
-    """
-    height, width = picture.shape[-2:]
-    if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
-        raise UserError(
-            f"{name}: is {width} x {height} pixels; expected the shape that COLMAP saw, "
-            f"{camera.width} x {camera.height}"
-        )
-    zoom = height / camera.height
-    left, wide = _window_about(camera.cx * width / camera.width, width)
-    top, high = _window_about(camera.cy * zoom, height)
-    if min(wide, high) < 2:
-        raise UserError(
-            f"{name}: principal point ({camera.cx:g}, {camera.cy:g}) outside the picture; expected inside"
-        )
-    cut = picture[:, top : top + high, left : left + wide]
-    focal_y, focal_x = camera.fy * zoom, camera.fx * width / camera.width
-    square = (
-        cut
-        if abs(focal_x - focal_y) < 0.002 * focal_y
-        else resize_rgba(cut, high, round(wide * focal_y / focal_x))
-    )
-    return square.contiguous(), 2 * float(torch.atan(torch.tensor(0.5 * high / focal_y, dtype=torch.float64)))
-
-
-def _window_about(middle: float, size: int) -> tuple[int, int]:
-    """Return first pixel and length of the largest window about ``middle``; the whole side within half a pixel."""
-    if abs(middle - size / 2) <= 0.5:
-        return 0, size
-    half = min(middle, size - middle)
-    return max(round(middle - half), 0), round(2 * half)

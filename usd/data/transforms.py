@@ -5,7 +5,8 @@
 
 ``transform_matrix`` is camera-to-world, OpenGL axes. Intrinsics stand at the top or in each frame (the frame wins); the
 field of view may be given as ``camera_angle_x`` / ``camera_angle_y`` instead. Our cameras are plain pinholes: square
-pixels, the principal point in the middle, no distortion; a file that says otherwise is refused. Orthographic cameras
+pixels, the principal point in the middle, no distortion. Of a file that says otherwise the pictures can be made such
+(``usd.data.lens``) where they are what is read; where cameras are to render, it is refused. Orthographic cameras
 are an extension of ours: ``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height in world units.
 """
 
@@ -20,25 +21,37 @@ import torch
 
 from usd.core.config import UserError
 from usd.data.file_names import Folder, nearby
+from usd.data.lens import Intrinsics, is_plain
 from usd.data.pictures import picture_size, write_whole
 from usd.data.text_files import read_text
 from usd.math.camera import Cameras, orthographic_cameras
 
 DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+OPENCV = ("k1", "k2", "p1", "p2", "k3")
+"""The order in which OpenCV names the coefficients of a lens."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera, and the picture it took if there is one on disk, and its mask (``mask_path``) likewise."""
+    """One camera, and the picture it took if there is one on disk, and its mask (``mask_path``) likewise.
+
+    ``lens`` is what the picture was taken with, where that is not the plain pinhole ``camera``.
+    """
 
     camera: Cameras
     file_path: str
     picture: Path | None
     mask: Path | None = None
+    lens: Intrinsics | None = None
 
 
-def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tuple[Frame, ...]:
-    """Read the frames of a transforms.json, in its order. Raises ``UserError`` with file, frame and key."""
+def read_transforms(
+    path: str | Path, where: str = "data.eval_transforms", lenses: bool = False
+) -> tuple[Frame, ...]:
+    """Read the frames of a transforms.json, in its order. Raises ``UserError`` with file, frame and key.
+
+    With ``lenses``, cameras that are no plain pinholes come with their lens instead of being refused.
+    """
     path = Path(path)
     content = _read_json(path, where)
     entries = content.get("frames") if isinstance(content, dict) else None
@@ -50,7 +63,8 @@ def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tu
     if not {"w", "h"} & set(content):
         entries = _with_sizes(files, entries, f"{where}: {path}")
     return tuple(
-        _frame(f"{where}: {path}: frames[{i}]", files, content, entry) for i, entry in enumerate(entries)
+        _frame(f"{where}: {path}: frames[{i}]", files, content, entry, lenses)
+        for i, entry in enumerate(entries)
     )
 
 
@@ -81,11 +95,13 @@ def _read_json(path: Path, where: str) -> object:
         raise UserError(f"{where}: {path}: is not readable JSON, perhaps truncated ({error})") from error
 
 
-def _frame(name: str, files: Folder, shared: Mapping[str, object], entry: object) -> Frame:
+def _frame(name: str, files: Folder, shared: Mapping[str, object], entry: object, lenses: bool) -> Frame:
     if not isinstance(entry, dict):
         raise UserError(f"{name}: is not a mapping; expected file_path and transform_matrix")
     keys = {**{key: value for key, value in shared.items() if key != "frames"}, **entry}
-    _refuse_distortion(name, keys)
+    _refuse_model(name, keys)
+    if not lenses:
+        _refuse_distortion(name, keys)
     file_path = keys.get("file_path", "")
     if not isinstance(file_path, str):
         raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
@@ -94,9 +110,32 @@ def _frame(name: str, files: Folder, shared: Mapping[str, object], entry: object
     pose = _pose(name, keys.get("transform_matrix"))
     if _is_orthographic(keys):
         camera = orthographic_cameras(pose, _positive(name, keys, "span_y"), height, width)
-    else:
-        camera = Cameras(pose, torch.tensor([_fov_y(name, keys, width, height)]), height, width)
-    return Frame(camera, file_path, picture, _mask(name, files, keys))
+        return Frame(camera, file_path, picture, _mask(name, files, keys))
+    lens = _lens(name, keys, width, height) if lenses else None
+    fov_y = _fov_y(name, keys, width, height) if lens is None else 2 * math.atan(0.5 * height / lens.fy)
+    camera = Cameras(pose, torch.tensor([fov_y]), height, width)
+    return Frame(camera, file_path, picture, _mask(name, files, keys), lens)
+
+
+def _lens(name: str, keys: Mapping[str, object], width: int, height: int) -> Intrinsics | None:
+    """Return what is not a plain pinhole; None for one that is."""
+    axes = (("fl_x", "camera_angle_x", width), ("fl_y", "camera_angle_y", height))
+    focal = [_positive(name, keys, key) if key in keys else None for key, _, _ in axes]
+    if focal == [None, None]:
+        focal = [
+            0.5 * size / math.tan(0.5 * _angle(name, keys, key)) if key in keys else None
+            for _, key, size in axes
+        ]
+    fx, fy = focal[0] or focal[1], focal[1] or focal[0]
+    if fx is None or fy is None:
+        return None
+    cx, cy = (
+        _finite_number(name, keys, key) if key in keys else size / 2
+        for key, size in (("cx", width), ("cy", height))
+    )
+    distortion = tuple(_finite_number(name, keys, key) if keys.get(key) else 0.0 for key in OPENCV)
+    lens = Intrinsics(width, height, fx, fy, cx, cy, distortion if any(distortion) else ())
+    return None if is_plain(lens) else lens
 
 
 def _is_orthographic(keys: Mapping[str, object]) -> bool:
@@ -120,6 +159,12 @@ def _refuse_distortion(name: str, keys: Mapping[str, object]) -> None:
     bent = [key for key in DISTORTION if keys.get(key)]
     if bent:
         raise UserError(f"{name}.{bent[0]}: is {keys[bent[0]]}; expected 0: undistort the pictures first")
+
+
+def _refuse_model(name: str, keys: Mapping[str, object]) -> None:
+    """Raise ``UserError`` for a fisheye and other cameras that are no pinholes, with a distortion or without."""
+    if keys.get("k4"):
+        raise UserError(f"{name}.k4: is {keys['k4']}, a fisheye's; expected 0: undistort the pictures first")
     model = keys.get("camera_model", "PINHOLE")
     if str(model).upper() not in ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE", "ORTHOGRAPHIC"):
         raise UserError(f"{name}.camera_model: is {model}; expected a pinhole camera")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.pictures import resize_rgba
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, rotation_about_z
 
 MEETING = 0.01
 """Least eigenvalue of the projections across the lines of sight for which these are said to meet: about 8 degrees."""
@@ -306,10 +306,7 @@ def transform_world(
 
 def rotate_world(views: ViewSet, angle: float) -> ViewSet:
     """Return the views carried about the vertical by ``angle`` (radians)."""
-    c, s = torch.cos(torch.tensor(angle)), torch.sin(torch.tensor(angle))
-    rotation = torch.eye(3)
-    rotation[0, 0], rotation[0, 1], rotation[1, 0], rotation[1, 1] = c, -s, s, c
-    return transform_world(views, rotation, torch.zeros(3), 1.0)
+    return transform_world(views, rotation_about_z(torch.tensor(angle)), torch.zeros(3), 1.0)
 
 
 def _turn_to_z(up: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:

@@ -9,7 +9,7 @@ checkpoints.
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, TypedDict, TypeVar
+from typing import ClassVar, Literal, TypedDict, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -176,6 +176,17 @@ class StudentState(TypedDict):
     optimizer: dict[str, object] | None
 
 
+@dataclasses.dataclass(frozen=True)
+class StudentStep:
+    """How a student takes a step of AdamW: its settings, a factor of the loss, and the quantity that is compared."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight: float = 1.0
+    target: Literal["noise", "prediction"] = "noise"
+
+
 class Student:
     """A model that starts as a frozen one and learns other pictures, a step of AdamW at a time.
 
@@ -194,24 +205,39 @@ class Student:
     ) -> Float[Tensor, "B c h w"]:
         """Return the noise predicted in x_t, float32, with gradients for the weights that learn."""
 
+    def with_camera(self, embedding: Embedding, camera: Float[Tensor, "B N"]) -> Embedding:
+        """Return the embedding for a student that is also given N numbers of each view's camera."""
+        return embedding
+
+    def in_own_terms(
+        self, difference: Float[Tensor, "B c h w"], t: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B c h w"]:
+        """Return a difference of two noises as one of the quantity that its network predicts."""
+        return difference
+
     def learn(
         self,
         xt: Float[Tensor, "B c h w"],
         t: Int[Tensor, "B"],
         embedding: Embedding,
         noise: Float[Tensor, "B c h w"],
-        lr: float,
+        step: StudentStep,
     ) -> Float[Tensor, "B c h w"]:
-        """Return what it predicts now, without gradient, then take one step towards ``noise``.
+        """Return what it predicts now, without gradient, after taking one step towards ``noise``.
 
-        Where the error or its gradient is not finite it learns nothing.
+        Where the error or its gradient is not finite, or its weight is 0, it learns nothing.
         """
+        if step.weight == 0:
+            with torch.no_grad():
+                return self(xt, t, embedding)
         optimizer = self._optimizer = self._optimizer or torch.optim.AdamW(self.learned())
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group.update(lr=step.lr, betas=step.betas, eps=step.eps)
         with torch.enable_grad():
             predicted = self(xt, t, embedding)
-            (predicted - noise).square().mean().backward()
+            difference = predicted - noise
+            error = difference if step.target == "noise" else self.in_own_terms(difference, t)
+            (step.weight * error.square().mean()).backward()
         if all(bool(weight.grad.isfinite().all()) for weight in self.learned() if weight.grad is not None):
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -234,11 +260,15 @@ class Student:
             self._optimizer.load_state_dict(state["optimizer"])
 
 
-def open_student(model: Denoiser, rank: int) -> Student:
-    """Return a student of ``model`` on its device; ``rank`` is that of its LoRA. Raises UserError where none can be."""
+def open_student(model: Denoiser, rank: int, camera_numbers: int = 0) -> Student:
+    """Return a student of ``model`` on its device; ``rank`` is that of its LoRA.
+
+    ``camera_numbers`` are how many numbers of a view's camera it is given beside the model's own condition. Raises
+    UserError where there can be no student.
+    """
     from usd.denoiser.student import student_of
 
-    return student_of(model, rank)
+    return student_of(model, rank, camera_numbers)
 
 
 def check_shared_latents(first: Denoiser, second: Denoiser, where: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from usd.core.types import Mesh
 from usd.evaluation.surface import area_samples, nearest_of
+from usd.math.camera import rotation_about_z
 
 Alignment = Literal["none", "yaw", "icp", "icp+scale"]
 ALIGNMENTS: tuple[Alignment, ...] = ("none", "yaw", "icp", "icp+scale")
@@ -140,5 +141,4 @@ def best_yaw(source: Float[Tensor, "N 3"], target: Float[Tensor, "M 3"]) -> Simi
 
 def turn_about_z(angle: float | int) -> Similarity:
     """Return the turn by ``angle`` radians about the z axis, counter-clockwise seen from above."""
-    c, s = math.cos(angle), math.sin(angle)
-    return Similarity(torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]), torch.zeros(3))
+    return Similarity(rotation_about_z(torch.tensor(angle, dtype=torch.float64)).float(), torch.zeros(3))

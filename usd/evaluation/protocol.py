@@ -22,7 +22,7 @@ from usd.evaluation.lpips import Lpips, find_lpips
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.sources import EvaluationSource, with_surface
 from usd.mesh_io.colored_mesh import ColoredMesh
-from usd.mesh_io.repair import face_outward, is_stray, without_strays
+from usd.mesh_io.repair import drop_strays, face_outward, is_stray
 from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.cameras import held_out_cameras
 
@@ -116,7 +116,7 @@ def _without_stray_faces(
     The prediction keeps its own.
     """
     if reference.surface is not None:
-        kept = without_strays(reference.surface)
+        kept = drop_strays(reference.surface)
         if kept is not reference.surface:
             notes = (*reference.notes, kept.notes[-1])
             changed = with_surface(reference, kept) if reference.see is not None else reference

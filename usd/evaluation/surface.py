@@ -19,7 +19,7 @@ from usd.core.random import generator
 from usd.core.types import Mesh
 from usd.kernels.rasterize import NOTHING, Tracer
 from usd.math.camera import Cameras
-from usd.math.mesh import directed_edges, face_cross, is_closed, volume
+from usd.math.mesh import area_points, directed_edges, face_cross, is_closed, volume
 
 THRESHOLDS = (0.01, 0.02, 0.05)
 """Distances of the F-scores, of an object whose longest side is 1."""
@@ -54,18 +54,12 @@ class NearestNeighbors:
 def area_samples(mesh: Mesh, count: int, seed: int) -> Points:
     """Return ``count`` points drawn uniformly by area, from all faces; none for an empty mesh."""
     corners, cross = mesh.vertices[mesh.faces], face_cross(mesh.vertices, mesh.faces)
-    areas = cross.norm(dim=-1)
-    if not (areas > 0).any():
+    if not (cross.norm(dim=-1) > 0).any():
         return Points(torch.zeros(0, 3), torch.zeros(0, 3))
     draw = generator("cpu", seed, "area")
-    # In double precision: the sum over a million faces must still tell the smallest of them apart.
-    total = areas.double().cumsum(0)
-    at = torch.rand(count, generator=draw, dtype=torch.float64) * total[-1]
-    face = torch.searchsorted(total, at, right=True).clamp_max(len(areas) - 1)
-    u, v = torch.rand(2, count, generator=draw)
-    # The square root makes points even over a triangle: near a corner there is less of it.
-    root = u.sqrt()
-    weights = torch.stack([1 - root, root * (1 - v), root * v], -1)
+    pick = torch.rand(count, generator=draw, dtype=torch.float64)
+    within = torch.rand(2, count, generator=draw).T
+    face, weights = area_points(mesh.vertices, mesh.faces, pick, within)
     x = (corners[face] * weights[..., None]).sum(1)
     return Points(x, torch.nn.functional.normalize(cross[face], dim=-1))
 

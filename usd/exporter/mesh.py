@@ -32,8 +32,8 @@ from usd.mesh_io.axes import y_up_from_z_up
 from usd.mesh_io.pictures import pictures
 from usd.mesh_io.read import read_mesh
 from usd.mesh_io.write import (
+    ExportMesh,
     PictureFormat,
-    Surface,
     finish_maps,
     finish_picture,
     glb_bytes,
@@ -201,7 +201,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         how = UnwrapSettings(config.texture_size, config.unwrap_time_limit, chart, pack)
         return unwrap(mesh.vertices, mesh.faces, how)
 
-    def _color_mesh(self, mesh: Mesh, atlas: Atlas | None, colors_at: SurfaceColors) -> Surface:
+    def _color_mesh(self, mesh: Mesh, atlas: Atlas | None, colors_at: SurfaceColors) -> ExportMesh:
         """Return the mesh with vertex colors or a texture, whichever its formats hold."""
         config = self.config
         normals = vertex_normals(mesh.vertices, mesh.faces)
@@ -218,12 +218,12 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         if config.save_color and bare:
             mesh = replace(mesh, color=colors_at(mesh.vertices, normals)[:, :3])
         chosen = config.unlit if config.unlit is not None else not self._lit_by_material
-        return Surface(mesh, normals, atlas, texture, config.texture_format, chosen, finish)
+        return ExportMesh(mesh, normals, atlas, texture, config.texture_format, chosen, finish)
 
     def _scale(self, mesh: Mesh) -> Mesh:
         return replace(mesh, vertices=mesh.vertices * self.config.scale)
 
-    def _to_file_axes(self, surface: Surface, fmt: Format) -> Surface:
+    def _to_file_axes(self, surface: ExportMesh, fmt: Format) -> ExportMesh:
         """Return the surface in the axes and units of a file."""
         mesh = self._scale(surface.mesh)
         if not self._is_y_up(fmt):
@@ -234,7 +234,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
             normals=y_up_from_z_up(surface.normals),
         )
 
-    def _files(self, surface: Surface, fmt: Format) -> list[tuple[str, bytes]]:
+    def _files(self, surface: ExportMesh, fmt: Format) -> list[tuple[str, bytes]]:
         """Return names and contents of a format's files, the one to open first."""
         name, normals, surface = (
             self.config.save_name,
@@ -251,7 +251,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
             return [(f"{name}.obj", obj_bytes(surface, None, normals))]
         return self._obj_with_material(surface, surface.texture)
 
-    def _obj_with_material(self, surface: Surface, texture: bytes) -> list[tuple[str, bytes]]:
+    def _obj_with_material(self, surface: ExportMesh, texture: bytes) -> list[tuple[str, bytes]]:
         """Return an OBJ, its material library and the pictures that one names."""
         name = self.config.save_name
         picture = f"{name}_albedo.{self.config.texture_format}"

@@ -18,7 +18,7 @@ from usd.math.mesh import is_closed
 from usd.mesh_io.axes import Axis, default_up, rotation_to_z_up
 from usd.mesh_io.colored_mesh import ColoredMesh
 from usd.mesh_io.read import read_mesh
-from usd.mesh_io.repair import face_outward, first_of_groups, weld, without_strays
+from usd.mesh_io.repair import drop_strays, face_outward, first_of_groups, weld
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def read_initial_shape(path: Path, placement: MeshPlacement, radius: float) -> I
 
     Raises ``UserError`` for what is no readable mesh or does not fit. What was assumed is logged.
     """
-    raw = without_strays(read_mesh(path, "z"))
+    raw = drop_strays(read_mesh(path, "z"))
     turned = raw.move(raw.vertices @ file_rotation(placement, path).T)
     placed = turned.move(_fit_to_cube(path, turned.vertices, placement.size, radius))
     mesh = face_outward(weld(placed, WELD * radius))

@@ -9,7 +9,7 @@ The base class encodes the view, draws t and noise, asks ``gradient`` for the fo
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +32,7 @@ from usd.prompt_processor import PromptProcessor
 
 @dataclass(frozen=True)
 class NoisyLatents:
-    """Latents z of rendered views, with noise at t: x_t. ``weight`` is w(t)."""
+    """Latents z of rendered views, with noise at t: x_t. ``weight`` is w(t), ``generator`` draws what is random."""
 
     z: Float[Tensor, "B c h w"]
     xt: Float[Tensor, "B c h w"]
@@ -40,6 +40,7 @@ class NoisyLatents:
     t: Int[Tensor, "B"]
     weight: Float[Tensor, "B 1 1 1"]
     step: int
+    generator: torch.Generator | None = None
 
 
 G = TypeVar("G", bound="GuidanceConfig", default="GuidanceConfig", covariant=True)
@@ -48,7 +49,7 @@ G = TypeVar("G", bound="GuidanceConfig", default="GuidanceConfig", covariant=Tru
 class Guidance(Module[G]):
     """Base of all formulas. ``prompts`` are what its text models are given: a sentence, or a negative prompt alone."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"rgb"})
+    needs: frozenset[str] = frozenset({"rgb"})
 
     @dataclass(frozen=True)
     class Config:
@@ -86,6 +87,11 @@ class Guidance(Module[G]):
             return self.models.single(self.half_precision_weights)
 
         @property
+        def wants_picture(self) -> bool:
+            """Whether a reference picture is looked at, so that ``set_reference`` has to be called."""
+            return False
+
+        @property
         def wants_prompts(self) -> bool:
             """Whether the prompt itself, and not only the negative one, reaches a model."""
             return False
@@ -100,6 +106,11 @@ class Guidance(Module[G]):
         super().__init__(config)
         check_needs(self.needs, f"{type(self).__name__}.needs")
         self.source = config.open_source(prompts)
+        self.needs = self.needs | self.source.needs
+        self.build()
+
+    def build(self) -> None:
+        """Open what the formula needs beside its scores. Nothing by default."""
 
     @property
     def model(self) -> Denoiser:
@@ -128,14 +139,15 @@ class Guidance(Module[G]):
         """Return the loss 0.5 |z - sg(z - grad)|^2 / B of rendered views, and its figures.
 
         ``pictures`` (B, 3, H, W) are what models conditioned on a picture of each view see; by default the
-        render. Where anything is not finite the loss is not, either, and ``trouble`` says what it was.
+        reference picture or the render. Where anything is not finite the loss is not, either, and ``trouble`` says
+        what it was.
         """
         rgb = render.rgb
         try:
             require_finite(rgb, "the rendered picture")
         except NotFiniteError as problem:
             return self._failure(rgb, problem)
-        given = rgb.detach() if pictures is None else pictures
+        given = self.source.default_pictures(render) if pictures is None else pictures
         return self.from_latents(self.model.encode(rgb), cameras, step, generator, given, rgb)
 
     def from_latents(
@@ -197,7 +209,7 @@ class Guidance(Module[G]):
         fixed = z.detach()
         noise = normal_like(fixed, generator)
         weight = time_weight(self.config.weighting_strategy, bars, t)
-        return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)
+        return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step, generator)
 
     def range(self, step: int) -> tuple[int, int]:
         """Return the first and the last t at this step. Raises ``UserError`` where they are the wrong way round."""
@@ -213,7 +225,8 @@ class Guidance(Module[G]):
         """Return the one noise level of this step, as a share of the schedule (sqrt: HiFA, arXiv 2305.18766)."""
         done = min(step / self.config.trainer_max_steps, 1.0)
         highest = self.config.max_step_percent(0)
-        return highest + (low - highest) * (done**0.5 if self.config.sqrt_anneal else done)
+        share = done**0.5 if self.config.sqrt_anneal else done
+        return highest * (1 - share) + low * share
 
     def figures(self, x: NoisyLatents, grad: Float[Tensor, "B c h w"]) -> dict[str, float]:
         """Return what is logged: size of the gradient per picture, and the range t was drawn from."""
@@ -234,6 +247,11 @@ class ReferenceOptions(GuidanceConfig):
     """Options of every guidance that looks at a reference picture."""
 
     image_path: str = option("", "the reference picture", path=True)
+
+    @property
+    def wants_picture(self) -> bool:
+        """Whether a reference picture is looked at: always."""
+        return True
 
 
 def resized(rgb: Float[Tensor, "B 3 H W"], size: int) -> Float[Tensor, "B 3 S S"]:

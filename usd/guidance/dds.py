@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.core.module import preset
 from usd.core.registry import register
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
-from usd.guidance.scores import Scores, with_scores
-from usd.guidance.text_scores import TextPairOptions
+from usd.guidance.scores import Scores
 from usd.math.diffusion import add_noise
 from usd.math.distill import score_difference
 
@@ -30,14 +28,7 @@ class DdsGuidance(Guidance["DdsGuidance.Config"]):
         """No options but those of the scores."""
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
-        """Return the formula above."""
+        """Return the difference of the view's guided score and the reference picture's."""
         scale, own = self.config.guidance_scale, self.source.at_reference(len(x.t))
         yt = add_noise(self.source.reference_latents(x.z), x.noise, self.model.alphas_cumprod, x.t)
         return score_difference(x.weight, scores.guided(scale)(x.xt, x.t), own.guided(scale)(yt, x.t))
-
-
-preset(
-    "stable-diffusion-dds-guidance",
-    with_scores(TextPairOptions, DdsGuidance),
-    "DDS from a pair of sentences: ``source_prompt`` describes the reference picture, the prompt what to make of it.",
-)

@@ -11,12 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.module import preset
 from usd.core.registry import register
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
-from usd.guidance.scores import Scores, with_scores
-from usd.guidance.text_scores import TextOptions
+from usd.guidance.scores import Scores
 from usd.math.diffusion import add_noise, x0_from_eps
 from usd.math.distill import inverted, score_difference
 
@@ -33,13 +31,10 @@ class IsmGuidance(Guidance["IsmGuidance.Config"]):
         inversion_steps: int = option(3, "DDIM steps from the view to x_s", ge=1, le=1000)
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
-        """Return the formula above."""
+        """Return the difference of the guided score at x_t and the unconditional one at x_s."""
         c, bars = self.config, self.model.alphas_cumprod
         s = (x.t - c.interval).clamp_min(0)
         xs = inverted(scores.uncond, x.z, s, c.inversion_steps, bars)
         uncond = scores.uncond(xs, s)
         xt = add_noise(x0_from_eps(xs, uncond, bars, s), uncond, bars, x.t)
         return score_difference(x.weight, scores.guided(c.guidance_scale)(xt, x.t), uncond)
-
-
-preset("stable-diffusion-ism-guidance", with_scores(TextOptions, IsmGuidance), "ISM from a sentence.")

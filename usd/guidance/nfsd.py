@@ -13,15 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.module import preset
 from usd.core.registry import register
 from usd.denoiser import Embedding
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
-from usd.guidance.scores import Scores, with_scores
-from usd.guidance.text_scores import TextOptions
+from usd.guidance.scores import Scores
 from usd.math.distill import noise_free_gradient
-from usd.prompt_processor import PromptProcessor
 
 
 @register("nfsd-guidance")
@@ -30,23 +27,23 @@ class NfsdGuidance(Guidance["NfsdGuidance.Config"]):
 
     @dataclass(frozen=True)
     class Config(PictureOptions):
-        """Options of the formula."""
+        """What is taken for clean, and for bad."""
 
         threshold: int = option(
             200, "timestep below which the prediction is taken for noise-free", ge=0, le=1000
         )
         negative_prompt: str = option(
             "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy",
-            "words for bad pictures; empty: psi without a prompt",
+            "prompt for bad pictures; empty: none",
         )
 
-    def __init__(self, config: Config, prompts: PromptProcessor | None = None) -> None:
-        super().__init__(config, prompts)
+    def build(self) -> None:
+        """Open the text model that sees bad pictures."""
         self.critic = self.source.text_model()
         self._bad: Embedding | None = None
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
-        """Return the formula above."""
+        """Return delta and the difference of the scores, times w(t)."""
         cond, uncond = scores.cond(x.xt, x.t), scores.uncond(x.xt, x.t)
         bad, clean = self.critic.eps(x.xt, x.t, self._embedded(x)), x.t < self.config.threshold
         return noise_free_gradient(x.weight, clean, cond, uncond, bad, self.config.guidance_scale)
@@ -57,6 +54,3 @@ class NfsdGuidance(Guidance["NfsdGuidance.Config"]):
             words = self.config.negative_prompt
             self._bad = self.critic.embed_text([words]) if words else self.critic.unconditional(1)
         return self._bad.select(x.t.new_zeros(len(x.t)))
-
-
-preset("stable-diffusion-nfsd-guidance", with_scores(TextOptions, NfsdGuidance), "NFSD from a sentence.")

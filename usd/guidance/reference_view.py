@@ -46,7 +46,7 @@ class ReferenceViewGuidance(Guidance["ReferenceViewGuidance.Config"]):
             return PriorScores(self.pretrained_model_name_or_path, encoder, self.execution, prompts)
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
-        """Return the formula above."""
+        """Return the difference of psi's scores of render and picture."""
         yt = add_noise(self.source.reference_latents(x.z), x.noise, self.model.alphas_cumprod, x.t)
         rendered = scores.uncond(x.xt, x.t)
         return score_difference(x.weight, rendered, scores.uncond(yt, x.t))

@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 
 from usd.core.config import changed_base
 from usd.core.module import Component
+from usd.core.types import Render
 from usd.denoiser import Denoiser, Embedding, TextDenoiser
 from usd.math.camera import Cameras
 from usd.math.diffusion import EpsFn, guided_fn
@@ -77,6 +78,7 @@ def predictor(model: Denoiser, embedding: Embedding | Callable[[], Embedding], n
 class ScoreSource(torch.nn.Module):
     """The diffusion models behind a guidance. ``model`` encodes the views, and its space is where x_t lives."""
 
+    needs: frozenset[str] = frozenset()  # outputs of the renderer beside colors
     model: Denoiser
     prior: TextDenoiser | None  # another model of the unconditional prediction
 
@@ -92,6 +94,10 @@ class ScoreSource(torch.nn.Module):
 
         ``pictures`` (B, 3, H, W) in [0, 1] are what a model that is conditioned on a picture of the view itself sees.
         """
+
+    def default_pictures(self, render: Render) -> Pictures | None:
+        """Return what ``at`` is given as pictures of the views where the caller has none."""
+        return None
 
     @abstractmethod
     def at_reference(self, count: int) -> Scores:

@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -25,13 +25,13 @@ class Accelerator:
     install: str
 
     def obstacle(self) -> str:
-        """Why it cannot be used here; empty where it can."""
+        """Return why it cannot be used here; empty where it can."""
         if importlib.util.find_spec(self.module.partition(".")[0]) is None:
             return f"the package {self.name} is not installed ({self.install})"
         if not torch.cuda.is_available():
             return f"{self.name} needs CUDA, and no GPU is visible"
         try:
-            load(self.name)
+            load_accelerator(self.name)
         except Exception as error:  # packages that compile themselves fail in many ways
             return (
                 f"the package {self.name} cannot be imported ({(str(error) or repr(error)).splitlines()[0]})"
@@ -39,7 +39,7 @@ class Accelerator:
         return ""
 
     def version(self) -> str:
-        """As installed; empty where it is not."""
+        """Return the version that is installed; empty where none is."""
         try:
             return importlib.metadata.version(self.name)
         except importlib.metadata.PackageNotFoundError:
@@ -60,20 +60,20 @@ ACCELERATORS = {
             "nvdiffrast",
             "nvdiffrast.torch",
             ("rasterize",),
-            "pip install git+https://github.com/NVlabs/nvdiffrast; its licence allows research only",
+            "pip install git+https://github.com/NVlabs/nvdiffrast; its license allows research only",
         ),
     )
 }
 
 
 @functools.cache
-def load(name: str) -> Any:
-    """The module. Raises whatever importing it raises."""
+def load_accelerator(name: str) -> ModuleType:
+    """Import the package and return its module. Raises whatever importing it raises."""
     return importlib.import_module(ACCELERATORS[name].module)
 
 
 def server_of(kernel: str, names: Iterable[str]) -> str | None:
-    """Which of the accelerators called ``names`` serves a kernel; the first, or None."""
+    """Return which of the accelerators called ``names`` serves a kernel: the first, or None."""
     return next(
         (name for name in names if name in ACCELERATORS and kernel in ACCELERATORS[name].serves), None
     )

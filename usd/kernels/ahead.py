@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from usd.kernels.runtime import find_warp
+from usd.kernels.runtime import WarpModule, import_warp
 
 
-def modules(n_features: int = 2) -> dict[str, Any]:
-    """Warp's modules by name: all kernels of this package, the hash grid's for ``n_features`` per level."""
+def modules(n_features: int = 2) -> dict[str, WarpModule]:
+    """Return Warp's modules by name: all kernels of this package, the hash grid's for ``n_features`` per level."""
     from usd.kernels import hash_grid_warp, mesh_distance_warp, rasterize_warp, ray_march_warp
 
     kernels = [hash_grid_warp.kernel(name, n_features) for name in hash_grid_warp.BODIES]
@@ -17,13 +16,13 @@ def modules(n_features: int = 2) -> dict[str, Any]:
 
 
 def compile_for_cuda(
-    folder: Path, architectures: Sequence[int] = (80, 90), wanted: dict[str, Any] | None = None
+    folder: Path, architectures: Sequence[int] = (80, 90), wanted: dict[str, WarpModule] | None = None
 ) -> list[Path]:
     """Write a CUDA binary of every module for every architecture (80 is sm_80); needs neither GPU nor driver.
 
     ``wanted`` are Warp's modules by name; by default all of this package.
     """
-    wp = find_warp()
+    wp = import_warp()
     return [
         Path(path)
         for module in (wanted or modules()).values()

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.runtime import Implementation, accelerated, choose
+from usd.kernels.runtime import Implementation, accelerator_of, choose
 
 TCNN_FEATURES = (1, 2, 4, 8)  # per level
 PRIMES = (1, 2654435761, 805459861)
@@ -66,7 +66,7 @@ class HashGridSpec:
 
     @property
     def dense(self) -> tuple[bool, ...]:
-        """Which levels are stored without hashing."""
+        """For each level, whether it is stored without hashing."""
         return tuple((n + 1) ** 3 == rows for n, rows in zip(self.resolutions, self.level_rows, strict=True))
 
     @property
@@ -87,7 +87,7 @@ class HashGridSpec:
     def init_table(
         self, generator: torch.Generator | None = None, scale: float = 1e-4
     ) -> Float[Tensor, "E F"]:
-        """A fresh table, uniform in [-scale, scale] as in the paper, on the generator's device."""
+        """Return a fresh table, uniform in [-scale, scale] as in the paper, on the generator's device."""
         device = "cpu" if generator is None else generator.device
         table = torch.rand(self.n_rows, self.n_features_per_level, generator=generator, device=device)
         return (table * 2 - 1) * scale
@@ -99,30 +99,30 @@ def hash_grid(
     spec: HashGridSpec,
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "N LF"]:
-    """The encoding of N points in [0, 1]^3 (points outside are moved to the nearest face, with zero gradient there).
+    """Encode N points in [0, 1]^3 (points outside are moved to the nearest face, with zero gradient there).
 
     Differentiable with respect to ``table`` and ``x``, twice. Feature f of level l is column ``l * F + f``. For speed
     call it once per step with all points, contiguous and float32, and do not let ``x`` require grad unless a
     normal is wanted: then only the table's gradient is computed.
     """
-    _check(table, spec)
+    _check_table(table, spec)
     features = spec.n_features_per_level
     obstacle = "" if features in TCNN_FEATURES else f"tinycudann has no grids of {features} features"
-    if accelerated("hash_grid", implementation, x, table, obstacle=obstacle):
+    if accelerator_of("hash_grid", implementation, x, table, obstacle=obstacle):
         from usd.kernels import hash_grid_tinycudann
 
-        return hash_grid_tinycudann.encode(x, table, spec)
+        return hash_grid_tinycudann.encode_tinycudann(x, table, spec)
     if choose(implementation, x, table) == "warp":
         from usd.kernels import hash_grid_warp
 
-        return hash_grid_warp.encode(x, table, spec)
+        return hash_grid_warp.encode_warp(x, table, spec)
     return hash_grid_torch(x, table, spec)
 
 
 def hash_grid_torch(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
 ) -> Float[Tensor, "N LF"]:
-    """The twin: one gather of all corners of all levels, then a weighted sum. Any dtype and device."""
+    """Encode as ``hash_grid`` does, by one gather of all corners and a weighted sum. Any dtype and device."""
     size = torch.tensor(spec.resolutions, device=x.device)
     scaled = x.clamp(0, 1)[:, None, :] * size[:, None].to(x.dtype)
     cell = torch.minimum(scaled.detach().floor().long(), size[:, None] - 1)
@@ -132,14 +132,14 @@ def hash_grid_torch(
 
 
 def _corner_weights(fraction: Float[Tensor, "N L 3"]) -> Float[Tensor, "N L 8"]:
-    """Trilinear weights; corner c is at (c & 1, c >> 1 & 1, c >> 2 & 1)."""
+    """Return trilinear weights; corner c is at (c & 1, c >> 1 & 1, c >> 2 & 1)."""
     pair = torch.stack([1 - fraction, fraction], -1)
     wx, wy, wz = pair.unbind(-2)
     return (wz[..., :, None, None] * wy[..., None, :, None] * wx[..., None, None, :]).flatten(-3)
 
 
 def _corner_rows(cell: Int[Tensor, "N L 3"], spec: HashGridSpec) -> Int[Tensor, "N L 8"]:
-    """Row of the table of each corner of each point's cell."""
+    """Return row of the table of each corner of each point's cell."""
     bits = torch.arange(8, device=cell.device)
     corner = cell[..., None, :] + torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], -1)
     i, j, k = corner.unbind(-1)
@@ -150,7 +150,7 @@ def _corner_rows(cell: Int[Tensor, "N L 3"], spec: HashGridSpec) -> Int[Tensor, 
     return torch.where(is_dense, dense, hashed) + torch.tensor(spec.offsets, device=cell.device)[:, None]
 
 
-def _check(table: Tensor, spec: HashGridSpec) -> None:
+def _check_table(table: Tensor, spec: HashGridSpec) -> None:
     expected = (spec.n_rows, spec.n_features_per_level)
     if tuple(table.shape) != expected:
         raise ValueError(f"hash grid: the table is {tuple(table.shape)}; expected {expected} for {spec}")

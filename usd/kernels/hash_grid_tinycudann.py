@@ -7,30 +7,31 @@ read by any other. Exactly at the far faces of the cube (x = 1) its derivative b
 """
 
 import functools
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.kernels.accelerators import load
+from usd.kernels.accelerators import load_accelerator
 from usd.kernels.hash_grid import HashGridSpec
 
 
-def encode(x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec) -> Float[Tensor, "N LF"]:
+def encode_tinycudann(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
+) -> Float[Tensor, "N LF"]:
     """See ``hash_grid``."""
     inside = x.clamp(0, 1)
     shape = (spec.n_features_per_level, spec.log2_hashmap_size)
     parts = []
     for cells, rows in zip(spec.resolutions, table.split(list(spec.level_rows)), strict=True):
         module = level(cells, *shape, x.device)
-        parameters = padded(rows, module.params.numel())
+        parameters = pad_rows(rows, module.get_parameter("params").numel())
         parts.append(torch.func.functional_call(module, {"params": parameters}, (inside - 0.5 / cells,)))
     return torch.cat(parts, -1).to(x.dtype)
 
 
-def padded(rows: Float[Tensor, "E F"], numbers: int) -> Float[Tensor, "P"]:
-    """A level's rows as tinycudann keeps them: filled up to a multiple of 8, in one line."""
+def pad_rows(rows: Float[Tensor, "E F"], numbers: int) -> Float[Tensor, "P"]:
+    """Return a level's rows as tinycudann keeps them: filled up to a multiple of 8, in one line."""
     flat = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % 8)).flatten()
     if flat.numel() != numbers:
         raise ValueError(
@@ -41,8 +42,8 @@ def padded(rows: Float[Tensor, "E F"], numbers: int) -> Float[Tensor, "P"]:
 
 
 @functools.lru_cache(maxsize=64)
-def level(cells: int, features: int, log2_rows: int, device: torch.device) -> Any:
-    """Its encoding of one grid."""
+def level(cells: int, features: int, log2_rows: int, device: torch.device) -> torch.nn.Module:
+    """Return tinycudann's encoding of one level."""
     config = {
         "otype": "Grid",
         "type": "Hash",
@@ -53,4 +54,4 @@ def level(cells: int, features: int, log2_rows: int, device: torch.device) -> An
         "per_level_scale": 1.0,
         "interpolation": "Linear",
     }
-    return load("tinycudann").Encoding(3, config, dtype=torch.float32).to(device)
+    return load_accelerator("tinycudann").Encoding(3, config, dtype=torch.float32).to(device)

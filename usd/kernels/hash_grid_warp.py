@@ -19,18 +19,18 @@ multiplies by a stride.
 
 import functools
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import TYPE_CHECKING, Protocol, no_type_check, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from usd.kernels import runtime
 from usd.kernels.hash_grid import PRIMES, HashGridSpec
 from usd.kernels.native import native_body
 
-wp = runtime.find_warp()
+wp = runtime.import_warp()
 POINTS_PER_TILE = 256
 
 BODIES = {
@@ -57,9 +57,19 @@ class Levels:
     mask: wp.int32
 
 
+@runtime_checkable
+class NativeFunction(Protocol):
+    """A function in C++ as Warp's decorator makes it."""
+
+    input_types: dict[str, object]
+
+    def __call__(self, *arguments: object) -> None:
+        """Run it, in a kernel."""
+
+
 @functools.cache
-def kernel(name: str, n_features: int) -> Any:
-    """One of these kernels for one number of features per level: the points of a tile, at one level."""
+def kernel(name: str, n_features: int) -> runtime.WarpKernel:
+    """Return one of these kernels for one number of features per level: the points of a tile, at one level."""
     vec = wp.types.vector(n_features, wp.float32)
     add_points = sum_over_points(name, n_features)
 
@@ -95,8 +105,8 @@ def kernel(name: str, n_features: int) -> Any:
     return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
 
 
-def sum_over_points(name: str, n_features: int) -> Any:
-    """The C++ of one sum over points ``first`` to ``last`` of one level."""
+def sum_over_points(name: str, n_features: int) -> NativeFunction:
+    """Return the C++ of one sum over points ``first`` to ``last`` of one level."""
     vec = wp.types.vector(n_features, wp.float32)
     macros = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
     code = native_body("hash_grid.h", "sum_over_points", **macros, **(NO_PARTS | BODIES[name]))
@@ -123,8 +133,8 @@ def sum_over_points(name: str, n_features: int) -> Any:
 
 
 @functools.cache
-def copy_kernel(into_tiles: bool, n_features: int) -> Any:
-    """Features of all points from rows into tiles, or back."""
+def copy_kernel(into_tiles: bool, n_features: int) -> runtime.WarpKernel:
+    """Return the kernel that copies features of all points from rows into tiles, or back."""
     vec = wp.types.vector(n_features, wp.float32)
     code = native_body("hash_grid.h", "copy_points", FEATURES=n_features, INTO_TILES=int(into_tiles))
     name = "into_tiles" if into_tiles else "out_of_tiles"
@@ -158,16 +168,16 @@ def copy_kernel(into_tiles: bool, n_features: int) -> Any:
     return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
 
 
-def kernels(n_features: int) -> list[Any]:
-    """All kernels for one number of features per level."""
+def kernels(n_features: int) -> list[runtime.WarpKernel]:
+    """Return all kernels for one number of features per level."""
     return [kernel(name, n_features) for name in BODIES] + [
         copy_kernel(into_tiles, n_features) for into_tiles in (True, False)
     ]
 
 
 @functools.lru_cache(maxsize=32)
-def _levels(spec: HashGridSpec, device: torch.device) -> tuple[Any, tuple[Tensor, ...]]:
-    """The kernels' view of a spec, and the tensors it points into."""
+def _levels(spec: HashGridSpec, device: torch.device) -> tuple[object, tuple[Tensor, ...]]:
+    """Return the kernels' view of a spec, and the tensors it points into."""
     tensors = tuple(
         torch.tensor(values, dtype=torch.int32, device=device)
         for values in (spec.resolutions, spec.offsets, spec.dense)
@@ -191,30 +201,37 @@ class Sums:
     spec: HashGridSpec
 
     def tiled(self, g: Tensor) -> Tensor:
-        """Features as the sums want them."""
+        """Return features as the sums want them."""
         return g if g.is_cuda else self._copy(g, self._tiles(g), True)[1]
 
     def interpolate(self, x: Tensor, table: Tensor) -> Tensor:
+        """Return y = sum_k w_k T_k of each point and level."""
         return self._rows(self._run("interpolate", x, x, table, self._tiles(x), x)[1], x)
 
     def slope(self, x: Tensor, v: Tensor, table: Tensor) -> Tensor:
+        """Return the derivative of ``interpolate`` along directions v."""
         return self._rows(self._run("slope", x, v, table, self._tiles(x), x)[1], x)
 
     def scatter(self, x: Tensor, tiles: Tensor) -> Tensor:
+        """Return the table's gradient: w_k g, added to the rows T_k."""
         return self._run("scatter", x, x, self._empty_table(x), tiles, x)[0]
 
     def scatter_slope(self, x: Tensor, v: Tensor, tiles: Tensor) -> Tensor:
+        """Return the derivative of ``scatter`` along directions v."""
         return self._run("scatter_slope", x, v, self._empty_table(x), tiles, x)[0]
 
     def pull(self, x: Tensor, table: Tensor, tiles: Tensor) -> Tensor:
+        """Return the positions' gradient: sum_k grad w_k (T_k . g)."""
         return self._run("pull", x, x, table, tiles, torch.zeros_like(x))[2]
 
     def pull_slope(self, x: Tensor, v: Tensor, table: Tensor, tiles: Tensor) -> Tensor:
+        """Return the derivative of ``pull`` along directions v."""
         return self._run("pull_slope", x, v, table, tiles, torch.zeros_like(x))[2]
 
     def slope_and_pull_slope(
         self, x: Tensor, v: Tensor, table: Tensor, tiles: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Return ``slope`` and ``pull_slope``, which share their reading of the table."""
         slopes, position = self._tiles(x), torch.zeros_like(x)
         self._run("slope_and_pull_slope", x, v, table, tiles, position, slopes)
         return self._rows(slopes, x), position
@@ -223,12 +240,12 @@ class Sums:
         return runtime.zeros((self.spec.n_rows, self.spec.n_features_per_level), x.device)
 
     def _tiles(self, x: Tensor) -> Tensor:
-        """Room for the features of all points."""
+        """Make room for the features of all points."""
         chunk = _chunk(x)
         return runtime.room((-(-len(x) // chunk) * chunk, self.spec.n_output), x.device)
 
     def _rows(self, tiles: Tensor, x: Tensor) -> Tensor:
-        """Features as the caller wants them."""
+        """Return features as the caller wants them."""
         if x.is_cuda:
             return tiles
         return self._copy(runtime.room((len(x), self.spec.n_output), x.device), tiles, False)[0]
@@ -241,7 +258,7 @@ class Sums:
         runtime.launch(run, split, (chunk, self.spec.n_levels, *arrays), features.device)
         return features, tiles
 
-    def _vectors(self, features: Tensor) -> Any:
+    def _vectors(self, features: Tensor) -> object:
         width = self.spec.n_features_per_level
         return runtime.array(features.view(-1, width), wp.types.vector(width, wp.float32))
 
@@ -255,7 +272,7 @@ class Sums:
         position: Tensor,
         slopes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """On CPU threads, a thread owns points, or in a scatter whole levels."""
+        """Launch one sum. On a CPU a thread owns points, or in a scatter whole levels."""
         by_level, chunk = name.startswith("scatter"), _chunk(x)
         levels, _ = _levels(self.spec, x.device)
         split = runtime.Split((self.spec.n_levels, -(-len(x) // chunk)), axis=0 if by_level else 1, grain=1)
@@ -270,24 +287,40 @@ class Sums:
 
 
 def _chunk(x: Tensor) -> int:
-    """Points of a tile."""
+    """Return the number of points of a tile."""
     return 1 if x.is_cuda else POINTS_PER_TILE
 
 
+if TYPE_CHECKING:
+
+    class GridContext(FunctionCtx):
+        """What the forward passes below keep for the backward ones."""
+
+        spec: HashGridSpec
+        saved_tensors: tuple[Tensor, ...]
+        needs_input_grad: tuple[bool, ...]
+
+else:  # autograd makes a class of its own
+    GridContext = FunctionCtx
+
+
 class _Encode(torch.autograd.Function):
-    """The encoding, with a gradient for the table. That for x has a node of its own: autograd runs only the nodes it
-    needs, so a normal costs no gradient of the table, nor a plain step one of x. Hence x comes in a tuple, where
-    autograd does not look: this node is no way to x, but the gradient it computes still depends on it."""
+    """The encoding, with a gradient for the table.
+
+    That for x has a node of its own: autograd runs only the nodes it needs, so a normal costs no gradient of the table,
+    nor a plain step one of x. Hence x comes in a tuple, where autograd does not look: this node is no way to x, but the
+    gradient it computes still depends on it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, hidden: tuple[Tensor], spec: HashGridSpec) -> Tensor:
+    def forward(ctx: GridContext, table: Tensor, hidden: tuple[Tensor], spec: HashGridSpec) -> Tensor:
         (x,) = hidden
         ctx.save_for_backward(x)
         ctx.spec = spec
         return Sums(spec).interpolate(x, table)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: GridContext, *grads: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         return _Scatter.apply(x, grads[0], ctx.spec), None, None
 
@@ -296,13 +329,13 @@ class _FollowPosition(torch.autograd.Function):
     """(features, x, table) -> features, with a gradient for x."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
+    def forward(ctx: GridContext, features: Tensor, x: Tensor, table: Tensor, spec: HashGridSpec) -> Tensor:
         ctx.save_for_backward(x, table)
         ctx.spec = spec
         return features.view_as(features)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: GridContext, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, table = ctx.saved_tensors
         return grads[0], _Pull.apply(x, table, grads[0], ctx.spec), None, None
 
@@ -311,7 +344,7 @@ class _Scatter(torch.autograd.Function):
     """(x, g) -> the table's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
+    def forward(ctx: GridContext, x: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
         sums = Sums(spec)
         tiles = sums.tiled(g.contiguous())
         ctx.save_for_backward(x, tiles)
@@ -320,7 +353,7 @@ class _Scatter(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v_table: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: GridContext, v_table: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, tiles = ctx.saved_tensors
         sums, v_table = Sums(ctx.spec), v_table.contiguous()
         g_x = sums.pull(x, v_table, tiles) if ctx.needs_input_grad[0] else None
@@ -331,7 +364,7 @@ class _Pull(torch.autograd.Function):
     """(x, table, g) -> the positions' gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
+    def forward(ctx: GridContext, x: Tensor, table: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
         sums = Sums(spec)
         tiles = sums.tiled(g.contiguous())
         ctx.save_for_backward(x, table, tiles)
@@ -340,7 +373,7 @@ class _Pull(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: GridContext, v: Tensor) -> tuple[Tensor | None, ...]:
         x, table, tiles = ctx.saved_tensors
         needs_x, needs_table, needs_g = ctx.needs_input_grad[:3]
         sums, v = Sums(ctx.spec), v.contiguous()
@@ -354,8 +387,10 @@ class _Pull(torch.autograd.Function):
         return g_x, sums.scatter_slope(x, v, tiles) if needs_table else None, g_g, None
 
 
-def encode(x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec) -> Float[Tensor, "N LF"]:
-    """``hash_grid`` by the kernels; float32 on a CPU or CUDA."""
+def encode_warp(
+    x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
+) -> Float[Tensor, "N LF"]:
+    """Encode as ``hash_grid`` does, by the kernels; float32 on a CPU or CUDA."""
     x, table = x.contiguous(), table.contiguous()
     features = _Encode.apply(table, (x,), spec)
     return _FollowPosition.apply(features, x, table, spec) if x.requires_grad else features

@@ -25,7 +25,7 @@ def mesh_distance(
     faces: Int[Tensor, "F 3"],
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "N"]:
-    """Signed distances, not differentiable. Raises ``ValueError`` for a mesh without faces."""
+    """Return signed distances, not differentiable. Raises ``ValueError`` for a mesh without faces."""
     if len(faces) == 0:
         raise ValueError("mesh distance: the mesh has no faces")
     x, vertices = x.detach(), vertices.detach()
@@ -43,14 +43,14 @@ def mesh_distance(
 def mesh_distance_torch(
     x: Float[Tensor, "N 3"], vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"]
 ) -> Float[Tensor, "N"]:
-    """The twin: all pairs at once."""
+    """Return what ``mesh_distance`` does, from all pairs of a point and a face at once."""
     corners = vertices[faces]
     nearest = point_triangle_distance(x, corners).amin(1)
     return torch.where(winding_number(x, corners) > 0.5, -nearest, nearest)
 
 
 def winding_number(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3 3"]) -> Float[Tensor, "N"]:
-    """Solid angle of all triangles seen from each point, over 4 pi (Van Oosterom and Strackee 1983)."""
+    """Return solid angle of all triangles seen from each point, over 4 pi (Van Oosterom and Strackee 1983)."""
     a, b, c = (corners[None, :, i] - x[:, None] for i in range(3))
     la, lb, lc = a.norm(dim=-1), b.norm(dim=-1), c.norm(dim=-1)
     over = (a * torch.linalg.cross(b, c)).sum(-1)
@@ -59,7 +59,7 @@ def winding_number(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3 3"]) -> 
 
 
 def point_triangle_distance(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3 3"]) -> Float[Tensor, "N F"]:
-    """Distance of every point to every triangle: to its plane where the foot lies in it, else to its edges."""
+    """Return distance of every point to every triangle: to its plane where the foot lies in it, else to its edges."""
     at = x[:, None]
     edges = [_segment_distance(at, corners[:, i], corners[:, (i + 1) % 3]) for i in range(3)]
     a, b, c = corners.unbind(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usd.kernels import runtime
 
-wp = runtime.find_warp()
+wp = runtime.import_warp()
 ACCURACY = 2.0  # where the winding number takes faces together: at this many times their group's size away
 
 
@@ -23,6 +23,7 @@ def measure(
     x: wp.array(dtype=wp.vec3f),
     found: wp.array(dtype=wp.float32),
 ):
+    """Write the signed distance of one point."""
     i = first + wp.tid()
     at = x[i]
     nearest = wp.mesh_query_point_sign_winding_number(mesh, at, reach, accuracy, 0.5)
@@ -34,7 +35,7 @@ KERNELS = (measure,)
 
 
 def distance(x: Tensor, vertices: Tensor, faces: Tensor) -> Tensor:
-    """Signed distances (N,) of points to a mesh with faces, all detached and float32."""
+    """Return signed distances (N,) of points to a mesh with faces, all detached and float32."""
     points = wp.from_torch(vertices.contiguous(), dtype=wp.vec3f)
     indices = wp.from_torch(faces.flatten().to(torch.int32).contiguous(), dtype=wp.int32)
     with _on_torch_stream(x.device):
@@ -47,7 +48,7 @@ def distance(x: Tensor, vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def _on_torch_stream(device: torch.device) -> AbstractContextManager:
-    """Warp builds the mesh where torch has written it: on CUDA after what torch's stream still has to do."""
+    """Let Warp build the mesh where torch has written it: on CUDA after what torch's stream still has to do."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device)))

@@ -6,14 +6,13 @@ normals are derivatives of the field (``normal_type: analytic``), its networks m
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.kernels.accelerators import load
-from usd.kernels.runtime import Implementation, accelerated
+from usd.kernels.accelerators import load_accelerator
+from usd.kernels.runtime import Implementation, accelerator_of
 
 WIDTHS = (16, 32, 64, 128)
 BLOCK = 16  # inputs and outputs are padded to a multiple of it
@@ -22,41 +21,43 @@ BLOCK = 16  # inputs and outputs are padded to a multiple of it
 def mlp(
     x: Float[Tensor, "N i"], weights: Sequence[Float[Tensor, "_ _"]], implementation: Implementation = "auto"
 ) -> Float[Tensor, "N o"]:
-    """``weights``: (outputs, inputs) of each layer, the first one's first."""
-    if accelerated("mlp", implementation, x, *weights, obstacle=unfit([len(w) for w in weights])):
-        return fused(x, weights)
+    """Apply the layers to x. ``weights``: (outputs, inputs) of each layer, the first one's first."""
+    if accelerator_of(
+        "mlp", implementation, x, *weights, obstacle=fusion_obstacle([len(w) for w in weights])
+    ):
+        return mlp_fused(x, weights)
     return mlp_torch(x, weights)
 
 
 def mlp_torch(x: Float[Tensor, "N i"], weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "N o"]:
-    """The twin."""
+    """Apply the layers one by one."""
     for weight in weights[:-1]:
         x = torch.relu(x @ weight.T)
     return x @ weights[-1].T
 
 
-def unfit(outputs: Sequence[int]) -> str:
-    """Why tinycudann's fused network has no such layers; empty where it has."""
+def fusion_obstacle(outputs: Sequence[int]) -> str:
+    """Return why tinycudann's fused network has no such layers; empty where it has."""
     hidden = set(outputs[:-1])
     if len(hidden) == 1 and hidden <= set(WIDTHS):
         return ""
     return f"tinycudann fuses hidden layers of one width among {WIDTHS}, not {sorted(hidden)}"
 
 
-def fused(x: Float[Tensor, "N i"], weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "N o"]:
-    """By tinycudann."""
+def mlp_fused(x: Float[Tensor, "N i"], weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "N o"]:
+    """Apply the layers by tinycudann's fused kernel."""
     module = network(x.shape[1], len(weights[-1]), len(weights[0]), len(weights) - 1, x.device)
-    parameters = packed(weights)
-    if parameters.numel() != module.params.numel():
+    parameters, kept = pack_weights(weights), module.get_parameter("params").numel()
+    if parameters.numel() != kept:
         raise ValueError(
-            f"mlp: this version of tinycudann keeps {module.params.numel()} numbers where {parameters.numel()} were "
+            f"mlp: this version of tinycudann keeps {kept} numbers where {parameters.numel()} were "
             "expected; use otype: VanillaMLP"
         )
     return torch.func.functional_call(module, {"params": parameters}, (x,)).to(x.dtype)
 
 
-def packed(weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "P"]:
-    """All layers in one line, row by row; inputs of the first and outputs of the last padded with zeros.
+def pack_weights(weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "P"]:
+    """Return all layers in one line, row by row; inputs of the first and outputs of the last padded with zeros.
 
     tinycudann pads inputs with ones: with weights of zero they add nothing.
     """
@@ -66,8 +67,8 @@ def packed(weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "P"]:
 
 
 @functools.lru_cache(maxsize=64)
-def network(inputs: int, outputs: int, width: int, hidden: int, device: torch.device) -> Any:
-    """Its network of this shape."""
+def network(inputs: int, outputs: int, width: int, hidden: int, device: torch.device) -> torch.nn.Module:
+    """Return tinycudann's network of this shape."""
     config = {
         "otype": "FullyFusedMLP",
         "activation": "ReLU",
@@ -75,4 +76,4 @@ def network(inputs: int, outputs: int, width: int, hidden: int, device: torch.de
         "n_neurons": width,
         "n_hidden_layers": hidden,
     }
-    return load("tinycudann").Network(inputs, outputs, config).to(device)
+    return load_accelerator("tinycudann").Network(inputs, outputs, config).to(device)

@@ -34,20 +34,20 @@ class Occupancy:
 
 
 def occupied_everywhere(resolution: int, radius: float, device: torch.device | str = "cpu") -> Occupancy:
-    """A grid that knows nothing yet: every cell occupied."""
+    """Return a grid that knows nothing yet: every cell occupied."""
     shape = (resolution,) * 3
     ones = torch.ones(shape, dtype=torch.bool, device=device)
     return Occupancy(torch.zeros(shape, device=device), ones, radius)
 
 
 def cell_index(occupancy: Occupancy, x: Float[Tensor, "N 3"]) -> Int[Tensor, "N 3"]:
-    """The cell of each point; points outside get the nearest cell."""
+    """Return the cell of each point; points outside get the nearest cell."""
     scale = 0.5 * occupancy.resolution / occupancy.radius
     return ((x + occupancy.radius) * scale).floor().long().clamp(0, occupancy.resolution - 1)
 
 
 def is_occupied(occupancy: Occupancy, x: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
-    """Whether each point lies in an occupied cell."""
+    """Return whether each point lies in an occupied cell."""
     i, j, k = cell_index(occupancy, x).unbind(-1)
     return occupancy.binary[i, j, k]
 
@@ -60,7 +60,7 @@ def update(
     decay: float = 0.95,
     threshold: float = 0.01,
 ) -> Occupancy:
-    """The grid after one look at a random point of some cells.
+    """Return the grid after one look at a random point of some cells.
 
     ``step_opacity`` maps world points to density times the marching step (about the opacity of one step). Visited are
     all cells (``every_cell``, for the first few hundred steps), else a quarter of them drawn from all and as many
@@ -92,7 +92,7 @@ def _cells_to_visit(
 def _points_in(
     occupancy: Occupancy, index: Int[Tensor, "N"], generator: torch.Generator | None
 ) -> Float[Tensor, "N 3"]:
-    """One uniformly random world point in each cell."""
+    """Return one uniformly random world point in each cell."""
     g = occupancy.resolution
     corner = torch.stack([index // (g * g), index // g % g, index % g], -1)
     jitter = torch.rand(len(index), 3, generator=generator, device=index.device)
@@ -100,5 +100,5 @@ def _points_in(
 
 
 def step_size(radius: float, n_steps: int) -> float:
-    """The marching step that crosses the cube's longest diagonal in ``n_steps``."""
+    """Return the marching step that crosses the cube's longest diagonal in ``n_steps``."""
     return 2 * math.sqrt(3) * radius / n_steps

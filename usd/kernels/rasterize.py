@@ -17,7 +17,7 @@ Letters: B views, H W pixels of each, P covered pixels, R rays, V F vertices and
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,7 @@ class View:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Numbers of views, rows and columns."""
         return len(self.cameras), self.height, self.width
 
     @functools.cached_property
@@ -53,7 +54,7 @@ class View:
     def project(
         self, points: Float[Tensor, "N 3"], camera: Int[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:
-        """Where cameras see points: (x right, y down) from the window's corner, and depth along the view axis."""
+        """Project points: (x right, y down) from the window's corner, and depth along the view axis."""
         rotation, position = self.cameras.c2w[:, :3, :3], self.cameras.position
         offset = points - position.index_select(0, camera)
         local = (offset[:, :, None] * rotation.index_select(0, camera)).sum(1)
@@ -66,7 +67,7 @@ class View:
     def rays_through(
         self, pixels: Float[Tensor, "N 2"], camera: Int[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
-        """Origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
+        """Return origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
         plane = (pixels - pixels.new_tensor(self._center)) / self._pixels_per_unit[camera, None]
         rotation = self.cameras.c2w[:, :3, :3].index_select(0, camera)
         sideways = rotation[:, :, 0] * plane[:, :1] - rotation[:, :, 1] * plane[:, 1:]
@@ -74,7 +75,7 @@ class View:
         return (origins, forward + sideways) if self.perspective else (origins + sideways, forward)
 
     def toward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "B N 3"]:
-        """For each camera, vectors along its rays to points; not unit length."""
+        """Return for each camera, vectors along its rays to points; not unit length."""
         if self.perspective:
             return points - self.cameras.position[:, None]
         return -self.cameras.c2w[:, None, :3, 2].expand(-1, len(points), 3)
@@ -96,7 +97,7 @@ class View:
 
 
 def whole(cameras: Cameras) -> View:
-    """The cameras' full pictures."""
+    """Return the cameras' full pictures."""
     return View(cameras, 0, 0, cameras.height, cameras.width)
 
 
@@ -116,9 +117,17 @@ class Fragments:
         return self.pixel.shape[0]
 
     def picture(self, values: Float[Tensor, "P C"]) -> Float[Tensor, "B H W C"]:
-        """Values of covered pixels as pictures, zero elsewhere."""
+        """Return values of covered pixels as pictures, zero elsewhere."""
         rows = values.new_zeros(math.prod(self.shape), values.shape[1])
         return rows.index_copy(0, self.pixel, values).view(*self.shape, values.shape[1])
+
+
+@runtime_checkable
+class RayQuery(Protocol):
+    """A mesh that was made ready for rays."""
+
+    def cast(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the nearest face and the distance of each ray; see ``Tracer.cast``."""
 
 
 class Tracer:
@@ -131,7 +140,7 @@ class Tracer:
         implementation: Implementation = "auto",
     ) -> None:
         self.vertices, self.faces = vertices.detach().contiguous(), faces
-        self._tree: Any = None
+        self._tree: RayQuery | None = None
         if len(faces) and choose(implementation, vertices, faces) == "warp":
             from usd.kernels import rasterize_warp
 
@@ -141,7 +150,7 @@ class Tracer:
     def cast(
         self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]
     ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
-        """The nearest face each ray meets, from either side, and where: origin + t direction, t > 0.
+        """Return the nearest face each ray meets, from either side, and where: origin + t direction, t > 0.
 
         ``NOTHING`` (-1) and infinity where there is none.
         """
@@ -156,15 +165,15 @@ def cast_torch(
     origins: Float[Tensor, "R 3"],
     directions: Float[Tensor, "R 3"],
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
-    """The twin of the ray query: every ray with every face, a chunk of rays at once."""
+    """Cast as ``Tracer.cast`` does, by testing every ray with every face, a chunk of rays at once."""
     corners = vertices[faces]
     rows = max(1, CHUNK // max(1, len(faces)))
-    parts = [_nearest(corners, *part) for part in zip(origins.split(rows), directions.split(rows))]
+    parts = [_nearest_face(corners, *part) for part in zip(origins.split(rows), directions.split(rows))]
     face, t = zip(*parts) if parts else ((faces.new_empty(0),), (vertices.new_empty(0),))
     return torch.cat(face).long(), torch.cat(t)
 
 
-def _nearest(
+def _nearest_face(
     corners: Float[Tensor, "F 3 3"], o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"]
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
     if len(corners) == 0:
@@ -179,7 +188,7 @@ def _nearest(
 def intersect(
     corners: Float[Tensor, "*#n 3 3"], o: Float[Tensor, "*#n 3"], d: Float[Tensor, "*#n 3"]
 ) -> tuple[Float[Tensor, "*n 3"], Float[Tensor, "*n"]]:
-    """Where lines o + t d meet the planes of triangles: weights of the corners (they sum to 1), and t.
+    """Return where lines o + t d meet the planes of triangles: weights of the corners (they sum to 1), and t.
 
     Moeller and Trumbore's equations. A line in the plane gives values that are not finite.
     """
@@ -198,7 +207,7 @@ def _dot(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*
 
 @torch.no_grad()
 def rasterize(tracer: Tracer, view: View) -> Fragments:
-    """The face that each pixel's center shows. Not differentiable."""
+    """Return the face that each pixel's center shows. Not differentiable."""
     face, t = tracer.cast(*view.rays)
     pixel = (face != NOTHING).nonzero().squeeze(1)
     return Fragments(pixel, face[pixel], t[pixel], view.shape)
@@ -207,7 +216,7 @@ def rasterize(tracer: Tracer, view: View) -> Fragments:
 def barycentric(
     vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, fragments: Fragments
 ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P"]]:
-    """Weights of the three corners at covered pixels, and the distance along the pixels' rays.
+    """Return weights of the three corners at covered pixels, and the distance along the pixels' rays.
 
     Differentiable by vertices (and cameras). Weights are those of points in space, hence perspective-correct.
     """
@@ -222,7 +231,7 @@ def barycentric(
 def interpolate_corners(
     attributes: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
 ) -> Float[Tensor, "P 3 C"]:
-    """The attributes of the three corners of each covered pixel's face."""
+    """Return the attributes of the three corners of each covered pixel's face."""
     index = faces.index_select(0, fragments.face)
     return attributes.index_select(0, index.flatten()).view(len(index), 3, attributes.shape[1])
 
@@ -233,5 +242,5 @@ def interpolate(
     fragments: Fragments,
     weights: Float[Tensor, "P 3"],
 ) -> Float[Tensor, "P C"]:
-    """Vertex attributes at covered pixels. ``faces`` may number other corners than the mesh's (texture seams)."""
+    """Interpolate attributes at covered pixels. ``faces`` may number other corners than the mesh's (texture seams)."""
     return (interpolate_corners(attributes, faces, fragments) * weights[:, :, None]).sum(1)

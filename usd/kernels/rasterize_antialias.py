@@ -46,7 +46,7 @@ class MeshEdges:
 
 
 def edges_of(faces: Int[Tensor, "F 3"], n_vertices: int, like: Float[Tensor, "..."]) -> MeshEdges:
-    """Every edge once, its lower vertex first."""
+    """Return every edge once, its lower vertex first."""
     half = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     low, high = torch.minimum(*half.unbind(1)), torch.maximum(*half.unbind(1))
     key, of_half = torch.unique(low * n_vertices + high, return_inverse=True)
@@ -70,7 +70,7 @@ class Silhouettes:
 def silhouettes(
     vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], view: View, edges: MeshEdges
 ) -> Silhouettes:
-    """All views' silhouettes. Edges without an extent, as seen by a camera, are none."""
+    """Return all views' silhouettes. Edges without an extent, as seen by a camera, are none."""
     a, b, c = vertices[faces].unbind(1)
     normal = torch.linalg.cross(b - a, c - a)
     facing = (view.toward(a) * normal).sum(-1).sign()
@@ -98,6 +98,7 @@ class Crossings:
         return self.view.shape[0]
 
     def select(self, index: Tensor) -> "Crossings":
+        """Return some of the crossings, by number or mask."""
         return Crossings(
             self.view[index], self.ends[index], self.in_row[index], self.inner[index], self.outer[index]
         )
@@ -105,7 +106,7 @@ class Crossings:
 
 @torch.no_grad()
 def crossings(tracer: Tracer, view: View, fragments: Fragments) -> Crossings:
-    """The crossings that change the picture of what is ``fragments``. Not differentiable; ``crossing_points`` is."""
+    """Return the crossings that change the picture of the fragments. Not differentiable; ``crossing_points`` is."""
     edges = edges_of(tracer.faces, len(tracer.vertices), tracer.vertices)
     outlines = silhouettes(tracer.vertices, tracer.faces, view, edges)
     found = _scan(tracer.vertices, outlines, view)
@@ -116,36 +117,36 @@ def crossings(tracer: Tracer, view: View, fragments: Fragments) -> Crossings:
 
 
 def _scan(vertices: Float[Tensor, "V 3"], outlines: Silhouettes, view: View) -> Crossings:
-    """Every crossing of a silhouette with a row or column of pixel centers, between two pixels of the picture."""
+    """Find every crossing of a silhouette with a row or column of pixel centers, between two pixels."""
     (p0, depth0), (p1, depth1) = (view.project(vertices[i], outlines.view) for i in outlines.ends.unbind(1))
     run, rise = (p1 - p0).unbind(1)
     in_row = rise.abs() >= run.abs()
-    start, end, n_lines = p0.gather(1, axis(in_row)), p1.gather(1, axis(in_row)), lines(in_row, view)
+    start, end, n_lines = p0.gather(1, axis(in_row)), p1.gather(1, axis(in_row)), line_count(in_row, view)
     in_front = (depth0 > LEAST_DEPTH) & (depth1 > LEAST_DEPTH)
     edge, line = _lines_between(start.squeeze(1), end.squeeze(1), n_lines, in_front)
     in_row = in_row[edge]
-    place = _place(p0[edge], p1[edge], in_row, line)
+    place = _crossing_place(p0[edge], p1[edge], in_row, line)
     low = (place - 0.5).floor()
-    inside = (low >= 0) & (low + 1 < lines(~in_row, view))
+    inside = (low >= 0) & (low + 1 < line_count(~in_row, view))
     inner_is_high = torch.where(in_row, -rise[edge], run[edge]) * outlines.side[edge] > 0
     found = (part[inside] for part in (edge, in_row, line, low.long(), inner_is_high))
-    return _numbered(outlines, view, *found)
+    return _number_crossings(outlines, view, *found)
 
 
 def axis(in_row: Bool[Tensor, "K"]) -> Int[Tensor, "K 1"]:
-    """The coordinate that numbers lines: y for rows, x for columns."""
+    """Return the coordinate that numbers lines: y for rows, x for columns."""
     return in_row.long()[:, None]
 
 
-def lines(in_row: Bool[Tensor, "K"], view: View) -> Int[Tensor, "K"]:
-    """How many rows, or else columns, a picture has."""
+def line_count(in_row: Bool[Tensor, "K"], view: View) -> Int[Tensor, "K"]:
+    """Return how many rows, or else columns, a picture has."""
     return torch.where(in_row, view.height, view.width)
 
 
 def _lines_between(
     start: Float[Tensor, "S"], end: Float[Tensor, "S"], n_lines: Int[Tensor, "S"], wanted: Bool[Tensor, "S"]
 ) -> tuple[Int[Tensor, "K"], Int[Tensor, "K"]]:
-    """(edge, line) for every line whose center lies between start and end, the lower one included."""
+    """Return (edge, line) for every line whose center lies between start and end, the lower one included."""
     low, high = torch.minimum(start, end), torch.maximum(start, end)
     first, stop = ((x - 0.5).ceil().clamp(min=0).minimum(n_lines.to(low)) for x in (low, high))
     count = torch.where(wanted, stop - first, torch.zeros_like(first)).long()
@@ -154,16 +155,16 @@ def _lines_between(
     return edge, first[edge].long() + torch.arange(len(edge), device=edge.device) - before
 
 
-def _place(
+def _crossing_place(
     p0: Float[Tensor, "K 2"], p1: Float[Tensor, "K 2"], in_row: Bool[Tensor, "K"], line: Int[Tensor, "K"]
 ) -> Float[Tensor, "K"]:
-    """Where, on the other axis, the edge p0 p1 meets the line."""
+    """Return where, on the other axis, the edge p0 p1 meets the line."""
     along, across = axis(in_row), axis(~in_row)
     share = (line[:, None] + 0.5 - p0.gather(1, along)) / (p1 - p0).gather(1, along)
     return (p0 + share * (p1 - p0)).gather(1, across).squeeze(1)
 
 
-def _numbered(
+def _number_crossings(
     outlines: Silhouettes,
     view: View,
     edge: Tensor,
@@ -172,7 +173,7 @@ def _numbered(
     low: Tensor,
     inner_is_high: Tensor,
 ) -> Crossings:
-    """Crossings between pixels ``low`` and ``low + 1`` of lines."""
+    """Return crossings between pixels ``low`` and ``low + 1`` of lines."""
     which = outlines.view[edge]
     first = which * (view.height * view.width)
     step = torch.where(in_row, 1, view.width)
@@ -191,7 +192,7 @@ class CrossingPoints:
 
 
 def crossing_points(vertices: Float[Tensor, "V 3"], found: Crossings, view: View) -> CrossingPoints:
-    """Where the edges cross; differentiable by vertices and cameras. alpha is in [0, 1], 1 at the outer pixel."""
+    """Locate the crossings; differentiable by vertices and cameras. alpha is in [0, 1], 1 at the outer pixel."""
     (p0, depth0), (p1, depth1) = (
         view.project(vertices.index_select(0, ends), found.view) for ends in found.ends.unbind(1)
     )
@@ -214,7 +215,7 @@ def _center(pixel: Int[Tensor, "K"], view: View) -> Float[Tensor, "K 2"]:
 def _is_visible(
     tracer: Tracer, found: Crossings, view: View, distance: Float[Tensor, "N"]
 ) -> Bool[Tensor, "K"]:
-    """Nothing hides the edge, something further away begins behind it, and its two pixels lie on these two sides."""
+    """Return where nothing hides the edge and its two pixels lie on the two sides of a step in depth."""
     at = crossing_points(tracer.vertices, found, view)
     outward = _center(found.outer, view) - _center(found.inner, view)
     origins, through = view.rays_through(at.pixels + BESIDE_PX * outward.to(at.pixels), found.view)
@@ -226,7 +227,7 @@ def _is_visible(
 
 
 def _outermost(found: Crossings, alpha: Float[Tensor, "K"]) -> Crossings:
-    """Of several crossings between the same two pixels the one nearest to the outer pixel."""
+    """Return of several crossings between the same two pixels the one nearest to the outer pixel."""
     order = alpha.argsort()
     segment = 2 * torch.minimum(found.inner, found.outer) + found.in_row
     order = order[segment[order].argsort(stable=True)]
@@ -238,7 +239,7 @@ def _outermost(found: Crossings, alpha: Float[Tensor, "K"]) -> Crossings:
 def antialias(
     picture: Float[Tensor, "B H W C"], vertices: Float[Tensor, "V 3"], found: Crossings, view: View
 ) -> Float[Tensor, "B H W C"]:
-    """The picture blended across its silhouettes. Differentiable by the picture and by vertices (and cameras)."""
+    """Blend the picture across its silhouettes. Differentiable by the picture and by vertices (and cameras)."""
     alpha = crossing_points(vertices, found, view).alpha.to(picture)
     rows = picture.reshape(-1, picture.shape[-1])
     for chosen in (found.in_row, ~found.in_row):
@@ -250,7 +251,7 @@ def antialias(
 def _blend(
     rows: Float[Tensor, "N C"], inner: Int[Tensor, "K"], outer: Int[Tensor, "K"], beyond: Float[Tensor, "K"]
 ) -> Float[Tensor, "N C"]:
-    """``beyond`` in [-1/2, 1/2] is how far the inner surface reaches over the border of the two pixels."""
+    """Blend pixels; ``beyond`` in [-1/2, 1/2] is how far the inner surface reaches over the pixels' border."""
     grows = beyond > 0
     to, source = torch.where(grows, outer, inner), torch.where(grows, inner, outer)
     change = rows.index_select(0, source) - rows.index_select(0, to)

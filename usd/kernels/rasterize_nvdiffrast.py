@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.accelerators import load
+from usd.kernels.accelerators import load_accelerator
 from usd.kernels.rasterize import Fragments, View, barycentric
 
 NEAR, FAR = 0.01, 1000.0
@@ -24,7 +24,7 @@ ContextType = Literal["cuda", "gl"]
 def package() -> ModuleType:
     """Return the module ``nvdiffrast.torch``. Raises ``ValueError`` where it cannot be imported."""
     try:
-        return load("nvdiffrast")
+        return load_accelerator("nvdiffrast")
     except ImportError as error:
         raise ValueError(
             f"the package nvdiffrast cannot be imported ({error}); expected it to be installed "

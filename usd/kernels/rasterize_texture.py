@@ -21,14 +21,14 @@ Wrap = Literal["repeat", "clamp", "panorama"]
 def sample_texture(
     texture: Float[Tensor, "h w C"], uv: Float[Tensor, "P 2"], wrap: Wrap = "repeat"
 ) -> Float[Tensor, "P C"]:
-    """Bilinear colors at texture coordinates; differentiable by texture and coordinates.
+    """Return bilinear colors at texture coordinates; differentiable by texture and coordinates.
 
     Beyond [0, 1] the picture repeats, or its border goes on; a panorama repeats to the sides only.
     """
     height, width, channels = texture.shape
     x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
-    left, right = _neighbours(x, width, repeats=wrap != "clamp")
-    top, bottom = _neighbours(y, height, repeats=wrap == "repeat")
+    left, right = _neighbor_texels(x, width, repeats=wrap != "clamp")
+    top, bottom = _neighbor_texels(y, height, repeats=wrap == "repeat")
     right_share, bottom_share = (x - x.detach().floor())[:, None], (y - y.detach().floor())[:, None]
     texels = texture.reshape(-1, channels)
 
@@ -40,8 +40,10 @@ def sample_texture(
     return upper + bottom_share * (row(bottom) - upper)
 
 
-def _neighbours(x: Float[Tensor, "P"], n: int, repeats: bool) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
-    """Numbers of the two texels whose centers enclose ``x`` (in texels from the first center)."""
+def _neighbor_texels(
+    x: Float[Tensor, "P"], n: int, repeats: bool
+) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
+    """Return numbers of the two texels whose centers enclose ``x`` (in texels from the first center)."""
     low = x.detach().floor().long()
     if repeats:
         return low % n, (low + 1) % n
@@ -51,12 +53,12 @@ def _neighbours(x: Float[Tensor, "P"], n: int, repeats: bool) -> tuple[Int[Tenso
 def panorama_color(
     panorama: Float[Tensor, "h w C"], directions: Float[Tensor, "N 3"]
 ) -> Float[Tensor, "N C"]:
-    """Bilinear colors along unit directions."""
+    """Return bilinear colors along unit directions."""
     return sample_texture(panorama, panorama_coordinates(directions), "panorama")
 
 
 def panorama_coordinates(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2"]:
-    """(u, v) of unit directions in a panorama."""
+    """Return (u, v) of unit directions in a panorama."""
     x, y, z = directions.unbind(-1)
     level = (x.detach().abs() + y.detach().abs()) < 1e-7
     azimuth = torch.atan2(y, torch.where(level, torch.ones_like(x), x))
@@ -65,7 +67,7 @@ def panorama_coordinates(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2
 
 
 def panorama_directions(height: int, width: int, like: Tensor) -> Float[Tensor, "N 3"]:
-    """Unit directions of a panorama's pixels, row by row."""
+    """Return unit directions of a panorama's pixels, row by row."""
     down, along = ((torch.arange(n).to(like) + 0.5) / n for n in (height, width))
     elevation, azimuth = (0.5 - down) * math.pi, (1.5 - along) * 2 * math.pi - math.pi
     up, around = torch.meshgrid(elevation, azimuth, indexing="ij")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from usd.kernels import runtime
 
-wp = runtime.find_warp()
+wp = runtime.import_warp()
 kernel = wp.kernel(module="usd_rasterize", enable_backward=False)
 FAR = 1e30
 
@@ -25,6 +25,7 @@ def cast_rays(
     face: wp.array(dtype=wp.int64),
     t: wp.array(dtype=wp.float32),
 ):
+    """Write the nearest face that one ray meets, and where."""
     r = first + wp.tid()
     hit = wp.mesh_query_ray(mesh, origins[r], directions[r], far)
     if hit.result:
@@ -48,7 +49,7 @@ class Tree:
             self.mesh = wp.Mesh(wp.from_torch(points, dtype=wp.vec3f), wp.from_torch(indices))
 
     def cast(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """``Tracer.cast`` by the kernel."""
+        """Cast as ``Tracer.cast`` does, by the kernel."""
         n = len(origins)
         face = torch.empty(n, dtype=torch.int64, device=origins.device)
         t = origins.new_empty(n)
@@ -59,7 +60,7 @@ class Tree:
 
 
 def _on_torch_stream(device: torch.device):
-    """Warp's own work (building the tree) in the order of torch's current stream."""
+    """Let Warp's own work (building the tree) follow torch's current stream."""
     if device.type != "cuda":
         return wp.ScopedDevice("cpu")
     return wp.ScopedStream(wp.stream_from_torch(torch.cuda.current_stream(device)))

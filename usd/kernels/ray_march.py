@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.kernels.occupancy import Occupancy, is_occupied
-from usd.kernels.runtime import Implementation, accelerated, choose
+from usd.kernels.runtime import Implementation, accelerator_of, choose
 from usd.math import rng
 from usd.math.volume import alpha_from_density, packed_sum, packed_transmittance
 
@@ -41,6 +41,7 @@ class RaySamples:
 
     @property
     def n_rays(self) -> int:
+        """R: the number of rays, those without samples included."""
         return self.packed.shape[0]
 
     @property
@@ -50,17 +51,18 @@ class RaySamples:
 
     @property
     def lengths(self) -> Float[Tensor, "S"]:
+        """Length of each sample along its ray."""
         return self.t_end - self.t_start
 
     def positions(
         self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]
     ) -> Float[Tensor, "S 3"]:
-        """The samples' middles."""
+        """Return the samples' middles."""
         along = directions.index_select(0, self.ray_index) * self.t[:, None]
         return along.add_(origins.index_select(0, self.ray_index))
 
     def select(self, keep: Bool[Tensor, "S"]) -> "RaySamples":
-        """Some of the samples, still packed."""
+        """Return some of the samples, still packed."""
         index = keep.nonzero().squeeze(1)
         ray_index = self.ray_index[index]
         return RaySamples(
@@ -78,7 +80,7 @@ class Composite(NamedTuple):
 
 
 def packed_info(ray_index: Int[Tensor, "S"], n_rays: int) -> Int[Tensor, "R 2"]:
-    """First sample and number of samples of each ray, from a sorted ``ray_index``."""
+    """Return first sample and number of samples of each ray, from a sorted ``ray_index``."""
     count = torch.bincount(ray_index, minlength=n_rays)
     return torch.stack([count.cumsum(0) - count, count], -1)
 
@@ -90,10 +92,21 @@ def join_samples(pieces: Sequence[RaySamples], rays: int) -> RaySamples:
     return RaySamples(ray_index, start, end, packed_info(ray_index, sum(piece.n_rays for piece in pieces)))
 
 
+def samples_between(edges: Float[Tensor, "R E"]) -> RaySamples:
+    """Return the E - 1 samples of each ray between neighboring edges (ascending), those without length left out."""
+    n_rays, per_ray = len(edges), edges.shape[1] - 1
+    ray_index = torch.arange(n_rays, device=edges.device).repeat_interleave(per_ray)
+    start, end = edges[:, :-1].flatten(), edges[:, 1:].flatten()
+    count = torch.full((n_rays,), per_ray, device=edges.device)
+    samples = RaySamples(ray_index, start, end, torch.stack([count.cumsum(0) - count, count], -1))
+    long = end > start
+    return samples if bool(long.all()) else samples.select(long)
+
+
 def intersect_box(
     origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], radius: float, near: float, far: float
 ) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
-    """Where each ray enters and leaves the cube [-radius, radius]^3, within [near, far]; equal for a miss."""
+    """Return where each ray enters and leaves the cube [-radius, radius]^3, within [near, far]; equal for a miss."""
     tiny = torch.full_like(directions, 1e-20)
     inverse = 1 / torch.where(directions.abs() < tiny, tiny, directions)
     a, b = (-radius - origins) * inverse, (radius - origins) * inverse
@@ -112,7 +125,7 @@ def march(
     far: float = math.inf,
     implementation: Implementation = "auto",
 ) -> RaySamples:
-    """Samples of length ``step`` whose middles lie in occupied cells.
+    """Return samples of length ``step`` whose middles lie in occupied cells.
 
     Middles stand at ``enter + (k + u) step``, k = 0, 1, ... from where the ray enters the cube; u, one number in [0, 1)
     per ray, is ``shift``, or drawn from it where that is a generator; 0.5 without either. Directions are unit vectors
@@ -123,14 +136,14 @@ def march(
     with torch.no_grad():
         enter, leave = intersect_box(origins, directions, occupancy.radius, near, far)
         first = enter + _shifts(enter, shift) * step
-        if accelerated("march", implementation, origins, directions):
+        if accelerator_of("march", implementation, origins, directions):
             from usd.kernels import ray_march_nerfacc
 
-            return ray_march_nerfacc.march(origins, directions, occupancy, step, first, leave)
+            return ray_march_nerfacc.march_nerfacc(origins, directions, occupancy, step, first, leave)
         if choose(implementation, origins, directions) == "warp":
             from usd.kernels import ray_march_warp
 
-            return ray_march_warp.march(origins, directions, occupancy, step, first, leave)
+            return ray_march_warp.march_warp(origins, directions, occupancy, step, first, leave)
         return march_torch(origins, directions, occupancy, step, first, leave)
 
 
@@ -151,7 +164,7 @@ def march_torch(
     first: Float[Tensor, "R"],
     leave: Float[Tensor, "R"],
 ) -> RaySamples:
-    """The twin: look at every lattice point of every ray. ``first`` is the middle of sample 0."""
+    """March by looking at every lattice point of every ray. ``first`` is the middle of sample 0."""
     n = int(((leave - first) / step).amax().clamp(min=-1)) + 1 if len(first) else 0
     t = first[:, None] + torch.arange(n, device=first.device) * step
     inside = t < leave[:, None]
@@ -169,19 +182,21 @@ def composite(
     least_transmittance: float = 0.0,
     implementation: Implementation = "auto",
 ) -> Composite:
-    """Front-to-back compositing: w = alpha T, and its sums with 1, distance and ``features``.
+    """Composite front to back: weights w = alpha T, and their sums with 1, distance and ``features``.
 
     Differentiable with respect to ``alpha`` and ``features`` through all four results. Samples reached by less than
     ``least_transmittance`` of the light get weight and gradient 0. ``features`` may have no channels.
     """
-    if accelerated("composite", implementation, alpha, features, samples.t_start):
+    if accelerator_of("composite", implementation, alpha, features, samples.t_start):
         from usd.kernels import ray_march_nerfacc
 
-        return Composite(*ray_march_nerfacc.composite(alpha, features, samples, least_transmittance, False))
+        return Composite(
+            *ray_march_nerfacc.composite_nerfacc(alpha, features, samples, least_transmittance, False)
+        )
     if choose(implementation, alpha, features, samples.t_start) == "warp":
         from usd.kernels import ray_march_warp
 
-        return Composite(*ray_march_warp.composite(alpha, features, samples, least_transmittance, False))
+        return Composite(*ray_march_warp.composite_warp(alpha, features, samples, least_transmittance, False))
     return composite_torch(alpha, features, samples, least_transmittance)
 
 
@@ -192,18 +207,22 @@ def composite_density(
     least_transmittance: float = 0.0,
     implementation: Implementation = "auto",
 ) -> Composite:
-    """``composite`` of ``alpha_from_density(density, samples.lengths)`` in one pass over the samples.
+    """Composite ``alpha_from_density(density, samples.lengths)`` in one pass over the samples.
 
     Differentiable with respect to ``density`` and ``features``.
     """
-    if accelerated("composite", implementation, density, features, samples.t_start):
+    if accelerator_of("composite", implementation, density, features, samples.t_start):
         from usd.kernels import ray_march_nerfacc
 
-        return Composite(*ray_march_nerfacc.composite(density, features, samples, least_transmittance, True))
+        return Composite(
+            *ray_march_nerfacc.composite_nerfacc(density, features, samples, least_transmittance, True)
+        )
     if choose(implementation, density, features, samples.t_start) == "warp":
         from usd.kernels import ray_march_warp
 
-        return Composite(*ray_march_warp.composite(density, features, samples, least_transmittance, True))
+        return Composite(
+            *ray_march_warp.composite_warp(density, features, samples, least_transmittance, True)
+        )
     alpha = alpha_from_density(density, samples.lengths)
     return composite_torch(alpha, features, samples, least_transmittance)
 
@@ -214,7 +233,7 @@ def composite_torch(
     samples: RaySamples,
     least_transmittance: float = 0.0,
 ) -> Composite:
-    """The twin: rays padded to the longest, cumulative products, sums by ray."""
+    """Composite as ``composite`` does: rays padded to the longest, cumulative products, sums by ray."""
     reach = packed_transmittance(alpha, samples.packed, samples.ray_index)
     weights = torch.where(reach >= least_transmittance, alpha * reach, torch.zeros_like(alpha))
     by_ray = (samples.ray_index, samples.n_rays)

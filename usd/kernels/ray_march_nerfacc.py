@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.kernels.accelerators import load
+from usd.kernels.accelerators import load_accelerator
 from usd.kernels.occupancy import Occupancy
 from usd.kernels.ray_march import RaySamples
 
 
-def march(
+def march_nerfacc(
     origins: Float[Tensor, "R 3"],
     directions: Float[Tensor, "R 3"],
     occupancy: Occupancy,
@@ -22,7 +22,7 @@ def march(
 ) -> RaySamples:
     """See ``march_torch``: ``first`` is the middle of sample 0, ``leave`` where the ray leaves the cube."""
     r = occupancy.radius
-    intervals, samples, _ = load("nerfacc").traverse_grids(
+    intervals, samples, _ = load_accelerator("nerfacc").traverse_grids(
         origins,
         directions,
         occupancy.binary[None],
@@ -35,15 +35,15 @@ def march(
     return RaySamples(samples.ray_indices, start, end, samples.packed_info)
 
 
-def composite(
+def composite_nerfacc(
     values: Float[Tensor, "S"],
     features: Float[Tensor, "S C"],
     samples: RaySamples,
     least_transmittance: float,
     from_density: bool,
 ) -> tuple[Float[Tensor, "S"], Float[Tensor, "R"], Float[Tensor, "R"], Float[Tensor, "R C"]]:
-    """Weights and their sums with 1, distance and features, as ``Composite`` has them."""
-    package, index, n = load("nerfacc"), samples.ray_index, samples.n_rays
+    """Return weights and their sums with 1, distance and features, as ``Composite`` has them."""
+    package, index, n = load_accelerator("nerfacc"), samples.ray_index, samples.n_rays
     rays = {"packed_info": samples.packed, "ray_indices": index, "n_rays": n}
     if from_density:
         weights, reach, _ = package.render_weight_from_density(samples.t_start, samples.t_end, values, **rays)

@@ -3,7 +3,7 @@
 // A V holds BLOCK samples of one ray: 8 on a CPU, one on CUDA, where each thread has a ray of its own.
 //   load, store            memory to and from a V; load fills up with zeros, samples of nothing
 //   opacity_of             1 - exp(-x), exact for small x too
-//   pass_through           how much light is left before each sample, q being 1 - alpha; light goes on to the next block
+//   pass_through           the light left before each sample, q being 1 - alpha; light goes on to the next block
 //   look_back              B of each sample (see ray_march_composite_backward.h); behind goes on to the block before
 //   keep_if_reached        x where at least the least light is left, else 0
 #if defined(__CUDA_ARCH__)

@@ -6,18 +6,18 @@ The walks are the C++ of ``ray_march.h``, for the reason given in ``hash_grid_wa
 
 import math
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import TYPE_CHECKING, no_type_check
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from usd.kernels import runtime
 from usd.kernels.native import native_body
 from usd.kernels.occupancy import Occupancy
 from usd.kernels.ray_march import RaySamples
 
-wp = runtime.find_warp()
+wp = runtime.import_warp()
 kernel = wp.kernel(module="usd_ray_march", enable_backward=False)
 BITS = 64  # points of a ray that one word of ``bits`` stands for
 
@@ -41,7 +41,8 @@ def find_samples_of_ray(
     leave: wp.array(dtype=wp.float32),
     bits: wp.array2d(dtype=wp.int64),
     count: wp.array(dtype=wp.int64),
-): ...
+):
+    """Find the samples of ray r, in C++."""
 
 
 @kernel
@@ -59,6 +60,7 @@ def find_samples(
     bits: wp.array2d(dtype=wp.int64),
     count: wp.array(dtype=wp.int64),
 ):
+    """Find the samples of one ray."""
     find_samples_of_ray(
         first + wp.tid(), origins, directions, cells, side, radius, step, nearest, leave, bits, count
     )
@@ -75,7 +77,8 @@ def write_samples_of_ray(
     ray_index: wp.array(dtype=wp.int64),
     t_start: wp.array(dtype=wp.float32),
     t_end: wp.array(dtype=wp.float32),
-): ...
+):
+    """Write the samples of ray r, in C++."""
 
 
 @kernel
@@ -90,6 +93,7 @@ def write_samples(
     t_start: wp.array(dtype=wp.float32),
     t_end: wp.array(dtype=wp.float32),
 ):
+    """Write the samples of one ray."""
     write_samples_of_ray(first + wp.tid(), bits, step, nearest, packed, ray_index, t_start, t_end)
 
 
@@ -109,7 +113,8 @@ def composite_ray(
     opacity: wp.array(dtype=wp.float32),
     depth: wp.array(dtype=wp.float32),
     color: wp.array2d(dtype=wp.float32),
-): ...
+):
+    """Composite ray r, in C++."""
 
 
 @kernel
@@ -129,6 +134,7 @@ def composite_rays(
     depth: wp.array(dtype=wp.float32),
     color: wp.array2d(dtype=wp.float32),
 ):
+    """Composite one ray."""
     composite_ray(
         first + wp.tid(),
         packed,
@@ -164,7 +170,8 @@ def composite_ray_backward(
     g_color: wp.array2d(dtype=wp.float32),
     g_matter: wp.array(dtype=wp.float32),
     g_features: wp.array2d(dtype=wp.float32),
-): ...
+):
+    """Write the gradients of ray r's samples, in C++."""
 
 
 @kernel
@@ -186,6 +193,7 @@ def composite_rays_backward(
     g_matter: wp.array(dtype=wp.float32),
     g_features: wp.array2d(dtype=wp.float32),
 ):
+    """Write the gradients of one ray's samples."""
     composite_ray_backward(
         first + wp.tid(),
         packed,
@@ -208,10 +216,10 @@ def composite_rays_backward(
 KERNELS = (find_samples, write_samples, composite_rays, composite_rays_backward)
 
 
-def march(
+def march_warp(
     origins: Tensor, directions: Tensor, occupancy: Occupancy, step: float, nearest: Tensor, leave: Tensor
 ) -> RaySamples:
-    """``march`` by the kernels: find, make room, write."""
+    """March as ``march_torch`` does, by the kernels: find, make room, write."""
     n = len(origins)
     most = math.ceil(2 * math.sqrt(3) * occupancy.radius / step) + 2
     count = torch.empty(n, dtype=torch.int64, device=origins.device)
@@ -232,15 +240,33 @@ def march(
 
 
 def _four_cells_to_a_word(binary: Tensor) -> Tensor:
-    """The grid's bytes as integers: a vector unit looks up many integers at once, but not bytes."""
+    """Return the grid's bytes as integers: a vector unit looks up many integers at once, but not bytes."""
     cells = binary.reshape(-1).view(torch.uint8)
     return torch.nn.functional.pad(cells, (0, -len(cells) % 4)).view(torch.int32)
+
+
+if TYPE_CHECKING:
+
+    class CompositeContext(FunctionCtx):
+        """What compositing keeps for its backward pass."""
+
+        least: float
+        is_density: bool
+        saved_tensors: tuple[Tensor, ...]
+
+else:  # autograd makes a class of its own
+    CompositeContext = FunctionCtx
 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, matter: Tensor, features: Tensor, samples: RaySamples, least: float, is_density: bool
+        ctx: CompositeContext,
+        matter: Tensor,
+        features: Tensor,
+        samples: RaySamples,
+        least: float,
+        is_density: bool,
     ) -> tuple[Tensor, ...]:
         n, c, n_samples = samples.n_rays, features.shape[1], len(samples)
         weights, reach = torch.empty_like(matter), matter.new_empty(n_samples // _block(matter) + n)
@@ -256,7 +282,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: CompositeContext, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         *inputs, reach = ctx.saved_tensors
         matter, features = inputs[3:]
         n = len(inputs[0])
@@ -273,16 +299,16 @@ class _Composite(torch.autograd.Function):
 
 
 def _block(matter: Tensor) -> int:
-    """BLOCK, as the kernels have it."""
+    """Return BLOCK, as the kernels have it."""
     return 1 if matter.is_cuda else 8
 
 
-def _arrays(*tensors: Tensor) -> list[Any]:
+def _arrays(*tensors: Tensor) -> list[object]:
     return [runtime.array(t) for t in tensors]
 
 
-def composite(
+def composite_warp(
     matter: Tensor, features: Tensor, samples: RaySamples, least: float, is_density: bool
 ) -> tuple[Tensor, ...]:
-    """Weights, opacity, depth, color of ``composite`` or ``composite_density`` by the kernels."""
+    """Return weights, opacity, depth, color of ``composite`` or ``composite_density`` by the kernels."""
     return _Composite.apply(matter.contiguous(), features.contiguous(), samples, least, is_density)

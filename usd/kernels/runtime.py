@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,9 +30,23 @@ Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdi
 _wanted: list[str] = ["auto"]  # what "auto" means, as the configuration's `kernels` says
 
 
+@runtime_checkable
+class WarpModule(Protocol):
+    """What Warp compiles at once: all kernels of one name of module."""
+
+    name: str
+
+
+@runtime_checkable
+class WarpKernel(Protocol):
+    """A kernel as Warp's decorators make it."""
+
+    module: WarpModule
+
+
 @functools.cache
-def find_warp() -> Any:
-    """The ``warp`` module, imported on first use and without its banner; None where it is not installed."""
+def find_warp() -> ModuleType | None:
+    """Return the ``warp`` module, imported on first use and without its banner; None where it is not installed."""
     try:
         import warp as wp
     except ImportError:
@@ -40,6 +55,14 @@ def find_warp() -> Any:
     with _silent_stderr(not torch.cuda.is_available()):
         wp.init()
     return wp
+
+
+def import_warp() -> ModuleType:
+    """Return the ``warp`` module. Raises ``ImportError`` where it is not installed."""
+    warp = find_warp()
+    if warp is None:
+        raise ImportError("the package 'warp-lang' is not installed")
+    return warp
 
 
 @contextlib.contextmanager
@@ -60,7 +83,7 @@ def _silent_stderr(silent: bool) -> Iterator[None]:
 
 
 def prefer(names: Sequence[str]) -> None:
-    """What "auto" means from now on in this process: "auto", "warp" or "torch", and accelerators that can be used.
+    """Set what "auto" means from now on in this process: "auto", "warp" or "torch", and usable accelerators.
 
     Raises ``ValueError`` for one that cannot.
     """
@@ -71,14 +94,14 @@ def prefer(names: Sequence[str]) -> None:
 
 
 def wants(kernel: str, implementation: Implementation = "auto") -> str | None:
-    """The accelerator that is to serve a kernel, by the argument or else by ``prefer``; None for our own."""
+    """Return the accelerator that is to serve a kernel, by the argument or else by ``prefer``; None for our own."""
     return server_of(kernel, _wanted if implementation == "auto" else [implementation])
 
 
-def accelerated(
+def accelerator_of(
     kernel: str, implementation: Implementation, *tensors: Tensor, obstacle: str = ""
 ) -> str | None:
-    """The accelerator that serves these tensors; None for our own kernels.
+    """Return the accelerator that serves these tensors; None for our own kernels.
 
     One that was asked for in general (``prefer``) leaves out what it cannot do: anything but float32 on CUDA, and
     what ``obstacle`` says. One asked for by the argument raises ``ValueError`` then.
@@ -94,7 +117,7 @@ def accelerated(
 
 
 def choose(implementation: Implementation, *tensors: Tensor) -> Literal["warp", "torch"]:
-    """Which of our own serves these tensors: "warp" for float32 on a CPU or CUDA, else the torch twin.
+    """Return which of our own serves these tensors: "warp" for float32 on a CPU or CUDA, else the torch twin.
 
     Raises ``ValueError`` where "warp" was asked for and cannot serve, and for tensors on several devices.
     """
@@ -118,7 +141,7 @@ def choose(implementation: Implementation, *tensors: Tensor) -> Literal["warp", 
 
 
 def _obstacle(tensors: Sequence[Tensor], device: torch.device) -> str:
-    """Why Warp cannot serve these tensors; empty where it can."""
+    """Return why Warp cannot serve these tensors; empty where it can."""
     other = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
     if other:
         return f"warp kernels do not compute in {other.pop()}"
@@ -136,7 +159,7 @@ class Split:
     grain: int = 2048
 
     def pieces(self, n_threads: int) -> list[tuple[int, tuple[int, ...]]]:
-        """(first, dim) of each piece: a few per thread, so that no thread waits long for another."""
+        """Return (first, dim) of each piece: a few per thread, so that no thread waits long for another."""
         size = self.dim[self.axis]
         n = max(1, min(4 * n_threads, size // self.grain)) if n_threads > 1 else 1
         cuts = [size * i // n for i in range(n + 1)]
@@ -144,7 +167,7 @@ class Split:
         return [(first, (*before, last - first, *after)) for first, last in itertools.pairwise(cuts)]
 
 
-def launch(kernel: Any, split: Split, arguments: Sequence[Any], device: torch.device) -> None:
+def launch(kernel: WarpKernel, split: Split, arguments: Sequence[object], device: torch.device) -> None:
     """Run ``kernel(first, *arguments)`` over ``split.dim``; ``arguments`` are numbers, ``array``s and Warp structs."""
     if 0 in split.dim:
         return
@@ -161,14 +184,14 @@ def launch(kernel: Any, split: Split, arguments: Sequence[Any], device: torch.de
     run_tasks(tasks)
 
 
-_loaded: set[Any] = set()  # kernels that this process has launched on the CPU
+_loaded: set[WarpKernel] = set()  # kernels that this process has launched on the CPU
 
 
 def _launch_piece(
-    kernel: Any, arguments: Sequence[Any], device: torch.device, first: int, dim: tuple[int, ...]
+    kernel: WarpKernel, arguments: Sequence[object], device: torch.device, first: int, dim: tuple[int, ...]
 ) -> None:
-    wp = find_warp()
-    where: dict[str, Any] = {"device": "cpu"}
+    wp = import_warp()
+    where: dict[str, object] = {"device": "cpu"}
     if device.type == "cuda":
         where = {"stream": wp.stream_from_torch(torch.cuda.current_stream(device))}
     wp.launch(kernel, dim=dim, inputs=[first, *arguments], record_tape=False, **where)
@@ -184,7 +207,7 @@ def run_tasks(tasks: Sequence[Callable[[], None]]) -> None:
         other.result()
 
 
-def _drain(tasks: Any) -> None:
+def _drain(tasks: Iterator[Callable[[], None]]) -> None:
     for task in tasks:
         task()
 
@@ -197,18 +220,18 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked worker has none of its parent's threads
 
 
-def array(tensor: Tensor, dtype: Any = None) -> Any:
-    """A view of a contiguous tensor for a kernel; ``dtype`` may be a Warp vector that takes up the last axis."""
-    return find_warp().from_torch(tensor.detach(), dtype=dtype, return_ctype=True)
+def array(tensor: Tensor, dtype: object = None) -> object:
+    """Return a view of a contiguous tensor for a kernel; ``dtype`` may be a Warp vector that takes up the last axis."""
+    return import_warp().from_torch(tensor.detach(), dtype=dtype, return_ctype=True)
 
 
 def zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """float32 zeros for a kernel to add to."""
+    """Return float32 zeros for a kernel to add to."""
     return _fresh_pages(shape) if _is_large(shape, device) else torch.zeros(shape, device=device)
 
 
 def room(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """float32 memory for a kernel to fill."""
+    """Return float32 memory for a kernel to fill."""
     return _fresh_pages(shape) if _is_large(shape, device) else torch.empty(shape, device=device)
 
 
@@ -217,7 +240,7 @@ def _is_large(shape: tuple[int, ...], device: torch.device) -> bool:
 
 
 def _fresh_pages(shape: tuple[int, ...]) -> Tensor:
-    """Zeros on the operating system's large pages, where it has any, instead of 4 KiB ones.
+    """Return zeros on the operating system's large pages, where it has any, instead of 4 KiB ones.
 
     Large results are new to the process each time, and half of the time of filling one was spent entering pages.
     The system hands over zeros, page by page, to the thread that writes there first: nothing is cleared twice.

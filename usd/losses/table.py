@@ -1,6 +1,13 @@
 """The YAML names: ``system.loss.lambda_NAME`` weighs the loss called NAME here."""
 
-from usd.losses import EstimateLoss, Loss, ReferenceLoss
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.core.registry import import_custom
+from usd.core.types import Render
+from usd.losses import EstimateLoss, Loss, ReferenceLoss, loss
 from usd.losses.curvature import curvature
 from usd.losses.depth import center_depth
 from usd.losses.eikonal import eikonal
@@ -38,3 +45,29 @@ LOSS_OPTIONS: dict[str, float] = {
     name: default for loss in REGULARIZERS.values() for name, default in loss.options.items()
 }
 """Keys of ``system.loss`` that are no weights, and their defaults; pass their values to every regularizer."""
+
+
+def register_loss(name: str, *needs: str) -> Callable[[Callable[[Render], Tensor]], Loss]:
+    """Decorate a function of a render: ``system.loss.lambda_NAME`` weighs it. ``needs`` names fields of ``Render``.
+
+    Files of ``custom/losses/`` use it; an own name may not be one of the table's.
+    """
+
+    def decorate(function: Callable[[Render], Tensor]) -> Loss:
+        known = REGULARIZERS.get(name)
+        if name in REFERENCE_LOSSES or (
+            known is not None and known.function.__module__ != function.__module__
+        ):
+            raise UserError(
+                f"{function.__module__}: a loss is called '{name}' already; expected another name"
+            )
+        REGULARIZERS[name] = loss(*needs)(function)
+        return REGULARIZERS[name]
+
+    return decorate
+
+
+def regularizers() -> Mapping[str, Loss]:
+    """Return the losses on renders by name, those of ``custom/losses/`` included."""
+    import_custom("losses")
+    return REGULARIZERS

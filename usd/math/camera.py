@@ -24,7 +24,7 @@ class Spherical:
     distance: Tensor
 
     def xyz(self) -> Float[Tensor, "B 3"]:
-        """Cartesian positions."""
+        """Return Cartesian positions."""
         flat = self.distance * torch.cos(self.elevation)
         return torch.stack(
             [
@@ -76,9 +76,11 @@ class Cameras:
 
     @property
     def device(self) -> torch.device:
+        """Where the matrices are."""
         return self.c2w.device
 
     def to(self, device: "torch.device | str") -> "Cameras":
+        """Return the cameras on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Cameras":
@@ -89,24 +91,21 @@ class Cameras:
         )
 
     def resize(self, height: int, width: int) -> "Cameras":
-        """The same views at another picture size."""
+        """Return the same views at another picture size."""
         return replace(self, height=height, width=width)
 
     def turned(self, angle: Float[Tensor, "B"]) -> "Cameras":
-        """Each camera carried about the vertical by its angle (radians, from +x towards +y)."""
-        c, s = torch.cos(angle), torch.sin(angle)
+        """Return each camera carried about the vertical by its angle (radians, from +x towards +y)."""
         rotation = torch.zeros_like(self.c2w)
-        rotation[:, 0, 0], rotation[:, 0, 1], rotation[:, 1, 0], rotation[:, 1, 1] = c, -s, s, c
-        rotation[:, 2, 2], rotation[:, 3, 3] = 1, 1
-        lamps = (
-            None
-            if self.light_positions is None
-            else (rotation[:, :3, :3] @ self.light_positions[:, :, None])[..., 0]
-        )
+        rotation[:, :3, :3], rotation[:, 3, 3] = rotation_about_z(angle), 1
+        lamps = self.light_positions
+        if lamps is not None:
+            lamps = (rotation[:, :3, :3] @ lamps[:, :, None])[..., 0]
         return replace(self, c2w=rotation @ self.c2w, light_positions=lamps)
 
     @property
     def position(self) -> Float[Tensor, "B 3"]:
+        """Places in world coordinates."""
         return self.c2w[:, :3, 3]
 
     @property
@@ -116,13 +115,14 @@ class Cameras:
 
     @property
     def spherical(self) -> Spherical:
+        """Places around the origin, as angles (radians) and distance."""
         x, y, z = self.position.unbind(-1)
         distance = self.position.norm(dim=-1)
         elevation = torch.asin((z / distance.clamp_min(1e-12)).clamp(-1, 1))
         return Spherical(elevation, torch.atan2(y, x), distance)
 
     def relative_to(self, other: "Cameras") -> Spherical:
-        """How much further up, round and away these cameras stand than ``other`` (one camera, or as many).
+        """Return how much further up, round and away these cameras stand than ``other`` (one camera, or as many).
 
         The azimuth difference is wrapped to (-pi, pi].
         """
@@ -135,7 +135,7 @@ class Cameras:
         )
 
     def rays(self) -> tuple[Float[Tensor, "B H W 3"], Float[Tensor, "B H W 3"]]:
-        """Origins and unit directions through all pixel centers, in world coordinates."""
+        """Return origins and unit directions through all pixel centers, in world coordinates."""
         return self.crop_rays(0, 0, self.height, self.width)
 
     def crop_rays(
@@ -165,7 +165,7 @@ class Cameras:
     def rays_at(
         self, camera: Int[Tensor, "R"], x: Int[Tensor, "R"], y: Int[Tensor, "R"]
     ) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
-        """Rays through the centers of single pixels, column ``x`` and row ``y`` of the given cameras."""
+        """Return rays through the centers of single pixels, column ``x`` and row ``y`` of the given cameras."""
         right = x.to(self.c2w) + 0.5 - 0.5 * self.width
         up = 0.5 * self.height - 0.5 - y.to(self.c2w)
         c2w = self.c2w[camera]
@@ -180,13 +180,14 @@ class Cameras:
     def _parallel_rays(
         self, x: Float[Tensor, "h w"], y: Float[Tensor, "h w"], span_y: Float[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B h w 3"], Float[Tensor, "B h w 3"]]:
-        """Rays of orthographic cameras through picture positions (pixels from the middle, y down)."""
+        """Return rays of orthographic cameras through picture positions (pixels from the middle, y down)."""
         plane = torch.stack([x, -y], -1)[None] * (span_y / self.height)[:, None, None, None]
         offset = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :2], plane)
         origins = self.position[:, None, None, :] + offset
         return origins, -self.c2w[:, None, None, :3, 2].expand_as(origins)
 
     def world_to_camera(self) -> Float[Tensor, "B 4 4"]:
+        """Return the inverse of ``c2w``."""
         rotation = self.c2w[:, :3, :3].transpose(1, 2)
         w2c = torch.zeros_like(self.c2w)
         w2c[:, :3, :3] = rotation
@@ -195,7 +196,7 @@ class Cameras:
         return w2c
 
     def projection(self, near: float = 0.1, far: float = 100.0) -> Float[Tensor, "B 4 4"]:
-        """OpenGL projection matrices (clip space, y up)."""
+        """Return OpenGL projection matrices (clip space, y up)."""
         out = torch.zeros_like(self.c2w)
         if self.span_y is not None:
             out[:, 0, 0], out[:, 1, 1] = 2 / self.span_y * self.height / self.width, 2 / self.span_y
@@ -211,11 +212,11 @@ class Cameras:
         return out
 
     def mvp(self, near: float = 0.1, far: float = 100.0) -> Float[Tensor, "B 4 4"]:
-        """World to clip coordinates."""
+        """Return world to clip coordinates."""
         return self.projection(near, far) @ self.world_to_camera()
 
     def project(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N"]]:
-        """Pixel coordinates (x right, y down; pixel centers at halves) and depths along the view axis."""
+        """Return pixel coordinates (x right, y down; pixel centers at halves) and depths along the view axis."""
         w2c = self.world_to_camera()
         local = torch.einsum("bij,nj->bni", w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
         depth = -local[..., 2]
@@ -228,16 +229,22 @@ class Cameras:
         return torch.stack([x, y], -1), depth
 
 
+def rotation_about_z(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
+    """Return rotations about the vertical by angles in radians, from +x towards +y."""
+    c, s, zero, one = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, -s, zero, s, c, zero, zero, zero, one], -1).unflatten(-1, (3, 3))
+
+
 def orthographic_cameras(
     c2w: Float[Tensor, "B 4 4"], span_y: "Tensor | float | int", height: int, width: int
 ) -> Cameras:
-    """Cameras with parallel rays whose pictures are ``span_y`` world units high."""
+    """Return cameras with parallel rays whose pictures are ``span_y`` world units high."""
     span = torch.as_tensor(span_y, device=c2w.device, dtype=c2w.dtype).expand(len(c2w))
     return Cameras(c2w, torch.zeros_like(span), height, width, span)
 
 
 def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
-    """One batch of several of the same picture size and kind. Raises ValueError where they differ."""
+    """Join cameras of the same picture size and kind. Raises ValueError where they differ."""
     kinds = {(part.height, part.width, part.span_y is None) for part in parts}
     if len(kinds) != 1:
         raise ValueError(f"cameras differ in picture size or kind: {sorted(kinds)}")
@@ -255,7 +262,7 @@ def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
 def look_at(
     position: Float[Tensor, "B 3"], target: Float[Tensor, "B 3"], up: "Float[Tensor, 'B 3'] | None" = None
 ) -> Float[Tensor, "B 4 4"]:
-    """Camera-to-world matrices that stand at ``position`` and look at ``target``; ``up`` defaults to +z.
+    """Return camera-to-world matrices that stand at ``position`` and look at ``target``; ``up`` defaults to +z.
 
     Looking straight along ``up`` is allowed: +y then serves as the upward direction.
     """
@@ -275,7 +282,7 @@ def look_at(
 
 
 def orbit_cameras(position: Spherical, fov_y: "Tensor | float", height: int, width: int) -> Cameras:
-    """Cameras at spherical positions, all looking at the origin with +z up. ``fov_y`` in radians."""
+    """Place cameras at spherical positions, all looking at the origin with +z up. ``fov_y`` in radians."""
     xyz = position.xyz()
     fov = torch.as_tensor(fov_y, device=xyz.device, dtype=xyz.dtype).expand(len(xyz))
     return Cameras(look_at(xyz, torch.zeros_like(xyz)), fov, height, width)
@@ -288,7 +295,7 @@ def orbit_cameras_deg(
     fov_y_deg: float,
     size: int,
 ) -> Cameras:
-    """Square cameras around the origin from degrees, the way YAML writes them; scalars broadcast."""
+    """Return square cameras around the origin from degrees, the way YAML writes them; scalars broadcast."""
     elevation = torch.atleast_1d(torch.as_tensor(elevation_deg, dtype=torch.float32)).deg2rad()
     azimuth = torch.atleast_1d(torch.as_tensor(azimuth_deg, dtype=torch.float32)).deg2rad()
     elevation, azimuth = torch.broadcast_tensors(elevation, azimuth)
@@ -303,7 +310,7 @@ def orbit_cameras_deg(
 def sphere_angles(
     count: int, lowest: "float | int" = -math.pi / 2, highest: "float | int" = math.pi / 2
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Elevations and azimuths (radians) of ``count`` points spread evenly over a band of the sphere, top first.
+    """Return elevations and azimuths (radians) of ``count`` points spread evenly over a band of the sphere, top first.
 
     A Fibonacci spiral: equal areas, and a golden angle from each point to the next.
     """

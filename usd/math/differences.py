@@ -18,20 +18,20 @@ CORNERS = ((1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0), (1.0, 1.0, 1
 def corner_values(
     field: Callable[[Tensor], Tensor], x: Float[Tensor, "N 3"], eps: Float[Tensor, ""]
 ) -> Float[Tensor, "N 4"]:
-    """Values of ``field`` (N 3 -> N) at distance ``eps`` from each point."""
+    """Return values of ``field`` (N 3 -> N) at distance ``eps`` from each point."""
     around = x[:, None] + eps * _corners(x)
     return field(around.reshape(-1, 3)).view(-1, 4)
 
 
 def gradient(values: Float[Tensor, "N 4"], eps: Float[Tensor, ""]) -> Float[Tensor, "N 3"]:
-    """The gradient, from ``corner_values``."""
+    """Return the gradient, from ``corner_values``."""
     return 0.75 / eps * (values @ _corners(values))
 
 
 def laplacian(
     values: Float[Tensor, "N 4"], middle: Float[Tensor, "N"], eps: Float[Tensor, ""]
 ) -> Float[Tensor, "N"]:
-    """The Laplacian, from ``corner_values`` and the values at the points themselves."""
+    """Return the Laplacian, from ``corner_values`` and the values at the points themselves."""
     return 6 / eps**2 * (values.mean(1) - middle)
 
 

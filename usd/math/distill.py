@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from usd.math.diffusion import EpsFn, add_noise, alpha_sigma, x0_from_eps
+from usd.math.diffusion import EpsFn, add_noise, alpha_sigma, normal_like, x0_from_eps
 
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sds": lambda abar: 1 - abar,
@@ -109,11 +109,13 @@ def inverted(
     t: Int[Tensor, "B"],
     steps: int,
     alphas_cumprod: Float[Tensor, "T"],
+    eta: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """Return x_t on the deterministic path through the clean picture z, each to its own t, in ``steps`` DDIM steps.
 
     DDIM (arXiv 2010.02502) run backwards. As steps grow, x_t of z ~ N(mu, s^2) under exact predictions tends to
-    alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s.
+    alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s. With ``eta`` every step adds this share of DDIM's own noise.
     """
     x0, xt = z, z
     times = [(t * i) // steps for i in range(steps + 1)]
@@ -121,7 +123,33 @@ def inverted(
         eps = eps_fn(xt, now)
         x0 = z if number == 0 else x0_from_eps(xt, eps, alphas_cumprod, now)
         xt = add_noise(x0, eps, alphas_cumprod, after)
+        if eta > 0:
+            xt = xt + eta * _step_noise(alphas_cumprod, now, after) * normal_like(xt, generator)
     return xt
+
+
+def _step_noise(
+    alphas_cumprod: Float[Tensor, "T"], low: Int[Tensor, "B"], high: Int[Tensor, "B"]
+) -> Float[Tensor, "B 1 1 1"]:
+    """Return the standard deviation of ancestral sampling between two noise levels (DDIM's sigma at eta = 1)."""
+    below, above = (alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1) for t in (low, high))
+    return ((1 - below) / (1 - above) * (1 - above / below)).clamp_min(0).sqrt()
+
+
+def denoised(
+    eps_fn: EpsFn,
+    xt: Float[Tensor, "B C H W"],
+    t: Int[Tensor, "B"],
+    steps: int,
+    alphas_cumprod: Float[Tensor, "T"],
+) -> Float[Tensor, "B C H W"]:
+    """Return the clean pictures at the end of the deterministic path from x_t, each from its own t (DDIM)."""
+    times = [(t * i) // steps for i in range(steps, -1, -1)]
+    for now, after in itertools.pairwise(times):
+        eps = eps_fn(xt, now)
+        x0 = x0_from_eps(xt, eps, alphas_cumprod, now)
+        xt = add_noise(x0, eps, alphas_cumprod, after)
+    return x0
 
 
 def wanted_x0(

@@ -31,7 +31,7 @@ EDGES: tuple[Edge, ...] = tuple(
 def grid_points(
     start: int, stop: int, resolution: int, lower: float, upper: float, like: Tensor
 ) -> Float[Tensor, "N 3"]:
-    """Lattice points of the slabs ``start <= i < stop`` of a cube with ``resolution`` points a side, x slowest."""
+    """Return lattice points of slabs ``start <= i < stop`` of a cube with ``resolution`` points a side, x slowest."""
     axis = torch.linspace(lower, upper, resolution, device=like.device, dtype=like.dtype)
     return torch.cartesian_prod(axis[start:stop], axis, axis)
 
@@ -40,7 +40,7 @@ def grid_points(
 def sample_grid(
     field: Callable[[Tensor], Tensor], resolution: int, radius: float, like: Tensor, chunk: int = 1 << 18
 ) -> Float[Tensor, "X Y Z"]:
-    """Values of ``field`` (N 3 -> N) at the lattice points of the cube [-radius, radius]^3, ``chunk`` at a time."""
+    """Sample ``field`` (N 3 -> N) at the lattice points of the cube [-radius, radius]^3, ``chunk`` at a time."""
     slabs = max(1, chunk // resolution**2)
     parts = [
         field(grid_points(start, min(start + slabs, resolution), resolution, -radius, radius, like)).flatten()
@@ -53,7 +53,7 @@ def sample_grid(
 def marching_cubes(
     values: Float[Tensor, "X Y Z"], level: float, radius: float
 ) -> tuple[Float[Tensor, "V 3"], Int[Tensor, "F 3"]]:
-    """The surface ``values == level`` of a field sampled on the cube [-radius, radius]^3 (see ``sample_grid``).
+    """Return the surface ``values == level`` of a field sampled on the cube [-radius, radius]^3 (see ``sample_grid``).
 
     Faces turn counter-clockwise seen from outside (where values are below the level). The cube's surface closes what
     is inside at its border. Both results are empty where nothing is above the level. Vertices are shared.
@@ -80,7 +80,7 @@ def _corner_offsets(shape: torch.Size) -> list[int]:
 
 
 def _active_cells(inside: Tensor) -> Int[Tensor, "C"]:
-    """Linear indices of the first corners of all cells that the surface passes through."""
+    """Return linear indices of the first corners of all cells that the surface passes through."""
     some, every = inside, inside
     for axis in range(3):
         n = inside.shape[axis] - 1
@@ -91,10 +91,10 @@ def _active_cells(inside: Tensor) -> Int[Tensor, "C"]:
 
 
 def _triangle_edges(inside: Tensor, cells: Int[Tensor, "C"]) -> Int[Tensor, "F3"]:
-    """Three grid edges for each triangle, as ``3 * first point + axis``."""
+    """Return three grid edges for each triangle, as ``3 * first point + axis``."""
     flat, offsets = inside.flatten(), _corner_offsets(inside.shape)
     case = torch.stack([flat[cells + offset].long() << c for c, offset in enumerate(offsets)]).sum(0)
-    table, counts = _table(inside.device)
+    table, counts = _case_table(inside.device)
     per_cell = counts[case]
     owner = torch.repeat_interleave(cells, per_cell)
     first = torch.repeat_interleave(per_cell.cumsum(0) - per_cell, per_cell)
@@ -107,7 +107,7 @@ def _triangle_edges(inside: Tensor, cells: Int[Tensor, "C"]) -> Int[Tensor, "F3"
 
 
 def _edge_points(padded: Tensor, edges: Int[Tensor, "V"]) -> Float[Tensor, "V 3"]:
-    """Where the surface cuts the given grid edges, in lattice units of the grid without its padding."""
+    """Return where the surface cuts the given grid edges, in lattice units of the grid without its padding."""
     axis, start = edges % 3, edges // 3
     stop = start + torch.tensor(_strides(padded.shape), device=edges.device)[axis]
     flat = padded.flatten()
@@ -126,21 +126,21 @@ def _unravel(index: Int[Tensor, "V"], shape: torch.Size) -> Int[Tensor, "V 3"]:
 
 
 @cache
-def _table(device: torch.device) -> tuple[Int[Tensor, "256 T 3"], Int[Tensor, "256"]]:
-    """Triangles (three cell edges each) of all 256 cases, and how many each case has."""
-    cases = [triangles(case) for case in range(256)]
+def _case_table(device: torch.device) -> tuple[Int[Tensor, "256 T 3"], Int[Tensor, "256"]]:
+    """Return triangles (three cell edges each) of all 256 cases, and how many each case has."""
+    cases = [cell_triangles(case) for case in range(256)]
     most = max(map(len, cases))
     rows = [case + [(0, 0, 0)] * (most - len(case)) for case in cases]
     return torch.tensor(rows, device=device), torch.tensor([len(case) for case in cases], device=device)
 
 
-def triangles(case: int) -> list[tuple[int, int, int]]:
-    """The triangles of one case; each names three entries of ``EDGES``."""
+def cell_triangles(case: int) -> list[tuple[int, int, int]]:
+    """Return the triangles of one case; each names three entries of ``EDGES``."""
     return [corner for loop in loops(case) for corner in _fill(loop)]
 
 
 def loops(case: int) -> list[Loop]:
-    """Closed chains of cell edges that bound the inside of one case, counter-clockwise seen from outside."""
+    """Return closed chains of cell edges that bound the inside of one case, counter-clockwise seen from outside."""
     follow = dict(segment for face in _faces() for segment in _segments(face, case))
     chains = []
     while follow:
@@ -155,7 +155,7 @@ def loops(case: int) -> list[Loop]:
 
 @cache
 def _faces() -> tuple[tuple[int, int, int, int], ...]:
-    """The corners of each face, counter-clockwise seen from outside the cell."""
+    """Return the corners of each face, counter-clockwise seen from outside the cell."""
     found = []
     for axis, side in product(range(3), range(2)):
         u, v = 1 << (axis + 1) % 3, 1 << (axis + 2) % 3
@@ -170,7 +170,7 @@ def _edge_between(a: int, b: int) -> int:
 
 
 def _segments(face: tuple[int, int, int, int], case: int) -> list[tuple[int, int]]:
-    """Directed segments on a face, each around one run of inside corners, from where it begins to where it ends.
+    """Return directed segments on a face, each around one run of inside corners, from where it begins to where it ends.
 
     Followed from face to face they make loops that turn counter-clockwise seen from outside the surface.
     """
@@ -187,7 +187,7 @@ def _share_a_face(a: int, b: int) -> bool:
 
 
 def _fill(loop: Loop) -> list[tuple[int, int, int]]:
-    """Triangles that fill a loop without a diagonal in a face of the cell."""
+    """Return triangles that fill a loop without a diagonal in a face of the cell."""
     if len(loop) == 3:
         return [(loop[0], loop[1], loop[2])]
     first, last = loop[0], loop[-1]
@@ -204,7 +204,7 @@ def _fill(loop: Loop) -> list[tuple[int, int, int]]:
 
 
 def solid_field(density: Float[Tensor, "X Y Z"], spacing: float) -> Float[Tensor, "X Y Z"]:
-    """A density field as something with a clean surface: in [0, 1], full inside, smooth across the rim.
+    """Return a density field as something with a clean surface: in [0, 1], full inside, smooth across the rim.
 
     What no axis direction sees is full: cavities and noise inside an object never show in a render. Elsewhere it
     is the opacity of a stretch of four grid spacings, which saturates where the object is dense. Then it is blurred
@@ -215,7 +215,7 @@ def solid_field(density: Float[Tensor, "X Y Z"], spacing: float) -> Float[Tensor
 
 
 def hidden(density: Float[Tensor, "X Y Z"], spacing: float) -> Bool[Tensor, "X Y Z"]:
-    """Grid points that less than half the light reaches from each of the six axis directions."""
+    """Return grid points that less than half the light reaches from each of the six axis directions."""
     depth = torch.full_like(density, math.inf)
     for axis in range(3):
         until = density.cumsum(axis) * spacing
@@ -225,7 +225,7 @@ def hidden(density: Float[Tensor, "X Y Z"], spacing: float) -> Bool[Tensor, "X Y
 
 
 def binomial_blur(values: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:
-    """Weighted mean (1, 2, 1) / 4 along each axis; the border repeats."""
+    """Return weighted mean (1, 2, 1) / 4 along each axis; the border repeats."""
     for axis in range(3):
         n = values.shape[axis]
         index = torch.arange(-1, n + 1, device=values.device).clamp(0, n - 1)
@@ -237,7 +237,7 @@ def binomial_blur(values: Float[Tensor, "X Y Z"]) -> Float[Tensor, "X Y Z"]:
 def silhouette_level(
     field: Float[Tensor, "X Y Z"], density: Float[Tensor, "X Y Z"], spacing: float, candidates: int = 64
 ) -> float | None:
-    """The level of ``field`` whose surface looks, along the axes, as large as the density renders.
+    """Return the level of ``field`` whose surface looks, along the axes, as large as the density renders.
 
     A column of the grid renders opaque where 1 - exp(-sum of density * spacing) exceeds one half; the surface at
     level L covers it where the field's largest value exceeds L. Among ``candidates`` levels between 0 and the

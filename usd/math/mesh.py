@@ -13,28 +13,28 @@ Faces = Int[Tensor, "F 3"]
 
 
 def face_cross(vertices: Vertices, faces: Faces) -> Float[Tensor, "F 3"]:
-    """Outward face normals, as long as twice the face's area."""
+    """Return outward face normals, as long as twice the face's area."""
     a, b, c = vertices[faces].unbind(1)
     return torch.linalg.cross(b - a, c - a)
 
 
 def area(vertices: Vertices, faces: Faces) -> Float[Tensor, ""]:
-    """Surface area."""
+    """Return surface area."""
     return 0.5 * face_cross(vertices, faces).norm(dim=-1).sum()
 
 
 def volume(vertices: Vertices, faces: Faces) -> Float[Tensor, ""]:
-    """Enclosed volume (divergence theorem); negative when faces turn the wrong way. Meaningful for closed meshes."""
+    """Return the enclosed volume of a closed mesh (divergence theorem); negative when faces turn the wrong way."""
     return (vertices[faces[:, 0]] * face_cross(vertices, faces)).sum() / 6
 
 
 def directed_edges(faces: Faces) -> Int[Tensor, "E 2"]:
-    """The three edges of every face, along its direction of turning."""
+    """Return the three edges of every face, along its direction of turning."""
     return torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
 
 
 def is_closed(faces: Faces) -> bool:
-    """True when every edge is used exactly once in each direction (watertight and consistently oriented)."""
+    """Return whether every edge is used exactly once in each direction (watertight and consistently oriented)."""
     edges = directed_edges(faces)
     n = int(faces.max()) + 1 if len(faces) else 1
     forth, back = (edges[:, 0] * n + edges[:, 1]).sort().values, (edges[:, 1] * n + edges[:, 0]).sort().values
@@ -42,13 +42,13 @@ def is_closed(faces: Faces) -> bool:
 
 
 def euler_number(faces: Faces) -> int:
-    """V - E + F over the vertices in use: 2 for a sphere, 0 for a torus, summed over components."""
+    """Return v - E + F over the vertices in use: 2 for a sphere, 0 for a torus, summed over components."""
     edges = directed_edges(faces).sort(dim=1).values
     return len(torch.unique(faces)) - len(torch.unique(edges, dim=0)) + len(faces)
 
 
 def vertex_normals(vertices: Vertices, faces: Faces) -> Float[Tensor, "V 3"]:
-    """Unit normals at vertices, the faces around weighted by their area. Zero at vertices without faces."""
+    """Return unit normals at vertices, the faces around weighted by their area. Zero at vertices without faces."""
     cross = face_cross(vertices, faces)
     total = torch.zeros_like(vertices).index_add(0, faces.flatten(), cross.repeat_interleave(3, 0))
     return torch.nn.functional.normalize(total, dim=-1)
@@ -57,16 +57,31 @@ def vertex_normals(vertices: Vertices, faces: Faces) -> Float[Tensor, "V 3"]:
 def surface_samples(
     vertices: Vertices, faces: Faces, n: int, generator: torch.Generator | None = None
 ) -> tuple[Int[Tensor, "N"], Float[Tensor, "N 3"]]:
-    """``n`` points spread evenly over the area: the face of each, and its weights for the face's three corners."""
-    areas = face_cross(vertices.detach(), faces).norm(dim=-1).double().cumsum(0)
+    """Draw ``n`` points evenly over the area: the face of each, and its weights for the face's three corners."""
     u = torch.rand(n, 3, generator=generator, device=vertices.device, dtype=vertices.dtype)
-    face = torch.searchsorted(areas, u[:, 0].double() * areas[-1]).clamp_max(len(faces) - 1)
-    root = u[:, 1].sqrt()
-    return face, torch.stack([1 - root, root * (1 - u[:, 2]), root * u[:, 2]], -1)
+    return area_points(vertices, faces, u[:, 0], u[:, 1:])
+
+
+def area_points(
+    vertices: Vertices,
+    faces: Faces,
+    pick: Float[Tensor, "N"],
+    within: Float[Tensor, "N 2"],
+) -> tuple[Int[Tensor, "N"], Float[Tensor, "N 3"]]:
+    """Map uniform numbers in [0, 1) to points evenly over the area: faces, and weights for their three corners.
+
+    ``pick`` chooses a face by its share of the area, ``within`` a point of it.
+    """
+    # In double precision: the sum of many small areas must still tell the last ones apart.
+    total = face_cross(vertices.detach(), faces).norm(dim=-1).double().cumsum(0)
+    face = torch.searchsorted(total, pick.double() * total[-1], right=True).clamp_max(len(faces) - 1)
+    # The root makes points dense where the triangle is wide, at the side opposite the first corner.
+    root, v = within[:, 0].sqrt(), within[:, 1]
+    return face, torch.stack([1 - root, root * (1 - v), root * v], -1)
 
 
 def components(faces: Faces, n_vertices: int) -> Int[Tensor, "F"]:
-    """For each face the number of the connected component (by shared vertices) that it belongs to, from 0."""
+    """Return for each face the number of the connected component (by shared vertices) that it belongs to, from 0."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -77,7 +92,7 @@ def components(faces: Faces, n_vertices: int) -> Int[Tensor, "F"]:
 
 
 def large_components(vertices: Vertices, faces: Faces, fraction: float) -> Bool[Tensor, "F"]:
-    """Which faces belong to components whose area is at least ``fraction`` of the largest component's area.
+    """Return which faces belong to components whose area is at least ``fraction`` of the largest component's area.
 
     0 keeps everything, 1 keeps the largest component (and any that equals it).
     """
@@ -90,26 +105,11 @@ def large_components(vertices: Vertices, faces: Faces, fraction: float) -> Bool[
 
 
 def drop_unused(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "U 3"], Faces]:
-    """The same surface without vertices that no face uses."""
+    """Return the same surface without vertices that no face uses."""
     used, renumbered = torch.unique(faces, return_inverse=True)
     return vertices[used], renumbered.view(-1, 3)
 
 
 def coincident(vertices: Vertices, tolerance: float) -> Int[Tensor, "V"]:
-    """For each vertex the number of its group, from 0: all that round to the same multiple of ``tolerance``."""
+    """Return for each vertex the number of its group, from 0: all that round to the same multiple of ``tolerance``."""
     return torch.unique((vertices / tolerance).round().long(), dim=0, return_inverse=True)[1]
-
-
-def merge_vertices(
-    vertices: Vertices, faces: Faces, tolerance: float = 1e-6
-) -> tuple[Float[Tensor, "U 3"], Int[Tensor, "K 3"]]:
-    """Coincident vertices become one; faces that collapse are dropped."""
-    label = coincident(vertices, tolerance)
-    merged = vertices.new_zeros(int(label.max()) + 1, 3).index_copy(0, label, vertices)
-    return drop_unused(merged, without_collapsed(label[faces]))
-
-
-def without_collapsed(faces: Faces) -> Int[Tensor, "K 3"]:
-    """The faces that name three different vertices."""
-    a, b, c = faces.unbind(1)
-    return faces[(a != b) & (b != c) & (c != a)]

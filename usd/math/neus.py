@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 
 def ray_slope(cosine: Float[Tensor, "S"], anneal: Float[Tensor, ""]) -> Float[Tensor, "S"]:
-    """f' from the cosine between ray and outward normal.
+    """Return f' from the cosine between ray and outward normal.
 
     With ``anneal`` 1 it is min(cosine, 0): surfaces that face away are not seen. With 0 it is (cosine - 1) / 2, so that
     at the beginning of a training, when normals mean little, every sample learns something.
@@ -29,7 +29,7 @@ def neus_alpha(
     length: Float[Tensor, "S"],
     sharpness: Float[Tensor, ""],
 ) -> Float[Tensor, "S"]:
-    """Opacity of steps whose middle is at ``distance``: 1 - Phi(f + f' h / 2) / Phi(f - f' h / 2) (equation 13).
+    """Return opacity of steps whose middle is at ``distance``: 1 - Phi(f + f' h / 2) / Phi(f - f' h / 2) (equation 13).
 
     In [0, 1), exact also where both Phi vanish, deep inside.
     """
@@ -39,7 +39,7 @@ def neus_alpha(
 
 
 def crossing(distance: Float[Tensor, "N"], length: float, sharpness: Float[Tensor, ""]) -> Float[Tensor, "N"]:
-    """Share of the surface's layer within a step straight through it: Phi(f + h / 2) - Phi(f - h / 2).
+    """Return share of the surface's layer within a step straight through it: Phi(f + h / 2) - Phi(f - h / 2).
 
     Small on both sides of the surface, so that an occupancy grid made of it is a shell.
     """
@@ -50,7 +50,9 @@ def crossing(distance: Float[Tensor, "N"], length: float, sharpness: Float[Tenso
 def unseen_opacity(
     distance: Float[Tensor, "S"], ray_index: Tensor, sharpness: Float[Tensor, ""]
 ) -> Float[Tensor, "S"]:
-    """Opacity between each sample and the one before it from distances alone: max(0, 1 - Phi(f) / Phi(f_before)).
+    """Return the opacity between each sample and the one before it from distances alone.
+
+    It is max(0, 1 - Phi(f) / Phi(f_before)).
 
     It needs no gradient of f, and is right for rays that graze. Packed samples; 0 for the first of a ray. What a ray
     crosses hides only what comes after the sample behind the crossing: where f falls faster than a distance may, no
@@ -63,6 +65,6 @@ def unseen_opacity(
 
 
 def laplace_density(distance: Float[Tensor, "S"], sharpness: Float[Tensor, ""]) -> Float[Tensor, "S"]:
-    """VolSDF's density: s times the distribution function of a Laplace variable of scale 1 / s, at -f."""
+    """Return VolSDF's density: s times the distribution function of a Laplace variable of scale 1 / s, at -f."""
     tail = 0.5 * torch.exp(-sharpness * distance.abs())
     return sharpness * torch.where(distance > 0, tail, 1 - tail)

@@ -7,7 +7,7 @@ from torch import Tensor
 def normal_colors(
     normal: Float[Tensor, "B 3 H W"], opacity: Float[Tensor, "B 1 H W"], behind: float | int
 ) -> Float[Tensor, "B 3 H W"]:
-    """World normals (x, y, z) as colors (n + 1) / 2, over a background of the gray level ``behind`` in [0, 1].
+    """Return world normals (x, y, z) as colors (n + 1) / 2, over a background of the gray level ``behind`` in [0, 1].
 
     Where nothing is seen the normal does not matter; where it is not of unit length its color is nearer to gray.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """Rows ``first`` to ``first + count`` of ``total``, in whatever unit: (1, 1, 2) is the second half."""
 
     first: int
@@ -22,55 +22,56 @@ class Part:
     total: int
 
     @classmethod
-    def of(cls, total: int, rank: int, processes: int) -> "Part":
-        """The part of process ``rank``; parts differ by one row at most."""
+    def of(cls, total: int, rank: int, processes: int) -> "BatchShare":
+        """Return the share of process ``rank``; shares differ by one row at most."""
         first = total * rank // processes
         return cls(first, total * (rank + 1) // processes - first, total)
 
     @property
     def rows(self) -> slice:
-        """Where the part lies in the whole."""
+        """The share's place in the whole batch."""
         return slice(self.first, self.first + self.count)
 
-    def scaled(self, rows: int) -> "Part":
-        """The same part in a unit in which it has ``rows`` rows."""
+    def scaled(self, rows: int) -> "BatchShare":
+        """Return the same share in a unit in which it has ``rows`` rows."""
         if rows % self.count:
-            raise ValueError(f"{rows} rows are no multiple of the {self.count} of this part")
+            raise ValueError(f"{rows} rows are no multiple of the {self.count} of this share")
         factor = rows // self.count
-        return Part(self.first * factor, rows, self.total * factor)
+        return BatchShare(self.first * factor, rows, self.total * factor)
 
 
-class PartGenerator(torch.Generator):
-    """A generator that knows of which part of a batch it is asked for numbers; None: of all of it."""
+class ShareGenerator(torch.Generator):
+    """A generator that knows for which share of a batch it is asked for numbers; None: of all of it."""
 
-    part: Part | None = None
+    share: BatchShare | None = None
 
     @classmethod
-    def seeded(cls, device: "torch.device | str", seed: int, part: Part | None) -> "PartGenerator":
+    def seeded(cls, device: "torch.device | str", seed: int, share: BatchShare | None) -> "ShareGenerator":
+        """Return a generator on a device, with a seed and a share of the batch."""
         generator = cls(device)
         generator.manual_seed(seed)
-        generator.part = part
+        generator.share = share
         return generator
 
 
 def fresh(like: torch.Generator, seed: int) -> torch.Generator:
-    """A generator of the same kind, part and device, seeded anew."""
-    if isinstance(like, PartGenerator):
-        return PartGenerator.seeded(like.device, seed, like.part)
+    """Return a generator of the same kind, share and device, seeded anew."""
+    if isinstance(like, ShareGenerator):
+        return ShareGenerator.seeded(like.device, seed, like.share)
     return torch.Generator(like.device).manual_seed(seed)
 
 
 @contextlib.contextmanager
-def dealt(generator: torch.Generator | None, part: Part | None) -> Iterator[None]:
-    """Inside, rows drawn are those of ``part``; with None, those of a batch that every process has whole."""
-    if not isinstance(generator, PartGenerator):
+def use_share(generator: torch.Generator | None, share: BatchShare | None) -> Iterator[None]:
+    """Draw rows of ``share`` inside the context; with None, those of a batch that every process has whole."""
+    if not isinstance(generator, ShareGenerator):
         yield
         return
-    before, generator.part = generator.part, part
+    before, generator.share = generator.share, share
     try:
         yield
     finally:
-        generator.part = before
+        generator.share = before
 
 
 Draw = Callable[[tuple[int, ...], torch.Generator | None, torch.device], Tensor]
@@ -82,8 +83,10 @@ def uniform(
     like: "torch.device | str" = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Uniform in [0, 1), drawn on the generator's device (``like`` without one) and left there."""
-    return _rows(shape, generator, like, lambda s, g, d: torch.rand(s, generator=g, device=d, dtype=dtype))
+    """Draw uniform numbers in [0, 1), on the generator's device (``like`` without one), and leave them there."""
+    return _draw_rows(
+        shape, generator, like, lambda s, g, d: torch.rand(s, generator=g, device=d, dtype=dtype)
+    )
 
 
 def normal(
@@ -92,8 +95,10 @@ def normal(
     like: "torch.device | str" = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Standard normal, likewise."""
-    return _rows(shape, generator, like, lambda s, g, d: torch.randn(s, generator=g, device=d, dtype=dtype))
+    """Draw standard normal numbers, on the generator's device (``like`` without one), and leave them there."""
+    return _draw_rows(
+        shape, generator, like, lambda s, g, d: torch.randn(s, generator=g, device=d, dtype=dtype)
+    )
 
 
 def integers(
@@ -103,15 +108,17 @@ def integers(
     generator: torch.Generator | None,
     like: "torch.device | str" = "cpu",
 ) -> Tensor:
-    """Uniform over the integers ``low`` to ``high - 1``, likewise."""
-    return _rows(shape, generator, like, lambda s, g, d: torch.randint(low, high, s, generator=g, device=d))
+    """Draw integers uniformly from ``low`` to ``high - 1``, on the generator's device (``like`` without one)."""
+    return _draw_rows(
+        shape, generator, like, lambda s, g, d: torch.randint(low, high, s, generator=g, device=d)
+    )
 
 
-def _rows(
+def _draw_rows(
     shape: Sequence[int], generator: torch.Generator | None, like: "torch.device | str", draw: Draw
 ) -> Tensor:
     device = torch.device(like) if generator is None else generator.device
-    if not isinstance(generator, PartGenerator) or generator.part is None:
+    if not isinstance(generator, ShareGenerator) or generator.share is None:
         return draw(tuple(shape), generator, device)
-    part = generator.part.scaled(shape[0])
-    return draw((part.total, *shape[1:]), generator, device)[part.rows]
+    share = generator.share.scaled(shape[0])
+    return draw((share.total, *shape[1:]), generator, device)[share.rows]

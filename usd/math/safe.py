@@ -1,29 +1,39 @@
 """Numerics owned in one place: functions whose values and gradients stay finite where the textbook's do not."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-TINY = 1e-12
 MAX_EXPONENT = 15.0
 
 
-def safe_div(a: Float[Tensor, "..."], b: Float[Tensor, "..."], tiny: float = TINY) -> Float[Tensor, "..."]:
-    """Return a / b where |b| > tiny, else 0; no gradient flows through a division that did not happen."""
-    ok = b.abs() > tiny
-    return torch.where(ok, a / torch.where(ok, b, torch.ones_like(b)), torch.zeros_like(a * b))
+if TYPE_CHECKING:
+
+    class _SavedContext(FunctionCtx):
+        """The context of a backward pass, with the tensors that the forward pass saved."""
+
+        saved_tensors: tuple[Tensor, ...]
+
+else:  # autograd makes a class of its own
+    _SavedContext = FunctionCtx
 
 
 class _TruncExp(torch.autograd.Function):
+    """The exponential, whose gradient does not grow beyond the one at ``MAX_EXPONENT``."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        """Return exp(x)."""
         ctx.save_for_backward(x)
         return x.exp()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types it on a subclass
+    def backward(ctx: _SavedContext, *grads: Tensor) -> Tensor:
+        """Return the gradient, with the exponent cut off."""
+        (x,) = ctx.saved_tensors
         return grads[0] * x.clamp(max=MAX_EXPONENT).exp()
 
 

@@ -24,7 +24,7 @@ def disagreement(
     samples: int = 32,
     radius: float = 0.52,
 ) -> Float[Tensor, ""]:
-    """Mean over all object pixels of the least that any point of their ray is contradicted by the other views.
+    """Return mean over all object pixels of the least that any point of their ray is contradicted by the other views.
 
     A point costs 1 where another view sees none of the object, and ``color_weight`` times the mean difference of its
     color in the next views on either side. Views are given in the order of their azimuths. 0 is perfect agreement.
@@ -37,7 +37,7 @@ def disagreement(
 
 
 def ray_points(camera: Cameras, samples: int, radius: float) -> Float[Tensor, "h w S 3"]:
-    """Points along the rays of one camera, evenly within the ball; rays that miss it have theirs at its rim."""
+    """Return points along the rays of one camera, evenly within the ball; rays that miss it have theirs at its rim."""
     origins, directions = (x[0] for x in camera.rays())
     middle = -(origins * directions).sum(-1, keepdim=True)
     nearest = (origins.square().sum(-1, keepdim=True) - middle.square()).clamp_min(0)
@@ -49,7 +49,7 @@ def ray_points(camera: Cameras, samples: int, radius: float) -> Float[Tensor, "h
 def _costs(
     pictures: Tensor, masks: Tensor, cameras: Cameras, own: int, color_weight: float, points: Tensor
 ) -> Float[Tensor, "h w"]:
-    """The least cost along each ray of view ``own``."""
+    """Return the least cost along each ray of view ``own``."""
     h, w, samples, _ = points.shape
     pixels, _ = cameras.project(points.reshape(-1, 3))
     half = pixels.new_tensor([0.5 * w, 0.5 * h])

@@ -24,6 +24,7 @@ class Atlas:
 
     @property
     def corners(self) -> Float[Tensor, "F 3 2"]:
+        """Texture coordinates at the corners of faces."""
         return self.uv[self.faces]
 
 
@@ -37,7 +38,7 @@ class Density:
 
 
 def density(atlas: Atlas, vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], size: int) -> Density:
-    """Texels per world unit: the root of the texture's area over the surface's."""
+    """Return texels per world unit: the root of the texture's area over the surface's."""
     area = 0.5 * face_cross(vertices, faces).norm(dim=-1).double()
     a, b, c = atlas.corners.double().unbind(1)
     flat = 0.5 * ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs()

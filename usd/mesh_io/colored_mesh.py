@@ -105,7 +105,7 @@ class ColoredMesh:
 
     @property
     def has_colors(self) -> bool:
-        """Whether the file names colors and all that it names could be read."""
+        """True where the file names colors and all that it names could be read."""
         used = [self.colors[i] for i in torch.unique(self.color_of_face).tolist()]
         return any(color.named for color in used) and all(color.known for color in used)
 
@@ -132,7 +132,7 @@ class ColoredMesh:
 
     @property
     def has_cutouts(self) -> bool:
-        """Whether alpha cuts holes into some of its faces (glTF's ``alphaMode: MASK``)."""
+        """True where alpha cuts holes into some faces (glTF's ``alphaMode: MASK``)."""
         return any(color.cutoff is not None for color in self.colors)
 
     def is_solid(self, face: Int[Tensor, "R"], weights: Float[Tensor, "R 3"]) -> Bool[Tensor, "R"]:

@@ -67,7 +67,7 @@ def find_neighbor(folder: Path, name: str) -> Neighbor:
 
 
 def _ignoring_case(folder: Path, parts: list[str]) -> Path | None:
-    """The one file below a folder whose path differs in case at most; None for none or several."""
+    """Return the one file below a folder whose path differs in case at most; None for none or several."""
     at = folder
     for part in parts:
         if part == "..":

@@ -9,7 +9,7 @@ from usd.core.errors import UserError, listing
 from usd.mesh_io.colored_mesh import BaseColor
 from usd.mesh_io.gltf_color import Colors, coordinate_set, transform_coordinates
 from usd.mesh_io.gltf_document import Document, Json, fractions
-from usd.mesh_io.part import Part, check_polygons
+from usd.mesh_io.primitive import Primitive, check_polygons
 
 QUANTIZED = "KHR_mesh_quantization"
 DRACO, INSTANCES, SPLATS = "KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing", "KHR_gaussian_splatting"
@@ -35,7 +35,7 @@ HARMLESS = ("KHR_materials_", "EXT_materials_", "KHR_lights_", "EXT_lights_", "K
 TRIANGLES, STRIP, FAN = 4, 5, 6
 
 
-def read_gltf(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
+def read_gltf(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     """Return the parts of a glTF scene in world coordinates, and what was assumed.
 
     Raises UserError for required extensions that are not supported, and where the scene has no triangles.
@@ -79,7 +79,7 @@ class _Scene:
         return list(self._walk(self.roots, hidden=False))
 
     def _walk(self, roots: list[int], hidden: bool) -> Iterator[int]:
-        """Nodes from the roots down; their places in the world are noted on the way."""
+        """Return nodes from the roots down; their places in the world are noted on the way."""
         stack = [(index, self.world.get(index)) for index in reversed(roots)]
         seen: set[int] = set()
         while stack:
@@ -94,23 +94,23 @@ class _Scene:
             for child in reversed(node.get("children", [])):
                 stack.append((child, self.world[index] @ local_matrix(self.nodes[child])))
 
-    def parts(self, index: int) -> list[Part]:
+    def parts(self, index: int) -> list[Primitive]:
         """Return the primitives of a node's mesh, once for each of its instances."""
         node = self.nodes[index]
         if "mesh" not in node:
             return []
         mesh = self.document.items("meshes")[node["mesh"]]
         weights = [float(weight) for weight in node.get("weights") or mesh.get("weights") or []]
-        found: list[Part] = []
+        found: list[Primitive] = []
         for number, primitive in enumerate(mesh["primitives"]):
             where = f"{self.document.path}: mesh {node['mesh']}, primitive {number}"
             part = self._primitive(primitive, weights, where)
             if part is not None:
-                found += [_place(part, matrix) for matrix in self._places(index, primitive)]
+                found += [_place_primitive(part, matrix) for matrix in self._places(index, primitive)]
         return found
 
-    def _primitive(self, primitive: Json, weights: list[float], where: str) -> Part | None:
-        """One primitive in its mesh's own coordinates; None for points and lines."""
+    def _primitive(self, primitive: Json, weights: list[float], where: str) -> Primitive | None:
+        """Return one primitive in its mesh's own coordinates; None for points and lines."""
         if SPLATS in primitive.get("extensions", {}):
             raise UserError(f"{where}: is a Gaussian splat; expected a triangle mesh")
         if primitive.get("mode", TRIANGLES) not in (TRIANGLES, STRIP, FAN):
@@ -124,15 +124,15 @@ class _Scene:
             if "POSITION" in target:
                 vertices = vertices + weight * self.document.numbers(target["POSITION"])
         order = values.indices(len(vertices))
-        faces = triangles(order, primitive.get("mode", TRIANGLES))
+        faces = assemble_triangles(order, primitive.get("mode", TRIANGLES))
         check_polygons(faces.reshape(-1), np.full(len(faces), 3), len(vertices), where)
         color, uv = self._texture(primitive.get("material"), values, faces, where)
-        return Part(vertices, faces, color, uv, _vertex_light(values, faces))
+        return Primitive(vertices, faces, color, uv, _vertex_light(values, faces))
 
     def _texture(
         self, material: int | None, values: "_Attributes", faces: np.ndarray, where: str
     ) -> tuple[BaseColor, np.ndarray | None]:
-        """A primitive's base color and its texture's coordinates at corners of faces."""
+        """Return a primitive's base color and its texture's coordinates at corners of faces."""
         color, info = self.colors.of(material), self.colors.texture_info(material)
         if info is None or color.texture is None:
             return color, None
@@ -143,7 +143,7 @@ class _Scene:
         return color, transform_coordinates(values.numbers(name), info)[faces]
 
     def _places(self, index: int, primitive: Json) -> list[np.ndarray]:
-        """Matrices (4, 4), or one for each vertex (V, 4, 4), that put a primitive into the world."""
+        """Return matrices (4, 4), or one for each vertex (V, 4, 4), that put a primitive into the world."""
         node = self.nodes[index]
         if "skin" in node and "JOINTS_0" in primitive["attributes"]:
             return [self._skin(self.document.items("skins")[node["skin"]], primitive["attributes"])]
@@ -162,7 +162,7 @@ class _Scene:
         ]
 
     def _skin(self, skin: Json, names: Json) -> np.ndarray:
-        """Each vertex's mean of its joints' motions (section 3.7.3.3); the node's own place does not count."""
+        """Return each vertex's mean of its joints' motions (section 3.7.3.3); the node's own place does not count."""
         joints = np.stack([self.world[joint] for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
             stored = self.document.numbers(skin["inverseBindMatrices"]).reshape(-1, 4, 4)
@@ -208,7 +208,7 @@ class _Attributes:
 
 
 def _draco(document: Document, packed: Json, where: str) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Attributes by their number in the compressed data, and faces. Raises UserError where DracoPy is missing."""
+    """Return attributes by their number in the compressed data, and faces. Raises UserError without DracoPy."""
     try:
         import DracoPy
     except ImportError as error:
@@ -223,14 +223,14 @@ def _draco(document: Document, packed: Json, where: str) -> tuple[dict[int, np.n
 
 
 def _vertex_light(values: _Attributes, faces: np.ndarray) -> np.ndarray | None:
-    """Linear vertex colors and alpha at corners of faces (section 3.7.2.1)."""
+    """Return linear vertex colors and alpha at corners of faces (section 3.7.2.1)."""
     if "COLOR_0" not in values.names:
         return None
     stored = values.numbers("COLOR_0")
     return np.concatenate([stored, np.ones((len(stored), 4 - stored.shape[1]))], 1)[faces]
 
 
-def triangles(order: np.ndarray, mode: int) -> np.ndarray:
+def assemble_triangles(order: np.ndarray, mode: int) -> np.ndarray:
     """Return the faces (F, 3) that vertices in drawing order make as a list, a strip or a fan (section 3.7.2.1)."""
     if mode == TRIANGLES:
         return order[: len(order) // 3 * 3].reshape(-1, 3)
@@ -261,10 +261,10 @@ def local_matrix(node: Json) -> np.ndarray:
     return matrix
 
 
-def _place(part: Part, matrix: np.ndarray) -> Part:
-    """The part in the world. Faces of a mirrored one turn the other way round, so that they face outside."""
+def _place_primitive(part: Primitive, matrix: np.ndarray) -> Primitive:
+    """Return the primitive in the world. Faces of a mirrored one turn the other way round, to face outside."""
     vertices = np.einsum("...ab,...b->...a", matrix[..., :3, :3], part.vertices) + matrix[..., :3, 3]
     if matrix.ndim > 2 or np.linalg.det(matrix[:3, :3]) >= 0:
-        return Part(vertices, part.faces, part.color, part.uv, part.light)
+        return Primitive(vertices, part.faces, part.color, part.uv, part.light)
     uv, light = (None if values is None else values[:, ::-1] for values in (part.uv, part.light))
-    return Part(vertices, part.faces[:, ::-1], part.color, uv, light)
+    return Primitive(vertices, part.faces[:, ::-1], part.color, uv, light)

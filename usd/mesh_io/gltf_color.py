@@ -47,7 +47,7 @@ class Colors:
         except (MissingFileError, UnidentifiedImageError, OSError) as error:
             name = material.get("name", "unnamed")
             self.document.notes.append(
-                f"material '{name}': its texture cannot be read ({_reason(error)}): no colors"
+                f"material '{name}': its texture cannot be read ({_texture_error(error)}): no colors"
             )
             return BaseColor(known=False)
         clear = texture is not None and bool((texture.pixels[..., 3] < 255).any())
@@ -70,12 +70,12 @@ class Colors:
         return self._textures[index]
 
 
-def _reason(error: Exception) -> str:
+def _texture_error(error: Exception) -> str:
     return str(error).split(": ", 1)[-1]
 
 
 def _base(material: Json) -> tuple[list[float], Json | None]:
-    """A material's base color factor and texture; the diffuse ones of specular-glossiness."""
+    """Return a material's base color factor and texture; the diffuse ones of specular-glossiness."""
     glossy = material.get("extensions", {}).get(GLOSSY)
     look = material.get("pbrMetallicRoughness", {}) if glossy is None else glossy
     names = ("baseColorFactor", "baseColorTexture") if glossy is None else ("diffuseFactor", "diffuseTexture")
@@ -83,7 +83,7 @@ def _base(material: Json) -> tuple[list[float], Json | None]:
 
 
 def _source(document: Document, texture: Json) -> int:
-    """The image of a texture. Raises UserError that names the extension it cannot be read without."""
+    """Return the image of a texture. Raises UserError that names the extension it cannot be read without."""
     extensions = texture.get("extensions", {})
     for name in PICTURES:
         if name in extensions:

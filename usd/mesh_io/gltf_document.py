@@ -125,7 +125,7 @@ def fractions(stored: np.ndarray, normalized: bool) -> np.ndarray:
 
 
 def _chunks(path: Path, content: bytes) -> tuple[bytes, bytes]:
-    """The JSON text and the binary chunk of a file of either form."""
+    """Return the JSON text and the binary chunk of a file of either form."""
     if not content.startswith(b"glTF"):
         return content, b""
     version, place, found = struct.unpack_from("<I", content, 4)[0], 12, dict[int, bytes]()

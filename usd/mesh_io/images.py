@@ -14,6 +14,6 @@ def decode_image(content: bytes) -> UInt8[Tensor, "h w 4"]:
     with Image.open(io.BytesIO(content)) as opened:
         image: Image.Image = opened
         if image.mode.startswith("I"):  # 16 bits of gray, which Pillow would cut off instead of scaling
-            grey = np.asarray(image).astype(np.float64) / 257
-            image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+            gray = np.asarray(image).astype(np.float64) / 257
+            image = Image.fromarray(gray.round().clip(0, 255).astype(np.uint8))
         return torch.from_numpy(np.array(image.convert("RGBA")))

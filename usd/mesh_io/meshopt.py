@@ -16,8 +16,8 @@ def decode_view(data: bytes, count: int, stride: int, mode: str, filter_name: st
     """Return ``count`` elements of ``stride`` bytes. Raises ValueError for data that is not of the format."""
     source = np.frombuffer(data, np.uint8)
     if mode == "ATTRIBUTES":
-        return apply_filter(_vertices(source, count, stride), filter_name).tobytes()
-    reader = {"TRIANGLES": _triangles, "INDICES": _indices}.get(mode)
+        return apply_filter(_decode_vertices(source, count, stride), filter_name).tobytes()
+    reader = {"TRIANGLES": _decode_triangles, "INDICES": _decode_indices}.get(mode)
     if reader is None or stride not in (2, 4):
         raise ValueError(f"meshopt mode {mode} with {stride} bytes")
     return reader(source, count).astype(np.uint16 if stride == 2 else np.uint32).tobytes()
@@ -26,7 +26,7 @@ def decode_view(data: bytes, count: int, stride: int, mode: str, filter_name: st
 # ------------------------------------------------------------------------------------------------------- attributes
 
 
-def _vertices(source: Bytes, count: int, stride: int) -> UInt8[np.ndarray, "count stride"]:
+def _decode_vertices(source: Bytes, count: int, stride: int) -> UInt8[np.ndarray, "count stride"]:
     if len(source) == 0 or source[0] != 0xA0 or stride % 4:
         raise ValueError("meshopt: not an attribute stream of version 0")
     last = source[len(source) - stride :].astype(np.int64)
@@ -44,7 +44,7 @@ def _vertices(source: Bytes, count: int, stride: int) -> UInt8[np.ndarray, "coun
 
 
 def _byte_row(source: Bytes, place: int, size: int) -> tuple[np.ndarray, int]:
-    """The differences of one byte of a block's elements, and where the next row starts."""
+    """Return the differences of one byte of a block's elements, and where the next row starts."""
     groups = -(-size // GROUP)
     header = source[place : place + -(-groups // 4)]
     place += len(header)
@@ -56,7 +56,7 @@ def _byte_row(source: Bytes, place: int, size: int) -> tuple[np.ndarray, int]:
 
 
 def _group(source: Bytes, place: int, mode: int) -> tuple[np.ndarray, int]:
-    """16 differences: none, of 2 or 4 bits, or whole bytes. All bits set: the byte follows behind the group."""
+    """Read 16 differences: none, of 2 or 4 bits, or whole bytes. All bits set: the byte follows behind the group."""
     if mode == 0:
         return np.zeros(GROUP, np.int64), place
     if mode == 3:
@@ -82,7 +82,7 @@ def apply_filter(rows: UInt8[np.ndarray, "count stride"], name: str) -> np.ndarr
 
 
 def _quaternions(rows: np.ndarray) -> np.ndarray:
-    """Four 16-bit components of which the file keeps the three smallest, and in the last which one is missing."""
+    """Restore four 16-bit components: the file keeps the three smallest, and in the last which one is missing."""
     tag = rows[:, 3].astype(np.int64)
     three = rows[:, :3] / (np.sqrt(2.0) * (tag | 3))[:, None]
     four = np.sqrt(np.maximum(0.0, 1 - np.square(three).sum(1, keepdims=True)))
@@ -115,7 +115,7 @@ class _Varints:
             shift += 7
 
     def index(self) -> int:
-        """An index as a zigzag difference from the one before."""
+        """Return an index as a zigzag difference from the one before."""
         value = self.number()
         self.last += (value >> 1) ^ -(value & 1)
         return self.last
@@ -142,7 +142,7 @@ class _Memory:
             self.edges = [edge, *self.edges[:15]]
 
 
-def _triangles(source: Bytes, count: int) -> np.ndarray:
+def _decode_triangles(source: Bytes, count: int) -> np.ndarray:
     if len(source) < 17 or source[0] != 0xE1 or count % 3:
         raise ValueError("meshopt: not a triangle stream of version 1")
     codes, table = source[1 : 1 + count // 3].tolist(), source[-16:].tolist()
@@ -161,7 +161,7 @@ def _triangles(source: Bytes, count: int) -> np.ndarray:
 
 
 def _third(low: int, data: _Varints, memory: _Memory) -> int:
-    """The vertex across a remembered edge."""
+    """Return the vertex across a remembered edge."""
     if 0 < low < 13:
         return memory.vertices[low]
     if low == 0:
@@ -176,7 +176,7 @@ def _third(low: int, data: _Varints, memory: _Memory) -> int:
 
 
 def _fresh(low: int, table: list[int], data: _Varints, memory: _Memory) -> tuple[int, int, int]:
-    """A triangle that shares no remembered edge; its vertices may be remembered, new, or written out."""
+    """Return a triangle that shares no remembered edge; its vertices may be remembered, new, or written out."""
     pair = table[low] if low < 14 else data.byte()
     if low >= 14 and pair == 0:
         memory.next = 0
@@ -192,7 +192,7 @@ def _fresh(low: int, table: list[int], data: _Varints, memory: _Memory) -> tuple
     return known[0], known[1], known[2]
 
 
-def _indices(source: Bytes, count: int) -> np.ndarray:
+def _decode_indices(source: Bytes, count: int) -> np.ndarray:
     if len(source) == 0 or source[0] != 0xD1:
         raise ValueError("meshopt: not an index sequence of version 1")
     data, last, out = _Varints(source, 1), [0, 0], []

@@ -115,7 +115,7 @@ def _material(name: str, block: dict[str, str], folder: Path, notes: list[str]) 
 
 
 def _diffuse(text: str | None) -> tuple[float, float, float, float] | None:
-    """Kd, a color as displayed, as light."""
+    """Return Kd, a color as displayed, as light."""
     words = (text or "").split()
     if not words or words[0] in ("spectral", "xyz"):
         return None

@@ -11,8 +11,8 @@ from usd.math.color import linear_from_srgb
 from usd.mesh_io.colored_mesh import BaseColor
 from usd.mesh_io.files import decode_text, find_neighbor
 from usd.mesh_io.mtl import ObjMaterial, read_materials, texture_coordinates
-from usd.mesh_io.part import Part
 from usd.mesh_io.polygons import triangulate
+from usd.mesh_io.primitive import Primitive
 
 MISSING = -(1 << 40)
 UNKNOWN = ObjMaterial(BaseColor(known=False))
@@ -32,7 +32,7 @@ class _Lines:
     skipped: int = 0
 
 
-def read_obj(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
+def read_obj(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     """Return one part for each material, and what was assumed. Raises UserError for what is no polygon mesh."""
     lines = _Lines()
     text = decode_text(content).replace("\\\r\n", " ").replace("\\\n", " ")
@@ -45,7 +45,7 @@ def read_obj(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
         what = f"{len(lines.vertices)} points only" if lines.vertices else "nothing"
         raise UserError(f"{path}: has no faces, {what}; expected a triangle mesh")
     notes = [f"{lines.skipped} lines, points or curves are left out"] if lines.skipped else []
-    rows, shown = _rows(lines.vertices, path), None
+    rows, shown = _vertex_table(lines.vertices, path), None
     vertices = rows[:, :3]
     if rows.shape[1] >= 6 and np.isfinite(rows[:, 3:6]).all():
         shown = _vertex_colors(rows[:, 3:6], notes)
@@ -54,12 +54,12 @@ def read_obj(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
     known = _materials(path, lines, notes)
     parts = []
     for name, polygons in lines.polygons.items():
-        parts.append(_part(path, polygons, vertices, shown, lines.coordinates, known[name], notes))
+        parts.append(_primitive(path, polygons, vertices, shown, lines.coordinates, known[name], notes))
     return parts, notes
 
 
 def _take(words: list[str], line: str, number: int, lines: _Lines) -> None:
-    """One line of the file."""
+    """Take one line of the file into ``lines``."""
     word = words[0] if words else "#"
     if word in ("v", "vt", "f", "fo") and "#" in line:
         words = line.partition("#")[0].split()
@@ -82,7 +82,7 @@ def _take(words: list[str], line: str, number: int, lines: _Lines) -> None:
 
 
 def _corner(text: str, counts: tuple[int, int]) -> tuple[int, int]:
-    """Numbers, from 0, of a corner's vertex and coordinate; negative ones in the file count backwards from here."""
+    """Return numbers, from 0, of a corner's vertex and coordinate; negative ones in the file count backwards."""
     if "/" not in text:
         index = int(text)
         return (index - 1 if index > 0 else counts[0] + index if index < 0 else -1), MISSING
@@ -92,8 +92,8 @@ def _corner(text: str, counts: tuple[int, int]) -> tuple[int, int]:
     return vertex, other - 1 if other > 0 else counts[1] + other if other < 0 else MISSING
 
 
-def _rows(words: list[list[str]], path: Path) -> np.ndarray:
-    """Numbers of ``v`` lines as a table; what some lines lack is NaN beyond the third column."""
+def _vertex_table(words: list[list[str]], path: Path) -> np.ndarray:
+    """Return numbers of ``v`` lines as a table; what some lines lack is NaN beyond the third column."""
     if not words:
         return np.zeros((0, 3))
     if min(map(len, words)) < 3:
@@ -112,7 +112,7 @@ def _rows(words: list[list[str]], path: Path) -> np.ndarray:
 
 
 def _paint(digits: str) -> np.ndarray | None:
-    """Colors in [0, 1] of ZBrush's ``#MRGB`` comments: eight hexadecimal digits a vertex, mask before red."""
+    """Return colors in [0, 1] of ZBrush's ``#MRGB`` comments: eight hexadecimal digits a vertex, mask before red."""
     try:
         return np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(-1, 4)[:, 1:] / 255
     except ValueError:
@@ -120,7 +120,7 @@ def _paint(digits: str) -> np.ndarray | None:
 
 
 def _vertex_colors(shown: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Light of colors as displayed, in [0, 1] or in bytes."""
+    """Return light of colors as displayed, in [0, 1] or in bytes."""
     if shown.max(initial=0.0) > 1:
         notes.append("vertex colors beyond 1 are taken as bytes")
         shown = shown / 255
@@ -129,7 +129,7 @@ def _vertex_colors(shown: np.ndarray, notes: list[str]) -> np.ndarray:
 
 
 def _materials(path: Path, lines: _Lines, notes: list[str]) -> dict[str, ObjMaterial]:
-    """The materials that faces name; unknown ones have no known color."""
+    """Return the materials that faces name; unknown ones have no known color."""
     found: dict[str, ObjMaterial] = {}
     for library in lines.libraries:
         for file in _library_files(path, library, notes):
@@ -145,7 +145,7 @@ def _materials(path: Path, lines: _Lines, notes: list[str]) -> dict[str, ObjMate
 
 
 def _library_files(path: Path, library: str, notes: list[str]) -> list[Path]:
-    """The files of one ``mtllib`` line: one name with spaces, or several names."""
+    """Return the files of one ``mtllib`` line: one name with spaces, or several names."""
     whole = find_neighbor(path.parent, library)
     names = [library] if whole.path is not None else library.split()
     files = []
@@ -159,7 +159,7 @@ def _library_files(path: Path, library: str, notes: list[str]) -> list[Path]:
     return files
 
 
-def _part(
+def _primitive(
     path: Path,
     polygons: list[tuple[int, list[tuple[int, int]]]],
     vertices: np.ndarray,
@@ -167,11 +167,11 @@ def _part(
     coordinates: list[list[str]],
     material: ObjMaterial,
     notes: list[str],
-) -> Part:
-    """The polygons of one material. Of an OBJ its texture counts, else its vertex colors, else its material's color."""
+) -> Primitive:
+    """Return the polygons of one material, colored by its texture, else by vertices, else by the material's color."""
     flat = np.array([corner for _, corners in polygons for corner in corners], np.int64).reshape(-1, 2)
     counts = np.array([len(corners) for _, corners in polygons])
-    _check(path, flat[:, 0], counts, [line for line, _ in polygons], len(vertices))
+    _check_vertices(path, flat[:, 0], counts, [line for line, _ in polygons], len(vertices))
     corner, _ = triangulate(flat[:, 0], counts, np.nan_to_num(vertices))
     faces, laid = flat[:, 0][corner], flat[:, 1][corner]
     shown = None if light is None else light[faces]
@@ -183,16 +183,16 @@ def _part(
         uv = texture_coordinates(table[laid], material)
     if color.texture is not None and uv is None:
         notes.append("faces with a texture have no texture coordinates: no colors")
-        return Part(vertices, faces, BaseColor(known=False))
+        return Primitive(vertices, faces, BaseColor(known=False))
     if color.texture is not None:
         notes += ["vertex colors beside a texture are left out"] if light is not None else []
-        return Part(vertices, faces, color, uv)
+        return Primitive(vertices, faces, color, uv)
     if shown is not None:
-        return Part(vertices, faces, BaseColor(), uv, shown)
-    return Part(vertices, faces, color, uv)
+        return Primitive(vertices, faces, BaseColor(), uv, shown)
+    return Primitive(vertices, faces, color, uv)
 
 
-def _check(path: Path, vertex: np.ndarray, counts: np.ndarray, lines: list[int], limit: int) -> None:
+def _check_vertices(path: Path, vertex: np.ndarray, counts: np.ndarray, lines: list[int], limit: int) -> None:
     wrong = np.flatnonzero((vertex < 0) | (vertex >= limit))
     if len(wrong):
         polygon = int(np.searchsorted(np.cumsum(counts), wrong[0], side="right"))

@@ -12,8 +12,8 @@ from usd.math.color import linear_from_srgb
 from usd.mesh_io.colored_mesh import BaseColor, Texture
 from usd.mesh_io.files import find_neighbor
 from usd.mesh_io.images import decode_image
-from usd.mesh_io.part import Part, check_polygons
 from usd.mesh_io.polygons import triangulate
+from usd.mesh_io.primitive import Primitive, check_polygons
 
 TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -46,7 +46,7 @@ class Element:
     lists: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
-def read_ply(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
+def read_ply(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     """Return the faces as parts, one a texture, and what was assumed. Raises UserError for point clouds and splats."""
     elements, form, comments, place = _header(path, content)
     tables = {element.name: element for element in elements}
@@ -64,11 +64,11 @@ def read_ply(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
         raise UserError(f"{path}: cannot be read as a mesh: is the file cut off? ({error})") from error
     vertices = np.stack([vertex.columns[axis] for axis in "xyz"], -1).astype(np.float64)
     notes: list[str] = []
-    return _parts(path, vertices, vertex, face, comments, notes), notes
+    return _primitives(path, vertices, vertex, face, comments, notes), notes
 
 
 def _header(path: Path, content: bytes) -> tuple[list[Element], str, list[str], int]:
-    """The tables, the form, the comments and where the data starts."""
+    """Return the tables, the form, the comments and where the data starts."""
     match = re.search(rb"end_header[ \t]*(\r\n|\n|\r)", content)
     if not content.startswith(b"ply") or match is None:
         raise UserError(f"{path}: cannot be read as a mesh: has no PLY header")
@@ -180,10 +180,10 @@ def _keep(element: Element, rows: dict[str, list[np.ndarray]]) -> None:
             element.lists[prop.name] = (flat, np.array([len(row) for row in values]))
 
 
-def _parts(
+def _primitives(
     path: Path, vertices: np.ndarray, vertex: Element, face: Element, comments: list[str], notes: list[str]
-) -> list[Part]:
-    """One part; of a file with several textures one for each that faces name (``texnumber``)."""
+) -> list[Primitive]:
+    """Return one primitive; of a file with several textures one for each that faces name (``texnumber``)."""
     name = next((n for n in ("vertex_indices", "vertex_index") if n in face.lists), None)
     if name is None:
         raise UserError(f"{path}: its faces have no vertex_indices; expected a triangle mesh")
@@ -202,21 +202,22 @@ def _parts(
     textures = _textures(path, comments, notes)
     if not textures or not all(texture.known for texture in textures):
         shown = color if not textures or corners is not None else BaseColor(known=False)
-        return [Part(vertices, faces, shown, None, corners)]
+        return [Primitive(vertices, faces, shown, None, corners)]
     uv = _coordinates(vertex, face, faces, corner, len(flat))
     number = face.columns.get("texnumber", np.zeros(len(counts)))[owner].astype(np.int64)
     if uv is None or (number < 0).any() or (number >= len(textures)).any():
         notes.append("a texture has no coordinates, or faces name none: no colors")
-        return [Part(vertices, faces, BaseColor(known=False))]
+        return [Primitive(vertices, faces, BaseColor(known=False))]
     notes += ["vertex colors beside a texture are left out"] if corners is not None else []
     laid = uv * [1.0, -1.0] + [0.0, 1.0]
     return [
-        Part(vertices, faces[number == i], textures[i], laid[number == i]) for i in np.unique(number).tolist()
+        Primitive(vertices, faces[number == i], textures[i], laid[number == i])
+        for i in np.unique(number).tolist()
     ]
 
 
 def _strips(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles of strips that -1 parts, as polygons of three corners."""
+    """Return triangles of strips that -1 parts, as polygons of three corners."""
     rows = []
     for strip in np.split(flat, np.flatnonzero(flat == -1)):
         strip = strip[strip >= 0]
@@ -227,7 +228,7 @@ def _strips(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _light(columns: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Linear light and alpha (N, 4) of colors as displayed: 8 or 16 bits, or numbers in [0, 1] or [0, 255]."""
+    """Return linear light and alpha (N, 4) of colors as displayed: 8 or 16 bits, or numbers in [0, 1] or [0, 255]."""
     names = next((names for names in COLORS if all(name in columns for name in names)), None)
     if names is None:
         return None
@@ -242,7 +243,7 @@ def _light(columns: dict[str, np.ndarray]) -> np.ndarray | None:
 def _coordinates(
     vertex: Element, face: Element, faces: np.ndarray, corner: np.ndarray, corners: int
 ) -> np.ndarray | None:
-    """Texture coordinates (v up) at corners of triangles: of each face's own corners, or of vertices."""
+    """Return texture coordinates (v up) at corners of triangles: of each face's own corners, or of vertices."""
     flat = face.lists.get("texcoord", (np.zeros(0), np.zeros(0)))[0]
     if len(flat) == 2 * corners:
         return flat.reshape(-1, 2).astype(np.float64)[corner]
@@ -253,7 +254,7 @@ def _coordinates(
 
 
 def _textures(path: Path, comments: list[str], notes: list[str]) -> list[BaseColor]:
-    """The textures that comments name, in their order."""
+    """Return the textures that comments name, in their order."""
     names = [line.split(None, 1)[1] for line in comments if re.match(r"(?i)texturefile\s+\S", line)]
     return [_texture(path, name, notes) for name in names]
 

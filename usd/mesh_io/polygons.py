@@ -30,7 +30,7 @@ def triangulate(
 
 
 def _triangles_of_loops(x: Float[np.ndarray, "P n 3"]) -> Int[np.ndarray, "P t 3"]:
-    """Corner numbers of the n - 2 triangles of each polygon of n corners."""
+    """Return corner numbers of the n - 2 triangles of each polygon of n corners."""
     count, size = x.shape[:2]
     fan = np.stack([np.zeros(size - 2, int), np.arange(1, size - 1), np.arange(2, size)], -1)
     order = np.tile(fan, (count, 1, 1))
@@ -48,7 +48,7 @@ def _triangles_of_loops(x: Float[np.ndarray, "P n 3"]) -> Int[np.ndarray, "P t 3
 
 
 def _flatten(x: Float[np.ndarray, "n 3"], normal: Float[np.ndarray, "3"]) -> Float[np.ndarray, "n 2"]:
-    """Coordinates in the plane that ``normal`` stands on, in which the polygon turns counter-clockwise."""
+    """Return coordinates in the plane that ``normal`` stands on, in which the polygon turns counter-clockwise."""
     axis = int(np.abs(normal).argmax())
     first, second = [(1, 2), (2, 0), (0, 1)][axis]
     flat = x[:, [first, second]]
@@ -66,7 +66,7 @@ def clip_ears(x: Float[np.ndarray, "n 2"]) -> Int[np.ndarray, "t 3"]:
 
 
 def _is_ear(x: np.ndarray, left: list[int], i: int) -> bool:
-    """Whether corner i turns left and its triangle holds no other corner that is left."""
+    """Return whether corner i turns left and its triangle holds no other corner that is left."""
     before, here, after = left[i - 1], left[i], left[(i + 1) % len(left)]
     a, b, c = x[before], x[here], x[after]
     if _cross(b - a, c - b) <= 0:

@@ -11,12 +11,12 @@ from usd.mesh_io.colored_mesh import BaseColor, ColoredMesh
 from usd.mesh_io.files import read_content
 from usd.mesh_io.gltf import read_gltf
 from usd.mesh_io.obj import read_obj
-from usd.mesh_io.part import Part, assemble
 from usd.mesh_io.ply import read_ply
+from usd.mesh_io.primitive import Primitive, assemble
 from usd.mesh_io.stl_off import read_off, read_stl
 
 Up = Literal["auto", "y", "z"]
-Reader = Callable[[Path, bytes], tuple[list[Part], list[str]]]
+Reader = Callable[[Path, bytes], tuple[list[Primitive], list[str]]]
 READERS: dict[str, Reader] = {
     ".glb": read_gltf,
     ".gltf": read_gltf,
@@ -51,8 +51,8 @@ def read_mesh(path: Path, up: Up = "auto") -> ColoredMesh:
     return mesh.move(mesh.vertices @ rotation_to_z_up("+y").T)
 
 
-def _color_uncolored(parts: list[Part]) -> list[Part]:
-    """Parts without colors are white beside parts that have some; vertex colors alone are colors too."""
+def _color_uncolored(parts: list[Primitive]) -> list[Primitive]:
+    """Make primitives without colors white beside some that have them; vertex colors alone are colors too."""
     known = [
         replace(part, color=replace(part.color, named=True)) if part.light is not None else part
         for part in parts

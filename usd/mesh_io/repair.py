@@ -12,7 +12,7 @@ from torch import Tensor
 
 from usd.math.mesh import coincident, directed_edges, face_cross
 from usd.mesh_io.colored_mesh import ColoredMesh
-from usd.mesh_io.part import spans_triangle
+from usd.mesh_io.primitive import spans_triangle
 
 FAR = 50.0
 """Faces so many times farther from the middle than nine tenths of all corners are strays."""
@@ -35,7 +35,7 @@ def first_of_groups(label: Int[Tensor, "N"]) -> Int[Tensor, "G"]:
     return none.scatter_reduce(0, label, torch.arange(len(label)), "amin")
 
 
-def without_strays(mesh: ColoredMesh) -> ColoredMesh:
+def drop_strays(mesh: ColoredMesh) -> ColoredMesh:
     """Drop faces that lie so far from the rest that the object would vanish in their bounding box."""
     far = is_stray(mesh)
     if not far.any():
@@ -111,7 +111,7 @@ def consistent_turns(faces: Int[Tensor, "F 3"]) -> tuple[Int[Tensor, "F"], Bool[
 
 
 def _neighbors(faces: Int[Tensor, "F 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of faces that share an edge of their own, and 1 where both run along it in the same direction."""
+    """Return pairs of faces that share an edge of their own, and 1 where both run along it in the same direction."""
     edges = directed_edges(faces).numpy()
     face = np.tile(np.arange(len(faces)), 3)
     low, high = edges.min(1), edges.max(1)
@@ -125,7 +125,7 @@ def _neighbors(faces: Int[Tensor, "F 3"]) -> tuple[np.ndarray, np.ndarray, np.nd
 def _inward(
     vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], sheet: Int[Tensor, "F"]
 ) -> Bool[Tensor, "S"]:
-    """Which sheets face inward: their volume about their middle is negative, and no other's box holds theirs."""
+    """Return which sheets face inward: their volume about their middle is negative, and no other's box holds theirs."""
     vertices, count = vertices.double(), int(sheet.max()) + 1
     corners = vertices[faces]
     index = sheet[:, None].expand(-1, 3)
@@ -146,19 +146,19 @@ def _inward(
     )
     area = torch.zeros(count, dtype=torch.float64).index_add(0, sheet, cross.norm(dim=1) / 2)
     bulge = torch.where(_is_closed_sheet(faces, sheet), 0.0, FLAT * area**1.5)
-    return (volume < -bulge) & ~_boxed(low, high)
+    return (volume < -bulge) & ~_inside_boxes(low, high)
 
 
 def _is_closed_sheet(faces: Int[Tensor, "F 3"], sheet: Int[Tensor, "F"]) -> Bool[Tensor, "S"]:
-    """Which sheets have a neighbor at every edge of every face."""
+    """Return which sheets have a neighbor at every edge of every face."""
     one, other, _ = _neighbors(faces)
     shared = np.bincount(np.concatenate([one, other]), minlength=len(faces))
     open_faces = torch.from_numpy((shared < 3).astype(np.int64))
     return torch.zeros(int(sheet.max()) + 1).long().index_add(0, sheet, open_faces) == 0
 
 
-def _boxed(low: Float[Tensor, "S 3"], high: Float[Tensor, "S 3"]) -> Bool[Tensor, "S"]:
-    """Which boxes lie strictly in another one."""
+def _inside_boxes(low: Float[Tensor, "S 3"], high: Float[Tensor, "S 3"]) -> Bool[Tensor, "S"]:
+    """Return which boxes lie strictly in another one."""
     order = (high - low).prod(1).argsort(descending=True)[:256].tolist()
     held = torch.zeros(len(low), dtype=torch.bool)
     for large in order:

@@ -10,14 +10,14 @@ from usd.core.errors import UserError
 from usd.math.color import linear_from_srgb
 from usd.mesh_io.colored_mesh import BaseColor
 from usd.mesh_io.files import decode_text
-from usd.mesh_io.part import Part, check_polygons
 from usd.mesh_io.polygons import triangulate
+from usd.mesh_io.primitive import Primitive, check_polygons
 
 FACET = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 """A triangle of a binary STL file: 50 bytes."""
 
 
-def read_stl(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
+def read_stl(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     """Return the triangles of an ASCII or binary STL file, with the colors that two dialects of binary ones hold."""
     count = int.from_bytes(content[80:84], "little")
     # Binary files may begin with the same word; text has no zero bytes.
@@ -32,11 +32,11 @@ def read_stl(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
     if not len(corners):
         raise UserError(f"{path}: has no faces; expected a triangle mesh")
     faces = np.arange(3 * len(corners)).reshape(-1, 3)
-    return [Part(corners.reshape(-1, 3), faces, BaseColor(named=light is not None), None, light)], []
+    return [Primitive(corners.reshape(-1, 3), faces, BaseColor(named=light is not None), None, light)], []
 
 
 def _ascii_corners(path: Path, content: bytes) -> np.ndarray:
-    """Corners (F, 3, 3) of the facets of an ASCII STL file, of all its solids."""
+    """Return corners (F, 3, 3) of the facets of an ASCII STL file, of all its solids."""
     words = content.lower().split()
     starts = np.flatnonzero(np.array(words, dtype=object) == b"vertex")
     if len(starts) % 3 or not re.search(rb"end\s*solid", content.lower().rsplit(b"endfacet", 1)[-1]):
@@ -46,7 +46,7 @@ def _ascii_corners(path: Path, content: bytes) -> np.ndarray:
 
 
 def _facet_light(facets: np.ndarray, head: bytes) -> np.ndarray | None:
-    """Linear light and alpha of facets' colors of 5 bits a channel, as displayed; None where none has one.
+    """Return linear light and alpha of facets' colors of 5 bits a channel, as displayed; None where none has one.
 
     Magics writes a color into the header and red lowest in the attribute; the highest bit is set where a facet has the
     header's color. VisCAM and SolidView write blue lowest; the highest bit is set where a facet has a color.
@@ -65,7 +65,7 @@ def _facet_light(facets: np.ndarray, head: bytes) -> np.ndarray | None:
     return np.concatenate([light, np.ones((len(light), 1))], 1)[:, None, :].repeat(3, 1)
 
 
-def read_off(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
+def read_off(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     """Return the polygons of an ASCII OFF file, with colors of vertices (COFF) or of faces where it has them."""
     text = re.sub(r"#[^\n]*", "", decode_text(content))
     match = re.match(r"\s*(ST)?(C)?(N)?OFF\b", text)
@@ -91,10 +91,10 @@ def read_off(path: Path, content: bytes) -> tuple[list[Part], list[str]]:
     elif all(len(row) >= count + 3 for count, row in rows):
         stored = np.array([[float(word) for word in row[count : count + 3]] for count, row in rows])
         light = _light(stored)[owner][:, None, :].repeat(3, 1)
-    return [Part(table[:, :3], faces, BaseColor(named=light is not None), None, light)], []
+    return [Primitive(table[:, :3], faces, BaseColor(named=light is not None), None, light)], []
 
 
 def _light(stored: np.ndarray) -> np.ndarray:
-    """Linear light and alpha of colors as displayed, in bytes where any is beyond 1."""
+    """Return linear light and alpha of colors as displayed, in bytes where any is beyond 1."""
     shown = torch.from_numpy(stored / (255.0 if stored.max(initial=0.0) > 1 else 1.0)).clamp(0, 1)
     return np.concatenate([linear_from_srgb(shown).numpy(), np.ones((len(stored), 1))], 1)

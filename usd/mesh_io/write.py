@@ -38,7 +38,7 @@ UNLIT = "KHR_materials_unlit"
 
 
 @dataclass(frozen=True)
-class Surface:
+class ExportMesh:
     """A closed shell ready to be written, in the axes and units of its file.
 
     ``texture`` is the base color picture (an encoded PNG or JPEG) for the coordinates in ``atlas``. ``finish`` holds
@@ -55,7 +55,7 @@ class Surface:
 
 
 def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
-    """An encoded picture of values in [0, 1]."""
+    """Return an encoded picture of values in [0, 1]."""
     pixels = _array((picture.clamp(0, 1) * 255).round(), np.uint8)
     buffer = io.BytesIO()
     if fmt == "png":
@@ -66,28 +66,28 @@ def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
 
 
 def finish_picture(values: Float[Tensor, "H W C"]) -> Float[Tensor, "H W 3"] | None:
-    """Roughness and metallic of baked values (color, metallic, roughness) in a picture's green and blue."""
+    """Return roughness and metallic of baked values (color, metallic, roughness) in a picture's green and blue."""
     if values.shape[2] < 5:
         return None
     return torch.cat([torch.ones_like(values[..., :1]), values[..., 4:5], values[..., 3:4]], -1)
 
 
 def finish_maps(name: str, finish: Float[Tensor, "H W 3"] | None) -> dict[str, tuple[str, bytes]]:
-    """The same as an MTL file refers to them: word -> (file, content)."""
+    """Return the same as an MTL file refers to it: word -> (file, content)."""
     if finish is None:
         return {}
     parts = {"map_Pr": ("roughness", finish[..., 1:2]), "map_Pm": ("metallic", finish[..., 2:3])}
     return {
-        word: (f"{name}_{what}.png", picture_bytes(grey.expand(-1, -1, 3), "png"))
-        for word, (what, grey) in parts.items()
+        word: (f"{name}_{what}.png", picture_bytes(gray.expand(-1, -1, 3), "png"))
+        for word, (what, gray) in parts.items()
     }
 
 
 # ------------------------------------------------------------------------------------------------------------- glb
 
 
-def glb_bytes(surface: Surface) -> bytes:
-    """A binary glTF 2.0 file. Vertices at seams of the texture are doubled, as the format wants it."""
+def glb_bytes(surface: ExportMesh) -> bytes:
+    """Return a binary glTF 2.0 file. Vertices at seams of the texture are doubled, as the format wants it."""
     mesh, atlas = surface.mesh, surface.atlas
     faces, vertex = mesh.faces.cpu(), torch.arange(len(mesh.vertices))
     arrays = {}
@@ -104,16 +104,16 @@ def glb_bytes(surface: Surface) -> bytes:
 def split_at_seams(
     faces: Int[Tensor, "F 3"], atlas: Atlas
 ) -> tuple[Int[Tensor, "F 3"], Int[Tensor, "W"], Int[Tensor, "W"]]:
-    """Faces over W corners, each a vertex of the mesh and a point of the atlas, and those two."""
+    """Return faces over W corners, each a vertex of the mesh and a point of the atlas, and those two."""
     n = len(atlas.uv)
     key, corner = torch.unique(faces * n + atlas.faces, return_inverse=True)
     return corner.view(-1, 3), key // n, key % n
 
 
-def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface) -> bytes:
-    """One mesh of one primitive; every array and the picture have their own views of the one buffer."""
+def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: ExportMesh) -> bytes:
+    """Return a file of one mesh of one primitive; each array and picture has its own view of the one buffer."""
     arrays = [*attributes.values(), faces.reshape(-1)]
-    maps = _pictures(surface)
+    maps = _glb_pictures(surface)
     blobs = [array.tobytes() for array in arrays] + [content for content, _ in maps]
     padded = [blob + b"\0" * (-len(blob) % 4) for blob in blobs]
     starts = np.cumsum([0, *map(len, padded)]).tolist()
@@ -149,8 +149,8 @@ def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: Surface)
     return _container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(padded))
 
 
-def _pictures(surface: Surface) -> list[tuple[bytes, str]]:
-    """Encoded pictures and their media types: base color, then finish."""
+def _glb_pictures(surface: ExportMesh) -> list[tuple[bytes, str]]:
+    """Return encoded pictures and their media types: base color, then finish."""
     if not surface.texture:
         return []
     mime = "image/png" if surface.picture_format == "png" else "image/jpeg"
@@ -158,8 +158,8 @@ def _pictures(surface: Surface) -> list[tuple[bytes, str]]:
     return [(surface.texture, mime), *finish]
 
 
-def _gltf_material(surface: Surface) -> dict:
-    """Metallic-roughness; dull and not metallic unless its finish says otherwise."""
+def _gltf_material(surface: ExportMesh) -> dict:
+    """Return a metallic-roughness material; dull and not metallic unless its finish says otherwise."""
     finished = bool(surface.texture) and surface.finish is not None
     look: dict = {"metallicFactor": 1.0 if finished else 0.0, "roughnessFactor": 1.0}
     if surface.texture:
@@ -189,8 +189,8 @@ def _container(text: bytes, data: bytes) -> bytes:
 # ------------------------------------------------------------------------------------------------------------- obj
 
 
-def obj_bytes(surface: Surface, library: str | None = None, normals: bool = False) -> bytes:
-    """A Wavefront OBJ file: seams are in the texture coordinates alone, so the mesh stays in one piece.
+def obj_bytes(surface: ExportMesh, library: str | None = None, normals: bool = False) -> bytes:
+    """Return a Wavefront OBJ file: seams are in the texture coordinates alone, so the mesh stays in one piece.
 
     ``library`` is the MTL file's name; without one, vertex colors stand behind the coordinates.
     """
@@ -198,32 +198,32 @@ def obj_bytes(surface: Surface, library: str | None = None, normals: bool = Fals
     rows = _array(mesh.vertices, np.float64)
     if mesh.color is not None and library is None:
         rows = np.concatenate([rows, _array(mesh.color.clamp(0, 1), np.float64)], 1)
-    lines = [f"mtllib {library}"] * (library is not None) + _lines("v", rows)
+    lines = [f"mtllib {library}"] * (library is not None) + _obj_lines("v", rows)
     corners = [_array(mesh.faces, np.int64) + 1]
     if atlas is not None:
-        lines += _lines("vt", _array(atlas.uv, np.float64) * [1, -1] + [0, 1])
+        lines += _obj_lines("vt", _array(atlas.uv, np.float64) * [1, -1] + [0, 1])
         corners.append(_array(atlas.faces, np.int64) + 1)
     if normals:
-        lines += _lines("vn", _array(surface.normals, np.float64))
+        lines += _obj_lines("vn", _array(surface.normals, np.float64))
         corners.append(corners[0])
     lines += ["usemtl surface", "s 1"] if library else []
     return ("\n".join([*lines, *_face_lines(corners, normals and atlas is None)]) + "\n").encode()
 
 
-def _lines(word: str, rows: np.ndarray) -> list[str]:
+def _obj_lines(word: str, rows: np.ndarray) -> list[str]:
     form = word + " %.7g" * rows.shape[1]
     return [form % tuple(row) for row in rows.tolist()]
 
 
 def _face_lines(corners: list[np.ndarray], gap: bool) -> list[str]:
-    """``f v/vt/vn``; ``gap`` leaves the middle one out."""
+    """Return lines ``f v/vt/vn``; ``gap`` leaves the middle one out."""
     one = ("/" * (2 if gap else 1)).join(["%d"] * len(corners))
     form = f"f {one} {one} {one}"
     return [form % tuple(row) for row in np.stack(corners, 2).reshape(len(corners[0]), -1).tolist()]
 
 
 def mtl_bytes(maps: dict[str, str]) -> bytes:
-    """A material library with one material: white, dull, times its pictures (word -> file)."""
+    """Return a material library with one material: white, dull, times its pictures (word -> file)."""
     lines = ["newmtl surface", "Ka 0 0 0", "Kd 1 1 1", "Ks 0 0 0", "d 1", "illum 1"]
     return ("\n".join([*lines, *[f"{word} {file}" for word, file in maps.items()]]) + "\n").encode()
 
@@ -231,22 +231,22 @@ def mtl_bytes(maps: dict[str, str]) -> bytes:
 # ----------------------------------------------------------------------------------------------------- ply and stl
 
 
-def ply_bytes(surface: Surface, normals: bool = False) -> bytes:
-    """A binary PLY file."""
+def ply_bytes(surface: ExportMesh, normals: bool = False) -> bytes:
+    """Return a binary PLY file."""
     from trimesh.exchange.ply import export_ply
 
     return export_ply(_trimesh(surface), vertex_normal=normals)
 
 
-def stl_bytes(surface: Surface) -> bytes:
-    """A binary STL file: the shape alone."""
+def stl_bytes(surface: ExportMesh) -> bytes:
+    """Return a binary STL file: the shape alone."""
     from trimesh.exchange.stl import export_stl
 
     return export_stl(_trimesh(surface))
 
 
-def _trimesh(surface: Surface) -> Any:
-    """The surface as trimesh has it."""
+def _trimesh(surface: ExportMesh) -> Any:
+    """Return the surface as trimesh has it."""
     import trimesh
 
     mesh = surface.mesh

@@ -42,5 +42,5 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: ActivationName) -> Callable[[Tensor], Tensor]:
-    """The function of that name."""
+    """Return the function of that name."""
     return _ACTIVATIONS[name]

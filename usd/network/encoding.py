@@ -55,10 +55,11 @@ class HashGrid(torch.nn.Module):
 
     @property
     def n_output(self) -> int:
+        """Numbers that the encoding of a point has."""
         return self.spec.n_output
 
     def active_levels(self, step: int) -> int:
-        """How many levels are on at a step."""
+        """Return how many levels are on at a step."""
         if self.config.otype == "HashGrid":
             return self.config.n_levels
         later = max(0, step - self.config.start_step) // self.config.update_steps
@@ -71,6 +72,7 @@ class HashGrid(torch.nn.Module):
             self.mask.zero_()[:on] = 1
 
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
+        """Encode points; see ``usd.kernels.hash_grid``."""
         features = hash_grid(x, self.table, self.spec)
         return features if self.mask is None else features * self.mask
 
@@ -150,7 +152,7 @@ class DirectionEncoding(torch.nn.Module):
 
 
 def spherical_harmonics(directions: Float[Tensor, "N 3"], degree: int) -> Float[Tensor, "N D"]:
-    """Real spherical harmonics of the first ``degree`` bands (1 to 4) of unit directions, orthonormal on the sphere."""
+    """Evaluate real spherical harmonics of the first ``degree`` bands (1 to 4), orthonormal on the sphere."""
     x, y, z = directions.unbind(-1)
     bands = [torch.full_like(x, 0.28209479)]
     if degree > 1:

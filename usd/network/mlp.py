@@ -37,11 +37,12 @@ class FusedMLP(torch.nn.Sequential):
     """The same weights under the same names, computed by ``usd.kernels.mlp``. First derivatives only, where fused."""
 
     def forward(self, x: Float[Tensor, "N i"]) -> Float[Tensor, "N o"]:
+        """Apply all layers at once."""
         return fused_mlp(x, [layer.weight for layer in self if isinstance(layer, torch.nn.Linear)])
 
 
 def mlp(n_input: int, n_output: int, config: MLPConfig) -> torch.nn.Sequential:
-    """``n_hidden_layers`` hidden layers and a linear last one, Kaiming-uniform weights, no biases."""
+    """Build ``n_hidden_layers`` hidden layers and a linear last one, Kaiming-uniform weights, no biases."""
     widths = [n_input, *[config.n_neurons] * config.n_hidden_layers]
     layers: list[torch.nn.Module] = []
     for before, after in pairwise(widths):

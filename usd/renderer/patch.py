@@ -6,15 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.background import Background
 from usd.core.config import Spec, component, option
 from usd.core.registry import build, register
 from usd.core.types import Render, Samples
-from usd.geometry import Geometry
-from usd.material import Material
 from usd.math import rng
-from usd.math.camera import Cameras
-from usd.renderer import Renderer, Window
+from usd.math.camera import Cameras, Window
+from usd.renderer import Renderer, RenderRequest
 
 
 @register("patch-renderer")
@@ -34,34 +31,26 @@ class PatchRenderer(Renderer["PatchRenderer.Config"]):
         )
         global_detach: bool = option(False, "only the patch is trained")
 
-    def __init__(
-        self, config: Config, geometry: Geometry, material: Material, background: Background
-    ) -> None:
-        super().__init__(config, geometry, material, background)
-        self.base = build(
-            config.base_renderer, Renderer, geometry=geometry, material=material, background=background
-        )
+    def configure(self) -> None:
+        """Make the renderer of both pictures."""
+        scene = {name: getattr(self.scene, name) for name in ("geometry", "material", "background")}
+        self.base = build(self.config.base_renderer, Renderer, **scene)
         self.outputs = self.base.outputs
 
-    def render(
-        self,
-        cameras: Cameras,
-        needs: frozenset[str] = frozenset(),
-        generator: torch.Generator | None = None,
-        window: Window | None = None,
-    ) -> Render:
-        """See ``Renderer.render``. Without a generator the patch is in the middle."""
-        size = self.config.patch_size
-        if not self.training or window is not None or size >= min(cameras.height, cameras.width):
-            return self.base.render(cameras, needs, generator, window)
-        patch = _place(cameras, size, generator)
+    def draw(self, request: RenderRequest) -> Render:
+        """Render a coarse picture and a patch. Without a generator the patch is in the middle."""
+        size, cameras, generator = self.config.patch_size, request.cameras, request.generator
+        whole = request.window is not None or size >= min(cameras.height, cameras.width)
+        if whole or not self.training:
+            return self.base.draw(request)
+        patch = _patch_window(cameras, size, generator)
         seed = None if generator is None else _draw(1 << 62, generator)
         small = cameras.resize(
             *(-(-n // self.config.global_downsample) for n in (cameras.height, cameras.width))
         )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.global_detach):
-            coarse = self.base.render(small, needs, _seeded(seed, generator))
-        fine = self.base.render(cameras, needs, _seeded(seed, generator), patch)
+            coarse = self.base.render(small, request.needs, _restart(seed, generator))
+        fine = self.base.render(cameras, request.needs, _restart(seed, generator), patch)
         return _paste(coarse, fine, patch, cameras)
 
 
@@ -69,22 +58,22 @@ def _draw(stop: int, generator: torch.Generator) -> int:
     return int(torch.randint(stop, (), generator=generator, device=generator.device))
 
 
-def _seeded(seed: int | None, like: torch.Generator | None) -> torch.Generator | None:
-    """The same stream each time, so that both pictures stand before the same random background."""
+def _restart(seed: int | None, like: torch.Generator | None) -> torch.Generator | None:
+    """Return the same stream each time, so that both pictures stand before the same random background."""
     return None if seed is None or like is None else rng.fresh(like, seed)
 
 
-def _place(cameras: Cameras, size: int, generator: torch.Generator | None) -> Window:
+def _patch_window(cameras: Cameras, size: int, generator: torch.Generator | None) -> Window:
     spare = (cameras.height - size, cameras.width - size)
     top, left = (n // 2 if generator is None else _draw(n + 1, generator) for n in spare)
     return Window(top, left, size, size)
 
 
 def _paste(coarse: Render, fine: Render, at: Window, cameras: Cameras) -> Render:
-    """``coarse`` upsampled to the cameras' size, with ``fine`` in its window."""
+    """Return ``coarse`` upsampled to the cameras' size, with ``fine`` in its window."""
 
     def pasted(small: Tensor, patch: Tensor) -> Tensor:
-        picture = _enlarged(small, cameras.height, cameras.width)
+        picture = _enlarge(small, cameras.height, cameras.width)
         picture[..., at.top : at.top + at.height, at.left : at.left + at.width] = patch
         return picture
 
@@ -97,20 +86,20 @@ def _paste(coarse: Render, fine: Render, at: Window, cameras: Cameras) -> Render
         foreground=known(coarse.foreground, fine.foreground),
         depth=known(coarse.depth, fine.depth),
         normal=known(coarse.normal, fine.normal),
-        samples=_joined(coarse.samples, fine.samples, coarse.opacity.numel()),
+        samples=_join_samples(coarse.samples, fine.samples, coarse.opacity.numel()),
         mesh=fine.mesh,
     )
 
 
-def _enlarged(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Float[Tensor, "B C H W"]:
-    """The picture of the same view at another size, bilinear; exact where the two shapes are not quite similar."""
+def _enlarge(picture: Float[Tensor, "B C h w"], height: int, width: int) -> Float[Tensor, "B C H W"]:
+    """Resize a view's picture bilinearly; exact also where the two shapes are not quite similar."""
     stretch = (width / height) / (picture.shape[3] / picture.shape[2])
     to_small = picture.new_tensor([[stretch, 0, 0], [0, 1, 0]]).expand(len(picture), 2, 3)
     grid = torch.nn.functional.affine_grid(to_small, [len(picture), 1, height, width], align_corners=False)
     return torch.nn.functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)
 
 
-def _joined(first: Samples | None, second: Samples | None, first_rays: int) -> Samples | None:
+def _join_samples(first: Samples | None, second: Samples | None, first_rays: int) -> Samples | None:
     if first is None or second is None:
         return None
     return Samples(
@@ -122,6 +111,7 @@ def _joined(first: Samples | None, second: Samples | None, first_rays: int) -> S
         distance=_both(first.distance, second.distance),
         gradient=_both(first.gradient, second.gradient),
         laplacian=_both(first.laplacian, second.laplacian),
+        normal_perturb=_both(first.normal_perturb, second.normal_perturb),
     )
 
 

@@ -23,7 +23,7 @@ from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Execution
 from usd.exporter import Exporter
-from usd.math.rng import Part, PartGenerator
+from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.skipped import SkippedSteps, unbounded
 
 ALIASES = {"elevation-system": "elevation_training"}
@@ -199,14 +199,14 @@ class System(Component[S], torch.nn.Module):
         return max(self.global_step, self._restored_step)
 
     @property
-    def share(self) -> Part:
+    def share(self) -> BatchShare:
         """What of a batch is worked on now: by this process, in this one of ``trainer.batch_parts``."""
-        return Part(ranks.rank() * self._parts + self._now, 1, ranks.processes() * self._parts)
+        return BatchShare(ranks.rank() * self._parts + self._now, 1, ranks.processes() * self._parts)
 
     def step_generator(self, step: int) -> torch.Generator:
         """The only randomness of a training step: a function of seed and step, whatever the number of parts."""
         part = self.share if self.share.total > 1 else None
-        return PartGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
+        return ShareGenerator.seeded(self.device, mix(self.seed, "step", 0, step), part)
 
     def part(self, batch: Any) -> Any:
         """``share`` of a training batch; the whole where ``compute`` divides it itself."""

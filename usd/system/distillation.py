@@ -31,7 +31,7 @@ from usd.exporter import Exporter
 from usd.geometry import Geometry
 from usd.guidance import Guidance
 from usd.losses import Loss, ReferenceLoss, needs_of
-from usd.losses.table import REFERENCE_LOSSES, REGULARIZERS
+from usd.losses.table import REFERENCE_LOSSES, regularizers
 from usd.material import Material
 from usd.math.normal_map import normal_colors
 from usd.prompt_processor import PromptProcessor
@@ -41,7 +41,10 @@ from usd.system.conversion import Handover, Parts, begin
 
 log = logging.getLogger(__name__)
 
-LOSSES: dict[str, Loss | ReferenceLoss] = {**REGULARIZERS, **REFERENCE_LOSSES}
+
+def known_losses() -> dict[str, Loss | ReferenceLoss]:
+    """Return the losses on renders by name, those of ``custom/losses/`` included."""
+    return {**regularizers(), **REFERENCE_LOSSES}
 
 
 GUIDANCE_WEIGHTS = frozenset({"lambda_usd", "lambda_vsd", "lambda_sds"})
@@ -138,7 +141,9 @@ class DistillationSystem(System[D]):
     def require_outputs(self) -> None:
         """Raises UserError where a loss or the guidance needs what the renderer does not give."""
         wanted = {
-            f"system.loss.lambda_{name}": loss.needs for name, loss in LOSSES.items() if name in self.wanted
+            f"system.loss.lambda_{name}": loss.needs
+            for name, loss in known_losses().items()
+            if name in self.wanted
         }
         if "usd" in self.wanted:
             guidance = find(Guidance, self.config.guidance.name)
@@ -193,14 +198,14 @@ class DistillationSystem(System[D]):
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """The guidance and the regularizers on the batch's random views."""
-        regularizers = {name: loss for name, loss in REGULARIZERS.items() if name in active}
+        weighted = {name: loss for name, loss in regularizers().items() if name in active}
         guidance = self._opened() if "usd" in active else None
-        if guidance is None and not regularizers:
+        if guidance is None and not weighted:
             return {}
         asked = frozenset() if guidance is None else guidance.needs | self.also
-        needs = needs_of(regularizers.values()) | asked
+        needs = needs_of(weighted.values()) | asked
         render = self.renderer.render(batch.cameras, needs, generator)
-        losses = {name: loss(render) for name, loss in regularizers.items()}
+        losses = {name: loss(render) for name, loss in weighted.items()}
         if guidance is not None:
             output = guidance(self.as_shown(render), batch.cameras, step, generator)
             self.skipped.doubt(output.trouble)
@@ -318,7 +323,7 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
     ``lambda_vsd`` and ``lambda_sds``, as published, are other names of ``lambda_usd``; two that differ are an error.
     """
     _refuse_two_weights(given)
-    known = {"usd": 1.0, **dict.fromkeys(REGULARIZERS, 0.0), **extra}
+    known = {"usd": 1.0, **dict.fromkeys(regularizers(), 0.0), **extra}
     weights = {name: Schedule.constant(value) for name, value in known.items()}
     keys = loss_keys(extra)
     for key, schedule in given.items():
@@ -336,7 +341,7 @@ def loss_weights(given: Mapping[str, Schedule], extra: Mapping[str, float]) -> d
 
 def loss_keys(extra: Mapping[str, float]) -> list[str]:
     """Every key of ``system.loss``."""
-    return [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *REGULARIZERS, *extra)]
+    return [f"lambda_{name}" for name in ("usd", "vsd", "sds", "lora", *regularizers(), *extra)]
 
 
 def _refuse_two_weights(given: Mapping[str, Schedule]) -> None:

@@ -45,7 +45,7 @@ from usd.losses.rays import (
 from usd.losses.samples import z_variance
 from usd.material import Material
 from usd.math.camera import Cameras
-from usd.math.rng import Part, dealt
+from usd.math.rng import BatchShare, use_share
 from usd.renderer import Renderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.system import System
@@ -164,8 +164,8 @@ class ReconstructSystem(System[ReconstructConfig]):
     def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         active = {name: weight for name, now in self.weights.items() if (weight := now(step)) > 0}
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
-        part = Part.of(wanted, ranks.rank(), ranks.processes())
-        with dealt(generator, part if ranks.processes() > 1 else None):
+        part = BatchShare.of(wanted, ranks.rank(), ranks.processes())
+        with use_share(generator, part if ranks.processes() > 1 else None):
             losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
         losses |= self._field_losses(render, generator, active)
         self._count(render, wanted, len(batch))

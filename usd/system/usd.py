@@ -21,7 +21,7 @@ from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import needs_of
 from usd.losses.table import REFERENCE_LOSSES
 from usd.math.camera import Cameras
-from usd.math.rng import dealt
+from usd.math.rng import use_share
 from usd.prompt_processor import PromptProcessor
 from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem
@@ -141,7 +141,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Losses at the reference camera, the same in every process."""
-        with dealt(generator, None):
+        with use_share(generator, None):
             return self._reference_losses(batch, step, generator, active)
 
     def _reference_losses(

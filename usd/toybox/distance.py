@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.runtime import Split, find_warp, launch
+from usd.kernels.runtime import Split, import_warp, launch
 from usd.toybox.scene import BOX, CAPSULE, CONE, CYLINDER, ELLIPSOID, SUBTRACT, TORUS, Toy
 
-wp = find_warp()
+wp = import_warp()
 ALL = 0xFFFFFFFFFFFFFFFF
 """The mask of all primitives."""
 BENT_SAFETY = 0.5

@@ -33,6 +33,7 @@ SURVEY = 60
 """Toys of each category whose captions are read for words; enough to meet every phrase of every shape."""
 
 
+@runtime_checkable
 class TokenNumbers(Protocol):
     """Numbers of words, as a tokenizer returns them."""
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from usd.app.experiment import merge_contents
+from usd.app.experiment import reader as reader_of
 from usd.core.errors import ConfigError
 from usd.dialects import dialect_of, translate
 from usd.dialects.threestudio import translate_threestudio
@@ -211,3 +213,31 @@ def test_a_key_that_neither_dialect_knows_is_an_error_with_the_nearest_of_both()
 def test_sections_that_are_no_mappings_are_refused():
     with pytest.raises(ConfigError, match=r"system.guidance: expected a mapping of options, got 5"):
         translate(recipe(guidance=5))
+
+
+def test_what_is_typed_is_read_as_the_option_that_it_becomes(tmp_path):
+    """A path with an equals sign or a word that YAML knows is text where the option is a text."""
+    reader = reader_of("threestudio")
+    merged = recipe("zero123-system", data_type="single-image-datamodule", guidance_type="zero123-guidance")
+    assert reader.value("data.image_path", "2024", merged) == "2024"
+    assert reader.value("system.prompt_processor.prompt", "a dog: red", merged) == "a dog: red"
+    assert reader.value("data.random_camera.height", "64", merged) == 64
+    assert reader.names("data.image_path", merged) == ["data", "image_path"]
+
+
+def test_another_name_of_the_system_keeps_its_options(tmp_path):
+    content = recipe(guidance={"guidance_scale": 20.0})
+    found = merge_contents([(content, tmp_path)], ["system_type=usd-text-to-3d-system"]).translation.values
+    assert found["system"]["guidance"]["guidance_scale"] == 21.0
+    assert found["system_type"] == "usd-text-to-3d-system"
+
+
+def test_an_error_names_the_key_that_the_user_wrote(tmp_path):
+    content = recipe(
+        "zero123-system",
+        data_type="single-image-datamodule",
+        data={"image_path": "x.png", "random_camera": {"elevation_range": [50, "high"]}},
+        guidance_type="zero123-guidance",
+    )
+    with pytest.raises(ConfigError, match=r"^data.random_camera.elevation_range.*\(data.elevation_range"):
+        merge_contents([(content, tmp_path)]).experiment()

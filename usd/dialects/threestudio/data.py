@@ -27,7 +27,18 @@ UNNEEDED = (
     "use_mixed_camera_config",
     "requires_depth",
     "requires_normal",
-    "eval_data_interval",
+)
+CO3D_UNNEEDED = (
+    "scale_radius",
+    "cam_scale_factor",
+    "load_preprocessed",
+    "v2_mode",
+    "train_num_rays",
+    "train_split",
+    "val_split",
+    "test_split",
+    "render_path",
+    "batch_size",
 )
 KNOWN = (*SINGLE_IMAGE, *UNNEEDED, "image_path", "random_camera")
 REFERENCE = ("elevation_deg", "azimuth_deg", "camera_distance", "fovy_deg")
@@ -38,9 +49,11 @@ def translate(draft: Draft) -> None:
     name = draft.get("data_type")
     if name == "single-image-datamodule":
         _translate_single_image(draft)
+    elif name in ("random-camera-datamodule", "eff-random-camera-datamodule"):
+        draft.drop(*[f"data.default_{key}" for key in REFERENCE])  # names for interpolations
     if name in ("random-camera-datamodule", "eff-random-camera-datamodule", "single-image-datamodule"):
         draft.set_defaults("data", CAMERAS)
-        draft.drop(*[f"data.{key}" for key in UNNEEDED if key != "eval_data_interval"])
+        draft.drop(*[f"data.{key}" for key in UNNEEDED])
     if name == "co3d-datamodule":
         _translate_co3d(draft)
 
@@ -87,8 +100,11 @@ def _move_cameras(draft: Draft) -> None:
 
 
 def _translate_co3d(draft: Draft) -> None:
-    """Random views beside the pictures of a sequence."""
+    """Random views beside the pictures of a sequence, whose world is fitted to it."""
     draft.set_defaults("system.reference", {"framing": "keep"})
+    draft.move("data.height", "data.reference_height")
+    draft.pop("data.width")
+    draft.drop(*[f"data.{key}" for key in (*CO3D_UNNEEDED, "rays_d_normalize", "use_random_camera")])
+    draft.note("data: the world of a CO3D sequence is fitted to its object, whatever its scale")
     _move_cameras(draft)
     draft.set_defaults("data", CAMERAS)
-    draft.drop("data.rays_d_normalize", "data.use_random_camera")

@@ -1,9 +1,9 @@
 """Keys that neither dialect knows."""
 
-import dataclasses
 from collections.abc import Mapping
 
 from usd.core import registry
+from usd.core.config import keys_of
 from usd.core.errors import ConfigError, UserError, did_you_mean, listing
 from usd.dialects.draft import Draft
 from usd.dialects.threestudio import components, data, guidance, prompt_processor, system
@@ -37,16 +37,9 @@ def refuse_unknown(values: Mapping[str, object]) -> None:
 def _options(kind: str, name: object) -> set[str]:
     """Return the options of a component; none where there is no such component, which parsing says."""
     try:
-        config: object = registry.find(kind, name).Config if isinstance(name, str) else None
+        return set(keys_of(registry.find(kind, name).Config)) if isinstance(name, str) else set()
     except UserError:
         return set()
-    fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
-    names = {field.name.removesuffix("_") for field in fields}
-    return (
-        names
-        | {f"{field.name}_type" for field in fields if "part" in field.metadata}
-        | {"exporter", "exporter_type"}
-    )
 
 
 def _known_there(kind: str) -> set[str]:

@@ -14,7 +14,7 @@ from usd.core.errors import UserError
 from usd.core.module import Module
 from usd.core.registry import register
 from usd.math import rng
-from usd.math.rng import Part
+from usd.math.rng import BatchShare
 from usd.system import System
 
 
@@ -52,7 +52,7 @@ class TinySystem(System):
         self.guidance = torch.nn.Linear(2, 2).requires_grad_(False)
 
     def part(self, batch: Any) -> Any:
-        rows = Part.of(len(batch.x), ranks.rank(), ranks.processes()).rows
+        rows = BatchShare.of(len(batch.x), ranks.rank(), ranks.processes()).rows
         return replace(batch, x=batch.x[rows])
 
     def compute(self, batch: Any, step: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from usd.mesh_io.colored_mesh import NO_COLOR, BaseColor, ColoredMesh
 
 
 @dataclass(frozen=True)
-class Part:
+class Primitive:
     """Vertices where the file puts them, triangles, their base color, and coordinates and light at their corners."""
 
     vertices: Float[np.ndarray, "V 3"]
@@ -37,7 +37,7 @@ def check_polygons(flat: Int[np.ndarray, "C"], counts: Int[np.ndarray, "P"], lim
         raise UserError(f"{where}: face {face} names vertex {int(flat[corner])}; expected 0 to {limit - 1}")
 
 
-def assemble(parts: Sequence[Part], path: Path, notes: Sequence[str]) -> ColoredMesh:
+def assemble(parts: Sequence[Primitive], path: Path, notes: Sequence[str]) -> ColoredMesh:
     """Return all parts as one mesh: equal positions merged, faces without extent and unused vertices dropped.
 
     Raises UserError for vertices of faces that are not finite, and where no face is left.
@@ -81,9 +81,9 @@ def _check_finite(vertices: np.ndarray, faces: np.ndarray, path: Path) -> None:
 
 
 def _corners(
-    given: Sequence[np.ndarray | None], parts: Sequence[Part], width: int, missing: float
+    given: Sequence[np.ndarray | None], parts: Sequence[Primitive], width: int, missing: float
 ) -> Tensor | None:
-    """What corners of all faces hold, ``missing`` where a part holds nothing; None where none does."""
+    """Return what corners of all faces hold, ``missing`` where a primitive holds nothing; None where none does."""
     if all(values is None for values in given):
         return None
     rows = [
