@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import TinyModels
+from tests.fake_device import elsewhere
 from usd.core.config import ConfigError, spec
 from usd.core.registry import build, find
 from usd.core.types import Render
@@ -291,6 +292,20 @@ def test_the_lora_may_change_another_model_that_predicts_v(tiny: TinyModels) -> 
         x.weight * (guidance.model.eps(x.xt, t, condition) - other.eps(x.xt, t, condition)),
         1e-4,
     )
+
+
+def test_vsd_with_all_it_has_runs_on_another_device(
+    tiny: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a base of its own, cameras, guidance by them, and the image term."""
+    own = {"pretrained_model_name_or_path_lora": str(tiny.sd_v), "guidance_scale_lora": 2.0}
+    with elsewhere(monkeypatch) as device:
+        guidance = vsd(tiny, use_img_loss=True, camera_condition_type="mvp", **own).to(device)
+        rgb = (1 - PICTURE).expand(2, -1, -1, -1).clone().to(device).requires_grad_()
+        shown = Render(rgb, torch.ones(2, 1, 32, 32, device=device))
+        output = guidance(shown, VIEWS.to(device), 0, torch.Generator().manual_seed(0))
+        (output.loss + output.losses["img"]).backward()
+        assert not output.trouble and rgb.grad is not None and rgb.grad.device == device
 
 
 def noisy_on(guidance: Any) -> NoisyLatents:
