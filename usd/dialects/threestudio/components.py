@@ -16,7 +16,7 @@ UNNEEDED_VOLUME = (
 UNNEEDED_SURFACE = ("isosurface", "isosurface_method")
 UNNEEDED_RENDERER = ("return_comp_normal", "return_normal_perturb")
 UNNEEDED_EXPORTER = ("save_video",)
-KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER}
+KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER, "prop_scheduler_config"}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
 
@@ -26,6 +26,9 @@ def translate(draft: Draft) -> None:
     _translate_geometry(draft)
     for key in ("system.renderer", "system.renderer.base_renderer"):
         draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
+        draft.drop_because(
+            f"{key}.prop_scheduler_config", "the proposal networks' learning rate is constant here"
+        )
     if draft.get("system.material_type") not in ("hybrid-rgb-latent-material",):
         draft.drop("system.material.requires_normal")
     _translate_exporter(draft)
