@@ -29,7 +29,7 @@ from benchmarks import chart, runs, tables
 from benchmarks.claims import shared
 from usd.core.errors import UserError
 from usd.denoiser.sample import Sampler, sample_views
-from usd.evaluation.embedded import ToyViews, held_out_views
+from usd.evaluation.embedded import ToyTruth, held_out_views
 from usd.evaluation.metrics import psnr, ssim
 from usd.toybox.cameras import reference_camera
 from usd.toybox.objects import make_toy
@@ -48,7 +48,7 @@ class Task:
     """One toy's views, sampled in one way."""
 
     subject: str
-    views: ToyViews
+    views: ToyTruth
     way: str
     scale: float
     steps: int
@@ -74,7 +74,7 @@ def measured(pair: shared.Pair, task: Task, ledger: runs.Ledger, settings: runs.
     return {"psnr": float(psnr(made, truth).mean()), "ssim": float(ssim(made, truth).mean())}
 
 
-def sheet(rows: Sequence[tuple[ToyViews, dict[str, Tensor]]]) -> Image.Image:
+def sheet(rows: Sequence[tuple[ToyTruth, dict[str, Tensor]]]) -> Image.Image:
     """A row a toy: the reference, a true view, then that view in every way."""
     names = list(rows[0][1])
     heads = ["reference", "truth", *(name.replace(", ", "\n") for name in names)]
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> str:
     ledger = runs.Ledger(args.out / "figures")
     ways = [("plain", 1.0), *((way, scale) for scale in args.scales for way in ("plain", "rectified"))]
     rows: dict[str, dict[str, tables.Figures]] = {name_of(*way): {} for way in ways}
-    shown: list[tuple[ToyViews, dict[str, Tensor]]] = []
+    shown: list[tuple[ToyTruth, dict[str, Tensor]]] = []
     for seed in runs.chosen_seeds(args):
         subject, views = str(seed), held_out_views(make_toy(seed), args.views, pair.view.latent.image_size)
         pictures = {}

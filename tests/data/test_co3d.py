@@ -9,9 +9,11 @@ from PIL import Image
 
 from usd.core.config import ConfigError, UserError, parse
 from usd.core.random import generator
+from usd.data import convert
 from usd.data.co3d import Co3dCameras
 from usd.data.co3d_sequence import read_sequence, write_depth
 from usd.data.pictures import to_bytes, write_picture
+from usd.data.toy_views import sphere_cameras
 from usd.math.camera import orbit_cameras_deg
 from usd.toybox import REFERENCE_FOV_DEG
 from usd.toybox.distance import signed_distance
@@ -151,6 +153,19 @@ def test_a_crop_holds_the_whole_object_and_keeps_the_lens(sequence):
     assert float(tight.camera.focal_px) == pytest.approx(float(loose.camera.focal_px), rel=0.03)
     opaque = data_of(sequence, use_mask=False).posed_references[0]
     assert opaque.picture.rgba[3].mean() > tight.picture.rgba[3].mean()
+
+
+def test_views_of_any_origin_become_a_sequence(tmp_path):
+    """Written and read: cameras, masks and the picture of a toy, by the command that converts views."""
+    folder = tmp_path / "toys" / "one"
+    assert convert.main([str(SEED), str(folder), "--layout", "co3d", "--size", "40", "--views", "6"]) == 0
+    frames, true = read_sequence(folder, "data.root_dir"), sphere_cameras(6, 40)
+    for index, frame in enumerate(frames):
+        assert torch.allclose(frame.c2w, true.c2w[index], atol=1e-5)
+        assert frame.camera.fx == pytest.approx(float(true.focal_px[index]), rel=1e-5)
+        assert (frame.camera.cx, frame.camera.cy, frame.depth) == (20, 20, None)
+    reference = data_of(folder, train_views=[2]).given_references()[0]
+    assert reference.rgba[3].max() == 1 and reference.rgba[3].min() == 0 and reference.depth is None
 
 
 def broken(entry, **changes):

@@ -74,6 +74,16 @@ def test_wonder3ds_scene_comes_back_with_world_normals(toys, tmp_path):
     assert found.weights.tolist() == pytest.approx([1, 0.8, 0.2, 1, 0.4, 0.7]) and found.reference == 0
 
 
+def test_a_sequence_of_co3d_comes_back_in_its_world_or_a_fitted_one(toys, tmp_path):
+    truth = toys["transforms"]
+    convert.write_layout(truth, tmp_path / "toys" / "one", "co3d", 90.0)
+    found = read_views(tmp_path / "toys" / "one", options(frame="keep"))
+    assert_same(found, truth, db=26.0)  # its colors are mixed with white at the outline
+    assert found.masked and "sequence one of CO3D: 6 frames" in found.notes
+    fitted = read_views(tmp_path / "toys" / "one", options())
+    assert any("world fitted" in note for note in fitted.notes)
+
+
 def test_zero123s_views_come_back(toys, tmp_path):
     convert.write_layout(toys["zero123"], tmp_path, "zero123", 90.0)
     assert np.load(tmp_path / "003.npy").shape == (3, 4)

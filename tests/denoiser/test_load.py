@@ -228,7 +228,7 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tiny: TinyModels, t
     ("key", "value", "said"),
     [
         ("prediction_type", "flow", "prediction_type 'flow' is not supported"),
-        ("beta_schedule", "squaredcos_cap_v2", "beta_schedule 'squaredcos_cap_v2' is not supported"),
+        ("beta_schedule", "sigmoid", "beta_schedule 'sigmoid' is not supported"),
     ],
 )
 def test_an_unknown_scheduler_is_one_line(

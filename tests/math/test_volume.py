@@ -9,6 +9,9 @@ from usd.math.volume import (
     alpha_from_density,
     alpha_weights,
     from_dense,
+    interlevel_loss,
+    inverse_cdf,
+    outer_weights,
     packed_slots,
     packed_sum,
     packed_transmittance,
@@ -105,3 +108,37 @@ def test_opacity_of_a_gaussian_cloud():
     t = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     w = alpha_weights(alpha_from_density(torch.exp(-(t**2) / 2), torch.full_like(t, 16 / 4000)))
     assert w.sum().item() == pytest.approx(1 - math.exp(-math.sqrt(2 * math.pi)), rel=1e-6)
+
+
+def test_inverse_cdf_puts_a_uniform_number_where_its_share_of_the_weight_ends():
+    edges = torch.tensor([[0.0, 1.0, 2.0, 4.0]])
+    places = inverse_cdf(edges, torch.tensor([[1.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.125, 0.25, 0.625]]))
+    torch.testing.assert_close(places, torch.tensor([[0.0, 0.5, 1.0, 3.0]]), atol=2e-3, rtol=0)
+
+
+def test_without_weights_places_are_even():
+    places = inverse_cdf(torch.linspace(1, 3, 5)[None], torch.zeros(1, 4), torch.tensor([[0.25, 0.5, 0.999]]))
+    torch.testing.assert_close(places, torch.tensor([[1.5, 2.0, 2.998]]))
+
+
+def test_a_coarse_histogram_encloses_its_refinements_and_nothing_else():
+    """Splitting intervals, with any shares, costs nothing; weight where the coarse one has none does."""
+    coarse_edges, coarse = torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0.2, 0.5, 0.0]])
+    edges = torch.linspace(0, 3, 13)[None]
+    share = torch.rand(3, 4, generator=seeded())
+    fine = (coarse[0, :, None] * share / share.sum(1, keepdim=True)).view(1, 12)
+    assert interlevel_loss(edges, fine, coarse_edges, coarse) == 0
+    assert interlevel_loss(coarse_edges, coarse, coarse_edges, coarse) == 0
+    moved = fine.roll(4, -1)
+    expected = ((moved - outer_weights(edges, coarse_edges, coarse)).relu() ** 2 / (moved + 1e-7)).sum()
+    torch.testing.assert_close(interlevel_loss(edges, moved, coarse_edges, coarse), expected)
+    assert expected > 0.05
+    across = outer_weights(torch.tensor([[0.5, 1.5]]), coarse_edges, coarse)
+    torch.testing.assert_close(across, torch.tensor([[0.7]]))
+
+
+def test_the_loss_of_a_proposal_trains_the_proposal_alone():
+    edges = torch.linspace(0, 1, 5)[None]
+    fine, coarse = (torch.rand(1, 4, generator=seeded(s)).requires_grad_() for s in (1, 2))
+    (interlevel_loss(edges, fine, edges, coarse) + 0 * fine.sum()).backward()
+    assert fine.grad.abs().sum() == 0 and (coarse.grad <= 0).all() and coarse.grad.abs().sum() > 0

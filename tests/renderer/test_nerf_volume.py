@@ -8,7 +8,7 @@ from scenes import RADIUS, Ball, background, material
 
 from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
-from usd.core.types import Render
+from usd.core.types import Field, Render
 from usd.geometry import Geometry, Volumetric
 from usd.geometry.implicit_volume import ImplicitVolume
 from usd.losses.table import REGULARIZERS
@@ -123,7 +123,7 @@ def volume(**options: object) -> ImplicitVolume:
 def test_gradients_reach_every_parameter() -> None:
     geometry = volume(normal_type="analytic")
     one = renderer(geometry)
-    rendered = one.render(cameras(), ALL, seeded())
+    rendered = one.render(cameras(), ALL | {"normal_perturb"}, seeded())
     others = {name for name, loss in REGULARIZERS.items() if "mesh" in loss.needs} | {"eikonal", "curvature"}
     losses = [loss(rendered) for name, loss in REGULARIZERS.items() if name not in others]
     (rendered.rgb.square().sum() + sum(losses)).backward()
@@ -188,6 +188,30 @@ def test_a_window_with_steps_is_every_so_many_pixels_of_the_picture() -> None:
     assert thin.rgb.shape == (2, 3, 4, 3) and thin.depth is not None and full.depth is not None
     assert torch.allclose(thin.rgb, full.rgb[:, :, 1::3, 2::4], atol=1e-5)
     assert torch.allclose(thin.depth, full.depth[:, :, 1::3, 2::4], atol=1e-5)
+
+
+def test_colors_of_four_channels_are_rendered_like_colors_of_three() -> None:
+    """As many channels as the material and the background give: a diffusion model's latents."""
+    from usd.background.solid_color import SolidColor
+    from usd.material.no_material import NoMaterial
+
+    class Four(Ball):
+        def query(self, x: torch.Tensor, needs: frozenset[str]) -> Field:
+            three = super().query(x, needs)
+            return Field(three.density, torch.cat([three.features, three.features[:, :1]], 1), three.normal)
+
+    latent = NoMaterial(parse(NoMaterial.Config, {"n_output_dims": 4}))
+    gray = SolidColor(parse(SolidColor.Config, {"n_output_dims": 4, "color": [1.0, 1.0, 1.0, 0.5]}))
+    config = parse(NerfVolumeRenderer.Config, {"radius": 0.6, "num_samples_per_ray": 64})
+    one = NerfVolumeRenderer(config, geometry=Four(4.0), material=latent, background=gray).eval()
+    shown, colors = (
+        one.render(cameras(), ALL),
+        renderer(Ball(4.0), num_samples_per_ray=64).eval().render(cameras(), ALL),
+    )
+    assert shown.rgb.shape == (2, 4, 12, 12) and shown.normal is not None
+    torch.testing.assert_close(shown.rgb[:, :3], colors.rgb)
+    torch.testing.assert_close(shown.rgb[:, 3:], shown.rgb[:, :1] - 0.5 * (1 - shown.opacity))
+    torch.testing.assert_close(shown.normal, colors.normal)
 
 
 @pytest.mark.parametrize("train", [True, False])

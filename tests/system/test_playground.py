@@ -48,6 +48,21 @@ def test_views_become_what_the_model_expects_and_are_scored(tmp_path: Path, opti
     assert (save / "it60-test.png").is_file() and (save / "it60-0.png").is_file()
 
 
+def test_a_sentence_needs_no_picture_there(tmp_path: Path) -> None:
+    """Gray views become brighter: the analytic model expects an even gray of 0.6 of any sentence."""
+    words = {"type": "stable-diffusion-prompt-processor", ".prompt": "a disc", ".use_cache": "false"}
+    words[".pretrained_model_name_or_path"] = "gaussian"
+    overrides = [
+        f"system.prompt_processor{'' if key[0] == '.' else '_'}{key}={value}" for key, value in words.items()
+    ]
+    given = command(
+        tmp_path, "system.guidance_type=stable-diffusion-ism-guidance", *overrides, "trainer.max_steps=20"
+    )
+    assert launch.main([x for x in given if "image_path" not in x and "zero123" not in x]) == 0
+    made = over(read_rgba(trial(tmp_path).save / "it20-test/0.png"))
+    assert float(made.mean()) > 0.55
+
+
 def test_a_finished_trial_is_tested_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.main(command(tmp_path, "trainer.max_steps=2")) == 0
     first = read_rgba(trial(tmp_path).save / "it2-test/0.png")

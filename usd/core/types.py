@@ -63,13 +63,14 @@ class Mesh:
 class Render:
     """The pictures of B cameras that a renderer returns. None where nobody asked (see ``needs``).
 
-    ``rgb`` is composited over the background, ``foreground`` is premultiplied by ``opacity``; all values in [0, 1].
+    ``rgb`` is composited over the background, ``foreground`` is premultiplied by ``opacity``. Both have the C
+    channels of the material and the background: colors in [0, 1], or a diffusion model's latents.
     ``depth`` is the expected distance along the ray; ``normal`` is in world coordinates, unit length where opaque.
     """
 
-    rgb: Float[Tensor, "B 3 H W"]
+    rgb: Float[Tensor, "B C H W"]
     opacity: Float[Tensor, "B 1 H W"]
-    foreground: Float[Tensor, "B 3 H W"] | None = None
+    foreground: Float[Tensor, "B C H W"] | None = None
     depth: Float[Tensor, "B 1 H W"] | None = None
     normal: Float[Tensor, "B 3 H W"] | None = None
     samples: Samples | None = None

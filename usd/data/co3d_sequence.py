@@ -22,7 +22,9 @@ from torch import Tensor
 
 from usd.core.errors import UserError, listing
 from usd.data.lens import Intrinsics
-from usd.data.pictures import open_picture
+from usd.data.pictures import open_picture, over, write_picture, write_whole
+from usd.data.view_set import ViewSet
+from usd.math.camera import Cameras
 
 ANNOTATIONS = "frame_annotations.jgz"
 
@@ -41,8 +43,14 @@ class Co3dFrame:
     c2w: Float[Tensor, "4 4"]
 
 
+def is_sequence(path: Path) -> bool:
+    """Return whether a folder looks like a sequence: pictures, and annotations in the folder above."""
+    return (path / "images").is_dir() and (path.absolute().parent / ANNOTATIONS).is_file()
+
+
 def read_sequence(folder: Path, where: str) -> tuple[Co3dFrame, ...]:
     """Read the frames of a sequence's folder. Raises ``UserError`` with file and reason."""
+    folder = folder.absolute()
     file = folder.parent / ANNOTATIONS
     if (folder / ANNOTATIONS).is_file():
         inside = sorted(each.name for each in folder.iterdir() if (each / "images").is_dir())
@@ -156,3 +164,48 @@ def read_depth(frame: Co3dFrame, where: str) -> Float[Tensor, "h w"]:
 def write_depth(path: Path, depth: Float[Tensor, "h w"]) -> None:
     """Write depths as CO3D keeps them."""
     Image.fromarray(depth.numpy().astype(np.float16).view(np.uint16)).save(path)
+
+
+def write_sequence(views: ViewSet, folder: Path) -> list[Path]:
+    """Write views as the only sequence of a category, the folder above: pictures over white, masks and annotations."""
+    folder = folder.absolute()
+    above, frames, written = f"{folder.parent.name}/{folder.name}", [], []
+    for index, (picture, name) in enumerate(zip(views.rgba, frame_names(len(views)), strict=True)):
+        written += [
+            write_picture(folder / f"images/{name}", over(picture)),
+            write_picture(folder / f"masks/{name}", picture[3:]),
+        ]
+        frames.append(
+            {
+                "sequence_name": folder.name,
+                "frame_number": index,
+                "image": {"path": f"{above}/images/{name}", "size": list(picture.shape[-2:])},
+                "mask": {"path": f"{above}/masks/{name}", "mass": float(picture[3].sum())},
+                "viewpoint": viewpoint_of(views.cameras[[index]]),
+            }
+        )
+    file = folder.parent / ANNOTATIONS
+    with write_whole(file) as partial:
+        partial.write_bytes(gzip.compress(json.dumps(frames).encode(), mtime=0))
+    return [file, *written]
+
+
+def frame_names(count: int) -> list[str]:
+    """Return the names of a sequence's pictures."""
+    return [f"frame{number:06d}.png" for number in range(1, count + 1)]
+
+
+def viewpoint_of(camera: Cameras) -> dict[str, object]:
+    """Return one plain pinhole as PyTorch3D's numbers, in the units of version 2."""
+    c2w, focal = (
+        camera.c2w[0].double().cpu(),
+        2 * float(camera.focal_px[0]) / min(camera.height, camera.width),
+    )
+    rotation = c2w[:3, :3] * torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64)
+    return {
+        "R": rotation.tolist(),
+        "T": (-rotation.T @ c2w[:3, 3]).tolist(),
+        "focal_length": [focal, focal],
+        "principal_point": [0.0, 0.0],
+        "intrinsics_format": "ndc_isotropic",
+    }

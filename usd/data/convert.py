@@ -2,6 +2,7 @@
 
     python -m usd.data.convert 1000022 out --layout wonder3d        a toy, seen by that system's cameras
     python -m usd.data.convert <views> out --layout zero123         views that have the layout's cameras already
+    python -m usd.data.convert <views> toys/car --layout co3d       a sequence of the category toys, of any views
     python -m usd.data.convert --cameras syncdreamer out            only transforms.json, the layout's cameras
 
 To bring a trial into a layout, render its cameras (launch.py --test data.eval_transforms=out/transforms.json) and
@@ -16,7 +17,7 @@ import torch
 
 from usd.core import process
 from usd.core.errors import UserError
-from usd.data import syncdreamer, wonder3d, zero123_views
+from usd.data import co3d_sequence, syncdreamer, wonder3d, zero123_views
 from usd.data.pictures import write_picture
 from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import write_transforms
@@ -24,7 +25,7 @@ from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import ViewSet
 from usd.math.camera import Cameras
 
-LAYOUTS = ("transforms", "syncdreamer", "wonder3d", "zero123")
+LAYOUTS = ("transforms", "syncdreamer", "wonder3d", "zero123", "co3d")
 REFERENCE_AZIMUTH_DEG = 90.0
 """Where our reference camera stands, and so where those systems' input picture is taken to come from."""
 
@@ -53,6 +54,10 @@ def write_layout(views: ViewSet, folder: Path, layout: str, azimuth_deg: float) 
     height, width = views.rgba.shape[-2:]
     if layout == "transforms":
         return write_views(views, folder)
+    if layout == "co3d":
+        if views.cameras.span_y is not None:
+            raise UserError(f"{folder}: views are orthographic; expected pinhole ones for co3d")
+        return co3d_sequence.write_sequence(views, folder)
     if height != width:
         raise UserError(f"{folder}: views are {width} x {height} pixels; expected square ones for {layout}")
     if layout == "zero123":

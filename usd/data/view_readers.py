@@ -2,6 +2,7 @@
 
     transforms.json                nerfstudio, Blender (also transforms_train.json, transforms_test.json)
     sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
+    images/ below a category       a sequence of CO3D
     save/it<step>-<name>/          the trial folder of an image-to-3D run: its newest rendered views
     <strip>.png                    SyncDreamer's 16 views
     normals_000_front.png ...      Wonder3D's 6 orthographic views with normals
@@ -13,17 +14,19 @@ The order is the order in which they are looked for.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from usd.core.config import UserError, option
 from usd.core.places import command
 from usd.core.registry import import_custom
-from usd.data import colmap, syncdreamer, wonder3d, zero123_views
+from usd.data import co3d_sequence, colmap, syncdreamer, wonder3d, zero123_views
 from usd.data.file_names import PICTURES, Folder
 from usd.data.lens import Intrinsics, rectify
 from usd.data.masks import MaskPolicy, Pictures, apply_masks
@@ -35,7 +38,7 @@ from usd.math.camera import Cameras, join_cameras
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), a trial folder, "
-    "or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
+    "a CO3D sequence, or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
 )
 
 
@@ -54,7 +57,7 @@ class ViewOptions:
         "auto",
         "world of the views. fit: center the object, turn mean up to +z, scale its bounding radius to 0.5; "
         "keep: the file's world; "
-        "auto: fit for COLMAP, whose worlds are arbitrary, keep for all others",
+        "auto: fit for COLMAP and CO3D, whose worlds are arbitrary, keep for all others",
     )
     input_azimuth_deg: float = option(
         0.0,
@@ -109,6 +112,8 @@ def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet,
         return read_transforms_views(transforms, options, where), False
     if path.is_dir() and (models := colmap.find_models(path)):
         return read_colmap_views(path, models[0], options, where), True
+    if co3d_sequence.is_sequence(path):
+        return read_co3d_views(path, options, where), True
     if is_trial(path):
         return read_trial_views(path, options, where), False
     if scene := wonder3d.find_scene(path):
@@ -185,32 +190,44 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str, interval
     notes += remarks
     folder = Folder(file.parent / "masks", f"{where}: {file}")
     masks = [frame.mask or _mask_of(folder, Path(frame.file_path.replace("\\", "/")).name) for frame in shown]
-    if any(frame.lens is not None for frame in shown):
-        return _rectified_views(shown, pictures, masks, options, f"{where}: {file}").noting(*notes)
+    if bent := sum(frame.lens is not None for frame in shown):
+        head = f"{bent} of {len(shown)} pictures made those of plain pinholes (undistorted, cropped about the middle)"
+        captured = _captured(shown, pictures, masks, f"{where}: {file}")
+        return captured.rectified(options, f"{where}: {file}", [*notes, head])
     pictures = same_size(pictures, names, options.size, f"{where}: {file}")
     cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
     return _with_masks(view_set(pictures, cameras, names, notes), masks, options.masks, f"{where}: {file}")
 
 
-def _rectified_views(
-    frames: list[Frame], pictures: Pictures, masks: list[Path | None], options: ViewOptions, where: str
-) -> ViewSet:
-    """Return views of which some were taken by other cameras than plain pinholes, all made such."""
-    names = [frame.file_path for frame in frames]
-    pictures, known, notes = apply_masks(pictures, names, masks, options.masks, where)
-    rectified, fovs = [], []
-    for frame, picture in zip(frames, pictures):
-        if frame.camera.span_y is not None:
-            raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
-        found, fov = rectify(picture, frame.lens or _plain_lens(frame.camera), f"{where}: {frame.file_path}")
-        rectified.append(found)
-        fovs.append(fov)
-    pictures = same_size(rectified, names, options.size, where)
+@dataclass(frozen=True)
+class CapturedViews:
+    """Pictures as real cameras took them: their names, the files of their masks, lenses, and poses (V, 4, 4)."""
+
+    pictures: Pictures
+    names: list[str]
+    masks: list[Path | None]
+    lenses: list[Intrinsics]
+    poses: Float[Tensor, "V 4 4"]
+
+    def rectified(self, options: ViewOptions, where: str, notes: Sequence[str]) -> ViewSet:
+        """Return the views as plain pinholes take them, with masks as the options say."""
+        pictures, known, more = apply_masks(self.pictures, self.names, self.masks, options.masks, where)
+        cut = [
+            rectify(picture, lens, f"{where}: {name}")
+            for picture, lens, name in zip(pictures, self.lenses, self.names)
+        ]
+        pictures = same_size([picture for picture, _ in cut], self.names, options.size, where)
+        cameras = Cameras(self.poses, torch.tensor([fov for _, fov in cut]), *pictures[0].shape[-2:])
+        return replace(view_set(pictures, cameras, self.names, [*notes, *more]), masked=known)
+
+
+def _captured(frames: list[Frame], pictures: Pictures, masks: list[Path | None], where: str) -> CapturedViews:
+    """Return views of which some were taken by other cameras than plain pinholes."""
+    if any(frame.camera.span_y is not None for frame in frames):
+        raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
+    lenses = [frame.lens or _plain_lens(frame.camera) for frame in frames]
     poses = torch.cat([frame.camera.c2w for frame in frames])
-    cameras = Cameras(poses, torch.tensor(fovs), *pictures[0].shape[-2:])
-    count = sum(frame.lens is not None for frame in frames)
-    head = f"{count} of {len(frames)} pictures made those of plain pinholes (undistorted, cropped about the middle)"
-    return replace(view_set(pictures, cameras, names, [head, *notes]), masked=known)
+    return CapturedViews(pictures, [frame.file_path for frame in frames], masks, lenses, poses)
 
 
 def _plain_lens(camera: Cameras) -> Intrinsics:
@@ -269,20 +286,29 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
     shapes = [(model.cameras[posed.camera].width, model.cameras[posed.camera].height) for posed in present]
     stored = [file for name in names if (file := found[name]) is not None]
     pictures, remarks = read_pictures(stored, where, options.size, shapes)
-    pictures, known, notes = apply_masks(pictures, names, files, options.masks, f"{where}: {path}")
-    cut = [
-        rectify(picture, model.cameras[posed.camera], f"{where}: {posed.name}")
-        for picture, posed in zip(pictures, present)
-    ]
-    pictures = same_size([picture for picture, _ in cut], names, options.size, f"{where}: {path}")
-    cameras = Cameras(
-        torch.stack([posed.c2w for posed in present]),
-        torch.tensor([fov for _, fov in cut]),
-        *pictures[0].shape[-2:],
-    )
+    lenses, poses = [model.cameras[posed.camera] for posed in present], torch.stack([p.c2w for p in present])
     heads = colmap.coverage(path, model_folder, model, images.path, len(present))
-    views = view_set(pictures, cameras, names, [*heads, *remarks, *notes])
-    return replace(views, masked=known)
+    captured = CapturedViews(pictures, names, files, lenses, poses)
+    return captured.rectified(options, f"{where}: {path}", [*heads, *remarks])
+
+
+# ----------------------------------------------------------------------------------------------------------- CO3D
+
+
+def read_co3d_views(folder: Path, options: ViewOptions, where: str) -> ViewSet:
+    """Return the frames of a CO3D sequence, with its masks."""
+    frames = co3d_sequence.read_sequence(folder, where)
+    shapes = [(frame.camera.width, frame.camera.height) for frame in frames]
+    pictures, remarks = read_pictures([frame.picture for frame in frames], where, options.size, shapes)
+    captured = CapturedViews(
+        pictures,
+        [frame.name for frame in frames],
+        [frame.mask for frame in frames],
+        [frame.camera for frame in frames],
+        torch.stack([frame.c2w for frame in frames]),
+    )
+    head = f"sequence {folder.name} of CO3D: {len(frames)} frames"
+    return captured.rectified(options, f"{where}: {folder}", [head, *remarks])
 
 
 # ---------------------------------------------------------------------------------------------------------- trial

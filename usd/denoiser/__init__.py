@@ -9,6 +9,7 @@ checkpoints.
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal, TypedDict, TypeVar
 
 import torch
@@ -119,6 +120,17 @@ class TextDenoiser(Denoiser[C]):
         return self.embedding(**tensors)
 
 
+class ImageTextDenoiser(TextDenoiser[C]):
+    """A text denoiser that also sees a picture: one to edit, or a map to follow."""
+
+    @abstractmethod
+    def with_image(self, embedding: Embedding, image: Float[Tensor, "B 3 H W"] | None) -> Embedding:
+        """Return a condition of ``embed_text`` with pictures in [0, 1] beside the sentence, one per row.
+
+        None is the picture that says nothing, as the model was trained on it.
+        """
+
+
 class EncodedReference:
     """A reference picture as a view denoiser keeps it: encoded once, used for every camera."""
 
@@ -163,6 +175,33 @@ def open_view_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXE
     if not isinstance(denoiser, ViewDenoiser):
         raise _other_role(name, where, "a picture model such as 'zero123-xl'")
     return denoiser
+
+
+def open_edit_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> ImageTextDenoiser:
+    """Open a model that edits a picture as a sentence says; see ``open_text_denoiser``."""
+    denoiser = open_text_denoiser(name, where, execution)
+    if not isinstance(denoiser, ImageTextDenoiser):
+        raise _other_role(name, where, "a model that edits pictures such as 'instruct-pix2pix'")
+    return denoiser
+
+
+def open_control_denoiser(
+    name: str, control: str, where: str, execution: Execution = DEFAULT_EXECUTION, scale: float = 1.0
+) -> ImageTextDenoiser:
+    """Open Stable Diffusion ``name`` with ``scale`` times the ControlNet ``control``; see ``open_text_denoiser``."""
+    from usd.denoiser.load import open_controlled
+
+    return open_controlled(name, control, where, execution, scale)
+
+
+def network_folder(name: str, role: str, where: str) -> Path:
+    """Return the folder of a network that is published by itself: an alias, a folder or a hub id. Raises UserError.
+
+    ``role`` is what it is for, such as "language".
+    """
+    from usd.denoiser.load import find_network
+
+    return find_network(name, role, where)
 
 
 def _other_role(name: str, where: str, expected: str) -> UserError:

@@ -111,6 +111,17 @@ T5_XXL: NetworkConfig = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+BERT: NetworkConfig = {
+    "model_type": "bert",
+    "architectures": ["BertForMaskedLM"],
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
 VISION: NetworkConfig = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -155,6 +166,13 @@ NARROW: dict[str, NetworkConfig] = {
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
     },
+    "language_model": {
+        "vocab_size": 2048,
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    },
     "t5": {"vocab_size": 2048, "d_model": WIDTH, "d_kv": 8, "d_ff": WIDTH, "num_layers": 1, "num_heads": 2},
     "image_encoder": {
         "hidden_size": WIDTH,
@@ -189,7 +207,7 @@ class Architecture:
         return Architecture(self.denoiser, configs, self.scheduler)
 
     def _projection(self) -> int:
-        """Number of weights of Zero-1-to-3's layer from image embedding and pose to a token."""
+        """Return the number of weights of Zero-1-to-3's layer from image embedding and pose to a token."""
         inward = whole(self.configs["image_encoder"], "projection_dim") + 4
         return (inward + 1) * whole(self.configs["unet"], "cross_attention_dim")
 
@@ -268,6 +286,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"unet": UNET | HEADS_1 | {"in_channels": 8}, "vae": VAE, "text_encoder": TEXT_1},
     ),
     "controlnet-1": Architecture("controlnet", {"controlnet": CONTROLNET | HEADS_1}),
+    "bert": Architecture("language-model", {"language_model": BERT}),
     "deep-floyd-xl": Architecture(
         "deep-floyd", {"unet": PIXEL_UNET, "text_encoder": T5_XXL}, COSINE_SCHEDULER
     ),

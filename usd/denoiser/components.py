@@ -4,17 +4,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.denoiser.weights import build, load_tensors, read_json, weights_folder
+from usd.denoiser.weights import NetworkConfig, build, load_tensors, read_json, weights_folder
 
 CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "controlnet": ("diffusers", "ControlNetModel"),
+    "language_model": ("transformers", "BertForMaskedLM"),
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
@@ -37,31 +37,31 @@ class ModelComponents(ABC):
     place: Path
 
     @abstractmethod
-    def config(self, component: str) -> dict[str, Any]:
-        """Its configuration; {} where a published model has none. Raises UserError where it must have one."""
+    def config(self, component: str) -> NetworkConfig:
+        """Return a component's configuration, {} where published models have none. Raises UserError if missing."""
 
     @abstractmethod
     def tensors(self, component: str) -> Mapping[str, Tensor]:
-        """Its weights, read when asked for. Raises UserError."""
+        """Return a component's weights, read when asked for. Raises UserError."""
 
     @abstractmethod
     def has(self, component: str) -> bool:
-        """Whether there is such a component."""
+        """Return whether there is such a component."""
 
     def source(self, component: str) -> Path:
-        """Where the component is stored, for messages."""
+        """Return where a component is stored, for messages."""
         return self.place
 
     def tokenizer(self) -> Path | None:
-        """The folder of its tokenizer's files, if it has one."""
+        """Return the folder of its tokenizer's files, if it has one."""
         return None
 
     def projection_layout(self) -> str:
-        """Which of ``PROJECTIONS`` the camera projection is stored as: it decides how CLIP's picture is resized."""
+        """Return which of ``PROJECTIONS`` the camera projection is stored as: it decides CLIP's resizing."""
         return PROJECTIONS[0]
 
     def network(self, component: str) -> torch.nn.Module:
-        """The component as a network, its weights in the precision of the file. Raises UserError."""
+        """Return the component as a network, its weights in the precision of the file. Raises UserError."""
         library, name = network_class(component, self.config(component))
         return build(library, name, self.config(component), self.tensors(component), self.source(component))
 
@@ -72,25 +72,31 @@ class FolderComponents(ModelComponents):
 
     place: Path
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
+        """Return a component's configuration. Raises UserError."""
         if component == "scheduler":
             return read_json(self.place / component / "scheduler_config.json")
         path = self._component_folder(component) / "config.json"
         return {} if component == PROJECTION and not path.is_file() else read_json(path)
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return a component's weights, read when asked for. Raises UserError."""
         return load_tensors(self.source(component), averaged=component == "unet")
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return self._component_folder(component).is_dir()
 
     def source(self, component: str) -> Path:
+        """Return where a component is stored, for messages."""
         return weights_folder(self._component_folder(component))
 
     def tokenizer(self) -> Path | None:
+        """Return the folder of the tokenizer's files, if there is one."""
         return self.place / "tokenizer" if self.has("tokenizer") else None
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return self._component_folder(PROJECTION).name
 
     def _component_folder(self, component: str) -> Path:
@@ -104,22 +110,31 @@ class FolderComponents(ModelComponents):
 class MemoryComponents(ModelComponents):
     """Parts that are in memory."""
 
-    configs: Mapping[str, dict[str, Any]]
+    configs: Mapping[str, NetworkConfig]
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     place: Path = Path("memory")
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
+        """Return a component's configuration. Raises UserError."""
         return self.configs.get(component, {}) if component == PROJECTION else self.configs[component]
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return a component's weights, read when asked for. Raises UserError."""
         return self.weights[component]
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return component in self.configs or component in self.weights
 
 
+def read_network(component: str, folder: Path) -> torch.nn.Module:
+    """Return a network that is published by itself, from its folder. Raises UserError."""
+    config = read_json(folder / "config.json")
+    return build(*network_class(component, config), config, load_tensors(folder), folder)
+
+
 def open_components(place: Path) -> ModelComponents:
-    """The components of a folder or single file. Raises UserError."""
+    """Return the components of a folder or single file. Raises UserError."""
     if place.is_dir():
         return FolderComponents(place)
     if not place.is_file():

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -21,13 +20,13 @@ from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.load import components_of
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.single_file import PREDICTIONS
-from usd.denoiser.weights import Lazy
+from usd.denoiser.weights import LazyTensors, NetworkConfig
 
 SINGLE = (".safetensors", ".ckpt")
 
 
 @dataclass(frozen=True)
-class Told(ModelComponents):
+class CorrectedComponents(ModelComponents):
     """A model of which the user knows more than its file says, or whose weights are to be halved."""
 
     base: ModelComponents
@@ -37,9 +36,11 @@ class Told(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
+        """Where the base is stored."""
         return self.base.place
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
+        """Return the base's configuration, corrected where the user knows better."""
         said = self.base.config(component)
         if component == "scheduler" and self.prediction is not None:
             return said | {"prediction_type": self.prediction}
@@ -48,19 +49,26 @@ class Told(ModelComponents):
         return said
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return the base's weights, rounded to fp16 where asked for."""
         tensors = self.base.tensors(component)
-        return Lazy({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
+        return (
+            LazyTensors({name: partial(_half, tensors, name) for name in tensors}) if self.half else tensors
+        )
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return self.base.has(component)
 
     def source(self, component: str) -> Path:
+        """Return where a component is stored, for messages."""
         return self.base.source(component)
 
     def tokenizer(self) -> Path | None:
+        """Return the folder of the tokenizer's files, if there is one."""
         return self.base.tokenizer()
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return self.base.projection_layout()
 
 
@@ -70,7 +78,7 @@ def _half(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], overwrite: bool = False) -> Path:
-    """Writes a model as a folder or single file. Raises UserError rather than overwrite what it was not told to."""
+    """Write a model as a folder or single file. Raises UserError rather than overwrite what it was not told to."""
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; expected a new name, or --overwrite")
     if out.resolve() == model.place.resolve():
@@ -81,7 +89,7 @@ def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], ove
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit code: 2 for what the user can mend."""
+    """Return the command line. Returns the exit code: 2 for what the user can mend."""
     reads = argparse.ArgumentParser("python -m usd.denoiser.convert", description=__doc__)
     reads.add_argument("model", help="single file, folder, alias or hub id, with ' + LORA x SCALE' if wanted")
     reads.add_argument("out", type=Path, help="folder, or a file that ends in .safetensors or .ckpt")
@@ -102,13 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(asked: argparse.Namespace) -> None:
     fourth = "input-polar" if asked.stable_zero123 else None
-    model = Told(components_of(asked.model, "model"), asked.prediction, fourth, asked.half)
+    model = CorrectedComponents(components_of(asked.model, "model"), asked.prediction, fourth, asked.half)
     place = convert(model, asked.out, asked.layout, asked.overwrite)
-    sys.stdout.write(f"{place}: {', '.join(described(model))}\n")
+    sys.stdout.write(f"{place}: {', '.join(component_sizes(model))}\n")
 
 
-def described(model: ModelComponents) -> list[str]:
-    """The components of a model with their numbers of weights, and what it predicts."""
+def component_sizes(model: ModelComponents) -> list[str]:
+    """Return the components of a model with their numbers of weights, and what it predicts."""
     components = [
         component
         for component in ("unet", "vae", "text_encoder", "image_encoder", PROJECTION)

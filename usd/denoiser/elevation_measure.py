@@ -49,11 +49,13 @@ class Elevation:
     method: Literal["read", "turn"]
 
     def line(self) -> str:
+        """Return the estimate in words."""
         said = f"elevation {self.degrees:.0f} degrees, give or take {self.spread:.0f} ({WAYS[self.method]})"
         return f"{said}; a guess: give data.reference_elevation_deg if you know it" if self.unsure else said
 
     @property
     def unsure(self) -> bool:
+        """Whether the estimate is little more than a guess."""
         return self.spread > UNSURE_DEG
 
 
@@ -65,11 +67,12 @@ class Lens:
     fov_deg: float
 
     def cameras(self, elevation_deg: float | int, azimuth_deg: tuple[float, ...], size: int) -> Cameras:
+        """Return cameras at this elevation and these azimuths, which see pictures of ``size`` pixels."""
         return orbit_cameras_deg(float(elevation_deg), azimuth_deg, self.distance, self.fov_deg, size)
 
     @property
     def radius(self) -> float:
-        """Of the ball around the origin that fits the picture."""
+        """Radius of the ball around the origin that fits the picture, world units."""
         return self.distance * float(np.sin(np.radians(self.fov_deg) / 2))
 
 
@@ -81,7 +84,7 @@ def estimate_elevation(
     method: Method = "auto",
     where: str = "elevation",
 ) -> Elevation:
-    """The height of the camera that took a prepared reference picture (straight alpha), on the picture's device.
+    """Return the height of the camera that took a prepared reference picture (straight alpha), on the picture's device.
 
     Raises UserError, blaming ``where``, when the picture shows nothing or the views cannot tell.
     """
@@ -97,11 +100,12 @@ def estimate_elevation(
 
 
 def over_white(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """Return pictures with straight alpha over white."""
     return rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
 
 
 def read_elevation(rgb: Float[Tensor, "1 3 H W"]) -> Elevation:
-    """What the stored network reads off a picture over white."""
+    """Return what the stored network reads off a picture over white."""
     mean, spread = load_reader().to(rgb.device).read(rgb)
     return Elevation(float(mean.rad2deg()), float(spread.rad2deg()), "read")
 
@@ -116,7 +120,7 @@ def sampled_turns(
     generator: torch.Generator,
     elevation_deg: float | int = NOMINAL_DEG,
 ) -> Float[Tensor, "V 3 S S"]:
-    """The model's views at the turns of ``TURNS_DEG``, without the picture itself.
+    """Return the model's views at the turns of ``TURNS_DEG``, without the picture itself.
 
     ``elevation_deg`` matters only to a model that assumes it.
     """
@@ -132,7 +136,7 @@ def sampled_turns(
 def turned_elevation(
     views: Float[Tensor, "V 3 S S"], rgba: Float[Tensor, "1 4 H W"], lens: Lens, where: str = "elevation"
 ) -> Elevation:
-    """The height at which the views at ``TURNS_DEG`` and the picture between them agree best."""
+    """Return the height at which the views at ``TURNS_DEG`` and the picture between them agree best."""
     middle = TURNS_DEG.index(0.0)
     masks, small = object_masks(views), _shrink(views)
     if float(masks.mean(dim=(1, 2, 3)).amin()) < 0.005:
@@ -151,7 +155,7 @@ def _disagreement_at(elevation_deg: float, pictures: Tensor, masks: Tensor, lens
 
 
 def searched(score: Callable[[float], float], heights: tuple[float, ...] = HEIGHTS_DEG) -> Elevation:
-    """The height with the lowest score: the best of a coarse search, then a parabola through finer neighbors.
+    """Return the height with the lowest score: the best of a coarse search, then a parabola through finer neighbors.
 
     The spread is that of the coarse heights weighted by exp(-4 (score - best) / best), a convention: what disagrees
     half as much again as the best is taken to be hardly likely. Views that agree at all heights leave it wide.
@@ -169,11 +173,12 @@ def searched(score: Callable[[float], float], heights: tuple[float, ...] = HEIGH
 
 
 def object_masks(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """Where pictures over white show something, enclosed white filled in."""
+    """Return 1 where pictures over white show something, enclosed white filled in."""
     dark = (pictures.amin(1) < WHITE).cpu().numpy()
     filled = np.stack([binary_fill_holes(mask) for mask in dark])
     return torch.from_numpy(filled).float()[:, None].to(pictures.device)
 
 
 def _shrink(pictures: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C s s"]:
+    """Return pictures at the size at which they are compared."""
     return interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True)

@@ -57,13 +57,14 @@ class ElevationReader(nn.Module):
         return middles.to(next(self.parameters()))
 
     def forward(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
+        """Return the scores of the bins for pictures of any size."""
         size = (self.config.picture, self.config.picture)
         small = interpolate(pictures, size, mode="bilinear", antialias=True)
         return self.head(self.stages(small * 2 - 1)).float()
 
     @torch.no_grad()
     def read(self, pictures: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-        """Elevation and its standard deviation, radians: of a picture and its mirror image, which stands as high."""
+        """Return elevation and its standard deviation, radians, by pictures and their mirror images."""
         both = [torch.softmax(self(side), -1) for side in (pictures, pictures.flip(-1))]
         shares, heights = (both[0] + both[1]) / 2, self.heights
         mean = shares @ heights
@@ -71,7 +72,7 @@ class ElevationReader(nn.Module):
 
 
 def _halved(inward: int, outward: int) -> nn.Module:
-    """Half the size: a convolution and one more at the same size."""
+    """Return layers that halve the size: a convolution, and one more at the same size."""
     return nn.Sequential(
         nn.Conv2d(inward, outward, 4, 2, 1),
         nn.GroupNorm(outward // 8, outward),
@@ -82,7 +83,7 @@ def _halved(inward: int, outward: int) -> nn.Module:
 
 
 def write_reader(reader: ElevationReader, file: Path) -> None:
-    """Stores a reader with its configuration in one file."""
+    """Store a reader with its configuration in one file."""
     from safetensors.torch import save_file
 
     said = {key: str(value) for key, value in asdict(reader.config).items()}
@@ -90,7 +91,7 @@ def write_reader(reader: ElevationReader, file: Path) -> None:
 
 
 def load_reader(file: Path = WEIGHTS) -> ElevationReader:
-    """The reader stored in a file. Raises UserError."""
+    """Return the reader stored in a file. Raises UserError."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 

@@ -17,25 +17,27 @@ class Execution:
 
     weights: Weights = option(
         "auto",
-        "UNets, text and image encoders; auto: fp16 on CUDA, fp32 on a CPU and without half_precision_weights",
+        "precision of UNets and encoders; auto: fp16 on CUDA, fp32 on a CPU and without half_precision_weights",
     )
     autoencoder: Literal["fp32", "bf16"] = option(
-        "fp32", "the autoencoder; fp16 is no choice, its activations exceed 65504"
+        "fp32", "precision of the autoencoder; fp16 is no choice, its activations exceed 65504"
     )
     offload: Literal["none", "unused"] = option(
-        "none", "unused: weights lie in main memory and visit the GPU for each use"
+        "none", "where weights are kept; unused: in main memory, from where they visit the GPU for each use"
     )
     views_at_once: int = option(0, "views per call of a UNet or autoencoder; 0: all of them", ge=0)
     recompute: bool = option(
-        False, "the autoencoder's activations are computed again in the backward pass instead of kept"
+        False, "compute the autoencoder's activations again in the backward pass instead of keeping them"
     )
-    channels_last: bool = option(False, "lay out convolutions as GPUs with tensor cores like them")
+    channels_last: bool = option(
+        False, "lay out the weights of convolutions as GPUs with tensor cores like them"
+    )
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = option(
         "no", "compile the UNets with this mode of torch.compile: a minute at the start, faster steps"
     )
 
     def single(self, half_precision_weights: bool) -> "Execution":
-        """The same; where half precision is not wanted, ``auto`` is fp32."""
+        """Return the same; where half precision is not wanted, ``auto`` is fp32."""
         if half_precision_weights or self.weights != "auto":
             return self
         return replace(self, weights="fp32")
@@ -44,8 +46,8 @@ class Execution:
 DEFAULT_EXECUTION = Execution()
 
 
-def dtype_on(device: torch.device, weights: Weights) -> torch.dtype:
-    """The dtype that ``weights`` means on this kind of device."""
+def dtype_on(device: torch.device, weights: Weights, half: torch.dtype = torch.float16) -> torch.dtype:
+    """Return the dtype that ``weights`` means on this kind of device; ``half`` is what fp16 means to the network."""
     if weights == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return DTYPES[weights]
+        return half if device.type == "cuda" else torch.float32
+    return half if weights == "fp16" else DTYPES[weights]

@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 import torch
 
 from usd.denoiser.execution import DEFAULT_EXECUTION, Execution, Weights, dtype_on
 
 Slot = tuple[torch.nn.Module, str]
+N = TypeVar("N")
 
 
-class Frozen:
-    """A pretrained network, loaded when first needed and moved to wherever its input is.
+class Frozen(Generic[N]):
+    """A pretrained network of type N, loaded when first needed and moved to wherever its input is.
 
     It is no ``nn.Module`` on purpose: parameters(), state_dict() and train() of its owner do not see it. It computes
-    in the dtype that ``weights`` means on the device, whatever its file holds. ``prepare`` is called once, after
-    loading. With ``execution.offload: unused`` its weights lie in main memory between uses.
+    in the dtype that ``weights`` and ``half`` mean on the device, whatever its file holds. ``prepare`` is called once,
+    after loading. With ``execution.offload: unused`` its weights lie in main memory between uses.
     """
 
     def __init__(
@@ -24,37 +25,38 @@ class Frozen:
         load: Callable[[], torch.nn.Module],
         weights: Weights = "fp32",
         execution: Execution = DEFAULT_EXECUTION,
-        prepare: Callable[[Any], None] | None = None,
+        prepare: Callable[[N], None] | None = None,
+        half: torch.dtype = torch.float16,
     ) -> None:
         self._load = load
         self._weights: Weights = weights
         self._execution = execution
         self._prepare = prepare
+        self._half = half
         self._network: torch.nn.Module | None = None
-        self._away: dict[
-            Slot, torch.Tensor
-        ] = {}  # the weights in main memory, while copies of them are in use
+        # the weights in main memory, while copies of them are in use
+        self._away: dict[Slot, torch.Tensor] = {}
 
     @contextmanager
-    def use(self, device: torch.device) -> Iterator[Any]:
-        """The network on this device, for as long as the block lasts where weights are kept elsewhere."""
+    def use(self, device: torch.device) -> Iterator[N]:
+        """Lend the network on this device, for as long as the block lasts where weights are kept elsewhere."""
         try:
             yield self.on(device)
         finally:
             self.rest()
 
-    def on(self, device: torch.device) -> Any:
-        """The network on this device, in the dtype that suits it."""
+    def on(self, device: torch.device) -> N:
+        """Return the network on this device, in the dtype that suits it."""
         if self._network is None:
-            self._network = self._loaded()
+            self._network = self._load_network()
         dtype = self.dtype(device)
         if self._execution.offload == "unused":
             self._visit(self._network, device, dtype)
-            return self._network
+            return cast(N, self._network)
         first = next(self._network.parameters())
         if first.device != device or first.dtype != dtype:
             torch.nn.Module.to(self._network, device, dtype)  # not diffusers' own, which talks
-        return self._network
+        return cast(N, self._network)
 
     def rest(self) -> None:
         """Put back the weights that lie in main memory; the copies live as long as a gradient needs them."""
@@ -63,11 +65,12 @@ class Frozen:
         self._away = {}
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """The dtype of the weights, and of what goes in, on this device."""
-        return dtype_on(device, self._weights)
+        """Return the dtype of the weights, and of what goes in, on this device."""
+        return dtype_on(device, self._weights, self._half)
 
     @property
     def loaded(self) -> bool:
+        """Whether the weights are in memory."""
         return self._network is not None
 
     def drop(self) -> None:
@@ -75,16 +78,16 @@ class Frozen:
         self._network = None
         self._away = {}
 
-    def _loaded(self) -> torch.nn.Module:
+    def _load_network(self) -> torch.nn.Module:
         network = self._load().eval().requires_grad_(False)
         if self._execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._prepare is not None:
-            self._prepare(network)
+            self._prepare(cast(N, network))
         return network
 
     def _visit(self, network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Copies of all weights on the device, in place of those in main memory, which stay as they are."""
+        """Put copies of all weights on the device in place of those in main memory, which stay as they are."""
         self.rest()
         if next(network.parameters()).dtype != dtype:
             torch.nn.Module.to(network, dtype)
@@ -96,7 +99,7 @@ class Frozen:
 
 
 def _slots(network: torch.nn.Module) -> list[tuple[Slot, torch.Tensor]]:
-    """Every weight and buffer with its place. A weight in two places has two entries."""
+    """Return every weight and buffer with its place. A weight in two places has two entries."""
     return [
         ((module, name), tensor)
         for module in network.modules()

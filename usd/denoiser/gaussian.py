@@ -52,31 +52,35 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
     embedding = Normal
 
     def __init__(self, config: Config, view_mean: Mean | None = None, name: str = "gaussian") -> None:
-        """``view_mean`` gives the expected latents of cameras; without it every view expects the reference."""
+        """Take ``view_mean``, the expected latents of cameras; without it every view expects the reference."""
         super().__init__(config, name)
         self.view_mean = view_mean
         self.latent = LatentSpace(3, config.size, config.size, config.size, 1.0)
         self.register_buffer("alphas_cumprod", scaled_linear_alphas_cumprod(), persistent=False)
 
     def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
+        """Return pictures at the model's size, in [-1, 1]. Differentiable."""
         return resize_square(image, self.config.size) * 2 - 1
 
     def decode(self, z: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """Return pictures in [0, 1]."""
         return (z * 0.5 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
     def eps(
         self, xt: Float[Tensor, "B 3 S S"], t: Int[Tensor, "B"], embedding: Embedding
     ) -> Float[Tensor, "B 3 S S"]:
+        """Return the exact expectation of the noise in x_t."""
         assert isinstance(embedding, Normal)
         mean, std = embedding.mean.to(xt), embedding.std.to(xt)
         return gaussian_eps(xt, mean.expand_as(xt), std, self.alphas_cumprod, t).float()
 
     def unconditional(self, batch: int) -> Normal:
+        """Return N(mean, std^2)."""
         return self._flat([self.config.mean] * batch, self.config.std)
 
     def embed_text(self, prompts: Sequence[str]) -> Normal:
-        """Any sentence means ``text_mean``; the empty one says nothing."""
+        """Return N(text_mean, view_std^2) for any sentence; the empty one says nothing."""
         flat = self._flat(
             [self.config.text_mean if p else self.config.mean for p in prompts], self.config.view_std
         )
@@ -84,9 +88,11 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         return Normal(flat.mean, torch.where(empty, self.config.std, flat.std))
 
     def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> MeanPicture:
+        """Return the reference picture as the expected view."""
         return MeanPicture(self.encode(rgb))
 
     def embed_view(self, reading: EncodedReference, cameras: Cameras) -> Normal:
+        """Return N(expected view, view_std^2) for each camera."""
         assert isinstance(reading, MeanPicture)
         mean = (
             reading.z.expand(len(cameras), -1, -1, -1) if self.view_mean is None else self.view_mean(cameras)

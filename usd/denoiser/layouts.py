@@ -2,18 +2,18 @@
 
 Ours are those of diffusers and transformers. Single files of Stable Diffusion and Zero-1-to-3 use the names of the
 "latent diffusion" training code and, within them, OpenAI's or OpenCLIP's for the CLIP towers. Each function gives one
-table ``our name -> Origin``; the same table reads and writes.
+table ``our name -> StoredTensor``; the same table reads and writes.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from usd.denoiser.weights import Lazy
+from usd.denoiser.weights import LazyTensors, texts, whole, whole_numbers
 
 UNET, AUTOENCODER, CLIP_TEXT, CLIP = (
     "model.diffusion_model.",
@@ -22,14 +22,14 @@ UNET, AUTOENCODER, CLIP_TEXT, CLIP = (
     "cond_stage_model.model.",
 )
 AVERAGE = "model_ema."
-Form = Literal["same", "pixel", "turned"]
+Form = Literal["same", "pixel", "transposed"]
 
 
 @dataclass(frozen=True)
-class Origin:
+class StoredTensor:
     """Where a tensor of ours lies: its name there; which third of it (q, k, v are stacked); in which form.
 
-    ``pixel``: a linear layer stored as a 1 x 1 convolution. ``turned``: transposed.
+    ``pixel``: a linear layer stored as a 1 x 1 convolution. ``transposed``: of a matrix.
     """
 
     name: str
@@ -37,31 +37,31 @@ class Origin:
     form: Form = "same"
 
     def read(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Our tensor, a view of the stored one."""
+        """Return our tensor, a view of the stored one."""
         tensor = stored[self.name]
         if self.third is not None:
             tensor = tensor.chunk(3)[self.third]
         if self.form == "pixel" and tensor.dim() == 4:
             tensor = tensor[:, :, 0, 0]
-        return tensor.T if self.form == "turned" else tensor
+        return tensor.T if self.form == "transposed" else tensor
 
     def stored_form(self, ours: Tensor) -> Tensor:
-        """The inverse, but for the stacking."""
+        """Return the inverse, but for the stacking."""
         if self.form == "same":
             return ours
-        return ours.T if self.form == "turned" else ours[..., None, None]
+        return ours.T if self.form == "transposed" else ours[..., None, None]
 
 
-Table = dict[str, Origin]
+Table = dict[str, StoredTensor]
 
 
-def read_as_ours(table: Table, stored: Mapping[str, Tensor]) -> Lazy:
-    """What of a checkpoint this table names, under our names."""
-    return Lazy({ours: partial(o.read, stored) for ours, o in table.items() if o.name in stored})
+def read_as_ours(table: Table, stored: Mapping[str, Tensor]) -> LazyTensors:
+    """Return the tensors of a checkpoint that a table names, under our names."""
+    return LazyTensors({ours: partial(o.read, stored) for ours, o in table.items() if o.name in stored})
 
 
-def written(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under the checkpoint's names: the inverse of ``read_as_ours``."""
+def stored_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors under the checkpoint's names: the inverse of ``read_as_ours``."""
     groups: dict[str, list[tuple[int, Tensor]]] = {}
     for name, origin in table.items():
         groups.setdefault(origin.name, []).append((origin.third or 0, origin.stored_form(ours[name])))
@@ -70,7 +70,7 @@ def written(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def averaged_name(name: str) -> str:
-    """Where a checkpoint keeps the exponential moving average of a weight of the UNet: the same without dots."""
+    """Return the name of the exponential moving average of a weight of the UNet: the same without dots."""
     return AVERAGE + name.removeprefix("model.").replace(".", "")
 
 
@@ -86,16 +86,16 @@ RESNET = {
 }
 
 
-def unet_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
-    """Of a UNet2DConditionModel with these weights: blocks are counted through, whatever the level."""
+def unet_table(names: Iterable[str], config: Mapping[str, object]) -> Table:
+    """Return the table of a UNet2DConditionModel with these weights: blocks are counted through, whatever the level."""
     modules = unet_modules(config)
-    return {name: Origin(UNET + _renamed(name, modules, RESNET)) for name in names}
+    return {name: StoredTensor(UNET + _renamed(name, modules, RESNET)) for name in names}
 
 
-def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Our modules -> theirs."""
-    layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
-    attentive = ["Attn" in kind for kind in config["up_block_types"]]
+def unet_modules(config: Mapping[str, object]) -> dict[str, str]:
+    """Return the training code's name of each module, by ours."""
+    layers, levels = whole(config, "layers_per_block"), len(whole_numbers(config, "block_out_channels"))
+    attentive = ["Attn" in kind for kind in texts(config, "up_block_types")]
     modules = {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
@@ -126,20 +126,22 @@ def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def autoencoder_table(names: Iterable[str], config: Mapping[str, Any]) -> Table:
-    """Of an AutoencoderKL: the decoder's levels are numbered from the finest, its attention is 1 x 1 convolutions."""
+def autoencoder_table(names: Iterable[str], config: Mapping[str, object]) -> Table:
+    """Return the table of an AutoencoderKL: its decoder counts from the finest level, its attention is convolutions."""
     modules = autoencoder_modules(config)
     leaves = {**ATTENTION, "conv_shortcut": "nin_shortcut"}
     table = {}
     for name in names:
         pixel = ".attentions." in name and name.endswith(".weight") and "group_norm" not in name
-        table[name] = Origin(AUTOENCODER + _renamed(name, modules, leaves), form="pixel" if pixel else "same")
+        table[name] = StoredTensor(
+            AUTOENCODER + _renamed(name, modules, leaves), form="pixel" if pixel else "same"
+        )
     return table
 
 
-def autoencoder_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Our modules -> theirs."""
-    layers, levels = int(config["layers_per_block"]), len(config["block_out_channels"])
+def autoencoder_modules(config: Mapping[str, object]) -> dict[str, str]:
+    """Return the training code's name of each module, by ours."""
+    layers, levels = whole(config, "layers_per_block"), len(whole_numbers(config, "block_out_channels"))
     modules = {name: name for name in ("quant_conv", "post_quant_conv")}
     for half in ("encoder", "decoder"):
         modules |= {f"{half}.{name}": f"{half}.{name}" for name in ("conv_in", "conv_out")}
@@ -183,44 +185,44 @@ VISION_ENDS = {
 
 
 def clip_text_table(names: Iterable[str], inner: str = "text_model.") -> Table:
-    """Of a CLIPTextModel in Stable Diffusion 1.x: transformers' own names, of the time of its release."""
-    return {name: Origin(CLIP_TEXT + inner + name.removeprefix("text_model.")) for name in names}
+    """Return the table of a CLIPTextModel in Stable Diffusion 1.x: transformers' names at the time of its release."""
+    return {name: StoredTensor(CLIP_TEXT + inner + name.removeprefix("text_model.")) for name in names}
 
 
 def open_clip_text_table(names: Iterable[str]) -> Table:
-    """Of a CLIPTextModel in Stable Diffusion 2.x: OpenCLIP's names, q, k and v stacked."""
-    return {name: _clip_origin(CLIP, name.removeprefix("text_model."), TEXT_ENDS) for name in names}
+    """Return the table of a CLIPTextModel in Stable Diffusion 2.x: OpenCLIP's names, q, k and v stacked."""
+    return {name: _clip_tensor(CLIP, name.removeprefix("text_model."), TEXT_ENDS) for name in names}
 
 
 def clip_vision_table(names: Iterable[str]) -> Table:
-    """Of a CLIPVisionModelWithProjection in Zero-1-to-3: OpenAI's names, the projection transposed."""
+    """Return the table of the image encoder in Zero-1-to-3: OpenAI's names, the projection transposed."""
     table = {}
     for name in names:
         if name == "visual_projection.weight":
-            table[name] = Origin(f"{CLIP}visual.proj", form="turned")
+            table[name] = StoredTensor(f"{CLIP}visual.proj", form="transposed")
         else:
-            table[name] = _clip_origin(f"{CLIP}visual.", name.removeprefix("vision_model."), VISION_ENDS)
+            table[name] = _clip_tensor(f"{CLIP}visual.", name.removeprefix("vision_model."), VISION_ENDS)
     return table
 
 
 def camera_projection_table() -> Table:
-    """Of the layer from picture and pose to a token."""
-    return {f"proj.{kind}": Origin(f"cc_projection.{kind}") for kind in ("weight", "bias")}
+    """Return the table of the layer from picture and pose to a token."""
+    return {f"proj.{kind}": StoredTensor(f"cc_projection.{kind}") for kind in ("weight", "bias")}
 
 
-def _clip_origin(prefix: str, name: str, ends: Mapping[str, str]) -> Origin:
+def _clip_tensor(prefix: str, name: str, ends: Mapping[str, str]) -> StoredTensor:
     if name in ends:
-        return Origin(prefix + ends[name])
+        return StoredTensor(prefix + ends[name])
     number, rest = name.removeprefix("encoder.layers.").split(".", 1)
     module, kind = rest.rsplit(".", 1)
     block = f"{prefix}transformer.resblocks.{number}."
     if module in THIRDS:
-        return Origin(f"{block}attn.in_proj_{kind}", THIRDS[module])
-    return Origin(f"{block}{BLOCK[module]}.{kind}")
+        return StoredTensor(f"{block}attn.in_proj_{kind}", THIRDS[module])
+    return StoredTensor(f"{block}{BLOCK[module]}.{kind}")
 
 
 def _renamed(name: str, modules: Mapping[str, str], leaves: Mapping[str, str]) -> str:
-    """The longest known module at the head of a name replaced, and the layer after it."""
+    """Return a name with the longest known module at its head replaced, and the layer after it."""
     ends = [i for i, letter in enumerate(name) if letter == "."]
     head = next((name[:end] for end in reversed(ends) if name[:end] in modules), None)
     if head is None:

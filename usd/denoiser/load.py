@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakValueDictionary
 
 from usd.core.config import option, parse
 from usd.core.errors import UserError, did_you_mean
 from usd.core.places import find_resource, output, resource
 from usd.core.registry import find
-from usd.denoiser import Denoiser, Execution
+from usd.denoiser import Denoiser, Execution, ImageTextDenoiser
 from usd.denoiser.components import ModelComponents, open_components
 from usd.denoiser.lora_file import is_lora_folder, with_lora
 from usd.denoiser.weights import read_json, weight_files
@@ -52,17 +52,20 @@ class ModelEntry:
 
 @cache
 def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
-    """The aliases, by name. Raises UserError when the file is missing or wrong."""
+    """Return the aliases, by name. Raises UserError when the file is missing or wrong."""
     from omegaconf import OmegaConf
 
     if not file.is_file():
         raise UserError(f"{file}: is missing; expected the list of model aliases")
-    table: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return {name: parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in table.items()}
+    table = OmegaConf.to_container(OmegaConf.load(file))
+    if not isinstance(table, dict):
+        raise UserError(f"{file}: expected aliases with their models")
+    entries = {str(name): entry for name, entry in table.items()}
+    return {name: parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in entries.items()}
 
 
 def entry_of(name: str) -> ModelEntry | None:
-    """The alias with this name or (former) id."""
+    """Return the alias with this name or (former) id."""
     entries = model_entries()
     ids = ((e, (e.repository, *e.mirrors, *e.former_ids)) for e in entries.values())
     by_id = {i.partition("@")[0]: entry for entry, names in ids for i in names if i}
@@ -73,7 +76,7 @@ _open: "WeakValueDictionary[tuple[str, Execution], Denoiser]" = WeakValueDiction
 
 
 def open_model(name: str, role: str, where: str, execution: Execution) -> Denoiser:
-    """See ``usd.denoiser.open_text_denoiser``. A model that is in use already is handed out again."""
+    """Return a model, the same object while it is in use; see ``usd.denoiser.open_text_denoiser``."""
     if not name:
         raise UserError(
             f"{where}: is empty; expected an alias of load/models.yaml, a folder or a Hugging Face id"
@@ -97,7 +100,7 @@ class ModelLocation:
     fourth_number: FourthNumber | None = None
 
     def options(self, execution: Execution) -> dict[str, object]:
-        """Options of its denoiser."""
+        """Return the options of its denoiser."""
         said: dict[str, object] = {"folder": str(self.place), "execution": execution}
         if self.lora is not None:
             said |= {"lora_file": str(self.lora), "lora_scale": self.scale}
@@ -118,8 +121,25 @@ def _opened(name: str, role: str, where: str, execution: Execution) -> Denoiser:
     return denoiser
 
 
+def open_controlled(
+    name: str, control: str, where: str, execution: Execution, scale: float
+) -> ImageTextDenoiser:
+    """Open Stable Diffusion with a ControlNet; see ``usd.denoiser.open_control_denoiser``. Raises UserError."""
+    base, network = find_model(name, "text", where), find_network(control, "control", where)
+    if base.kind != "stable-diffusion":
+        raise UserError(f"{where}: '{name}' takes no ControlNet; expected a model of Stable Diffusion's kind")
+    key = f"{base.place} + {base.lora} x {base.scale} & {network} x {scale}"
+    known = _open.get((key, execution))
+    if isinstance(known, ImageTextDenoiser):
+        return known
+    cls = find(ImageTextDenoiser, "controlnet")
+    options = base.options(execution) | {"control_folder": str(network), "control_scale": scale}
+    denoiser = _open[key, execution] = cls(parse(cls.Config, options, where), name=base.name)
+    return denoiser
+
+
 def components_of(name: str, where: str) -> ModelComponents:
-    """The components of a model by alias, folder, single file or hub id, a LoRA after ' + ' added. Raises UserError."""
+    """Return the components of a model by name, a LoRA after ' + ' added. Raises UserError."""
     found = find_model(name, "text", where)
     if found.place is None:
         raise UserError(f"{where}: '{name}' is a formula without weights; expected a model")
@@ -193,7 +213,7 @@ def _lora_place(lora: str, where: str) -> Path:
 
 
 def _base_of(place: Path, where: str) -> str:
-    """The model that the card of a LoRA's folder names. Raises UserError when there is none."""
+    """Return the model that the card of a LoRA's folder names. Raises UserError when there is none."""
     path = place / "lora.json"
     base = read_json(path).get("base_model") if path.is_file() else None
     if not base:
@@ -214,17 +234,32 @@ def local_model(text: str | None) -> Path | None:
 
 
 def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
-    """Which denoiser runs a model that is no alias: by what its folder or file holds, or by the role it is to play."""
-    if place is not None and place.is_dir():
-        return "zero123" if (place / "image_encoder").is_dir() else "stable-diffusion"
+    """Return which denoiser runs a model that is no alias: by what it holds, or by the role that it is to play."""
     if place is not None:
         try:
-            return "zero123" if open_components(place).has("image_encoder") else "stable-diffusion"
+            return denoiser_of(open_components(place))
         except UserError as problem:
             raise UserError(f"{where}: {problem}") from problem
     if "/" not in name and name in formulas():
         return name
     return ROLE_DENOISER[role]
+
+
+def denoiser_of(model: ModelComponents) -> str:
+    """Return which denoiser runs a model with these components."""
+    if model.has("image_encoder"):
+        return "zero123"
+    if _says(model, "text_encoder", "model_type") == "t5":
+        return "deep-floyd"
+    return "instruct-pix2pix" if _says(model, "unet", "in_channels") == 8 else "stable-diffusion"
+
+
+def _says(model: ModelComponents, component: str, option: str) -> object:
+    """Return an option of a component's configuration; None where it has no readable one."""
+    try:
+        return model.config(component).get(option) if model.has(component) else None
+    except UserError:
+        return None
 
 
 def formulas() -> list[str]:
@@ -235,7 +270,7 @@ def formulas() -> list[str]:
 
 
 def folder_of(name: str, components: Sequence[str], where: str) -> Path:
-    """A folder on this disk with these components of a model, fetched if need be. Raises UserError."""
+    """Return a folder on this disk with these components of a model, fetched if need be. Raises UserError."""
     entry = entry_of(name)
     return local_model(entry.path if entry else name) or _fetched(name, entry, components, where)
 
@@ -256,7 +291,7 @@ def in_rehearsal() -> bool:
 
 
 def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
-    """Parts ``a`` or ``a|b`` (either will do) of which ``folder`` has no subfolder."""
+    """Return the components ``a`` or ``a|b`` (either will do) of which ``folder`` has no subfolder."""
     return [
         component
         for component in components
@@ -268,7 +303,7 @@ def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
 
 
 def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
-    """A folder in the Hugging Face cache with these components: what is there already, else downloaded."""
+    """Return a folder in the Hugging Face cache with these components: what is there already, else downloaded."""
     repositories = _repositories(name, entry)
     there = dict.fromkeys([*repositories, *((repository, "main") for repository, _ in repositories)])
     folders = (_cached(repository, revision, components) for repository, revision in there)
@@ -289,7 +324,7 @@ def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], whe
 
 
 def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
-    """Ids and revisions, in the order in which they are tried. A mirror's revision stands behind an @."""
+    """Return ids and revisions in the order in which they are tried. A mirror's revision stands behind an @."""
     if entry is not None:
         mirrors = [mirror.partition("@") for mirror in entry.mirrors]
         first = [(entry.repository, entry.revision)] if entry.repository else []
@@ -299,7 +334,7 @@ def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
 
 
 def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
-    """The one line that says what was tried and what to do."""
+    """Return the one line that says what was tried and what to do."""
     if entry is not None and entry.path:
         place = resource(entry.path)
         return f"{where}: model '{name}' comes with the package, but {place} is missing; restore it"
@@ -343,7 +378,7 @@ def _fetch(repository: str, revision: str, components: Sequence[str], entry: Mod
 
 
 def wanted_files(files: Sequence[str], components: Sequence[str], half: bool = False) -> list[str]:
-    """Of a repository's files, those worth fetching: each component's small files and one form of its weights."""
+    """Return the files of a repository to fetch: each component's small files and one form of its weights."""
     folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]
     for folder in folders:

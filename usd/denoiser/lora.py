@@ -8,10 +8,12 @@ Stable Diffusion's folder is one; ``usd.denoiser.lora_file`` adds the weights.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from usd.core.config import option, parse
 from usd.core.errors import UserError
+from usd.denoiser.networks import Adaptable, Adapted
 from usd.denoiser.weights import read_json
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -39,13 +41,14 @@ class Card:
     prompt: str | None = option(None, "the sentence for the object, as clear as in the input picture")
 
 
-def add_lora(unet: Any, config: LoraConfig) -> Any:
-    """The UNet with a LoRA on every attention layer, which alone is trained; at first it changes nothing.
+def add_lora(unet: object, config: LoraConfig) -> torch.nn.Module:
+    """Return the UNet with a LoRA on every attention layer, which alone is trained; at first it changes nothing.
 
     A is drawn from torch's global generator.
     """
     from peft import LoraConfig as PeftConfig
 
+    assert isinstance(unet, Adaptable) and isinstance(unet, torch.nn.Module)
     unet.requires_grad_(False)
     unet.add_adapter(
         PeftConfig(
@@ -59,8 +62,8 @@ def add_lora(unet: Any, config: LoraConfig) -> Any:
     return unet
 
 
-def write_lora(unet: Any, folder: Path, card: Card) -> list[Path]:
-    """Stores the LoRA of a UNet as diffusers and peft users load it, and the card. Raises ``UserError``."""
+def write_lora(unet: torch.nn.Module, folder: Path, card: Card) -> list[Path]:
+    """Store the LoRA of a UNet as diffusers and peft users load it, and the card. Raises ``UserError``."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin as Loader
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
@@ -68,7 +71,7 @@ def write_lora(unet: Any, folder: Path, card: Card) -> list[Path]:
     tensors = {
         key: value.detach().cpu().contiguous() for key, value in get_peft_model_state_dict(unet).items()
     }
-    metadata = {key: _plain(value) for key, value in unet.peft_config["default"].to_dict().items()}
+    metadata = {key: _plain(value) for key, value in _peft_options(unet).items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         Loader.save_lora_weights(
@@ -82,12 +85,18 @@ def write_lora(unet: Any, folder: Path, card: Card) -> list[Path]:
     return [folder / WEIGHTS, folder / CARD]
 
 
-def _plain(value: Any) -> Any:
+def _peft_options(unet: torch.nn.Module) -> dict[str, object]:
+    """Return the options of a UNet's LoRA as peft keeps them."""
+    assert isinstance(unet, Adapted)
+    return unet.peft_config["default"].to_dict()
+
+
+def _plain(value: object) -> object:
     return sorted(value) if isinstance(value, set) else value
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a LoRA's folder; an empty one where there is none."""
+    """Return the card of a LoRA's folder; an empty one where there is none."""
     path = folder / CARD
     if not path.is_file():
         return Card()
@@ -96,7 +105,7 @@ def read_card(folder: Path) -> Card:
 
 
 def lora_model(folder: Path, base: str | None = None, scale: float = 1.0) -> str:
-    """The name under which ``open_text_denoiser`` knows a model with the LoRA in ``folder`` added ``scale`` times.
+    """Return the name by which ``open_text_denoiser`` opens a model with ``scale`` times the LoRA in ``folder``.
 
     ``base`` is needed where no card names it.
     """

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser.components import ModelComponents
-from usd.denoiser.weights import Lazy, open_checkpoint, read_json
+from usd.denoiser.weights import LazyTensors, NetworkConfig, number, open_checkpoint, read_json
 
 FILES = (
     "pytorch_lora_weights.safetensors",
@@ -68,14 +67,14 @@ class LowRank:
     alpha: float | None = None  # of the change, alpha / rank; None: 1
 
     def __call__(self, weight: Tensor, scale: float | int) -> Tensor:
-        """The weight, changed ``scale`` times, in its own precision."""
+        """Return the weight, changed ``scale`` times, in its own precision."""
         rank = self.down.shape[0]
         strength = scale * (1.0 if self.alpha is None else self.alpha / rank)
         change = (self.up.float().flatten(1) @ self.down.float().flatten(1)).view(weight.shape)
         return (weight.float() + strength * change).to(weight.dtype)
 
     def fits(self, shape: torch.Size) -> bool:
-        """Whether it changes weights of this shape."""
+        """Return whether it changes weights of this shape."""
         inward = self.down[0].numel() == shape[1:].numel()
         return inward and self.up.shape[0] == shape[0] and self.up.flatten(1).shape[1] == self.down.shape[0]
 
@@ -89,7 +88,7 @@ class LoraFile:
 
 
 def read_lora(place: Path) -> LoraFile:
-    """A file, or a folder of diffusers or peft with one. Raises UserError for what is no LoRA that we can add."""
+    """Return the LoRA of a file, or of a folder of diffusers or peft. Raises UserError for what cannot be added."""
     path = lora_path(place)
     tensors, facts = open_checkpoint(path)
     _refuse_other_kinds(path, tensors)
@@ -102,7 +101,7 @@ def read_lora(place: Path) -> LoraFile:
                 f"{path}: holds several changes of one layer ({name}); expected one LoRA: save its adapters apart"
             )
         roles[role] = tensors[name]
-    alphas = said_alphas(path, facts)
+    alphas = common_alphas(path, facts)
     return LoraFile(
         path,
         {
@@ -115,7 +114,7 @@ def read_lora(place: Path) -> LoraFile:
 
 
 def lora_path(place: Path) -> Path:
-    """The file of LoRA weights that is meant. Raises UserError."""
+    """Return the file of LoRA weights that is meant. Raises UserError."""
     if place.is_file():
         return place
     found = next((place / name for name in FILES if (place / name).is_file()), None)
@@ -125,18 +124,18 @@ def lora_path(place: Path) -> Path:
 
 
 def is_lora_folder(place: Path) -> bool:
-    """Whether a folder holds LoRA weights and no whole model."""
+    """Return whether a folder holds LoRA weights and no whole model."""
     return any((place / name).is_file() for name in FILES) and not (place / "unet").is_dir()
 
 
-def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
-    """alpha by component, where the file or the ``adapter_config.json`` beside it says one for all layers.
+def common_alphas(path: Path, facts: Mapping[str, object]) -> dict[str, float]:
+    """Return alpha by component, where the file or the ``adapter_config.json`` beside it says one for all layers.
 
     Raises UserError for strengths that differ by rule.
     """
-    said: dict[str, Any] = {}
+    said: NetworkConfig = {}
     if "lora_adapter_metadata" in facts:  # as diffusers writes it, "unet.lora_alpha"
-        said = json.loads(facts["lora_adapter_metadata"])
+        said = json.loads(str(facts["lora_adapter_metadata"]))
     elif (path.parent / ADAPTER).is_file() and path.name.startswith("adapter_model"):
         beside = read_json(path.parent / ADAPTER)
         said = {
@@ -154,11 +153,11 @@ def said_alphas(path: Path, facts: Mapping[str, Any]) -> dict[str, float]:
             f"{path}: its strength differs by layer ({odd[0]}), which is not supported; merge it with peft"
         )
     ends = ".lora_alpha"
-    return {key.removesuffix(ends): float(value) for key, value in said.items() if key.endswith(ends)}
+    return {key.removesuffix(ends): number(said, key, 0.0) for key in said if key.endswith(ends)}
 
 
 def _place_of(path: Path, name: str) -> tuple[str, str, str]:
-    """(component, layer without dots, role) of a tensor's name."""
+    """Return (component, layer without dots, role) of a tensor's name."""
     for role, ending in ROLES.items():
         match = re.search(rf"(?:{ending})$", name)
         if match:
@@ -176,7 +175,7 @@ def _place_of(path: Path, name: str) -> tuple[str, str, str]:
 
 
 def squashed(name: str) -> str:
-    """A layer's name without dots and underscores, and without CLIP's outer module, which some libraries leave out."""
+    """Return a layer's name without dots, underscores and CLIP's outer module, which some libraries leave out."""
     return re.sub(r"[._]", "", name.removeprefix("text_model.").removeprefix("text_model_"))
 
 
@@ -207,36 +206,42 @@ class LoraComponents(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
+        """Where the base is stored."""
         return self.base.place
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
+        """Return a component's configuration. Raises UserError."""
         return self.base.config(component)
 
     def has(self, component: str) -> bool:
+        """Return whether there is such a component."""
         return self.base.has(component)
 
     def source(self, component: str) -> Path:
+        """Return where a component is stored, for messages."""
         return self.base.source(component)
 
     def tokenizer(self) -> Path | None:
+        """Return the folder of the tokenizer's files, if there is one."""
         return self.base.tokenizer()
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return self.base.projection_layout()
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
-        """Those of the base, changed as they are read. Raises UserError where the LoRA is for another model."""
+        """Return the base's weights, changed as they are read. Raises UserError where the LoRA is for another model."""
         weights = self.base.tensors(component)
         changes = self._by_weight(component, weights)
         readers = {name: partial(weights.__getitem__, name) for name in weights}
         changed = {name: partial(self._changed, weights, name, low) for name, low in changes.items()}
-        return Lazy({**readers, **changed})
+        return LazyTensors({**readers, **changed})
 
     def _changed(self, weights: Mapping[str, Tensor], name: str, low: LowRank) -> Tensor:
         return low(weights[name], self.scale)
 
     def _by_weight(self, component: str, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
-        """The changes under the weights' own names."""
+        """Return the changes under the weights' own names."""
         places = {
             squashed(name.removesuffix(".weight")): name for name in weights if name.endswith(".weight")
         }
@@ -255,7 +260,7 @@ class LoraComponents(ModelComponents):
 
 
 def with_lora(base: ModelComponents, place: Path, scale: float | int) -> LoraComponents:
-    """A model changed by a LoRA. Raises UserError when the LoRA is for another kind of model."""
+    """Return a model changed by a LoRA. Raises UserError when the LoRA is for another kind of model."""
     lora = read_lora(place)
     foreign = [component for component in lora.changes if not base.has(component)]
     if foreign:

@@ -7,8 +7,8 @@ replaced by empty ones; a file with any other object is refused, since a pickle 
 import logging
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,10 +36,11 @@ PLAIN = (
         for name in ("object", "dict", "list", "tuple", "set", "int", "float", "str", "bool")
     ),
 )
+StandIn = Callable[..., object] | tuple[Callable[..., object], str]
 REFUSAL = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
-class Ignored:
+class EmptyObject:
     """Stands where a trainer's object stood. It takes whatever the file says about it and does nothing."""
 
     def __init__(self, *_: object) -> None: ...
@@ -48,12 +49,12 @@ class Ignored:
 
 
 def empty_table(*_: object) -> dict[object, object]:
-    """Stands where a table stood whose entries follow in the file."""
+    """Return an empty table, to stand where one stood whose entries follow in the file."""
     return {}
 
 
-def read_pickle(path: Path, zipped: bool) -> Any:
-    """What ``torch.save`` wrote, its tensors mapped from the file where it is ``zipped`` (as since 2020).
+def read_pickle(path: Path, zipped: bool) -> object:
+    """Return what ``torch.save`` wrote, its tensors mapped from the file where it is ``zipped`` (as since 2020).
 
     Raises UserError for objects that are neither weights nor a known trainer's.
     """
@@ -66,7 +67,7 @@ def read_pickle(path: Path, zipped: bool) -> Any:
         )
     if names:
         LOG.info("%s: ignored its trainer's objects (%s)", path.name, ", ".join(names))
-    stand_ins: list[Any] = [(_stand_in(name), name) for name in names]
+    stand_ins: list[StandIn] = [(_stand_in(name), name) for name in names]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -77,8 +78,8 @@ def read_pickle(path: Path, zipped: bool) -> Any:
         ) from problem
 
 
-def _stand_in(name: str) -> Any:
-    return empty_table if name.endswith("dict") else type("Ignored", (Ignored,), {})
+def _stand_in(name: str) -> Callable[..., object]:
+    return empty_table if name.endswith("dict") else type("EmptyObject", (EmptyObject,), {})
 
 
 def _harmless(name: str) -> bool:

@@ -17,7 +17,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def resize_square(
     image: Float[Tensor, "B C H W"], size: int, mode: str = "bilinear"
 ) -> Float[Tensor, "B C {size} {size}"]:
-    """The picture at size x size, antialiased; untouched when it has that size already."""
+    """Return the picture at size x size, antialiased; untouched when it has that size already."""
     if image.shape[-2:] == (size, size):
         return image
     return torch.nn.functional.interpolate(

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,17 +11,22 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.denoiser import layouts
 from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, ModelComponents
-from usd.denoiser.layouts import CLIP, CLIP_TEXT, UNET, written
-from usd.denoiser.single_file import Family, table_of
+from usd.denoiser.layouts import CLIP, CLIP_TEXT, UNET, stored_tensors
+from usd.denoiser.single_file import Family, betas_of, table_of
+from usd.denoiser.weights import NetworkConfig, texts, whole, whole_numbers
 
-FILES = {"text_encoder": "model", "image_encoder": "model"}  # transformers' name; diffusers' is the other
+FILES = {
+    "text_encoder": "model",
+    "image_encoder": "model",
+    "language_model": "model",
+}  # transformers' name; diffusers' is the other
 PIPELINES = {PROJECTIONS[0]: "Zero123Pipeline", PROJECTIONS[1]: "Zero1to3StableDiffusionPipeline"}
 CLASSES_OF = {  # as the index of each layout names them: the module of its pipeline, and the class
     PROJECTIONS[0]: ("zero123", "CLIPCameraProjection"),
     PROJECTIONS[1]: ("pipeline_zero1to3", "CCProjection"),
 }
 VOCABULARY, POSITIONS = 49408, 77  # of CLIP's text tower
-CONDITIONS: dict[Family, dict[str, Any]] = {
+CONDITIONS: dict[Family, NetworkConfig] = {
     "stable-diffusion-1": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder"},
     "stable-diffusion-2": {
         "target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder",
@@ -49,7 +53,7 @@ def write_folder(
     pickled: bool = False,
     variant: str = "",
 ) -> Path:
-    """A diffusers folder, as ``open_text_denoiser`` and diffusers itself read it.
+    """Write a diffusers folder, as ``open_text_denoiser`` and diffusers itself read it; return it.
 
     ``layout`` names Zero-1-to-3's camera projection (one of ``PROJECTIONS``); ``pickled`` writes ``.bin`` files;
     ``variant`` is a word in their names, such as fp16. Tensors keep their precision. Raises UserError for the
@@ -57,7 +61,7 @@ def write_folder(
     """
     if model.has(PROJECTION) and "proj.weight" not in model.tensors(PROJECTION):
         raise UserError(f"{model.place}: is of the embedded kind; expected a model of a published layout")
-    index: dict[str, Any] = {
+    index: NetworkConfig = {
         "_class_name": "StableDiffusionPipeline",
         "safety_checker": [None, None],
         "requires_safety_checker": False,
@@ -80,14 +84,17 @@ def write_folder(
 
 
 def write_network(model: ModelComponents, component: str, folder: Path) -> Path:
-    """Write one network by itself, as ControlNets are published; return the folder."""
-    _write_weights(dict(model.tensors(component)), folder, "diffusion_pytorch_model", pickled=False)
+    """Write one network by itself, as ControlNets and language models are published; return the folder."""
+    stem = FILES.get(component, "diffusion_pytorch_model")
+    _write_weights(dict(model.tensors(component)), folder, stem, pickled=False)
     _write_json(folder / "config.json", model.config(component))
+    if (tokenizer := model.tokenizer()) is not None:
+        shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
     return folder
 
 
-def _write_projection(model: ModelComponents, folder: Path, layout: str, pickled: bool) -> dict[str, Any]:
-    """The layer under the names of its layout, and CLIP's preprocessing; what the index says of them."""
+def _write_projection(model: ModelComponents, folder: Path, layout: str, pickled: bool) -> NetworkConfig:
+    """Write the projection under its layout's names, and CLIP's preprocessing; return what the index says of them."""
     ours = model.tensors(PROJECTION)
     first = layout == PROJECTIONS[0]
     named = ours if first else {name.replace("proj.", "projection.", 1): x for name, x in ours.items()}
@@ -132,7 +139,7 @@ def write_single_file(model: ModelComponents, path: Path, averaged: bool = True,
 
 
 def family_of_components(model: ModelComponents) -> Family:
-    """Stable Diffusion 2 is told from 1 by the linear layers around its UNet's attention."""
+    """Return the family of a model: Stable Diffusion 2 is known by the linear layers around its UNet's attention."""
     if model.has(PROJECTION):
         return "zero123"
     return "stable-diffusion-2" if model.config("unet").get("use_linear_projection") else "stable-diffusion-1"
@@ -144,22 +151,22 @@ def state_of(model: ModelComponents, family: Family, averaged: bool = True) -> d
     for component in (name for name in CLASSES if model.has(name)):
         ours = {name.removeprefix("text_model."): x for name, x in model.tensors(component).items()}
         ours = {name: x for name, x in ours.items() if not name.endswith("position_ids")}
-        stored |= written(table_of(component, family, list(ours), model.config(component)), ours)
+        stored |= stored_tensors(table_of(component, family, list(ours), model.config(component)), ours)
     if family == "zero123":
-        stored |= written(layouts.camera_projection_table(), model.tensors(PROJECTION))
+        stored |= stored_tensors(layouts.camera_projection_table(), model.tensors(PROJECTION))
     stored |= _unread(stored, family) | _schedule(model.config("scheduler"))
     return stored | _average(stored) if averaged else stored
 
 
 def _average(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The UNet as the original's moving average, and that average's two numbers, at their initial values."""
+    """Return the UNet as the original's moving average, and that average's two numbers, at their initial values."""
     average = {layouts.averaged_name(name): x for name, x in stored.items() if name.startswith(UNET)}
     numbers = {"decay": torch.tensor(0.9999), "num_updates": torch.tensor(0, dtype=torch.int32)}
     return average | {f"{layouts.AVERAGE}{name}": x for name, x in numbers.items()}
 
 
 def _unread(stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """What the original classes load and never read, at its true size, since another size is an error to them."""
+    """Return what the original classes load and never read, at its true size: another is an error to them."""
     if family == "stable-diffusion-1":
         positions = stored[f"{CLIP_TEXT}text_model.embeddings.position_embedding.weight"].shape[0]
         return {f"{CLIP_TEXT}text_model.embeddings.position_ids": torch.arange(positions)[None]}
@@ -169,7 +176,7 @@ def _unread(stored: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def _unread_text_half(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for the ends of CLIP's text tower, as wide as the image embedding, which is so in ViT-L/14."""
+    """Return zeros for the ends of CLIP's text tower, as wide as the image embedding, which is so in ViT-L/14."""
     projection = stored[f"{CLIP}visual.proj"]
     width = projection.shape[1]
     shapes = {
@@ -183,7 +190,7 @@ def _unread_text_half(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _unread_last_layer(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zeros for OpenCLIP's last text layer and projection: Stable Diffusion 2 reads the layer before."""
+    """Return zeros for OpenCLIP's last text layer and projection: Stable Diffusion 2 reads the layer before."""
     blocks = f"{CLIP}transformer.resblocks."
     last = max(int(name[len(blocks) :].split(".")[0]) for name in stored if name.startswith(blocks))
     head = f"{blocks}{last}."
@@ -193,10 +200,10 @@ def _unread_last_layer(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return left | {f"{CLIP}text_projection": width.new_zeros(len(width), len(width))}
 
 
-def _schedule(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The noise schedule and the posterior q(x_{t-1} | x_t, x_0) as buffers (arXiv 2006.11239, eq. 7)."""
-    count, ends = int(scheduler["num_train_timesteps"]), (scheduler["beta_start"], scheduler["beta_end"])
-    betas = torch.linspace(ends[0] ** 0.5, ends[1] ** 0.5, count, dtype=torch.float64) ** 2
+def _schedule(scheduler: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return the noise schedule and the posterior q(x_{t-1} | x_t, x_0) as buffers (arXiv 2006.11239, eq. 7)."""
+    count, (start, end) = whole(scheduler, "num_train_timesteps"), betas_of(scheduler)
+    betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
     bars = (1 - betas).cumprod(0)
     before = torch.cat([bars.new_ones(1), bars[:-1]])
     variance = betas * (1 - before) / (1 - bars)  # 0 at the first step, whose logarithm is therefore clipped
@@ -217,7 +224,7 @@ def _schedule(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: x.float() for name, x in buffers.items()}
 
 
-def training_config(model: ModelComponents, family: Family) -> dict[str, Any]:
+def training_config(model: ModelComponents, family: Family) -> NetworkConfig:
     """Return the training configuration as the originals and other programs read it, and our own facts below ``usd``.
 
     Programs that find a YAML file beside a checkpoint build the model from it, so it names every class and size.
@@ -225,7 +232,7 @@ def training_config(model: ModelComponents, family: Family) -> dict[str, Any]:
     unet, vae, scheduler = (model.config(component) for component in ("unet", "vae", "scheduler"))
     velocity = scheduler.get("prediction_type") == "v_prediction"
     view = family == "zero123"
-    params = {
+    params: NetworkConfig = {
         "linear_start": scheduler["beta_start"],
         "linear_end": scheduler["beta_end"],
         "timesteps": scheduler["num_train_timesteps"],
@@ -247,7 +254,7 @@ def training_config(model: ModelComponents, family: Family) -> dict[str, Any]:
         "first_stage_config": _autoencoder_config(vae),
         "cond_stage_config": CONDITIONS[family],
     }
-    known: dict[str, Any] = {"image_size": unet["sample_size"]}
+    known: NetworkConfig = {"image_size": unet["sample_size"]}
     fourth = model.config(PROJECTION).get("fourth_number") if view else None
     return {
         "model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params},
@@ -255,10 +262,10 @@ def training_config(model: ModelComponents, family: Family) -> dict[str, Any]:
     }
 
 
-def _unet_params(unet: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the training code's UNetModel. Its attention is given by how much smaller the levels are that have it."""
-    channels, heads = unet["block_out_channels"], unet["attention_head_dim"]
-    attentive = [2**level for level, kind in enumerate(unet["down_block_types"]) if "Attn" in kind]
+def _unet_params(unet: Mapping[str, object]) -> NetworkConfig:
+    """Return the training code's options of the UNet, whose attention is named by how much smaller a level is."""
+    channels, heads = whole_numbers(unet, "block_out_channels"), unet["attention_head_dim"]
+    attentive = [2**level for level, kind in enumerate(texts(unet, "down_block_types")) if "Attn" in kind]
     width = channels[0] // heads[0] if isinstance(heads, list | tuple) else -1
     return {
         "image_size": unet["sample_size"],
@@ -268,7 +275,7 @@ def _unet_params(unet: Mapping[str, Any]) -> dict[str, Any]:
         "attention_resolutions": attentive,
         "num_res_blocks": unet["layers_per_block"],
         "channel_mult": [count // channels[0] for count in channels],
-        **({"num_head_channels": width} if width > 0 else {"num_heads": heads}),
+        **_heads(width, heads),
         "use_spatial_transformer": True,
         **({"use_linear_in_transformer": True} if unet.get("use_linear_projection") else {}),
         "transformer_depth": 1,
@@ -278,8 +285,14 @@ def _unet_params(unet: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _autoencoder_config(vae: Mapping[str, Any]) -> dict[str, Any]:
-    channels = vae["block_out_channels"]
+def _heads(width: int, heads: object) -> NetworkConfig:
+    """Return the option that says how wide heads are, or else how many."""
+    return {"num_head_channels": width} if width > 0 else {"num_heads": heads}
+
+
+def _autoencoder_config(vae: Mapping[str, object]) -> NetworkConfig:
+    """Return the training code's configuration of the autoencoder."""
+    channels = whole_numbers(vae, "block_out_channels")
     sizes = {
         "double_z": True,
         "z_channels": vae["latent_channels"],
@@ -324,6 +337,6 @@ def _save_safetensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(own, path, metadata={"format": "pt"})
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(content), indent=2))

@@ -1,4 +1,4 @@
-"""A rehearsal: every published model is stood in for by a random one of its architecture, tiny and made at once.
+r"""A rehearsal: every published model is stood in for by a random one of its architecture, tiny and made at once.
 
     with rehearsal() as models:
         train(...)                       # opens models by their names, as always; nothing is downloaded
@@ -28,6 +28,7 @@ from usd.denoiser.components import CLASSES, PROJECTION, ModelComponents, networ
 from usd.denoiser.load import (
     ModelEntry,
     ModelLocation,
+    denoiser_of,
     entry_of,
     find_published,
     finding_by,
@@ -36,9 +37,9 @@ from usd.denoiser.load import (
     split_lora,
 )
 from usd.denoiser.published import write_folder, write_network
-from usd.denoiser.weights import Lazy, NetworkConfig, empty_network, whole
+from usd.denoiser.weights import LazyTensors, NetworkConfig, empty_network, whole
 
-ROLES = {"text": "stable-diffusion-2-base", "view": "zero123", "control": "controlnet-1"}
+ROLES = {"text": "stable-diffusion-2-base", "view": "zero123", "control": "controlnet-1", "language": "bert"}
 """The architecture of a model that is not in load/models.yaml, by the role that it is opened for."""
 BYTES = {"fp32": 4, "fp16": 2}
 SMALL = 100e6  # weights of a model on this disk that is used as it is
@@ -69,11 +70,13 @@ class RandomComponents(ModelComponents):
     def tensors(self, component: str) -> Mapping[str, Tensor]:
         """Return a component's random weights in fp16."""
         shapes = self._shapes(component)
-        return Lazy({name: partial(self._random, component, name, shape) for name, shape in shapes.items()})
+        return LazyTensors(
+            {name: partial(self._random, component, name, shape) for name, shape in shapes.items()}
+        )
 
     def tokenizer(self) -> Path | None:
-        """Return the folder of the tokenizer, where there is a text encoder."""
-        return self._words if self.has("text_encoder") else None
+        """Return the folder of the tokenizer, where something reads words."""
+        return self._words
 
     def _shapes(self, component: str) -> dict[str, tuple[int, ...]]:
         if component == PROJECTION:
@@ -85,11 +88,11 @@ class RandomComponents(ModelComponents):
         config = self.config(component)
         network = empty_network(*network_class(component, config), config)
         prefix = "text_model." if network_class(component, config)[1] == "CLIPTextModel" else ""
-        named = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
+        named = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
         return {prefix + name.removeprefix(prefix): shape for name, shape in named.items()}
 
     def _random(self, component: str, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Ones for scales, zeros for offsets, else normal numbers divided by the root of the inputs. fp16."""
+        """Return ones for scales, zeros for offsets, else normal numbers divided by the root of the inputs. fp16."""
         if len(shape) == 1:
             return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
         source = generator("cpu", 0, self.name, component, name)
@@ -99,7 +102,8 @@ class RandomComponents(ModelComponents):
 def write_stand_in(architecture: Architecture, folder: Path) -> Path:
     """Write a random model of this architecture, shrunk, as a diffusers folder; return the folder."""
     tiny = architecture.shrunk()
-    words = write_tokenizer(folder / "words") if "text_encoder" in tiny.configs else None
+    reads = "text_encoder" in tiny.configs or "language_model" in tiny.configs
+    words = write_tokenizer(folder / "words") if reads else None
     model = RandomComponents(folder.name, tiny, words)
     if len(tiny.configs) == 1:
         return write_network(model, next(iter(tiny.configs)), folder / "model")
@@ -118,6 +122,7 @@ def write_tokenizer(folder: Path) -> Path:
         "<start>",
         "<end>",
         "<unknown>",
+        "[MASK]",
         "</w>",
     ]  # the last marks a vocabulary that spells what it does not know
     pieces = [
@@ -136,6 +141,7 @@ def write_tokenizer(folder: Path) -> Path:
     folder.mkdir(parents=True)
     words.save(str(folder / "tokenizer.json"))
     named = {"bos_token": "<start>", "eos_token": "<end>", "unk_token": "<unknown>", "pad_token": "<end>"}
+    named |= {"mask_token": "[MASK]"}
     content = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
     (folder / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
@@ -222,8 +228,7 @@ def architecture_of(name: str, role: str, where: str) -> Architecture:
 def _stored_architecture(model: ModelComponents) -> Architecture:
     """Return the architecture of a model that is on this disk."""
     configs = {component: model.config(component) for component in CLASSES if model.has(component)}
-    denoiser = "zero123" if "image_encoder" in configs else "stable-diffusion"
-    return Architecture(denoiser, configs, model.config("scheduler"))
+    return Architecture(denoiser_of(model), configs, model.config("scheduler"))
 
 
 @contextmanager

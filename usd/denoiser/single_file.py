@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,18 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.denoiser import layouts
 from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, ModelComponents
-from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, Origin, Table
-from usd.denoiser.weights import build, empty_network, open_checkpoint
+from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, StoredTensor, Table
+from usd.denoiser.networks import UNet as UNetNetwork
+from usd.denoiser.weights import (
+    NetworkConfig,
+    build,
+    empty_network,
+    number,
+    open_checkpoint,
+    section,
+    whole,
+    whole_numbers,
+)
 from usd.math.diffusion import scaled_linear_alphas_cumprod
 
 LOG = logging.getLogger(__name__)
@@ -55,54 +65,62 @@ class SingleFile(ModelComponents):
         self.averaged = averaged and _has_average(self.stored)
 
     def has(self, component: str) -> bool:
-        told = ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
-        return component in ("unet", "vae", "scheduler", *told)
+        """Return whether there is such a component."""
+        encoders = (
+            ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
+        )
+        return component in ("unet", "vae", "scheduler", *encoders)
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> NetworkConfig:
+        """Return a component's configuration. Raises UserError."""
         return self._configs[component]
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
+        """Return a component's weights, read when asked for. Raises UserError."""
         return layouts.read_as_ours(self._table(component), self.stored)
 
     def tokenizer(self) -> Path | None:
-        """A folder ``tokenizer`` beside the file, if there is one."""
+        """Return a folder ``tokenizer`` beside the file, if there is one."""
         folder = self.place.parent / "tokenizer"
         return folder if folder.is_dir() else None
 
     def projection_layout(self) -> str:
+        """Return as which of ``PROJECTIONS`` the camera projection is stored."""
         return PROJECTIONS[1]  # the training code's own name
 
     @cached_property
-    def _shapes(self) -> dict[str, dict[str, Any]]:
-        """What follows from the shapes of the weights."""
-        told = (
+    def _shapes(self) -> dict[str, NetworkConfig]:
+        """The configurations that follow from the shapes of the weights."""
+        encoder = (
             {"image_encoder": vision_config(self.stored, self.place)}
             if self.family == "zero123"
             else {"text_encoder": text_config(self.stored, self.family, self.place)}
         )
         unet = unet_config(self.stored, self.said, self.place)
         check_sizes(self.said, unet, self.place)
-        return {"unet": unet, "vae": autoencoder_config(self.stored, self.said, self.place), **told}
+        return {"unet": unet, "vae": autoencoder_config(self.stored, self.said, self.place), **encoder}
 
     @cached_property
-    def _configs(self) -> dict[str, dict[str, Any]]:
+    def _configs(self) -> dict[str, NetworkConfig]:
         prediction = prediction_type(self.family, self.said, self.facts) or self._measured()
         check_prediction(prediction, self.family, self.said, self.place)
         velocity = prediction == "v_prediction"
         side = _image_size(self.family, velocity, self.said)
         unet = self._shapes["unet"] | {"sample_size": side, "upcast_attention": velocity}
         vae = self._shapes["vae"]
-        vae = vae | {"sample_size": side * 2 ** (len(vae["block_out_channels"]) - 1)}
+        vae = vae | {"sample_size": side * 2 ** (len(whole_numbers(vae, "block_out_channels")) - 1)}
         scheduler = SCHEDULER | _betas(self.said) | {"prediction_type": prediction}
         check_schedule(scheduler, self.stored, self.place)
-        whole = self._shapes | {"unet": unet, "vae": vae, "scheduler": scheduler}
-        return whole | ({PROJECTION: _fourth(self.place, self.said)} if self.family == "zero123" else {})
+        configs = self._shapes | {"unet": unet, "vae": vae, "scheduler": scheduler}
+        return configs | ({PROJECTION: _fourth(self.place, self.said)} if self.family == "zero123" else {})
 
     def _measured(self) -> str:
-        """What the UNet predicts, found out by asking it: no file of weights says so."""
+        """Return what the UNet predicts, measured on it: no file of weights says so."""
         config = self._shapes["unet"]
         unet = build(*CLASSES["unet"], config, self.tensors("unet"), self.place).float()
-        found, share = measured_prediction(unet, config["in_channels"], config["cross_attention_dim"])
+        assert isinstance(unet, UNetNetwork)
+        channels, width = whole(config, "in_channels"), whole(config, "cross_attention_dim")
+        found, share = measured_prediction(unet, channels, width)
         LOG.warning(
             "%s does not say what its UNet predicts; by its answer to pure noise (%.2f of it): %s. If that is wrong, "
             "put its training configuration beside it as %s",
@@ -122,13 +140,13 @@ class SingleFile(ModelComponents):
             return {ours: self._averaged(origin) for ours, origin in table.items()}
         return table
 
-    def _averaged(self, origin: Origin) -> Origin:
+    def _averaged(self, origin: StoredTensor) -> StoredTensor:
         name = layouts.averaged_name(origin.name)
-        return Origin(name) if name in self.stored else origin
+        return StoredTensor(name) if name in self.stored else origin
 
 
-def table_of(component: str, family: Family, names: list[str], config: Mapping[str, Any]) -> Table:
-    """Where a family's single files keep the weights ``names`` of a component."""
+def table_of(component: str, family: Family, names: list[str], config: Mapping[str, object]) -> Table:
+    """Return where a family's single files keep the weights ``names`` of a component."""
     if component == "unet":
         return layouts.unet_table(names, config)
     if component == "vae":
@@ -140,7 +158,7 @@ def table_of(component: str, family: Family, names: list[str], config: Mapping[s
 
 
 def family_of(stored: Mapping[str, Tensor], place: Path) -> Family:
-    """Which model this is. Raises UserError when it is none that is known, with what it seems to be."""
+    """Return the family of a file. Raises UserError for an unknown one, saying what it seems to be."""
     if f"{UNET}input_blocks.0.0.weight" not in stored:
         raise UserError(f"{place}: {_stranger(stored)}; expected Stable Diffusion 1.x, 2.x or Zero-1-to-3")
     if "cc_projection.weight" in stored:
@@ -177,7 +195,7 @@ def _has_average(stored: Mapping[str, Tensor]) -> bool:
 # ------------------------------------------------------------------------------------------------------ configurations
 
 
-def training_config(place: Path) -> dict[str, Any]:
+def training_config(place: Path) -> NetworkConfig:
     """Return ``model.params`` of the YAML file of the same name beside the weights; {} without one. Raises UserError.
 
     What our own converter writes below ``usd`` is the entry ``OURS``.
@@ -190,18 +208,19 @@ def training_config(place: Path) -> dict[str, Any]:
     from yaml import YAMLError
 
     try:
-        said: Any = OmegaConf.to_container(OmegaConf.load(path))
-        params = said["model"]["params"]
-    except (YAMLError, OmegaConfBaseException, KeyError, TypeError):
-        params = None
-    if not isinstance(params, dict):
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OmegaConfBaseException):
+        content = None
+    whole_file = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    params = section(whole_file, "model", "params")
+    if not params:
         raise UserError(f"{path}: has no model.params; expected the training configuration of {place.name}")
-    ours = said.get("usd")
-    return params | ({OURS: ours} if isinstance(ours, dict) else {})
+    ours = section(whole_file, "usd")
+    return params | ({OURS: ours} if ours else {})
 
 
-def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """Of UNet2DConditionModel, without ``sample_size``."""
+def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, object], place: Path) -> NetworkConfig:
+    """Return the configuration of UNet2DConditionModel, without ``sample_size``, by the shapes of its weights."""
     levels = _levels(stored, place)
     attentive = [f"{UNET}input_blocks.{first}.1.norm.weight" in stored for first, _ in levels]
     channels = [
@@ -228,9 +247,9 @@ def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Pa
     }
 
 
-def check_sizes(said: Mapping[str, Any], unet: Mapping[str, Any], place: Path) -> None:
+def check_sizes(said: Mapping[str, object], unet: Mapping[str, object], place: Path) -> None:
     """Raise UserError where the configuration beside the weights is of another model, whose heads would be wrong."""
-    channels = unet["block_out_channels"]
+    channels = whole_numbers(unet, "block_out_channels")
     weights = {
         "in_channels": unet["in_channels"],
         "out_channels": unet["out_channels"],
@@ -239,7 +258,7 @@ def check_sizes(said: Mapping[str, Any], unet: Mapping[str, Any], place: Path) -
         "num_res_blocks": unet["layers_per_block"],
         "context_dim": unet["cross_attention_dim"],
     }
-    params = said.get("unet_config", {}).get("params", {})
+    params = section(said, "unet_config", "params")
     other = next((name for name, found in weights.items() if params.get(name, found) != found), None)
     if other is not None:
         raise UserError(
@@ -249,7 +268,7 @@ def check_sizes(said: Mapping[str, Any], unet: Mapping[str, Any], place: Path) -
 
 
 def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
-    """(first block, number of residual blocks) of each level: levels end at a downsampling block."""
+    """Return (first block, number of residual blocks) of each level: levels end at a downsampling block."""
     levels, first, block = [], 1, 1
     while f"{UNET}input_blocks.{block}.0.in_layers.0.weight" in stored:
         block += 1
@@ -261,9 +280,9 @@ def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
     return [*levels, (first, block - first)]
 
 
-def _heads(channels: list[int], linear: bool, said: Mapping[str, Any]) -> int | list[int]:
-    params = said.get("unet_config", {}).get("params", {})
-    heads, width = int(params.get("num_heads", -1)), int(params.get("num_head_channels", -1))
+def _heads(channels: list[int], linear: bool, said: Mapping[str, object]) -> int | list[int]:
+    params = section(said, "unet_config", "params")
+    heads, width = whole(params, "num_heads", -1), whole(params, "num_head_channels", -1)
     if heads > 0:
         return heads
     if width <= 0 and not linear:
@@ -271,8 +290,10 @@ def _heads(channels: list[int], linear: bool, said: Mapping[str, Any]) -> int | 
     return [max(count // (width if width > 0 else HEAD_WIDTH), 1) for count in channels]
 
 
-def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """Of AutoencoderKL, without ``sample_size``."""
+def autoencoder_config(
+    stored: Mapping[str, Tensor], said: Mapping[str, object], place: Path
+) -> NetworkConfig:
+    """Return the configuration of AutoencoderKL, without ``sample_size``, by the shapes of its weights."""
     levels = _count(stored, f"{AUTOENCODER}encoder.down.NUMBER.block.0.conv1.weight", place)
     layers = _count(stored, f"{AUTOENCODER}encoder.down.0.block.NUMBER.conv1.weight", place)
     channels = [
@@ -287,12 +308,12 @@ def autoencoder_config(stored: Mapping[str, Tensor], said: Mapping[str, Any], pl
         "layers_per_block": layers,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "scaling_factor": float(said.get("scale_factor", 0.18215)),
+        "scaling_factor": number(said, "scale_factor", 0.18215),
     }
 
 
-def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> dict[str, Any]:
-    """Of CLIPTextModel. Stable Diffusion 2 reads the last layer but one, so its last layer is left out."""
+def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> NetworkConfig:
+    """Return the configuration of CLIPTextModel, without the last layer that Stable Diffusion 2 does not read."""
     one = family == "stable-diffusion-1"
     if one:
         inner = "text_model." if f"{CLIP_TEXT}text_model.final_layer_norm.weight" in stored else ""
@@ -319,8 +340,8 @@ def text_config(stored: Mapping[str, Tensor], family: Family, place: Path) -> di
     }
 
 
-def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
-    """Of CLIPVisionModelWithProjection."""
+def vision_config(stored: Mapping[str, Tensor], place: Path) -> NetworkConfig:
+    """Return the configuration of CLIPVisionModelWithProjection by the shapes of its weights."""
     tower = f"{CLIP}visual."
     names = [f"{tower}{name}" for name in ("conv1.weight", "positional_embedding", "proj")]
     patches, positions, out = (_shape(stored, name, place) for name in names)
@@ -339,8 +360,8 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> dict[str, Any]:
     }
 
 
-def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """Noise or velocity: as the training configuration says, else by the published checkpoint's step; None: unknown.
+def prediction_type(family: Family, said: Mapping[str, object], facts: Mapping[str, object]) -> str | None:
+    """Return what is predicted, by the training configuration, else by the published checkpoint's step; None: unknown.
 
     A configuration that does not say it means noise to its authors, but easily lies beside the wrong file: with and
     without it the file itself is asked (``check_prediction``).
@@ -349,10 +370,10 @@ def prediction_type(family: Family, said: Mapping[str, Any], facts: Mapping[str,
         return "v_prediction" if said["parameterization"] == "v" else "epsilon"
     if family != "stable-diffusion-2":
         return "epsilon"
-    return PREDICTION_AT_STEP.get(int(facts.get("global_step", 0)))
+    return PREDICTION_AT_STEP.get(int(str(facts.get("global_step", 0))))
 
 
-def check_prediction(prediction: str, family: Family, said: Mapping[str, Any], place: Path) -> None:
+def check_prediction(prediction: str, family: Family, said: Mapping[str, object], place: Path) -> None:
     """Raise UserError where a configuration means noise by its silence and the file says velocity."""
     means_noise = bool(said) and "parameterization" not in said
     if family == "stable-diffusion-2" and means_noise and prediction == "v_prediction":
@@ -363,27 +384,26 @@ def check_prediction(prediction: str, family: Family, said: Mapping[str, Any], p
 
 
 @torch.no_grad()
-def measured_prediction(unet: Any, channels: int, width: int, side: int = 16) -> tuple[str, float]:
-    """What a UNet predicts, and which share of pure noise is in its answer to it.
+def measured_prediction(unet: UNetNetwork, channels: int, width: int, side: int = 16) -> tuple[str, float]:
+    """Return what a UNet predicts, and which share of pure noise is in its answer to it.
 
     At the last t nearly all of x_t is noise. What predicts noise returns it (share 1); the velocity there is nearly
     -x0, of which noise tells nothing (share 0).
     """
     source = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(4, channels, side, side, generator=source, device="cpu")
-    told = torch.zeros(4, 77, width, device="cpu")
-    out = unet(x, torch.full((4,), 999, device="cpu"), encoder_hidden_states=told).sample
+    tokens = torch.zeros(4, 77, width, device="cpu")
+    out = unet(x, torch.full((4,), 999, device="cpu"), encoder_hidden_states=tokens).sample
     noise = x[:, : out.shape[1]]
     share = float((out * noise).sum() / noise.square().sum())
     return ("epsilon" if share > 0.5 else "v_prediction"), share
 
 
-def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], place: Path) -> None:
-    """Raises UserError when the file stores another noise schedule than the one that is about to be used."""
+def check_schedule(scheduler: Mapping[str, object], stored: Mapping[str, Tensor], place: Path) -> None:
+    """Raise UserError where the file stores another noise schedule than the one that is about to be used."""
     if "alphas_cumprod" not in stored:
         return
-    ends = scheduler["beta_start"], scheduler["beta_end"]
-    ours = scaled_linear_alphas_cumprod(int(scheduler["num_train_timesteps"]), *ends)
+    ours = scaled_linear_alphas_cumprod(whole(scheduler, "num_train_timesteps"), *betas_of(scheduler))
     theirs = stored["alphas_cumprod"].float()
     if theirs.shape != ours.shape or not torch.allclose(theirs, ours, atol=5e-3):
         raise UserError(
@@ -392,34 +412,40 @@ def check_schedule(scheduler: Mapping[str, Any], stored: Mapping[str, Tensor], p
         )
 
 
-def _image_size(family: Family, velocity: bool, said: Mapping[str, Any]) -> int:
-    """Side of the latents.
+def _image_size(family: Family, velocity: bool, said: Mapping[str, object]) -> int:
+    """Return the side of the latents.
 
     Stable Diffusion 2's authors wrote ``image_size: 64`` for their 768 px model too, whose sampler
     is told the size. diffusers knows it by its prediction and takes 96; so do we, whether or not that YAML is there.
     """
-    if "image_size" in said.get(OURS, {}):
-        return int(said[OURS]["image_size"])
+    ours = section(said, OURS)
+    if "image_size" in ours:
+        return whole(ours, "image_size")
     large = family == "stable-diffusion-2" and velocity
-    side = int(said.get("image_size", 32 if family == "zero123" else 64))
+    side = whole(said, "image_size", 32 if family == "zero123" else 64)
     return 96 if large and side == 64 else side
 
 
-def _betas(said: Mapping[str, Any]) -> dict[str, Any]:
+def betas_of(scheduler: Mapping[str, object]) -> tuple[float, float]:
+    """Return the first and the last beta of a scheduler's configuration."""
+    return number(scheduler, "beta_start", 0.00085), number(scheduler, "beta_end", 0.012)
+
+
+def _betas(said: Mapping[str, object]) -> NetworkConfig:
     ours = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "num_train_timesteps"}
     return {ours[name]: said[name] for name in ours if name in said}
 
 
-def _fourth(place: Path, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Stable-Zero123 has Zero-1-to-3's very weights' names and is known by its file's name only."""
-    ours = {**said, **said.get(OURS, {})}  # before 0.2 it stood among the parameters
+def _fourth(place: Path, said: Mapping[str, object]) -> NetworkConfig:
+    """Return the convention of the pose's last number: Stable-Zero123 is known by its file's name only."""
+    ours = {**said, **section(said, OURS)}  # before 0.2 it stood among the parameters
     if "fourth_number" in ours:
         return {"fourth_number": ours["fourth_number"]}
     return {"fourth_number": "input-polar"} if STABLE.search(place.name) else {}
 
 
 def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:
-    """How many there are of a numbered thing. Raises UserError when there is none."""
+    """Return how many there are of a numbered thing. Raises UserError when there is none."""
     form = re.compile(re.escape(pattern).replace("NUMBER", r"(\d+)"))
     found = {int(match[1]) for name in stored if (match := form.fullmatch(name))}
     if not found:
@@ -428,7 +454,7 @@ def _count(stored: Mapping[str, Tensor], pattern: str, place: Path) -> int:
 
 
 def _shape(stored: Mapping[str, Tensor], name: str, place: Path) -> tuple[int, ...]:
-    """Of a weight. Raises UserError when it is not there."""
+    """Return the shape of a weight. Raises UserError when it is not there."""
     if name not in stored:
         raise UserError(f"{place}: lacks {name}; is the file complete?")
     return tuple(stored[name].shape)

@@ -45,7 +45,7 @@ class ViewVolumeConfig:
 
 
 @dataclass(frozen=True)
-class Seen:
+class VolumeView:
     """B views of a volume: colors over white and opacity at twice the latents' side, and the hint beside x_t.
 
     The hint's first channels are the expected latent.
@@ -79,7 +79,7 @@ class ViewVolume(nn.Module):
         self.head_out = nn.Conv2d(config.head, config.hint, 1)
 
     def lift(self, pictures: Float[Tensor, "R 3 H W"], cameras: Cameras) -> Float[Tensor, "R C n n n"]:
-        """The volume of each reference, from pictures in [0, 1] over white of any size."""
+        """Return the volume of each reference, from pictures in [0, 1] over white of any size."""
         size = self.config.picture
         small = (
             interpolate(pictures, (size, size), mode="bilinear", antialias=True)
@@ -100,11 +100,11 @@ class ViewVolume(nn.Module):
         up = interpolate(cube.float(), scale_factor=2, mode="trilinear", align_corners=False)
         return self.refine(torch.cat([up, pixels], 1)).float()
 
-    def see(self, volumes: Float[Tensor, "R C n n n"], reference: Cameras, target: Cameras) -> Seen:
-        """Volumes of R references (R cameras) seen by R * k target cameras: target j sees volume j // k."""
+    def see(self, volumes: Float[Tensor, "R C n n n"], reference: Cameras, target: Cameras) -> VolumeView:
+        """Return the views of R volumes (R references) by R * k target cameras: target j sees volume j // k."""
         side, count = 2 * self.config.latent, len(target) // len(volumes)
         theirs = reference[torch.arange(len(volumes)).repeat_interleave(count)]
-        origins, directions = turned_back(target, theirs).resize(side, side).rays()
+        origins, directions = face_reference(target, theirs).resize(side, side).rays()
         depth, spacing = self._depths(origins, directions)
         places = (origins[..., None, :] + depth[..., None] * directions[..., None, :]) / self.config.extent
         grid = places.unflatten(0, (len(volumes), count)).flatten(1, 2)
@@ -116,10 +116,10 @@ class ViewVolume(nn.Module):
         rgb = (torch.sigmoid(values[:, 1:4]) * weights).sum(-1) + 1 - opacity
         rendered = torch.cat([rgb * 2 - 1, opacity, (values[:, 4:] * weights).sum(-1)], 1)
         x = self.head(self.head_in(nn.functional.pixel_unshuffle(rendered, 2)))
-        return Seen(rgb, opacity, self.head_out(x).float())
+        return VolumeView(rgb, opacity, self.head_out(x).float())
 
     def _depths(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Middles of equal stretches of each ray within the ball about the cube's center that toys fill."""
+        """Return middles and lengths of equal stretches of each ray within the ball about the cube's center."""
         radius, n = self.config.extent, self.config.samples
         middle = -(origins * directions).sum(-1)
         nearest = (origins.square().sum(-1) - middle.square()).clamp_min(0)
@@ -129,10 +129,10 @@ class ViewVolume(nn.Module):
         return depth, (2 * reach / n)[..., None].expand_as(depth)
 
     def _frustum_places(self, cameras: Cameras, side: int) -> Float[Tensor, "R n n n 3"]:
-        """Where each voxel lies in the reference's frustum, as ``grid_sample`` counts: x, y, depth in [-1, 1]."""
+        """Return each voxel's place in the reference's frustum, as ``grid_sample`` counts: x, y, depth in [-1, 1]."""
         line = ((torch.arange(side, device=cameras.device) + 0.5) / side * 2 - 1) * self.config.extent
         z, y, x = torch.meshgrid(line, line, line, indexing="ij")
-        upright = turned_back(cameras, cameras).resize(2, 2)
+        upright = face_reference(cameras, cameras).resize(2, 2)
         pixels, depth = upright.project(torch.stack([x, y, z], -1).reshape(-1, 3))
         near = cameras.spherical.distance[:, None]
         places = torch.cat([pixels - 1, ((depth - near) / self.config.extent)[..., None]], -1)
@@ -140,7 +140,7 @@ class ViewVolume(nn.Module):
 
 
 def wrong_azimuths(target: Cameras, reference: Cameras) -> dict[str, Cameras]:
-    """Poses to compare the true one with: a random azimuth, and the other side of the reference (B cameras each)."""
+    """Return poses to compare the true one with: random azimuths, and the reference's other side (B cameras each)."""
     source = torch.Generator("cpu").manual_seed(0)
     turn = torch.rand(len(target), generator=source).to(target.device) * 2 * torch.pi
     return {
@@ -149,13 +149,13 @@ def wrong_azimuths(target: Cameras, reference: Cameras) -> dict[str, Cameras]:
     }
 
 
-def turned_back(cameras: Cameras, reference: Cameras) -> Cameras:
-    """The cameras turned about the vertical so that the reference stands at azimuth 0."""
+def face_reference(cameras: Cameras, reference: Cameras) -> Cameras:
+    """Return the cameras turned about the vertical so that the reference stands at azimuth 0."""
     return cameras.turned(-reference.spherical.azimuth)
 
 
 def compositing_weights(optical: Float[Tensor, "B r r S"]) -> Float[Tensor, "B r r S"]:
-    """How much each sample shows, from its density times length, front to back."""
+    """Return each sample's share of the ray's color, from its density times length, front to back."""
     before = torch.cumsum(optical, -1) - optical
     return torch.exp(-before) * (1 - torch.exp(-optical))
 
@@ -166,6 +166,7 @@ class Conv3d(nn.Conv3d):
     FEW = 4  # voxels a side
 
     def forward(self, x: Float[Tensor, "B C *sides"]) -> Float[Tensor, "B K *sides2"]:
+        """Convolve, in float32 where there are few voxels."""
         if min(x.shape[-3:]) // self.stride[0] >= self.FEW:
             return super().forward(x)
         # oneDNN's bfloat16 weight gradient of 2 x 2 x 2 voxels is wrong on CPUs with AVX-512 but no AMX (torch 2.13)
@@ -186,6 +187,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the input plus what the layers make of it."""
         return x + self.layers(x)
 
 
@@ -198,6 +200,7 @@ class Attention(nn.Module):
         self.inward, self.outward = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Return the input plus what the pixels tell each other."""
         rows = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.inward(rows).unflatten(-1, (3, self.heads, 32)).permute(2, 0, 3, 1, 4)
         weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)
@@ -221,6 +224,7 @@ class PictureFeatures(nn.Module):
         self.join = nn.ModuleList([nn.Sequential(Residual(4 * f), Attention(4 * f)), Residual(2 * f)])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features at half and at a quarter of the picture's size."""
         half = self.first(x)
         quarter = self.quarter(self.down[0](half))
         eighth = self.eighth(self.down[1](quarter))
@@ -243,6 +247,7 @@ class Completion(nn.Module):
         self.join = nn.ModuleList([Residual(2 * c, 3), Residual(c, 3)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the cube with what the reference does not show filled in."""
         x = self.fine(x)
         middle = self.middle(self.down(x))
         whole = self.whole(self.deeper(middle))
@@ -251,7 +256,7 @@ class Completion(nn.Module):
 
 
 def load_volume(place: Path) -> ViewVolume:
-    """The view volume stored in a folder. Raises UserError."""
+    """Return the view volume stored in a folder. Raises UserError."""
     said = read_json(place / "config.json")
     ours = {field.name: said[field.name] for field in fields(ViewVolumeConfig) if field.name in said}
     volume = ViewVolume(parse(ViewVolumeConfig, ours, str(place / "config.json")))
@@ -261,7 +266,7 @@ def load_volume(place: Path) -> ViewVolume:
 
 
 def write_volume(volume: ViewVolume, place: Path) -> None:
-    """Stores a view volume as ``load_volume`` reads it."""
+    """Store a view volume as ``load_volume`` reads it."""
     place.mkdir(parents=True, exist_ok=True)
     save_file(volume.state_dict(), place / "diffusion_pytorch_model.safetensors")
     said = {"_class_name": "ViewVolume", **asdict(volume.config)}

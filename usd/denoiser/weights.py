@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,11 +32,27 @@ def whole(config: Mapping[str, object], name: str, default: int | None = None) -
     return value
 
 
+def section(config: Mapping[str, object], *names: str) -> NetworkConfig:
+    """Return a mapping nested in a configuration under these names; {} where there is none."""
+    found: object = config
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return {str(key): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
 def whole_numbers(config: Mapping[str, object], name: str) -> list[int]:
     """Return a list of whole numbers of a configuration. Raises KeyError, or TypeError for another kind of value."""
     value = config[name]
     if not isinstance(value, list | tuple) or not all(isinstance(number, int) for number in value):
         raise TypeError(f"{name} is {value!r}; expected whole numbers")
+    return list(value)
+
+
+def texts(config: Mapping[str, object], name: str) -> list[str]:
+    """Return a list of names of a configuration. Raises KeyError, or TypeError for another kind of value."""
+    value = config[name]
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{name} is {value!r}; expected names")
     return list(value)
 
 
@@ -50,7 +66,7 @@ def number(config: Mapping[str, object], name: str, default: float) -> float:
     return float(value)
 
 
-class Lazy(Mapping[str, Tensor]):
+class LazyTensors(Mapping[str, Tensor]):
     """Tensors by name, each made when asked for."""
 
     def __init__(self, readers: Mapping[str, Callable[[], Tensor]]) -> None:
@@ -79,7 +95,7 @@ AVERAGES = ("ema", "fp16_ema")
 
 
 def weight_files(files: Sequence[str], averaged: bool = False, half: bool = False) -> list[str]:
-    """The preferred form of a component's weights: safetensors before pickles, plain before a variant such as fp16.
+    """Return the preferred form of a component's weights: safetensors before pickles, plain before a variant.
 
     ``averaged`` prefers a moving average (``ema``, ``fp16_ema``): so Zero-1-to-3's UNet lies beside the plain one.
     ``half`` prefers fp16.
@@ -95,8 +111,8 @@ def weight_files(files: Sequence[str], averaged: bool = False, half: bool = Fals
     return groups[min(groups)] if groups else []
 
 
-def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """The tensors of one file, by name, and what else it says (``global_step``, ...). Raises UserError."""
+def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], NetworkConfig]:
+    """Return the tensors of one file, by name, and what else it says (``global_step``, ...). Raises UserError."""
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected a file of weights")
     form = file_form(path)
@@ -104,22 +120,24 @@ def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
         if form == "safetensors":
             return _open_safetensors(path)
         content = read_pickle(path, zipped=form == "zip")
-    inner = content.get("state_dict", content) if isinstance(content, dict) else None
+    whole_file = content if isinstance(content, dict) else {}
+    inner = whole_file.get("state_dict", whole_file)
     tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, dict) else {}
     if not tensors:
         raise UserError(f"{path}: holds no tensors by name; expected a checkpoint of a model")
-    return tensors, {k: v for k, v in content.items() if isinstance(v, int | float | str)}
+    return tensors, {k: v for k, v in whole_file.items() if isinstance(v, int | float | str)}
 
 
-def _open_safetensors(path: Path) -> tuple[Lazy, dict[str, Any]]:
+def _open_safetensors(path: Path) -> tuple[LazyTensors, NetworkConfig]:
     from safetensors import safe_open
 
     file = safe_open(path, "pt")
-    return Lazy({name: partial(file.get_tensor, name) for name in file.keys()}), dict(file.metadata() or {})  # noqa: SIM118
+    names: list[str] = file.keys()
+    return LazyTensors({name: partial(file.get_tensor, name) for name in names}), dict(file.metadata() or {})
 
 
 def file_form(path: Path) -> Form:
-    """How a file of weights is stored, by its first bytes. Raises UserError when it is none."""
+    """Return the form of a file of weights, by its first bytes. Raises UserError when it is none."""
     with open(path, "rb") as file:
         head = file.read(64)
     if head[:4] == b"PK\x03\x04":
@@ -144,20 +162,22 @@ def _what_it_is(head: bytes, size: int) -> str:
 
 
 def load_tensors(folder: Path, averaged: bool = False) -> Mapping[str, Tensor]:
-    """The tensors of a component's weight files, sharded or not, read when asked for. Raises UserError."""
+    """Return the tensors of a component's weight files, sharded or not, read when asked for. Raises UserError."""
     with readable(folder, "weights"):
         files = weight_files([file.name for file in folder.iterdir()], averaged)
     if not files:
         raise UserError(f"{folder}: holds no weights; expected a .safetensors or .bin file")
     shards = [open_checkpoint(folder / file)[0] for file in files]
-    return Lazy({current_name(name): partial(shard.__getitem__, name) for shard in shards for name in shard})
+    return LazyTensors(
+        {current_name(name): partial(shard.__getitem__, name) for shard in shards for name in shard}
+    )
 
 
 FORMER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # until 2023
 
 
 def current_name(name: str) -> str:
-    """What the libraries call today what they once stored as ``name``: an autoencoder's attention.
+    """Return the libraries' present name of what they once stored as ``name``: an autoencoder's attention.
 
     Zero-1-to-3's camera projection is ``proj`` in one published layout and with us, ``projection`` in the other.
     """
@@ -167,7 +187,7 @@ def current_name(name: str) -> str:
 
 
 def weights_folder(component: Path) -> Path:
-    """Where a component's weights lie: its subfolder, or the one that its config.json names as ``weights_of``.
+    """Return the folder of a component's weights: its own, or the one that its config.json names as ``weights_of``.
 
     Models of one family may share a component (the embedded two share their autoencoder) without storing it twice.
     """
@@ -181,22 +201,22 @@ def weights_folder(component: Path) -> Path:
     return folder
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError when it is missing or none."""
+def read_json(path: Path) -> NetworkConfig:
+    """Return a JSON object. Raises UserError when it is missing or none."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"{path}: is missing; expected a diffusers folder with this file") from None
     except (ValueError, RecursionError) as problem:
         raise UserError(f"{path}: is not JSON ({problem})") from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
-    return said
+    return content
 
 
 @contextmanager
 def readable(place: Path, what: str) -> Iterator[None]:
-    """Turns whatever a library raises over a bad file into one line."""
+    """Turn whatever a library raises over a bad file into a UserError of one line."""
     try:
         yield
     except UserError:
@@ -215,7 +235,7 @@ def _advice(problem: str) -> str:
 
 
 def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
-    """A network of a library from its subfolder, to be trained: float32, in memory of its own. Raises UserError."""
+    """Return a network from its subfolder, to be trained: float32, in memory of its own. Raises UserError."""
     place = weights_folder(folder)
     with readable(place, name):
         tensors = {key: value.to(torch.float32, copy=True) for key, value in load_tensors(place).items()}
@@ -223,9 +243,9 @@ def load_network(library: str, name: str, folder: Path) -> torch.nn.Module:
 
 
 def build(
-    library: str, name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], place: Path
+    library: str, name: str, config: Mapping[str, object], tensors: Mapping[str, Tensor], place: Path
 ) -> torch.nn.Module:
-    """The network ``name`` of a library (imported only now) with these very tensors as its weights.
+    """Return the network ``name`` of a library (imported only now) with these very tensors as its weights.
 
     ``place`` is where they come from, for messages. Raises UserError when one is missing or of another shape.
     """
@@ -233,6 +253,9 @@ def build(
         network = empty_network(library, name, config)
     wanted = network.state_dict()
     names = {key: stored_name(key, tensors) for key in wanted}
+    # files hold a weight that a network uses in two places under one of its names
+    ties = tied_names(network)
+    names |= {key: next(filter(None, map(names.get, ties[key])), None) for key in wanted if key in ties}
     missing = sorted(key for key, stored in names.items() if stored is None)
     if missing:
         raise UserError(f"{place}: lacks {len(missing)} weights of {name}, such as {missing[0]}")
@@ -245,28 +268,41 @@ def build(
                 f"and its configuration says {_size(wanted[key])}"
             )
     network.load_state_dict(found, assign=True)
+    for tied, (first, *_) in ties.items():  # once more one weight in two places
+        owner, _, leaf = tied.rpartition(".")
+        setattr(network.get_submodule(owner), leaf, network.get_parameter(first))
     fill_positions(network, place)
     return network.eval()
 
 
-def empty_network(library: str, name: str, config: Mapping[str, Any]) -> Any:
-    """A network of diffusers or transformers without memory for its weights."""
+def empty_network(library: str, name: str, config: Mapping[str, object]) -> torch.nn.Module:
+    """Return a network of diffusers or transformers without memory for its weights."""
     cls = getattr(importlib.import_module(library), name)
-    said = {key: value for key, value in config.items() if key != "weights_of"}
+    options = {key: value for key, value in config.items() if key != "weights_of"}
     with quiet(), torch.device("meta"):
-        if library == "diffusers":
-            return cls.from_config(said)
-        return cls(cls.config_class.from_dict(said))
+        made = (
+            cls.from_config(options) if library == "diffusers" else cls(cls.config_class.from_dict(options))
+        )
+    assert isinstance(made, torch.nn.Module)
+    return made
+
+
+def tied_names(network: torch.nn.Module) -> dict[str, list[str]]:
+    """Return all names of each weight that a network holds under more than one, by each of them."""
+    names: dict[int, list[str]] = {}
+    for name, weight in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(weight), []).append(name)
+    return {name: group for group in names.values() if len(group) > 1 for name in group}
 
 
 def stored_name(key: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of ``key`` among these, with or without CLIP's outer module, which transformers gave up."""
+    """Return the name of ``key`` among these, with or without CLIP's outer module, which transformers gave up."""
     names = (key, f"text_model.{key}", key.removeprefix("text_model."))
     return next((name for name in names if name in tensors), None)
 
 
 def one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same, in the widest of their float types where a file mixes them."""
+    """Return the same, in the widest of their float types where a file mixes them."""
     kinds = {value.dtype for value in tensors.values() if value.is_floating_point()}
     if len(kinds) < 2:
         return dict(tensors)
@@ -274,7 +310,7 @@ def one_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill_positions(network: torch.nn.Module, place: Path) -> None:
-    """Buffers that no file holds: the position numbers 0, 1, ... of CLIP."""
+    """Make the buffers that no file holds, the position numbers 0, 1, ... of CLIP. Raises UserError for others."""
     for owner in network.modules():
         for name, buffer in owner.named_buffers(recurse=False):
             if buffer.device.type != "meta":
@@ -291,7 +327,7 @@ def _size(tensor: Tensor) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars or loading reports from the model libraries inside; their settings are put back."""
+    """Have the model libraries say nothing inside: no progress bars, no reports; their settings are put back."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

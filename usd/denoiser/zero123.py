@@ -13,11 +13,12 @@ from usd.core.registry import register
 from usd.denoiser import EncodedReference, ViewDenoiser
 from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.frozen import Frozen
-from usd.denoiser.latent import LatentDenoiser, NetworkInput
+from usd.denoiser.latent import LatentDenoiser, NetworkInput, UNetConfig
+from usd.denoiser.networks import ImageEncoder
 from usd.denoiser.picture import ClipPicture
 from usd.denoiser.single_file import STABLE
-from usd.denoiser.view_volume import VOLUME, load_volume
-from usd.denoiser.weights import readable
+from usd.denoiser.view_volume import VOLUME, ViewVolume, load_volume
+from usd.denoiser.weights import readable, whole
 from usd.denoiser.zero123_condition import (
     CameraProjection,
     CameraProjectionConfig,
@@ -45,7 +46,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
     components = ("unet", "vae", "image_encoder", "scheduler", "|".join(PROJECTIONS))
 
     @dataclass(frozen=True)
-    class Config(LatentDenoiser.Config):
+    class Config(UNetConfig):
         fourth_number: FourthNumber | None = option(
             None,
             "last number of the pose: difference of distances, or Stable-Zero123's input polar angle; "
@@ -56,18 +57,20 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         super().__init__(config, name)
         files, place = self.files, self.folder / VOLUME
         self.fourth_number: FourthNumber = config.fourth_number or stored_fourth_number(files)
-        self.image_encoder = Frozen(
+        self.image_encoder: Frozen[ImageEncoder] = Frozen(
             lambda: files.network("image_encoder"), config.execution.weights, config.execution
         )
-        self.projection = Frozen(lambda: load_projection(files))
-        self.volume = Frozen(lambda: load_volume(place)) if place.is_dir() else None
+        self.projection: Frozen[CameraProjection] = Frozen(lambda: load_projection(files))
+        self.volume: Frozen[ViewVolume] | None = (
+            Frozen(lambda: load_volume(place)) if place.is_dir() else None
+        )
         self.assumes_elevation = self.volume is not None
         self._vision = files.config("image_encoder")
         self._clip_picture = self._clip_input()
 
     @torch.no_grad()
     def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> Zero123Reference:
-        """The picture over white, in [0, 1], and the one camera it was taken by."""
+        """Return what is kept of the picture over white, in [0, 1], and of the one camera it was taken by."""
         if len(cameras) != 1:
             raise ValueError(f"a reference has one camera, got {len(cameras)}")
         picture = self._clip_picture(rgb.float()).to(self.image_encoder.dtype(rgb.device))
@@ -83,6 +86,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
     @torch.no_grad()
     def embed_view(self, reading: EncodedReference, cameras: Cameras) -> NetworkInput:
+        """Return tokens of picture and relative pose, the reference's latent, and the hint of a view volume."""
         assert isinstance(reading, Zero123Reference)
         device = reading.latent.device
         target, reference = cameras.to(device), reading.cameras.to(device)
@@ -96,16 +100,16 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
     @torch.no_grad()
     def unconditional(self, batch: int) -> NetworkInput:
-        """Zeros for the tokens, the time embedding and all channels beside x_t."""
+        """Return zeros for the tokens, the time embedding and all channels beside x_t."""
         like, vision = self.alphas_cumprod, self._vision
-        patches = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2
+        patches = (whole(vision, "image_size") // whole(vision, "patch_size")) ** 2
         tokens, time = self._project(
-            like.new_zeros(1, int(vision["projection_dim"])),
-            like.new_zeros(1, patches, int(vision["hidden_size"])),
+            like.new_zeros(1, whole(vision, "projection_dim")),
+            like.new_zeros(1, patches, whole(vision, "hidden_size")),
             like.new_zeros(batch, 4),
         )
         space = self.latent
-        beside = int(self.files.config("unet").get("in_channels", 8)) - space.channels
+        beside = whole(self.files.config("unet"), "in_channels", 8) - space.channels
         latent = like.new_zeros(batch, beside, space.height, space.width)
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
@@ -116,15 +120,16 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         original = self.files.projection_layout() == PROJECTIONS[1]
         return ClipPicture.from_folder(
             self.folder / "feature_extractor",
-            int(self._vision["image_size"]),
+            whole(self._vision, "image_size"),
             self.latent.image_size if original else None,
         )
 
     def release_encoders(self) -> None:
+        """Free the image encoder; it is loaded again when needed."""
         self.image_encoder.drop()
 
     def _project(self, embedding: Tensor, patches: Tensor, pose: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens and time vector for each pose, float32."""
+        """Return tokens and time vector for each pose, float32."""
         projection = self.projection.on(pose.device)
         count = len(pose)
         rows = patches.expand(count, -1, -1) if projection.config.patch_tokens else None
@@ -133,7 +138,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
 
 def load_projection(files: ModelComponents) -> CameraProjection:
-    """The camera projection of a Zero-1-to-3 model, whichever layout it has. Raises UserError."""
+    """Return the camera projection of a Zero-1-to-3 model, whichever layout it has. Raises UserError."""
     if not files.has(PROJECTION):
         raise UserError(
             f"{files.place}: has neither {' nor '.join(PROJECTIONS)}; expected a Zero-1-to-3 diffusers folder"
@@ -146,7 +151,7 @@ def load_projection(files: ModelComponents) -> CameraProjection:
 
 
 def stored_fourth_number(files: ModelComponents) -> FourthNumber:
-    """What the model's files say of the pose's last number, else what its name says. Raises UserError."""
+    """Return the pose's last number as the model's files say, else as its name says. Raises UserError."""
     stable = STABLE.search(files.place.name) or STABLE.search(
         files.place.parent.parent.name
     )  # a hub's snapshot
@@ -160,7 +165,7 @@ def stored_fourth_number(files: ModelComponents) -> FourthNumber:
 
 
 def _projection_config(files: ModelComponents) -> CameraProjectionConfig:
-    """Our own keys of its config.json; widths from the networks on either side; anything else is the original."""
+    """Return our own keys of its config.json, and widths from the networks on either side; the rest is the original."""
     said = files.config(PROJECTION)
     ours = {field.name: said[field.name] for field in fields(CameraProjectionConfig) if field.name in said}
     widths = {

@@ -16,7 +16,7 @@ FourthNumber = Literal["distance", "input-polar"]
 def relative_pose(
     cameras: Cameras, reference: Cameras, fourth: FourthNumber = "distance"
 ) -> Float[Tensor, "B 4"]:
-    """[polar difference, sin and cos of the azimuth difference, distance difference], target minus reference.
+    """Return [polar, sin and cos of azimuth, distance] differences, target minus reference.
 
     Polar angles are measured from +z, so raising the camera is negative. Radians and world units (arXiv 2303.11328).
     ``fourth="input-polar"`` is Stable-Zero123's form, whose last number is the reference's own polar angle.
@@ -90,7 +90,7 @@ class CameraProjection(torch.nn.Module):
         image_tokens: Float[Tensor, "B T E"] | None,
         pose: Float[Tensor, "B 4"],
     ) -> tuple[Float[Tensor, "B K W"], Float[Tensor, "B V"] | None]:
-        """Tokens for the cross attention, and what goes to the time embedding (None in the original)."""
+        """Return tokens for the cross attention, and what goes to the time embedding (None in the original)."""
         if self.config.type == "linear":
             return self.proj(torch.cat([image_embedding, pose.to(image_embedding)], -1))[:, None], None
         embedding = self.norm(image_embedding)
@@ -105,7 +105,7 @@ class CameraProjection(torch.nn.Module):
 
     @torch.no_grad()
     def read_view_from(self, reader: dict[str, Tensor]) -> None:
-        """Starts the turned features from a linear map that reads the view off the embedding.
+        """Start the turned features from a linear map that reads the view off the embedding.
 
         ``reader`` holds ``weight`` (2 K + ..., D) and ``bias`` with rows sin and cos of the first K multiples of the
         azimuth. Every channel gets that reading at a phase of its own; together they spell the azimuth of the target.
@@ -125,7 +125,7 @@ class CameraProjection(torch.nn.Module):
 def turn_pairs(
     pairs: Float[Tensor, "B K C 2"], sin: Float[Tensor, "B"], cos: Float[Tensor, "B"]
 ) -> Float[Tensor, "B K C 2"]:
-    """Pairs of harmonic k (from 1) turned by k times the angle of which ``sin`` and ``cos`` are given."""
+    """Return the pairs of harmonic k (from 1) rotated by k times the angle with this ``sin`` and ``cos``."""
     k = torch.arange(1, pairs.shape[1] + 1, device=pairs.device)
     angle = torch.atan2(sin, cos)[:, None] * k
     c, s = torch.cos(angle)[..., None].to(pairs), torch.sin(angle)[..., None].to(pairs)

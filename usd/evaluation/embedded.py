@@ -33,7 +33,7 @@ STEPS = 25
 
 
 @dataclass(frozen=True)
-class ToyViews:
+class ToyTruth:
     """A toy: its reference picture, its views, and their cameras."""
 
     toy: Toy
@@ -60,12 +60,12 @@ def asymmetric(toy: Toy) -> bool:
     return toy.category != UNCAPTIONED and not toy.symmetric
 
 
-def toy_views(toy: Toy, cameras: Cameras) -> ToyViews:
+def toy_views(toy: Toy, cameras: Cameras) -> ToyTruth:
     """Return the toy rendered by its reference camera and by ``cameras``."""
     size = cameras.height
     pictures: Pictures = render([toy], cameras)
     reference = render([toy], reference_camera(size)).over_white()
-    return ToyViews(toy, reference, pictures.over_white(), pictures.alpha[:, None], cameras)
+    return ToyTruth(toy, reference, pictures.over_white(), pictures.alpha[:, None], cameras)
 
 
 def ring_cameras(size: int) -> Cameras:
@@ -77,7 +77,7 @@ def ring_cameras(size: int) -> Cameras:
 
 
 def novel_views(
-    model: ViewDenoiser, views: ToyViews, scale: float, prior: TextDenoiser | None = None, seed: int = 0
+    model: ViewDenoiser, views: ToyTruth, scale: float, prior: TextDenoiser | None = None, seed: int = 0
 ) -> Float[Tensor, "V 3 S S"]:
     """Sample views by DDIM from the reference alone.
 
@@ -106,7 +106,7 @@ def autoencoder_figures(model: Denoiser, pictures: Float[Tensor, "B 3 H W"]) -> 
     return {"psnr": psnr(back, pictures).mean().item(), "ssim": ssim(back, pictures).mean().item()}
 
 
-def view_figures(made: Tensor, views: ToyViews) -> dict[str, float]:
+def view_figures(made: Tensor, views: ToyTruth) -> dict[str, float]:
     """Return means over one toy's views: the sampled pictures, and the copied reference, against the truth."""
     copied = views.reference.expand_as(views.pictures)
     return {
@@ -165,6 +165,6 @@ def recognition(clip: Clip, pictures: Float[Tensor, "N 3 H W"], captions: list[s
     return sum(captions[k] == own for k, own in zip(found, captions, strict=True)) / len(captions)
 
 
-def held_out_views(toy: Toy, count: int, size: int) -> ToyViews:
+def held_out_views(toy: Toy, count: int, size: int) -> ToyTruth:
     """Return the toy seen by ``count`` cameras that no training uses."""
     return toy_views(toy, held_out_cameras(count, size))

@@ -39,7 +39,7 @@ class Zero123Pipeline:
     def from_pretrained(
         cls, name_or_path: str, rectify: str | None = None, half_precision_weights: bool = True
     ) -> "Zero123Pipeline":
-        """An alias of load/models.yaml, a folder, a single file or a hub id. Raises UserError when it cannot be had."""
+        """Open a model by alias, folder, single file or hub id. Raises UserError when it cannot be had."""
         execution = Execution().single(half_precision_weights)
         model = open_view_denoiser(name_or_path, "Zero123Pipeline", execution)
         prior = (
@@ -48,7 +48,7 @@ class Zero123Pipeline:
         return cls(model, prior)
 
     def to(self, device: "torch.device | str") -> "Zero123Pipeline":
-        """The same pipeline, computing there."""
+        """Return the same pipeline, computing there."""
         prior = None if self.prior is None else self.prior.to(device)
         return replace(self, model=self.model.to(device), prior=prior, device=torch.device(device))
 
@@ -60,7 +60,7 @@ class Zero123Pipeline:
         num_inference_steps: int = 50,
         generator: torch.Generator | None = None,
     ) -> list[Image.Image]:
-        """One picture per pose. Transparency is put on white; raises UserError for a pose beyond the poles."""
+        """Return one picture per pose. Transparency is put on white; raises UserError for a pose beyond the poles."""
         reference, targets = (c.to(self.device) for c in _cameras(poses, self.model.latent.image_size))
         reading = self.model.encode_reference(_on_white(image).to(self.device), reference)
         sampler = Sampler(num_inference_steps, guidance_scale)
@@ -69,7 +69,7 @@ class Zero123Pipeline:
 
 
 def _cameras(poses: Sequence[Sequence[int | float]], size: int) -> tuple[Cameras, Cameras]:
-    """A reference camera at elevation 0, and the cameras that stand so far from it."""
+    """Return a reference camera at elevation 0, and the cameras that stand so far from it."""
     for pose in poses:
         if len(pose) != 3 or abs(pose[0]) >= 90 or pose[2] <= -DISTANCE:
             raise UserError(

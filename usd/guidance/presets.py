@@ -6,6 +6,7 @@
 
 from usd.core.module import preset
 from usd.guidance.dds import DdsGuidance
+from usd.guidance.image_prompt_scores import ControlOptions, EditOptions
 from usd.guidance.ism import IsmGuidance
 from usd.guidance.nfsd import NfsdGuidance
 from usd.guidance.scores import with_scores
@@ -107,4 +108,19 @@ preset(
     "``stable-diffusion-vsd-guidance`` that starts as SDS: ``guidance_type`` chooses.",
     guidance_type="sds",
     guidance_scale=100.0,
+)
+
+# -------------------------------------------------------------------- from a sentence and a picture of each view
+
+preset(
+    "stable-diffusion-instructpix2pix-guidance",
+    with_scores(EditOptions, UsdGuidance),
+    "SDS by InstructPix2Pix: the render becomes what the prompt makes of a picture of the view. Edits views, too.",
+    lambda_=1.0,
+)
+preset(
+    "stable-diffusion-controlnet-guidance",
+    with_scores(ControlOptions, UsdGuidance),
+    "SDS by Stable Diffusion with a ControlNet, which follows edges or normals of the view. Edits views, too.",
+    lambda_=1.0,
 )

@@ -92,6 +92,17 @@ def join_samples(pieces: Sequence[RaySamples], rays: int) -> RaySamples:
     return RaySamples(ray_index, start, end, packed_info(ray_index, sum(piece.n_rays for piece in pieces)))
 
 
+def samples_between(edges: Float[Tensor, "R E"]) -> RaySamples:
+    """Return the E - 1 samples of each ray between neighboring edges (ascending), those without length left out."""
+    n_rays, per_ray = len(edges), edges.shape[1] - 1
+    ray_index = torch.arange(n_rays, device=edges.device).repeat_interleave(per_ray)
+    start, end = edges[:, :-1].flatten(), edges[:, 1:].flatten()
+    count = torch.full((n_rays,), per_ray, device=edges.device)
+    samples = RaySamples(ray_index, start, end, torch.stack([count.cumsum(0) - count, count], -1))
+    long = end > start
+    return samples if bool(long.all()) else samples.select(long)
+
+
 def intersect_box(
     origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], radius: float, near: float, far: float
 ) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:

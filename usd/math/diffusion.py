@@ -32,6 +32,14 @@ def linear_alphas_cumprod(
     return torch.cumprod(1 - beta, 0).float()
 
 
+def squared_cosine_alphas_cumprod(count: int = 1000, largest_beta: float = 0.999) -> Float[Tensor, "T"]:
+    """Return the cosine schedule (arXiv 2102.09672, eq. 17): alphabar falls as cos^2, each beta at most 0.999."""
+    ends = torch.linspace(0, 1, count + 1, dtype=torch.float64, device="cpu")
+    wave = torch.cos((ends + 0.008) / 1.008 * torch.pi / 2).square()
+    beta = (1 - wave[1:] / wave[:-1]).clamp_max(largest_beta)
+    return torch.cumprod(1 - beta, 0).float()
+
+
 def alpha_sigma(
     alphas_cumprod: Float[Tensor, "T"], t: Int[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B 1 1 1"], Float[Tensor, "B 1 1 1"]]:

@@ -65,3 +65,53 @@ def packed_sum(
 ) -> Float[Tensor, "R *C"]:
     """Return sum of the samples of each ray; 0 for a ray without any."""
     return values.new_zeros(n_rays, *values.shape[1:]).index_add(0, ray_index, values)
+
+
+# ------------------------------------------------------------------------------- placing samples where they matter
+
+
+def inverse_cdf(
+    edges: Float[Tensor, "R E"], weights: Float[Tensor, "R K"], u: Float[Tensor, "R M"]
+) -> Float[Tensor, "R M"]:
+    """Map ``u`` in [0, 1] to places distributed as ``weights`` of the K = E - 1 intervals between edges.
+
+    The density is constant within an interval (arXiv 2003.08934, section 5.2). Places ascend where u does. Where all
+    weights of a ray are zero they are spread over its intervals evenly.
+    """
+    # A little everywhere: no interval is left out for good, and a ray that meets nothing has a distribution, too.
+    share = weights + 1e-3 / weights.shape[-1]
+    share = share / share.sum(-1, keepdim=True)
+    cdf = torch.nn.functional.pad(share.cumsum(-1), (1, 0)).clamp_max(1.0)
+    # The interval whose share contains u; rounding may leave the last edge of the CDF just below 1.
+    slot = (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, weights.shape[-1] - 1)
+    low, high = edges.gather(-1, slot), edges.gather(-1, slot + 1)
+    within = (u - cdf.gather(-1, slot)) / share.gather(-1, slot)
+    return low + within.clamp(0, 1) * (high - low)
+
+
+def outer_weights(
+    edges: Float[Tensor, "R E"], coarse_edges: Float[Tensor, "R D"], coarse_weights: Float[Tensor, "R J"]
+) -> Float[Tensor, "R K"]:
+    """Return for each interval the weights of all coarse intervals that it touches (arXiv 2111.12077, equation 12)."""
+    total = torch.nn.functional.pad(coarse_weights.cumsum(-1), (1, 0))
+    last = coarse_weights.shape[-1]
+    # From the last coarse edge at or before the interval's beginning to the first at or behind its end.
+    first = (torch.searchsorted(coarse_edges, edges[:, :-1].contiguous(), right=True) - 1).clamp(0, last)
+    end = torch.searchsorted(coarse_edges, edges[:, 1:].contiguous()).clamp(0, last)
+    return (total.gather(-1, end) - total.gather(-1, first)).clamp_min(0)
+
+
+def interlevel_loss(
+    edges: Float[Tensor, "R E"],
+    weights: Float[Tensor, "R K"],
+    coarse_edges: Float[Tensor, "R D"],
+    coarse_weights: Float[Tensor, "R J"],
+) -> Float[Tensor, ""]:
+    """Punish coarse weights that do not enclose the fine ones (arXiv 2111.12077, equation 13), a mean over rays.
+
+    Zero where coarse intervals hold at least the weight of each fine interval that they touch. The fine weights are
+    taken as they are: they have no gradient.
+    """
+    fine = weights.detach()
+    excess = (fine - outer_weights(edges.detach(), coarse_edges, coarse_weights)).relu()
+    return (excess.square() / (fine + 1e-7)).sum(-1).mean()

@@ -21,7 +21,7 @@ FORMAT = "usd-prompt-1"
 
 
 def embed_cached(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -> Embedding:
-    """``model.embed_text(prompts)``, from ``folder`` where it holds them; the text encoder is then never loaded."""
+    """Return ``model.embed_text(prompts)``, from ``folder`` where it holds them: no text encoder is loaded then."""
     digest = None if folder is None else model.fingerprint()
     if folder is None or digest is None:
         return model.embed_text(prompts)
@@ -42,13 +42,13 @@ def embed_cached(model: TextDenoiser, prompts: Sequence[str], folder: Path | Non
 
 
 def key_of(digest: str, prompt: str) -> str:
-    """The name of a prompt's file."""
+    """Return the name of a prompt's file."""
     text = "\0".join([FORMAT, digest, prompt])
     return files.digest(text, size=20)
 
 
 def read(file: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file; None where there is none or it is broken."""
+    """Return the tensors of a file; None where there is none or it is broken."""
     try:
         return load_file(file) if file.is_file() else None
     except (SafetensorError, OSError, ValueError):
@@ -56,7 +56,7 @@ def read(file: Path) -> dict[str, Tensor] | None:
 
 
 def write(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes beside ``file`` and renames. What the disk refuses is not kept."""
+    """Store tensors in a file, whole or not at all. What the disk refuses is not kept."""
     try:
         with files.replace_atomically(file) as partial:
             save_file({name: x.contiguous() for name, x in tensors.items()}, partial)

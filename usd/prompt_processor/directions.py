@@ -23,7 +23,7 @@ Decay = tuple[float, float, float]
 def azimuth_elevation_deg(
     cameras: Cameras, front_azimuth: float | int = 0.0
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Azimuth from the object's front, in [-180, 180), and elevation of each camera."""
+    """Return azimuth from the object's front, in [-180, 180), and elevation of each camera, in degrees."""
     place = cameras.spherical
     azimuth = (place.azimuth.rad2deg() - front_azimuth + 180).remainder(360) - 180
     return azimuth, place.elevation.rad2deg()
@@ -36,7 +36,7 @@ def direction_index(
     overhead_deg: float | int,
     front_azimuth: float | int = 0.0,
 ) -> Int[Tensor, "B"]:
-    """Which of ``DIRECTIONS`` each camera looks from: front and back are cones of azimuth around 0 and 180."""
+    """Return the number in ``DIRECTIONS`` of each camera: front and back are cones of azimuth around 0 and 180."""
     azimuth, elevation = azimuth_elevation_deg(cameras, front_azimuth)
     away = azimuth.abs()
     index = torch.full_like(away, SIDE, dtype=torch.long)
@@ -50,13 +50,13 @@ def direction_index(
 
 
 def phrases() -> tuple[str, ...]:
-    """Every phrase for a view that the embedded models were trained with: eight sides, each at three heights."""
+    """Return every phrase for a view that the embedded models were trained with: eight sides, each at three heights."""
     heights = [math.radians(degrees) for degrees in (10, 60, -20)]
     return tuple(view_words(turn * math.pi / 4, height) for height in heights for turn in range(8))
 
 
 def phrase_index(cameras: Cameras, front_azimuth: float | int = 0.0) -> Int[Tensor, "B"]:
-    """Which of ``phrases()`` fits each camera."""
+    """Return the number in ``phrases()`` of each camera's phrase."""
     known = phrases()
     places = zip(*(x.deg2rad().tolist() for x in azimuth_elevation_deg(cameras, front_azimuth)), strict=True)
     return torch.tensor([known.index(view_words(*place)) for place in places], device=cameras.device)
@@ -64,8 +64,10 @@ def phrase_index(cameras: Cameras, front_azimuth: float | int = 0.0) -> Int[Tens
 
 @dataclass(frozen=True)
 class Mixture:
-    """What Perp-Neg tells B views: ``DIRECTIONS[first]`` moved towards ``DIRECTIONS[second]`` by ``share``, against
-    ``negatives`` with ``weights`` (not positive)."""
+    """Perp-Neg's conditions of B views, by their numbers in ``DIRECTIONS``.
+
+    ``first`` is moved towards ``second`` by ``share``, against ``negatives`` with ``weights`` (not positive).
+    """
 
     first: Int[Tensor, "B"]
     second: Int[Tensor, "B"]
@@ -87,7 +89,7 @@ class Decays:
 def mixture(
     azimuth: Float[Tensor, "B"], elevation: Float[Tensor, "B"], overhead_deg: float | int, decays: Decays
 ) -> Mixture:
-    """Perp-Neg's interpolation between views (arXiv 2304.04968, section 4.3).
+    """Return Perp-Neg's interpolation between views (arXiv 2304.04968, section 4.3).
 
     From the front (r = 1) to the side (r = 0) the words are mixed, and the front is pushed away the more the nearer
     the side is; likewise from side to back. Seen from overhead nothing is mixed or pushed away.

@@ -14,7 +14,7 @@ PREFIX = "lib:"
 
 @cache
 def library(file: Path = LIBRARY_FILE) -> tuple[str, ...]:
-    """All prompts of the file, a JSON object of lists. Raises UserError when it is missing or wrong."""
+    """Return all prompts of a file, a JSON object of lists. Raises UserError when it is missing or wrong."""
     try:
         groups = json.loads(file.read_text(encoding="utf-8"))
         return tuple(str(prompt) for group in groups.values() for prompt in group)
@@ -23,7 +23,7 @@ def library(file: Path = LIBRARY_FILE) -> tuple[str, ...]:
 
 
 def full_prompt(prompt: str, prompts: tuple[str, ...] | None = None) -> str:
-    """``prompt`` itself, or the library's when it starts with ``lib:``. Exactly one prompt must have all the words."""
+    """Return ``prompt``, or the library's one prompt with all the words behind ``lib:``. Raises UserError."""
     if not prompt.startswith(PREFIX):
         return prompt
     wanted = [word.lower() for word in prompt.removeprefix(PREFIX).split("_") if word]

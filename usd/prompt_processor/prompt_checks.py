@@ -16,7 +16,7 @@ SMALL = frozenset(
 
 
 def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
-    """Warns of unknown words, once for all prompts. Raises UserError when a prompt is too long or says nothing."""
+    """Warn of unknown words, once for all prompts. Raises UserError when a prompt is too long or says nothing."""
     known, unknown = model.vocabulary(), []
     for prompt in prompts:
         too_long = model.overflow(prompt)
@@ -33,7 +33,7 @@ def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
 
 
 def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[str]:
-    """Words of a prompt that are not in ``known``."""
+    """Return the words of a prompt that are not in ``known``. Raises UserError where none of its nouns is."""
     said = tokens(prompt)
     strange = [word for word in said if word not in known and word not in SMALL]
     if strange and not [word for word in said if word in known and word not in SMALL]:
@@ -50,9 +50,10 @@ def _hint(word: str, known: frozenset[str]) -> str:
 
 
 def tokens(prompt: str) -> list[str]:
-    """Words and signs, lower case, as word-level tokenizers cut them."""
+    """Return words and signs in lower case, as word-level tokenizers cut them."""
     return re.findall(r"\w+|[^\w\s]+", prompt.lower())
 
 
 def shortened(prompt: str, most: int = 60) -> str:
+    """Return a prompt cut to ``most`` letters, for messages."""
     return prompt if len(prompt) <= most else f"{prompt[: most - 3]}..."

@@ -1,10 +1,11 @@
 """Renderers: from a geometry, a material and a background to pictures."""
 
+import functools
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.background import Background
@@ -29,10 +30,49 @@ class SceneComponents:
     background: Background
 
 
+@dataclass(frozen=True)
+class ViewRays:
+    """Rays of all pixels of a window of each camera, view by view and row by row; ``shape`` is (B, H, W)."""
+
+    origins: Float[Tensor, "R 3"]
+    directions: Float[Tensor, "R 3"]
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """What ``Renderer.render`` was asked for; see there."""
+
+    cameras: Cameras
+    needs: frozenset[str] = frozenset()
+    generator: torch.Generator | None = None
+    window: Window | None = None
+
+    @property
+    def at(self) -> Window:
+        """The window, that of the whole pictures without one."""
+        return self.window or Window(0, 0, self.cameras.height, self.cameras.width)
+
+    @functools.cached_property
+    def rays(self) -> ViewRays:
+        """The rays of the window's pixels."""
+        origins, directions = (rays.reshape(-1, 3) for rays in self.cameras.window_rays(self.at))
+        return ViewRays(origins, directions, (len(self.cameras), self.at.height, self.at.width))
+
+    def light_positions(self, ray: Int[Tensor, "S"]) -> Float[Tensor, "S 3"] | None:
+        """Return the lamp of each ray's view, for rays by number; None where the cameras have none."""
+        lamps = self.cameras.light_positions
+        if lamps is None:
+            return None
+        pixels = self.at.height * self.at.width
+        return lamps.index_select(0, ray.div(pixels, rounding_mode="floor"))
+
+
 class Renderer(Module[C]):
     """Pictures of a scene, differentiable with respect to its parameters.
 
     ``outputs`` declares what ``needs`` may ask of it (``usd.core.needs``). ``rgb`` and ``opacity`` always come.
+    A renderer makes what it needs in ``configure`` and renders in ``draw``.
     """
 
     outputs: frozenset[str] = frozenset({"rgb", "opacity", "foreground", "depth", "normal"})
@@ -40,8 +80,11 @@ class Renderer(Module[C]):
     def __init__(self, config: C, geometry: Geometry, material: Material, background: Background) -> None:
         super().__init__(config)
         self.scene = SceneComponents(geometry, material, background)
+        self.configure()
 
-    @abstractmethod
+    def configure(self) -> None:
+        """Make networks, buffers and helpers. Raises ``UserError`` for a scene that cannot be rendered."""
+
     def render(
         self,
         cameras: Cameras,
@@ -54,6 +97,11 @@ class Renderer(Module[C]):
         ``needs`` names those of ``outputs`` wanted beside ``rgb`` and ``opacity``. The generator is the only
         randomness; without one the result is deterministic. With one, a random background is drawn first.
         """
+        return self.draw(RenderRequest(cameras, needs, generator, window))
+
+    @abstractmethod
+    def draw(self, request: RenderRequest) -> Render:
+        """Render what ``render`` was asked for."""
 
     def require(self, needs: frozenset[str], where: str) -> None:
         """Raise ConfigError, blaming the key ``where``, if ``needs`` names what this renderer does not give."""
@@ -74,22 +122,6 @@ def _renderers_of(needs: frozenset[str]) -> list[str]:
         except UserError:  # a package that is not installed
             continue
     return sorted(name for renderer, name in found.items() if needs <= renderer.outputs)
-
-
-@dataclass(frozen=True)
-class ViewRays:
-    """Rays of all pixels of a window of each camera, view by view and row by row; ``shape`` is (B, H, W)."""
-
-    origins: Float[Tensor, "R 3"]
-    directions: Float[Tensor, "R 3"]
-    shape: tuple[int, int, int]
-
-
-def view_rays(cameras: Cameras, window: Window | None) -> ViewRays:
-    """Return the rays of a window of each camera, of the whole pictures without one."""
-    at = window or Window(0, 0, cameras.height, cameras.width)
-    origins, directions = (rays.reshape(-1, 3) for rays in cameras.window_rays(at))
-    return ViewRays(origins, directions, (len(cameras), at.height, at.width))
 
 
 def pictures(
@@ -118,3 +150,28 @@ def composited_values(sums: Composite, channels: int) -> Float[Tensor, "R V"]:
     """Return what ``pictures`` takes, from the sums of ``channels`` of color and of normals along rays."""
     parts = [sums.color[:, :channels], sums.opacity[:, None], sums.depth[:, None], sums.color[:, channels:]]
     return torch.cat(parts, 1)
+
+
+def enlarge(render: Render, height: int, width: int, window: Window) -> Render:
+    """Return pictures of a window with steps, enlarged to the size of the picture that the window is a grid over.
+
+    Bilinear between the window's pixels (efficient DreamFusion); pixels beyond the outermost ones repeat them. Samples
+    stay those of the rays that were followed.
+    """
+
+    def places(first: int, step: int, count: int, size: int, like: Tensor) -> Float[Tensor, "N"]:
+        at = (torch.arange(size).to(like) - first) / step
+        return (at.clamp(0, count - 1) + 0.5) / count * 2 - 1
+
+    def full(picture: Float[Tensor, "B C h w"] | None) -> Float[Tensor, "B C H W"] | None:
+        if picture is None:
+            return None
+        y = places(window.top, window.step_y, window.height, height, picture)
+        x = places(window.left, window.step_x, window.width, width, picture)
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).expand(len(picture), -1, -1, -1)
+        return torch.nn.functional.grid_sample(picture, grid, padding_mode="border", align_corners=False)
+
+    rgb, opacity = full(render.rgb), full(render.opacity)
+    assert rgb is not None and opacity is not None
+    foreground, depth, normal = (full(each) for each in (render.foreground, render.depth, render.normal))
+    return replace(render, rgb=rgb, opacity=opacity, foreground=foreground, depth=depth, normal=normal)

@@ -6,10 +6,10 @@ Letters: R rays of all cameras, S samples of all rays in one packed axis (see ``
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from usd.background import Background
+from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render, Samples
@@ -17,9 +17,16 @@ from usd.geometry import Geometry, Volumetric
 from usd.kernels.ray_march import RaySamples, composite_density, join_samples
 from usd.material import Material
 from usd.math import rng
-from usd.math.camera import Cameras, Window
-from usd.renderer import Renderer, composited_values, pictures, view_rays
-from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher
+from usd.math.volume import alpha_from_density
+from usd.renderer import Renderer, RenderRequest, composited_values, pictures
+from usd.renderer.importance import ImportanceSampler
+from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher, displace, evaluate_in_chunks
+from usd.renderer.proposal import (
+    ProposalField,
+    ProposalNetworkConfig,
+    ProposalOptimizerConfig,
+    ProposalSampler,
+)
 
 LEAST_TRANSMITTANCE = 1e-4
 PROBE_STRIDE, PROBE_SHARE = 16, 0.6  # every 16th ray; below this visible share it pays to leave the rest out
@@ -27,77 +34,123 @@ PROBE_STRIDE, PROBE_SHARE = 16, 0.6  # every 16th ray; below this visible share 
 
 @register("nerf-volume-renderer")
 class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
-    """Emission and absorption along rays, with an occupancy grid that learns where the object is."""
+    """Emission and absorption along rays, sampled where the estimator finds the object."""
 
     @dataclass(frozen=True)
     class Config(MarchOptions):
-        """Options of the march alone."""
+        """Options of samples along rays, and of the proposal network."""
 
-    outputs = Renderer.outputs | {"samples"}
+        estimator: str = option(
+            "occgrid",
+            "where samples are taken: in cells of an occupancy grid, (importance) everywhere and once more where "
+            "that pass was opaque, or (proposal) where a small network that is trained beside expects opacity",
+            choices=("occgrid", "importance", "proposal"),
+        )
+        num_samples_per_ray_proposal: int = option(
+            64, "samples of the proposal network, with estimator proposal", ge=2, le=65536
+        )
+        proposal_network_config: ProposalNetworkConfig = option(
+            ProposalNetworkConfig(), "the proposal network"
+        )
+        prop_optimizer_config: ProposalOptimizerConfig = option(
+            ProposalOptimizerConfig(), "what trains the proposal network"
+        )
 
-    def __init__(
-        self, config: Config, geometry: Geometry, material: Material, background: Background
-    ) -> None:
-        super().__init__(config, geometry, material, background)
+    outputs = Renderer.outputs | {"samples", "normal_perturb"}
+    marcher: OccupancyMarcher | None = None
+    proposal: ProposalSampler | None = None
+    importance: ImportanceSampler | None = None
+    _step = 0
+
+    def configure(self) -> None:
+        """Make the estimator. Raises ``UserError`` for a geometry that is no density."""
+        config, geometry = self.config, self.scene.geometry
         if not isinstance(geometry, Volumetric):
             raise UserError(
                 f"nerf-volume-renderer: needs a volumetric geometry, got {type(geometry).__name__}"
             )
-        self.marcher = OccupancyMarcher(config, self)
+        if config.estimator == "occgrid":
+            self.marcher = OccupancyMarcher(config, self)
+        elif config.estimator == "importance":
+            self.importance = ImportanceSampler(config, self._opacity)
+        else:
+            optimizer = config.prop_optimizer_config.args
+            self.proposal_field = ProposalField(config.proposal_network_config, optimizer, config.radius)
+            self.proposal = ProposalSampler(config, self.proposal_field, config.num_samples_per_ray_proposal)
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Bring the occupancy grid up to date."""
-        self.marcher.update(step, lambda x: self._density(x) * self.marcher.step_size, generator)
+        self._step = step
+        if (marcher := self.marcher) is not None:
+            marcher.update(step, lambda x: self._density(x) * marcher.step_size, generator)
 
     def _density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Return density without gradient."""
         geometry = self.scene.geometry
         assert isinstance(geometry, Volumetric)
-        return self.marcher.evaluate(geometry.density, x)
+        return evaluate_in_chunks(geometry.density, x, self.config.eval_chunk_size)
 
-    def render(
-        self,
-        cameras: Cameras,
-        needs: frozenset[str] = frozenset(),
-        generator: torch.Generator | None = None,
-        window: Window | None = None,
-    ) -> Render:
-        """See ``Renderer.render``. Samples' ``ray_index`` counts rays of all cameras, row by row."""
-        rays = view_rays(cameras, window)
-        background = self.scene.background.color(rays.directions, generator)
-        shift = generator if self.training and self.config.randomized else None
-        samples = self._visible_samples(rays.origins, rays.directions, shift)
-        direction = rays.directions.index_select(0, samples.ray_index)
-        x = rays.origins.index_select(0, samples.ray_index).addcmul_(direction, samples.t[:, None])
-        values, weights, normal = self._composite(x, direction, samples, "normal" in needs)
-        render = pictures(values, background, needs, rays.shape)
+    def _opacity(self, x: Float[Tensor, "S 3"], samples: RaySamples) -> Float[Tensor, "S"]:
+        """Return the opacity of samples without gradient."""
+        return alpha_from_density(self._density(x), samples.lengths)
+
+    def draw(self, request: RenderRequest) -> Render:
+        """Render by sampling, shading and compositing. Samples' ``ray_index`` counts rays of all cameras."""
+        o, d, needs = request.rays.origins, request.rays.directions, request.needs
+        background = self.scene.background.color(d, request.generator)
+        shift = request.generator if self.training and self.config.randomized else None
+        proposal = None if self.proposal is None else self.proposal.propose(o, d, shift)
+        samples = self._samples(o, d, shift) if proposal is None else proposal.samples
+        direction = d.index_select(0, samples.ray_index)
+        x = o.index_select(0, samples.ray_index).addcmul_(direction, samples.t[:, None])
+        values, weights, normal = self._composite(x, direction, samples, request)
+        if proposal is not None and self.proposal is not None and self.training and weights.requires_grad:
+            self.proposal.learn(proposal, weights, self._step)
+        render = pictures(values, background, needs, request.rays.shape)
         if "samples" not in needs:
             return render
-        return replace(render, samples=Samples(samples.ray_index, samples.t, weights, direction, normal))
+        seen = Samples(samples.ray_index, samples.t, weights, direction, normal)
+        if "normal_perturb" in needs:
+            field = self.scene.geometry.query(displace(x, request.generator), frozenset({"normal"}))
+            seen = replace(seen, normal_perturb=field.normal)
+        return replace(render, samples=seen)
+
+    def _samples(
+        self, o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"], generator: torch.Generator | None
+    ) -> RaySamples:
+        """Return the samples of an estimator that is not trained."""
+        if self.importance is not None:
+            return self.importance.sample(o, d, generator)
+        assert self.marcher is not None
+        return self._visible_samples(self.marcher, o, d, generator)
 
     @torch.no_grad()
     def _visible_samples(
-        self, o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"], generator: torch.Generator | None
+        self,
+        marcher: OccupancyMarcher,
+        o: Float[Tensor, "R 3"],
+        d: Float[Tensor, "R 3"],
+        generator: torch.Generator | None,
     ) -> RaySamples:
         """Return samples in occupied cells that are not hidden behind others, found a chunk of rays at once."""
-        rays = self.marcher.rays_at_once
+        rays = marcher.rays_at_once
         # One draw for all rays, so that the size of chunks changes no picture.
         shift = None if generator is None else rng.uniform((len(o),), generator, dtype=o.dtype).to(o.device)
         shifts = [None] * len(o.split(rays)) if shift is None else shift.split(rays)
-        pieces = [self._march(*piece) for piece in zip(o.split(rays), d.split(rays), shifts)]
+        pieces = [self._march(marcher, *piece) for piece in zip(o.split(rays), d.split(rays), shifts)]
         return pieces[0] if len(pieces) == 1 else join_samples(pieces, rays)
 
-    def _march(self, o: Tensor, d: Tensor, shift: Tensor | None) -> RaySamples:
+    def _march(self, marcher: OccupancyMarcher, o: Tensor, d: Tensor, shift: Tensor | None) -> RaySamples:
         """Return the visible samples of one chunk of rays.
 
         Looking for hidden samples costs a density each: a few rays tell whether that pays.
         """
-        samples = self.marcher.march(o, d, shift)
+        samples = marcher.march(o, d, shift)
         if not self.config.prune_alpha_threshold or len(samples) == 0:
             return samples
         if len(samples) <= self.config.eval_chunk_size:
             some = slice(None, None, PROBE_STRIDE)
-            seen = self._is_visible(o[some], d[some], self.marcher.march(o[some], d[some], None))
+            seen = self._is_visible(o[some], d[some], marcher.march(o[some], d[some], None))
             if float(seen.float().mean()) > PROBE_SHARE:
                 return samples
         return samples.select(self._is_visible(o, d, samples))
@@ -112,12 +165,13 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
         x: Float[Tensor, "S 3"],
         direction: Float[Tensor, "S 3"],
         samples: RaySamples,
-        wants_normal: bool,
+        request: RenderRequest,
     ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "S"], Float[Tensor, "S 3"] | None]:
         """Return sums along rays (color, 1, distance, normal; all times weights), weights, and the samples' normals."""
-        shade = _Shading(self.scene.geometry, self.scene.material, wants_normal)
+        shade = _Shading(self.scene.geometry, self.scene.material, "normal" in request.needs, request)
         chunk = len(samples) + 1 if torch.is_grad_enabled() else self.config.eval_chunk_size
-        parts = [shade(*piece) for piece in zip(x.split(chunk), direction.split(chunk))]
+        pieces = (each.split(chunk) for each in (x, direction, samples.ray_index))
+        parts = [shade(*piece) for piece in zip(*pieces)]
         density, color, normal = (_cat(each) for each in zip(*parts))
         assert density is not None and color is not None
         features = color if normal is None else torch.cat([color, normal], 1)
@@ -132,14 +186,16 @@ class _Shading:
     geometry: Geometry
     material: Material
     wants_normal: bool
+    request: RenderRequest
 
     def __call__(
-        self, x: Float[Tensor, "S 3"], direction: Float[Tensor, "S 3"]
+        self, x: Float[Tensor, "S 3"], direction: Float[Tensor, "S 3"], ray: Int[Tensor, "S"]
     ) -> tuple[Float[Tensor, "S"], Float[Tensor, "S C"], Float[Tensor, "S 3"] | None]:
         needs = {"features"} | ({"normal"} if self.wants_normal or self.material.needs_normal else set())
         field = self.geometry.query(x, frozenset(needs))
         assert field.features is not None
-        color = self.material.color(field.features, x, direction, field.normal)
+        lamps = self.request.light_positions(ray)
+        color = self.material.lit_color(field.features, x, direction, field.normal, lamps)
         return field.density, color, field.normal if self.wants_normal else None
 
 

@@ -4,6 +4,7 @@ Letters: R rays, S samples of all rays in one packed axis (see ``usd.kernels.ray
 opacity follows from distances.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,19 +12,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from usd.background import Background
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render, Samples
-from usd.geometry import DistanceField, Geometry, SignedDistance
+from usd.geometry import DistanceField, SignedDistance
 from usd.kernels.ray_march import RaySamples, composite
-from usd.material import Material
-from usd.math.camera import Cameras, Window
 from usd.math.neus import crossing, laplace_density, neus_alpha, ray_slope, unseen_opacity
 from usd.math.volume import alpha_from_density
-from usd.renderer import Renderer, composited_values, pictures, view_rays
-from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher
+from usd.renderer import Renderer, RenderRequest, composited_values, pictures
+from usd.renderer.importance import ImportanceSampler
+from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher, displace, evaluate_in_chunks
 
 LEAST_TRANSMITTANCE = 1e-3
 DECAY = 0.8  # how much a cell remembers: distances bound what their surroundings hold, so little is needed
@@ -48,17 +47,21 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         use_volsdf: bool = option(False, "VolSDF's density instead of NeuS's opacity")
         grid_resolution: int = option(64, "cells a side of the occupancy grid", ge=1, le=256)
 
-    outputs = Renderer.outputs | {"samples", "distance", "gradient", "laplacian"}
+    outputs = Renderer.outputs | {"samples", "normal_perturb", "distance", "gradient", "laplacian"}
+    marcher: OccupancyMarcher | None = None
+    importance: ImportanceSampler | None = None
 
-    def __init__(
-        self, config: Config, geometry: Geometry, material: Material, background: Background
-    ) -> None:
-        super().__init__(config, geometry, material, background)
+    def configure(self) -> None:
+        """Make the estimator and the sharpness. Raises ``UserError`` for a geometry that is no signed distance."""
+        config, geometry = self.config, self.scene.geometry
         if not isinstance(geometry, SignedDistance):
             raise UserError(
                 f"neus-volume-renderer: needs a signed distance (implicit-sdf), got {type(geometry).__name__}"
             )
-        self.marcher = OccupancyMarcher(config, self)
+        if config.estimator == "occgrid":
+            self.marcher = OccupancyMarcher(config, self)
+        else:
+            self.importance = ImportanceSampler(config, self._coarse_opacity)
         self.register_buffer("anneal", torch.tensor(1.0 if config.cos_anneal_end_steps == 0 else 0.0))
         self.variance = torch.nn.Parameter(
             torch.tensor(config.learned_variance_init), requires_grad=config.trainable_variance
@@ -80,39 +83,35 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         """Sharpen the surface's opacity by the step, and bring the occupancy grid up to date."""
         end = self.config.cos_anneal_end_steps
         self.anneal.fill_(min(1.0, step / end) if end else 1.0)
-        self.marcher.update(step, self._step_opacity, generator, DECAY)
+        if self.marcher is not None:
+            step_opacity = functools.partial(self._step_opacity, self.marcher.step_size)
+            self.marcher.update(step, step_opacity, generator, DECAY)
 
-    def _step_opacity(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+    def _step_opacity(self, length: float, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Return the most that a step near each point may meet: a distance changes by no more than one walks."""
         reach = 3**0.5 * self.config.radius / self.config.grid_resolution
         near = (self._distance(x).abs() - reach).relu()
         if self.config.use_volsdf:
-            return laplace_density(near, self.sharpness) * self.marcher.step_size
-        return crossing(near, self.marcher.step_size, self.sharpness)
+            return laplace_density(near, self.sharpness) * length
+        return crossing(near, length, self.sharpness)
 
     def _distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Return distances without gradient."""
-        return self.marcher.evaluate(self.field.distance, x)
+        return evaluate_in_chunks(self.field.distance, x, self.config.eval_chunk_size)
 
     # ------------------------------------------------------------------------------------------------- rendering
 
-    def render(
-        self,
-        cameras: Cameras,
-        needs: frozenset[str] = frozenset(),
-        generator: torch.Generator | None = None,
-        window: Window | None = None,
-    ) -> Render:
-        """See ``Renderer.render``. Samples' ``ray_index`` counts rays of all cameras, row by row."""
-        view = view_rays(cameras, window)
-        o, d = view.origins, view.directions
-        background = self.scene.background.color(d, generator)
+    def draw(self, request: RenderRequest) -> Render:
+        """Render a chunk of rays after the other. Samples' ``ray_index`` counts rays of all cameras, row by row."""
+        o, d, needs = request.rays.origins, request.rays.directions, request.needs
+        background = self.scene.background.color(d, request.generator)
         whole = torch.is_grad_enabled() or "samples" in needs
-        rays = len(o) if whole else self.marcher.rays_at_once
-        values, samples = zip(
-            *(self._along(*piece, needs, generator) for piece in zip(o.split(rays), d.split(rays)))
-        )
-        render = pictures(torch.cat(values), background, needs, view.shape)
+        size = len(o) if whole else max(1, self.config.eval_chunk_size // self.config.num_samples_per_ray)
+        index = torch.arange(len(o), device=o.device)
+        lamps = [request.light_positions(part) for part in index.split(size)]
+        pieces = zip(o.split(size), d.split(size), lamps)
+        values, samples = zip(*(self._along(*piece, needs, request.generator) for piece in pieces))
+        render = pictures(torch.cat(values), background, needs, request.rays.shape)
         return replace(render, samples=samples[0]) if "samples" in needs else render
 
     def render_rays(
@@ -124,12 +123,17 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         generator: torch.Generator | None = None,
     ) -> Render:
         """Render any rays as one picture of height 1 and width R over given colors; ``needs`` as for ``render``."""
-        values, samples = self._along(origins, directions, needs, generator)
+        values, samples = self._along(origins, directions, None, needs, generator)
         render = pictures(values, background, needs, (1, 1, len(origins)))
         return replace(render, samples=samples) if "samples" in needs else render
 
     def _along(
-        self, o: Tensor, d: Tensor, needs: frozenset[str], generator: torch.Generator | None
+        self,
+        o: Tensor,
+        d: Tensor,
+        lamps: Float[Tensor, "R 3"] | None,
+        needs: frozenset[str],
+        generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "R C"], Samples]:
         """Return sums along rays of weight times (color, 1, distance, normal), and the samples they were made of."""
         samples = self._samples(o, d, generator if self.training and self.config.randomized else None)
@@ -138,19 +142,21 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         field = self.field.distance_field(x, frozenset({"gradient", "features"} | curved))
         assert field.gradient is not None and field.features is not None
         normal = normalize(field.gradient, dim=-1)
-        color = self.scene.material.color(field.features, x, direction, normal)
+        lamp = None if lamps is None else lamps.index_select(0, samples.ray_index)
+        color = self.scene.material.lit_color(field.features, x, direction, normal, lamp)
         alpha = self._alpha(field, (normal * direction).sum(-1), samples)
         features = torch.cat([color, normal], 1) if "normal" in needs else color
         sums = composite(alpha, features, samples)
         seen = Samples(
-            samples.ray_index,
-            samples.t,
-            sums.weights,
-            direction,
-            normal,
-            field.distance,
-            field.gradient,
-            field.laplacian,
+            ray_index=samples.ray_index,
+            t=samples.t,
+            weight=sums.weights,
+            direction=direction,
+            normal=normal,
+            normal_perturb=self._perturbed_normal(x, generator) if "normal_perturb" in needs else None,
+            distance=field.distance,
+            gradient=field.gradient,
+            laplacian=field.laplacian,
         )
         return composited_values(sums, color.shape[1]), seen
 
@@ -167,6 +173,9 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         self, o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"], generator: torch.Generator | None
     ) -> RaySamples:
         """Return samples in cells that the surface may pass, without those that are hidden behind others."""
+        if self.importance is not None:
+            return self.importance.sample(o, d, generator)
+        assert self.marcher is not None
         samples = self.marcher.march(o, d, generator)
         if not self.config.prune_alpha_threshold or len(samples) == 0:
             return samples
@@ -174,10 +183,20 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
 
     def _is_reached(self, x: Float[Tensor, "S 3"], samples: RaySamples) -> Bool[Tensor, "S"]:
         """Return which samples some light reaches. The least opacity keeps apart what is clear and what is hidden."""
+        alpha = self._coarse_opacity(x, samples).clamp_min(1e-6)
+        return composite(alpha, alpha.new_zeros(len(alpha), 0), samples, LEAST_TRANSMITTANCE).weights > 0
+
+    def _coarse_opacity(self, x: Float[Tensor, "S 3"], samples: RaySamples) -> Float[Tensor, "S"]:
+        """Return opacity from distances alone, without gradient."""
         distance = self._distance(x)
         if self.config.use_volsdf:
-            alpha = alpha_from_density(laplace_density(distance, self.sharpness), samples.lengths)
-        else:
-            alpha = unseen_opacity(distance, samples.ray_index, self.sharpness)
-        alpha = alpha.clamp_min(1e-6)
-        return composite(alpha, alpha.new_zeros(len(alpha), 0), samples, LEAST_TRANSMITTANCE).weights > 0
+            return alpha_from_density(laplace_density(distance, self.sharpness), samples.lengths)
+        return unseen_opacity(distance, samples.ray_index, self.sharpness)
+
+    def _perturbed_normal(
+        self, x: Float[Tensor, "S 3"], generator: torch.Generator | None
+    ) -> Float[Tensor, "S 3"]:
+        """Return unit normals a random little away from samples."""
+        field = self.field.distance_field(displace(x, generator), frozenset({"gradient"}))
+        assert field.gradient is not None
+        return normalize(field.gradient, dim=-1)

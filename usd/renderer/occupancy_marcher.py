@@ -15,22 +15,35 @@ from usd.kernels.ray_march import RaySamples, march
 WARM_UP_STEPS = 256
 """Until this step every cell of the grid is visited at each update."""
 
+DISPLACEMENT = 0.01
+"""How far, in world units, ``normal_perturb`` is taken from a sample."""
+
 Values = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
 
 
 @dataclass(frozen=True)
 class MarchOptions:
-    """Options of renderers that march through an occupancy grid."""
+    """Options of renderers that take samples along rays."""
 
     radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
-    num_samples_per_ray: int = option(512, "steps along the diagonal of the cube", ge=1, le=65536)
+    num_samples_per_ray: int = option(
+        512, "steps along the diagonal of the cube; without an occupancy grid: samples a ray", ge=1, le=65536
+    )
     randomized: bool = option(True, "while training, every ray starts at a random part of a step")
     near_plane: float = option(0.0, "nothing nearer is rendered", ge=0, le=1e12)
     far_plane: float = option(1e10, "nothing further is rendered", gt=0, le=1e12)
     eval_chunk_size: int = option(
         1 << 20, "steps or samples worked on at once where no gradient is kept", ge=1
     )
-    estimator: str = option("occgrid", "how empty space is found", choices=("occgrid",))
+    estimator: str = option(
+        "occgrid",
+        "where samples are taken: in cells of an occupancy grid, or (importance) everywhere and once more where "
+        "that pass was opaque",
+        choices=("occgrid", "importance"),
+    )
+    num_samples_per_ray_importance: int = option(
+        64, "samples of the second pass, with estimator importance", ge=1, le=65536
+    )
     grid_prune: bool = option(True, "skip cells of the occupancy grid where nothing has been for long")
     grid_resolution: int = option(32, "cells a side of the occupancy grid", ge=1, le=256)
     grid_update_steps: int = option(16, "steps between updates of the occupancy grid", ge=1)
@@ -86,7 +99,18 @@ class OccupancyMarcher:
         near, far = self.options.near_plane, self.options.far_plane
         return march(o, d, self.occupancy, self.step_size, shift, near, far)
 
-    @torch.no_grad()
-    def evaluate(self, values: Values, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
-        """Return a field's values without gradient, a chunk of points at once."""
-        return torch.cat([values(part) for part in x.split(self.options.eval_chunk_size)] or [x[:, 0]])
+
+@torch.no_grad()
+def evaluate_in_chunks(values: Values, x: Float[Tensor, "N 3"], chunk: int) -> Float[Tensor, "N"]:
+    """Return a field's values without gradient, ``chunk`` points at once."""
+    return torch.cat([values(part) for part in x.split(chunk)] or [x[:, 0]])
+
+
+def displace(x: Float[Tensor, "S 3"], generator: torch.Generator | None) -> Float[Tensor, "S 3"]:
+    """Return points a random little away: by a normal distribution of standard deviation ``DISPLACEMENT``.
+
+    Without a generator always by the same.
+    """
+    source = torch.Generator().manual_seed(0) if generator is None else generator
+    shift = torch.randn(x.shape, generator=source, device=source.device, dtype=x.dtype).to(x.device)
+    return x + DISPLACEMENT * shift

@@ -6,15 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.background import Background
 from usd.core.config import Spec, component, option
 from usd.core.registry import build, register
 from usd.core.types import Render, Samples
-from usd.geometry import Geometry
-from usd.material import Material
 from usd.math import rng
-from usd.math.camera import Cameras
-from usd.renderer import Renderer, Window
+from usd.math.camera import Cameras, Window
+from usd.renderer import Renderer, RenderRequest
 
 
 @register("patch-renderer")
@@ -34,34 +31,26 @@ class PatchRenderer(Renderer["PatchRenderer.Config"]):
         )
         global_detach: bool = option(False, "only the patch is trained")
 
-    def __init__(
-        self, config: Config, geometry: Geometry, material: Material, background: Background
-    ) -> None:
-        super().__init__(config, geometry, material, background)
-        self.base = build(
-            config.base_renderer, Renderer, geometry=geometry, material=material, background=background
-        )
+    def configure(self) -> None:
+        """Make the renderer of both pictures."""
+        scene = {name: getattr(self.scene, name) for name in ("geometry", "material", "background")}
+        self.base = build(self.config.base_renderer, Renderer, **scene)
         self.outputs = self.base.outputs
 
-    def render(
-        self,
-        cameras: Cameras,
-        needs: frozenset[str] = frozenset(),
-        generator: torch.Generator | None = None,
-        window: Window | None = None,
-    ) -> Render:
-        """See ``Renderer.render``. Without a generator the patch is in the middle."""
-        size = self.config.patch_size
-        if not self.training or window is not None or size >= min(cameras.height, cameras.width):
-            return self.base.render(cameras, needs, generator, window)
+    def draw(self, request: RenderRequest) -> Render:
+        """Render a coarse picture and a patch. Without a generator the patch is in the middle."""
+        size, cameras, generator = self.config.patch_size, request.cameras, request.generator
+        whole = request.window is not None or size >= min(cameras.height, cameras.width)
+        if whole or not self.training:
+            return self.base.draw(request)
         patch = _patch_window(cameras, size, generator)
         seed = None if generator is None else _draw(1 << 62, generator)
         small = cameras.resize(
             *(-(-n // self.config.global_downsample) for n in (cameras.height, cameras.width))
         )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.global_detach):
-            coarse = self.base.render(small, needs, _restart(seed, generator))
-        fine = self.base.render(cameras, needs, _restart(seed, generator), patch)
+            coarse = self.base.render(small, request.needs, _restart(seed, generator))
+        fine = self.base.render(cameras, request.needs, _restart(seed, generator), patch)
         return _paste(coarse, fine, patch, cameras)
 
 
@@ -122,6 +111,7 @@ def _join_samples(first: Samples | None, second: Samples | None, first_rays: int
         distance=_both(first.distance, second.distance),
         gradient=_both(first.gradient, second.gradient),
         laplacian=_both(first.laplacian, second.laplacian),
+        normal_perturb=_both(first.normal_perturb, second.normal_perturb),
     )
 
 

@@ -14,21 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.background import Background
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Mesh, Render
-from usd.geometry import ExplicitSurface, Geometry
+from usd.geometry import ExplicitSurface
 from usd.kernels import rasterize_nvdiffrast
 from usd.kernels.rasterize import Fragments, Tracer, View, barycentric, interpolate, rasterize
 from usd.kernels.rasterize_antialias import antialias, crossings
 from usd.kernels.rasterize_nvdiffrast import ContextType
 from usd.kernels.runtime import wants
-from usd.material import Material
 from usd.math.camera import Cameras, Window
 from usd.math.mesh import vertex_normals
-from usd.renderer import Renderer, pictures, view_rays
+from usd.renderer import Renderer, RenderRequest, pictures
 
 Implementation = Literal["built-in", "nvdiffrast"]
 Blend = Callable[[Tensor], Tensor]  # of pictures (B H W C), across silhouettes
@@ -51,10 +49,9 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
 
     outputs = Renderer.outputs | {"mesh"}
 
-    def __init__(
-        self, config: Config, geometry: Geometry, material: Material, background: Background
-    ) -> None:
-        super().__init__(config, geometry, material, background)
+    def configure(self) -> None:
+        """Take the surface. Raises ``UserError`` for a geometry that is no mesh, and for a package that is missing."""
+        geometry = self.scene.geometry
         if not isinstance(geometry, ExplicitSurface):
             raise UserError(
                 f"rasterizer: needs a geometry that is a mesh (tetrahedra-sdf-grid, custom-mesh, ...), "
@@ -62,35 +59,28 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
             )
         self.surface = geometry.surface
         self.features = geometry.features
-        self.by_package = config.implementation == "nvdiffrast" or wants("rasterize") == "nvdiffrast"
+        self.by_package = self.config.implementation == "nvdiffrast" or wants("rasterize") == "nvdiffrast"
         if self.by_package:
             _require_nvdiffrast()
 
-    def render(
-        self,
-        cameras: Cameras,
-        needs: frozenset[str] = frozenset(),
-        generator: torch.Generator | None = None,
-        window: Window | None = None,
-    ) -> Render:
-        """See ``Renderer.render``. Raises ``UserError`` for a mesh that is empty or not finite, and for ``samples``."""
+    def draw(self, request: RenderRequest) -> Render:
+        """Render the mesh. Raises ``UserError`` for one that is empty or not finite, and for ``samples``."""
+        needs, rays = request.needs, request.rays
         if "samples" in needs:
             raise UserError(
                 "rasterizer: a mesh has no samples along rays; "
                 "expected system.loss.lambda_orient and lambda_z_variance to be 0"
             )
-        rays = view_rays(cameras, window)
-        background = self.scene.background.color(rays.directions, generator)
+        background = self.scene.background.color(rays.directions, request.generator)
         mesh = require_renderable(self.surface())
-        at = window or Window(0, 0, cameras.height, cameras.width)
-        render = pictures(self._values(mesh, cameras, at, "normal" in needs), background, needs, rays.shape)
+        render = pictures(self._values(mesh, request), background, needs, rays.shape)
         return replace(render, mesh=mesh) if "mesh" in needs else render
 
-    def _values(self, mesh: Mesh, cameras: Cameras, at: Window, wants_normal: bool) -> Float[Tensor, "R V"]:
+    def _values(self, mesh: Mesh, request: RenderRequest) -> Float[Tensor, "R V"]:
         """Return (color, 1, distance, normal) of every pixel of a window, times how much of it is covered."""
-        view = with_border(cameras, at)
+        at, view = request.at, with_border(request.cameras, request.at)
         fragments, blend = self._rasterize(mesh, view)
-        picture = blend(fragments.picture(self._shade(mesh, view, fragments, wants_normal)))
+        picture = blend(fragments.picture(self._shade(mesh, view, fragments, "normal" in request.needs)))
         top, left = at.top - view.top, at.left - view.left
         bottom, right = top + at.height * at.step_y, left + at.width * at.step_x
         return picture[:, top : bottom : at.step_y, left : right : at.step_x].flatten(0, 2)
@@ -112,7 +102,10 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
         o, d = (rays.index_select(0, fragments.pixel) for rays in view.rays)
         x = o + t[:, None] * d
         normal = smooth_normal(mesh, fragments, weights) if wants_normal or material.needs_normal else None
-        color = material.color(self.features(x), x, d, normal)
+        lamps = view.cameras.light_positions
+        if lamps is not None:
+            lamps = lamps[fragments.pixel // (view.height * view.width)]
+        color = material.lit_color(self.features(x), x, d, normal, lamps)
         values = [color, torch.ones_like(t)[:, None], t[:, None]]
         return torch.cat([*values, normal] if wants_normal and normal is not None else values, 1)
 

@@ -25,7 +25,7 @@ from usd.evaluation.embedded import object_mask
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.views import ViewScore, write_metrics
 from usd.exporter import Exporter
-from usd.guidance import Guidance, ReferenceOptions
+from usd.guidance import Guidance, GuidanceConfig, ReferenceOptions
 from usd.prompt_processor import PromptProcessor
 from usd.system import System
 
@@ -55,7 +55,8 @@ class PlaygroundSystem(System[PlaygroundConfig]):
 
     def build(self) -> None:
         """Check that there is a picture where one is wanted. Raises ``ConfigError``."""
-        self.looks = isinstance(self.config.guidance.config, ReferenceOptions)
+        options = self.config.guidance.config
+        self.looks = isinstance(options, GuidanceConfig) and options.wants_picture
         if not self.looks and self.config.start == "reference":
             raise ConfigError(
                 f"system.start: reference, but '{self.config.guidance.name}' looks at no picture; expected another"

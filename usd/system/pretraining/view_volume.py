@@ -16,9 +16,9 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.toybox import ToyViews, ViewPairs
 from usd.denoiser.view_volume import (
-    Seen,
     ViewVolume,
     ViewVolumeConfig,
+    VolumeView,
     load_volume,
     write_volume,
     wrong_azimuths,
@@ -100,11 +100,11 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config"]):
         )
         self._sheet(pictures, made, seen, n)
 
-    def _see(self, pictures: Tensor, reference: Cameras, target: Cameras) -> Seen:
+    def _see(self, pictures: Tensor, reference: Cameras, target: Cameras) -> VolumeView:
         with self.autocast():
             return self.average.see(self.average.lift(pictures, reference), reference, target)
 
-    def _sheet(self, pictures: Tensor, made: Tensor, seen: Seen, n: int) -> None:
+    def _sheet(self, pictures: Tensor, made: Tensor, seen: VolumeView, n: int) -> None:
         """A column per toy: the reference; then truth, decoded expected latent and rendered colors of each view."""
         views = pictures.unflatten(0, (-1, n))[:16]
         size = pictures.shape[-1]
