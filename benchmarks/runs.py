@@ -202,7 +202,7 @@ def _processes() -> Any:
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
         context.set_forkserver_preload(
-            ["usd.app.train", "usd.denoiser.latent", "diffusers.models", "transformers"]
+            ["usd.app.modes", "usd.denoiser.latent", "diffusers.models", "transformers"]
         )
     return context
 

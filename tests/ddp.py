@@ -3,6 +3,7 @@
 Prints a JSON list with, for every command, the exit codes of its processes and what each of them wrote.
 """
 
+import importlib
 import json
 import os
 import socket
@@ -35,9 +36,8 @@ def run(commands: list[tuple[int, list[str]]], seconds: float = 300) -> list[End
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    import usd.app.stages
-    import usd.app.train  # noqa: F401
-
+    for module in ("usd.app.stages", "usd.app.modes"):  # once, for all children
+        importlib.import_module(module)
     print(json.dumps([together(count, argv) for count, argv in json.loads(sys.argv[1])]))
 
 

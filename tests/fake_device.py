@@ -194,8 +194,8 @@ def elsewhere(monkeypatch: Any) -> Iterator[torch.device]:
         monkeypatch.setattr(f"{module}.torch", _Torch("torch"))
     for name in ("__new__", "__init__", "device"):
         monkeypatch.setattr(ShareGenerator, name, vars(StrangeGenerator)[name], raising=False)
-    monkeypatch.setattr("usd.app.train.Trainer", strange_trainer)
-    monkeypatch.setattr("usd.app.train.single_device", lambda gpu: DEVICE)
+    monkeypatch.setattr("usd.app.trainer.Trainer", strange_trainer)
+    monkeypatch.setattr("usd.app.export.single_device", lambda gpu: DEVICE)
     with ExitStack() as stack:
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         stack.enter_context(_Making())

@@ -110,7 +110,7 @@ def test_the_test_of_layers_can_fail():
     assert forbidden(PACKAGE / "math" / "camera.py", "usd.core.config")
     assert forbidden(PACKAGE / "guidance" / "usd.py", "usd.renderer.patch")
     assert forbidden(PACKAGE / "losses" / "opacity.py", "usd.system")
-    assert forbidden(PACKAGE / "geometry" / "__init__.py", "usd.app.train")
+    assert forbidden(PACKAGE / "geometry" / "__init__.py", "usd.app.modes")
     assert not forbidden(PACKAGE / "guidance" / "usd.py", "usd.denoiser")
     assert not forbidden(PACKAGE / "system" / "usd.py", "usd.data.random_camera")
 

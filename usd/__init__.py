@@ -1,7 +1,7 @@
 """Unbiased score distillation: from one picture, or a sentence, to a 3D object.
 
     recipe = usd.load_recipe("usd-patch-mini", {"system.guidance.image_path": "photo.png"})
-    trial = usd.train_recipe(recipe)
+    trial = usd.train(recipe)
     usd.render(trial, azimuth_deg=30).save("view.png")
     usd.export(trial)
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         load_recipe,
         open_trial,
         render,
-        train_recipe,
+        train,
     )
     from usd.app.experiment import Trial
     from usd.core.errors import UserError
@@ -40,7 +40,7 @@ __all__ = [
     "load_recipe",
     "open_trial",
     "render",
-    "train_recipe",
+    "train",
 ]
 _ELSEWHERE = {"UserError": "usd.core.errors", "Trial": "usd.app.experiment"}
 

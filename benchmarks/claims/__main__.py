@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks import ROOT, runs
 from benchmarks.claims import shared
-from usd.app.experiment import shown
+from usd.app.experiment import short_path
 from usd.core.errors import UserError
 
 HERE = Path(__file__).parent
@@ -86,7 +86,11 @@ def perform(claim: Claim, extra: Sequence[str], out: Path) -> bool:
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment
         )
     minutes = (time.monotonic() - began) / 60
-    said = f"done, {shown(folder / 'table.md')}" if done.returncode == 0 else f"failed, see {shown(log)}"
+    said = (
+        f"done, {short_path(folder / 'table.md')}"
+        if done.returncode == 0
+        else f"failed, see {short_path(log)}"
+    )
     print(f"{claim.name}: {said} ({minutes:.1f} minutes)", flush=True)
     return done.returncode == 0
 

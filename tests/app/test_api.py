@@ -23,7 +23,7 @@ NAMES = [
     "load_recipe",
     "open_trial",
     "render",
-    "train_recipe",
+    "train",
 ]
 PAGE = (places.PACKAGE.parent / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -74,7 +74,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trial(recipe):
-    return usd.train_recipe(recipe, gpu="cpu")
+    return usd.train(recipe, gpu="cpu")
 
 
 def test_a_recipe_is_checked_when_it_is_loaded(recipe):

@@ -102,7 +102,7 @@ def test_stages_that_are_told_auto_agree(tmp_path):
     told = [picture, auto, f"exp_root_dir={tmp_path}", "tag=x"]
     stages = {plan.name: plan for plan in plans([CONFIGS / "usd-full-mini.yaml"], told)}
     found = [
-        elevation_estimate.settled(stages[name].experiment, "train").data.config.reference_elevation_deg
+        elevation_estimate.resolve_data(stages[name].experiment, "train").data.config.reference_elevation_deg
         for name in ("object", "specialise")
     ]
     assert found[0] == found[1] == used_in(stages["object"].trial) == used_in(stages["specialise"].trial)

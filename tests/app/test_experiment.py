@@ -12,7 +12,7 @@ import yaml
 
 import launch
 from usd.app import experiment as experiments
-from usd.app.experiment import folder_name, load_experiment, trial_of, using
+from usd.app.experiment import folder_name, load_experiment, trial_folder, trial_of
 from usd.core import files, loading
 from usd.core.errors import ConfigError, UserError
 
@@ -48,25 +48,25 @@ def last_line(capsys) -> str:
 
 def test_two_runs_of_one_second_have_two_folders(timed):
     with (
-        using(timed, is_new=True, alone=True) as (first, one),
-        using(timed, is_new=True, alone=True) as (second, two),
+        trial_folder(timed, is_new=True, alone=True) as (first, one),
+        trial_folder(timed, is_new=True, alone=True) as (second, two),
     ):
         assert one.folder.name == "run@20260101-000000" and two.folder.name == "run@20260101-000000-2"
         assert trial_of(first) == one and trial_of(second) == two
 
 
 def test_a_mistake_takes_only_the_run_s_own_new_folder_away(timed, tmp_path):
-    with using(timed, is_new=True, alone=True) as (_, one):
-        with pytest.raises(UserError), using(timed, is_new=True, alone=True):
+    with trial_folder(timed, is_new=True, alone=True) as (_, one):
+        with pytest.raises(UserError), trial_folder(timed, is_new=True, alone=True):
             raise UserError("a mistake")
         assert one.ckpts.is_dir() and os.listdir(one.folder.parent) == [one.folder.name]
-    with pytest.raises(UserError), using(replace(timed, name="other"), is_new=True, alone=True):
+    with pytest.raises(UserError), trial_folder(replace(timed, name="other"), is_new=True, alone=True):
         raise UserError("a mistake")
     assert os.listdir(tmp_path) == ["tiny"]
 
 
 def test_a_training_in_a_folder_in_use_is_told_so_and_leaves_it_alone(tiny, tmp_path, capsys):
-    with using(tiny[0], alone=True) as (_, trial):
+    with trial_folder(tiny[0], alone=True) as (_, trial):
         assert run(tmp_path, "--train") == 2
         told = last_line(capsys)
         assert told.startswith(f"error: {trial.folder}: in use by process {os.getpid()} on ")
@@ -77,15 +77,15 @@ def test_a_training_in_a_folder_in_use_is_told_so_and_leaves_it_alone(tiny, tmp_
 
 def test_looking_at_a_checkpoint_goes_on_beside_a_training(tiny, tmp_path):
     assert run(tmp_path, "--train", "trainer.test_after_fit=false") == 0
-    with using(tiny[0], alone=True) as (_, trial):
+    with trial_folder(tiny[0], alone=True) as (_, trial):
         assert run(tmp_path, "--test", f"resume={trial.last}") == 0
         assert run(tmp_path, "--export", f"resume={trial.last}") == 0
 
 
 def test_a_process_that_joins_a_training_uses_its_folder(timed, monkeypatch):
-    with using(timed, is_new=True, alone=True) as (_, trial):
+    with trial_folder(timed, is_new=True, alone=True) as (_, trial):
         monkeypatch.setenv("LOCAL_RANK", "1")
-        with using(timed, is_new=True, alone=True) as (_, same):
+        with trial_folder(timed, is_new=True, alone=True) as (_, same):
             assert same == trial
 
 
@@ -160,7 +160,7 @@ def test_links_inside_a_trial_are_not_written_through(tmp_path, capsys):
 
 def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny, tmp_path):
     experiment, raw = tiny
-    with using(experiment) as (_, trial):
+    with trial_folder(experiment) as (_, trial):
         experiments.snapshot(trial, experiment, raw)
     for file in (trial.configs / "parsed.yaml", trial.configs / "raw.yaml"):
         text = file.read_text()
@@ -175,7 +175,7 @@ def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny, tmp_path):
 
 
 def test_a_snapshot_may_be_edited_by_hand_and_one_of_0_1_0_is_read(tiny, tmp_path):
-    with using(tiny[0]) as (_, trial):
+    with trial_folder(tiny[0]) as (_, trial):
         experiments.snapshot(trial, *tiny)
     file = trial.configs / "parsed.yaml"
     file.write_text(file.read_text().replace("max_steps: 2", "max_steps: 7"))
@@ -185,7 +185,7 @@ def test_a_snapshot_may_be_edited_by_hand_and_one_of_0_1_0_is_read(tiny, tmp_pat
 
 
 def test_a_run_that_is_killed_while_it_writes_its_snapshot_leaves_the_old_one(tiny, monkeypatch):
-    with using(tiny[0]) as (_, trial):
+    with trial_folder(tiny[0]) as (_, trial):
         experiments.snapshot(trial, *tiny)
         before = {path: path.read_text() for path in trial.folder.rglob("*") if path.is_file()}
         monkeypatch.setattr(os, "replace", lambda *paths: os._exit(9))
@@ -197,7 +197,7 @@ def test_a_run_that_is_killed_while_it_writes_its_snapshot_leaves_the_old_one(ti
     left = {path: path.read_text() for path in trial.folder.rglob("*") if path.is_file()}
     assert {path: text for path, text in left.items() if ".partial" not in path.name} == before
     assert len(left) == len(before) + 1
-    with using(tiny[0]):
+    with trial_folder(tiny[0]):
         assert not list(trial.folder.rglob("*.partial*"))
 
 

@@ -18,7 +18,7 @@ import launch
 from usd.app import launcher
 from usd.app.experiment import folder_name, load_experiment, trial_of
 from usd.app.loop import Loop
-from usd.app.train import parts
+from usd.app.modes import build_experiment
 from usd.core import checkpoint
 from usd.core.config import plain
 from usd.core.registry import find
@@ -345,7 +345,7 @@ def test_one_part_of_a_batch_that_is_not_finite_costs_the_whole_step(tmp_path, m
 def test_a_scaler_for_half_floats_and_skipping_leave_each_other_alone(tmp_path):
     """An overflow lowers the scale, a loss that is not a number does not; both are counted, neither reaches a weight."""
     experiment, _ = load_experiment([TINY], [f"exp_root_dir={tmp_path}", "trainer.max_steps=8"])
-    system, data = parts(experiment, trial_of(experiment))
+    system, data = build_experiment(experiment, trial_of(experiment))
     compute = system.compute
 
     def overflowing(batch, step, generator):

@@ -10,8 +10,8 @@ import torch
 import launch
 from tests.tiny_configs import command, trial
 from usd.app import launcher
-from usd.app.experiment import Trial
-from usd.app.train import compare_optimizers, plain_errors
+from usd.app.machine_errors import plain_errors
+from usd.app.resuming import compare_optimizers
 from usd.core.checkpoint import load
 from usd.core.errors import UserError
 from usd.system import OptimizerConfig
@@ -21,7 +21,7 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: 
 
 
 def raised(error: BaseException) -> str:
-    with pytest.raises(UserError) as caught, plain_errors(Trial(Path("trial"))):
+    with pytest.raises(UserError) as caught, plain_errors(Path("trial")):
         raise error
     return str(caught.value)
 
@@ -65,7 +65,7 @@ def test_a_line_for_each(error, line):
     "error", [RuntimeError("shapes differ"), ConnectionResetError(104, "x"), OSError("plain"), KeyError("x")]
 )
 def test_faults_of_ours_keep_their_traceback(error):
-    with pytest.raises(type(error)), plain_errors(Trial(Path("trial"))):
+    with pytest.raises(type(error)), plain_errors(Path("trial")):
         raise error
 
 

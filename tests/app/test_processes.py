@@ -14,7 +14,8 @@ import torch
 
 from tests import ddp
 from tests.tiny_configs import command, save_disc
-from usd.app.train import choose_devices, count_processes, one_of, refuse_undivided
+from usd.app.devices import choose_devices, count_processes, first_device
+from usd.app.processes import refuse_undivided
 from usd.core import checkpoint
 from usd.core.errors import UserError
 from usd.data import Data
@@ -196,7 +197,7 @@ def test_a_process_that_fails_alone_leaves_nobody_waiting(ended):
 def test_a_system_for_one_process_is_one_line(tmp_path):
     assert not System.shares_batches and DistillationSystem.shares_batches
     with pytest.raises(UserError, match="--gpu: System is trained by one process"):
-        refuse_undivided((object.__new__(System), object.__new__(Data)), 2, 1)
+        refuse_undivided(object.__new__(System), object.__new__(Data), 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_devices_are_as_many_as_named(gpu, devices, monkeypatch):
     else:
         assert choose_devices(gpu) == ("cpu", devices)
     assert choose_devices("0,1") == ("gpu", [0, 1]) and count_processes([0, 1]) == 2
-    assert one_of("0,1") == "0" and one_of("cpu:2") == "cpu" and one_of(None) is None
+    assert first_device("0,1") == "0" and first_device("cpu:2") == "cpu" and first_device(None) is None
     with pytest.raises(UserError, match="names a GPU twice"):
         choose_devices("1,1")
 

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 import launch
-from usd.app import train
 from usd.app.stages import is_staged, plans, read_record
 from usd.core import checkpoint
 from usd.core.config import ConfigError
@@ -227,7 +226,7 @@ def test_a_stage_equals_the_same_experiment_run_alone(tmp_path):
 
 def test_a_stage_that_was_cut_off_is_resumed_and_those_before_it_are_skipped(tmp_path, capsys, monkeypatch):
     file = write(tmp_path)
-    execute, seen = train.execute, []
+    execute, seen = modes.execute, []
 
     def cut(mode, experiment, *rest):
         if experiment.tag != "second":
@@ -237,7 +236,7 @@ def test_a_stage_that_was_cut_off_is_resumed_and_those_before_it_are_skipped(tmp
         execute(mode, replace(experiment, trainer=replace(experiment.trainer, max_steps=2)), *rest)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "execute", cut)
+    monkeypatch.setattr(modes, "execute", cut)
     assert run(file) == 130
     assert "in stage second; the same command goes on" in capsys.readouterr().err
 
@@ -245,7 +244,7 @@ def test_a_stage_that_was_cut_off_is_resumed_and_those_before_it_are_skipped(tmp
         seen.append((experiment.tag, experiment.resume))
         return execute(mode, experiment, *rest)
 
-    monkeypatch.setattr(train, "execute", watched)
+    monkeypatch.setattr(modes, "execute", watched)
     assert run(file) == 0
     last = trial(tmp_path, "second") / "ckpts" / "last.ckpt"
     assert seen == [("second", last)]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from usd.app.train import use_kernels
+from usd.app.modes import prefer_kernels
 from usd.core.errors import UserError
 from usd.kernels import accelerators, hash_grid_tinycudann, mlp, ray_march_nerfacc, runtime
 from usd.kernels.accelerators import ACCELERATORS
@@ -255,19 +255,19 @@ def test_one_that_is_not_there_is_one_line(name):
     if not ACCELERATORS[name].obstacle():
         pytest.skip(f"{name} is installed")
     with pytest.raises(UserError, match=f"kernels: .*{name}"):
-        use_kernels(name)
+        prefer_kernels(name)
 
 
 def test_what_the_configuration_prefers_is_used_where_it_can_be(monkeypatch):
     monkeypatch.setattr(accelerators.Accelerator, "obstacle", lambda self: "")
     x = torch.zeros(2, 3)
-    use_kernels(["nerfacc", "torch"])
+    prefer_kernels(["nerfacc", "torch"])
     assert runtime.wants("march") == "nerfacc" and runtime.wants("hash_grid") is None
     assert runtime.accelerator_of("march", "auto", x) is None  # on a CPU our own serves
     assert runtime.choose("auto", x) == "torch"
     with pytest.raises(ValueError, match="nerfacc serves float32 tensors on CUDA only"):
         runtime.accelerator_of("march", "nerfacc", x)
-    use_kernels("auto")
+    prefer_kernels("auto")
     assert runtime.choose("auto", x) == "warp"
 
 

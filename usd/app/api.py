@@ -52,18 +52,18 @@ def load_recipe(
 
 
 def _override(key: str, value: object) -> str:
-    """``key=value`` as the command line takes it."""
+    """Return ``key=value`` as the command line takes it."""
     if isinstance(value, str | Path):
         return loading.override(key, str(value))
     return f"{key}={json.dumps(value)}"
 
 
-def train_recipe(recipe: Recipe, gpu: str | None = None) -> Trial:
+def train(recipe: Recipe, gpu: str | None = None) -> Trial:
     """Train what a recipe says, test it as it says, and return the trial; of several stages, the last one's.
 
     ``gpu`` is ``"0"``, ``"0,1"``, ``"cpu"``, or None for the best there is. Progress is printed. Raises ``UserError``.
     """
-    from usd.app.train import run
+    from usd.app.modes import run
 
     if is_staged(recipe.files):
         return list(run_stages("train", recipe.files, recipe.overrides, gpu).values())[-1].trial
@@ -98,7 +98,7 @@ def render(
     """
     from PIL import Image
 
-    from usd.app.train import single_device
+    from usd.app.devices import single_device
     from usd.data.pictures import to_bytes
     from usd.data.random_camera import RandomCameraConfig
     from usd.evaluation.gallery import rendered_rgba
@@ -112,23 +112,23 @@ def render(
     away, wide = float(distance or usual[0]), float(fov_y_deg or usual[1])
     cameras = orbit_cameras_deg(float(elevation_deg), float(azimuth_deg), away, wide, size)
     device = single_device(gpu)
-    picture = rendered_rgba(_seen(system.to(device).eval(), cameras.to(device), trial))[0]
+    picture = rendered_rgba(_object_renders(system.to(device).eval(), cameras.to(device), trial))[0]
     return Image.fromarray(to_bytes(picture), "RGBA")
 
 
 def _restored(trial: Trial) -> "tuple[System, Experiment]":
-    """The system of a trial with its trained weights, and the experiment it belongs to."""
-    from usd.app.train import parts
+    """Return the system of a trial with its trained weights, and the experiment it belongs to."""
+    from usd.app.modes import build_experiment
     from usd.core import checkpoint
 
     experiment, _ = load_experiment([trial.configs / "parsed.yaml"])
-    system, _ = parts(experiment, trial)
+    system, _ = build_experiment(experiment, trial)
     system.restore(checkpoint.load(trial.last))
     return system, experiment
 
 
-def _seen(system: "System", cameras: "Cameras", trial: Trial) -> "Render":
-    """What cameras see of a system's object. Raises ``UserError`` where it has none."""
+def _object_renders(system: "System", cameras: "Cameras", trial: Trial) -> "Render":
+    """Return what cameras see of a system's object. Raises ``UserError`` where it has none."""
     from usd.data.random_camera import CameraBatch
     from usd.system.distillation import DistillationSystem
     from usd.system.reconstruct import ReconstructSystem
@@ -150,7 +150,7 @@ def export(
     ``options`` as for ``load_recipe``: ``{"exporter_type": "mesh-exporter", "exporter.fmt": "obj-mtl"}``.
     Raises ``UserError``.
     """
-    from usd.app.train import run
+    from usd.app.modes import run
 
     overrides = [_override(key, value) for key, value in {"resume": trial.last, **(options or {})}.items()]
     return run("export", [trial.configs / "parsed.yaml"], overrides, gpu).files

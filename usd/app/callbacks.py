@@ -130,7 +130,7 @@ class Checkpoints(Callback):
         return numbered[:-keep] if keep > 0 else []
 
 
-class Stuck(Callback):
+class SkippedStepsLimit(Callback):
     """Ends a training in which more than ``limit`` steps in a row were skipped; ``last.ckpt`` has the last good state.
 
     Raises UserError.

@@ -10,9 +10,9 @@ import resource
 import time
 from pathlib import Path
 
-from usd.app.experiment import shown
+from usd.app.experiment import short_path
+from usd.app.modes import Outcome, run
 from usd.app.toys import write_toy
-from usd.app.train import Outcome, run
 from usd.core import places, process
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import make_toy
@@ -43,10 +43,10 @@ def report(outcome: Outcome, mesh: Path, began: float) -> str:
     found = json.loads((save / f"it{step}-test" / "metrics.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines = [
-        f"turntable   {shown(save / f'it{step}-turntable.mp4')}",
-        f"sheet       {shown(save / f'it{step}-test.png')}",
-        f"trial       {shown(outcome.trial.folder)}",
-        f"mesh        {shown(mesh)}",
+        f"turntable   {short_path(save / f'it{step}-turntable.mp4')}",
+        f"sheet       {short_path(save / f'it{step}-test.png')}",
+        f"trial       {short_path(outcome.trial.folder)}",
+        f"mesh        {short_path(mesh)}",
         f"took        {(time.monotonic() - began) / 60:.1f} minutes, {peak:.1f} GiB at most",
         f"{found['views']} held-out views: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}, "
         f"mask IoU {found['mask_iou']:.3f}",
@@ -71,7 +71,7 @@ def make(args: argparse.Namespace, overrides: list[str]) -> None:
     toy, folder = make_toy(args.seed), places.output(args.out) / f"toy-{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     write_toy(toy, folder, VIEWS, SIZE)
-    print(f"toy {args.seed}: {toy.caption}; its pictures are in {shown(folder)}", flush=True)
+    print(f"toy {args.seed}: {toy.caption}; its pictures are in {short_path(folder)}", flush=True)
     outcome, mesh = make_object(args.seed, folder / "input.png", overrides, args.gpu)
     print(report(outcome, mesh, began))
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from usd.app.demo import DEMO_SEED, SIZE, VIEWS
-from usd.app.experiment import shown
+from usd.app.experiment import Outcome, short_path
 from usd.app.stages import read_record, run_stages
 from usd.app.toys import write_toy
-from usd.app.train import Outcome, say
 from usd.core import places, process
 from usd.core.config import parse
+from usd.core.console import say
 from usd.core.loading import is_override
 from usd.data.view_readers import ViewOptions, read_views
 from usd.evaluation.protocol import evaluate
@@ -52,12 +52,12 @@ def report(outcomes: Mapping[str, Outcome]) -> str:
     """What was made, where it is, and what it took."""
     minutes = {name: _minutes(outcome) for name, outcome in outcomes.items()}
     lines = [
-        f"{name:<11} {minutes[name]:5.1f} min  {shown(outcome.trial.folder)}"
+        f"{name:<11} {minutes[name]:5.1f} min  {short_path(outcome.trial.folder)}"
         for name, outcome in outcomes.items()
     ]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     lines.append(f"{'together':<11} {sum(minutes.values()):5.1f} min, {peak:.1f} GiB at most")
-    lines += [f"{'file':<11} {shown(file)}" for file in outcomes["mesh"].files]
+    lines += [f"{'file':<11} {short_path(file)}" for file in outcomes["mesh"].files]
     return "\n".join(lines)
 
 
@@ -117,7 +117,7 @@ def make(args: argparse.Namespace, overrides: list[str]) -> None:
         say(report(make_object(Path(args.picture).resolve(), None, overrides, args.gpu)))
         return
     folder = prepared_toy(args.seed, args.out)
-    say(f"toy {args.seed}: {make_toy(args.seed).caption}; its pictures are in {shown(folder)}")
+    say(f"toy {args.seed}: {make_toy(args.seed).caption}; its pictures are in {short_path(folder)}")
     outcomes = make_object(folder / "input.png", folder, [f"tag=toy-{args.seed}", *overrides], args.gpu)
     say(report(outcomes))
     say(measured(outcomes, toy_truth(args.seed, folder)))

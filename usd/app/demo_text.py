@@ -9,10 +9,10 @@ import resource
 import time
 from collections.abc import Mapping
 
-from usd.app.experiment import shown
+from usd.app.experiment import Outcome, short_path
 from usd.app.stages import run_stages
-from usd.app.train import Outcome, say
 from usd.core import places, process
+from usd.core.console import say
 from usd.core.loading import is_override, override
 from usd.evaluation.text_score import TextScore, score_file
 
@@ -29,8 +29,8 @@ def make_object(sentence: str, overrides: list[str], gpu: str | None) -> dict[st
 def report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
     """What was made, where it is, and whether it is recognized."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    lines = [f"{name:<10}  {shown(outcome.trial.folder)}" for name, outcome in outcomes.items()]
-    lines += [f"{'file':<10}  {shown(file)}" for file in outcomes["mesh"].files]
+    lines = [f"{name:<10}  {short_path(outcome.trial.folder)}" for name, outcome in outcomes.items()]
+    lines += [f"{'file':<10}  {short_path(file)}" for file in outcomes["mesh"].files]
     lines.append(f"{'took':<10}  {(time.monotonic() - began) / 60:.1f} minutes, {peak:.1f} GiB at most")
     return "\n".join([*lines, f"{'text score':<10}  {score.line()}"])
 

@@ -25,15 +25,17 @@ from usd.app.experiment import (
     load_experiment,
     open_trial,
     refuse_missing_inputs,
-    say,
     trial_of,
 )
+from usd.app.machine_errors import plain_errors
 from usd.app.memory_estimate import memory_lines
+from usd.app.modes import evaluate_checkpoint, prefer_kernels, train
 from usd.app.shrink import STEPS, shrink
 from usd.app.stages import Plan, is_staged, plans
-from usd.app.train import look, plain_errors, quiet, train, use_kernels
+from usd.app.trainer import silence_lightning
 from usd.core import checkpoint
 from usd.core.config import Spec
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.loading import override
 from usd.denoiser.rehearsal import Rehearsal, rehearsal
@@ -83,14 +85,14 @@ def _run(mode: Mode, experiment: Experiment, gpu: str | None) -> DryRun:
         stack.enter_context(interrupts.listening())
         models = stack.enter_context(rehearsal())
         stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(plain_errors(trial))
-        quiet()
-        use_kernels(experiment.kernels)
+        stack.enter_context(plain_errors(trial.folder))
+        silence_lightning()
+        prefer_kernels(experiment.kernels)
         if mode == "train":
             train(tiny, trial, gpu)
             done = _export(tiny, trial, gpu)
         else:
-            look(mode, tiny, trial, gpu)
+            evaluate_checkpoint(mode, tiny, trial, gpu)
             done = mode
         seconds = time.monotonic() - begun
         return DryRun(_lines(experiment, models, done, seconds), seconds, trial.last)
@@ -118,7 +120,7 @@ def _export(tiny: Experiment, trial: Trial, gpu: str | None) -> str:
         return f"{STEPS} steps and a validation view"
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # names of files that are gone in a moment
-            look("export", replace(tiny, resume=trial.last), trial, gpu)
+            evaluate_checkpoint("export", replace(tiny, resume=trial.last), trial, gpu)
     except UserError as error:
         if not str(error).startswith("empty surface"):
             raise

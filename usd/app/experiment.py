@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from usd import dialects
 from usd.core import files, loading
 from usd.core.config import Spec, component, option, parse, plain_options
+from usd.core.console import say
 from usd.core.errors import ConfigError, UserError
 from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
@@ -281,7 +282,7 @@ def folder_of(key: str, text: str) -> str:
 
 
 @contextlib.contextmanager
-def using(
+def trial_folder(
     experiment: Experiment, is_new: bool = False, alone: bool = False
 ) -> Iterator[tuple[Experiment, Trial]]:
     """Make the folders of a trial; they are gone again when a mistake ends the run before any result.
@@ -402,28 +403,7 @@ def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequen
     files.write_atomically(commands, earlier + shlex.join(argv or [sys.executable, *sys.argv]) + "\n")
 
 
-def say(text: str) -> None:
-    """Prints, once, however many processes there are."""
-    from usd.core import ranks  # imports torch, which a mistake on the way here does not need
-
-    if ranks.rank() == 0:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be printed: relative to the working directory or absolute."""
+def short_path(path: Path) -> str:
+    """Return a path as short as it can be printed: relative to the working directory or absolute."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-__all__ = [
-    "Experiment",
-    "Trial",
-    "load_experiment",
-    "open_trial",
-    "say",
-    "shown",
-    "snapshot",
-    "trial_of",
-]

@@ -128,7 +128,7 @@ def run_mode(
     experiment, raw = load_experiment(configs, overrides)
     refuse_missing_inputs(mode, experiment)
     # Lightning comes with it: once the configuration is known to be right
-    from usd.app.train import execute
+    from usd.app.modes import execute
 
     execute(mode, experiment, raw, gpu, command)
 

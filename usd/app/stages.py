@@ -49,13 +49,13 @@ from usd.app.experiment import (
     merge_contents,
     reader,
     refuse_missing_inputs,
-    say,
-    shown,
+    short_path,
+    trial_folder,
     trial_of,
-    using,
 )
 from usd.core import files, loading, places
 from usd.core.config import ConfigError, option, parse, plain, plain_options
+from usd.core.console import say
 from usd.core.errors import UserError, did_you_mean
 from usd.core.loading import Content, MergedConfig, OverrideReader
 from usd.core.overrides import typed_value
@@ -165,7 +165,7 @@ def run_stages(
 def refuse_several_devices(gpu: str | None) -> None:
     """Raises ``UserError`` where several processes would train."""
     # Lightning comes with it: once the configuration is known to be right
-    from usd.app.train import choose_devices, count_processes
+    from usd.app.devices import choose_devices, count_processes
 
     if count_processes(choose_devices(gpu)[1]) > 1:
         raise UserError(f"--gpu {gpu}: stages run on one device; run them one by one to use several for each")
@@ -180,14 +180,14 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
         say(f"stage {plan.name}: {changes(there, wanted)}; made again, the old one is now {set_aside(plan)}")
         there = None
     if there is not None and is_done(plan, there):
-        say(f"stage {plan.name}: done ({shown(plan.trial.folder)})")
+        say(f"stage {plan.name}: done ({short_path(plan.trial.folder)})")
         return Outcome(plan.trial, there.step, tuple(Path(file) for file in there.files)), there
     resumed = plan.mode == "train" and there is not None and plan.trial.last.is_file()
     say(f"stage {plan.name}: {'going on' if resumed else 'starting'}")
     before, began = there.minutes if there else 0.0, time.monotonic()
     begun = replace(wanted, step=there.step if there and resumed else 0, minutes=before)
     try:
-        with using(plan.experiment):
+        with trial_folder(plan.experiment):
             write_record(plan.trial.folder, begun)
             outcome = _executed(plan, resumed, gpu, argv)
     except KeyboardInterrupt:
@@ -214,7 +214,7 @@ def _told(plan: Plan) -> Iterator[None]:
 
 
 def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -> Outcome:
-    from usd.app.train import execute
+    from usd.app.modes import execute
 
     experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
     try:
@@ -259,7 +259,7 @@ def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
 def set_aside(plan: Plan) -> str:
     """Rename a stage's folder; return where it is now. Raises ``UserError`` where a run is at work in it."""
     with alone_in(plan.trial.folder):
-        return shown(files.set_aside(plan.trial.folder))
+        return short_path(files.set_aside(plan.trial.folder))
 
 
 def read_record(folder: Path) -> Record | None:

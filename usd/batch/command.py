@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from usd.app.experiment import folder_name, shown
+from usd.app.experiment import folder_name, short_path
 from usd.batch import Result, Task
 from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
 from usd.batch.names import object_name
@@ -151,17 +151,17 @@ def run(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    print(f"{len(tasks)} objects: {shown(out)}", flush=True)
+    print(f"{len(tasks)} objects: {short_path(out)}", flush=True)
     with contextlib.closing(launcher(args)) as there:
         results = run_all(tasks, there, args.retries, teller(len(tasks), out))
     print(f"\n{table(results)}\n")
-    print(f"table  {shown(write_table(out / 'summary.csv', results))}")
+    print(f"table  {short_path(write_table(out / 'summary.csv', results))}")
     try:
         sheet = write_sheet(out / "sheet.png", tasks)
     except UserError as error:  # the objects are made all the same
         print(f"note: no sheet: {error}", flush=True)
     else:
-        print(f"sheet  {shown(sheet)}" if sheet else "note: no sheet: there is nothing to show")
+        print(f"sheet  {short_path(sheet)}" if sheet else "note: no sheet: there is nothing to show")
     return results
 
 

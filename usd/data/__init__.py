@@ -1,7 +1,9 @@
 """Data: batches as a function of (seed, step), so that a resumed run sees what an unbroken one would have seen."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -22,6 +24,19 @@ class Batch(Protocol):
         """Return the batch on another device."""
 
 
+@dataclass(frozen=True)
+class RunContext:
+    """The run that a configuration is for, before anything is built: what ``Data.resolve`` may ask of it.
+
+    ``estimate_elevation`` takes distance and vertical field of view (degrees) of the camera, and returns the elevation
+    in degrees from which the reference picture was taken. It raises ``UserError``.
+    """
+
+    is_training: bool
+    resume: Path | None
+    estimate_elevation: Callable[[float, float], float]
+
+
 class Data(Component[C]):
     """Base of all data.
 
@@ -33,6 +48,11 @@ class Data(Component[C]):
     def __init__(self, config: C) -> None:
         super().__init__(config)
         self.seed = 0
+
+    @classmethod
+    def resolve(cls, config: object, context: RunContext) -> object:
+        """Return the options with what is to be found out once, when a run starts, in the place of ``auto``."""
+        return config
 
     def batch(self, step: int, generator: torch.Generator) -> Batch:
         """Return the training batch of optimizer step ``step``; all randomness from the CPU ``generator``."""

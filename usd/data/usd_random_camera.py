@@ -1,13 +1,15 @@
 """Random cameras, and the camera that took the reference picture."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from typing_extensions import TypeVar
 
-from usd.core.config import ConfigError, option
+from usd.core import checkpoint
+from usd.core.config import ConfigError, UserError, option
 from usd.core.registry import register
+from usd.data import RunContext
 from usd.data.random_camera import RandomCameraConfig, RandomCameras, at_step, check_milestones
 from usd.math.camera import Cameras, orbit_cameras_deg
 
@@ -66,6 +68,24 @@ class UsdRandomCameras(RandomCameras[U]):
         super().__init__(config)
         check_reference_size(config)
 
+    @classmethod
+    def resolve(cls, config: object, context: RunContext) -> object:
+        """Return the options with the reference elevation as a number: as given, as resumed, or estimated.
+
+        Only a training estimates. Raises ``UserError`` where it is ``auto`` and cannot be told.
+        """
+        assert isinstance(config, UsdRandomCameraConfig)
+        if config.reference_elevation_deg != "auto" or not (context.is_training or context.resume):
+            return config  # the latter is refused for lack of a checkpoint
+        degrees = None if context.resume is None else stored_elevation(checkpoint.load(context.resume))
+        if degrees is None and not context.is_training:
+            raise UserError(
+                f"data.reference_elevation_deg: is auto, and {context.resume} says no elevation; expected degrees"
+            )
+        if degrees is None:
+            degrees = context.estimate_elevation(*reference_lens(config))
+        return replace(config, reference_elevation_deg=degrees)
+
     def reference(self, step: int = 0) -> Cameras:
         """Return one camera that looks at the origin, as large as ``reference_height`` says for ``step``."""
         config = self.config
@@ -110,7 +130,7 @@ def reference_lens(config: UsdRandomCameraConfig) -> tuple[float, float]:
     )
 
 
-def stored_elevation(checkpoint: Mapping[str, object]) -> float | None:
+def stored_elevation(saved: Mapping[str, object]) -> float | None:
     """Return the reference elevation (degrees) that a checkpoint was trained with; None where it does not say."""
-    stored = checkpoint.get(UsdRandomCameras.__qualname__)
+    stored = saved.get(UsdRandomCameras.__qualname__)
     return float(stored[ELEVATION]) if isinstance(stored, Mapping) and ELEVATION in stored else None

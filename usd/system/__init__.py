@@ -3,7 +3,7 @@
 import inspect
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -163,6 +163,10 @@ class System(Component[S], torch.nn.Module):
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Writes what was made to ``folder`` with an exporter; returns the files."""
         raise UserError(f"{type(self).__name__} has nothing to export")
+
+    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:
+        """Return in a line how far exported files are from the object; empty where that cannot be compared."""
+        return ""
 
     # --------------------------------------------------------------------------------------------- the machinery
 

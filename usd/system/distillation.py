@@ -22,6 +22,7 @@ from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import build, find
 from usd.core.types import Render
+from usd.data import Data
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
 from usd.data.transforms import Frame, write_transforms
@@ -38,6 +39,7 @@ from usd.prompt_processor import PromptProcessor
 from usd.renderer import Renderer
 from usd.system import System
 from usd.system.conversion import Handover, Parts, begin
+from usd.system.export_comparison import compare_with_renders, training_views
 
 log = logging.getLogger(__name__)
 
@@ -293,6 +295,11 @@ class DistillationSystem(System[D]):
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         self.eval()
         return exporter.export(self.geometry, self.material, folder)
+
+    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:
+        """Return how far exported files are from the object in training views."""
+        views = training_views(exporter, data, self.step, self.device)
+        return compare_with_renders(exporter, files, views, self.look)
 
 
 def stacked(views: Sequence[Render]) -> Render:

@@ -1,7 +1,7 @@
 """Steps that are skipped because something in them is not finite: nothing of them reaches weights or optimizer.
 
 Half floats overflow now and then, and an hour's work should not end with that. A run that cannot go on at all is
-stopped by ``usd.app.callbacks.Stuck``, which counts skipped steps in a row.
+stopped by ``usd.app.callbacks.SkippedStepsLimit``, which counts skipped steps in a row.
 """
 
 import math
