@@ -30,7 +30,7 @@ class SchedulerConfig(SchedulerItem):
     interval: Literal["step", "epoch"] = option(
         "step", "unit of the scheduler's steps; the epoch of random views never ends"
     )
-    warmup_steps: int = option(0, "a number for other keys to refer to", ge=0)
+    warmup_steps: int = option(0, "milestone of SequentialLR where milestones says none", ge=0)
     milestones: tuple[int, ...] = option(
         (), "steps at which SequentialLR changes to its next scheduler", ge=1
     )
@@ -47,12 +47,13 @@ def make_scheduler(optimizer: Optimizer, config: SchedulerConfig) -> LRScheduler
     ]
     if config.name == "ChainedScheduler":
         return lr_scheduler.ChainedScheduler(items, optimizer) if items else _refuse_empty()
-    if len(config.milestones) != len(items) - 1:
+    milestones = list(config.milestones) or ([config.warmup_steps] if config.warmup_steps else [])
+    if len(milestones) != len(items) - 1:
         raise ConfigError(
-            f"system.scheduler.milestones: has {len(config.milestones)} steps; expected one less than the "
+            f"system.scheduler.milestones: has {len(milestones)} steps; expected one less than the "
             f"{len(items)} schedulers"
         )
-    return lr_scheduler.SequentialLR(optimizer, items, list(config.milestones))
+    return lr_scheduler.SequentialLR(optimizer, items, milestones)
 
 
 def _refuse_empty() -> LRScheduler:

@@ -47,7 +47,13 @@ class TurnsConfig:
     n_ref: int = option(2, "every n-th step is the reference picture's, where they alternate", ge=1)
     ref_only_steps: int = option(0, "first steps that are the reference picture's alone", ge=0)
     no_diff_steps: int = option(0, "first steps without guidance", ge=0)
-    guidance_eval: int = option(0, "only 0: what the guidance sees is not written as pictures", ge=0, le=0)
+    guidance_eval: int = option(0, "only 0: what the guidance sees is not written as pictures", ge=0)
+
+    def __post_init__(self) -> None:
+        if self.guidance_eval:
+            raise ConfigError(
+                f"system.freq.guidance_eval: is {self.guidance_eval}; expected 0, it is not there"
+            )
 
     def has_reference(self, step: int) -> bool:
         """Return whether a step has losses at the reference picture."""
