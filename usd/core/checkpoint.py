@@ -192,6 +192,17 @@ class Checkpoint(TypedDict, total=False):
     loops: dict[str, object]
 
 
+def _other_program(content: object) -> str:
+    """Return what to do with a checkpoint of threestudio's, whose hash grids have their vertices elsewhere."""
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not any(str(key).startswith("geometry.") for key in weights):
+        return ""
+    return (
+        ", but of threestudio's, whose hash grids have other vertices; expected its mesh: export it there, and start "
+        "from it with geometry_type=custom-mesh (docs/from-threestudio.md)"
+    )
+
+
 def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Checkpoint:
     """Return the checkpoint at ``path``.
 
@@ -208,7 +219,7 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Chec
     except UNREADABLE as error:
         raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this project")
+        raise UserError(f"{path}: not a checkpoint of this project{_other_program(content)}")
     _refuse_incomplete(content, path)
     return cast(Checkpoint, content)
 

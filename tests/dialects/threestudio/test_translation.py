@@ -159,6 +159,23 @@ def test_stages_of_text_systems(system, options, meant):
     assert {key: found["system"][key] for key in keys if key in found["system"]} == meant
 
 
+@pytest.mark.parametrize(
+    ("freq", "weight"),
+    [
+        ({"ref_only_steps": 0, "guidance_eval": 0}, 0.1),
+        ({"n_ref": 2, "ref_only_steps": 100}, [100, 0.0, 0.1, 101]),
+    ],
+)
+def test_a_guidance_that_starts_late_is_one_whose_weight_does(freq, weight):
+    found = translated("zero123-system", freq=freq, loss={"lambda_sds": 0.1})["system"]
+    assert found["loss"]["lambda_usd"] == weight and "freq" not in found
+
+
+def test_steps_that_alternate_stay(tmp_path):
+    freq = {"n_ref": 2, "ref_or_guidance": "alternate", "ref_only_steps": 5}
+    assert translated("zero123-system", freq=freq)["system"]["freq"] == freq
+
+
 def test_memory_keys_are_options_of_models():
     guidance = {
         "enable_sequential_cpu_offload": True,

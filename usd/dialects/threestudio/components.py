@@ -17,7 +17,7 @@ UNNEEDED_VOLUME = (
 UNNEEDED_SURFACE = ("isosurface", "isosurface_method")
 UNNEEDED_RENDERER = ("return_comp_normal", "return_normal_perturb")
 UNNEEDED_EXPORTER = ("save_video",)
-KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER}
+KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER, "prop_scheduler_config"}
 LINEAR_LR = {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""

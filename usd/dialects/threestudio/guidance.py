@@ -61,6 +61,8 @@ UNNEEDED = (
     "local_files_only",
     "n_ddim_steps",
     "ddim_scheduler_name_or_path",
+    "fixed_size",
+    "use_sds",
 )
 MEMORY: dict[str, tuple[str, object]] = {
     "enable_sequential_cpu_offload": ("models.offload", "unused"),

@@ -20,6 +20,17 @@ OF_VOLUMES = (
     "lambda_emptiness",
     "lambda_convex",
 )
+OF_PICTURES = (
+    "lambda_rgb",
+    "lambda_mask",
+    "lambda_depth",
+    "lambda_depth_rel",
+    "lambda_normal",
+    "lambda_center_depth",
+    "lambda_shape",
+    "lambda_img",
+    "lambda_3d",
+)
 RASTERIZERS = ("nvdiff-rasterizer",)
 OWN_TABLES = ("instructnerf2nerf-system", "control4d-multiview-system")
 
@@ -37,6 +48,7 @@ def translate(draft: Draft) -> None:
             for old in names:
                 draft.move(f"{KEY}.{old}", f"{KEY}.{name}")
     _drop_other_kind(draft)
+    _drop_zeros(draft)
 
 
 def _drop_other_kind(draft: Draft) -> None:
@@ -47,5 +59,11 @@ def _drop_other_kind(draft: Draft) -> None:
         if largest(draft.get(key)) > 0:
             kind = "meshes" if is_mesh else "volumes"
             draft.drop_because(key, f"is not read for {kind}, here as in threestudio")
-        else:
+
+
+def _drop_zeros(draft: Draft) -> None:
+    """A weight of 0 is every loss's default, but for the guidance's."""
+    for name in (*OF_SURFACES, *OF_VOLUMES, *OF_PICTURES):
+        key = f"{KEY}.{name}"
+        if key in draft and largest(draft.get(key)) == 0:
             draft.pop(key)

@@ -4,7 +4,7 @@ threestudio reads a list's last step: an integer counts optimizer steps, a float
 so a training is one endless epoch, number 0, and such a number keeps the value that it has there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeGuard
 
 from usd.core.schedule import Schedule
@@ -50,10 +50,8 @@ def in_steps(value: Sequence[int | float]) -> "float | list[int | float]":
 
 
 def largest(value: object) -> float:
-    """Return the largest value of a weight, written in any form; 0 for what is none."""
-    if isinstance(value, Mapping | list | tuple | int | float) and not isinstance(value, bool):
-        try:
-            return Schedule.parse(value).maximum
-        except ValueError:
-            return 1.0  # refused where it is parsed
-    return 0.0
+    """Return the largest value of a weight, written in any form; 0 for none, 1 for what parsing refuses."""
+    try:
+        return 0.0 if value is None else Schedule.parse(value).maximum
+    except ValueError:
+        return 1.0

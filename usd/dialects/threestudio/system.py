@@ -26,7 +26,12 @@ TARGETS = {
 UNNEEDED = ("cleanup_after_validation_step", "cleanup_after_test_step")
 KNOWN = (*UNNEEDED, "refinement", "texture")
 OPTIMIZERS = {"FusedAdam": "AdamW"}
-PICTURE_DATA = ("single-image-datamodule", "co3d-datamodule")
+IMAGE_PROMPTED = (
+    "controlnet-guidance",
+    "stable-diffusion-controlnet-guidance",
+    "stable-diffusion-instructpix2pix-guidance",
+)
+PLAYGROUND_PICTURE = "load/images/kettle.png"
 
 
 def translate(draft: Draft) -> None:
@@ -38,6 +43,7 @@ def translate(draft: Draft) -> None:
     _choose_target(draft, str(name))
     draft.drop(*[f"system.{key}" for key in UNNEEDED])
     _translate_stage(draft, str(name))
+    _translate_turns(draft)
     if draft.get("system.geometry_convert_from") is not None:
         draft.set_defaults("system", {"geometry_convert_inherit_texture": False})
     if draft.get("system_type") == PICTURE:
@@ -75,6 +81,33 @@ def _translate_stage(draft: Draft, name: str) -> None:
         draft.set_defaults("system", {"stage": "texture"})
 
 
+def _translate_turns(draft: Draft) -> None:
+    """``freq``: when the reference picture and when the guidance is looked at.
+
+    Both in every step, unless they alternate; a guidance that starts late is one whose weight does.
+    """
+    draft.pop("system.freq.guidance_eval")
+    if draft.get("system.freq.ref_or_guidance") != "alternate":
+        draft.pop("system.freq.n_ref")
+        draft.pop("system.freq.ref_or_guidance")
+        _delay_guidance(draft)
+    if not draft.section("system.freq"):
+        draft.pop("system.freq")
+
+
+def _delay_guidance(draft: Draft) -> None:
+    """The guidance's weight is 0 up to and with step ``ref_only_steps``, where that weight is a number."""
+    first, weight = draft.get("system.freq.ref_only_steps"), draft.get("system.loss.lambda_sds")
+    if not isinstance(first, int):
+        return
+    if first > 0 and isinstance(weight, int | float):
+        draft.write_from(
+            "system.freq.ref_only_steps", "system.loss.lambda_sds", [first, 0.0, weight, first + 1]
+        )
+    elif first == 0:
+        draft.pop("system.freq.ref_only_steps")
+
+
 def _translate_optimizer(draft: Draft) -> None:
     """Optimizers that are not PyTorch's."""
     name = draft.get("system.optimizer.name")
@@ -99,6 +132,9 @@ def _translate_guidance_only(draft: Draft) -> None:
     draft.note("system_type: none is given, so the guidance is tried out on pictures (playground-system)")
     draft.set("system_type", "playground-system")
     draft.set("data_type", "fixed-views-datamodule")
+    if draft.get("system.guidance_type") in IMAGE_PROMPTED:
+        draft.set_defaults("system.guidance", {"image_path": PLAYGROUND_PICTURE})
+        draft.note(f"system.guidance.image_path: none is given, so the model is shown {PLAYGROUND_PICTURE}")
     draft.set_defaults("", {"name": "playground", "tag": draft.get("system.guidance_type")})
     draft.set("system.optimizer", {"name": "Adam", "args": {"lr": 0.05, "betas": [0.9, 0.95]}})
     draft.set_defaults("trainer", {"max_steps": 200, "val_check_interval": 100})
