@@ -90,7 +90,9 @@ class Recipes:
         return self.checkpoints[file]
 
     def _load(self, file: Path) -> Experiment:
-        overrides = [loading.override(key, self._given(key, file)) for key in open_values(file)]
+        given = {key: self._given(key, file) for key in open_values(file)}
+        is_number = {key: re.fullmatch(r"-?[0-9.]+", value) is not None for key, value in given.items()}
+        overrides = [f"{k}={v}" if is_number[k] else loading.override(k, v) for k, v in given.items()]
         return load_experiment([file], overrides)[0]
 
     def _given(self, key: str, file: Path) -> str:

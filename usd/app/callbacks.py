@@ -215,6 +215,16 @@ def losses_text(trainer: Trainer) -> str:
     return "  ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
 
 
+def peak_memory_gib() -> float:
+    """Return the most memory in GiB that this process has held; where the system does not say, what it holds now."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().rss / 2**30
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
 def memory_text() -> str:
     """Peak GPU memory where one is used, else this process's."""
     used = (

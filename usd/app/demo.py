@@ -6,10 +6,10 @@ and compares 16 views that were held out. ``key=value`` arguments are passed on 
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
+from usd.app.callbacks import peak_memory_gib
 from usd.app.experiment import short_path
 from usd.app.modes import Outcome, run
 from usd.app.toys import write_toy
@@ -41,7 +41,7 @@ def report(outcome: Outcome, mesh: Path, began: float) -> str:
     """What was made, where it is, and how far it is from the truth."""
     save, step = outcome.trial.save, outcome.step
     found = json.loads((save / f"it{step}-test" / "metrics.json").read_text())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory_gib()
     lines = [
         f"turntable   {short_path(save / f'it{step}-turntable.mp4')}",
         f"sheet       {short_path(save / f'it{step}-test.png')}",

@@ -7,11 +7,11 @@ what is done and resumes inside the stage that was stopped. ``key=value`` argume
 
 import argparse
 import json
-import resource
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from usd.app.callbacks import peak_memory_gib
 from usd.app.demo import DEMO_SEED, SIZE, VIEWS
 from usd.app.experiment import Outcome, short_path
 from usd.app.stages import read_record, run_stages
@@ -55,7 +55,7 @@ def report(outcomes: Mapping[str, Outcome]) -> str:
         f"{name:<11} {minutes[name]:5.1f} min  {short_path(outcome.trial.folder)}"
         for name, outcome in outcomes.items()
     ]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory_gib()
     lines.append(f"{'together':<11} {sum(minutes.values()):5.1f} min, {peak:.1f} GiB at most")
     lines += [f"{'file':<11} {short_path(file)}" for file in outcomes["mesh"].files]
     return "\n".join(lines)

@@ -5,10 +5,10 @@ what is done. ``key=value`` arguments are passed on to the launcher.
 """
 
 import argparse
-import resource
 import time
 from collections.abc import Mapping
 
+from usd.app.callbacks import peak_memory_gib
 from usd.app.experiment import Outcome, short_path
 from usd.app.stages import run_stages
 from usd.core import places, process
@@ -28,7 +28,7 @@ def make_object(sentence: str, overrides: list[str], gpu: str | None) -> dict[st
 
 def report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
     """What was made, where it is, and whether it is recognized."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory_gib()
     lines = [f"{name:<10}  {short_path(outcome.trial.folder)}" for name, outcome in outcomes.items()]
     lines += [f"{'file':<10}  {short_path(file)}" for file in outcomes["mesh"].files]
     lines.append(f"{'took':<10}  {(time.monotonic() - began) / 60:.1f} minutes, {peak:.1f} GiB at most")

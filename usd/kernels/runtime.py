@@ -223,7 +223,8 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, thread_name_prefix="usd-kernels")
 
 
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked worker has none of its parent's threads
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked worker has none of its parent's threads
 
 
 def array(tensor: Tensor, dtype: object = None) -> object:
