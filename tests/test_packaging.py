@@ -62,6 +62,7 @@ def test_the_metadata_is_complete(metadata):
         "batch",
         "dev",
         "docs",
+        "deep-floyd",
         "draco",
         "lpips",
         "nerfacc",

@@ -41,7 +41,7 @@ WRITERS: dict[str, Writer] = {
     "a.json": lambda file: files.write_record(file, {"a": 1}),
     "stage.json": lambda file: write_record(file.parent, Record({}, {})),
     refine.RECORD: lambda file: files.write_record(file, {"views": {}}),
-    "a.safetensors": lambda file: cache.write({"x": torch.zeros(2)}, file),
+    "a.safetensors": lambda file: cache.write_embedding({"x": torch.zeros(2)}, file),
 }
 
 

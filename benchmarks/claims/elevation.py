@@ -102,10 +102,10 @@ def estimate(way: str, case: Case, model: ViewDenoiser) -> estimator.Elevation:
         return estimator.estimate_elevation(model, rgba, LENS, source)
     if way == "exact":
         views = estimator.over_white(case.rgba(turns).to(device))
-        return estimator.turned_elevation(views, rgba, LENS)
+        return estimator.elevation_from_turns(views, rgba, LENS)
     if way == "told":
-        views = estimator.sampled_turns(model, rgba, LENS, source, case.elevation)
-        return estimator.turned_elevation(views, rgba, LENS)
+        views = estimator.sample_turns(model, rgba, LENS, source, case.elevation)
+        return estimator.elevation_from_turns(views, rgba, LENS)
     return estimator.Elevation(15.0, 0.0, "read")
 
 

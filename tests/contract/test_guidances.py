@@ -103,9 +103,9 @@ def main_term(usd: dict[str, Tensor], models: dict[str, str], case: int, patch: 
     guidance = build(spec("guidance", "usd-guidance", models))
     reference = orbit_cameras_deg(15.0, 90.0, 1.5, FOV, 64)
     read = guidance.model.encode_reference(over_white(usd["in/reference_rgba_u8"]), reference)
-    told = replace(read, embedding=usd["out/clip_embedding"], latent=usd["out/reference_latent"])
-    assert isinstance(told, Zero123Reference)
-    patch.setattr(guidance.model, "encode_reference", lambda rgb, cameras: replace(told, cameras=cameras))
+    encoded = replace(read, embedding=usd["out/clip_embedding"], latent=usd["out/reference_latent"])
+    assert isinstance(encoded, Zero123Reference)
+    patch.setattr(guidance.model, "encode_reference", lambda rgb, cameras: replace(encoded, cameras=cameras))
     guidance.set_reference(over_white(usd["in/reference_rgba_u8"]), reference)
     given_draw(guidance, usd[f"in/{case}/t"], usd[f"in/{case}/noise"], patch)
     return Asked(guidance, usd[f"in/{case}/rgb"], published_camera(usd, case))
@@ -172,8 +172,8 @@ def test_times_are_annealed_as_published(usd: dict[str, Tensor], models: dict[st
 # ------------------------------------------------------------------------------------------------- a sentence
 
 
-class Told(PromptProcessor):
-    """Says what the original run was told."""
+class GivenPrompts(PromptProcessor):
+    """Gives the embeddings of the original run."""
 
     def __init__(self, prompts: Prompts) -> None:
         super().__init__(None)
@@ -189,7 +189,7 @@ def sentence(
     stored = golden("sds_text")
     cond, uncond, *others = (NetworkInput(row[None]) for row in stored[f"{case}/embeddings"])
     weights = stored[f"{case}/weights"].T if others else None
-    prompts = Told(Prompts(cond, uncond, tuple(others), weights))
+    prompts = GivenPrompts(Prompts(cond, uncond, tuple(others), weights))
     given = {NAMES[0]: models[NAMES[0]], **options}
     guidance = build(spec("guidance", name, given), prompts=prompts)
     given_draw(guidance, stored[f"{case}/t"], stored["in/noise"], patch)

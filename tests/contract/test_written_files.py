@@ -15,7 +15,7 @@ from tests.contract.golden import DATA, assert_close, below, golden
 from tests.denoiser.published_models import FAMILIES, tiny_model, tokenizer
 from tests.denoiser.test_single_file import full_size
 from usd.denoiser.components import open_components
-from usd.denoiser.layouts import averaged_name
+from usd.denoiser.layouts import average_name
 from usd.denoiser.published import (
     family_of_components,
     state_of,
@@ -53,7 +53,7 @@ def test_the_average_is_the_network(form: str, tmp_path: Path) -> None:
     path = write_single_file(tiny_model("zero123", dtype=torch.float16), tmp_path / form)
     stored = load_file(path) if form.endswith("s") else torch.load(path)["state_dict"]
     plain = {name: x for name, x in stored.items() if name.startswith(UNET)}
-    assert plain and all(torch.equal(stored[averaged_name(name)], x) for name, x in plain.items())
+    assert plain and all(torch.equal(stored[average_name(name)], x) for name, x in plain.items())
     assert (stored["model_ema.decay"].item(), stored["model_ema.num_updates"].item()) == (
         pytest.approx(0.9999),
         0,

@@ -28,7 +28,7 @@ def test_the_true_sizes_have_the_published_number_of_weights() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_shrunk_network_has_the_same_kinds_of_layers_and_a_thousandth_of_the_weights(name: str) -> None:
-    true, tiny = ARCHITECTURES[name], ARCHITECTURES[name].shrunk()
+    true, tiny = ARCHITECTURES[name], ARCHITECTURES[name].shrink()
     assert sum(tiny.parameters().values()) < sum(true.parameters().values()) / 1000
     for component, config in tiny.configs.items():
         assert network_class(component, config) == network_class(component, true.configs[component])

@@ -1,13 +1,15 @@
 """DeepFloyd IF at tiny size: what diffusers' own pipeline computes with the same weights."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from usd.core.errors import UserError
 from usd.core.types import LatentSpace
-from usd.denoiser import Execution, check_shared_latents, open_text_denoiser
+from usd.denoiser import Execution, check_shared_latents, open_text_denoiser, text_encoder
 from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.deep_floyd import DeepFloydDenoiser
 from usd.denoiser.execution import dtype_on
@@ -91,6 +93,17 @@ def test_half_precision_is_bfloat16_for_t5_alone(folder: Path) -> None:
     assert model.text_encoder.dtype(cpu) == torch.bfloat16 and model.unet.dtype(cpu) == torch.float16
     assert dtype_on(torch.device("cuda"), "auto", torch.bfloat16) == torch.bfloat16
     assert bool(model.embed_text(["a cup"]).tokens.isfinite().all())
+
+
+def test_a_published_vocabulary_without_the_package_that_reads_it_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    (copy / "tokenizer" / "tokenizer.json").rename(copy / "tokenizer" / "spiece.model")
+    monkeypatch.setattr(text_encoder, "has_package", lambda name: False)
+    model = open_text_denoiser(str(copy), "here")
+    with pytest.raises(UserError, match=r"spiece.model: reading it needs the package 'sentencepiece'"):
+        model.embed_text(["a cup"])
 
 
 def test_a_weight_in_two_places_is_stored_and_read_once(model: DeepFloydDenoiser) -> None:

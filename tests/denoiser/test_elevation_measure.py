@@ -9,12 +9,12 @@ from usd.denoiser import open_view_denoiser
 from usd.denoiser.elevation_measure import (
     TURNS_DEG,
     Lens,
+    elevation_from_turns,
     estimate_elevation,
     over_white,
     read_elevation,
-    sampled_turns,
-    searched,
-    turned_elevation,
+    sample_turns,
+    search_elevation,
 )
 from usd.denoiser.elevation_reader import ElevationReader, ElevationReaderConfig, load_reader, write_reader
 from usd.denoiser.gaussian import GaussianDenoiser
@@ -62,7 +62,7 @@ def test_the_views_of_a_model_give_the_height_away_that_it_believes(truth):
 
 def test_only_turns_are_sampled_so_that_the_assumed_height_does_not_matter():
     model, rgba = faultless(30.0), box_at(30.0)
-    one, two = (sampled_turns(model, rgba, LENS, torch.Generator().manual_seed(0), e) for e in (0.0, 50.0))
+    one, two = (sample_turns(model, rgba, LENS, torch.Generator().manual_seed(0), e) for e in (0.0, 50.0))
     assert len(one) == len(TURNS_DEG) - 1
     torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
 
@@ -72,13 +72,13 @@ def test_views_that_do_not_turn_say_nothing():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
     disc = (x**2 + y**2 < 0.4).float()
     rgba = torch.stack([disc * 0.5] * 3 + [disc])[None]
-    found = turned_elevation(over_white(rgba).expand(4, -1, -1, -1), rgba, LENS)
+    found = elevation_from_turns(over_white(rgba).expand(4, -1, -1, -1), rgba, LENS)
     assert found.unsure
     assert "a guess" in found.line()
 
 
 def test_the_search_finds_the_bottom_of_a_bowl_and_knows_how_steep_it_is():
-    steep, flat = (searched(lambda e, k=k: 0.1 + k * (e - 23.0) ** 2) for k in (1e-3, 1e-6))
+    steep, flat = (search_elevation(lambda e, k=k: 0.1 + k * (e - 23.0) ** 2) for k in (1e-3, 1e-6))
     assert steep.degrees == pytest.approx(23.0, abs=1e-3)
     assert flat.degrees == pytest.approx(23.0, abs=1e-3)
     assert steep.spread < 10
@@ -99,7 +99,7 @@ def test_pictures_and_views_without_an_object_are_refused():
     with pytest.raises(UserError, match=r"data\.x: the picture shows no object"):
         estimate_elevation(faultless(0.0), empty, LENS, torch.Generator(), where="data.x")
     with pytest.raises(UserError, match="turned views show no object"):
-        turned_elevation(torch.ones(4, 3, 32, 32), box_at(0.0), LENS)
+        elevation_from_turns(torch.ones(4, 3, 32, 32), box_at(0.0), LENS)
 
 
 def test_the_stored_reader_reads_toys_better_than_a_guess():

@@ -172,8 +172,8 @@ def test_only_the_parts_and_one_form_of_their_weights_are_fetched() -> None:
         "safety_checker/model.safetensors",
     ]
     averaged = "unet/diffusion_pytorch_model.fp16_ema.safetensors"
-    assert averaged in load.wanted_files([*files, averaged], ("unet",))
-    wanted = load.wanted_files(files, ("unet", "vae", "clip_camera_projection|cc_projection"))
+    assert averaged in load.files_to_fetch([*files, averaged], ("unet",))
+    wanted = load.files_to_fetch(files, ("unet", "vae", "clip_camera_projection|cc_projection"))
     assert set(wanted) == {
         "model_index.json",
         "unet/config.json",

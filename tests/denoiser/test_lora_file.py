@@ -13,7 +13,7 @@ from usd.core.errors import UserError
 from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.components import MemoryComponents
 from usd.denoiser.latent import LatentDenoiser
-from usd.denoiser.lora_file import LowRank, read_lora, squashed, with_lora
+from usd.denoiser.lora_file import LowRank, read_lora, squash, with_lora
 from usd.denoiser.published import write_folder, write_single_file
 
 RANK = 2
@@ -185,9 +185,7 @@ def test_a_change_keeps_the_weights_precision() -> None:
 
 
 def test_names_of_one_layer_are_one() -> None:
-    assert (
-        squashed("text_model.encoder.layers.0") == squashed("text_model_encoder_layers_0") == "encoderlayers0"
-    )
+    assert squash("text_model.encoder.layers.0") == squash("text_model_encoder_layers_0") == "encoderlayers0"
 
 
 def _refused(tmp_path: Path, tensors: dict[str, Tensor], said: str, base: str = "sd1") -> None:

@@ -12,7 +12,7 @@ from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.load import components_of, find_network
 from usd.denoiser.rehearsal import Rehearsal, rehearsal
 from usd.math.camera import orbit_cameras_deg
-from usd.prompt_processor.cache import embed_cached
+from usd.prompt_processor.cache import embed_with_cache
 
 REFERENCE = orbit_cameras_deg(0.0, 0.0, 1.5, 49.1, 16)
 
@@ -25,7 +25,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a rehearsal asked the hub")
 
     monkeypatch.setattr(load, "_fetch", refuse)
-    monkeypatch.setattr(load, "_cached", refuse)
+    monkeypatch.setattr(load, "_find_in_cache", refuse)
 
 
 def test_published_text_models_are_stood_in_for_by_random_ones_of_their_architecture() -> None:
@@ -56,7 +56,7 @@ def test_published_picture_models_are_stood_in_for_too() -> None:
             view = model.embed_view(reference, orbit_cameras_deg(0.0, [30.0, 60.0], 1.5, 49.1, 16))
             z = model.encode(torch.rand(2, 3, 16, 16))
             assert bool(model.eps(z, torch.tensor([20, 900]), view).isfinite().all())
-        assert model.fourth_number == "input-polar"  # type: ignore[attr-defined]
+        assert model.pose_convention == "input-polar"  # type: ignore[attr-defined]
     assert len(models.models) == 2
 
 
@@ -95,7 +95,7 @@ def test_a_lora_is_left_out_of_a_stand_in_and_its_components_can_be_read() -> No
 
 def test_a_rehearsal_keeps_no_embeddings_on_disk(tmp_path: Path) -> None:
     with rehearsal():
-        embed_cached(open_text_denoiser("sd-1.5", "here"), ["a cup"], tmp_path)
+        embed_with_cache(open_text_denoiser("sd-1.5", "here"), ["a cup"], tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -28,12 +28,12 @@ from usd.core.errors import UserError
 from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.components import PROJECTION, PROJECTIONS, MemoryComponents, open_components
 from usd.denoiser.latent import LatentDenoiser
-from usd.denoiser.layouts import averaged_name
+from usd.denoiser.layouts import average_name
 from usd.denoiser.published import family_of_components, state_of, write_folder, write_single_file
 from usd.denoiser.single_file import (
     SingleFile,
     autoencoder_config,
-    measured_prediction,
+    measure_prediction,
     prediction_type,
     text_config,
     unet_config,
@@ -176,7 +176,7 @@ def test_names_are_those_that_diffusers_converts(family: str) -> None:
     for part, state in found.items():
         assert set(state) == set(truth.weights[part]), part
         assert all(torch.equal(state[name], x) for name, x in truth.weights[part].items()), part
-    averaged = {averaged_name(n): x for n, x in stored.items() if n.startswith("model.diffusion_model.")}
+    averaged = {average_name(n): x for n, x in stored.items() if n.startswith("model.diffusion_model.")}
     both = theirs.convert_ldm_unet_checkpoint(
         {**stored, **averaged}, dict(truth.config("unet")), extract_ema=True
     )
@@ -412,8 +412,8 @@ def test_what_nobody_says_is_measured_on_a_trained_model() -> None:
             return types.SimpleNamespace(sample=eps_from_v(x, v, model.alphas_cumprod, t))
 
     (said, little), (other, most) = (
-        measured_prediction(unet, 4, width),
-        measured_prediction(Noise(), 4, width),
+        measure_prediction(unet, 4, width),
+        measure_prediction(Noise(), 4, width),
     )
     assert (said, other) == ("v_prediction", "epsilon")
     assert abs(little) < 0.25 and abs(most - 1) < 0.05
@@ -503,7 +503,7 @@ def test_the_empty_prompt_needs_no_vocabulary_and_a_prompt_says_what_it_needs(
     model = _opened(path, "sd1")
     assert isinstance(model, StableDiffusionDenoiser)
     nothing = model.unconditional(1).tokens
-    monkeypatch.setattr("usd.denoiser.load._fetched", _no_hub)
+    monkeypatch.setattr("usd.denoiser.load._find_or_fetch", _no_hub)
     with pytest.raises(UserError, match=r"expected the folder 'tokenizer' of 'sd-1.5' beside it"):
         model.embed_text(["red"])
     tokenizer(tmp_path / "tokenizer")

@@ -226,7 +226,7 @@ def test_vertices_move_where_allowed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [None, "sphere", "torus.ply"])
 def test_it_needs_a_file(shape: str | None) -> None:
     with pytest.raises(ConfigError, match="custom-mesh needs mesh:FILE"):
-        small("custom-mesh", shape_init=shape)
+        small("custom-mesh", shape_init=shape).initialize()
 
 
 def test_a_mesh_is_found_as_every_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.geometry.shapes import small
 from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.geometry import Geometry
@@ -114,10 +115,12 @@ def test_a_volume_of_nan_says_so() -> None:
 
 
 def test_conversion_is_refused_where_nobody_wrote_it() -> None:
+    class Fresh(ImplicitVolume):
+        convert = Geometry.convert
+
     source = volume()
-    with pytest.raises(UserError, match="ImplicitVolume cannot be made from ImplicitVolume"):
-        ImplicitVolume.convert(source.config, source)
-    assert issubclass(ImplicitVolume, Geometry)
+    with pytest.raises(UserError, match="Geometry cannot be made from ImplicitVolume"):
+        Fresh.convert(source.config, source)
 
 
 def test_a_misspelt_option_is_named() -> None:
@@ -143,3 +146,29 @@ def test_a_progressive_grid_switches_levels_on() -> None:
     assert [grid.active_levels(step) for step in (0, 14, 15, 20, 999)] == [1, 1, 2, 3, 4]
     grid.update(20)
     assert float(grid(x).sum()) == pytest.approx(6.0)
+
+
+def test_a_lattice_around_the_object_is_as_fine_as_a_larger_one() -> None:
+    """A small ball off the middle: the same number of points meets its surface more often, and more exactly."""
+
+    def march(**options: object) -> tuple[int, float]:
+        ball = small(
+            "volume-grid", grid_size=[33, 33, 33], density_activation="none", density_bias=0.0, **options
+        )
+        axis = torch.linspace(-1, 1, 33)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        middle = torch.tensor([0.5, -0.25, 0.0])
+        with torch.no_grad():
+            ball.grid[0, 0] = 10 - 30 * (torch.stack([x, y, z], -1) - middle).norm(dim=-1)
+        exported = ball.export_mesh(24, 1.0)
+        assert meshes.is_closed(exported.faces)
+        return len(exported.vertices), float(((exported.vertices - middle).norm(dim=1) - 0.3).abs().mean())
+
+    (many, small_error), (few, error) = march(isosurface_coarse_to_fine=True), march()
+    assert many > 3 * few and small_error < error
+
+
+def test_a_lattice_around_nothing_is_the_whole_cube() -> None:
+    empty = small("volume-grid", grid_size=[4, 4, 4], density_bias=-50.0, isosurface_coarse_to_fine=True)
+    with pytest.raises(UserError, match="empty surface"):
+        empty.export_mesh(16, 1.0)

@@ -128,12 +128,12 @@ def test_perp_neg_runs_the_network_for_the_words_the_empty_prompt_and_two_negati
 
 def test_perp_neg_is_its_formula_on_the_models_predictions(tiny: TinyModels) -> None:
     guidance = _perp_neg_guidance(tiny, guidance_scale=3.0, lambda_=0.0)
-    noised, told = _noised(guidance), guidance.source.prompts(VIEWS)
+    noised, prompts = _noised(guidance), guidance.source.prompts(VIEWS)
     model = open_text_denoiser(str(tiny.sd), "x")
     cond, ref, *others = (
-        model.eps(noised.xt, noised.t, words) for words in (told.cond, told.uncond, *told.negatives)
+        model.eps(noised.xt, noised.t, words) for words in (prompts.cond, prompts.uncond, *prompts.negatives)
     )
-    expected = 3 * noised.weight * (perp_neg(cond, ref, torch.stack(others), told.weights) - ref)
+    expected = 3 * noised.weight * (perp_neg(cond, ref, torch.stack(others), prompts.weights) - ref)
     torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -158,12 +158,12 @@ def test_zero123_guidance_is_sds_with_its_own_unconditional(tiny: TinyModels) ->
     torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_text_formula_compares_told_with_untold(tiny: TinyModels) -> None:
+def test_text_formula_compares_the_prompt_with_none(tiny: TinyModels) -> None:
     guidance = _text_guidance(tiny, "stable-diffusion-guidance", lambda_=0.3, guidance_scale=20.0)
     model = open_text_denoiser(str(tiny.sd), "x")
     noised = _noised(guidance)
-    told = model.embed_text(["a red car, front view", "a red car, back view"])  # type: ignore[attr-defined]
-    cond, ref = (model.eps(noised.xt, noised.t, e) for e in (told, model.unconditional(2)))
+    given = model.embed_text(["a red car, front view", "a red car, back view"])  # type: ignore[attr-defined]
+    cond, ref = (model.eps(noised.xt, noised.t, e) for e in (given, model.unconditional(2)))
     expected = distillation_gradient(noised.weight, noised.noise, cond, ref, 20.0, 0.3)
     torch.testing.assert_close(gradient(guidance, noised), expected, atol=1e-5, rtol=1e-4)
 
@@ -179,23 +179,23 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(tiny: TinyModels, na
     said = {"prompt": "", "negative_prompt": "a red car", "use_cache": False}
     words = build(spec("prompt_processor", "stable-diffusion-prompt-processor", said))
     model: Any = open_text_denoiser(str(tiny.sd), "x")
-    heard = {}
+    tokens = {}
     for key, prompts in (("words", words), ("nothing", None)):
         guidance: Any = build(spec("guidance", name, options), prompts=prompts)
         guidance.set_reference(PICTURE, REFERENCE)
-        eps, told = guidance.source.prior.eps, []
-        guidance.source.prior.eps = lambda xt, t, e, eps=eps, told=told: (
-            told.append(e.tokens),
+        eps, given = guidance.source.prior.eps, []
+        guidance.source.prior.eps = lambda xt, t, e, eps=eps, given=given: (
+            given.append(e.tokens),
             eps(xt, t, e),
         )[1]
         gradient(guidance, _noised(guidance))
         del guidance.source.prior.eps
-        heard[key] = told
-    assert heard["words"] and all(
-        torch.equal(x, model.embed_text(["a red car"] * 2).tokens) for x in heard["words"]
+        tokens[key] = given
+    assert tokens["words"] and all(
+        torch.equal(x, model.embed_text(["a red car"] * 2).tokens) for x in tokens["words"]
     )
-    assert heard["nothing"] and all(
-        torch.equal(x, model.embed_text(["", ""]).tokens) for x in heard["nothing"]
+    assert tokens["nothing"] and all(
+        torch.equal(x, model.embed_text(["", ""]).tokens) for x in tokens["nothing"]
     )
 
 
@@ -307,7 +307,7 @@ def _spoil_picture(guidance: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tens
 
 def _spoil_network(guidance: Any, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     eps = guidance.model.eps
-    monkeypatch.setattr(guidance.model, "eps", lambda *told: eps(*told) / 0)
+    monkeypatch.setattr(guidance.model, "eps", lambda *given: eps(*given) / 0)
     return _rgb()
 
 
@@ -373,8 +373,8 @@ def test_distillation_with_exact_scores_settles_as_the_formula_says(name: str) -
         guidance(_render(rgb), REFERENCE, 0, generator).loss.backward()
         assert rgb.grad is not None
         rgb = (rgb - 0.15 / scale * rgb.grad).detach()
-    settled = float((rgb * 2 - 1).mean()) / 0.2
-    assert settled == pytest.approx(2.6 if name == "usd-guidance" else 1.0, rel=0.15)
+    level = float((rgb * 2 - 1).mean()) / 0.2
+    assert level == pytest.approx(2.6 if name == "usd-guidance" else 1.0, rel=0.15)
 
 
 def test_add_noise_is_what_the_network_sees(tiny: TinyModels) -> None:

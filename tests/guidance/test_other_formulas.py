@@ -21,7 +21,7 @@ VIEWS = orbit_cameras_deg([10.0, 40.0], [0.0, 200.0], 1.5, 40.0, 16)
 ANALYTIC = dict.fromkeys(("pretrained_model_name_or_path", "zero123_model_name_or_path"), "gaussian")
 NAMES = ["csd-guidance", "nfsd-guidance", "dds-guidance", "sdi-guidance", "ism-guidance", "vsd-guidance"]
 PICTURE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-SPREAD = 0.2  # of the analytic denoiser around a condition; told nothing it expects N(0, 1)
+SPREAD = 0.2  # of the analytic denoiser around a condition; without one it expects N(0, 1)
 BARS = d.scaled_linear_alphas_cumprod()
 
 
@@ -107,9 +107,9 @@ def test_noise_free_distillation_is_csd_plus_what_does_not_belong() -> None:
     close(gradient(above, now), plain)
     alpha, sigma, _ = parts(now)
     close(gradient(below, now), plain + now.weight * sigma * now.xt)  # N(0, 1): eps = sigma x_t
-    told = gradient(exact("nfsd-guidance", negative_prompt="bad", threshold=0), now)
+    pushed = gradient(exact("nfsd-guidance", negative_prompt="bad", threshold=0), now)
     bad = sigma * (now.xt - alpha * 0.2) / parts(now)[2]  # any sentence means N(0.2, s^2)
-    close(told, plain + now.weight * (sigma * now.xt - bad))
+    close(pushed, plain + now.weight * (sigma * now.xt - bad))
 
 
 def test_delta_denoising_knows_no_noise_and_leaves_the_matching_picture_alone() -> None:
@@ -151,7 +151,7 @@ def test_interval_matching_compares_two_points_of_one_path() -> None:
     assert torch.equal(gradient(guidance, other), gradient(guidance, now))
 
 
-def settled(guidance: Any, steps: int = 60, rate: float = 0.5) -> torch.Tensor:
+def descend(guidance: Any, steps: int = 60, rate: float = 0.5) -> torch.Tensor:
     """Latents after gradient descent from gray, through ``Guidance`` itself."""
     rgb, generator = torch.full((1, 3, 32, 32), 0.5), torch.Generator().manual_seed(0)
     for _ in range(steps):
@@ -165,7 +165,7 @@ def settled(guidance: Any, steps: int = 60, rate: float = 0.5) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["dds-guidance", "sdi-guidance"])
 def test_formulas_without_chance_settle_on_the_expected_picture(name: str) -> None:
     options = {"inversion_scale": 1.0, "inversion_steps": 4} if name == "sdi-guidance" else {}
-    assert float((settled(exact(name, guidance_scale=1.0, **options)) - mean()).abs().max()) < 0.02
+    assert float((descend(exact(name, guidance_scale=1.0, **options)) - mean()).abs().max()) < 0.02
 
 
 # ---------------------------------------------------------------------------------------------------------------- VSD
@@ -189,8 +189,8 @@ def test_a_student_of_exact_predictions_learns_mean_and_spread_of_what_it_is_sho
     for _ in range(100):
         z = 0.6 + 0.3 * torch.randn(8, 3, 32, 32, generator=rng)
         t, noise = d.sample_timesteps(8, 20, 980, rng, "cpu"), d.normal_like(z, rng)
-        told = model.unconditional(8)
-        (student(d.add_noise(z, noise, BARS, t), t, told) - noise).square().mean().backward()
+        condition = model.unconditional(8)
+        (student(d.add_noise(z, noise, BARS, t), t, condition) - noise).square().mean().backward()
         teacher.step()
         teacher.zero_grad()
     learned_mean, log_std = (weight.detach() for weight in student.learned())
@@ -198,7 +198,7 @@ def test_a_student_of_exact_predictions_learns_mean_and_spread_of_what_it_is_sho
     assert float(log_std.exp()) == pytest.approx(0.3, abs=0.05)
 
 
-def taught(guidance: Any, now: NoisyLatents, picture: torch.Tensor, std: float) -> Any:
+def with_student(guidance: Any, now: NoisyLatents, picture: torch.Tensor, std: float) -> Any:
     """The guidance with a student that has learnt N(picture, std^2)."""
     gradient(guidance, now)
     for weight, value in zip(
@@ -212,7 +212,7 @@ def test_variational_distillation_stops_where_renders_are_distributed_as_the_mod
     """A student that has learnt N(mu, s^2) itself leaves no pull, wherever the view is; SDS would go to mu."""
     guidance = exact("vsd-guidance", guidance_scale=1.0)
     now = noised(guidance)
-    found = gradient(taught(guidance, now, mean(), SPREAD), now)
+    found = gradient(with_student(guidance, now, mean(), SPREAD), now)
     close(found, torch.zeros_like(found), 1e-5)
 
 
@@ -220,7 +220,7 @@ def test_variational_distillation_with_a_student_that_knows_the_very_view_is_sds
     guidance = exact("vsd-guidance", guidance_scale=3.0)
     now = noised(guidance)
     sds = gradient(exact("zero123-guidance", guidance_scale=3.0), now)
-    close(gradient(taught(guidance, now, now.z, 1e-4), now), sds, 1e-3)
+    close(gradient(with_student(guidance, now, now.z, 1e-4), now), sds, 1e-3)
 
 
 def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model(tiny: TinyModels) -> None:
@@ -230,11 +230,12 @@ def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model
     close(first, torch.zeros_like(first), 1e-5)
     unet = guidance.model.unet.on(torch.device("cpu"))
     weights = {key: value.clone() for key, value in unet.state_dict().items()}
-    told = guidance.source.at(VIEWS, None).condition()
-    said = [
-        guidance.renders.student.learn(now.xt, now.t, told, now.noise, StudentStep(1e-2)) for _ in range(8)
+    condition = guidance.source.at(VIEWS, None).condition()
+    predicted = [
+        guidance.renders.student.learn(now.xt, now.t, condition, now.noise, StudentStep(1e-2))
+        for _ in range(8)
     ]
-    errors = [float((eps - now.noise).square().mean()) for eps in said]
+    errors = [float((eps - now.noise).square().mean()) for eps in predicted]
     assert errors[-1] < errors[0]
     assert all(torch.equal(weights[key], value) for key, value in unet.state_dict().items())
     assert float(gradient(guidance, now).abs().max()) > 1e-4
@@ -242,9 +243,9 @@ def test_a_fresh_lora_changes_nothing_and_then_learns_without_touching_the_model
 
 def test_a_student_predicts_noise_where_its_model_predicts_v(tiny: TinyModels) -> None:
     model: Any = open_view_denoiser(str(tiny.zero123_steered), "x")
-    told = model.embed_view(model.encode_reference(PICTURE, REFERENCE), VIEWS)
+    condition = model.embed_view(model.encode_reference(PICTURE, REFERENCE), VIEWS)
     z, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([50, 700])
-    close(open_student(model, 2)(z, t, told).detach(), model.eps(z, t, told), 1e-5)
+    close(open_student(model, 2)(z, t, condition).detach(), model.eps(z, t, condition), 1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- all of them

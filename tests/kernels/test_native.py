@@ -1,7 +1,16 @@
+import re
+
 import pytest
 
 from usd.kernels import hash_grid_warp, ray_march_warp
-from usd.kernels.native import FOLDER, native_arguments, native_body
+from usd.kernels.native import FOLDER, native_body
+
+
+def native_arguments(file: str, name: str) -> list[str]:
+    """Names of the arguments of a C++ function."""
+    head = re.search(rf"^inline void {name}\((.*?)\)$", (FOLDER / file).read_text(), re.MULTILINE | re.DOTALL)
+    assert head is not None
+    return re.findall(r"(\w+)\s*(?:,|$)", re.sub(r"<[^()]*?>+", "", head[1]))
 
 
 def test_a_body_holds_what_it_includes_and_defines_its_macros_only_inside():

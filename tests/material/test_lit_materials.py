@@ -194,6 +194,20 @@ def test_radiance_files_flat_and_run_length_coded() -> None:
     assert torch.equal(decode_radiance(rgbe(runs, 1, 8)), torch.tensor([1.0, 0.5, 0.0]).expand(1, 8, 3))
 
 
+def test_radiance_files_with_old_runs_and_exposures() -> None:
+    """(1, 1, 1, n) repeats the pixel before n times, a second mark 256 n times; pixels are light times exposure."""
+    pixel = bytes([128, 64, 0, 129])
+    old = decode_radiance(rgbe(pixel + bytes([1, 1, 1, 3]) + pixel, 1, 5))
+    assert torch.equal(old, torch.tensor([1.0, 0.5, 0.0]).expand(1, 5, 3))
+    long = decode_radiance(rgbe(pixel + bytes([1, 1, 1, 4]) + bytes([1, 1, 1, 1]), 1, 261))
+    assert torch.equal(long, torch.tensor([1.0, 0.5, 0.0]).expand(1, 261, 3))
+    exposed = rgbe(pixel, 1, 1).replace(b"\n\n", b"\nEXPOSURE=2.0\nEXPOSURE=0.25\n\n", 1)
+    assert torch.equal(decode_radiance(exposed), torch.tensor([[[2.0, 1.0, 0.0]]]))
+    for wrong in (b"EXPOSURE=0", b"FORMAT=32-bit_rle_xyze"):
+        with pytest.raises(ValueError, match=r"EXPOSURE|XYZ"):
+            decode_radiance(rgbe(pixel, 1, 1).replace(b"\n\n", b"\n" + wrong + b"\n\n", 1))
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"no picture", rgbe(b"\x02\x02\x00\x08\x88", 1, 8), rgbe(b"\x01", 4, 4)]
 )

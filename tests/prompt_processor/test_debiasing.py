@@ -12,7 +12,7 @@ from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.rehearsal import rehearsal, write_stand_in
-from usd.prompt_processor.debiasing import check_word_numbers, debiased_prompts, language_model_shares
+from usd.prompt_processor.debiasing import check_word_numbers, debias_prompt, language_model_shares
 from usd.prompt_processor.directions import DIRECTIONS
 from usd.prompt_processor.stable_diffusion import StableDiffusionPromptProcessor
 
@@ -33,24 +33,24 @@ def shares(prompts: Sequence[str]) -> Tensor:
 
 
 def test_a_word_is_left_out_where_a_view_is_less_likely_with_it() -> None:
-    made = debiased_prompts("a smiling dog with tail", shares, VIEWS)
+    made = debias_prompt("a smiling dog with tail", shares, VIEWS)
     assert made == ["a smiling dog with", "a dog with tail"]
 
 
 def test_words_that_say_nothing_of_views_stay_in_every_prompt() -> None:
-    assert debiased_prompts("a red dog", shares, VIEWS) == ["a red dog", "a red dog"]
+    assert debias_prompt("a red dog", shares, VIEWS) == ["a red dog", "a red dog"]
 
 
 def test_only_candidates_are_left_out() -> None:
-    assert debiased_prompts("a smiling dog with tail", shares, VIEWS, [4]) == [
+    assert debias_prompt("a smiling dog with tail", shares, VIEWS, [4]) == [
         "a smiling dog with",
         "a smiling dog with tail",
     ]
-    assert debiased_prompts("a smiling dog", shares, VIEWS, []) == ["a smiling dog"] * 2
+    assert debias_prompt("a smiling dog", shares, VIEWS, []) == ["a smiling dog"] * 2
 
 
 def test_a_prompt_of_which_nothing_would_be_left_stays() -> None:
-    assert debiased_prompts("smiling", shares, VIEWS) == ["smiling", "smiling"]
+    assert debias_prompt("smiling", shares, VIEWS) == ["smiling", "smiling"]
 
 
 def test_a_number_that_is_no_word_is_one_line() -> None:

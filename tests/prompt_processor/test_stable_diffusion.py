@@ -13,7 +13,7 @@ from usd.core.config import UserError, spec
 from usd.core.registry import build
 from usd.denoiser import TextDenoiser, open_text_denoiser
 from usd.math.camera import orbit_cameras_deg
-from usd.prompt_processor.cache import embed_cached, read
+from usd.prompt_processor.cache import embed_with_cache, read_embedding
 from usd.prompt_processor.directions import DIRECTIONS, Decays, direction_index, mixture
 from usd.prompt_processor.library import LIBRARY_FILE, full_prompt, library
 from usd.prompt_processor.prompt_checks import tokens
@@ -94,8 +94,10 @@ def test_library_prompts_by_their_words() -> None:
         UserError, match="2 library prompts fit, such as 'a red toy car' and 'a blue toy boat'"
     ):
         full_prompt("lib:toy", known)
-    with pytest.raises(UserError, match="0 library prompts fit"):
-        full_prompt("lib:green", known)
+    with pytest.raises(UserError, match=r"0 library prompts fit.*nearest: 'a red boat'"):
+        full_prompt("lib:green_boat", known)
+    with pytest.raises(UserError, match=r"0 library prompts fit.*nearest: 'a red toy car'"):
+        full_prompt("lib:cart", known)
     with pytest.raises(UserError, match="0 library prompts fit"):
         full_prompt("lib:", known)
 
@@ -318,11 +320,11 @@ def test_embeddings_are_kept_and_found_by_content(
 ) -> None:
     model = open_text_denoiser(str(tiny.sd), "x")
     assert isinstance(model, TextDenoiser)
-    first = embed_cached(model, ["a red car", "a car"], tmp_path)
+    first = embed_with_cache(model, ["a red car", "a car"], tmp_path)
     files = sorted(tmp_path.iterdir())
     assert len(files) == 2 and all(file.suffix == ".safetensors" for file in files)
     monkeypatch.setattr(type(model), "embed_text", None)
-    again = embed_cached(model, ["a car", "a red car", "a car"], tmp_path)
+    again = embed_with_cache(model, ["a car", "a red car", "a car"], tmp_path)
     assert torch.equal(again.tokens, first.tokens[[1, 0, 1]])  # type: ignore[attr-defined]
 
 
@@ -347,18 +349,18 @@ def test_a_broken_file_is_made_again_and_a_locked_folder_does_no_harm(
 ) -> None:
     model = open_text_denoiser(str(tiny.sd), "x")
     assert isinstance(model, TextDenoiser)
-    whole = embed_cached(model, ["a car"], tmp_path)
+    whole = embed_with_cache(model, ["a car"], tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:40])
-    assert torch.equal(embed_cached(model, ["a car"], tmp_path).tokens, whole.tokens)  # type: ignore[attr-defined]
-    assert read(file) is not None and len(list(tmp_path.iterdir())) == 1
+    assert torch.equal(embed_with_cache(model, ["a car"], tmp_path).tokens, whole.tokens)  # type: ignore[attr-defined]
+    assert read_embedding(file) is not None and len(list(tmp_path.iterdir())) == 1
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    assert torch.equal(embed_cached(model, ["a car"], blocked / "below").tokens, whole.tokens)  # type: ignore[attr-defined]
+    assert torch.equal(embed_with_cache(model, ["a car"], blocked / "below").tokens, whole.tokens)  # type: ignore[attr-defined]
 
 
 def test_a_model_without_files_is_asked_every_time(tmp_path: Path) -> None:
     model = open_text_denoiser("gaussian", "x")
     assert isinstance(model, TextDenoiser)
-    embed_cached(model, ["a car"], tmp_path)
+    embed_with_cache(model, ["a car"], tmp_path)
     assert not list(tmp_path.iterdir())

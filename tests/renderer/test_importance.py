@@ -121,6 +121,27 @@ def test_a_resumed_proposal_goes_on_exactly() -> None:
     assert one.state_dict()["proposal_field.steps"] == 2
 
 
+@pytest.mark.parametrize("kind", ["ProgressiveBandHashGrid", "ProgressiveBandFrequency"])
+def test_a_progressive_proposal_switches_its_levels_on(kind: str) -> None:
+    bands = {"otype": kind, "start_level": 1, "update_steps": 10, "n_masking_step": 20, "n_frequencies": 4}
+    network = {"encoding_config": {**SMALL["encoding_config"], **bands}}
+    one = renderer(Ball(5.0), estimator="proposal", proposal_network_config=network)
+    counts = []
+    for step in (0, 20):
+        one.update(step, seeded())
+        counts.append(int((one.proposal_field.encoding(torch.full((1, 3), 0.37)) != 0).sum()))
+    assert counts[0] < counts[1]
+
+
+def test_rays_that_meet_nothing_teach_a_proposal_nothing() -> None:
+    one = renderer(Ball(5.0), estimator="proposal", far_plane=0.5, proposal_network_config=SMALL).train()
+    before = {name: value.clone() for name, value in one.state_dict().items() if "steps" not in name}
+    rendered = one.render(cameras(4), frozenset({"samples"}), seeded())
+    assert rendered.samples is not None and len(rendered.samples.t) == 0 and (rendered.rgb == 1).all()
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in before.items())
+    assert one.state_dict()["proposal_field.steps"] == 1, "processes whose rays meet something step, too"
+
+
 def test_a_surface_is_sampled_by_importance_too() -> None:
     from usd.geometry.implicit_sdf import ImplicitSDF
 

@@ -1,6 +1,5 @@
 """A stage that starts from another: shape, colors, trials as well as checkpoints, and what goes wrong in one line."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +179,7 @@ def test_an_empty_source_says_why(tmp_path: Path) -> None:
         )
 
 
-def test_a_geometry_that_takes_nothing_over_says_so(coarse: tuple[Path, Parts]) -> None:
+def test_a_volume_starts_from_one_of_the_same_options_as_it_is(coarse: tuple[Path, Parts]) -> None:
     made = parts("implicit-volume", **FIELD)
-    with pytest.raises(UserError, match="ImplicitVolume cannot be made from ImplicitVolume"):
-        begin(replace(made), Handover(coarse[0], {}, True), random())
+    begin(made, Handover(coarse[0], {}, True), random())
+    assert torch.equal(colors(made, points()), colors(coarse[1], points()))

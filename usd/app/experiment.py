@@ -70,7 +70,7 @@ class CheckpointConfig:
     save_last: bool = option(True, "keep ckpts/last.ckpt")
     save_top_k: int = option(-1, "how many numbered checkpoints to keep, newest first; -1 means all", ge=-1)
     every_n_train_steps: int | None = option(
-        None, "steps between numbered checkpoints; by default only the end", ge=1
+        None, "steps between numbered checkpoints; null or 0: only at the end", ge=0
     )
     last_every_n_steps: int = option(500, "steps between refreshments of last.ckpt; 0 means never", ge=0)
 

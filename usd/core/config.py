@@ -229,7 +229,7 @@ def key_of(name: str) -> str:
 def _refuse_unknown(values: Mapping[str, object], known: Sequence[str], at: _KeyPath) -> None:
     for key in values:
         if key not in known:
-            hint = did_you_mean(str(key), known) or f" Known keys: {listing(known)}."
+            hint = did_you_mean(str(key), known) or f" Known keys: {listing(known, near=str(key))}."
             raise (at / key).error(f"unknown key.{hint}")
 
 

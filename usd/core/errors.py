@@ -19,8 +19,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{lowered[near[0]]}'?" if near else ""
 
 
-def listing(names: Iterable[str], limit: int = 12) -> str:
-    """Return names for a message: ``a, b, c``, cut after ``limit``."""
+def listing(names: Iterable[str], limit: int = 12, near: str = "") -> str:
+    """Return names for a message: ``a, b, c``, cut after ``limit``; the names nearest to ``near`` are never cut."""
     ordered = sorted(names)
-    more = f", ... ({len(ordered)} in all)" if len(ordered) > limit else ""
-    return ", ".join(ordered[:limit]) + more if ordered else "none"
+    if len(ordered) <= limit:
+        return ", ".join(ordered) if ordered else "none"
+    nearest = difflib.get_close_matches(near, ordered, n=limit // 2, cutoff=0.3) if near else []
+    kept = [*nearest, *[name for name in ordered if name not in nearest]][:limit]
+    return f"{', '.join(sorted(kept))}, ... ({len(ordered)} in all)"

@@ -153,7 +153,7 @@ def find_config(name: "str | Path") -> Path:
     known = places.recipes()
     if path.name not in known:
         raise UserError(
-            f"{name}: no such configuration; expected a YAML file or one of {listing(known)}."
+            f"{name}: no such configuration; expected a YAML file or one of {listing(known, near=path.name)}."
             f"{did_you_mean(path.name, known)}"
         )
     return known[path.name]

@@ -6,7 +6,7 @@
 A name for another component with other values (``preset``) stands in ``usd/<kind>/presets.py``.
 
 Files are imported on first use, so a missing optional package breaks one file only.
-``custom/<kind>/<file>.py`` is found the same way.
+``custom/<kind>/<file>.py`` is found the same way, and so is any module of a package in ``custom/`` (``extensions``).
 
 Names come from files that others wrote (YAML, checkpoints), so a name is never a path: it is made of ASCII letters,
 digits, ``-`` and ``_``, and only a file that lies in one of these folders is ever imported.
@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeGuard, TypeVar, overload
 
+from usd.core import extensions
 from usd.core.errors import UserError, did_you_mean, listing
 from usd.core.places import PACKAGE, checkout
 
@@ -107,7 +108,7 @@ def _find(kind: str, name: str) -> type:
         else:
             known = names(kind)
             raise UserError(
-                f"no {kind} is called '{name}'; known: {listing(known)}.{did_you_mean(name, known)}"
+                f"no {kind} is called '{name}'; known: {listing(known, near=name)}.{did_you_mean(name, known)}"
             )
     return _classes[kind, name]
 
@@ -143,6 +144,17 @@ def stems(name: str) -> list[str]:
 
 def names(kind: str) -> dict[str, Path]:
     """Return every name of a kind and the file that defines it. Nothing is imported."""
+    found = _names_in_folders(kind)
+    for package in extensions.find_packages(custom_folders(), KINDS):
+        for file in extensions.modules(package):
+            if not extensions.imports_threestudio(file):
+                named = extensions.kinds_of_names(file, KINDS)
+                found = {**{name: file for name, of in named.items() if of == kind}, **found}
+    return found
+
+
+def _names_in_folders(kind: str) -> dict[str, Path]:
+    """Return the names of a kind that files of its own folders define."""
     files = [file for folder in _folders(kind) for file in sorted(folder.glob("*.py"))]
     return {name: file for file in files for name in _names_in(file)}
 
@@ -156,11 +168,17 @@ def _candidates(kind: str, name: str) -> Iterator[Callable[[], ModuleType]]:
     """Yield ways to import ``name``, likeliest first: by the file rule, by the kind's ALIASES, by reading the files."""
     tried = [*stems(name), *[stem for stem in [_aliases(kind).get(name)] if stem]]
     files = [folder / f"{stem}.py" for stem in tried for folder in _folders(kind)]
-    declared = names(kind).get(name)
+    declared = _names_in_folders(kind).get(name)
     for file in [*files, *([declared] if declared else [])]:
         if file.is_file():
             _refuse_outside(file)
-            yield lambda file=file: _load(kind, file)  # type: ignore[misc]
+            extensions.refuse_threestudio(file, name)
+            yield functools.partial(_load, kind, file)
+    for package in extensions.find_packages(custom_folders(), KINDS):
+        for file in extensions.modules(package):
+            if name in _names_in(file):
+                extensions.refuse_threestudio(file, name)
+                yield functools.partial(extensions.load_module, package, file)
 
 
 def _refuse_outside(file: Path) -> None:

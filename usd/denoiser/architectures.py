@@ -201,9 +201,9 @@ class Architecture:
         }
         return counts | ({PROJECTION: self._projection()} if "image_encoder" in self.configs else {})
 
-    def shrunk(self) -> "Architecture":
+    def shrink(self) -> "Architecture":
         """Return the same networks at a size for trying things out: small latents, layers of 8 to 32 channels."""
-        configs = {component: shrunk(component, config) for component, config in self.configs.items()}
+        configs = {component: shrink_config(component, config) for component, config in self.configs.items()}
         return Architecture(self.denoiser, configs, self.scheduler)
 
     def _projection(self) -> int:
@@ -218,7 +218,7 @@ def count_parameters(component: str, config: NetworkConfig) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def shrunk(component: str, config: NetworkConfig) -> NetworkConfig:
+def shrink_config(component: str, config: NetworkConfig) -> NetworkConfig:
     """Return a network's configuration with narrow layers; its levels and the kinds of its blocks stay."""
     if component in ("unet", "controlnet"):
         return config | _narrow_unet(config)

@@ -31,7 +31,7 @@ class CorrectedComponents(ModelComponents):
 
     base: ModelComponents
     prediction: str | None = None
-    fourth: str | None = None
+    convention: str | None = None
     half: bool = False
 
     @property
@@ -41,12 +41,12 @@ class CorrectedComponents(ModelComponents):
 
     def config(self, component: str) -> NetworkConfig:
         """Return the base's configuration, corrected where the user knows better."""
-        said = self.base.config(component)
+        config = self.base.config(component)
         if component == "scheduler" and self.prediction is not None:
-            return said | {"prediction_type": self.prediction}
-        if component == PROJECTION and self.fourth is not None:
-            return said | {"fourth_number": self.fourth}
-        return said
+            return config | {"prediction_type": self.prediction}
+        if component == PROJECTION and self.convention is not None:
+            return config | {"fourth_number": self.convention}
+        return config
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
         """Return the base's weights, rounded to fp16 where asked for."""
@@ -109,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(asked: argparse.Namespace) -> None:
-    fourth = "input-polar" if asked.stable_zero123 else None
-    model = CorrectedComponents(components_of(asked.model, "model"), asked.prediction, fourth, asked.half)
+    convention = "input-polar" if asked.stable_zero123 else None
+    model = CorrectedComponents(components_of(asked.model, "model"), asked.prediction, convention, asked.half)
     place = convert(model, asked.out, asked.layout, asked.overwrite)
     sys.stdout.write(f"{place}: {', '.join(component_sizes(model))}\n")
 

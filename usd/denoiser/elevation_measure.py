@@ -1,9 +1,9 @@
 """How high above the object a picture was taken, when nobody says: two ways, by what the picture model knows.
 
-*turn*: Zero-1-to-3 is told only how far to turn, yet its views of a turn differ with the height it believes the picture
+*turn*: Zero-1-to-3 knows only how far to turn, yet its views of a turn differ with the height it believes the picture
 was taken from. Views at small turns are sampled, and the height is searched for at which they agree with each other
 (``usd.math.silhouette_consistency``; One-2-3-45, arXiv 2306.16928, triangulates matches to the same end). Any model
-will do that is told relative cameras alone.
+will do that is given relative cameras alone.
 *read*: a model with a view volume makes its views *for* the height it is given, so that they agree with whatever was
 assumed. There a small network trained on the toys reads the height off the picture (``elevation_reader``).
 """
@@ -50,8 +50,8 @@ class Elevation:
 
     def line(self) -> str:
         """Return the estimate in words."""
-        said = f"elevation {self.degrees:.0f} degrees, give or take {self.spread:.0f} ({WAYS[self.method]})"
-        return f"{said}; a guess: give data.reference_elevation_deg if you know it" if self.unsure else said
+        text = f"elevation {self.degrees:.0f} degrees, give or take {self.spread:.0f} ({WAYS[self.method]})"
+        return f"{text}; a guess: give data.reference_elevation_deg if you know it" if self.unsure else text
 
     @property
     def unsure(self) -> bool:
@@ -96,7 +96,7 @@ def estimate_elevation(
         )
     if method == "read" or (method == "auto" and model.assumes_elevation):
         return read_elevation(over_white(rgba))
-    return turned_elevation(sampled_turns(model, rgba, lens, generator), rgba, lens, where)
+    return elevation_from_turns(sample_turns(model, rgba, lens, generator), rgba, lens, where)
 
 
 def over_white(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -113,7 +113,7 @@ def read_elevation(rgb: Float[Tensor, "1 3 H W"]) -> Elevation:
 # ---------------------------------------------------------------------------------------------------- turned views
 
 
-def sampled_turns(
+def sample_turns(
     model: ViewDenoiser,
     rgba: Float[Tensor, "1 4 H W"],
     lens: Lens,
@@ -133,7 +133,7 @@ def sampled_turns(
     return sample_views(model, reading, cameras, Sampler(steps=30, scale=3.0), generator)
 
 
-def turned_elevation(
+def elevation_from_turns(
     views: Float[Tensor, "V 3 S S"], rgba: Float[Tensor, "1 4 H W"], lens: Lens, where: str = "elevation"
 ) -> Elevation:
     """Return the height at which the views at ``TURNS_DEG`` and the picture between them agree best."""
@@ -145,8 +145,8 @@ def turned_elevation(
         )
     own, own_mask = _shrink(over_white(rgba)), _shrink(rgba[:, 3:])
     pictures = torch.cat([small[:middle], own, small[middle:]])
-    shown = torch.cat([_shrink(masks[:middle]), own_mask, _shrink(masks[middle:])])
-    return searched(lambda e: _disagreement_at(e, pictures, shown, lens))
+    shapes = torch.cat([_shrink(masks[:middle]), own_mask, _shrink(masks[middle:])])
+    return search_elevation(lambda e: _disagreement_at(e, pictures, shapes, lens))
 
 
 def _disagreement_at(elevation_deg: float, pictures: Tensor, masks: Tensor, lens: Lens) -> float:
@@ -154,7 +154,7 @@ def _disagreement_at(elevation_deg: float, pictures: Tensor, masks: Tensor, lens
     return float(disagreement(pictures, masks, cameras, samples=24, radius=lens.radius))
 
 
-def searched(score: Callable[[float], float], heights: tuple[float, ...] = HEIGHTS_DEG) -> Elevation:
+def search_elevation(score: Callable[[float], float], heights: tuple[float, ...] = HEIGHTS_DEG) -> Elevation:
     """Return the height with the lowest score: the best of a coarse search, then a parabola through finer neighbors.
 
     The spread is that of the coarse heights weighted by exp(-4 (score - best) / best), a convention: what disagrees

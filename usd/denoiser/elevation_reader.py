@@ -1,6 +1,6 @@
 """A small network that reads how high a picture was taken, as a distribution: for toys, where nothing else knows it.
 
-Zero-1-to-3 is told only *relative* cameras, and a model with a view volume takes the reference's own elevation as
+Zero-1-to-3 is given only *relative* cameras, and a model with a view volume takes the reference's own elevation as
 given (its views agree with whatever was assumed). So what the picture itself says has to be read by something that was
 trained on pictures whose elevation is known.
 """
@@ -32,7 +32,7 @@ class ElevationReaderConfig:
     )
     lowest_deg: float = option(-35.0, "middle of the lowest bin", ge=-90, le=90)
     highest_deg: float = option(85.0, "middle of the highest bin", ge=-90, le=90)
-    bins: int = option(25, "heights told apart, evenly spaced", ge=2, le=1000)
+    bins: int = option(25, "number of heights that are distinguished, evenly spaced", ge=2, le=1000)
 
 
 class ElevationReader(nn.Module):
@@ -43,7 +43,7 @@ class ElevationReader(nn.Module):
         self.config = config
         w, side = config.width, config.picture // 16
         widths = [3, w, 2 * w, 4 * w, 6 * w]
-        stages = [_halved(a, b) for a, b in itertools.pairwise(widths)]
+        stages = [_half_size(a, b) for a, b in itertools.pairwise(widths)]
         self.stages = nn.Sequential(*stages)
         self.head = nn.Sequential(
             nn.Flatten(), nn.Linear(widths[-1] * side * side, 6 * w), nn.SiLU(), nn.Linear(6 * w, config.bins)
@@ -71,7 +71,7 @@ class ElevationReader(nn.Module):
         return mean, (shares @ heights.square() - mean.square()).clamp_min(0).sqrt()
 
 
-def _halved(inward: int, outward: int) -> nn.Module:
+def _half_size(inward: int, outward: int) -> nn.Module:
     """Return layers that halve the size: a convolution, and one more at the same size."""
     return nn.Sequential(
         nn.Conv2d(inward, outward, 4, 2, 1),
@@ -86,8 +86,8 @@ def write_reader(reader: ElevationReader, file: Path) -> None:
     """Store a reader with its configuration in one file."""
     from safetensors.torch import save_file
 
-    said = {key: str(value) for key, value in asdict(reader.config).items()}
-    save_file({key: value.contiguous() for key, value in reader.state_dict().items()}, file, said)
+    config = {key: str(value) for key, value in asdict(reader.config).items()}
+    save_file({key: value.contiguous() for key, value in reader.state_dict().items()}, file, config)
 
 
 def load_reader(file: Path = WEIGHTS) -> ElevationReader:
@@ -98,8 +98,8 @@ def load_reader(file: Path = WEIGHTS) -> ElevationReader:
     with readable(file, "an elevation reader"):
         tensors = load_file(file)
         with safe_open(file, "pt") as stored:
-            said = {key: float(value) for key, value in stored.metadata().items() if key != "format"}
-        options = {key: int(value) if value == int(value) else value for key, value in said.items()}
+            numbers = {key: float(value) for key, value in stored.metadata().items() if key != "format"}
+        options = {key: int(value) if value == int(value) else value for key, value in numbers.items()}
         reader = ElevationReader(parse(ElevationReaderConfig, options, str(file)))
         reader.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
     return reader.eval()

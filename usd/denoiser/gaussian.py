@@ -39,15 +39,15 @@ class MeanPicture(EncodedReference):
 
 @register("gaussian")
 class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["GaussianDenoiser.Config"]):
-    """N(mean, std^2) when told nothing, N(condition, view_std^2) when told a picture or a sentence."""
+    """N(mean, std^2) without a condition, N(condition, view_std^2) under a picture or a sentence."""
 
     @dataclass(frozen=True)
     class Config:
-        size: int = option(32, "side of the square pictures it sees, in pixels", ge=1, le=4096)
-        mean: float = option(0.0, "what it expects when told nothing, in [-1, 1]", ge=-1, le=1)
-        std: float = option(1.0, "spread around `mean`", gt=0, le=1000)
-        text_mean: float = option(0.2, "what it expects when told any sentence", ge=-1, le=1)
-        view_std: float = option(0.2, "spread around a condition", gt=0, le=1000)
+        size: int = option(32, "side of its square pictures, in pixels", ge=1, le=4096)
+        mean: float = option(0.0, "mean of pictures without a condition, in [-1, 1]", ge=-1, le=1)
+        std: float = option(1.0, "standard deviation of pictures without a condition", gt=0, le=1000)
+        text_mean: float = option(0.2, "mean of pictures under any sentence", ge=-1, le=1)
+        view_std: float = option(0.2, "standard deviation of pictures under a condition", gt=0, le=1000)
 
     embedding = Normal
 
@@ -80,7 +80,7 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         return self._flat([self.config.mean] * batch, self.config.std)
 
     def embed_text(self, prompts: Sequence[str]) -> Normal:
-        """Return N(text_mean, view_std^2) for any sentence; the empty one says nothing."""
+        """Return N(text_mean, view_std^2) for any sentence; N(mean, std^2) for the empty one."""
         flat = self._flat(
             [self.config.text_mean if p else self.config.mean for p in prompts], self.config.view_std
         )
@@ -91,11 +91,13 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         """Return the reference picture as the expected view."""
         return MeanPicture(self.encode(rgb))
 
-    def embed_view(self, reading: EncodedReference, cameras: Cameras) -> Normal:
+    def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Normal:
         """Return N(expected view, view_std^2) for each camera."""
-        assert isinstance(reading, MeanPicture)
+        assert isinstance(reference, MeanPicture)
         mean = (
-            reading.z.expand(len(cameras), -1, -1, -1) if self.view_mean is None else self.view_mean(cameras)
+            reference.z.expand(len(cameras), -1, -1, -1)
+            if self.view_mean is None
+            else self.view_mean(cameras)
         )
         return Normal(mean, mean.new_full((len(cameras),), self.config.view_std))
 

@@ -95,20 +95,20 @@ class UNetDenoiser(Denoiser[L]):
         given = condition.map(lambda _, tensor: tensor.to(device, dtype))
         with torch.autocast(device.type, enabled=False), self.unet.use(device) as unet:
             self._check_width(given.tokens.shape[-1])
-            chunks = [self._run(unet, x[at], t[at], _rows(given, at)) for at in self._slices(len(x))]
+            chunks = [self._run(unet, x[a:b], t[a:b], _rows(given, a, b)) for a, b in self._ranges(len(x))]
             return torch.cat(chunks)
 
     def _run(self, unet: UNet, x: Tensor, t: Tensor, condition: NetworkInput) -> Tensor:
         """Return the UNet's output for a chunk of the batch."""
         return unet(x, t, encoder_hidden_states=condition.tokens, class_labels=condition.time).sample
 
-    def _slices(self, count: int) -> list[slice]:
-        """Return the ranges of views that go through a network together."""
+    def _ranges(self, count: int) -> list[tuple[int, int]]:
+        """Return the ranges of views that go through a network together: the first, and the one after the last."""
         size = self.execution.views_at_once or count
-        return [slice(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
+        return [(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
 
     def _chunks(self, batch: Tensor) -> list[Tensor]:
-        return [batch[at] for at in self._slices(len(batch))]
+        return [batch[first:end] for first, end in self._ranges(len(batch))]
 
     def _check_width(self, given: int) -> None:
         """Raise UserError where the tokens of a condition are those of another model."""
@@ -162,8 +162,8 @@ def compile_network(network: object, mode: str) -> None:
         network.compile(mode=mode)
 
 
-def _rows(condition: NetworkInput, at: slice) -> NetworkInput:
-    return condition.map(lambda _, tensor: tensor[at])
+def _rows(condition: NetworkInput, first: int, end: int) -> NetworkInput:
+    return condition.map(lambda _, tensor: tensor[first:end])
 
 
 def _recompute(autoencoder: Autoencoder, wanted: bool) -> None:

@@ -55,13 +55,13 @@ class StoredTensor:
 Table = dict[str, StoredTensor]
 
 
-def read_as_ours(table: Table, stored: Mapping[str, Tensor]) -> LazyTensors:
+def read_with_our_names(table: Table, stored: Mapping[str, Tensor]) -> LazyTensors:
     """Return the tensors of a checkpoint that a table names, under our names."""
     return LazyTensors({ours: partial(o.read, stored) for ours, o in table.items() if o.name in stored})
 
 
 def stored_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return our tensors under the checkpoint's names: the inverse of ``read_as_ours``."""
+    """Return our tensors under the checkpoint's names: the inverse of ``read_with_our_names``."""
     groups: dict[str, list[tuple[int, Tensor]]] = {}
     for name, origin in table.items():
         groups.setdefault(origin.name, []).append((origin.third or 0, origin.stored_form(ours[name])))
@@ -69,7 +69,7 @@ def stored_tensors(table: Table, ours: Mapping[str, Tensor]) -> dict[str, Tensor
     return {name: (torch.cat(xs) if len(xs) > 1 else xs[0]).contiguous() for name, xs in each.items()}
 
 
-def averaged_name(name: str) -> str:
+def average_name(name: str) -> str:
     """Return the name of the exponential moving average of a weight of the UNet: the same without dots."""
     return AVERAGE + name.removeprefix("model.").replace(".", "")
 

@@ -21,7 +21,7 @@ from usd.denoiser import Denoiser, Execution, ImageTextDenoiser
 from usd.denoiser.components import ModelComponents, open_components
 from usd.denoiser.lora_file import is_lora_folder, with_lora
 from usd.denoiser.weights import read_json, weight_files
-from usd.denoiser.zero123_condition import FourthNumber
+from usd.denoiser.zero123_condition import PoseConvention
 
 LOG = logging.getLogger(__name__)
 ALIAS_FILE = resource("load/models.yaml")
@@ -34,18 +34,18 @@ ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
 class ModelEntry:
     """One model of ``load/models.yaml``; the file's head explains the fields."""
 
-    denoiser: str = option(help="file of usd/denoiser that runs it")
-    path: str | None = option(None, "folder or single file that comes with the package")
-    repository: str | None = option(None, "Hugging Face id")
-    revision: str = option("main", "branch, tag or commit")
+    denoiser: str = option(help="kind of denoiser that runs the model")
+    path: str | None = option(None, "folder or single file of a model that comes with the package")
+    repository: str | None = option(None, "Hugging Face id of the model")
+    revision: str = option("main", "branch, tag or commit of the repository")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
-    license: str = option("", "what its authors allow")
+    license: str = option("", "what the model's authors allow")
     architecture: str = option("", "entry of usd/denoiser/architectures.py with the sizes of its networks")
     stored: Literal["fp32", "fp16"] = option("fp32", "precision of the weights that are fetched")
-    unverified: tuple[str, ...] = option((), "fields above that nobody has checked against the hub")
-    note: str = option("", "what it is")
-    fourth_number: FourthNumber | None = option(
+    unverified: tuple[str, ...] = option((), "fields of the entry that nobody has checked against the hub")
+    note: str = option("", "what the model is")
+    pose_convention: PoseConvention | None = option(
         None, "last number of Zero-1-to-3's pose; unset: as the model's files say"
     )
 
@@ -83,7 +83,7 @@ def open_model(name: str, role: str, where: str, execution: Execution) -> Denois
         )
     denoiser = _open.get((name, execution))
     if denoiser is None:
-        denoiser = _opened(name, role, where, execution)
+        denoiser = _open_located(name, role, where, execution)
         _open[name, execution] = denoiser
     return denoiser
 
@@ -97,17 +97,19 @@ class ModelLocation:
     place: Path | None = None
     lora: Path | None = None
     scale: float = 1.0
-    fourth_number: FourthNumber | None = None
+    pose_convention: PoseConvention | None = None
 
     def options(self, execution: Execution) -> dict[str, object]:
         """Return the options of its denoiser."""
-        said: dict[str, object] = {"folder": str(self.place), "execution": execution}
+        options: dict[str, object] = {"folder": str(self.place), "execution": execution}
         if self.lora is not None:
-            said |= {"lora_file": str(self.lora), "lora_scale": self.scale}
-        return said if self.fourth_number is None else said | {"fourth_number": self.fourth_number}
+            options |= {"lora_file": str(self.lora), "lora_scale": self.scale}
+        return (
+            options if self.pose_convention is None else options | {"pose_convention": self.pose_convention}
+        )
 
 
-def _opened(name: str, role: str, where: str, execution: Execution) -> Denoiser:
+def _open_located(name: str, role: str, where: str, execution: Execution) -> Denoiser:
     found = find_model(name, role, where)
     cls = find(Denoiser, found.kind)
     if found.place is None:
@@ -185,7 +187,7 @@ def find_published(name: str, role: str, where: str) -> ModelLocation:
     kind = entry.denoiser if entry else _kind_of(place, base, role, where)
     components = find(Denoiser, kind).components
     if components and place is None:
-        place = _fetched(base, entry, components, where)
+        place = _find_or_fetch(base, entry, components, where)
     if place is None:
         return ModelLocation(name, kind)
     missing = missing_components(place, components) if place.is_dir() else []
@@ -193,8 +195,8 @@ def find_published(name: str, role: str, where: str) -> ModelLocation:
         raise UserError(
             f"{where}: folder {place} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
         )
-    fourth = entry.fourth_number if entry else None
-    return ModelLocation(name, kind, place, _lora_place(lora, where) if lora else None, scale, fourth)
+    convention = entry.pose_convention if entry else None
+    return ModelLocation(name, kind, place, _lora_place(lora, where) if lora else None, scale, convention)
 
 
 def split_lora(name: str) -> tuple[str, str, float]:
@@ -249,12 +251,12 @@ def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
     if model.has("image_encoder"):
         return "zero123"
-    if _says(model, "text_encoder", "model_type") == "t5":
+    if _option_of(model, "text_encoder", "model_type") == "t5":
         return "deep-floyd"
-    return "instruct-pix2pix" if _says(model, "unet", "in_channels") == 8 else "stable-diffusion"
+    return "instruct-pix2pix" if _option_of(model, "unet", "in_channels") == 8 else "stable-diffusion"
 
 
-def _says(model: ModelComponents, component: str, option: str) -> object:
+def _option_of(model: ModelComponents, component: str, option: str) -> object:
     """Return an option of a component's configuration; None where it has no readable one."""
     try:
         return model.config(component).get(option) if model.has(component) else None
@@ -272,7 +274,7 @@ def formulas() -> list[str]:
 def folder_of(name: str, components: Sequence[str], where: str) -> Path:
     """Return a folder on this disk with these components of a model, fetched if need be. Raises UserError."""
     entry = entry_of(name)
-    return local_model(entry.path if entry else name) or _fetched(name, entry, components, where)
+    return local_model(entry.path if entry else name) or _find_or_fetch(name, entry, components, where)
 
 
 def find_network(name: str, role: str, where: str) -> Path:
@@ -302,11 +304,11 @@ def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- the hub
 
 
-def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
+def _find_or_fetch(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
     """Return a folder in the Hugging Face cache with these components: what is there already, else downloaded."""
     repositories = _repositories(name, entry)
     there = dict.fromkeys([*repositories, *((repository, "main") for repository, _ in repositories)])
-    folders = (_cached(repository, revision, components) for repository, revision in there)
+    folders = (_find_in_cache(repository, revision, components) for repository, revision in there)
     found = next((folder for folder in folders if folder is not None), None)
     if found is not None:
         return found
@@ -317,10 +319,10 @@ def _fetched(name: str, entry: ModelEntry | None, components: Sequence[str], whe
         except (
             Exception
         ) as problem:  # the hub client raises its transport's errors, which differ between versions
-            reasons.append(f"{repository} ({_reason(problem)})")
+            reasons.append(f"{repository} ({_failure(problem)})")
             if reasons[-1].endswith("(unreachable)"):
                 break  # the mirrors are on the same host
-    raise UserError(_absent(name, entry, reasons, where))
+    raise UserError(_absence(name, entry, reasons, where))
 
 
 def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
@@ -333,7 +335,7 @@ def _repositories(name: str, entry: ModelEntry | None) -> list[tuple[str, str]]:
     return [(known[1], known[2] or "main")] if known and not name.startswith(".") else []
 
 
-def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
+def _absence(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: str) -> str:
     """Return the one line that says what was tried and what to do."""
     if entry is not None and entry.path:
         place = resource(entry.path)
@@ -347,14 +349,14 @@ def _absent(name: str, entry: ModelEntry | None, reasons: Sequence[str], where: 
     )
 
 
-def _reason(problem: Exception) -> str:
+def _failure(problem: Exception) -> str:
     kind = type(problem).__name__
     known = {"RepositoryNotFoundError": "not found", "GatedRepoError": "gated: accept its terms and log in"}
     offline = any(word in kind for word in ("Connect", "Timeout", "Offline", "Network"))
     return known.get(kind, "unreachable" if offline else f"{kind}: {str(problem).splitlines()[0][:80]}")
 
 
-def _cached(repository: str, revision: str, components: Sequence[str]) -> Path | None:
+def _find_in_cache(repository: str, revision: str, components: Sequence[str]) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
@@ -369,15 +371,15 @@ def _fetch(repository: str, revision: str, components: Sequence[str], entry: Mod
 
     info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
     names = [sibling.rfilename for sibling in info.siblings or []]
-    files = wanted_files(names, components, half=entry is not None and entry.stored == "fp16")
-    said = f"{entry.note}; license: {entry.license}" if entry else "license: see its page"
+    files = files_to_fetch(names, components, half=entry is not None and entry.stored == "fp16")
+    terms = f"{entry.note}; license: {entry.license}" if entry else "license: see its page"
     if entry and entry.unverified:
-        said += f"; not verified here, see its page: {', '.join(entry.unverified)}"
-    LOG.warning("fetching %s at %s (%s)", repository, revision, said)
+        terms += f"; not verified here, see its page: {', '.join(entry.unverified)}"
+    LOG.warning("fetching %s at %s (%s)", repository, revision, terms)
     return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
 
 
-def wanted_files(files: Sequence[str], components: Sequence[str], half: bool = False) -> list[str]:
+def files_to_fetch(files: Sequence[str], components: Sequence[str], half: bool = False) -> list[str]:
     """Return the files of a repository to fetch: each component's small files and one form of its weights."""
     folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]

@@ -27,7 +27,9 @@ class LoraConfig:
     """The shape of the change: W + alpha / rank B A, with A (rank, in) and B (out, rank)."""
 
     rank: int = option(4, "rank of the change of each layer", ge=1, le=4096)
-    alpha: int | None = option(None, "the change is multiplied by alpha / rank; null: by 1", ge=1, le=65536)
+    alpha: int | None = option(
+        None, "strength of the change, which is multiplied by alpha / rank; null: by 1", ge=1, le=65536
+    )
     dropout: float = option(
         0.0, "share of a layer's inputs that the change does not see in training", ge=0, lt=1
     )
@@ -38,7 +40,7 @@ class Card:
     """``lora.json``: what a LoRA was trained on, and the sentence that calls it up."""
 
     base_model: str | None = option(None, "alias, folder or hub id of the model that it changes")
-    prompt: str | None = option(None, "the sentence for the object, as clear as in the input picture")
+    prompt: str | None = option(None, "sentence for the object, as clear as in the input picture")
 
 
 def add_lora(unet: object, config: LoraConfig) -> torch.nn.Module:

@@ -133,19 +133,19 @@ def common_alphas(path: Path, facts: Mapping[str, object]) -> dict[str, float]:
 
     Raises UserError for strengths that differ by rule.
     """
-    said: NetworkConfig = {}
+    options: NetworkConfig = {}
     if "lora_adapter_metadata" in facts:  # as diffusers writes it, "unet.lora_alpha"
-        said = json.loads(str(facts["lora_adapter_metadata"]))
+        options = json.loads(str(facts["lora_adapter_metadata"]))
     elif (path.parent / ADAPTER).is_file() and path.name.startswith("adapter_model"):
         beside = read_json(path.parent / ADAPTER)
-        said = {
+        options = {
             f"{component}.{key}": value
             for component in ("unet", "text_encoder")
             for key, value in beside.items()
         }
     odd = [
         key
-        for key, value in said.items()
+        for key, value in options.items()
         if re.search(r"(rank|alpha)_pattern$|use_(rslora|dora)$", key) and value
     ]
     if odd:
@@ -153,7 +153,7 @@ def common_alphas(path: Path, facts: Mapping[str, object]) -> dict[str, float]:
             f"{path}: its strength differs by layer ({odd[0]}), which is not supported; merge it with peft"
         )
     ends = ".lora_alpha"
-    return {key.removesuffix(ends): number(said, key, 0.0) for key in said if key.endswith(ends)}
+    return {key.removesuffix(ends): number(options, key, 0.0) for key in options if key.endswith(ends)}
 
 
 def _place_of(path: Path, name: str) -> tuple[str, str, str]:
@@ -168,13 +168,13 @@ def _place_of(path: Path, name: str) -> tuple[str, str, str]:
             component = PREFIXES.get(prefix, "text_encoder" if text else "unet")
             if component == "text_encoder":
                 head = OLD_TEXT_LAYER.sub(r"\1_proj", head)
-            return component, squashed(head), role
+            return component, squash(head), role
     raise UserError(
         f"{path}: {name} is no part of a LoRA; expected tensors named lora_A, lora_B, up, down or alpha"
     )
 
 
-def squashed(name: str) -> str:
+def squash(name: str) -> str:
     """Return a layer's name without dots, underscores and CLIP's outer module, which some libraries leave out."""
     return re.sub(r"[._]", "", name.removeprefix("text_model.").removeprefix("text_model_"))
 
@@ -242,9 +242,7 @@ class LoraComponents(ModelComponents):
 
     def _by_weight(self, component: str, weights: Mapping[str, Tensor]) -> dict[str, LowRank]:
         """Return the changes under the weights' own names."""
-        places = {
-            squashed(name.removesuffix(".weight")): name for name in weights if name.endswith(".weight")
-        }
+        places = {squash(name.removesuffix(".weight")): name for name in weights if name.endswith(".weight")}
         found = {}
         for layer, low in self.lora.changes.get(component, {}).items():
             name = places.get(layer) or places.get(f"{layer}0")  # an old to_out is now to_out.0

@@ -153,7 +153,7 @@ class TokenBatch(Protocol):
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     """A tokenizer of transformers."""
 
     pad_token: str | None

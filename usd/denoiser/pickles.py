@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
@@ -36,7 +37,6 @@ PLAIN = (
         for name in ("object", "dict", "list", "tuple", "set", "int", "float", "str", "bool")
     ),
 )
-StandIn = Callable[..., object] | tuple[Callable[..., object], str]
 REFUSAL = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
 
@@ -67,18 +67,17 @@ def read_pickle(path: Path, zipped: bool) -> object:
         )
     if names:
         LOG.info("%s: ignored its trainer's objects (%s)", path.name, ", ".join(names))
-    stand_ins: list[StandIn] = [(_stand_in(name), name) for name in names]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as problem:  # torch's own advice is to run what the file holds
-        said = REFUSAL.search(str(problem))
+        reason = REFUSAL.search(str(problem))
         raise UserError(
-            f"{path}: cannot be read as weights: {said[1][:200] if said else 'it holds something else'}"
+            f"{path}: cannot be read as weights: {reason[1][:200] if reason else 'it holds something else'}"
         ) from problem
 
 
-def _stand_in(name: str) -> Callable[..., object]:
+def _stand_in(name: str) -> type[EmptyObject] | Callable[[Unpack[tuple[object, ...]]], dict[object, object]]:
     return empty_table if name.endswith("dict") else type("EmptyObject", (EmptyObject,), {})
 
 

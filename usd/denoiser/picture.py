@@ -61,8 +61,8 @@ class ClipPicture:
         if not path.is_file():
             return cls(size, source_size=source_size)
         try:
-            said = json.loads(path.read_text())
+            options = json.loads(path.read_text())
         except ValueError as problem:
             raise UserError(f"{path}: is not JSON ({problem})") from None
-        mean, std = said.get("image_mean") or CLIP_MEAN, said.get("image_std") or CLIP_STD
+        mean, std = options.get("image_mean") or CLIP_MEAN, options.get("image_std") or CLIP_STD
         return cls(size, tuple(mean), tuple(std), source_size)

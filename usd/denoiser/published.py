@@ -160,7 +160,7 @@ def state_of(model: ModelComponents, family: Family, averaged: bool = True) -> d
 
 def _average(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the UNet as the original's moving average, and that average's two numbers, at their initial values."""
-    average = {layouts.averaged_name(name): x for name, x in stored.items() if name.startswith(UNET)}
+    average = {layouts.average_name(name): x for name, x in stored.items() if name.startswith(UNET)}
     numbers = {"decay": torch.tensor(0.9999), "num_updates": torch.tensor(0, dtype=torch.int32)}
     return average | {f"{layouts.AVERAGE}{name}": x for name, x in numbers.items()}
 

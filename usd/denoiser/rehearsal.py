@@ -101,7 +101,7 @@ class RandomComponents(ModelComponents):
 
 def write_stand_in(architecture: Architecture, folder: Path) -> Path:
     """Write a random model of this architecture, shrunk, as a diffusers folder; return the folder."""
-    tiny = architecture.shrunk()
+    tiny = architecture.shrink()
     reads = "text_encoder" in tiny.configs or "language_model" in tiny.configs
     words = write_tokenizer(folder / "words") if reads else None
     model = RandomComponents(folder.name, tiny, words)
@@ -205,8 +205,8 @@ class Rehearsal:
         if key not in self.models:
             self.models[key] = model
             write_stand_in(model.architecture, folder)
-        fourth = entry.fourth_number if entry else None
-        return ModelLocation(name, model.architecture.denoiser, folder / "model", fourth_number=fourth)
+        convention = entry.pose_convention if entry else None
+        return ModelLocation(name, model.architecture.denoiser, folder / "model", pose_convention=convention)
 
 
 def _is_no_model(name: str, entry: ModelEntry | None, place: Path | None) -> bool:

@@ -26,9 +26,9 @@ from usd.denoiser.weights import (
     NetworkConfig,
     build,
     empty_network,
+    nested,
     number,
     open_checkpoint,
-    section,
     whole,
     whole_numbers,
 )
@@ -61,7 +61,7 @@ class SingleFile(ModelComponents):
         self.place = place
         self.stored, self.facts = open_checkpoint(place)
         self.family = family_of(self.stored, place)
-        self.said = training_config(place)
+        self.training = training_config(place)
         self.averaged = averaged and _has_average(self.stored)
 
     def has(self, component: str) -> bool:
@@ -77,7 +77,7 @@ class SingleFile(ModelComponents):
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
         """Return a component's weights, read when asked for. Raises UserError."""
-        return layouts.read_as_ours(self._table(component), self.stored)
+        return layouts.read_with_our_names(self._table(component), self.stored)
 
     def tokenizer(self) -> Path | None:
         """Return a folder ``tokenizer`` beside the file, if there is one."""
@@ -96,31 +96,33 @@ class SingleFile(ModelComponents):
             if self.family == "zero123"
             else {"text_encoder": text_config(self.stored, self.family, self.place)}
         )
-        unet = unet_config(self.stored, self.said, self.place)
-        check_sizes(self.said, unet, self.place)
-        return {"unet": unet, "vae": autoencoder_config(self.stored, self.said, self.place), **encoder}
+        unet = unet_config(self.stored, self.training, self.place)
+        check_sizes(self.training, unet, self.place)
+        return {"unet": unet, "vae": autoencoder_config(self.stored, self.training, self.place), **encoder}
 
     @cached_property
     def _configs(self) -> dict[str, NetworkConfig]:
-        prediction = prediction_type(self.family, self.said, self.facts) or self._measured()
-        check_prediction(prediction, self.family, self.said, self.place)
+        prediction = prediction_type(self.family, self.training, self.facts) or self._measure_prediction()
+        check_prediction(prediction, self.family, self.training, self.place)
         velocity = prediction == "v_prediction"
-        side = _image_size(self.family, velocity, self.said)
+        side = _image_size(self.family, velocity, self.training)
         unet = self._shapes["unet"] | {"sample_size": side, "upcast_attention": velocity}
         vae = self._shapes["vae"]
         vae = vae | {"sample_size": side * 2 ** (len(whole_numbers(vae, "block_out_channels")) - 1)}
-        scheduler = SCHEDULER | _betas(self.said) | {"prediction_type": prediction}
+        scheduler = SCHEDULER | _betas(self.training) | {"prediction_type": prediction}
         check_schedule(scheduler, self.stored, self.place)
         configs = self._shapes | {"unet": unet, "vae": vae, "scheduler": scheduler}
-        return configs | ({PROJECTION: _fourth(self.place, self.said)} if self.family == "zero123" else {})
+        return configs | (
+            {PROJECTION: _pose_convention(self.place, self.training)} if self.family == "zero123" else {}
+        )
 
-    def _measured(self) -> str:
+    def _measure_prediction(self) -> str:
         """Return what the UNet predicts, measured on it: no file of weights says so."""
         config = self._shapes["unet"]
         unet = build(*CLASSES["unet"], config, self.tensors("unet"), self.place).float()
         assert isinstance(unet, UNetNetwork)
         channels, width = whole(config, "in_channels"), whole(config, "cross_attention_dim")
-        found, share = measured_prediction(unet, channels, width)
+        found, share = measure_prediction(unet, channels, width)
         LOG.warning(
             "%s does not say what its UNet predicts; by its answer to pure noise (%.2f of it): %s. If that is wrong, "
             "put its training configuration beside it as %s",
@@ -141,7 +143,7 @@ class SingleFile(ModelComponents):
         return table
 
     def _averaged(self, origin: StoredTensor) -> StoredTensor:
-        name = layouts.averaged_name(origin.name)
+        name = layouts.average_name(origin.name)
         return StoredTensor(name) if name in self.stored else origin
 
 
@@ -183,13 +185,13 @@ def _stranger(stored: Mapping[str, Tensor]) -> str:
         "down_blocks.": "holds one network of a diffusers folder; give the folder",
         "model.diffusion_model.": "holds a UNet whose condition it does not tell",
     }
-    found = (said for mark, said in marks.items() if any(name.startswith(mark) for name in stored))
+    found = (kind for mark, kind in marks.items() if any(name.startswith(mark) for name in stored))
     first = next(iter(stored))
     return next(found, f"holds {len(stored)} tensors of an unknown model, such as {first}")
 
 
 def _has_average(stored: Mapping[str, Tensor]) -> bool:
-    return layouts.averaged_name(f"{UNET}input_blocks.0.0.weight") in stored
+    return layouts.average_name(f"{UNET}input_blocks.0.0.weight") in stored
 
 
 # ------------------------------------------------------------------------------------------------------ configurations
@@ -212,14 +214,14 @@ def training_config(place: Path) -> NetworkConfig:
     except (YAMLError, OmegaConfBaseException):
         content = None
     whole_file = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
-    params = section(whole_file, "model", "params")
+    params = nested(whole_file, "model", "params")
     if not params:
         raise UserError(f"{path}: has no model.params; expected the training configuration of {place.name}")
-    ours = section(whole_file, "usd")
+    ours = nested(whole_file, "usd")
     return params | ({OURS: ours} if ours else {})
 
 
-def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, object], place: Path) -> NetworkConfig:
+def unet_config(stored: Mapping[str, Tensor], training: Mapping[str, object], place: Path) -> NetworkConfig:
     """Return the configuration of UNet2DConditionModel, without ``sample_size``, by the shapes of its weights."""
     levels = _levels(stored, place)
     attentive = [f"{UNET}input_blocks.{first}.1.norm.weight" in stored for first, _ in levels]
@@ -242,12 +244,12 @@ def unet_config(stored: Mapping[str, Tensor], said: Mapping[str, object], place:
         "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attentive],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attentive)],
         "cross_attention_dim": _shape(stored, inner, place)[1],
-        "attention_head_dim": _heads(channels, linear, said),  # heads, under diffusers' misleading name
+        "attention_head_dim": _heads(channels, linear, training),  # heads, under diffusers' misleading name
         "use_linear_projection": linear,
     }
 
 
-def check_sizes(said: Mapping[str, object], unet: Mapping[str, object], place: Path) -> None:
+def check_sizes(training: Mapping[str, object], unet: Mapping[str, object], place: Path) -> None:
     """Raise UserError where the configuration beside the weights is of another model, whose heads would be wrong."""
     channels = whole_numbers(unet, "block_out_channels")
     weights = {
@@ -258,7 +260,7 @@ def check_sizes(said: Mapping[str, object], unet: Mapping[str, object], place: P
         "num_res_blocks": unet["layers_per_block"],
         "context_dim": unet["cross_attention_dim"],
     }
-    params = section(said, "unet_config", "params")
+    params = nested(training, "unet_config", "params")
     other = next((name for name, found in weights.items() if params.get(name, found) != found), None)
     if other is not None:
         raise UserError(
@@ -280,8 +282,8 @@ def _levels(stored: Mapping[str, Tensor], place: Path) -> list[tuple[int, int]]:
     return [*levels, (first, block - first)]
 
 
-def _heads(channels: list[int], linear: bool, said: Mapping[str, object]) -> int | list[int]:
-    params = section(said, "unet_config", "params")
+def _heads(channels: list[int], linear: bool, training: Mapping[str, object]) -> int | list[int]:
+    params = nested(training, "unet_config", "params")
     heads, width = whole(params, "num_heads", -1), whole(params, "num_head_channels", -1)
     if heads > 0:
         return heads
@@ -291,7 +293,7 @@ def _heads(channels: list[int], linear: bool, said: Mapping[str, object]) -> int
 
 
 def autoencoder_config(
-    stored: Mapping[str, Tensor], said: Mapping[str, object], place: Path
+    stored: Mapping[str, Tensor], training: Mapping[str, object], place: Path
 ) -> NetworkConfig:
     """Return the configuration of AutoencoderKL, without ``sample_size``, by the shapes of its weights."""
     levels = _count(stored, f"{AUTOENCODER}encoder.down.NUMBER.block.0.conv1.weight", place)
@@ -308,7 +310,7 @@ def autoencoder_config(
         "layers_per_block": layers,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "scaling_factor": number(said, "scale_factor", 0.18215),
+        "scaling_factor": number(training, "scale_factor", 0.18215),
     }
 
 
@@ -360,22 +362,24 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> NetworkConfig:
     }
 
 
-def prediction_type(family: Family, said: Mapping[str, object], facts: Mapping[str, object]) -> str | None:
+def prediction_type(
+    family: Family, training: Mapping[str, object], facts: Mapping[str, object]
+) -> str | None:
     """Return what is predicted, by the training configuration, else by the published checkpoint's step; None: unknown.
 
     A configuration that does not say it means noise to its authors, but easily lies beside the wrong file: with and
     without it the file itself is asked (``check_prediction``).
     """
-    if "parameterization" in said:
-        return "v_prediction" if said["parameterization"] == "v" else "epsilon"
+    if "parameterization" in training:
+        return "v_prediction" if training["parameterization"] == "v" else "epsilon"
     if family != "stable-diffusion-2":
         return "epsilon"
     return PREDICTION_AT_STEP.get(int(str(facts.get("global_step", 0))))
 
 
-def check_prediction(prediction: str, family: Family, said: Mapping[str, object], place: Path) -> None:
+def check_prediction(prediction: str, family: Family, training: Mapping[str, object], place: Path) -> None:
     """Raise UserError where a configuration means noise by its silence and the file says velocity."""
-    means_noise = bool(said) and "parameterization" not in said
+    means_noise = bool(training) and "parameterization" not in training
     if family == "stable-diffusion-2" and means_noise and prediction == "v_prediction":
         raise UserError(
             f"{place}: predicts velocity, and {place.with_suffix('.yaml').name} beside it means noise, since it has no "
@@ -384,7 +388,7 @@ def check_prediction(prediction: str, family: Family, said: Mapping[str, object]
 
 
 @torch.no_grad()
-def measured_prediction(unet: UNetNetwork, channels: int, width: int, side: int = 16) -> tuple[str, float]:
+def measure_prediction(unet: UNetNetwork, channels: int, width: int, side: int = 16) -> tuple[str, float]:
     """Return what a UNet predicts, and which share of pure noise is in its answer to it.
 
     At the last t nearly all of x_t is noise. What predicts noise returns it (share 1); the velocity there is nearly
@@ -412,17 +416,17 @@ def check_schedule(scheduler: Mapping[str, object], stored: Mapping[str, Tensor]
         )
 
 
-def _image_size(family: Family, velocity: bool, said: Mapping[str, object]) -> int:
+def _image_size(family: Family, velocity: bool, training: Mapping[str, object]) -> int:
     """Return the side of the latents.
 
     Stable Diffusion 2's authors wrote ``image_size: 64`` for their 768 px model too, whose sampler
     is told the size. diffusers knows it by its prediction and takes 96; so do we, whether or not that YAML is there.
     """
-    ours = section(said, OURS)
+    ours = nested(training, OURS)
     if "image_size" in ours:
         return whole(ours, "image_size")
     large = family == "stable-diffusion-2" and velocity
-    side = whole(said, "image_size", 32 if family == "zero123" else 64)
+    side = whole(training, "image_size", 32 if family == "zero123" else 64)
     return 96 if large and side == 64 else side
 
 
@@ -431,14 +435,14 @@ def betas_of(scheduler: Mapping[str, object]) -> tuple[float, float]:
     return number(scheduler, "beta_start", 0.00085), number(scheduler, "beta_end", 0.012)
 
 
-def _betas(said: Mapping[str, object]) -> NetworkConfig:
+def _betas(training: Mapping[str, object]) -> NetworkConfig:
     ours = {"linear_start": "beta_start", "linear_end": "beta_end", "timesteps": "num_train_timesteps"}
-    return {ours[name]: said[name] for name in ours if name in said}
+    return {ours[name]: training[name] for name in ours if name in training}
 
 
-def _fourth(place: Path, said: Mapping[str, object]) -> NetworkConfig:
+def _pose_convention(place: Path, training: Mapping[str, object]) -> NetworkConfig:
     """Return the convention of the pose's last number: Stable-Zero123 is known by its file's name only."""
-    ours = {**said, **section(said, OURS)}  # before 0.2 it stood among the parameters
+    ours = {**training, **nested(training, OURS)}  # before 0.2 it stood among the parameters
     if "fourth_number" in ours:
         return {"fourth_number": ours["fourth_number"]}
     return {"fourth_number": "input-polar"} if STABLE.search(place.name) else {}

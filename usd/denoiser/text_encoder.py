@@ -1,6 +1,7 @@
 """What denoisers conditioned on a sentence have in common: a text encoder and its tokenizer."""
 
 import hashlib
+import importlib.util
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from usd.denoiser import TextDenoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import L, NetworkInput, UNetDenoiser
 from usd.denoiser.load import in_rehearsal
-from usd.denoiser.networks import TextEncoder, Tokenizer
+from usd.denoiser.networks import TextEncoder, TextTokenizer
 from usd.denoiser.weights import readable, whole
 
 
@@ -35,7 +36,7 @@ class PromptDenoiser(UNetDenoiser[L], TextDenoiser[L]):
             half=self.text_half,
         )
         self._rehearsed = in_rehearsal()
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer: TextTokenizer | None = None
         self._empty: NetworkInput | None = None
 
     @abstractmethod
@@ -48,7 +49,7 @@ class PromptDenoiser(UNetDenoiser[L], TextDenoiser[L]):
         """The number of tokens that the text encoder is given."""
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> TextTokenizer:
         """The tokenizer, read when first needed. Raises UserError."""
         if self._tokenizer is None:
             self._tokenizer = read_tokenizer(self.tokenizer_folder())
@@ -111,17 +112,28 @@ class PromptDenoiser(UNetDenoiser[L], TextDenoiser[L]):
         self.text_encoder.drop()
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> TextTokenizer:
     """Return the tokenizer stored in a folder. Raises UserError."""
     from transformers import AutoTokenizer
 
+    if not (folder / "tokenizer.json").is_file() and not has_package("sentencepiece"):
+        pieces = next(iter(sorted(folder.glob("*.model"))), None)
+        if pieces is not None:
+            raise UserError(
+                f"{pieces}: reading it needs the package 'sentencepiece', which is not installed; pip install it"
+            )
     with readable(folder, "a tokenizer"):
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: TextTokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:
         there = (folder / "tokenizer_config.json").is_file()
         what = "says no pad_token" if there else "is missing"
         raise UserError(f"{folder}: its tokenizer_config.json {what}; expected the model's own")
     return tokenizer
+
+
+def has_package(name: str) -> bool:
+    """Return whether a package is installed."""
+    return importlib.util.find_spec(name) is not None
 
 
 def digest_of(folders: Sequence[Path], more: str) -> str:

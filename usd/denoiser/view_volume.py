@@ -257,8 +257,8 @@ class Completion(nn.Module):
 
 def load_volume(place: Path) -> ViewVolume:
     """Return the view volume stored in a folder. Raises UserError."""
-    said = read_json(place / "config.json")
-    ours = {field.name: said[field.name] for field in fields(ViewVolumeConfig) if field.name in said}
+    config = read_json(place / "config.json")
+    ours = {field.name: config[field.name] for field in fields(ViewVolumeConfig) if field.name in config}
     volume = ViewVolume(parse(ViewVolumeConfig, ours, str(place / "config.json")))
     with readable(place, "a view volume"):
         volume.load_state_dict({key: value.float() for key, value in load_tensors(place).items()})
@@ -269,5 +269,5 @@ def write_volume(volume: ViewVolume, place: Path) -> None:
     """Store a view volume as ``load_volume`` reads it."""
     place.mkdir(parents=True, exist_ok=True)
     save_file(volume.state_dict(), place / "diffusion_pytorch_model.safetensors")
-    said = {"_class_name": "ViewVolume", **asdict(volume.config)}
-    (place / "config.json").write_text(json.dumps(said, indent=2))
+    config = {"_class_name": "ViewVolume", **asdict(volume.config)}
+    (place / "config.json").write_text(json.dumps(config, indent=2))

@@ -32,7 +32,7 @@ def whole(config: Mapping[str, object], name: str, default: int | None = None) -
     return value
 
 
-def section(config: Mapping[str, object], *names: str) -> NetworkConfig:
+def nested(config: Mapping[str, object], *names: str) -> NetworkConfig:
     """Return a mapping nested in a configuration under these names; {} where there is none."""
     found: object = config
     for name in names:

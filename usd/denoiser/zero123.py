@@ -22,7 +22,7 @@ from usd.denoiser.weights import readable, whole
 from usd.denoiser.zero123_condition import (
     CameraProjection,
     CameraProjectionConfig,
-    FourthNumber,
+    PoseConvention,
     relative_pose,
 )
 from usd.math.camera import Cameras
@@ -47,7 +47,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
 
     @dataclass(frozen=True)
     class Config(UNetConfig):
-        fourth_number: FourthNumber | None = option(
+        pose_convention: PoseConvention | None = option(
             None,
             "last number of the pose: difference of distances, or Stable-Zero123's input polar angle; "
             "unset: as the model's files say",
@@ -56,7 +56,7 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
     def __init__(self, config: Config, name: str = "") -> None:
         super().__init__(config, name)
         files, place = self.files, self.folder / VOLUME
-        self.fourth_number: FourthNumber = config.fourth_number or stored_fourth_number(files)
+        self.pose_convention: PoseConvention = config.pose_convention or stored_pose_convention(files)
         self.image_encoder: Frozen[ImageEncoder] = Frozen(
             lambda: files.network("image_encoder"), config.execution.weights, config.execution
         )
@@ -75,28 +75,28 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
             raise ValueError(f"a reference has one camera, got {len(cameras)}")
         picture = self._clip_picture(rgb.float()).to(self.image_encoder.dtype(rgb.device))
         with torch.autocast(rgb.device.type, enabled=False), self.image_encoder.use(rgb.device) as encoder:
-            seen = encoder(picture)
-        patches = seen.last_hidden_state[:, 1:].float()
+            output = encoder(picture)
+        patches = output.last_hidden_state[:, 1:].float()
         volume = (
             None
             if self.volume is None
             else self.volume.on(rgb.device).lift(rgb.float(), cameras.to(rgb.device))
         )
-        return Zero123Reference(seen.image_embeds.float(), patches, self.latent_mode(rgb), cameras, volume)
+        return Zero123Reference(output.image_embeds.float(), patches, self.latent_mode(rgb), cameras, volume)
 
     @torch.no_grad()
-    def embed_view(self, reading: EncodedReference, cameras: Cameras) -> NetworkInput:
+    def embed_view(self, reference: EncodedReference, cameras: Cameras) -> NetworkInput:
         """Return tokens of picture and relative pose, the reference's latent, and the hint of a view volume."""
-        assert isinstance(reading, Zero123Reference)
-        device = reading.latent.device
-        target, reference = cameras.to(device), reading.cameras.to(device)
-        pose = relative_pose(target, reference, self.fourth_number)
-        tokens, time = self._project(reading.embedding, reading.patches, pose)
-        beside = reading.latent.expand(len(cameras), -1, -1, -1)
-        if self.volume is not None and reading.volume is not None:
-            hint = self.volume.on(device).see(reading.volume, reference, target).hint
-            beside = torch.cat([beside, hint], 1)
-        return NetworkInput(tokens, beside, time)
+        assert isinstance(reference, Zero123Reference)
+        device = reference.latent.device
+        target, source = cameras.to(device), reference.cameras.to(device)
+        pose = relative_pose(target, source, self.pose_convention)
+        tokens, time = self._project(reference.embedding, reference.patches, pose)
+        channels = reference.latent.expand(len(cameras), -1, -1, -1)
+        if self.volume is not None and reference.volume is not None:
+            hint = self.volume.on(device).see(reference.volume, source, target).hint
+            channels = torch.cat([channels, hint], 1)
+        return NetworkInput(tokens, channels, time)
 
     @torch.no_grad()
     def unconditional(self, batch: int) -> NetworkInput:
@@ -109,8 +109,8 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
             like.new_zeros(batch, 4),
         )
         space = self.latent
-        beside = whole(self.files.config("unet"), "in_channels", 8) - space.channels
-        latent = like.new_zeros(batch, beside, space.height, space.width)
+        channels = whole(self.files.config("unet"), "in_channels", 8) - space.channels
+        latent = like.new_zeros(batch, channels, space.height, space.width)
         return NetworkInput(
             torch.zeros_like(tokens), latent, None if time is None else torch.zeros_like(time)
         )
@@ -150,24 +150,26 @@ def load_projection(files: ModelComponents) -> CameraProjection:
     return projection
 
 
-def stored_fourth_number(files: ModelComponents) -> FourthNumber:
+def stored_pose_convention(files: ModelComponents) -> PoseConvention:
     """Return the pose's last number as the model's files say, else as its name says. Raises UserError."""
     stable = STABLE.search(files.place.name) or STABLE.search(
         files.place.parent.parent.name
     )  # a hub's snapshot
-    said = files.config(PROJECTION).get("fourth_number", "input-polar" if stable else "distance")
-    if said not in get_args(FourthNumber):
+    found = files.config(PROJECTION).get("fourth_number", "input-polar" if stable else "distance")
+    if found not in get_args(PoseConvention):
         raise UserError(
-            f"{files.source(PROJECTION)}: fourth_number '{said}' is not known; "
-            f"expected {' or '.join(get_args(FourthNumber))}"
+            f"{files.source(PROJECTION)}: pose_convention '{found}' is not known; "
+            f"expected {' or '.join(get_args(PoseConvention))}"
         )
-    return cast(FourthNumber, said)
+    return cast(PoseConvention, found)
 
 
 def _projection_config(files: ModelComponents) -> CameraProjectionConfig:
     """Return our own keys of its config.json, and widths from the networks on either side; the rest is the original."""
-    said = files.config(PROJECTION)
-    ours = {field.name: said[field.name] for field in fields(CameraProjectionConfig) if field.name in said}
+    config = files.config(PROJECTION)
+    ours = {
+        field.name: config[field.name] for field in fields(CameraProjectionConfig) if field.name in config
+    }
     widths = {
         "embedding_dim": files.config("image_encoder").get("projection_dim", 768),
         "width": files.config("unet").get("cross_attention_dim", 768),

@@ -10,20 +10,20 @@ from torch import Tensor
 from usd.core.config import option
 from usd.math.camera import Cameras
 
-FourthNumber = Literal["distance", "input-polar"]
+PoseConvention = Literal["distance", "input-polar"]
 
 
 def relative_pose(
-    cameras: Cameras, reference: Cameras, fourth: FourthNumber = "distance"
+    cameras: Cameras, reference: Cameras, convention: PoseConvention = "distance"
 ) -> Float[Tensor, "B 4"]:
     """Return [polar, sin and cos of azimuth, distance] differences, target minus reference.
 
     Polar angles are measured from +z, so raising the camera is negative. Radians and world units (arXiv 2303.11328).
-    ``fourth="input-polar"`` is Stable-Zero123's form, whose last number is the reference's own polar angle.
+    ``convention="input-polar"`` is Stable-Zero123's form, whose last number is the reference's own polar angle.
     """
     moved = cameras.relative_to(reference)
     last = moved.distance
-    if fourth == "input-polar":
+    if convention == "input-polar":
         last = (torch.pi / 2 - reference.spherical.elevation).expand_as(last)
     return torch.stack([-moved.elevation, torch.sin(moved.azimuth), torch.cos(moved.azimuth), last], -1)
 
@@ -95,7 +95,7 @@ class CameraProjection(torch.nn.Module):
             return self.proj(torch.cat([image_embedding, pose.to(image_embedding)], -1))[:, None], None
         embedding = self.norm(image_embedding)
         pairs = self.turn(image_embedding).unflatten(-1, (self.config.harmonics, self.config.channels, 2))
-        turned = turn_pairs(pairs, pose[:, 1], pose[:, 2])
+        turned = rotate_pairs(pairs, pose[:, 1], pose[:, 2])
         out = self.mix(torch.cat([embedding, turned.flatten(1), pose.to(embedding)], -1))
         n = self.config.tokens * self.config.width
         tokens = out[:, :n].unflatten(-1, (self.config.tokens, self.config.width))
@@ -122,7 +122,7 @@ class CameraProjection(torch.nn.Module):
         self.turn.bias.copy_(rows_each[1][:, 0])
 
 
-def turn_pairs(
+def rotate_pairs(
     pairs: Float[Tensor, "B K C 2"], sin: Float[Tensor, "B"], cos: Float[Tensor, "B"]
 ) -> Float[Tensor, "B K C 2"]:
     """Return the pairs of harmonic k (from 1) rotated by k times the angle with this ``sin`` and ``cos``."""

@@ -5,7 +5,7 @@ Positions are world coordinates (+z up, object at the origin); the object lies i
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
 
 Level = float | Literal["auto"]
+COARSE = 4  # the object is looked for on a lattice this many times coarser
 
 
 class Geometry(Module[C]):
@@ -27,6 +28,13 @@ class Geometry(Module[C]):
 
     n_features: int
     radius: float
+    texture_modules: ClassVar[tuple[str, ...]] = ("encoding", "feature_network")
+    """Children that a geometry can lose without losing its shape; what is learned in them gives colors."""
+
+    def feature_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the weights that colors may be fitted by, whatever becomes of the shape's own networks."""
+        children = [child for name, child in self.named_children() if name in ("encoding", "feature_network")]
+        return [p for child in children for p in child.parameters()]
 
     @abstractmethod
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
@@ -66,6 +74,9 @@ class Volumetric(Geometry[V]):
             "auto", "density of the surface; auto: silhouettes as rendered", gt=0
         )
         isosurface_chunk: int = option(1 << 18, "points evaluated at once when a mesh is made", ge=1)
+        isosurface_coarse_to_fine: bool = option(
+            False, "put the lattice around the object alone, found on a coarser one"
+        )
         isosurface_remove_outliers: bool = option(True, "drop small components of the mesh that is made")
         isosurface_outlier_area: float = option(
             0.05, "share of the largest component's area below which components are dropped", ge=0, le=1
@@ -85,13 +96,16 @@ class Volumetric(Geometry[V]):
 
         See ``usd.math.isosurface``.
         """
-        config, like = self.config, next(self.parameters())
+        config = self.config
         side = config.isosurface_resolution if resolution is None else resolution
-        density = sample_grid(self.density, side, self.radius, like, config.isosurface_chunk)
-        field, level = _surface_level(
-            density, config.isosurface_threshold if threshold is None else threshold, self.radius
+        threshold = config.isosurface_threshold if threshold is None else threshold
+        center, half = (
+            self._lattice_cube(side, threshold) if config.isosurface_coarse_to_fine else (None, self.radius)
         )
-        vertices, faces = marching_cubes(field, level, self.radius)
+        density = self._sample_cube(side, center, half)
+        field, level = _surface_level(density, threshold, half)
+        vertices, faces = marching_cubes(field, level, half)
+        vertices = vertices if center is None else vertices + center
         if len(faces) == 0:
             raise UserError(
                 f"empty surface: the threshold {level:.4g} is above the largest density; {_largest_density(density)}"
@@ -100,6 +114,31 @@ class Volumetric(Geometry[V]):
             keep = meshes.large_components(vertices, faces, config.isosurface_outlier_area)
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
         return Mesh(vertices, faces)
+
+    def _sample_cube(
+        self, side: int, center: Float[Tensor, "3"] | None, half: float
+    ) -> Float[Tensor, "X Y Z"]:
+        """Return densities on a lattice of a cube around a point; None: around the origin."""
+        field = self.density if center is None else lambda x: self.density(x + center)
+        return sample_grid(field, side, half, next(self.parameters()), self.config.isosurface_chunk)
+
+    def _lattice_cube(self, side: int, threshold: Level) -> tuple[Float[Tensor, "3"] | None, float]:
+        """Return middle and half side of a cube around the object; (None, radius) where no object is found."""
+        n = max(8, side // COARSE)
+        try:
+            density = self._sample_cube(n, None, self.radius)
+            field, level = _surface_level(density, threshold, self.radius)
+        except UserError:
+            return None, self.radius
+        inside = (field > level).nonzero()
+        if len(inside) == 0:
+            return None, self.radius
+        # What lies between two coarse points may reach nearly to the next ones.
+        spacing = 2 * self.radius / (n - 1)
+        low, high = (end * spacing - self.radius for end in (inside.amin(0) - 1.5, inside.amax(0) + 1.5))
+        half = min(self.radius, float((high - low).amax()) / 2)
+        room = self.radius - half
+        return ((low + high) / 2).clamp(-room, room), half
 
 
 VolumetricConfig = Volumetric.Config

@@ -1,5 +1,6 @@
 """A mesh of the user's (GLB, OBJ, PLY, ...): new colors for it, and if wanted small moves of its vertices."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,12 @@ from torch import Tensor
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.core.types import Mesh
-from usd.geometry.features import FeatureConfig, FeatureSurface
-from usd.geometry.initial_shape import MESH, ShapeConfig, initial_mesh, mesh_file
+from usd.geometry import Geometry
+from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
+from usd.geometry.initial_shape import MESH, ShapeConfig, initial_mesh
+
+PLACEHOLDER = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
+"""The mesh of a geometry that is going to be made from an earlier one."""
 
 
 @register("custom-mesh")
@@ -30,21 +35,59 @@ class CustomMesh(FeatureSurface["CustomMesh.Config"]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if not (config.shape_init or "").startswith(MESH) or mesh_file(config) is None:
-            raise ConfigError(
-                f"system.geometry.shape_init: is {config.shape_init or 'null'}; custom-mesh needs mesh:FILE"
-            )
-        mesh = initial_mesh(config, config.radius).surface
+        if config.shape_init is not None and not config.shape_init.startswith(MESH):
+            raise ConfigError(_needs_file(config))
+        mesh = PLACEHOLDER if config.shape_init is None else initial_mesh(config, config.radius).surface
         self.register_buffer("vertices", mesh.vertices)
         self.register_buffer("faces", mesh.faces)
+        self.register_load_state_dict_pre_hook(_make_room)
         self.offset = None if config.fix_geometry else torch.nn.Parameter(torch.zeros_like(mesh.vertices))
 
     def initialize(self) -> Mesh | None:
-        """Return the mesh as the file has it, with its colors."""
+        """Return the mesh as the file has it, with its colors. Raises ``ConfigError`` where no file is named."""
+        if self.config.shape_init is None:
+            raise ConfigError(_needs_file(self.config))
         colored = initial_mesh(self.config, self.radius).colored
         return None if colored is None else colored.to(self.vertices.device)
+
+    @classmethod
+    def convert(cls, config: object, source: Geometry) -> "CustomMesh":
+        """Return the mesh that ``source`` exports; its features where they fit."""
+        assert isinstance(config, cls.Config)
+        made = cls(config).to(next(iter(source.state_dict().values())).device)
+        with torch.no_grad():
+            mesh = source.export_mesh()
+            made.make_room(mesh.vertices, mesh.faces)
+            made.vertices.copy_(mesh.vertices)
+            made.faces.copy_(mesh.faces)
+            copy_features(made, source)
+        return made
+
+    def make_room(self, vertices: Tensor, faces: Tensor) -> None:
+        """Have buffers as large as these; the offset stays the parameter that an optimizer knows."""
+        self.vertices, self.faces = (
+            torch.zeros_like(new, device=old.device)
+            for new, old in ((vertices, self.vertices), (faces, self.faces))
+        )
+        if self.offset is not None and self.offset.shape != vertices.shape:
+            self.offset.data = torch.zeros_like(self.vertices)
 
     def surface(self) -> Mesh:
         """Return the mesh as it is now."""
         moved: Float[Tensor, "V 3"] = self.vertices if self.offset is None else self.vertices + self.offset
         return Mesh(moved, self.faces)
+
+
+def _make_room(geometry: torch.nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Let a state hold a mesh of any size: what was converted is in no file."""
+    assert isinstance(geometry, CustomMesh)
+    if f"{prefix}vertices" in state and f"{prefix}faces" in state:
+        geometry.make_room(state[f"{prefix}vertices"], state[f"{prefix}faces"])
+
+
+def _needs_file(config: CustomMesh.Config) -> str:
+    """Return the error of a custom mesh without a file."""
+    return (
+        f"system.geometry.shape_init: is {config.shape_init or 'null'}; custom-mesh needs mesh:FILE, or"
+        " system.geometry_convert_from"
+    )

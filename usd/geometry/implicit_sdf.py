@@ -17,14 +17,14 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field, Mesh
 from usd.geometry import DistanceField, Geometry, Level, SignedDistance
+from usd.geometry.distance_lattice import LATTICE, enclosed_distance, interpolate_lattice, lattice_points
 from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
 from usd.geometry.initial_shape import Params, ShapeConfig, initial_mesh, mesh_file, primitive_distance
 from usd.geometry.tetrahedra_sdf_grid import box_around, large_components_by_faces
-from usd.kernels.hash_grid import HashGridSpec, hash_grid
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import differences
 from usd.math import mesh as meshes
-from usd.math.isosurface import grid_points, marching_cubes, sample_grid
+from usd.math.isosurface import marching_cubes, sample_grid
 from usd.math.tetrahedra import (
     TetrahedralGrid,
     cells_for,
@@ -36,7 +36,6 @@ from usd.math.tetrahedra import (
 from usd.network.encoding import FrequencyBands, HashGrid
 from usd.network.mlp import mlp
 
-START = HashGridSpec(1, 1, 19, 64, 1.0)  # one dense level of 64^3 cells: the grid that ``start`` adds
 COARSE = 4  # the object's box is looked for on a grid this many times coarser
 
 
@@ -91,7 +90,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         self.sdf_network = mlp(width, 1, config.mlp_network_config)
         moving = config.isosurface_deformable_grid
         self.deformation_network = mlp(width, 3, config.mlp_network_config) if moving else None
-        self.register_buffer("start", torch.zeros(START.n_rows, 1))
+        self.register_buffer("start", torch.zeros(LATTICE.n_rows, 1))
         self._start_cache: tuple[object, bool] | None = None
         self.register_buffer("eps", torch.tensor(self._step_at(0)))
 
@@ -135,9 +134,9 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
 
     def _start_from_mesh(self, mesh: Mesh) -> None:
         """Fill the start grid with what the closed form lacks of a mesh's distance."""
-        n, r = START.base_resolution + 1, self.radius
-        x = grid_points(0, n, n, -r, r, self.start).view(n, n, n, 3).transpose(0, 2).reshape(-1, 3)
-        missing = mesh_distance(x, mesh.vertices, mesh.faces) - self._closed_form(x)
+        x = lattice_points(self.radius, self.start)
+        found = enclosed_distance(lambda at: mesh_distance(at, mesh.vertices, mesh.faces), x)
+        missing = found - self._closed_form(x)
         self.start.copy_(missing[:, None])
 
     def _closed_form(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
@@ -160,7 +159,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         bias = self.config.sdf_bias
         start = self._closed_form(x) + (0.0 if isinstance(bias, str) else bias)
         if self._has_start_grid():
-            start = start + hash_grid((x / self.radius + 1) * 0.5, self.start, START)[:, 0]
+            start = start + interpolate_lattice(x, self.start, self.radius)
         return start + self.sdf_network(encoded)[:, 0]
 
     def _has_start_grid(self) -> bool:

@@ -1,7 +1,8 @@
 """A density field: hash grid, two small networks, and a bias that starts the object as a blob."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -11,9 +12,10 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field
-from usd.geometry import Volumetric
+from usd.geometry.distance_lattice import enclosed_distance, interpolate_lattice, lattice_points
+from usd.geometry.volume_start import Distance, ShapedVolume, VolumeConfig, raw_density
 from usd.math.differences import CORNERS
-from usd.network.activation import ActivationName, activation
+from usd.network.activation import activation
 from usd.network.encoding import HashGridConfig, position_encoding
 from usd.network.mlp import MLPConfig, mlp
 
@@ -36,28 +38,25 @@ def density_bias(x: Float[Tensor, "N 3"], kind: Bias, scale: float, std: float) 
 
 
 @register("implicit-volume")
-class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
-    """density = activation(network(encoding(x)) + bias(x)); features = another network of the same encoding."""
+class ImplicitVolume(ShapedVolume["ImplicitVolume.Config"]):
+    """density = activation(network(encoding(x)) + bias(x)); features = another network of the same encoding.
+
+    Where the volume starts as a surface, ``start`` holds its distance, and what becomes that density is the bias.
+    """
 
     @dataclass(frozen=True)
-    class Config(Volumetric.Config):
-        n_feature_dims: int = option(3, "numbers that a material gets for each point", ge=1, le=4096)
-        density_activation: ActivationName = option(
-            "softplus", "activation that makes densities non-negative"
-        )
+    class Config(VolumeConfig):
         density_bias: Bias = option(
             "blob_magic3d", "number added before the activation, or the blob that the object starts as"
         )
-        density_blob_scale: float = option(10.0, "height of the density's blob")
-        density_blob_std: float = option(0.5, "radius of the density's blob", gt=0, le=10000)
         pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")
         mlp_network_config: MLPConfig = option(MLPConfig(), "networks behind the encoding")
         normal_type: Literal["analytic", "finite_difference", "pred"] | None = option(
             "finite_difference", "way in which normals are computed; null: no component can ask for them"
         )
-        finite_difference_normal_eps: float = option(
-            0.01, "step of the finite differences, world units", gt=0, le=1000
-        )
+
+    texture_modules = ("feature_network",)
+    start: Tensor | None
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -68,7 +67,15 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
         self.feature_network = mlp(width, config.n_feature_dims, config.mlp_network_config)
         predicted = config.normal_type == "pred"
         self.normal_network = mlp(width, 3, config.mlp_network_config) if predicted else None
+        self.register_buffer("start", None)
+        self.register_load_state_dict_pre_hook(_make_room)
         self._activate = activation(config.density_activation)
+
+    def start_from(self, distance: Distance) -> None:
+        """Make the density that of a signed distance; the network then says nothing until it is trained."""
+        x = lattice_points(self.radius, next(self.parameters()))
+        self.start = enclosed_distance(distance, x)[:, None]
+        torch.nn.init.zeros_(cast(torch.nn.Linear, self.density_network[-1]).weight)
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Switch levels of a progressive hash grid on."""
@@ -104,9 +111,15 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
 
     def _density(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
         """Return densities of points whose encoding is known."""
+        return self._activate(self.density_network(encoded)[:, 0] + self._bias(x))
+
+    def _bias(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Return what is added before the activation: a blob, or what makes a surface."""
         config = self.config
-        bias = density_bias(x, config.density_bias, config.density_blob_scale, config.density_blob_std)
-        return self._activate(self.density_network(encoded)[:, 0] + bias)
+        if self.start is None:
+            return density_bias(x, config.density_bias, config.density_blob_scale, config.density_blob_std)
+        distance = interpolate_lattice(x, self.start, self.radius)
+        return raw_density(distance, self.radius, config.density_activation)
 
     def _normal(self, x: Tensor, encoded: Tensor, density: Tensor, keep_graph: bool) -> Float[Tensor, "N 3"]:
         """Return unit vectors that point where the density falls fastest."""
@@ -128,3 +141,12 @@ class ImplicitVolume(Volumetric["ImplicitVolume.Config"]):
         around = x[:, None, :] + self.config.finite_difference_normal_eps / 3**0.5 * corners
         values = self.density(around.clamp(-self.radius, self.radius).reshape(-1, 3)).view(-1, 4)
         return values @ corners
+
+
+def _make_room(volume: torch.nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Give a volume the start that a state has, or none, before the state is loaded."""
+    assert isinstance(volume, ImplicitVolume)
+    saved = state.get(f"{prefix}start")
+    volume.start = (
+        None if saved is None else saved.new_zeros(saved.shape).to(next(volume.parameters()).device)
+    )

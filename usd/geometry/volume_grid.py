@@ -11,36 +11,29 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Field
-from usd.geometry import Volumetric
+from usd.geometry.distance_lattice import enclosed_distance
 from usd.geometry.implicit_volume import density_bias
+from usd.geometry.volume_start import Distance, ShapedVolume, VolumeConfig, raw_density
 from usd.math import differences
-from usd.network.activation import ActivationName, activation
+from usd.network.activation import activation
 
 
 @register("volume-grid")
-class VolumeGrid(Volumetric["VolumeGrid.Config"]):
+class VolumeGrid(ShapedVolume["VolumeGrid.Config"]):
     """density = activation(grid(x) + bias(x)), features beside it; one weight, ``grid``: 1, 1 + features, z, y, x."""
 
     @dataclass(frozen=True)
-    class Config(Volumetric.Config):
+    class Config(VolumeConfig):
         grid_size: tuple[int, int, int] = option(
             (100, 100, 100), "grid points along x, y and z", ge=2, le=512
-        )
-        n_feature_dims: int = option(3, "numbers that a material gets for each point", ge=1, le=4096)
-        density_activation: ActivationName = option(
-            "softplus", "activation that makes densities non-negative"
         )
         density_bias: float | Literal["blob", "blob_magic3d", "blob_dreamfusion"] = option(
             "blob",
             "number added before the activation, or the blob that the object starts as; blob is blob_magic3d",
         )
         density_blob_scale: float = option(5.0, "height of the density's blob")
-        density_blob_std: float = option(0.5, "radius of the density's blob", gt=0, le=10000)
         normal_type: Literal["finite_difference"] | None = option(
             "finite_difference", "way in which normals are computed; null: no component can ask for them"
-        )
-        finite_difference_normal_eps: float = option(
-            0.01, "step of the finite differences, world units", gt=0, le=1000
         )
 
     def __init__(self, config: Config) -> None:
@@ -48,6 +41,18 @@ class VolumeGrid(Volumetric["VolumeGrid.Config"]):
         self.n_features = config.n_feature_dims
         self.grid = torch.nn.Parameter(torch.zeros(1, 1 + config.n_feature_dims, *reversed(config.grid_size)))
         self._activate = activation(config.density_activation)
+
+    def feature_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the grid: features stand in it beside the density, which colors do not reach."""
+        return [self.grid]
+
+    def start_from(self, distance: Distance) -> None:
+        """Make the density that of a signed distance, by the numbers at grid points."""
+        nx, ny, nz = self.config.grid_size
+        axes = [torch.linspace(-self.radius, self.radius, n).to(self.grid) for n in (nz, ny, nx)]
+        x = torch.cartesian_prod(*axes).flip(1)
+        raw = raw_density(enclosed_distance(distance, x), self.radius, self.config.density_activation)
+        self.grid[0, 0] = (raw - self._bias(x)).view(nz, ny, nx)
 
     def density(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Return the optical depth per unit length."""
@@ -69,9 +74,13 @@ class VolumeGrid(Volumetric["VolumeGrid.Config"]):
 
     def _density(self, x: Float[Tensor, "N 3"], raw: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Return densities, of points and the grid's numbers there."""
+        return self._activate(raw + self._bias(x))
+
+    def _bias(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """Return what is added before the activation."""
         config = self.config
         kind = "blob_magic3d" if config.density_bias == "blob" else config.density_bias
-        return self._activate(raw + density_bias(x, kind, config.density_blob_scale, config.density_blob_std))
+        return density_bias(x, kind, config.density_blob_scale, config.density_blob_std)
 
     def _normal(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return unit vectors that point where the density falls fastest."""

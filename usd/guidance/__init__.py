@@ -25,8 +25,8 @@ from usd.core.types import GuidanceOutput, Render
 from usd.denoiser import Denoiser, Execution
 from usd.guidance.scores import NotFiniteError, Pictures, Scores, ScoreSource, require_finite
 from usd.math.camera import Cameras
-from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range
-from usd.math.distill import clip_gradient, image_gradient, surrogate_loss, time_weight, wanted_x0
+from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range, x0_from_eps
+from usd.math.distill import clip_gradient, image_gradient, surrogate_loss, time_weight
 from usd.prompt_processor import PromptProcessor
 
 
@@ -185,18 +185,25 @@ class Guidance(Module[G]):
         limit = self.config.grad_clip
         return grad if limit is None else clip_gradient(grad, limit(step))
 
+    def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:
+        """Return the prediction that ``gradient`` has just compared with at x_t; None where that is the noise."""
+        return None
+
     def _image_loss(
         self, x: NoisyLatents, grad: Float[Tensor, "B c h w"], rgb: Float[Tensor, "B 3 H W"]
     ) -> dict[str, Tensor]:
         """Return the loss of the render against the decoded latents that ``grad`` asks for (HiFA, arXiv 2305.18766)."""
         if not self.config.use_img_loss:
             return {}
-        bars = self.model.alphas_cumprod
+        bars, other = self.model.alphas_cumprod, self.compared_with(x)
         with torch.no_grad():
-            wanted = self.model.decode(wanted_x0(x.z, grad, x.weight, bars, x.t))
+            eps = (x.noise if other is None else other) + grad / x.weight
+            wanted = self.model.decode(x0_from_eps(x.xt, eps, bars, x.t))
+            compared = None if other is None else self.model.decode(x0_from_eps(x.xt, other, bars, x.t))
         shown = rgb if rgb.shape == wanted.shape else resized(rgb, wanted.shape[-1])
         with torch.no_grad():
-            image_grad = self._limited(image_gradient(shown, wanted, x.weight, bars, x.t), x.step)
+            compared = shown if compared is None else compared
+            image_grad = self._limited(image_gradient(compared, wanted, x.weight, bars, x.t), x.step)
         return {"img": surrogate_loss(shown, require_finite(image_grad, "the gradient of the picture"))}
 
     def noisy_latents(

@@ -1,4 +1,4 @@
-"""Scores from a reference picture: Zero-1-to-3, told the picture and where the camera stands.
+"""Scores from a reference picture: Zero-1-to-3, given the picture and where the camera stands.
 
 The unconditional prediction is the model's own, as most formulas were published, or that of a text model of the same
 latent space (``unconditional: prior``; arXiv 2312.06198). With ``prompt_scale`` a sentence counts, too: what it changes
@@ -72,8 +72,8 @@ class PictureScores(ScoreSource):
         with_prior = options.unconditional == "prior" or options.prompt_scale > 0
         if not with_prior and prompts is not None and prompts.negative:
             raise ConfigError(
-                "system.prompt_processor.negative_prompt: a picture model's own unconditional prediction is told no "
-                "words; expected none, or system.guidance.unconditional: prior"
+                "system.prompt_processor.negative_prompt: a picture model's own unconditional prediction has no "
+                "prompt; expected none, or system.guidance.unconditional: prior"
             )
         if options.prompt_scale > 0 and prompts is None:
             raise ConfigError("system.guidance.prompt_scale: needs a prompt; expected a prompt processor")

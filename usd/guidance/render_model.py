@@ -70,6 +70,7 @@ class RenderModel:
     def __init__(self, options: LoraOptions, source: ScoreSource, execution: Execution) -> None:
         self.options, self.source = options, source
         self.student: Student | None = None
+        self.predicted: Float[Tensor, "B c h w"] | None = None  # at the last call
         self.base = source.model
         if options.pretrained_model_name_or_path_lora is not None:
             where = "system.guidance.pretrained_model_name_or_path_lora"
@@ -82,12 +83,13 @@ class RenderModel:
         step = self._step(x.step)
         camera = camera_numbers(scores.cameras, self.options.camera_condition_type)
         if self.options.lora_n_timestamp_samples == 0 and camera is None:
-            return student.learn(x.xt, x.t, condition, x.noise, step)
+            self.predicted = student.learn(x.xt, x.t, condition, x.noise, step)
+            return self.predicted
         with torch.no_grad():
-            predicted = self._predicted(x, condition, camera)
+            self.predicted = self._predict(x, condition, camera)
         for _ in range(self.options.lora_n_timestamp_samples or 1):
             self._learn(x, condition, camera, step)
-        return predicted
+        return self.predicted
 
     def opened(self) -> Student:
         """Return the student, made at the first call. Raises ``UserError``."""
@@ -110,7 +112,7 @@ class RenderModel:
         o = self.options
         return StudentStep(o.lora_lr(step), o.lora_betas, o.lora_eps, o.lambda_lora(step), o.lora_target)
 
-    def _predicted(
+    def _predict(
         self, x: NoisyLatents, condition: Embedding, camera: Float[Tensor, "B N"] | None
     ) -> Float[Tensor, "B c h w"]:
         """Return the prediction, guided by the camera."""

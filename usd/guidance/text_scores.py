@@ -68,7 +68,7 @@ class TextScores(ScoreSource):
     ) -> None:
         super().__init__()
         if prompts is None:
-            raise UserError("system.prompt_processor_type: required by a guidance that is told a sentence")
+            raise UserError("system.prompt_processor_type: required by a guidance that reads a prompt")
         self.prompts, self.source_prompt, where = prompts, source_prompt, WHERE
         self.model = open_text_denoiser(options.pretrained_model_name_or_path, where, options.execution)
         if options.unconditional_model_name_or_path is not None:

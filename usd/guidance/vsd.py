@@ -44,6 +44,10 @@ class VsdGuidance(Guidance["VsdGuidance.Config"]):
             x.weight, guided, self.renders.predict_and_learn(x, scores) if vsd else x.noise
         )
 
+    def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:
+        """Return the prediction of the model of the renders."""
+        return self.renders.predicted
+
     def training_state(self) -> dict[str, object]:
         """Return what the model of the renders has learned."""
         return self.renders.training_state()

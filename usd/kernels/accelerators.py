@@ -26,6 +26,7 @@ class Accelerator:
 
     def obstacle(self) -> str:
         """Return why it cannot be used here; empty where it can."""
+        # Looked for without importing it: some of these packages take seconds.
         if importlib.util.find_spec(self.module.partition(".")[0]) is None:
             return f"the package {self.name} is not installed ({self.install})"
         if not torch.cuda.is_available():

@@ -51,12 +51,14 @@ class HashGridSpec:
     @functools.cached_property
     def resolutions(self) -> tuple[int, ...]:
         """Cells per axis of each level."""
+        # A little is added before rounding down: 16 * 2^(1/k)^k must be 32 on every machine.
         scales = (self.per_level_scale**level for level in range(self.n_levels))
         return tuple(math.floor(self.base_resolution * scale + 1e-6) for scale in scales)
 
     @functools.cached_property
     def level_rows(self) -> tuple[int, ...]:
         """Rows of the table that each level owns."""
+        # N cells have N + 1 vertices a side.
         return tuple(min((n + 1) ** 3, 2**self.log2_hashmap_size) for n in self.resolutions)
 
     @functools.cached_property
@@ -73,11 +75,6 @@ class HashGridSpec:
     def n_rows(self) -> int:
         """E: rows of the table."""
         return sum(self.level_rows)
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers in the table."""
-        return self.n_rows * self.n_features_per_level
 
     @property
     def n_output(self) -> int:
@@ -124,7 +121,9 @@ def hash_grid_torch(
 ) -> Float[Tensor, "N LF"]:
     """Encode as ``hash_grid`` does, by one gather of all corners and a weighted sum. Any dtype and device."""
     size = torch.tensor(spec.resolutions, device=x.device)
+    # All levels at once: one gather of the table instead of one a level.
     scaled = x.clamp(0, 1)[:, None, :] * size[:, None].to(x.dtype)
+    # The upper face belongs to the last cell, where the fraction is 1.
     cell = torch.minimum(scaled.detach().floor().long(), size[:, None] - 1)
     rows = _corner_rows(cell, spec)
     weight = _corner_weights(scaled - cell.to(x.dtype))
@@ -133,6 +132,7 @@ def hash_grid_torch(
 
 def _corner_weights(fraction: Float[Tensor, "N L 3"]) -> Float[Tensor, "N L 8"]:
     """Return trilinear weights; corner c is at (c & 1, c >> 1 & 1, c >> 2 & 1)."""
+    # Outer products in the order of the corners' bits: x fastest.
     pair = torch.stack([1 - fraction, fraction], -1)
     wx, wy, wz = pair.unbind(-2)
     return (wz[..., :, None, None] * wy[..., None, :, None] * wx[..., None, None, :]).flatten(-3)
@@ -140,10 +140,12 @@ def _corner_weights(fraction: Float[Tensor, "N L 3"]) -> Float[Tensor, "N L 8"]:
 
 def _corner_rows(cell: Int[Tensor, "N L 3"], spec: HashGridSpec) -> Int[Tensor, "N L 8"]:
     """Return row of the table of each corner of each point's cell."""
+    # The bits of a corner's number are its steps along x, y and z.
     bits = torch.arange(8, device=cell.device)
     corner = cell[..., None, :] + torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], -1)
     i, j, k = corner.unbind(-1)
     side = torch.tensor(spec.resolutions, device=cell.device)[:, None] + 1
+    # Both addresses are computed, and one is taken: a branch by level would be slower.
     dense = i + side * (j + side * k)
     hashed = (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) & (2**spec.log2_hashmap_size - 1)
     is_dense = torch.tensor(spec.dense, device=cell.device)[:, None]

@@ -20,9 +20,11 @@ def encode_tinycudann(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
 ) -> Float[Tensor, "N LF"]:
     """See ``hash_grid``."""
+    # What lies outside is moved to the nearest face, as our kernels do.
     inside = x.clamp(0, 1)
     shape = (spec.n_features_per_level, spec.log2_hashmap_size)
     parts = []
+    # Level by level: its own growth of resolutions is not ours.
     for cells, rows in zip(spec.resolutions, table.split(list(spec.level_rows)), strict=True):
         module = level(cells, *shape, x.device)
         parameters = pad_rows(rows, module.get_parameter("params").numel())
@@ -32,6 +34,7 @@ def encode_tinycudann(
 
 def pad_rows(rows: Float[Tensor, "E F"], numbers: int) -> Float[Tensor, "P"]:
     """Return a level's rows as tinycudann keeps them: filled up to a multiple of 8, in one line."""
+    # tinycudann aligns each level to 8 rows.
     flat = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % 8)).flatten()
     if flat.numel() != numbers:
         raise ValueError(

@@ -70,6 +70,7 @@ class NativeFunction(Protocol):
 @functools.cache
 def kernel(name: str, n_features: int) -> runtime.WarpKernel:
     """Return one of these kernels for one number of features per level: the points of a tile, at one level."""
+    # Warp compiles one kernel for each number of features, known then to the compiler.
     vec = wp.types.vector(n_features, wp.float32)
     add_points = sum_over_points(name, n_features)
 
@@ -87,6 +88,7 @@ def kernel(name: str, n_features: int) -> runtime.WarpKernel:
         position: wp.array(dtype=wp.vec3f),
     ):
         level, lane = wp.tid()
+        # On a CPU a launch is cut along one axis: a piece begins at first.
         if first_is_level:
             level += first
         else:
@@ -96,6 +98,7 @@ def kernel(name: str, n_features: int) -> runtime.WarpKernel:
         dense = levels.dense[level]
         start = lane * chunk
         end = wp.min(start + chunk, x.shape[0])
+        # Tile after tile, in each level after level.
         tile_row = (lane * levels.size.shape[0] + level) * chunk
         add_points(
             x, v, table, features, slopes, position, start, end, tile_row, size, offset, dense, levels.mask
@@ -184,6 +187,7 @@ def _levels(spec: HashGridSpec, device: torch.device) -> tuple[object, tuple[Ten
     )
     levels = Levels()
     levels.size, levels.offset, levels.dense = (wp.from_torch(t) for t in tensors)
+    # A power of two of rows: the remainder of a hash is its lowest bits.
     levels.mask = 2**spec.log2_hashmap_size - 1
     return levels, tensors
 
@@ -232,6 +236,7 @@ class Sums:
         self, x: Tensor, v: Tensor, table: Tensor, tiles: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return ``slope`` and ``pull_slope``, which share their reading of the table."""
+        # Slopes are written where nobody reads: the incoming features are needed to the end.
         slopes, position = self._tiles(x), torch.zeros_like(x)
         self._run("slope_and_pull_slope", x, v, table, tiles, position, slopes)
         return self._rows(slopes, x), position
@@ -273,6 +278,7 @@ class Sums:
         slopes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Launch one sum. On a CPU a thread owns points, or in a scatter whole levels."""
+        # Two threads must not add to one row, so a scatter gives each thread whole levels.
         by_level, chunk = name.startswith("scatter"), _chunk(x)
         levels, _ = _levels(self.spec, x.device)
         split = runtime.Split((self.spec.n_levels, -(-len(x) // chunk)), axis=0 if by_level else 1, grain=1)
@@ -346,6 +352,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: GridContext, x: Tensor, g: Tensor, spec: HashGridSpec) -> Tensor:
         sums = Sums(spec)
+        # Copied into tiles once and kept so: the second derivative reads them again.
         tiles = sums.tiled(g.contiguous())
         ctx.save_for_backward(x, tiles)
         ctx.spec = spec
@@ -378,6 +385,7 @@ class _Pull(torch.autograd.Function):
         needs_x, needs_table, needs_g = ctx.needs_input_grad[:3]
         sums, v = Sums(ctx.spec), v.contiguous()
         g_x = g_g = None
+        # Usually both are wanted, and then the table is read once.
         if needs_x and needs_g:
             g_g, g_x = sums.slope_and_pull_slope(x, v, table, tiles)
         elif needs_x:
@@ -392,5 +400,6 @@ def encode_warp(
 ) -> Float[Tensor, "N LF"]:
     """Encode as ``hash_grid`` does, by the kernels; float32 on a CPU or CUDA."""
     x, table = x.contiguous(), table.contiguous()
+    # The table's gradient is always wanted in training, the position's only for normals.
     features = _Encode.apply(table, (x,), spec)
     return _FollowPosition.apply(features, x, table, spec) if x.requires_grad else features

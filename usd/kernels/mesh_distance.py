@@ -28,11 +28,13 @@ def mesh_distance(
     """Return signed distances, not differentiable. Raises ``ValueError`` for a mesh without faces."""
     if len(faces) == 0:
         raise ValueError("mesh distance: the mesh has no faces")
+    # Distances only say how a field starts: nothing is trained through them.
     x, vertices = x.detach(), vertices.detach()
     if choose(implementation, x, vertices) == "warp":
         from usd.kernels import mesh_distance_warp
 
         return mesh_distance_warp.distance(x, vertices, faces)
+    # The table of all points and faces must fit into memory.
     rows = max(1, PAIRS // len(faces))
     return torch.cat([mesh_distance_torch(part, vertices, faces) for part in x.split(rows)])
 
@@ -51,8 +53,10 @@ def mesh_distance_torch(
 
 def winding_number(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3 3"]) -> Float[Tensor, "N"]:
     """Return solid angle of all triangles seen from each point, over 4 pi (Van Oosterom and Strackee 1983)."""
+    # Seen from the point, hence the difference.
     a, b, c = (corners[None, :, i] - x[:, None] for i in range(3))
     la, lb, lc = a.norm(dim=-1), b.norm(dim=-1), c.norm(dim=-1)
+    # tan(angle / 2) = over / under; atan2 knows the quadrant where under is negative.
     over = (a * torch.linalg.cross(b, c)).sum(-1)
     under = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
     return torch.atan2(over, under).sum(1) / (2 * math.pi)
@@ -66,9 +70,11 @@ def point_triangle_distance(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3
     normal = torch.linalg.cross(b - a, c - a)
     length = normal.norm(dim=-1)
     unit = normal / length.clamp_min(1e-30)[:, None]
+    # Height over the plane, and the foot below.
     above = ((at - a) * unit).sum(-1)
     foot = at - above[..., None] * unit
     ends = [(a, b), (b, c), (c, a)]
+    # The foot is in the triangle where it is left of all three edges.
     within = [(torch.linalg.cross((q - p)[None], foot - p) * unit).sum(-1) >= 0 for p, q in ends]
     hit = within[0] & within[1] & within[2] & (length > 1e-30)
     rim = torch.stack(edges).amin(0)
@@ -77,5 +83,6 @@ def point_triangle_distance(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3
 
 def _segment_distance(at: Tensor, p: Tensor, q: Tensor) -> Float[Tensor, "N F"]:
     along = q - p
+    # Clamped to the ends; a segment without length is a point.
     t = ((at - p) * along).sum(-1) / along.square().sum(-1).clamp_min(1e-30)
     return (at - p - t.clamp(0, 1)[..., None] * along).norm(dim=-1)

@@ -26,6 +26,7 @@ def measure(
     """Write the signed distance of one point."""
     i = first + wp.tid()
     at = x[i]
+    # Warp's tree gives the nearest face, and the side by its own winding number.
     nearest = wp.mesh_query_point_sign_winding_number(mesh, at, reach, accuracy, 0.5)
     point = wp.mesh_eval_position(mesh, nearest.face, nearest.u, nearest.v)
     found[i] = nearest.sign * wp.length(at - point)
@@ -41,6 +42,7 @@ def distance(x: Tensor, vertices: Tensor, faces: Tensor) -> Tensor:
     with _on_torch_stream(x.device):
         mesh = wp.Mesh(points, indices, support_winding_number=True)
     x, found = x.contiguous(), torch.empty_like(x[:, 0])
+    # Beyond any distance between a point and a vertex: the query must not give up early.
     reach = 4 * float(torch.cat([x, vertices]).abs().max()) + 1
     arguments = [mesh.id, reach, ACCURACY, runtime.array(x, wp.vec3f), runtime.array(found)]
     runtime.launch(measure, runtime.Split((len(x),)), arguments, x.device)

@@ -31,6 +31,7 @@ def mlp(
 
 def mlp_torch(x: Float[Tensor, "N i"], weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "N o"]:
     """Apply the layers one by one."""
+    # No nonlinearity behind the last layer.
     for weight in weights[:-1]:
         x = torch.relu(x @ weight.T)
     return x @ weights[-1].T
@@ -61,6 +62,7 @@ def pack_weights(weights: Sequence[Float[Tensor, "_ _"]]) -> Float[Tensor, "P"]:
 
     tinycudann pads inputs with ones: with weights of zero they add nothing.
     """
+    # tinycudann multiplies in blocks of 16.
     first = torch.nn.functional.pad(weights[0], (0, -weights[0].shape[1] % BLOCK))
     last = torch.nn.functional.pad(weights[-1], (0, 0, 0, -len(weights[-1]) % BLOCK))
     return torch.cat([w.flatten() for w in (first, *weights[1:-1], last)]).float()

@@ -18,15 +18,12 @@ def native_body(file: str, name: str, **macros: object) -> str:
     ``macros`` are defined in it, and not behind it. Raises ``ValueError`` where the file has no such function.
     """
     body = _match(file, name)["body"]
+    # Warp compiles text without a folder to include from; included files may include others.
     while INCLUDE.search(body):
         body = INCLUDE.sub(lambda line: (FOLDER / line[1]).read_text(encoding="utf-8"), body)
+    # Defined inside the body only: another kernel of the module may use the same names.
     defined = "".join(f"#define {macro} {value}\n" for macro, value in macros.items())
     return defined + body + "".join(f"#undef {macro}\n" for macro in macros)
-
-
-def native_arguments(file: str, name: str) -> list[str]:
-    """Return the names of the arguments of the C++ function ``name``."""
-    return re.findall(r"(\w+)\s*(?:,|$)", re.sub(r"<[^()]*?>+", "", _match(file, name)["arguments"]))
 
 
 def _match(file: str, name: str) -> re.Match[str]:

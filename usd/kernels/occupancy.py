@@ -42,6 +42,7 @@ def occupied_everywhere(resolution: int, radius: float, device: torch.device | s
 
 def cell_index(occupancy: Occupancy, x: Float[Tensor, "N 3"]) -> Int[Tensor, "N 3"]:
     """Return the cell of each point; points outside get the nearest cell."""
+    # Multiplied in the order of the kernels, so that both find the same cell at a border.
     scale = 0.5 * occupancy.resolution / occupancy.radius
     return ((x + occupancy.radius) * scale).floor().long().clamp(0, occupancy.resolution - 1)
 
@@ -66,11 +67,14 @@ def update(
     all cells (``every_cell``, for the first few hundred steps), else a quarter of them drawn from all and as many
     drawn from the occupied. A cell is occupied above min(``threshold``, mean over the grid).
     """
+    # A random point in a cell, not its middle: thin things are found sooner or later.
     index = _cells_to_visit(occupancy, generator, every_cell)
     with torch.no_grad():
         seen = step_opacity(_points_in(occupancy, index, generator)).to(occupancy.value.dtype)
     value = occupancy.value.flatten()
+    # What was seen decays, so that a cell can become empty again; what is seen now counts at once.
     value = value.index_copy(0, index, value[index] * decay).scatter_reduce(0, index, seen, "amax")
+    # While all is thin the mean decides, else nothing would be occupied at the start.
     binary = value > value.mean().clamp(max=threshold)
     return replace(occupancy, value=value.view_as(occupancy.value), binary=binary.view_as(occupancy.binary))
 
@@ -81,9 +85,11 @@ def _cells_to_visit(
     device, n_cells = occupancy.binary.device, occupancy.binary.numel()
     if every_cell:
         return torch.arange(n_cells, device=device)
+    # Half of the visits anywhere, to find what is new; half where something was, to keep it exact.
     n = max(n_cells // 4, 1)
     uniform = torch.randint(n_cells, (n,), generator=generator, device=device)
     occupied = occupancy.binary.flatten().nonzero().squeeze(1)
+    # Drawn with replacement: cheaper than without, and a second look at a cell does no harm.
     if len(occupied) > n:
         occupied = occupied[torch.randint(len(occupied), (n,), generator=generator, device=device)]
     return torch.cat([uniform, occupied])
@@ -94,6 +100,7 @@ def _points_in(
 ) -> Float[Tensor, "N 3"]:
     """Return one uniformly random world point in each cell."""
     g = occupancy.resolution
+    # Cells are numbered with x slowest, as the grid's tensor is.
     corner = torch.stack([index // (g * g), index // g % g, index % g], -1)
     jitter = torch.rand(len(index), 3, generator=generator, device=index.device)
     return ((corner + jitter) * (2 / g) - 1) * occupancy.radius

@@ -58,6 +58,7 @@ class View:
         rotation, position = self.cameras.c2w[:, :3, :3], self.cameras.position
         offset = points - position.index_select(0, camera)
         local = (offset[:, :, None] * rotation.index_select(0, camera)).sum(1)
+        # Cameras look along -z.
         depth, scale = -local[:, 2], self._pixels_per_unit.index_select(0, camera)
         if self.perspective:
             scale = scale / depth
@@ -68,6 +69,7 @@ class View:
         self, pixels: Float[Tensor, "N 2"], camera: Int[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """Return origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
+        # At depth 1 a pixel has a fixed size.
         plane = (pixels - pixels.new_tensor(self._center)) / self._pixels_per_unit[camera, None]
         rotation = self.cameras.c2w[:, :3, :3].index_select(0, camera)
         sideways = rotation[:, :, 0] * plane[:, :1] - rotation[:, :, 1] * plane[:, 1:]
@@ -167,6 +169,7 @@ def cast_torch(
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
     """Cast as ``Tracer.cast`` does, by testing every ray with every face, a chunk of rays at once."""
     corners = vertices[faces]
+    # The table of all rays and faces must fit into memory.
     rows = max(1, CHUNK // max(1, len(faces)))
     parts = [_nearest_face(corners, *part) for part in zip(origins.split(rows), directions.split(rows))]
     face, t = zip(*parts) if parts else ((faces.new_empty(0),), (vertices.new_empty(0),))
@@ -179,8 +182,10 @@ def _nearest_face(
     if len(corners) == 0:
         return torch.full_like(o[:, 0], NOTHING).long(), torch.full_like(o[:, 0], math.inf)
     weights, t = intersect(corners, o[:, None], d[:, None])
+    # Rounding must not open a gap between two faces.
     border = -8 * torch.finfo(t.dtype).eps  # a ray through an edge must not slip through
     hit = (weights >= border).all(-1) & (t > 0)
+    # What is missed is infinitely far, so that the nearest hit is a minimum.
     t, face = torch.where(hit, t, torch.full_like(t, math.inf)).min(1)
     return torch.where(t.isfinite(), face, torch.full_like(face, NOTHING)), t
 
@@ -195,7 +200,9 @@ def intersect(
     a, b, c = corners.unbind(-2)
     ab, ac, ao = b - a, c - a, o - a
     d, ab, ac, ao = torch.broadcast_tensors(d, ab, ac, ao)
+    # Cramer's rule, each triple product as a cross and a dot product.
     h, q = torch.linalg.cross(d, ac), torch.linalg.cross(ao, ab)
+    # Zero for a ray in the plane: the result is then infinite and fails every test.
     inverse = 1 / _dot(ab, h)
     v, w, t = _dot(ao, h) * inverse, _dot(d, q) * inverse, _dot(ac, q) * inverse
     return torch.stack([1 - v - w, v, w], -1), t
@@ -220,6 +227,7 @@ def barycentric(
 
     Differentiable by vertices (and cameras). Weights are those of points in space, hence perspective-correct.
     """
+    # The tree told which face a ray meets; where it does is computed again, with gradients.
     o, d = (rays.index_select(0, fragments.pixel) for rays in view.rays)
     corners = interpolate_corners(vertices, faces, fragments)
     weights, rest = intersect(
@@ -232,6 +240,7 @@ def interpolate_corners(
     attributes: Float[Tensor, "V C"], faces: Int[Tensor, "F 3"], fragments: Fragments
 ) -> Float[Tensor, "P 3 C"]:
     """Return the attributes of the three corners of each covered pixel's face."""
+    # Two plain look-ups: their gradients are sums by index, the fastest kind.
     index = faces.index_select(0, fragments.face)
     return attributes.index_select(0, index.flatten()).view(len(index), 3, attributes.shape[1])
 

@@ -26,13 +26,16 @@ def sample_texture(
     Beyond [0, 1] the picture repeats, or its border goes on; a panorama repeats to the sides only.
     """
     height, width, channels = texture.shape
+    # In texels from the first center, which lies half a texel inside.
     x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
     left, right = _neighbor_texels(x, width, repeats=wrap != "clamp")
     top, bottom = _neighbor_texels(y, height, repeats=wrap == "repeat")
+    # The floor has no gradient; the share has that of the coordinate.
     right_share, bottom_share = (x - x.detach().floor())[:, None], (y - y.detach().floor())[:, None]
     texels = texture.reshape(-1, channels)
 
     def row(i: Int[Tensor, "P"]) -> Float[Tensor, "P C"]:
+        # Written as a + s (b - a): exact where both texels are equal.
         a, b = texels.index_select(0, i * width + left), texels.index_select(0, i * width + right)
         return a + right_share * (b - a)
 
@@ -60,8 +63,10 @@ def panorama_color(
 def panorama_coordinates(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2"]:
     """Return (u, v) of unit directions in a panorama."""
     x, y, z = directions.unbind(-1)
+    # At the poles the azimuth is anything: some number is chosen, with a gradient that is finite.
     level = (x.detach().abs() + y.detach().abs()) < 1e-7
     azimuth = torch.atan2(y, torch.where(level, torch.ones_like(x), x))
+    # The slope of asin is infinite at 1.
     elevation = torch.asin(z.clamp(-1 + 1e-6, 1 - 1e-6))
     return torch.stack([0.5 - (azimuth - math.pi) / (2 * math.pi), 0.5 + elevation / math.pi], -1)
 
@@ -69,6 +74,7 @@ def panorama_coordinates(directions: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2
 def panorama_directions(height: int, width: int, like: Tensor) -> Float[Tensor, "N 3"]:
     """Return unit directions of a panorama's pixels, row by row."""
     down, along = ((torch.arange(n).to(like) + 0.5) / n for n in (height, width))
+    # The inverse of panorama_coordinates at the centers of texels.
     elevation, azimuth = (0.5 - down) * math.pi, (1.5 - along) * 2 * math.pi - math.pi
     up, around = torch.meshgrid(elevation, azimuth, indexing="ij")
     parts = (up.cos() * around.cos(), up.cos() * around.sin(), up.sin())

@@ -27,6 +27,7 @@ def cast_rays(
 ):
     """Write the nearest face that one ray meets, and where."""
     r = first + wp.tid()
+    # Faces are met from either side.
     hit = wp.mesh_query_ray(mesh, origins[r], directions[r], far)
     if hit.result:
         face[r] = wp.int64(hit.face)
@@ -43,6 +44,7 @@ class Tree:
     """Warp's mesh: the hierarchy of boxes over the faces of one set of vertices."""
 
     def __init__(self, vertices: Tensor, faces: Tensor) -> None:
+        # Warp's mesh points into these tensors: they must live as long as it does.
         self.kept = (vertices.contiguous(), faces.int().flatten().contiguous())
         points, indices = self.kept
         with _on_torch_stream(points.device):

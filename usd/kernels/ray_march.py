@@ -63,6 +63,7 @@ class RaySamples:
 
     def select(self, keep: Bool[Tensor, "S"]) -> "RaySamples":
         """Return some of the samples, still packed."""
+        # By number and not by mask: one search for all four tensors.
         index = keep.nonzero().squeeze(1)
         ray_index = self.ray_index[index]
         return RaySamples(
@@ -81,6 +82,7 @@ class Composite(NamedTuple):
 
 def packed_info(ray_index: Int[Tensor, "S"], n_rays: int) -> Int[Tensor, "R 2"]:
     """Return first sample and number of samples of each ray, from a sorted ``ray_index``."""
+    # Counted and not searched: rays without samples have a row, too.
     count = torch.bincount(ray_index, minlength=n_rays)
     return torch.stack([count.cumsum(0) - count, count], -1)
 
@@ -107,9 +109,11 @@ def intersect_box(
     origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], radius: float, near: float, far: float
 ) -> tuple[Float[Tensor, "R"], Float[Tensor, "R"]]:
     """Return where each ray enters and leaves the cube [-radius, radius]^3, within [near, far]; equal for a miss."""
+    # A ray along an axis has a zero there; its planes are then met infinitely far away.
     tiny = torch.full_like(directions, 1e-20)
     inverse = 1 / torch.where(directions.abs() < tiny, tiny, directions)
     a, b = (-radius - origins) * inverse, (radius - origins) * inverse
+    # Inside all three slabs: behind the last entry and before the first exit.
     enter = torch.minimum(a, b).amax(-1).clamp(near, far)
     leave = torch.maximum(a, b).amin(-1).clamp(near, far)
     return enter, torch.maximum(enter, leave)
@@ -135,6 +139,7 @@ def march(
         raise ValueError(f"march: step is {step}; expected a positive length")
     with torch.no_grad():
         enter, leave = intersect_box(origins, directions, occupancy.radius, near, far)
+        # The shift moves a whole ray, so that its steps stay of one length.
         first = enter + _shifts(enter, shift) * step
         if accelerator_of("march", implementation, origins, directions):
             from usd.kernels import ray_march_nerfacc
@@ -166,9 +171,11 @@ def march_torch(
 ) -> RaySamples:
     """March by looking at every lattice point of every ray. ``first`` is the middle of sample 0."""
     n = int(((leave - first) / step).amax().clamp(min=-1)) + 1 if len(first) else 0
+    # A multiple of the step, as in the kernels: a running sum would round differently.
     t = first[:, None] + torch.arange(n, device=first.device) * step
     inside = t < leave[:, None]
     x = origins[:, None] + t[..., None] * directions[:, None]
+    # Points behind the cube belong to the nearest cell, hence both questions.
     keep = inside & is_occupied(occupancy, x.reshape(-1, 3)).view_as(inside)
     ray_index = keep.nonzero()[:, 0]
     middle = t[keep]
@@ -234,7 +241,9 @@ def composite_torch(
     least_transmittance: float = 0.0,
 ) -> Composite:
     """Composite as ``composite`` does: rays padded to the longest, cumulative products, sums by ray."""
+    # Rays have different numbers of samples: padded to the longest, products are one call.
     reach = packed_transmittance(alpha, samples.packed, samples.ray_index)
+    # A choice and not a product: hidden samples get the gradient 0, even from infinite values.
     weights = torch.where(reach >= least_transmittance, alpha * reach, torch.zeros_like(alpha))
     by_ray = (samples.ray_index, samples.n_rays)
     return Composite(

@@ -31,6 +31,7 @@ def march_nerfacc(
         far_planes=leave,
         step_size=step,
     )
+    # nerfacc writes beginnings and ends into one array, with flags.
     start, end = intervals.vals[intervals.is_left], intervals.vals[intervals.is_right]
     return RaySamples(samples.ray_indices, start, end, samples.packed_info)
 
@@ -49,7 +50,9 @@ def composite_nerfacc(
         weights, reach, _ = package.render_weight_from_density(samples.t_start, samples.t_end, values, **rays)
     else:
         weights, reach = package.render_weight_from_alpha(values, **rays)
+    # nerfacc drops such samples; here they stay, with weight 0, because losses read all of them.
     weights = torch.where(reach >= least_transmittance, weights, torch.zeros_like(weights))
+    # One sum for all columns instead of three.
     columns = torch.cat([torch.ones_like(weights)[:, None], samples.t[:, None], features], 1)
     sums = package.accumulate_along_rays(weights, columns, ray_indices=index, n_rays=n)
     return weights, sums[:, 0], sums[:, 1], sums[:, 2:]

@@ -221,6 +221,7 @@ def march_warp(
 ) -> RaySamples:
     """March as ``march_torch`` does, by the kernels: find, make room, write."""
     n = len(origins)
+    # No ray has more steps than the diagonal of the cube, and two for rounding.
     most = math.ceil(2 * math.sqrt(3) * occupancy.radius / step) + 2
     count = torch.empty(n, dtype=torch.int64, device=origins.device)
     bits = count.new_empty(n, -(-most // BITS))
@@ -230,6 +231,7 @@ def march_warp(
     grid = (runtime.array(cells), occupancy.resolution, occupancy.radius)
     find = (*points, *grid, step, *ends, *_arrays(bits, count))
     runtime.launch(find_samples, split, find, origins.device)
+    # Each ray writes into its own place, so the result does not depend on the order of threads.
     end = count.cumsum(0)
     packed, total = torch.stack([end - count, count], -1), int(end[-1]) if n else 0
     starts, ends_of_samples = origins.new_empty(total), origins.new_empty(total)
@@ -277,6 +279,7 @@ class _Composite(torch.autograd.Function):
         runtime.launch(composite_rays, split, (*inputs, is_density, least, *out), matter.device)
         ctx.save_for_backward(samples.packed, samples.t_start, samples.t_end, matter, features, reach)
         ctx.least, ctx.is_density = least, is_density
+        # Most losses use two of the four results: zeros for the others would be memory for nothing.
         ctx.set_materialize_grads(False)
         return weights, opacity, depth, color
 

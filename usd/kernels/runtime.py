@@ -52,6 +52,7 @@ def find_warp() -> ModuleType | None:
     except ImportError:
         return None
     wp.config.log_level = wp.LOG_ERROR
+    # Warp looks for a driver and complains on stderr where there is none.
     with _silent_stderr(not torch.cuda.is_available()):
         wp.init()
     return wp
@@ -72,6 +73,7 @@ def _silent_stderr(silent: bool) -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
+    # Native code writes to the descriptor, not to sys.stderr.
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -160,6 +162,7 @@ class Split:
 
     def pieces(self, n_threads: int) -> list[tuple[int, tuple[int, ...]]]:
         """Return (first, dim) of each piece: a few per thread, so that no thread waits long for another."""
+        # Pieces differ in cost: with several a thread the slow ones are shared out.
         size = self.dim[self.axis]
         n = max(1, min(4 * n_threads, size // self.grain)) if n_threads > 1 else 1
         cuts = [size * i // n for i in range(n + 1)]
@@ -178,6 +181,7 @@ def launch(kernel: WarpKernel, split: Split, arguments: Sequence[object], device
         functools.partial(_launch_piece, kernel, arguments, device, *piece)
         for piece in split.pieces(torch.get_num_threads())
     ]
+    # Warp compiles at the first launch, and two threads would compile the same module twice.
     if kernel not in _loaded:  # its first launch compiles and loads its module, and must have that to itself
         tasks.pop(0)()
         _loaded.add(kernel)
@@ -191,6 +195,7 @@ def _launch_piece(
     kernel: WarpKernel, arguments: Sequence[object], device: torch.device, first: int, dim: tuple[int, ...]
 ) -> None:
     wp = import_warp()
+    # On CUDA in the order of what torch has queued, without waiting for it.
     where: dict[str, object] = {"device": "cpu"}
     if device.type == "cuda":
         where = {"stream": wp.stream_from_torch(torch.cuda.current_stream(device))}
@@ -199,6 +204,7 @@ def _launch_piece(
 
 def run_tasks(tasks: Sequence[Callable[[], None]]) -> None:
     """Run independent tasks on up to ``torch.get_num_threads()`` threads, the caller's included."""
+    # One iterator for all threads: who is done takes the next task. `next` holds the interpreter lock.
     waiting = iter(tasks)
     n_others = min(torch.get_num_threads(), len(tasks)) - 1
     others = [_pool(n_others).submit(_drain, waiting) for _ in range(max(n_others, 0))]
@@ -245,6 +251,7 @@ def _fresh_pages(shape: tuple[int, ...]) -> Tensor:
     Large results are new to the process each time, and half of the time of filling one was spent entering pages.
     The system hands over zeros, page by page, to the thread that writes there first: nothing is cleared twice.
     """
+    # Anonymous memory, that the operating system clears page by page as it is touched.
     memory = mmap.mmap(-1, 4 * math.prod(shape), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a system without large pages
         memory.madvise(mmap.MADV_HUGEPAGE)

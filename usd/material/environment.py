@@ -5,6 +5,7 @@ seen straight on (the split sum of Karis, "Real Shading in Unreal Engine 4", 201
 matt.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,16 @@ from PIL import Image
 from torch import Tensor
 
 from usd.core.errors import UserError
+from usd.core.places import resource
 from usd.kernels.rasterize_texture import panorama_color, panorama_directions
 from usd.math.color import linear_from_srgb
+
+log = logging.getLogger(__name__)
 
 ROUGHNESS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 BLURRED = (32, 64)  # pixels of the panoramas of rough surfaces
 SHARP = (128, 256)
+PUBLISHED_SKY, OWN_SKY = "mud_road_puresky_1k.hdr", "load/lights/sky.hdr"
 STUDIO_LIGHT = 0.35  # mean over all directions
 
 
@@ -102,7 +107,10 @@ def studio_panorama() -> Float[Tensor, "h w 3"]:
 
 def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
     """Return linear light of a Radiance file (.hdr), or of any picture as displayed. Raises ``UserError``."""
-    where = f"material.environment_texture: {path}"
+    where = f"system.material.environment_texture: {path}"
+    if not path.is_file() and path.name == PUBLISHED_SKY:
+        log.warning("note: %s is not here; this project's own sky, %s, stands in", path, OWN_SKY)
+        path = resource(OWN_SKY)
     if not path.is_file():
         raise UserError(f"{where}: no such file; expected a panorama (.hdr, .png, .jpg)")
     try:
@@ -118,26 +126,57 @@ def read_panorama(path: Path) -> Float[Tensor, "h w 3"]:
 def decode_radiance(content: bytes) -> Float[Tensor, "h w 3"]:
     """Return a Radiance picture (RGBE, rows from the top), flat or run-length coded. Raises ``ValueError``."""
     head, _, body = content.partition(b"\n\n")
+    if b"FORMAT=32-bit_rle_xyze" in head:
+        raise ValueError("its colors are CIE XYZ; expected 32-bit_rle_rgbe")
     size, _, data = body.partition(b"\n")
     words = size.split()
     if not head.startswith(b"#?") or len(words) != 4 or (words[0], words[2]) != (b"-Y", b"+X"):
         raise ValueError("not a Radiance picture whose rows run from the top left")
     height, width = int(words[1]), int(words[3])
     pixels = _decode_rgbe(np.frombuffer(data, dtype=np.uint8), height, width).astype(np.float32)
-    scale = np.where(pixels[..., 3:] > 0, np.exp2(pixels[..., 3:] - 136), 0)
+    scale = np.where(pixels[..., 3:] > 0, np.exp2(pixels[..., 3:] - 136), 0) / _exposure(head)
     return torch.from_numpy((pixels[..., :3] * scale).astype(np.float32))
+
+
+def _exposure(head: bytes) -> float:
+    """Return the product of a header's exposures, which pixels are already multiplied by."""
+    lines = [line.removeprefix(b"EXPOSURE=") for line in head.splitlines() if line.startswith(b"EXPOSURE=")]
+    exposure = math.prod((float(line) for line in lines), start=1.0)
+    if not 0 < exposure < math.inf:
+        raise ValueError(f"its EXPOSURE is {exposure:g}; expected a positive number")
+    return exposure
 
 
 def _decode_rgbe(data: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the four bytes of each pixel."""
     if not (8 <= width < 32768) or data[0] != 2 or data[1] != 2 or data[2] >= 128:
-        return data[: height * width * 4].reshape(height, width, 4)
+        return _decode_old_runs(data, height * width).reshape(height, width, 4)
     rows, at = np.empty((height, 4, width), np.uint8), 0
     for row in rows:
         at += 4
         for channel in row:
             at = _decode_run_lengths(data, at, channel)
     return rows.transpose(0, 2, 1)
+
+
+def _decode_old_runs(data: np.ndarray, n: int) -> np.ndarray:
+    """Return n pixels; those of three ones repeat the pixel before, as often as their exponents say together."""
+    pixels = data[: len(data) // 4 * 4].reshape(-1, 4)
+    is_run = (pixels[:, :3] == 1).all(1)
+    if is_run.any():
+        # Further run marks in a row are higher bytes of one count.
+        count, shift, counts = 1, 0, []
+        for run, value in zip(is_run.tolist(), pixels[:, 3].tolist()):
+            shift = shift + 8 if run else 0
+            count = value << (shift - 8) if run else 1
+            counts.append(count)
+        if sum(counts) > n:
+            raise ValueError("a run of pixels goes beyond the picture")
+        source = np.maximum.accumulate(np.where(is_run, 0, np.arange(len(pixels))))
+        pixels = pixels[np.repeat(source, counts)]
+    if len(pixels) < n:
+        raise ValueError(f"it ends after {len(pixels)} of {n} pixels")
+    return pixels[:n]
 
 
 def _decode_run_lengths(data: np.ndarray, at: int, out: np.ndarray) -> int:

@@ -27,7 +27,7 @@ def canny_edges(
     gray = avg_pool2d(pad(gray, [blur // 2] * 4, mode="reflect"), blur, 1).round()
     dx, dy = sobel(gray)
     magnitude = dx.abs() + dy.abs()
-    ridge = _thinned(magnitude, dx, dy)
+    ridge = _thin(magnitude, dx, dy)
     strong, weak = ridge >= max(high * 255, 1), ridge >= max(low * 255, 1)
     # hysteresis: strong edges grow along weak ones until nothing changes
     while True:
@@ -44,7 +44,7 @@ def sobel(gray: Float[Tensor, "B 1 H W"]) -> tuple[Float[Tensor, "B 1 H W"], Flo
     return conv2d(padded, kernel[None, None]), conv2d(padded, kernel.T[None, None])
 
 
-def _thinned(magnitude: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
+def _thin(magnitude: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
     """Return the magnitude where it is largest across the edge, zero elsewhere."""
     # the gradient's direction in steps of 45 degrees; an edge and its reverse are one
     sector = torch.round(torch.atan2(dy, dx) / (math.pi / 4)).long().remainder(4)

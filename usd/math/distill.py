@@ -152,21 +152,6 @@ def denoised(
     return x0
 
 
-def wanted_x0(
-    z: Float[Tensor, "B C H W"],
-    grad: Float[Tensor, "B C H W"],
-    weight: Float[Tensor, "B 1 1 1"],
-    alphas_cumprod: Float[Tensor, "T"],
-    t: Int[Tensor, "B"],
-) -> Float[Tensor, "B C H W"]:
-    """Return the clean latents that a gradient asks for, z - sigma grad / (alpha w).
-
-    Of w (eps - noise) that is ``x0_from_eps`` of eps: the picture that the model sees in x_t.
-    """
-    alpha, sigma = alpha_sigma(alphas_cumprod, t)
-    return z - sigma / alpha * grad / weight
-
-
 def image_gradient(
     rendered: Float[Tensor, "B C H W"],
     wanted: Float[Tensor, "B C H W"],
@@ -174,9 +159,10 @@ def image_gradient(
     alphas_cumprod: Float[Tensor, "T"],
     t: Int[Tensor, "B"],
 ) -> Float[Tensor, "B C H W"]:
-    """Return w alpha / sigma (rendered - wanted): the gradient of the latents, said of pictures.
+    """Return w alpha / sigma (rendered - wanted): the gradient w (eps - noise), said of clean pictures.
 
-    It is the inverse of ``wanted_x0``, applied to the decoded latents (HiFA, arXiv 2305.18766, equation 10).
+    Of latents they are equal, with z and the latents that eps sees in x_t; HiFA (arXiv 2305.18766, equation 10) takes
+    the render and the decoded latents.
     """
     alpha, sigma = alpha_sigma(alphas_cumprod, t)
     return weight * alpha / sigma * (rendered - wanted)

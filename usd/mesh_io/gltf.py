@@ -1,18 +1,22 @@
 """glTF 2.0 and GLB files: nodes, skins, morph targets and primitives as parts of a mesh."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from usd.core.errors import UserError, listing
 from usd.mesh_io.colored_mesh import BaseColor
 from usd.mesh_io.gltf_color import Colors, coordinate_set, transform_coordinates
-from usd.mesh_io.gltf_document import Document, Json, fractions
+from usd.mesh_io.gltf_document import Document, fractions
+from usd.mesh_io.gltf_schema import DracoData, GltfPrimitive, GltfSkin, Transform
 from usd.mesh_io.primitive import Primitive, check_polygons
 
-QUANTIZED = "KHR_mesh_quantization"
-DRACO, INSTANCES, SPLATS = "KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing", "KHR_gaussian_splatting"
+QUANTIZED: Final = "KHR_mesh_quantization"
+DRACO: Final = "KHR_draco_mesh_compression"
+INSTANCES: Final = "EXT_mesh_gpu_instancing"
+SPLATS: Final = "KHR_gaussian_splatting"
 SUPPORTED = {
     DRACO,
     INSTANCES,
@@ -55,7 +59,7 @@ def read_gltf(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     notes = document.notes
     if scene.skipped:
         notes.append(f"{scene.skipped} primitives of points or lines are left out")
-    if document.items("animations"):
+    if document.tree.get("animations", []):
         notes.append("animations are left out: seen at rest")
     return parts, notes
 
@@ -65,13 +69,13 @@ class _Scene:
 
     def __init__(self, document: Document) -> None:
         self.document, self.colors, self.skipped = document, Colors(document), 0
-        self.nodes = document.items("nodes")
+        self.nodes = document.tree.get("nodes", [])
         children = {child for node in self.nodes for child in node.get("children", [])}
         roots = [index for index in range(len(self.nodes)) if index not in children]
         self.world: dict[int, np.ndarray] = {}
         for _ in self._walk(roots, hidden=True):
             pass
-        scenes, number = document.items("scenes"), document.tree.get("scene", 0)
+        scenes, number = document.tree.get("scenes", []), document.tree.get("scene", 0)
         self.roots: list[int] = scenes[number].get("nodes", []) if scenes else roots
 
     def visible(self) -> list[int]:
@@ -99,7 +103,7 @@ class _Scene:
         node = self.nodes[index]
         if "mesh" not in node:
             return []
-        mesh = self.document.items("meshes")[node["mesh"]]
+        mesh = self.document.tree.get("meshes", [])[node["mesh"]]
         weights = [float(weight) for weight in node.get("weights") or mesh.get("weights") or []]
         found: list[Primitive] = []
         for number, primitive in enumerate(mesh["primitives"]):
@@ -109,7 +113,7 @@ class _Scene:
                 found += [_place_primitive(part, matrix) for matrix in self._places(index, primitive)]
         return found
 
-    def _primitive(self, primitive: Json, weights: list[float], where: str) -> Primitive | None:
+    def _primitive(self, primitive: GltfPrimitive, weights: list[float], where: str) -> Primitive | None:
         """Return one primitive in its mesh's own coordinates; None for points and lines."""
         if SPLATS in primitive.get("extensions", {}):
             raise UserError(f"{where}: is a Gaussian splat; expected a triangle mesh")
@@ -142,26 +146,22 @@ class _Scene:
             return BaseColor(known=False), None
         return color, transform_coordinates(values.numbers(name), info)[faces]
 
-    def _places(self, index: int, primitive: Json) -> list[np.ndarray]:
+    def _places(self, index: int, primitive: GltfPrimitive) -> list[np.ndarray]:
         """Return matrices (4, 4), or one for each vertex (V, 4, 4), that put a primitive into the world."""
         node = self.nodes[index]
         if "skin" in node and "JOINTS_0" in primitive["attributes"]:
-            return [self._skin(self.document.items("skins")[node["skin"]], primitive["attributes"])]
+            return [self._skin(self.document.tree.get("skins", [])[node["skin"]], primitive["attributes"])]
         several = node.get("extensions", {}).get(INSTANCES)
         if several is None:
             return [self.world[index]]
         return [self.world[index] @ matrix for matrix in self._instances(several["attributes"])]
 
-    def _instances(self, names: Json) -> list[np.ndarray]:
+    def _instances(self, names: dict[str, int]) -> list[np.ndarray]:
         known = {name: self.document.numbers(at) for name, at in names.items() if name in TRS}
         count = max((len(values) for values in known.values()), default=1)
-        keys = {"TRANSLATION": "translation", "ROTATION": "rotation", "SCALE": "scale"}
-        return [
-            local_matrix({keys[name]: values[i].tolist() for name, values in known.items()})
-            for i in range(count)
-        ]
+        return [local_matrix(_instance({name: known[name][i] for name in known})) for i in range(count)]
 
-    def _skin(self, skin: Json, names: Json) -> np.ndarray:
+    def _skin(self, skin: GltfSkin, names: dict[str, int]) -> np.ndarray:
         """Return each vertex's mean of its joints' motions (section 3.7.3.3); the node's own place does not count."""
         joints = np.stack([self.world[joint] for joint in skin["joints"]])
         if "inverseBindMatrices" in skin:
@@ -177,18 +177,30 @@ class _Scene:
 TRS = ("TRANSLATION", "ROTATION", "SCALE")
 
 
+def _instance(values: Mapping[str, np.ndarray]) -> Transform:
+    """Return the place of one instance from its attributes."""
+    place: Transform = {}
+    if "TRANSLATION" in values:
+        place["translation"] = values["TRANSLATION"].tolist()
+    if "ROTATION" in values:
+        place["rotation"] = values["ROTATION"].tolist()
+    if "SCALE" in values:
+        place["scale"] = values["SCALE"].tolist()
+    return place
+
+
 class _Attributes:
     """A primitive's attributes, from its accessors or from Draco's data."""
 
-    def __init__(self, document: Document, primitive: Json, where: str) -> None:
+    def __init__(self, document: Document, primitive: GltfPrimitive, where: str) -> None:
         self.document, self.names, self._where = document, primitive["attributes"], where
-        self._accessors = document.items("accessors")
+        self._accessors = document.tree.get("accessors", [])
         self._quantized = QUANTIZED in document.tree.get("extensionsUsed", [])
         self._indices: int | None = primitive.get("indices")
         packed = primitive.get("extensions", {}).get(DRACO)
         plain = "bufferView" in self._accessors[self.names["POSITION"]] if "POSITION" in self.names else True
         self._draco = None if packed is None or plain else _draco(document, packed, where)
-        self._ids: Json = {} if packed is None else packed["attributes"]
+        self._ids: dict[str, int] = {} if packed is None else packed["attributes"]
 
     def numbers(self, name: str) -> np.ndarray:
         """Return an attribute's values (count, width); integer colors and coordinates of textures as fractions."""
@@ -207,7 +219,7 @@ class _Attributes:
         return self.document.numbers(self._indices)[:, 0].astype(np.int64)
 
 
-def _draco(document: Document, packed: Json, where: str) -> tuple[dict[int, np.ndarray], np.ndarray]:
+def _draco(document: Document, packed: DracoData, where: str) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """Return attributes by their number in the compressed data, and faces. Raises UserError without DracoPy."""
     try:
         import DracoPy
@@ -241,7 +253,7 @@ def assemble_triangles(order: np.ndarray, mode: int) -> np.ndarray:
     return np.stack([order[i], order[i + 1 + i % 2], order[i + 2 - i % 2]], -1)
 
 
-def local_matrix(node: Json) -> np.ndarray:
+def local_matrix(node: Transform) -> np.ndarray:
     """Return a node's own matrix (4, 4): stored by columns, or translation x rotation (x, y, z, w) x scale."""
     if "matrix" in node:
         return np.array(node["matrix"], np.float64).reshape(4, 4).T

@@ -1,19 +1,21 @@
 """Base colors of glTF materials: factors, textures, their coordinates, samplers and cut-outs."""
 
 import math
+from typing import Final
 
 import numpy as np
 from PIL import UnidentifiedImageError
 
 from usd.core.errors import UserError
 from usd.mesh_io.colored_mesh import NO_COLOR, WHITE, BaseColor, Texture, Wrap
-from usd.mesh_io.gltf_document import Document, Json, MissingFileError
+from usd.mesh_io.gltf_document import Document, MissingFileError
+from usd.mesh_io.gltf_schema import GltfMaterial, GltfSampler, GltfTexture, TextureInfo
 from usd.mesh_io.images import decode_image
 
 WRAPS: dict[int, Wrap] = {10497: "repeat", 33071: "clamp", 33648: "mirror"}
 NEAREST = 9728
-GLOSSY = "KHR_materials_pbrSpecularGlossiness"
-TRANSFORM = "KHR_texture_transform"
+GLOSSY: Final = "KHR_materials_pbrSpecularGlossiness"
+TRANSFORM: Final = "KHR_texture_transform"
 PICTURES = ("EXT_texture_webp", "EXT_texture_avif")
 
 
@@ -30,14 +32,14 @@ class Colors:
         if index is None:
             return NO_COLOR
         if index not in self._made:
-            self._made[index] = self._color(self.document.items("materials")[index])
+            self._made[index] = self._color(self.document.tree.get("materials", [])[index])
         return self._made[index]
 
-    def texture_info(self, index: int | None) -> Json | None:
+    def texture_info(self, index: int | None) -> TextureInfo | None:
         """Return what a material says about its base color texture and the coordinates it is laid by."""
-        return None if index is None else _base(self.document.items("materials")[index])[1]
+        return None if index is None else _base(self.document.tree.get("materials", [])[index])[1]
 
-    def _color(self, material: Json) -> BaseColor:
+    def _color(self, material: GltfMaterial) -> BaseColor:
         factor, info = _base(material)
         mode, cutoff = material.get("alphaMode", "OPAQUE"), None
         if mode == "MASK":
@@ -58,12 +60,12 @@ class Colors:
 
     def _texture(self, index: int) -> Texture:
         if index not in self._textures:
-            texture = self.document.items("textures")[index]
-            image = self.document.items("images")[_source(self.document, texture)]
+            texture = self.document.tree.get("textures", [])[index]
+            image = self.document.tree.get("images", [])[_source(self.document, texture)]
             view = image.get("bufferView")
             content = self.document.resource(image["uri"]) if view is None else self.document.view_bytes(view)
-            samplers, number = self.document.items("samplers"), texture.get("sampler")
-            sampler = {} if number is None else samplers[number]
+            samplers, number = self.document.tree.get("samplers", []), texture.get("sampler")
+            sampler: GltfSampler = {} if number is None else samplers[number]
             wrap = (WRAPS[sampler.get("wrapS", 10497)], WRAPS[sampler.get("wrapT", 10497)])
             smooth = sampler.get("magFilter") != NEAREST
             self._textures[index] = Texture(decode_image(content), wrap, smooth)
@@ -74,15 +76,18 @@ def _texture_error(error: Exception) -> str:
     return str(error).split(": ", 1)[-1]
 
 
-def _base(material: Json) -> tuple[list[float], Json | None]:
+def _base(material: GltfMaterial) -> tuple[list[float], TextureInfo | None]:
     """Return a material's base color factor and texture; the diffuse ones of specular-glossiness."""
     glossy = material.get("extensions", {}).get(GLOSSY)
-    look = material.get("pbrMetallicRoughness", {}) if glossy is None else glossy
-    names = ("baseColorFactor", "baseColorTexture") if glossy is None else ("diffuseFactor", "diffuseTexture")
-    return [float(value) for value in look.get(names[0], WHITE)], look.get(names[1])
+    if glossy is not None:
+        factor, info = glossy.get("diffuseFactor", WHITE), glossy.get("diffuseTexture")
+    else:
+        look = material.get("pbrMetallicRoughness", {})
+        factor, info = look.get("baseColorFactor", WHITE), look.get("baseColorTexture")
+    return [float(value) for value in factor], info
 
 
-def _source(document: Document, texture: Json) -> int:
+def _source(document: Document, texture: GltfTexture) -> int:
     """Return the image of a texture. Raises UserError that names the extension it cannot be read without."""
     extensions = texture.get("extensions", {})
     for name in PICTURES:
@@ -99,12 +104,12 @@ def _source(document: Document, texture: Json) -> int:
     )
 
 
-def coordinate_set(info: Json) -> int:
+def coordinate_set(info: TextureInfo) -> int:
     """Return the number of the texture coordinates that a texture is laid by."""
     return info.get("extensions", {}).get(TRANSFORM, {}).get("texCoord", info.get("texCoord", 0))
 
 
-def transform_coordinates(uv: np.ndarray, info: Json) -> np.ndarray:
+def transform_coordinates(uv: np.ndarray, info: TextureInfo) -> np.ndarray:
     """Return coordinates (N, 2) moved as KHR_texture_transform says: scaled, rotated counter-clockwise, shifted.
 
     Seen with v down, as glTF's is, counter-clockwise takes (1, 0) to (0, -1).

@@ -4,21 +4,19 @@ import base64
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Final
 from urllib.parse import unquote
 
 import numpy as np
 
 from usd.core.errors import UserError
 from usd.mesh_io.files import LFS_POINTER, decode_text, find_neighbor
+from usd.mesh_io.gltf_schema import GltfTree, Sparse
 from usd.mesh_io.meshopt import decode_view
-
-Json = dict[str, Any]
-"""A JSON object of a file: what stands in it is checked where it is used."""
 
 TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
-MESHOPT = "EXT_meshopt_compression"
+MESHOPT: Final = "EXT_meshopt_compression"
 JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
 
 
@@ -32,15 +30,11 @@ class Document:
     def __init__(self, path: Path, content: bytes) -> None:
         text, self._binary = _chunks(path, content)
         self.path, self.notes = path, list[str]()
-        self.tree: Json = json.loads(decode_text(text))
+        self.tree: GltfTree = json.loads(decode_text(text))
         self._buffers: dict[int, bytes] = {}
         version = str(self.tree.get("asset", {}).get("version", "?"))
         if not version.startswith("2."):
             raise UserError(f"{path}: is glTF {version}; expected glTF 2.0")
-
-    def items(self, name: str) -> list[Json]:
-        """Return one of the tree's lists; empty where it has none."""
-        return self.tree.get(name, [])
 
     def resource(self, uri: str) -> bytes:
         """Return what a URI holds: data, or a file beside this one. Raises MissingFileError."""
@@ -62,13 +56,13 @@ class Document:
 
     def _buffer(self, index: int) -> bytes:
         if index not in self._buffers:
-            uri = self.items("buffers")[index].get("uri")
+            uri = self.tree.get("buffers", [])[index].get("uri")
             self._buffers[index] = self._binary if uri is None else self.resource(uri)
         return self._buffers[index]
 
     def view_bytes(self, index: int) -> bytes:
         """Return the bytes of a buffer view, decompressed where it is compressed."""
-        view = self.items("bufferViews")[index]
+        view = self.tree.get("bufferViews", [])[index]
         packed = view.get("extensions", {}).get(MESHOPT)
         source = packed or view
         start, size = source.get("byteOffset", 0), source["byteLength"]
@@ -87,30 +81,32 @@ class Document:
 
         ``normalize`` takes integers as normalized whatever the accessor says.
         """
-        accessor = self.items("accessors")[index]
+        accessor = self.tree.get("accessors", [])[index]
         width, code = WIDTHS[accessor["type"]], TYPES[accessor["componentType"]]
         if accessor.get("bufferView") is None:
             stored = np.zeros((accessor["count"], width), code)
         else:
-            stored = self._strided(accessor["bufferView"], accessor, code, width)
+            shape = (accessor["count"], width)
+            stored = self._strided(accessor["bufferView"], accessor.get("byteOffset", 0), shape, code)
         if "sparse" in accessor:
             stored = self._with_sparse(stored, accessor["sparse"])
         return fractions(stored, normalize or accessor.get("normalized", False))
 
-    def _strided(self, view: int, accessor: Json, code: str, width: int) -> np.ndarray:
+    def _strided(self, view: int, offset: int, shape: tuple[int, int], code: str) -> np.ndarray:
+        """Return (count, width) numbers of a buffer view."""
         size = np.dtype(code).itemsize
-        stride = self.items("bufferViews")[view].get("byteStride", size * width)
-        offset, shape = accessor.get("byteOffset", 0), (accessor["count"], width)
+        stride = self.tree.get("bufferViews", [])[view].get("byteStride", size * shape[1])
         data = self.view_bytes(view)
-        if shape[0] and offset + stride * (shape[0] - 1) + size * width > len(data):
+        if shape[0] and offset + stride * (shape[0] - 1) + size * shape[1] > len(data):
             raise UserError(f"{self.path}: an accessor of {shape[0]} elements reaches beyond its buffer view")
         return np.ndarray(shape, code, data, offset, (stride, size))
 
-    def _with_sparse(self, stored: np.ndarray, sparse: Json) -> np.ndarray:
-        where, what = sparse["indices"], {**sparse["values"], "count": sparse["count"]}
-        code = TYPES[where["componentType"]]
-        rows = self._strided(where["bufferView"], {**where, "count": sparse["count"]}, code, 1)[:, 0]
-        values = self._strided(what["bufferView"], what, stored.dtype.str, stored.shape[1])
+    def _with_sparse(self, stored: np.ndarray, sparse: Sparse) -> np.ndarray:
+        where, what, count = sparse["indices"], sparse["values"], sparse["count"]
+        code, width = TYPES[where["componentType"]], stored.shape[1]
+        rows = self._strided(where["bufferView"], where.get("byteOffset", 0), (count, 1), code)[:, 0]
+        kind = stored.dtype.str
+        values = self._strided(what["bufferView"], what.get("byteOffset", 0), (count, width), kind)
         out = stored.copy()
         out[rows] = values
         return out

@@ -18,7 +18,7 @@ import io
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -245,7 +245,7 @@ def stl_bytes(surface: ExportMesh) -> bytes:
     return export_stl(_trimesh(surface))
 
 
-def _trimesh(surface: ExportMesh) -> Any:
+def _trimesh(surface: ExportMesh) -> object:
     """Return the surface as trimesh has it."""
     import trimesh
 

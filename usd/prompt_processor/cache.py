@@ -20,20 +20,20 @@ LOG = logging.getLogger(__name__)
 FORMAT = "usd-prompt-1"
 
 
-def embed_cached(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -> Embedding:
+def embed_with_cache(model: TextDenoiser, prompts: Sequence[str], folder: Path | None) -> Embedding:
     """Return ``model.embed_text(prompts)``, from ``folder`` where it holds them: no text encoder is loaded then."""
     digest = None if folder is None else model.fingerprint()
     if folder is None or digest is None:
         return model.embed_text(prompts)
     known = {prompt: folder / f"{key_of(digest, prompt)}.safetensors" for prompt in prompts}
-    rows = {prompt: row for prompt, file in known.items() if (row := read(file)) is not None}
+    rows = {prompt: row for prompt, file in known.items() if (row := read_embedding(file)) is not None}
     missing = [prompt for prompt in known if prompt not in rows]
     if missing:
         made = model.embed_text(missing)
         for i, prompt in enumerate(missing):
             row = made.select(torch.tensor([i])).tensors()
             rows[prompt] = {name: x.cpu() for name, x in row.items()}
-            write(rows[prompt], known[prompt])
+            write_embedding(rows[prompt], known[prompt])
     device = model.alphas_cumprod.device
     names = rows[prompts[0]]
     return model.restore_embedding(
@@ -47,7 +47,7 @@ def key_of(digest: str, prompt: str) -> str:
     return files.digest(text, size=20)
 
 
-def read(file: Path) -> dict[str, Tensor] | None:
+def read_embedding(file: Path) -> dict[str, Tensor] | None:
     """Return the tensors of a file; None where there is none or it is broken."""
     try:
         return load_file(file) if file.is_file() else None
@@ -55,7 +55,7 @@ def read(file: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def write(tensors: dict[str, Tensor], file: Path) -> None:
+def write_embedding(tensors: dict[str, Tensor], file: Path) -> None:
     """Store tensors in a file, whole or not at all. What the disk refuses is not kept."""
     try:
         with files.replace_atomically(file) as partial:

@@ -23,7 +23,7 @@ TEMPLATE = "a {gap} view of {prompt}"
 AGAINST = 0.95  # a word speaks against a view that is less than this times as likely with it
 
 
-def debiased_prompts(
+def debias_prompt(
     prompt: str, shares: ViewShares, views: Sequence[str], candidates: Sequence[int] | None = None
 ) -> list[str]:
     """Return the prompt for each view, without the words that speak against it.
@@ -68,7 +68,7 @@ class WordPieces(Protocol):
 
 
 @runtime_checkable
-class Scores(Protocol):
+class MaskScores(Protocol):
     """What a masked language model returns."""
 
     logits: Tensor
@@ -78,7 +78,7 @@ class Scores(Protocol):
 class MaskedLanguageModel(Protocol):
     """BertForMaskedLM of transformers and its kind."""
 
-    def __call__(self, input_ids: Tensor) -> Scores:
+    def __call__(self, input_ids: Tensor) -> MaskScores:
         """Return a score for each piece at each place of a text (1 T)."""
         ...
 
@@ -86,7 +86,7 @@ class MaskedLanguageModel(Protocol):
 def language_model_shares(name: str, views: Sequence[str], where: str) -> ViewShares:
     """Return how likely each view is by a masked language model: an alias, a folder or a hub id. Raises UserError."""
     folder = network_folder(name, "language", where)
-    network, tokenizer = _load(folder, where)
+    network, tokenizer = _load_language_model(folder, where)
     if tokenizer.mask_token is None:
         raise UserError(
             f"{where}: '{name}' has no word for a gap; expected a masked language model such as BERT"
@@ -106,7 +106,7 @@ def language_model_shares(name: str, views: Sequence[str], where: str) -> ViewSh
     return shares
 
 
-def _load(folder: Path, where: str) -> tuple[MaskedLanguageModel, WordPieces]:
+def _load_language_model(folder: Path, where: str) -> tuple[MaskedLanguageModel, WordPieces]:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     try:

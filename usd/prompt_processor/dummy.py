@@ -1,4 +1,4 @@
-"""``dummy-prompt-processor``: no prompt. For guidances that look at a picture and are told nothing in words."""
+"""``dummy-prompt-processor``: no prompt. For guidances that look at a picture and take no words."""
 
 from dataclasses import dataclass
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -31,5 +32,18 @@ def full_prompt(prompt: str, prompts: tuple[str, ...] | None = None) -> str:
     found = [text for text in known if wanted and set(wanted) <= set(re.findall(r"\w+", text.lower()))]
     if len(found) == 1:
         return found[0]
-    said = f"{len(found)} library prompts fit" + (f", such as '{found[0]}' and '{found[1]}'" if found else "")
-    raise UserError(f"system.prompt_processor.prompt: '{prompt}': {said}; expected words of exactly one")
+    fits = f"{len(found)} library prompts fit" + (f", such as '{found[0]}' and '{found[1]}'" if found else "")
+    near = "" if found else _nearest_prompt(wanted, known)
+    raise UserError(
+        f"system.prompt_processor.prompt: '{prompt}': {fits}; expected words of exactly one{near}"
+    )
+
+
+def _nearest_prompt(wanted: list[str], known: tuple[str, ...]) -> str:
+    """Return `` (nearest: '...')``, the prompt whose words come nearest to those wanted; or nothing."""
+
+    def likeness(text: str) -> float:
+        words = re.findall(r"\w+", text.lower())
+        return sum(max(SequenceMatcher(None, word, other).ratio() for other in words) for word in wanted)
+
+    return f" (nearest: '{max(known, key=likeness)}')" if known and wanted else ""

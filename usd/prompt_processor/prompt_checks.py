@@ -28,15 +28,15 @@ def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
         if known is not None:
             unknown += _unknown(prompt, known, model.name, where)
     if known is not None and unknown:
-        said = ", ".join(_hint(word, known) for word in dict.fromkeys(unknown))
-        LOG.warning("%s: '%s' does not know %s", where, model.name, said)
+        hints = ", ".join(_hint(word, known) for word in dict.fromkeys(unknown))
+        LOG.warning("%s: '%s' does not know %s", where, model.name, hints)
 
 
 def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[str]:
     """Return the words of a prompt that are not in ``known``. Raises UserError where none of its nouns is."""
-    said = tokens(prompt)
-    strange = [word for word in said if word not in known and word not in SMALL]
-    if strange and not [word for word in said if word in known and word not in SMALL]:
+    words = tokens(prompt)
+    strange = [word for word in words if word not in known and word not in SMALL]
+    if strange and not [word for word in words if word in known and word not in SMALL]:
         hints = ", ".join(_hint(word, known) for word in dict.fromkeys(strange))
         raise UserError(
             f"{where}: '{shortened(prompt)}': '{name}' knows none of these words: {hints}; expected words it knows"

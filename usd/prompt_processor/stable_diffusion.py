@@ -16,8 +16,8 @@ from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
 from usd.math.camera import Cameras
 from usd.prompt_processor import PromptProcessor, Prompts
 from usd.prompt_processor import directions as views
-from usd.prompt_processor.cache import embed_cached
-from usd.prompt_processor.debiasing import check_word_numbers, debiased_prompts, language_model_shares
+from usd.prompt_processor.cache import embed_with_cache
+from usd.prompt_processor.debiasing import check_word_numbers, debias_prompt, language_model_shares
 from usd.prompt_processor.directions import DIRECTIONS, Decay, Decays
 from usd.prompt_processor.library import full_prompt
 from usd.prompt_processor.prompt_checks import check
@@ -164,7 +164,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
             return model.unconditional(batch)
         if model not in self._negatives:
             check(model, [self.negative], NEGATIVE)
-            self._negatives[model] = embed_cached(model, [self.negative], self._folder)
+            self._negatives[model] = embed_with_cache(model, [self.negative], self._folder)
             model.release_encoders()
         return self._negatives[model].select(torch.zeros(batch, dtype=torch.long, device="cpu"))
 
@@ -221,7 +221,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         check_word_numbers(prompt, c.prompt_debiasing_mask_ids, f"{OPTIONS}.prompt_debiasing_mask_ids")
         where = f"{OPTIONS}.pretrained_model_name_or_path_prompt_debiasing"
         shares = language_model_shares(c.pretrained_model_name_or_path_prompt_debiasing, DIRECTIONS, where)
-        prompts = debiased_prompts(prompt, shares, DIRECTIONS, c.prompt_debiasing_mask_ids)
+        prompts = debias_prompt(prompt, shares, DIRECTIONS, c.prompt_debiasing_mask_ids)
         LOG.info("prompts without the words against a view: %s", dict(zip(DIRECTIONS, prompts, strict=True)))
         return prompts
 
@@ -244,7 +244,10 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
                 check(model, [c.negative_prompt], NEGATIVE)
             folder = self._folder
             model = model.to(device)
-            self._table = embed_cached(model, texts, folder), embed_cached(model, [c.negative_prompt], folder)
+            self._table = (
+                embed_with_cache(model, texts, folder),
+                embed_with_cache(model, [c.negative_prompt], folder),
+            )
             model.release_encoders()
         return self._table
 

@@ -3,6 +3,7 @@
 import functools
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,7 @@ from usd.kernels.ray_march import Composite
 from usd.material import Material
 from usd.math.camera import Cameras, Window
 
+G = TypeVar("G")
 ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
 
 
@@ -102,6 +104,13 @@ class Renderer(Module[C]):
     @abstractmethod
     def draw(self, request: RenderRequest) -> Render:
         """Render what ``render`` was asked for."""
+
+    def require_geometry(self, kind: type[G], expected: str) -> G:
+        """Return the scene's geometry. Raises ``UserError``, which begins with ``expected``, if it is no ``kind``."""
+        geometry = self.scene.geometry
+        if not isinstance(geometry, kind):
+            raise UserError(f"{expected}, got {type(geometry).__name__}")
+        return geometry
 
     def require(self, needs: frozenset[str], where: str) -> None:
         """Raise ConfigError, blaming the key ``where``, if ``needs`` names what this renderer does not give."""

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render, Samples
 from usd.geometry import Geometry, Volumetric
@@ -64,11 +63,8 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
 
     def configure(self) -> None:
         """Make the estimator. Raises ``UserError`` for a geometry that is no density."""
-        config, geometry = self.config, self.scene.geometry
-        if not isinstance(geometry, Volumetric):
-            raise UserError(
-                f"nerf-volume-renderer: needs a volumetric geometry, got {type(geometry).__name__}"
-            )
+        config = self.config
+        self.require_geometry(Volumetric, "nerf-volume-renderer: needs a volumetric geometry")
         if config.estimator == "occgrid":
             self.marcher = OccupancyMarcher(config, self)
         elif config.estimator == "importance":
@@ -79,8 +75,10 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
             self.proposal = ProposalSampler(config, self.proposal_field, config.num_samples_per_ray_proposal)
 
     def update(self, step: int, generator: torch.Generator) -> None:
-        """Bring the occupancy grid up to date."""
+        """Bring the occupancy grid, or the proposal network's progressive levels, up to date."""
         self._step = step
+        if self.proposal is not None:
+            self.proposal.field.encoding.update(step)
         if (marcher := self.marcher) is not None:
             marcher.update(step, lambda x: self._density(x) * marcher.step_size, generator)
 
@@ -104,7 +102,8 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
         direction = d.index_select(0, samples.ray_index)
         x = o.index_select(0, samples.ray_index).addcmul_(direction, samples.t[:, None])
         values, weights, normal = self._composite(x, direction, samples, request)
-        if proposal is not None and self.proposal is not None and self.training and weights.requires_grad:
+        learns = self.training and torch.is_grad_enabled()
+        if proposal is not None and self.proposal is not None and learns:
             self.proposal.learn(proposal, weights, self._step)
         render = pictures(values, background, needs, request.rays.shape)
         if "samples" not in needs:

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from usd.core.config import option
-from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render, Samples
 from usd.geometry import DistanceField, SignedDistance
@@ -53,11 +52,8 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
 
     def configure(self) -> None:
         """Make the estimator and the sharpness. Raises ``UserError`` for a geometry that is no signed distance."""
-        config, geometry = self.config, self.scene.geometry
-        if not isinstance(geometry, SignedDistance):
-            raise UserError(
-                f"neus-volume-renderer: needs a signed distance (implicit-sdf), got {type(geometry).__name__}"
-            )
+        config = self.config
+        self.require_geometry(SignedDistance, "neus-volume-renderer: needs a signed distance (implicit-sdf)")
         if config.estimator == "occgrid":
             self.marcher = OccupancyMarcher(config, self)
         else:

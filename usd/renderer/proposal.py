@@ -18,7 +18,7 @@ from usd.core.schedule import Schedule
 from usd.kernels.ray_march import RaySamples, samples_between
 from usd.math.safe import trunc_exp
 from usd.math.volume import alpha_from_density, interlevel_loss
-from usd.network.encoding import HashGrid, HashGridConfig
+from usd.network.encoding import HashGridConfig, position_encoding
 from usd.network.mlp import MLPConfig, mlp
 from usd.renderer.importance import coarse_edges, dense_weights, fine_places
 from usd.renderer.occupancy_marcher import MarchOptions
@@ -72,7 +72,7 @@ class ProposalField(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.optimizer, self.radius = optimizer, radius
-        self.encoding = HashGrid(network.encoding_config)
+        self.encoding = position_encoding(network.encoding_config)
         self.network = mlp(self.encoding.n_output, network.n_output_dims, network.network_config)
         self.requires_grad_(False)
         numbers = sum(weight.numel() for weight in self.parameters())
@@ -161,14 +161,14 @@ class ProposalSampler:
         whole = samples.packed[:, 1] == count
         fine = weights.detach()[whole[samples.ray_index]].view(-1, count)
         o, d, edges = (part[whole] for part in (proposal.origins, proposal.directions, proposal.edges))
-        if len(o) == 0:
-            return 0.0
-        return self.field.learn(
-            lambda field: interlevel_loss(
-                proposal.fine_edges[whole], fine, edges, self._weights(field, o, d, edges)
-            ),
-            step,
-        )
+
+        def loss(field: ProposalField) -> Float[Tensor, ""]:
+            # Without such a ray, too: processes average their gradients, so all must come here.
+            if len(o) == 0:
+                return field.moments.new_zeros(()) + sum(0 * weight.sum() for weight in field.parameters())
+            return interlevel_loss(proposal.fine_edges[whole], fine, edges, self._weights(field, o, d, edges))
+
+        return self.field.learn(loss, step)
 
     def _weights(
         self, field: ProposalField, o: Tensor, d: Tensor, edges: Float[Tensor, "R D"]

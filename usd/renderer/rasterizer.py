@@ -51,12 +51,10 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
 
     def configure(self) -> None:
         """Take the surface. Raises ``UserError`` for a geometry that is no mesh, and for a package that is missing."""
-        geometry = self.scene.geometry
-        if not isinstance(geometry, ExplicitSurface):
-            raise UserError(
-                f"rasterizer: needs a geometry that is a mesh (tetrahedra-sdf-grid, custom-mesh, ...), "
-                f"got {type(geometry).__name__}"
-            )
+        geometry = self.require_geometry(
+            ExplicitSurface,
+            "rasterizer: needs a geometry that is a mesh (tetrahedra-sdf-grid, custom-mesh, ...)",
+        )
         self.surface = geometry.surface
         self.features = geometry.features
         self.by_package = self.config.implementation == "nvdiffrast" or wants("rasterize") == "nvdiffrast"

@@ -241,3 +241,16 @@ def test_an_error_names_the_key_that_the_user_wrote(tmp_path):
     )
     with pytest.raises(ConfigError, match=r"^data.random_camera.elevation_range.*\(data.elevation_range"):
         merge_contents([(content, tmp_path)]).experiment()
+
+
+def test_a_warm_up_of_the_proposal_network_is_a_schedule_of_its_rate():
+    args = {"start_factor": 0.01, "total_iters": 100}
+    schedulers = {"name": "ChainedScheduler", "schedulers": [{"name": "LinearLR", "args": args}]}
+    optimizer = {"name": "Adam", "args": {"lr": 0.02}}
+    options = {"prop_optimizer_config": optimizer, "prop_scheduler_config": schedulers}
+    values = translated(renderer=options)
+    renderer = values["system"]["renderer"]
+    assert renderer["prop_optimizer_config"]["args"]["lr"] == [0, pytest.approx(0.0002), 0.02, 100]
+    assert "prop_scheduler_config" not in renderer
+    with pytest.raises(ConfigError, match=r"prop_scheduler_config: is StepLR; expected a LinearLR"):
+        translated(renderer={"prop_scheduler_config": {"name": "StepLR"}})

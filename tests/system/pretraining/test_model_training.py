@@ -14,7 +14,7 @@ from usd.app.loop import Loop
 from usd.core.config import parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_text_denoiser, open_view_denoiser
-from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, turn_pairs
+from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, rotate_pairs
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.pretraining.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.pretraining.clip import ClipSystem, contrastive
@@ -149,8 +149,8 @@ def test_a_widened_unet_computes_what_it_did() -> None:
 def test_turning_pairs_is_a_rotation_that_adds_up() -> None:
     pairs = torch.randn(3, 4, 5, 2, generator=generator())
     a, b = torch.tensor([0.3, -2.0, 3.0]), torch.tensor([1.0, 2.5, 1.5])
-    twice = turn_pairs(turn_pairs(pairs, a.sin(), a.cos()), b.sin(), b.cos())
-    torch.testing.assert_close(twice, turn_pairs(pairs, (a + b).sin(), (a + b).cos()), atol=1e-5, rtol=1e-5)
+    twice = rotate_pairs(rotate_pairs(pairs, a.sin(), a.cos()), b.sin(), b.cos())
+    torch.testing.assert_close(twice, rotate_pairs(pairs, (a + b).sin(), (a + b).cos()), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(twice.norm(dim=-1), pairs.norm(dim=-1))
 
 
@@ -161,7 +161,7 @@ def test_a_steered_projection_sees_the_sum_of_read_and_relative_azimuth() -> Non
     read = torch.tensor([0.4, 1.0])
     difference = torch.tensor([1.1, 0.5])
     pairs = torch.stack([read.cos(), read.sin()], -1)[:, None, None]
-    turned = turn_pairs(pairs, difference.sin(), difference.cos())
+    turned = rotate_pairs(pairs, difference.sin(), difference.cos())
     torch.testing.assert_close(turned[0], turned[1])
     tokens, time = projection(torch.randn(2, 8), None, torch.randn(2, 4))
     assert tokens.shape == (2, 1, 16)
@@ -177,7 +177,7 @@ def test_turned_features_started_from_a_view_reader_say_the_targets_azimuth() ->
     projection.read_view_from({"weight": torch.eye(7, 6), "bias": torch.zeros(7)})
     pairs = projection.turn(torch.stack(waves, -1)).unflatten(-1, (3, 4, 2))
     difference = torch.tensor([0.5, 0.5 + 1.9])
-    turned = turn_pairs(pairs, difference.sin(), difference.cos())
+    turned = rotate_pairs(pairs, difference.sin(), difference.cos())
     torch.testing.assert_close(turned[0], turned[1], atol=1e-5, rtol=1e-5)
     first = torch.stack([torch.cos(azimuth + difference), torch.sin(azimuth + difference)], -1)
     torch.testing.assert_close(turned[:, 0, 0], first, atol=1e-5, rtol=1e-5)

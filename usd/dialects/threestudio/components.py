@@ -1,5 +1,6 @@
 """Geometry, material, background, renderer and exporter."""
 
+from usd.core.errors import ConfigError
 from usd.dialects.draft import Draft
 
 GEOMETRY = "system.geometry"
@@ -17,6 +18,7 @@ UNNEEDED_SURFACE = ("isosurface", "isosurface_method")
 UNNEEDED_RENDERER = ("return_comp_normal", "return_normal_perturb")
 UNNEEDED_EXPORTER = ("save_video",)
 KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER}
+LINEAR_LR = {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
 
@@ -26,6 +28,7 @@ def translate(draft: Draft) -> None:
     _translate_geometry(draft)
     for key in ("system.renderer", "system.renderer.base_renderer"):
         draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
+        _translate_proposal_schedule(draft, key)
     if draft.get("system.material_type") not in ("hybrid-rgb-latent-material",):
         draft.drop("system.material.requires_normal")
     _translate_exporter(draft)
@@ -47,6 +50,25 @@ def _translate_geometry(draft: Draft) -> None:
         shape = draft.get(f"{GEOMETRY}.shape_init")
         if isinstance(shape, str) and shape.startswith("mesh:"):
             draft.set_defaults(GEOMETRY, {"shape_init_mesh_up": "+z", "shape_init_mesh_front": "+x"})
+
+
+def _translate_proposal_schedule(draft: Draft, renderer: str) -> None:
+    """A warm-up of the proposal network's learning rate becomes a schedule of that rate."""
+    key, rate = f"{renderer}.prop_scheduler_config", f"{renderer}.prop_optimizer_config.args.lr"
+    scheduler = draft.get(key)
+    if not isinstance(scheduler, dict):
+        return
+    parts = scheduler.get("schedulers", [scheduler])
+    if not (isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], dict)):
+        raise ConfigError(
+            f"{key}: has several schedulers; expected one LinearLR, alone or in a ChainedScheduler"
+        )
+    args, lr = parts[0].get("args", {}), draft.get(rate) or 0.01
+    if parts[0].get("name") != "LinearLR" or not isinstance(args, dict) or not isinstance(lr, int | float):
+        raise ConfigError(f"{key}: is {parts[0].get('name')}; expected a LinearLR from start_factor to 1")
+    # PyTorch's own defaults.
+    start, end, steps = (args.get(name, value) for name, value in LINEAR_LR.items())
+    draft.write_from(key, rate, [0, start * lr, end * lr, steps])
 
 
 def _translate_exporter(draft: Draft) -> None:
