@@ -78,7 +78,7 @@ def _read_annotations(file: Path, where: str) -> list[Mapping[str, object]]:
 
 
 def _frame(entry: Mapping[str, object], root: Path, where: str) -> Co3dFrame:
-    image, viewpoint = _section(entry, "image", where), _section(entry, "viewpoint", where)
+    image, viewpoint = _annotation(entry, "image", where), _annotation(entry, "viewpoint", where)
     name = f"{where}: {image.get('path')}"
     height, width = (round(value) for value in _vector(image, "size", 2, name))
     depth, mask = entry.get("depth"), entry.get("mask")
@@ -95,7 +95,7 @@ def _frame(entry: Mapping[str, object], root: Path, where: str) -> Co3dFrame:
     )
 
 
-def _section(entry: Mapping[str, object], key: str, where: str) -> Mapping[str, object]:
+def _annotation(entry: Mapping[str, object], key: str, where: str) -> Mapping[str, object]:
     section = entry.get(key)
     if not isinstance(section, dict):
         raise UserError(
