@@ -192,9 +192,14 @@ def _launch(argv: list[str], log: Path) -> None:
 
 def _add_times(file: Path, minutes: float) -> None:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    now = {"minutes": minutes, "cpu_minutes": sum(each.ru_utime + each.ru_stime for each in used) / 60}
+    cpu = sum(each.ru_utime + each.ru_stime for each in used) / 60
     before = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({key: value + before.get(key, 0.0) for key, value in now.items()}))
+    total = {
+        "minutes": minutes + before.get("minutes", 0.0),
+        "cpu_minutes": cpu + before.get("cpu_minutes", 0.0),
+        "gib": max(before.get("gib", 0.0), *(each.ru_maxrss / 2**20 for each in used)),
+    }
+    file.write_text(json.dumps(total))
 
 
 def _processes() -> Any:
@@ -235,7 +240,7 @@ class Launch:
 
     @property
     def times(self) -> dict[str, float]:
-        """``minutes`` on the clock and ``cpu_minutes`` of all cores, over all calls."""
+        """``minutes`` on the clock and ``cpu_minutes`` of all cores, over all calls; ``gib`` of memory at most."""
         return dict(json.loads((self.trial / TIMES).read_text()))
 
     @property
@@ -357,8 +362,14 @@ def bench_fields(args: argparse.Namespace, rest: Sequence[str]) -> Fields:
 
 
 def newest_views(trial: Path) -> Path | None:
-    """The newest folder of test views; ``metrics.json`` where the data has ``eval_transforms``."""
-    return max(trial.glob("save/it*-test/"), key=lambda path: path.stat().st_mtime, default=None)
+    """The newest folder of test views, of a stage where there are some; ``metrics.json`` with ``eval_transforms``."""
+    folders = [*trial.glob("save/it*-test/"), *trial.glob("*/save/it*-test/")]
+    return max(folders, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def test_views(folder: Path) -> Float[Tensor, "B 4 H W"]:
+    """Return the written views of a run, in order."""
+    return torch.stack([read_rgba(file) for file in sorted(folder.glob("*.png"), key=lambda f: int(f.stem))])
 
 
 def benchmark(

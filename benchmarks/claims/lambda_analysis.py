@@ -58,7 +58,7 @@ TASKS = {
     ),
     "text": Task(
         Path(__file__).with_name("text.yaml"),
-        (tables.Column("category", "category"), tables.Column("caption", "and colour"), *LOOKS),
+        (tables.Column("category", "category"), tables.Column("caption", "and color"), *LOOKS),
         (2, 5),
     ),
 }
@@ -91,14 +91,9 @@ def measured(trials: Trials, marks: runs.Settings, task: str, seed: int, lambda_
     overrides = settings(trials, task, seed, lambda_)
     launch = trials.launch(trial_name(task, seed, lambda_), TASKS[task].config, overrides)
     views = launch.trained(marks)
-    rgba = test_views(views)
+    rgba = runs.test_views(views)
     scores = runs.view_scores(views) if task == "image" else caption_scores(rgba, make_toy(seed).caption)
     return {**scores, **looks(rgba)}
-
-
-def test_views(folder: Path) -> Float[Tensor, "B 4 H W"]:
-    """The written views of a run, in order."""
-    return torch.stack([read_rgba(file) for file in sorted(folder.glob("*.png"), key=lambda f: int(f.stem))])
 
 
 def looks(rgba: Float[Tensor, "B 4 H W"]) -> tables.Figures:
@@ -115,13 +110,13 @@ def saturation(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B"]:
 
 
 @cache
-def recogniser() -> Clip:
+def recognizer() -> Clip:
     return Clip.load(CLIP)
 
 
 def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> tables.Figures:
     seen = rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]
-    score = text_score(recogniser(), seen, prompt)
+    score = text_score(recognizer(), seen, prompt)
     return {"category": score.category, "caption": score.caption, "similarity": score.similarity}
 
 
@@ -130,7 +125,7 @@ def caption_scores(rgba: Float[Tensor, "B 4 H W"], prompt: str) -> tables.Figure
 
 def truth_looks(toy: Path) -> tables.Figures:
     """Sharpness and saturation of a toy's own held-out views."""
-    return looks(test_views(toy / "views"))
+    return looks(runs.test_views(toy / "views"))
 
 
 def report(trials: Trials, task: str, seeds: Sequence[int], rows: tables.Rows) -> str:
