@@ -3,7 +3,6 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -25,12 +24,14 @@ class Interrupted(BaseException):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints through ours: written whole or not at all, tensors and plain containers only."""
 
-    def save_checkpoint(self, checkpoint_: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint_: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
         checkpoint.save_atomic(checkpoint_, path)
 
     def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> dict[str, object]:
         return dict(checkpoint.load(path))
 
 
@@ -46,11 +47,11 @@ class SafePoints(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         interrupts.current().listen()
 
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: object) -> None:
         if not interrupts.current().patient:  # a training saves first
             interrupts.current().check()
 
-    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_test_batch_end(self, trainer: Trainer, *args: object) -> None:
         interrupts.current().check()
 
 
@@ -71,7 +72,7 @@ class Checkpoints(Callback):
         self.stop.patient, self.stop.speaks = True, ranks.rank() == 0
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients of a part of a batch are not saved: a checkpoint lies between steps
@@ -139,7 +140,7 @@ class SkippedStepsLimit(Callback):
     def __init__(self, trial: Trial, limit: int) -> None:
         self.trial, self.limit = trial, limit
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         skipped = getattr(pl_module, "skipped", None)
         if skipped is None or skipped.in_a_row <= self.limit:
             return
@@ -176,7 +177,7 @@ class ProgressLine(Callback):
             self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
         if not trainer.is_global_zero:
             return
         text = self._text(trainer)

@@ -8,11 +8,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import usd
 from usd.core import places
 from usd.core.registry import KINDS, custom_folders, names
+
+if TYPE_CHECKING:
+    from usd.kernels.accelerators import Accelerator
 
 PACKAGES = (
     "torch",
@@ -98,7 +101,7 @@ def _kernels() -> list[str]:
     return [*own, *map(_accelerator, ACCELERATORS.values())]
 
 
-def _accelerator(package: Any) -> str:
+def _accelerator(package: "Accelerator") -> str:
     """An optional package for the option ``kernels``: what it would serve, and why it does not."""
     what = f"{package.name} {package.version()}".strip()
     return f"optional: {what} ({', '.join(package.serves)}): {package.obstacle() or 'can be used'}"

@@ -68,10 +68,10 @@ class Loop(LightningModule):
     def on_train_start(self) -> None:
         self.system.on_train_start()
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         self.system.on_train_batch_start(batch, batch_idx)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         self.system.on_train_batch_end(outputs, batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -86,29 +86,29 @@ class Loop(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.system.on_test_epoch_end()
 
-    def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""] | None:
+    def training_step(self, batch: object, batch_idx: int) -> Float[Tensor, ""] | None:
         return self.system.training_step(batch, batch_idx)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: object, batch_idx: int) -> None:
         self.system.validation_step(batch, batch_idx)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: object, batch_idx: int) -> None:
         self.system.test_step(batch, batch_idx)
 
     # --------------------------------------------------------------------------------------------- checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         self.system.on_save_checkpoint(cast(Checkpoint, checkpoint))
         if state := self.data.state_dict():
             checkpoint[type(self.data).__qualname__] = state
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         self.system.on_load_checkpoint(cast(Checkpoint, checkpoint))
 
     def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
         return self.system.state_dict(**arguments)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
         return self.system.load_state_dict(state_dict, strict, assign)
