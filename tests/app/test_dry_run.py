@@ -75,6 +75,6 @@ def test_a_wrong_option_is_an_error_as_in_the_real_run(capsys):
 
 def test_every_stage_of_a_configuration_is_tried_on_what_the_one_before_left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = dry_run.run([CONFIGS / "usd-text-to-3D-mini.yaml"], [PROMPT, "tag=chair"], "cpu")
+    done = dry_run.rehearse([CONFIGS / "usd-text-to-3D-mini.yaml"], [PROMPT, "tag=chair"], "cpu")
     assert len(done) >= 2 and "nothing was downloaded" in done[0].lines[0]
     assert os.listdir(tmp_path) == []

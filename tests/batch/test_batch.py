@@ -18,7 +18,15 @@ from usd.batch import Result, Task, command, worker
 from usd.batch.launchers import Local, cards
 from usd.batch.scheduler import run_all
 from usd.batch.summary import columns, figures_of, table, write_sheet, write_table
-from usd.batch.tasks import digest, done_before, from_json, read_record, sources, to_json, write_record
+from usd.batch.tasks import (
+    digest,
+    done_before,
+    from_json,
+    read_task_record,
+    sources,
+    to_json,
+    write_task_record,
+)
 from usd.core import checkpoint
 from usd.core.errors import UserError
 
@@ -68,7 +76,7 @@ def test_done_is_what_was_asked_for_in_the_same_way(tmp_path):
     one = Task("disc", str(picture), str(tmp_path / "disc"), (str(TINY),), ("seed=1",), is_picture=True)
     (tmp_path / "disc").mkdir()
     assert done_before(one) is None
-    write_record(tmp_path / "disc", {"done": digest(one), "figures": {"loss": 1.0}})
+    write_task_record(tmp_path / "disc", {"done": digest(one), "figures": {"loss": 1.0}})
     assert done_before(one) == {"done": digest(one), "figures": {"loss": 1.0}}
     assert done_before(Task(**{**vars(one), "overrides": ("seed=2",)})) is None
     save_disc(picture, 16)
@@ -128,7 +136,7 @@ def test_why_a_process_ended_is_its_last_error_or_its_signal(tmp_path):
 def test_what_is_done_is_not_started(tmp_path):
     one = task(tmp_path)
     Path(one.folder).mkdir()
-    write_record(Path(one.folder), {"done": digest(one), "figures": {"loss": 0.25}})
+    write_task_record(Path(one.folder), {"done": digest(one), "figures": {"loss": 0.25}})
     (result,) = run_all([one], Script({}), 2, lambda _: None)
     assert (result.status, result.attempts, result.figures) == ("done", 0, {"loss": 0.25})
 
@@ -212,7 +220,7 @@ def test_an_object_is_made_once_and_its_process_leaves_with_its_watcher(tmp_path
     quick = task(tmp_path, "duck", "trainer.max_steps=60", "system.pause=0.1")
     assert worker.main([to_json(quick)]) == 0
     assert first_steps(Path(one.folder) / "object")[1] == step  # not from the start
-    record = read_record(Path(one.folder))
+    record = read_task_record(Path(one.folder))
     assert record["done"] == digest(quick) and record["figures"]["step"] == 60
     assert figures_of(Path(one.folder)) == record["figures"]
 

@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     flags, rest = parser().parse_known_args(given)
     return launcher.guarded(
-        lambda: perform(flags, rest, [sys.executable, "-m", "usd", *given]),
+        lambda: run_subcommand(flags, rest, [sys.executable, "-m", "usd", *given]),
         getattr(flags, "verbose", False),
         getattr(flags, "typecheck", False),
     )
@@ -128,7 +128,7 @@ def _program(given: Sequence[str]) -> tuple[str, list[str]] | None:
     return (given[0], list(given[1:])) if given and given[0] in PROGRAMS else None
 
 
-def perform(flags: argparse.Namespace, rest: Sequence[str], command: list[str]) -> None:
+def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list[str]) -> None:
     """Do what a sub-command asks for. Raises ``UserError``."""
     if flags.command in MODES:
         refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run"])

@@ -31,7 +31,7 @@ PICTURES = ("psnr", "ssim", "mask_iou")
 SURFACE = ("chamfer_area", "chamfer_floor", "volume_iou")
 
 
-def make_object(
+def run_pipeline(
     picture: Path, truth: Path | None, overrides: list[str], gpu: str | None
 ) -> dict[str, Outcome]:
     """All stages for one picture; ``truth`` is a folder of views for the first stage to be tested on."""
@@ -48,7 +48,7 @@ def toy_truth(seed: int, folder: Path) -> EvaluationSource:
     return replace(open_source(f"toybox:{seed}", "toy"), views=read_views(folder, options, "toy"), see=None)
 
 
-def report(outcomes: Mapping[str, Outcome]) -> str:
+def pipeline_report(outcomes: Mapping[str, Outcome]) -> str:
     """What was made, where it is, and what it took."""
     minutes = {name: _minutes(outcome) for name, outcome in outcomes.items()}
     lines = [
@@ -108,18 +108,18 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     args, overrides = arguments(argv)
-    return process.run_command(lambda: make(args, overrides))
+    return process.run_command(lambda: make_pipeline_demo(args, overrides))
 
 
-def make(args: argparse.Namespace, overrides: list[str]) -> None:
+def make_pipeline_demo(args: argparse.Namespace, overrides: list[str]) -> None:
     """Makes an object of the picture, or of a toy, which is then measured. Raises UserError."""
     if args.picture is not None:
-        say(report(make_object(Path(args.picture).resolve(), None, overrides, args.gpu)))
+        say(pipeline_report(run_pipeline(Path(args.picture).resolve(), None, overrides, args.gpu)))
         return
     folder = prepared_toy(args.seed, args.out)
     say(f"toy {args.seed}: {make_toy(args.seed).caption}; its pictures are in {short_path(folder)}")
-    outcomes = make_object(folder / "input.png", folder, [f"tag=toy-{args.seed}", *overrides], args.gpu)
-    say(report(outcomes))
+    outcomes = run_pipeline(folder / "input.png", folder, [f"tag=toy-{args.seed}", *overrides], args.gpu)
+    say(pipeline_report(outcomes))
     say(measured(outcomes, toy_truth(args.seed, folder)))
 
 

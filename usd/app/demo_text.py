@@ -20,13 +20,13 @@ CONFIG = places.resource("configs/usd-text-to-3D-mini.yaml")
 SENTENCE = "a red car with a blue roof"
 
 
-def make_object(sentence: str, overrides: list[str], gpu: str | None) -> dict[str, Outcome]:
+def run_text_demo(sentence: str, overrides: list[str], gpu: str | None) -> dict[str, Outcome]:
     """All stages for one sentence; returns what each left."""
     told = override("system.prompt_processor.prompt", sentence)
     return run_stages("train", [CONFIG], [told, *overrides], gpu)
 
 
-def report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
+def text_report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
     """What was made, where it is, and whether it is recognized."""
     peak = peak_memory_gib()
     lines = [f"{name:<10}  {short_path(outcome.trial.folder)}" for name, outcome in outcomes.items()]
@@ -42,15 +42,15 @@ def main(argv: list[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(argv)
     if is_override(args.sentence):
         args.sentence, overrides = SENTENCE, [args.sentence, *overrides]
-    return process.run_command(lambda: make(args.sentence, overrides, args.gpu))
+    return process.run_command(lambda: make_text_demo(args.sentence, overrides, args.gpu))
 
 
-def make(sentence: str, overrides: list[str], gpu: str | None) -> None:
+def make_text_demo(sentence: str, overrides: list[str], gpu: str | None) -> None:
     """Makes the object and says how well it is recognized. Raises UserError."""
     began = time.monotonic()
-    outcomes = make_object(sentence, overrides, gpu)
+    outcomes = run_text_demo(sentence, overrides, gpu)
     score = score_file(outcomes["mesh"].files[0], sentence)
-    say(report(outcomes, score, began))
+    say(text_report(outcomes, score, began))
 
 
 if __name__ == "__main__":

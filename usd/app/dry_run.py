@@ -51,7 +51,9 @@ class DryRun:
     checkpoint: Path
 
 
-def run(configs: Sequence["str | Path"], overrides: Sequence[str], gpu: str | None = None) -> list[DryRun]:
+def rehearse(
+    configs: Sequence["str | Path"], overrides: Sequence[str], gpu: str | None = None
+) -> list[DryRun]:
     """Run a configuration dry, every stage where it has some, and leave nothing behind. Raises ``UserError``."""
     with tempfile.TemporaryDirectory(prefix="usd-dry-run-", ignore_cleanup_errors=True) as folder:
         if not is_staged(configs):
@@ -64,7 +66,7 @@ def run(configs: Sequence["str | Path"], overrides: Sequence[str], gpu: str | No
 def run_experiment(experiment: Experiment, root: Path, gpu: str | None = None) -> DryRun:
     """Run an experiment dry; its tiny trial is below ``root``. Raises ``UserError``."""
     place = {"name": "dry-run", "tag": "dry-run", "use_timestamp": False, "timestamp": None, "resume": None}
-    return _run("train", replace(experiment, exp_root_dir=root, **place), gpu)  # type: ignore[arg-type]
+    return _rehearse_one("train", replace(experiment, exp_root_dir=root, **place), gpu)  # type: ignore[arg-type]
 
 
 def _run_plan(plan: Plan, gpu: str | None) -> DryRun:
@@ -72,10 +74,10 @@ def _run_plan(plan: Plan, gpu: str | None) -> DryRun:
     say(f"stage {plan.name}")
     for note in plan.notes:
         say(note)
-    return _run(plan.mode, plan.experiment, gpu)
+    return _rehearse_one(plan.mode, plan.experiment, gpu)
 
 
-def _run(mode: Mode, experiment: Experiment, gpu: str | None) -> DryRun:
+def _rehearse_one(mode: Mode, experiment: Experiment, gpu: str | None) -> DryRun:
     refuse_missing_inputs(mode, experiment)
     begun = time.monotonic()
     tiny = _with_loadable_weights(shrink(experiment))

@@ -137,7 +137,7 @@ def run_dry(configs: Sequence["str | Path"], overrides: list[str], gpu: str | No
     """Try a training out at tiny size, and print what the real one would take. Raises ``UserError``."""
     from usd.app import dry_run
 
-    for done in dry_run.run(configs, overrides, gpu):
+    for done in dry_run.rehearse(configs, overrides, gpu):
         print("\n".join(done.lines))
 
 

@@ -142,7 +142,7 @@ def teller(count: int, out: Path) -> Callable[[Result], None]:
     return tell
 
 
-def run(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
+def run_batch(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
     """All objects; then the table and the sheet."""
     check(args, overrides)
     tasks = tasks_of(args, overrides)
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         given: list[Path] = getattr(args, name)
         overrides = [str(item) for item in given if _is_override(item)] + overrides
         setattr(args, name, [item for item in given if not _is_override(item)])
-    return process.run_command(lambda: exit_code(run(args, overrides)))
+    return process.run_command(lambda: exit_code(run_batch(args, overrides)))
 
 
 def exit_code(results: list[Result]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
-from usd.batch.worker import perform
+from usd.batch.worker import run_task
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 
@@ -40,7 +40,7 @@ class Launcher(Protocol):
 class Local:
     """``workers`` at a time on this machine, without Ray. ``cards`` are GPU indices; tasks are dealt to them."""
 
-    def __init__(self, workers: int, cards: list[str], work: Callable[[Task], Result] = perform) -> None:
+    def __init__(self, workers: int, cards: list[str], work: Callable[[Task], Result] = run_task) -> None:
         self._work = work
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="usd-batch")
         self._cards: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -75,7 +75,7 @@ class Cluster:
         if address and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
             print(f"note: --address {address}: {OPEN_CLUSTER}", flush=True)
         remote = self._ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0, max_calls=1)
-        self._perform = remote(perform)
+        self._perform = remote(run_task)
         self._on_gpu = share.gpus > 0
 
     def _connect(self, address: str | None, cpus: int | None, tries: int = 3) -> None:

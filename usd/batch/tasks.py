@@ -109,7 +109,7 @@ def _problem(path: Path) -> str:
 
     if not path.is_file():
         return f"{path}: is no file; expected a picture"
-    if not _is_text(str(path)):
+    if not _is_prompt(str(path)):
         return f"{ascii_name(str(path))}: its name is not valid UTF-8; expected another name"
     try:
         Image.open(path).close()
@@ -125,7 +125,7 @@ def _problem(path: Path) -> str:
     return ""
 
 
-def _is_text(text: str) -> bool:
+def _is_prompt(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -175,16 +175,16 @@ def fingerprint(task: Task) -> str:
 
 def done_before(task: Task) -> dict[str, Any] | None:
     """The record of a task that is done, as it is asked for now; None where something is left to do."""
-    record = read_record(Path(task.folder))
+    record = read_task_record(Path(task.folder))
     return record if "done" in record and record["done"] == digest(task) else None
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_task_record(folder: Path) -> dict[str, Any]:
     """``batch.json`` in an object's folder; empty where there is none that can be read."""
     return files.read_record(folder / "batch.json") or {}
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
+def write_task_record(folder: Path, record: dict[str, Any]) -> None:
     """Written whole or not at all. Raises ``UserError``."""
     files.write_record(folder / "batch.json", record)
 

@@ -1,4 +1,4 @@
-"""The work on one object: ``perform`` watches over a process that runs the launcher; ``main`` is that process.
+"""The work on one object: ``run_task`` watches over a process that runs the launcher; ``main`` is that process.
 
 The process ends with whoever watches it, wherever that is: it reads its standard input, which nobody writes to, and
 when that is closed it saves its step and leaves. A lock in the folder keeps two processes from the same object.
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from usd.batch import Result, Status, Task, log_of
-from usd.batch.tasks import digest, fingerprint, from_json, read_record, to_json, write_record
+from usd.batch.tasks import digest, fingerprint, from_json, read_task_record, to_json, write_task_record
 from usd.core import files, loading, process
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds that a predecessor gets to leave
 STATUS: dict[int, Status] = {0: "done", 2: "failed", 130: "interrupted"}
 
 
-def perform(task: Task) -> Result:
+def run_task(task: Task) -> Result:
     """Runs a task to its end in a process of its own."""
     began = time.monotonic()
     log, before = log_of(task), 0
@@ -40,7 +40,7 @@ def perform(task: Task) -> Result:
         return Result(task.name, "failed", time.monotonic() - began, 1, error, platform.node())
     status = STATUS.get(code, "crashed")
     error = "" if status == "done" else reason(code, log.read_bytes()[before:])
-    figures = read_record(log.parent).get("figures", {}) if status == "done" else {}
+    figures = read_task_record(log.parent).get("figures", {}) if status == "done" else {}
     return Result(task.name, status, time.monotonic() - began, 1, error, platform.node(), figures)
 
 
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     try:
         with alone(task):
             record = _begin(task)
-            write_record(Path(task.folder), {**record, "figures": _made(task), "done": digest(task)})
+            write_task_record(Path(task.folder), {**record, "figures": _made(task), "done": digest(task)})
     except UserError as error:
         print(f"error: {error}", flush=True)
         return 2
@@ -124,13 +124,13 @@ def _begin(task: Task) -> dict[str, object]:
     """Leaves what was made of another picture of this name aside; notes what this one is."""
     folder = Path(task.folder)
     record: dict[str, object] = {"source": task.source, "fingerprint": fingerprint(task)}
-    before = read_record(folder).get("fingerprint")
+    before = read_task_record(folder).get("fingerprint")
     if before is not None and before != record["fingerprint"]:
         aside = files.set_aside(folder)
         folder.mkdir()
         (aside / log_of(task).name).rename(log_of(task))  # the watcher writes to it, and reads it at the end
         print(f"{task.name}: another picture; what was made of the old one is now {aside}", flush=True)
-    write_record(folder, record)
+    write_task_record(folder, record)
     return record
 
 

@@ -260,7 +260,7 @@ else:  # autograd makes a class of its own
     CompositeContext = FunctionCtx
 
 
-class _Composite(torch.autograd.Function):
+class _WarpComposite(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: CompositeContext,
@@ -314,4 +314,4 @@ def composite_warp(
     matter: Tensor, features: Tensor, samples: RaySamples, least: float, is_density: bool
 ) -> tuple[Tensor, ...]:
     """Return weights, opacity, depth, color of ``composite`` or ``composite_density`` by the kernels."""
-    return _Composite.apply(matter.contiguous(), features.contiguous(), samples, least, is_density)
+    return _WarpComposite.apply(matter.contiguous(), features.contiguous(), samples, least, is_density)

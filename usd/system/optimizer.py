@@ -86,7 +86,7 @@ def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.op
             f"system.optimizer.name: torch.optim has no '{config.name}'.{did_you_mean(config.name, known)}"
         )
     for key, settings in _settings_by_key(config):
-        _refuse_unknown(key, settings, _accepted(cls))
+        _refuse_unknown_settings(key, settings, _accepted(cls))
     for key, settings in _settings_by_key(config):
         _refuse_mistyped(cls, key, settings)
     make = cast(OptimizerClass, cls)
@@ -110,7 +110,7 @@ def _accepted(cls: type) -> list[str]:
     return [name for name in inspect.signature(cls).parameters if name != "params"]
 
 
-def _refuse_unknown(key: str, settings: Settings, accepted: list[str]) -> None:
+def _refuse_unknown_settings(key: str, settings: Settings, accepted: list[str]) -> None:
     """Raise ``ConfigError`` for a setting that the optimizer does not have."""
     for name in settings:
         if name not in accepted:

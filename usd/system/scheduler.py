@@ -75,12 +75,14 @@ def _single(optimizer: Optimizer, item: SchedulerItem, key: str) -> LRScheduler:
             hint = did_you_mean(name, accepted) or f" Known: {listing(accepted)}."
             raise ConfigError(f"{key}.args.{name}: unknown key.{hint}")
     try:
-        return _build(cls, optimizer, item.args)
+        return _build_scheduler(cls, optimizer, item.args)
     except (TypeError, ValueError) as error:  # what torch says of arguments that are missing or out of range
         raise ConfigError(f"{key}: {item.name}: {str(error).splitlines()[0]}") from error
 
 
-def _build(cls: type[LRScheduler], optimizer: Optimizer, args: Mapping[str, Argument]) -> LRScheduler:
+def _build_scheduler(
+    cls: type[LRScheduler], optimizer: Optimizer, args: Mapping[str, Argument]
+) -> LRScheduler:
     """Build a scheduler of ``torch.optim``; steps that are lists there are lists again."""
     given = {
         name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -37,14 +37,14 @@ def translate_threestudio(values: Mapping[str, object]) -> Translation:
     """Return what a resolved configuration of threestudio's means here. Raises ``ConfigError``."""
     draft = Draft(values)
     draft.set("dialect", "usd")
-    schedules.translate(draft)
-    trainer.translate(draft)
-    system.translate(draft)
-    losses.translate(draft)
-    prompt_processor.translate(draft)
-    guidance.translate(draft)
-    data.translate(draft)
-    components.translate(draft)
+    schedules.translate_schedules(draft)
+    trainer.translate_trainer(draft)
+    system.translate_system(draft)
+    losses.translate_losses(draft)
+    prompt_processor.translate_prompt_processor(draft)
+    guidance.translate_guidance(draft)
+    data.translate_data(draft)
+    components.translate_components(draft)
     return draft.translation()
 
 

@@ -23,7 +23,7 @@ EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
 
 
-def translate(draft: Draft) -> None:
+def translate_components(draft: Draft) -> None:
     """Translate the parts of a scene."""
     _translate_geometry(draft)
     for key in ("system.renderer", "system.renderer.base_renderer"):

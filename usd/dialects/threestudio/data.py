@@ -44,7 +44,7 @@ KNOWN = (*SINGLE_IMAGE, *UNNEEDED, "image_path", "random_camera")
 REFERENCE = ("elevation_deg", "azimuth_deg", "camera_distance", "fovy_deg")
 
 
-def translate(draft: Draft) -> None:
+def translate_data(draft: Draft) -> None:
     """Translate the data by its kind."""
     name = draft.get("data_type")
     if name == "single-image-datamodule":

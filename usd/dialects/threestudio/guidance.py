@@ -102,7 +102,7 @@ PUBLISHED_FILES = {"zero123-xl": "zero123-xl", "stable_zero123": "stable-zero123
 """Stem of a checkpoint as published -> the model's name here."""
 
 
-def translate(draft: Draft) -> None:
+def translate_guidance(draft: Draft) -> None:
     """Translate both guidances."""
     for key in KEYS:
         name = draft.get(f"{key}_type")

@@ -35,7 +35,7 @@ RASTERIZERS = ("nvdiff-rasterizer",)
 OWN_TABLES = ("instructnerf2nerf-system", "control4d-multiview-system")
 
 
-def translate(draft: Draft) -> None:
+def translate_losses(draft: Draft) -> None:
     """Translate the names of weights; drop those of losses that threestudio's system does not read."""
     if draft.get("system_type") == "usd-text-to-3d-system":  # of text systems only SJC's has depth
         draft.move(f"{KEY}.lambda_depth", f"{KEY}.lambda_center_depth")

@@ -7,7 +7,7 @@ DEFAULTS = {"pretrained_model_name_or_path": "runwayml/stable-diffusion-v1-5", "
 UNNEEDED = ("spawn",)
 
 
-def translate(draft: Draft) -> None:
+def translate_prompt_processor(draft: Draft) -> None:
     """Translate the prompt processor; one that takes no prompt is none."""
     name = draft.get(f"{KEY}_type")
     if name == "dummy-prompt-processor":

@@ -13,7 +13,7 @@ from usd.dialects.draft import Draft
 GUIDANCE_KEYS = ("min_step_percent", "max_step_percent", "grad_clip")
 
 
-def translate(draft: Draft) -> None:
+def translate_schedules(draft: Draft) -> None:
     """Translate every schedule of a configuration: the losses' weights, and those of the guidances."""
     keys = [f"system.loss.{name}" for name in draft.section("system.loss")]
     keys += [f"system.{part}.{name}" for part in ("guidance", "guidance_3d") for name in GUIDANCE_KEYS]

@@ -34,7 +34,7 @@ IMAGE_PROMPTED = (
 PLAYGROUND_PICTURE = "load/images/kettle.png"
 
 
-def translate(draft: Draft) -> None:
+def translate_system(draft: Draft) -> None:
     """Translate the system's name and its own options; the parts and losses are translated by other files."""
     name = draft.get("system_type")
     if name is None and "guidance_type" in draft.section("system"):

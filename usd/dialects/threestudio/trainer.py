@@ -50,7 +50,7 @@ CHECKPOINT_UNNEEDED = (
 )
 
 
-def translate(draft: Draft) -> None:
+def translate_trainer(draft: Draft) -> None:
     """Translate what says how long and on what a training runs, and what it keeps."""
     for key in DERIVED:
         draft.pop(key)

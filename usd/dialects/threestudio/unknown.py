@@ -26,7 +26,7 @@ def refuse_unknown(values: Mapping[str, object]) -> None:
     """Raise ``ConfigError`` for a key that is neither threestudio's nor this project's, with the nearest that is."""
     draft = Draft(values)
     for place, kind in PLACES.items():
-        ours = _options(kind, draft.get(f"{place}_type"))
+        ours = _known_options(kind, draft.get(f"{place}_type"))
         for key in draft.section(place) if ours else ():
             if key not in ours:
                 known = {*ours, *_known_there(kind)}
@@ -34,7 +34,7 @@ def refuse_unknown(values: Mapping[str, object]) -> None:
                 raise ConfigError(f"{place}.{key}: unknown key, here and in threestudio.{hint}")
 
 
-def _options(kind: str, name: object) -> set[str]:
+def _known_options(kind: str, name: object) -> set[str]:
     """Return the options of a component; none where there is no such component, which parsing says."""
     try:
         return set(keys_of(registry.find(kind, name).Config)) if isinstance(name, str) else set()

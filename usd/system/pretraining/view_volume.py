@@ -62,8 +62,8 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config", ViewPairs, ToyVi
         c = self.config
         size = seen.rgb.shape[-1]
         return {
-            "rgb": c.lambda_rgb * mse_loss(seen.rgb.float(), shrink(target.pictures, size)),
-            "opacity": c.lambda_opacity * mse_loss(seen.opacity.float(), shrink(target.alpha, size)),
+            "rgb": c.lambda_rgb * mse_loss(seen.rgb.float(), downsample(target.pictures, size)),
+            "opacity": c.lambda_opacity * mse_loss(seen.opacity.float(), downsample(target.alpha, size)),
             "latent": c.lambda_latent * mse_loss(seen.hint[:, : target.latents.shape[1]], target.latents),
         }
 
@@ -95,7 +95,7 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config", ViewPairs, ToyVi
             {
                 "psnr": psnr(made, pictures[rest]).mean().item(),
                 "psnr_of_copying": psnr(copied, pictures[rest]).mean().item(),
-                "iou": mask_iou(seen.opacity.float(), shrink(alpha[rest], seen.opacity.shape[-1]))
+                "iou": mask_iou(seen.opacity.float(), downsample(alpha[rest], seen.opacity.shape[-1]))
                 .mean()
                 .item(),
                 "latent_error": error.item(),
@@ -125,6 +125,6 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config", ViewPairs, ToyVi
         write_volume(half(self.average), folder)
 
 
-def shrink(pictures: Tensor, size: int) -> Tensor:
+def downsample(pictures: Tensor, size: int) -> Tensor:
     """Average square pictures down to ``size``."""
     return interpolate(pictures.float(), (size, size), mode="area")
