@@ -27,11 +27,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint_: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
+        """Write a checkpoint to ``path``, whole or not at all."""
         checkpoint.save_atomic(checkpoint_, path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, object]:
+        """Return the checkpoint in ``path``. Raises ``UserError`` where it cannot be read."""
         return dict(checkpoint.load(path))
 
 
@@ -39,19 +41,24 @@ class SafePoints(Callback):
     """Hands signals back to us, which Lightning takes at the start of a loop; stops between two views if asked to."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals back from Lightning before a training."""
         interrupts.current().listen()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals back from Lightning before a validation."""
         interrupts.current().listen()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals back from Lightning before a test."""
         interrupts.current().listen()
 
     def on_validation_batch_end(self, trainer: Trainer, *args: object) -> None:
+        """Stop after this view if asked to, unless a training goes on, which saves first."""
         if not interrupts.current().patient:  # a training saves first
             interrupts.current().check()
 
     def on_test_batch_end(self, trainer: Trainer, *args: object) -> None:
+        """Stop after this view if asked to."""
         interrupts.current().check()
 
 
@@ -68,12 +75,14 @@ class Checkpoints(Callback):
         self._saved_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turn requests to stop into ones that wait until the step is saved."""
         self.stop = interrupts.current()
         self.stop.patient, self.stop.speaks = True, ranks.rank() == 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        """Save what is due after this step; save and stop if any process was asked to."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients of a part of a batch are not saved: a checkpoint lies between steps
         step, config = trainer.global_step, self.config
@@ -85,15 +94,18 @@ class Checkpoints(Callback):
             self._save_and_stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop if any process was asked to during the validation."""
         if not trainer.sanity_checking and self._agreed_to_stop(trainer):
             self._save_and_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last step, if it is not saved yet, and let requests stop at once again."""
         if trainer.global_step != self._saved_step:
             self._save_numbered(trainer)
         self.stop.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let requests to stop take effect at once again."""
         self.stop.patient = False
 
     def _agreed_to_stop(self, trainer: Trainer) -> bool:
@@ -141,6 +153,7 @@ class SkippedStepsLimit(Callback):
         self.trial, self.limit = trial, limit
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        """Raise ``UserError`` after ``last.ckpt`` is saved, if more than ``limit`` steps in a row were skipped."""
         skipped = getattr(pl_module, "skipped", None)
         if skipped is None or skipped.in_a_row <= self.limit:
             return
@@ -166,6 +179,7 @@ class ProgressLine(Callback):
         self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, and the bar where there is a terminal."""
         self._begun, self._first_step = time.monotonic(), trainer.global_step
         if self._console.is_terminal and trainer.is_global_zero:
             columns = [
@@ -178,6 +192,7 @@ class ProgressLine(Callback):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        """Show the progress: in the bar, or as a line when one is due."""
         if not trainer.is_global_zero:
             return
         text = self._text(trainer)
@@ -188,9 +203,11 @@ class ProgressLine(Callback):
             print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the bar, so that the error's message stands alone."""
         self._close()
 
     def _close(self) -> None:
@@ -211,7 +228,7 @@ class ProgressLine(Callback):
 
 
 def losses_text(trainer: Trainer) -> str:
-    """The total and the losses it is the sum of."""
+    """Return the total loss and the losses it is the sum of, as text."""
     losses = getattr(trainer.lightning_module, "losses", {})
     return "  ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
 
@@ -227,7 +244,7 @@ def peak_memory_gib() -> float:
 
 
 def memory_text() -> str:
-    """Peak GPU memory where one is used, else this process's."""
+    """Return the peak GPU memory where one is used, else this process's memory, as text in GiB."""
     used = (
         torch.cuda.max_memory_allocated()
         if torch.cuda.is_initialized()
@@ -237,10 +254,11 @@ def memory_text() -> str:
 
 
 def seconds_text(seconds: float) -> str:
+    """Return a duration in seconds as text, in s or ms."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def clock(seconds: float) -> str:
-    """``h:mm:ss``"""
+    """Return a duration in seconds as ``h:mm:ss``."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -25,7 +25,7 @@ def _kind_lines(kind: str) -> list[str]:
 
 
 def describe(name: str) -> str:
-    """The options of the component ``name``, or of a whole experiment: type, default, bounds, meaning."""
+    """Return the options of the component ``name``, or of a whole experiment: type, default, bounds, meaning."""
     if name == "experiment":
         return "\n".join(["experiment (the top level of a YAML file)", *_options(Experiment, "  ")])
     kinds = [kind for kind in registry.KINDS if name in registry.names(kind)]

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _program(given: Sequence[str]) -> tuple[str, list[str]] | None:
-    """The sub-command with a command line of its own that is called, and its arguments."""
+    """Return the called sub-command that has a command line of its own, and its arguments; None for any other."""
     if given[:1] == ["convert"] and given[1:2] and given[1] in CONVERT:
         return CONVERT[given[1]], list(given[2:])
     return (given[0], list(given[1:])) if given and given[0] in PROGRAMS else None
@@ -145,14 +145,14 @@ def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list
 
 
 def refuse_options(words: Sequence[str], known: Sequence[str]) -> None:
-    """Raises ``UserError`` for an option that does not exist."""
+    """Raise ``UserError`` for an option that does not exist."""
     for word in words:
         if word.startswith("-"):
             raise UserError(f"{word}: unknown option.{did_you_mean(word.strip('-'), known)} See --help.")
 
 
 def configurations(words: Sequence[str], mode: str) -> tuple[list[Path], list[str]]:
-    """The files that are meant, and the override that a trial's folder brings: the checkpoint to resume."""
+    """Return the configuration files, and the overrides that a trial's folder brings: the checkpoint to resume."""
     from usd.core.loading import find_config, override
 
     files, resumed = [], []

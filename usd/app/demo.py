@@ -38,7 +38,7 @@ def make_object(seed: int, image: Path, overrides: list[str], gpu: str | None) -
 
 
 def report(outcome: Outcome, mesh: Path, began: float) -> str:
-    """What was made, where it is, and how far it is from the truth."""
+    """Return a text on a demo's result: the files, the time and memory it took, and the metrics on held-out views."""
     save, step = outcome.trial.save, outcome.step
     found = json.loads((save / f"it{step}-test" / "metrics.json").read_text())
     peak = peak_memory_gib()
@@ -55,6 +55,7 @@ def report(outcome: Outcome, mesh: Path, began: float) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run ``usd demo``: reconstruct one of the toys; return the exit code."""
     parser = argparse.ArgumentParser(prog="usd demo", description=__doc__)
     parser.add_argument(
         "--seed", type=int, default=DEMO_SEED, help=f"the toy; {TEST_SEED} and up were never trained on"
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Makes the toy's pictures, then the object; prints what came of it. Raises UserError."""
+    """Make the toy's pictures, then the object, and print the report. Raises ``UserError``."""
     began = time.monotonic()
     toy, folder = make_toy(args.seed), places.output(args.out) / f"toy-{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,13 +43,13 @@ def run_pipeline(
 
 
 def toy_truth(seed: int, folder: Path) -> EvaluationSource:
-    """The toy itself: its exact surface, and the held-out views in ``folder``."""
+    """Return the reference to evaluate against: the toy's exact surface, and the held-out views in ``folder``."""
     options: ViewOptions = parse(ViewOptions, {}, "views")
     return replace(open_source(f"toybox:{seed}", "toy"), views=read_views(folder, options, "toy"), see=None)
 
 
 def pipeline_report(outcomes: Mapping[str, Outcome]) -> str:
-    """What was made, where it is, and what it took."""
+    """Return a text on the pipeline's result: the files, and the time and memory it took."""
     minutes = {name: _minutes(outcome) for name, outcome in outcomes.items()}
     lines = [
         f"{name:<11} {minutes[name]:5.1f} min  {short_path(outcome.trial.folder)}"
@@ -84,7 +84,7 @@ def _shown(figures: Mapping[str, float], names: tuple[str, ...]) -> str:
 
 
 def prepared_toy(seed: int, out: Path) -> Path:
-    """The toy's pictures, views and mesh in a folder, made when missing."""
+    """Return the folder of the toy's pictures, views and mesh, made when missing."""
     folder = places.output(out) / f"toy-{seed}"
     if not (folder / "toy.json").is_file():  # written last
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,7 @@ def prepared_toy(seed: int, out: Path) -> Path:
 
 
 def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Return the parsed command line of ``usd demo-full`` and the overrides."""
     parser = argparse.ArgumentParser(prog="usd demo-full", description=__doc__)
     parser.add_argument("picture", nargs="?", help="a picture of one object; by default a toy's")
     parser.add_argument(
@@ -107,12 +108,13 @@ def arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run ``usd demo-full``: the whole pipeline from one picture to a mesh; return the exit code."""
     args, overrides = arguments(argv)
     return process.run_command(lambda: make_pipeline_demo(args, overrides))
 
 
 def make_pipeline_demo(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Makes an object of the picture, or of a toy, which is then measured. Raises UserError."""
+    """Make an object of the picture, or of a toy, which is then measured. Raises ``UserError``."""
     if args.picture is not None:
         say(pipeline_report(run_pipeline(Path(args.picture).resolve(), None, overrides, args.gpu)))
         return

@@ -27,7 +27,7 @@ def run_text_demo(sentence: str, overrides: list[str], gpu: str | None) -> dict[
 
 
 def text_report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:
-    """What was made, where it is, and whether it is recognized."""
+    """Return a text on the object made of a sentence: the files, and how well it is recognized."""
     peak = peak_memory_gib()
     lines = [f"{name:<10}  {short_path(outcome.trial.folder)}" for name, outcome in outcomes.items()]
     lines += [f"{'file':<10}  {short_path(file)}" for file in outcomes["mesh"].files]
@@ -36,6 +36,7 @@ def text_report(outcomes: Mapping[str, Outcome], score: TextScore, began: float)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run ``usd demo-text``: an object from a sentence; return the exit code."""
     parser = argparse.ArgumentParser(prog="usd demo-text", description=__doc__)
     parser.add_argument("sentence", nargs="?", default=SENTENCE, help=f"by default '{SENTENCE}'")
     parser.add_argument("--gpu", help="0, or cpu; by default the first GPU, else the CPU")
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def make_text_demo(sentence: str, overrides: list[str], gpu: str | None) -> None:
-    """Makes the object and says how well it is recognized. Raises UserError."""
+    """Make the object and print how well it is recognized. Raises ``UserError``."""
     began = time.monotonic()
     outcomes = run_text_demo(sentence, overrides, gpu)
     score = score_file(outcomes["mesh"].files[0], sentence)

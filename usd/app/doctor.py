@@ -102,7 +102,7 @@ def _kernels() -> list[str]:
 
 
 def _accelerator(package: "Accelerator") -> str:
-    """An optional package for the option ``kernels``: what it would serve, and why it does not."""
+    """Return a line on an optional package for ``kernels``: the operations it serves, and the obstacle, if any."""
     what = f"{package.name} {package.version()}".strip()
     return f"optional: {what} ({', '.join(package.serves)}): {package.obstacle() or 'can be used'}"
 

@@ -47,6 +47,8 @@ PRECISIONS: tuple[Precision, ...] = (
 
 @dataclass(frozen=True)
 class TrainerConfig:
+    """Options of the training loop."""
+
     max_steps: int = option(15000, "optimizer steps", ge=1)
     log_every_n_steps: int = option(1, "how often figures are written", ge=1)
     num_sanity_val_steps: int = option(0, "validation batches before the first step; -1 means all", ge=-1)
@@ -67,6 +69,8 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
+    """Options on which checkpoints are written and kept."""
+
     save_last: bool = option(True, "keep ckpts/last.ckpt")
     save_top_k: int = option(-1, "how many numbered checkpoints to keep, newest first; -1 means all", ge=-1)
     every_n_train_steps: int | None = option(
@@ -126,18 +130,22 @@ class Trial:
 
     @property
     def ckpts(self) -> Path:
+        """Return the folder of the checkpoints."""
         return self.folder / "ckpts"
 
     @property
     def save(self) -> Path:
+        """Return the folder of the pictures, videos and exported files."""
         return self.folder / "save"
 
     @property
     def configs(self) -> Path:
+        """Return the folder of the configurations."""
         return self.folder / "configs"
 
     @property
     def last(self) -> Path:
+        """Return the path of the newest checkpoint."""
         return self.ckpts / "last.ckpt"
 
     def has_results(self) -> bool:
@@ -158,7 +166,7 @@ class Outcome:
 def load_experiment(
     configs: Sequence["str | Path"], overrides: Sequence[str] = ()
 ) -> tuple[Experiment, DictConfig]:
-    """The parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
+    """Return the parsed experiment, its time set, and the merged YAML it came from. Raises ``ConfigError``."""
     merged = merge_contents([content for file in configs for content in loading.chain(file)], overrides)
     for note in merged.notes:  # first, since what they tell may be why the rest is refused
         say(note)
@@ -220,7 +228,7 @@ def hoisted_key(key: str) -> str:
 
 
 def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
-    """Raises ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
+    """Raise ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
     from usd.core import checkpoint
     from usd.data.pictures import read_rgba
     from usd.system import SystemConfig
@@ -271,7 +279,7 @@ def folder_name(text: str) -> str:
 
 
 def folder_of(key: str, text: str) -> str:
-    """The name of the folder that the option ``key`` names. Raises ``ConfigError`` where nothing is left of it."""
+    """Return the folder's name that the option ``key`` gives. Raises ``ConfigError`` where nothing is left of it."""
     name = folder_name(text)
     if not name:
         raise ConfigError(f"{key}: {text!r} is no name of a folder; expected letters or digits in it")
@@ -342,7 +350,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _leave(folder: Path, absent: Sequence[Path]) -> None:
-    """Takes a folder away, with those above it that were made for it, where nothing but its lock is in it."""
+    """Remove an empty folder (but for its lock), and those above it that were made for it."""
     with contextlib.suppress(OSError):
         if os.listdir(folder) == [LOCK]:
             (folder / LOCK).unlink()
@@ -351,7 +359,7 @@ def _leave(folder: Path, absent: Sequence[Path]) -> None:
 
 
 def _take_away(trial: Trial, absent: Sequence[Path]) -> None:
-    """Removes the folders that a run made, where nobody found anything to write."""
+    """Remove the folders that a run made, where nobody found anything to write."""
     if not absent or trial.has_results():
         return
     shutil.rmtree(trial.folder, ignore_errors=True)
@@ -370,7 +378,7 @@ def open_trial(trial: Trial) -> None:
 
 
 def _refuse_links(trial: Trial) -> None:
-    """Raises ``UserError`` for a folder inside a trial that leads out of it: nothing is written through links."""
+    """Raise ``UserError`` for a folder inside a trial that leads out of it: nothing is written through links."""
     home = trial.folder.resolve()
     for root, folders, _ in os.walk(trial.folder):
         for folder in (Path(root) / name for name in folders):

@@ -53,7 +53,7 @@ _active: StopRequests | None = None
 
 
 def current() -> StopRequests:
-    """The requests of the run that is going on; outside of one, none that anybody could make."""
+    """Return the stop requests of the current run; outside of one, an instance that never receives any."""
     return _active or StopRequests()
 
 
@@ -88,7 +88,7 @@ def listening() -> Iterator[StopRequests]:
 
 @contextlib.contextmanager
 def _quiet_where_nothing_can_be_raised() -> Iterator[None]:
-    """Drops Python's report of a ``KeyboardInterrupt`` in a ``__del__``: the request is remembered."""
+    """Drop Python's report of a ``KeyboardInterrupt`` in a ``__del__``: the request is remembered."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -45,7 +45,7 @@ DRY_RUN = "two tiny steps and an export with random models, and what the real ru
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Flags, and everything else as ``key=value`` overrides."""
+    """Return the parsed flags, and everything else as ``key=value`` overrides."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

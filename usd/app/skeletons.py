@@ -126,7 +126,7 @@ def write_skeleton(kind: str, name: str, folder: Path) -> tuple[Path, str]:
 
 
 def _text(kind: str, name: str) -> str:
-    """The source of a component called ``name``."""
+    """Return the source of a new component called ``name``."""
     words = {"kind": kind.replace("_", " "), "key": f"{kind}_type", "name": name}
     words["cls"] = "".join(word.capitalize() for word in name.split("-"))
     if kind not in STARTS_FROM:

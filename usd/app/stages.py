@@ -78,6 +78,7 @@ class Plan:
 
     @property
     def trial(self) -> Trial:
+        """Return the stage's trial."""
         return trial_of(self.experiment)
 
     @property
@@ -86,7 +87,7 @@ class Plan:
         return self.experiment.trainer.max_steps
 
     def settings(self) -> dict[str, Any]:
-        """What decides its result, apart from the number of steps and from other stages.
+        """Return everything that decides the result, apart from the number of steps and from other stages.
 
         Paths below the run's folder and the resources are written relative to them: both may move.
         """
@@ -163,7 +164,7 @@ def run_stages(
 
 
 def refuse_several_devices(gpu: str | None) -> None:
-    """Raises ``UserError`` where several processes would train."""
+    """Raise ``UserError`` where several processes would train."""
     # Lightning comes with it: once the configuration is known to be right
     from usd.app.devices import choose_devices, count_processes
 
@@ -263,7 +264,7 @@ def set_aside(plan: Plan) -> str:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a folder; None where there is none that can be read."""
+    """Return the record in a folder; None where there is none that can be read."""
     content = files.read_record(folder / "stage.json") or {}
     settings, inputs, made = (content.get(key) for key in ("settings", "inputs", "files"))
     step, minutes = content.get("step"), content.get("minutes", 0.0)
@@ -295,6 +296,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
+        """Return the folder of the run."""
         return self.exp_root_dir / folder_of("name", self.name) / folder_of("tag", self.tag)
 
 
@@ -307,12 +309,12 @@ class Written:
     overrides: tuple[str, ...]
 
     def own(self, key: str) -> Any:
-        """``base``, ``mode`` or ``of``; a later file wins."""
+        """Return the stage's ``base``, ``mode`` or ``of``; a later file wins, None where no file sets it."""
         said = [content[key] for content, _ in self.contents if key in content]
         return said[-1] if said else None
 
     def bases(self) -> list[Content]:
-        """The configurations that it starts from."""
+        """Return the configurations that the stage starts from."""
         found: list[Content] = []
         for content, folder in self.contents:
             names = loading.base_names(content.get("base"), "base")
@@ -383,7 +385,7 @@ def _names_type(override: str) -> bool:
 
 
 def written(contents: Sequence[Content], overrides: Sequence[str]) -> list[Written]:
-    """The stages in order of first mention, without those that are null."""
+    """Return the stages in order of first mention, without those that are null."""
     said = [(_stages_of(content), at) for content, at in contents]
     names = list(dict.fromkeys(str(name) for stages, _ in said for name in stages))
     _refuse_no_folders(names)
@@ -421,7 +423,7 @@ def _stages_of(content: Mapping[str, object]) -> Mapping[str, Mapping[str, objec
 
 
 def _refuse_no_folders(names: Sequence[str]) -> None:
-    """Raises ``ConfigError`` for names of stages that are not names of folders, or of one folder."""
+    """Raise ``ConfigError`` for names of stages that are not names of folders, or of one folder."""
     known: dict[str, str] = {}
     for name in names:
         folder = folder_of(f"{KEY}.{name}", name)
@@ -453,7 +455,7 @@ def _run(shared: MergedConfig) -> Run:
 def _plan(
     stage: Written, contents: Sequence[Content], typed: Sequence[str], found: Mapping[str, Plan], run: Run
 ) -> Plan:
-    """The stage's experiment: its layers, then what was said to all stages by hand, then to it alone."""
+    """Return a stage's plan. Overrides of all stages follow its own layers, overrides of it alone come last."""
     mode: Mode = stage.own("mode") or "train"
     if mode not in get_args(Mode):
         raise ConfigError(f"mode: '{mode}' is not a choice; expected one of {', '.join(get_args(Mode))}")
@@ -511,7 +513,7 @@ def _result(plan: Plan, what: str, key: str) -> str:
 
 
 def _setting(plan: Plan, path: str, key: str) -> Any:
-    """What a stage's option is set to. It stands in the settings of the stage that asks, so it is no input of it."""
+    """Return the value of another stage's option. It is part of the asking stage's settings, so no input of it."""
     value: Any = plain(plan.experiment)
     for name in path.split("."):
         if not isinstance(value, Mapping) or name not in value:

@@ -36,9 +36,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """How a task ended. ``failed``: by the user's doing, trying again is useless; ``interrupted``: asked to stop, with
-    the step saved; ``crashed``: anything else.
+    """The end of a task.
 
+    ``failed``: by the user's doing, trying again is useless; ``interrupted``: asked to stop, with the step
+    saved; ``crashed``: anything else.
     ``seconds`` are those of all attempts of this run of the batch; 0 where it was done before.
     """
 
@@ -57,5 +58,5 @@ class Result:
 
 
 def log_of(task: Task) -> Path:
-    """What the object's processes wrote."""
+    """Return the path of the object's log: the output of all its processes."""
     return Path(task.folder) / "log.txt"

@@ -29,6 +29,7 @@ from usd.core.places import output
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``usd batch``."""
     parser = argparse.ArgumentParser(
         prog="usd batch",
         description=__doc__,
@@ -94,6 +95,7 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 
 def launcher(args: argparse.Namespace) -> Launcher:
+    """Return the launcher that the command line asks for."""
     gpus = args.gpus if args.gpus is not None else float(bool(args.address is None and _has_gpu()))
     if args.local is not None:
         return Local(args.local, cards(gpus))
@@ -107,7 +109,7 @@ def _has_gpu() -> bool:
 
 
 def check(args: argparse.Namespace, overrides: list[str]) -> None:
-    """What argparse does not see."""
+    """Raise ``UserError`` for values that argparse lets through."""
     for item in overrides:
         if item.startswith("-") or "=" not in item:
             raise UserError(f"{item}: unknown option; expected key=value. See --help.")
@@ -124,7 +126,7 @@ def check(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def teller(count: int, out: Path) -> Callable[[Result], None]:
-    """A line for every attempt that ended, and the table so far."""
+    """Return a callback that, after every attempt, prints a line and writes the table so far."""
     known: dict[str, Result] = {}
 
     def tell(result: Result) -> None:
@@ -176,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(results: list[Result]) -> int:
-    """What the command says of its objects."""
+    """Return the command's exit code: 130 if any was interrupted, 0 if all are done, else 1."""
     if any(result.status == "interrupted" for result in results):
         return 130
     return 0 if all(result.status == "done" for result in results) else 1

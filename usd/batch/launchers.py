@@ -32,9 +32,11 @@ class Share:
 class Launcher(Protocol):
     """Runs tasks as there is room for them. A future fails where whoever watched over the task is gone."""
 
-    def submit(self, task: Task) -> "Future[Result]": ...
+    def submit(self, task: Task) -> "Future[Result]":
+        """Return the future result of a task, started when there is room."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the workers; no task starts any more."""
 
 
 class Local:
@@ -48,6 +50,7 @@ class Local:
             self._cards.put(cards[index % len(cards)] if cards else "cpu")
 
     def submit(self, task: Task) -> "Future[Result]":
+        """Return the future result of a task, started when a thread is free."""
         return self._pool.submit(self._run, task)
 
     def _run(self, task: Task) -> Result:
@@ -58,6 +61,7 @@ class Local:
             self._cards.put(card)
 
     def close(self) -> None:
+        """Cancel the tasks that have not started, and wait for the others."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -106,9 +110,11 @@ class Cluster:
                 )
 
     def submit(self, task: Task) -> "Future[Result]":
+        """Return the future result of a task, started when the cluster has its share free."""
         return self._perform.remote(replace(task, gpu=None if self._on_gpu else "cpu")).future()
 
     def close(self) -> None:
+        """Disconnect from the cluster; one that was started here ends."""
         self._ray.shutdown()
 
 
@@ -128,7 +134,7 @@ def _has_token() -> bool:
 
 
 def package() -> Any:
-    """The module ``ray``. Raises ``UserError`` where it is not installed."""
+    """Return the module ``ray``. Raises ``UserError`` where it is not installed."""
     try:
         import ray
     except ImportError as error:

@@ -36,6 +36,6 @@ def distinct(candidates: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _replaced(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The names, all that share one replaced by their other one."""
+    """Return the names, where all that share one are replaced by their counterparts in ``others``."""
     counts = Counter(name.casefold() for name in names)
     return [other if counts[name.casefold()] > 1 else name for name, other in zip(names, others)]

@@ -41,7 +41,7 @@ def run_all(tasks: Iterable[Task], launcher: Launcher, retries: int, tell: Tell)
 
 
 def known_result(task: Task) -> Result | None:
-    """The result of a task that need not be started: done before, or nothing can be made of its source."""
+    """Return the result of a task that need not start: done before, or its source is unusable; else None."""
     if task.problem:
         return Result(task.name, "failed", error=task.problem)
     record = done_before(task)
@@ -49,7 +49,7 @@ def known_result(task: Task) -> Result | None:
 
 
 def _result(task: Task, future: "Future[Result]") -> Result:
-    """What came back; a crash where nothing did, because whoever watched over the task is gone."""
+    """Return the future's result; a crash where there is none, because the watching process is gone."""
     try:
         return future.result()
     except Exception as error:  # Ray's are many; none of them may stop the others
@@ -58,7 +58,7 @@ def _result(task: Task, future: "Future[Result]") -> Result:
 
 
 def _added(before: Result | None, now: Result) -> Result:
-    """The result of a further attempt, with the time of all of them."""
+    """Return the result of a further attempt, with the time of all of them."""
     if before is None:
         return now
     return replace(now, seconds=before.seconds + now.seconds, attempts=before.attempts + now.attempts)

@@ -74,7 +74,7 @@ def columns(results: Sequence[Result]) -> list[str]:
 
 
 def row(result: Result) -> dict[str, str]:
-    """A result as text."""
+    """Return a result as a row of text."""
     own = {
         "name": result.name,
         "status": result.status,
@@ -143,12 +143,12 @@ def _thumbnail(path: Path, size: int) -> "torch.Tensor":
 
 
 def _input(task: Task) -> Path | None:
-    """The picture it was made from; none where that was words."""
+    """Return the picture it was made from; None where that was a prompt."""
     return Path(task.source) if task.is_picture else None
 
 
 def turntable(folder: Path, count: int) -> list[Path]:
-    """Views of the latest test, evenly chosen."""
+    """Return ``count`` views of the latest test, evenly chosen."""
     tests = [
         path for kind in ("turntable", "test") for path in folder.glob(f"*/save/it*-{kind}") if path.is_dir()
     ]

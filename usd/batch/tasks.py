@@ -62,7 +62,7 @@ def sources(given: Sequence[Path]) -> tuple[dict[str, Source], list[str]]:
 
 
 def _read(path: Path) -> tuple[list[Source], list[str]]:
-    """The sources that one argument stands for, and remarks."""
+    """Return the sources that one argument stands for, and remarks."""
     try:
         if path.is_dir():
             return _of_folder(path)
@@ -157,7 +157,7 @@ def _decoded(file: Path) -> str:
 
 
 def digest(task: Task) -> str:
-    """The identity of what is asked for: the configuration with all it inherits, the overrides, the source's bytes."""
+    """Return a hash of what is asked for: the configuration with its bases, the overrides, the source's bytes."""
     contents = [content for file in task.configs for content, _ in loading.chain(file)]
     text = json.dumps([contents, task.overrides, task.export], sort_keys=True, default=str)
     return files.digest(text, fingerprint(task))
@@ -174,7 +174,7 @@ def fingerprint(task: Task) -> str:
 
 
 def done_before(task: Task) -> dict[str, Any] | None:
-    """The record of a task that is done, as it is asked for now; None where something is left to do."""
+    """Return the record of a task that is done, as it is asked for now; None where something is left to do."""
     record = read_task_record(Path(task.folder))
     return record if "done" in record and record["done"] == digest(task) else None
 
@@ -190,10 +190,12 @@ def write_task_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def to_json(task: Task) -> str:
+    """Return a task as JSON text."""
     return json.dumps(asdict(task))
 
 
 def from_json(text: str) -> Task:
+    """Return the task that ``to_json`` wrote."""
     values: dict[str, Any] = json.loads(text)
     plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return Task(**plain)

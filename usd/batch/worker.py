@@ -27,7 +27,7 @@ STATUS: dict[int, Status] = {0: "done", 2: "failed", 130: "interrupted"}
 
 
 def run_task(task: Task) -> Result:
-    """Runs a task to its end in a process of its own."""
+    """Run a task to its end in a process of its own."""
     began = time.monotonic()
     log, before = log_of(task), 0
     try:
@@ -45,7 +45,7 @@ def run_task(task: Task) -> Result:
 
 
 def _watched(task: Task, out: object) -> int:
-    """The process's exit code."""
+    """Run the task's process, its output to ``out``; return its exit code."""
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {
         **os.environ,
@@ -113,7 +113,7 @@ def _leave_with_the_watcher() -> None:
 
 @contextlib.contextmanager
 def alone(task: Task) -> Iterator[None]:
-    """Waits for an earlier process that is still at this object. Raises ``UserError`` when it does not leave."""
+    """Wait for an earlier process that is still at this object. Raises ``UserError`` when it does not leave."""
     folder = Path(task.folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder.parent / f".{folder.name}.lock", PATIENCE):
@@ -135,7 +135,7 @@ def _begin(task: Task) -> dict[str, object]:
 
 
 def _made(task: Task) -> dict[str, float]:
-    """Runs what is left to do; the figures of the object."""
+    """Run what is left to do; return the figures of the object."""
     from usd.app.stages import run_stages
     from usd.batch.summary import figures_of
 
@@ -144,7 +144,7 @@ def _made(task: Task) -> dict[str, float]:
 
 
 def configuration(task: Task) -> Path:
-    """A configuration of stages in the object's folder: the given one, and an export if one is wanted."""
+    """Write the task's configuration of stages, with an export if wanted, and return its path."""
     from usd.app.stages import is_staged
 
     folder = Path(task.folder)

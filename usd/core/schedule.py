@@ -34,6 +34,7 @@ class Schedule:
             raise ValueError(f"schedule steps must increase, got {list(self.steps)}")
 
     def __call__(self, step: int) -> float:
+        """Return the value at ``step``: linear between two points, constant outside of them."""
         right = bisect_right(self.steps, step)
         if right == 0 or right == len(self.steps):
             return self.values[min(right, len(self.steps) - 1)]

@@ -136,7 +136,7 @@ class ImplicitVolume(ShapedVolume["ImplicitVolume.Config"]):
         )
 
     def _tetrahedral_gradient(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """The gradient of the density, of second order from four points around each."""
+        """Return the density's gradient, of second order from four points around each."""
         corners = x.new_tensor(CORNERS)
         around = x[:, None, :] + self.config.finite_difference_normal_eps / 3**0.5 * corners
         values = self.density(around.clamp(-self.radius, self.radius).reshape(-1, 3)).view(-1, 4)

@@ -53,7 +53,7 @@ def _translate_geometry(draft: Draft) -> None:
 
 
 def _translate_proposal_schedule(draft: Draft, renderer: str) -> None:
-    """A warm-up of the proposal network's learning rate becomes a schedule of that rate."""
+    """Turn a warm-up of the proposal network's learning rate into a schedule of that rate."""
     key, rate = f"{renderer}.prop_scheduler_config", f"{renderer}.prop_optimizer_config.args.lr"
     scheduler = draft.get(key)
     if not isinstance(scheduler, dict):
@@ -72,7 +72,7 @@ def _translate_proposal_schedule(draft: Draft, renderer: str) -> None:
 
 
 def _translate_exporter(draft: Draft) -> None:
-    """An exporter that writes nothing is none; a mesh is written as threestudio writes it."""
+    """Drop an exporter that writes nothing; let a mesh be written as threestudio writes it."""
     for key in ("exporter", "system.exporter"):
         if draft.get(f"{key}_type") == "dummy-exporter":
             draft.pop(f"{key}_type")

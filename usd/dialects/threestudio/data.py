@@ -59,7 +59,7 @@ def translate_data(draft: Draft) -> None:
 
 
 def _translate_single_image(draft: Draft) -> None:
-    """The reference camera's options are ``data.reference_*`` here, those of the other views ``data``'s own."""
+    """Move the reference camera's options to ``data.reference_*``, those of the other views to ``data``'s own."""
     draft.set_defaults("data", SINGLE_IMAGE)
     draft.set("data_type", "usd-random-camera-datamodule")
     for key in REFERENCE:
@@ -77,7 +77,7 @@ def _translate_single_image(draft: Draft) -> None:
 
 
 def _move_picture(draft: Draft) -> None:
-    """The picture is the guidance's that looks at one, else the system's; it is used as it is framed."""
+    """Give the picture to the guidance that conditions on one, else to the system; its framing is kept."""
     places = ("system.guidance", "system.guidance_3d")
     place = next((p for p in places if f"{p}.zero123_model_name_or_path" in draft), "system")
     if f"{place}.image_path" in draft and draft.get(f"{place}.image_path") != draft.get("data.image_path"):

@@ -131,7 +131,7 @@ def _translate_one(draft: Draft, key: str, name: str) -> None:
 
 
 def _translate_memory(draft: Draft, key: str) -> None:
-    """What saves memory is said by ``models``."""
+    """Translate the memory-saving flags into options of ``models``."""
     for old, (new, value) in MEMORY.items():
         if draft.get(f"{key}.{old}"):
             draft.write_from(f"{key}.{old}", f"{key}.{new}", value)
@@ -199,7 +199,7 @@ def _translate_student(draft: Draft, key: str, name: str) -> None:
 
 
 def _move_optimizer(draft: Draft, key: str) -> None:
-    """The student trains itself here, with what the optimizer's group ``guidance`` says there."""
+    """Move the optimizer's group ``guidance`` into the guidance, which trains its student itself."""
     groups = draft.section("system.optimizer.params")
     arguments = draft.section("system.optimizer.args")
     own = groups.pop("guidance", None)
@@ -234,7 +234,7 @@ def _published(model: object) -> object:
 
 
 def _refuse_other_view(draft: Draft, told: str, taken: str) -> None:
-    """The view that the model is told the picture was taken from is the one that the losses compare at."""
+    """Raise ``ConfigError`` where the model's reference view differs from the one that the losses compare at."""
     if told not in draft:
         return
     if taken in draft and draft.get(taken) != draft.get(told):

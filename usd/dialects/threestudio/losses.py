@@ -52,7 +52,7 @@ def translate_losses(draft: Draft) -> None:
 
 
 def _drop_other_kind(draft: Draft) -> None:
-    """A mesh has no samples along rays, a volume no faces: threestudio reads only the weights of its kind."""
+    """Drop the loss weights of the other kind of geometry, which threestudio ignores (rays or faces)."""
     is_mesh = draft.get("system.renderer_type") in RASTERIZERS
     for name in OF_VOLUMES if is_mesh else OF_SURFACES:
         key = f"{KEY}.{name}"
@@ -62,7 +62,7 @@ def _drop_other_kind(draft: Draft) -> None:
 
 
 def _drop_zeros(draft: Draft) -> None:
-    """A weight of 0 is every loss's default, but for the guidance's."""
+    """Drop weights of 0, every loss's default but for the guidance's."""
     for name in (*OF_SURFACES, *OF_VOLUMES, *OF_PICTURES):
         key = f"{KEY}.{name}"
         if key in draft and largest(draft.get(key)) == 0:

@@ -52,7 +52,7 @@ def translate_system(draft: Draft) -> None:
 
 
 def _choose_target(draft: Draft, name: str) -> None:
-    """A picture system without a picture is the text system."""
+    """Turn a picture system without a picture into the text system."""
     target = TARGETS.get(name, name)
     if target == PICTURE and name in TARGETS and draft.get("data_type") == "random-camera-datamodule":
         target = TEXT
@@ -65,7 +65,7 @@ def _choose_target(draft: Draft, name: str) -> None:
 
 
 def _translate_stage(draft: Draft, name: str) -> None:
-    """What the guidance is shown in this stage."""
+    """Translate the options that decide what the guidance gets as its picture in this stage."""
     refinement = draft.pop("system.refinement")
     if name == "fantasia3d-system":
         if draft.pop("system.texture"):
@@ -96,7 +96,7 @@ def _translate_turns(draft: Draft) -> None:
 
 
 def _delay_guidance(draft: Draft) -> None:
-    """The guidance's weight is 0 up to and with step ``ref_only_steps``, where that weight is a number."""
+    """Set the guidance's weight to 0 up to and with step ``ref_only_steps``, where that weight is a number."""
     first, weight = draft.get("system.freq.ref_only_steps"), draft.get("system.loss.lambda_sds")
     if not isinstance(first, int):
         return
@@ -117,7 +117,7 @@ def _translate_optimizer(draft: Draft) -> None:
 
 
 def _translate_guidance_only(draft: Draft) -> None:
-    """A guidance and its prompt optimize a picture in the playground."""
+    """Turn a guidance alone with its prompt into the playground, which optimizes a picture."""
     extra = draft.section("system").keys() - {
         "guidance_type",
         "guidance",

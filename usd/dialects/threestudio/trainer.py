@@ -101,7 +101,7 @@ def _cameras(draft: Draft) -> str:
 
 
 def _translate_checkpoint(draft: Draft) -> None:
-    """A number of steps of 0 means never."""
+    """Turn a number of steps of 0, which means never, into null."""
     draft.drop(*[f"checkpoint.{key}" for key in CHECKPOINT_UNNEEDED])
     steps = draft.get("checkpoint.every_n_train_steps")
     if steps == 0:
