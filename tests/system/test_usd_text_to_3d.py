@@ -4,15 +4,18 @@ import pytest
 import torch
 
 import launch
+from tests.geometry.shapes import torus_file
 from tests.tiny_configs import CONFIGS, command, trial
 from usd.app import launcher
 from usd.app.experiment import load_experiment
 from usd.core import checkpoint
 from usd.core.config import parse
+from usd.core.errors import UserError
 from usd.core.registry import build
 from usd.core.types import GuidanceOutput, Render
 from usd.guidance import Guidance
 from usd.guidance.picture_scores import PictureOptions
+from usd.losses.guide_shape import read_guide_shape
 from usd.math.camera import orbit_cameras_deg
 from usd.system.distillation import DistillationSystem, distillation_weights
 
@@ -92,3 +95,15 @@ def test_a_geometry_stage_runs_and_its_pictures_are_normals(tmp_path) -> None:
     assert (trial(tmp_path).save / "it1-0.png").is_file() and (
         trial(tmp_path).save / "it1-test/0.png"
     ).is_file()
+
+
+def test_a_guide_shape_is_a_loss_on_the_volume(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"system\.guide_shape: required by lambda_shape"):
+        system("system.loss.lambda_shape=1")
+    made = system(f"system.guide_shape={torus_file(tmp_path)}")
+    made.guide = read_guide_shape(made.config.guide_shape, made.geometry.radius)
+    losses = made.extra_losses(_batch(), 0, torch.Generator().manual_seed(0), made.active(0))
+    losses["shape"].backward()
+    gradient = next(made.geometry.density_network.parameters()).grad  # type: ignore[union-attr]
+    assert gradient is not None and gradient.abs().sum() > 0
+    assert "shape" not in system().active(0)

@@ -99,6 +99,9 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
             return None
 
     transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})
+    refitted: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # what every training makes anew: ``weights`` may lack or have it
     shares_batches: ClassVar[bool] = (
         False  # whether several processes can train it, each on its part of a batch
     )
@@ -233,13 +236,14 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
             saved = load_checkpoint(checkpoint_of(path))["state_dict"]
         except UserError as error:
             raise UserError(f"system.weights: {error}") from error
-        ignored, own = self.config.weights_ignore_modules, self.state_dict()
+        given, own = self.config.weights_ignore_modules, self.state_dict()
         there = [*own, *saved, *(name for name, _ in self.named_modules())]
-        if unknown := [name for name in ignored if not any(_is_below(key, name) for key in there)]:
+        if unknown := [name for name in given if not any(_is_below(key, name) for key in there)]:
             raise ConfigError(
                 f"system.weights_ignore_modules: no weights are called {unknown[0]}.*; expected modules such as "
                 f"{listing({key.split('.')[0] for key in own})}"
             )
+        ignored = {*given, *self.refitted}
         kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
         taken = {
             key: value for key, value in saved.items() if not any(_is_below(key, name) for name in ignored)

@@ -121,6 +121,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
     shares_batches: ClassVar[bool] = True
     extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
     transient: ClassVar[frozenset[str]] = SceneSystem.transient | {"guidance_3d"}
+    refitted: ClassVar[frozenset[str]] = frozenset({"latent_pictures"})
 
     @classmethod
     def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:

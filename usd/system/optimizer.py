@@ -1,4 +1,4 @@
-"""Optimizers: a class of ``torch.optim`` by name, its settings checked before training, parameter groups by module."""
+"""Optimizers: a class of ``torch.optim``, or Adan, by name, its settings checked first, parameter groups by module."""
 
 import inspect
 import math
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from usd.core.config import Schedule, option
 from usd.core.errors import ConfigError, did_you_mean, listing
+from usd.system.adan import Adan
 
 Setting = float | bool | tuple[float, ...] | None
 Settings = Mapping[str, Schedule | Setting]
@@ -36,7 +37,7 @@ class OptimizerConfig:
 
     dotted_keys: ClassVar[frozenset[str]] = frozenset({"params"})  # module paths, whose dots belong to them
 
-    name: str = option("AdamW", "a class of torch.optim")
+    name: str = option("AdamW", "a class of torch.optim, or Adan")
     args: dict[str, Schedule | Setting] = option(
         {}, "arguments of the optimizer: lr (may be a schedule), betas, eps, ..."
     )
@@ -79,11 +80,13 @@ def _setting_numbers(value: Schedule | Setting) -> tuple[float, ...]:
 
 def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Build the configured optimizer over ``module``'s parameters. Raises ``ConfigError`` for unknown names."""
-    cls = vars(torch.optim).get(config.name)
-    if not isinstance(cls, type):
-        known = [name for name, item in vars(torch.optim).items() if isinstance(item, type)]
+    classes = {name: item for name, item in vars(torch.optim).items() if isinstance(item, type)} | {
+        "Adan": Adan
+    }
+    cls = classes.get(config.name)
+    if cls is None:
         raise ConfigError(
-            f"system.optimizer.name: torch.optim has no '{config.name}'.{did_you_mean(config.name, known)}"
+            f"system.optimizer.name: torch.optim has no '{config.name}'.{did_you_mean(config.name, classes)}"
         )
     for key, settings in _settings_by_key(config):
         _refuse_unknown_settings(key, settings, _accepted(cls))

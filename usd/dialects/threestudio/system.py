@@ -114,6 +114,8 @@ def _translate_optimizer(draft: Draft) -> None:
     if isinstance(name, str) and name in OPTIMIZERS:
         draft.set("system.optimizer.name", OPTIMIZERS[name])
         draft.note(f"system.optimizer.name: {name} of apex is {OPTIMIZERS[name]} of PyTorch")
+    if name == "Adan":  # how its steps are computed, not what they are
+        draft.drop("system.optimizer.args.foreach")
 
 
 def _translate_guidance_only(draft: Draft) -> None:
