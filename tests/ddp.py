@@ -70,7 +70,7 @@ def fork(rank: int, count: int, port: int, argv: list[str], text: Path) -> int:
         began = time.monotonic()
         code = launch.main([*argv, "--gpu", f"cpu:{count}"])
         print(f"{time.monotonic() - began:.1f} s", flush=True)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the process ends here, with its traceback
         import traceback
 
         traceback.print_exc()

@@ -76,7 +76,7 @@ def forked(work: Callable[[], int], text: str) -> int:
     code = 70
     try:
         code = work()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the process ends here, with its traceback
         import traceback
 
         traceback.print_exc()

@@ -104,7 +104,6 @@ LEAST = {
     "renderer/nerf-volume-renderer.radius": (-1.0, "x: -1 is out of range; expected > 0 and <= 10000"),
     "guidance/usd-guidance.guidance_scale": (-7.5, "x: -7.5 is out of range; expected >= 0 and <= 10000"),
     "system/autoencoder-system.channels": ([-8], "x: -8 is out of range; expected >= 1 and <= 8192"),
-    "background/solid-color-background.color": ([0, 0, 2], "x: 2 is out of range; expected >= 0 and <= 1"),
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import launch
-from usd.app import callbacks, interrupts, stages, train
+from usd.app import callbacks, interrupts, modes, stages
 from usd.core import checkpoint
 from usd.core.errors import UserError
 
@@ -124,7 +124,7 @@ def staged(tmp_path, monkeypatch) -> str:
 
 
 MOMENTS: dict[str, tuple[object, str]] = {
-    "the parts are built": (train, "parts"),
+    "the parts are built": (modes, "build_experiment"),
     "training begins": (callbacks.SafePoints, "on_train_start"),
     "a step ends": (callbacks.ProgressLine, "on_train_batch_end"),
     "training ends": (callbacks.Checkpoints, "on_train_end"),

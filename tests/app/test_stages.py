@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import launch
+from usd.app import modes
 from usd.app.stages import is_staged, plans, read_record
 from usd.core import checkpoint
 from usd.core.config import ConfigError

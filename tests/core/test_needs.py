@@ -27,7 +27,7 @@ def test_a_misspelled_need_is_one_line_with_the_nearest_name() -> None:
         check_needs({"normal", "depht"}, "SteadyGuidance.needs")
     assert str(said.value) == (
         "SteadyGuidance.needs: 'depht' is nothing that a renderer gives; expected some of depth, distance, "
-        "foreground, gradient, laplacian, mesh, normal, opacity, rgb, samples. Did you mean 'depth'?"
+        "foreground, gradient, laplacian, mesh, normal, normal_perturb, opacity, rgb, samples. Did you mean 'depth'?"
     )
     assert check_needs(["normal", "depth"], "x") == {"normal", "depth"}
 

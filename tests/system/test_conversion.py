@@ -185,3 +185,23 @@ def test_a_volume_starts_from_one_of_the_same_options_as_it_is(coarse: tuple[Pat
     made = parts("implicit-volume", **FIELD)
     initialize_object(made, ConversionOptions(coarse[0], {}, True), random())
     assert torch.equal(colors(made, points()), colors(coarse[1], points()))
+
+
+def test_a_volume_keeps_its_shape_where_colors_are_left(coarse: tuple[Path, ConversionTarget]) -> None:
+    made = parts("implicit-volume", **FIELD)
+    torch.nn.init.normal_(made.geometry.get_parameter("feature_network.0.weight"))
+    initialize_object(made, ConversionOptions(coarse[0], {}, False), random())
+    with torch.no_grad():
+        density, expected = (of.geometry.query(points(), frozenset()).density for of in (made, coarse[1]))
+    assert torch.equal(density, expected)
+    assert not torch.equal(colors(made, points()), colors(coarse[1], points()))
+
+
+def test_a_grid_gets_the_colors_of_a_users_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "FIT_STEPS", 60)
+    start = {"shape_init": f"mesh:{torus_file(tmp_path)}", "force_shape_init": True}
+    made = parts("volume-grid", grid_size=[24, 24, 24], isosurface_resolution=32, **start)
+    initialize_object(made, ConversionOptions(None, {}, True), random())
+    x = made.geometry.export_mesh().vertices
+    right, left = (colors(made, x[half]).mean(0) for half in (x[:, 0] > 0.15, x[:, 0] < -0.15))
+    assert right[0] > right[1] + 0.1 and left[1] > left[0] + 0.1

@@ -133,7 +133,7 @@ def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list
     if flags.command in MODES:
         refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run"])
         words, overrides = launcher.divided(flags.config)
-        configs, resumed = configurations(words, flags.command)
+        configs, resumed = configurations(words)
         if getattr(flags, "dry_run", False):
             launcher.run_dry(configs, [*overrides, *rest], flags.gpu)
             return
@@ -151,7 +151,7 @@ def refuse_options(words: Sequence[str], known: Sequence[str]) -> None:
             raise UserError(f"{word}: unknown option.{did_you_mean(word.strip('-'), known)} See --help.")
 
 
-def configurations(words: Sequence[str], mode: str) -> tuple[list[Path], list[str]]:
+def configurations(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Return the configuration files, and the overrides that a trial's folder brings: the checkpoint to resume."""
     from usd.core.loading import find_config, override
 

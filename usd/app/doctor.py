@@ -42,7 +42,7 @@ def report() -> str:
 def _section(title: str, lines: Callable[[], list[str]]) -> str:
     try:
         found = lines()
-    except Exception as error:  # a report must come out of a broken machine, too
+    except Exception as error:  # noqa: BLE001 - a report must come out of a broken machine, too
         found = [f"failed: {type(error).__name__}: {error}"]
     return "\n".join([f"{title}:", *[f"  {line}" for line in found]])
 

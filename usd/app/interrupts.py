@@ -91,7 +91,7 @@ def _quiet_where_nothing_can_be_raised() -> Iterator[None]:
     """Drop Python's report of a ``KeyboardInterrupt`` in a ``__del__``: the request is remembered."""
     before = sys.unraisablehook
 
-    def hook(unraisable: Any) -> None:
+    def hook(unraisable: Any) -> None:  # noqa: ANN401 - its class exists only for type checkers
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             before(unraisable)
 

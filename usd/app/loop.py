@@ -126,7 +126,7 @@ class Loop(LightningModule):
         """Restore the system from a checkpoint."""
         self.system.on_load_checkpoint(cast(Checkpoint, checkpoint))
 
-    def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # torch's own signature
+    def state_dict(self, **arguments: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401 - torch's own signature
         """Return the system's state, whose keys do not name this module."""
         return self.system.state_dict(**arguments)
 

@@ -32,7 +32,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -251,7 +251,7 @@ def changes(there: Record, wanted: Record) -> str:
     return f"stage {', '.join(others)}, which it stands on, was made again"
 
 
-def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
+def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
     if not isinstance(value, Mapping):
         return [(path, value)]
     return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else key)]
@@ -308,7 +308,7 @@ class Written:
     contents: tuple[Content, ...]
     overrides: tuple[str, ...]
 
-    def own(self, key: str) -> Any:
+    def own(self, key: str) -> object:
         """Return the stage's ``base``, ``mode`` or ``of``; a later file wins, None where no file sets it."""
         said = [content[key] for content, _ in self.contents if key in content]
         return said[-1] if said else None
@@ -371,7 +371,7 @@ class _RunReader(OverrideReader):
             for name, contents in layers.items()
         }
 
-    def value(self, key: str, text: str, merged: Mapping[str, Any]) -> Any:
+    def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:
         name, _, own = key.removeprefix(f"{KEY}.").partition(".")
         asked = [(name, own)] if key.startswith(f"{KEY}.") else [(stage, key) for stage in self._said]
         hints = [
@@ -456,15 +456,15 @@ def _plan(
     stage: Written, contents: Sequence[Content], typed: Sequence[str], found: Mapping[str, Plan], run: Run
 ) -> Plan:
     """Return a stage's plan. Overrides of all stages follow its own layers, overrides of it alone come last."""
-    mode: Mode = stage.own("mode") or "train"
+    mode = cast(Mode, stage.own("mode") or "train")
     if mode not in get_args(Mode):
         raise ConfigError(f"mode: '{mode}' is not a choice; expected one of {', '.join(get_args(Mode))}")
-    of = stage.own("of")
+    of = cast(str | None, stage.own("of"))
     if (mode == "train") == bool(of):
         wanted = "nothing to train `of`" if of else f"`of`, the stage to {mode}"
         raise ConfigError(f"of: expected {wanted}")
     used: list[str] = [of] if of else []
-    filled = [(_filled(content, found, used, ""), at) for content, at in contents]
+    filled = [(cast(dict[str, object], _filled(content, found, used, "")), at) for content, at in contents]
     place = {"exp_root_dir": str(run.folder.parent), "name": run.folder.name, "tag": stage.name}
     last = {"resume": str(found[of].trial.last)} if of else {}
     merged = merge_contents(filled, typed, {**place, **last, "use_timestamp": False})
@@ -475,7 +475,7 @@ def _plan(
     return Plan(stage.name, mode, experiment, merged.loaded.config, tuple(used), merged.notes)
 
 
-def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) -> Any:
+def _filled(value: object, found: Mapping[str, Plan], used: list[str], key: str) -> object:
     """``value`` with what ``${stage:...}`` stands for; the names of those stages are added to ``used``."""
     if isinstance(value, Mapping):
         return {k: _filled(v, found, used, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
@@ -484,7 +484,7 @@ def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) ->
     if not isinstance(value, str):
         return value
 
-    def replaced(match: re.Match[str]) -> Any:
+    def replaced(match: re.Match[str]) -> object:
         name, what = _known(match[1].strip(), found, key), (match[2] or "checkpoint").strip()
         assert name is not None
         if "." in what:
@@ -496,7 +496,7 @@ def _filled(value: Any, found: Mapping[str, Plan], used: list[str], key: str) ->
     return replaced(whole) if whole else REFERENCE.sub(lambda match: str(replaced(match)), value)
 
 
-def _known(name: str | None, found: Collection[str], key: str) -> str | None:
+def _known(name: object, found: Collection[str], key: str) -> str | None:
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"{key}: expected the name of an earlier stage, got {name!r}")
     if name is not None and name not in found:
@@ -512,9 +512,9 @@ def _result(plan: Plan, what: str, key: str) -> str:
     return str(loading.literal(str(known[what])))
 
 
-def _setting(plan: Plan, path: str, key: str) -> Any:
+def _setting(plan: Plan, path: str, key: str) -> object:
     """Return the value of another stage's option. It is part of the asking stage's settings, so no input of it."""
-    value: Any = plain(plan.experiment)
+    value: object = plain(plan.experiment)
     for name in path.split("."):
         if not isinstance(value, Mapping) or name not in value:
             raise ConfigError(f"{key}: stage '{plan.name}' has no option '{path}'")

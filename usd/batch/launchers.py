@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
@@ -133,7 +134,7 @@ def _has_token() -> bool:
     return any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
 
 
-def package() -> Any:
+def package() -> ModuleType:
     """Return the module ``ray``. Raises ``UserError`` where it is not installed."""
     try:
         import ray

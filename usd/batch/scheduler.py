@@ -52,7 +52,7 @@ def _result(task: Task, future: "Future[Result]") -> Result:
     """Return the future's result; a crash where there is none, because the watching process is gone."""
     try:
         return future.result()
-    except Exception as error:  # Ray's are many; none of them may stop the others
+    except Exception as error:  # noqa: BLE001 - Ray's are many; none of them may stop the others
         line = (str(error).strip().splitlines() or [""])[0].partition(". ")[0][:200]
         return Result(task.name, "crashed", attempts=1, error=f"{type(error).__name__}: {line}")
 

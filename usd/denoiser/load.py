@@ -316,9 +316,8 @@ def _find_or_fetch(name: str, entry: ModelEntry | None, components: Sequence[str
     for repository, revision in repositories:
         try:
             return _fetch(repository, revision, components, entry)
-        except (
-            Exception
-        ) as problem:  # the hub client raises its transport's errors, which differ between versions
+        # the hub client raises its transport's errors, which differ between versions
+        except Exception as problem:  # noqa: BLE001 - of no common class
             reasons.append(f"{repository} ({_failure(problem)})")
             if reasons[-1].endswith("(unreachable)"):
                 break  # the mirrors are on the same host

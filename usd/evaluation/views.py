@@ -41,6 +41,7 @@ def score_view(rendered: Path, truth: Path) -> ViewScore:
 def mean_score(scores: Sequence[ViewScore]) -> ViewScore:
     """Return means over views; a view that is exactly right counts as 100 dB so that the mean stays finite."""
     count = len(scores)
+    # fsum: the mean of many views must not depend on their order.
     return ViewScore(
         math.fsum(min(s.psnr, 100.0) for s in scores) / count,
         math.fsum(s.ssim for s in scores) / count,
@@ -53,6 +54,7 @@ def write_metrics(path: str | Path, frames: Sequence[Frame], scores: Mapping[int
     views = [{"file_path": frames[index].file_path, **_finite(score)} for index, score in scores.items()]
     mean = asdict(mean_score(list(scores.values())))
     content = {**mean, "views": len(views), "protocol": "over white, per view then mean", "per_view": views}
+    # Replaced at once: whoever reads the file during a run sees the whole of the one before.
     with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1))
     return Path(path)

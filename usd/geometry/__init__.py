@@ -60,6 +60,13 @@ class Geometry(Module[C]):
         raise UserError(f"{cls.__name__} cannot be made from {type(source).__name__}")
 
 
+@dataclass(frozen=True)
+class CubeConfig:
+    """The size of the object, which every geometry but a mesh file has: kept where one takes another's place."""
+
+    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+
+
 V = TypeVar("V", bound="VolumetricConfig", default="VolumetricConfig", covariant=True)
 
 
@@ -67,8 +74,7 @@ class Volumetric(Geometry[V]):
     """A density everywhere in the cube [-radius, radius]^3, zero outside it."""
 
     @dataclass(frozen=True)
-    class Config:
-        radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+    class Config(CubeConfig):
         isosurface_resolution: int = option(128, "lattice points a side when a mesh is made", ge=4, le=1024)
         isosurface_threshold: Level = option(
             "auto", "density of the surface; auto: silhouettes as rendered", gt=0

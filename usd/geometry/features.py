@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from usd.core.config import option, plain
-from usd.geometry import ExplicitSurface, Geometry
+from usd.geometry import CubeConfig, ExplicitSurface, Geometry
 from usd.network.encoding import FrequencyBands, HashGrid, HashGridConfig, position_encoding
 from usd.network.mlp import MLPConfig, mlp
 
@@ -16,10 +16,9 @@ NETWORKS = ("encoding", "feature_network")  # what makes features, by the names 
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
+class FeatureConfig(CubeConfig):
     """Options of a point's features."""
 
-    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
     n_input_dims: int = option(3, "numbers of a position", choices=(3,))
     n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0, le=4096)
     pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")

@@ -33,7 +33,7 @@ class Accelerator:
             return f"{self.name} needs CUDA, and no GPU is visible"
         try:
             load_accelerator(self.name)
-        except Exception as error:  # packages that compile themselves fail in many ways
+        except Exception as error:  # noqa: BLE001 - packages that compile themselves fail in many ways
             return (
                 f"the package {self.name} cannot be imported ({(str(error) or repr(error)).splitlines()[0]})"
             )

@@ -20,7 +20,7 @@ from usd.core.errors import UserError
 from usd.core.registry import build, find
 from usd.core.types import Mesh
 from usd.geometry import Geometry
-from usd.geometry.features import NETWORKS, FeatureSurface, copy_features
+from usd.geometry.features import FeatureSurface, copy_features
 from usd.material import Material
 from usd.math.mesh import surface_samples, vertex_normals
 
@@ -117,9 +117,8 @@ def copy_shape(target: ConversionTarget, source: ConversionSource, inherit_textu
         converted = find(Geometry, chosen.name).convert(chosen.config, source.geometry).state_dict()
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
-    copied = {
-        key: value for key, value in converted.items() if inherit_texture or key.split(".")[0] not in NETWORKS
-    }
+    left = () if inherit_texture else target.geometry.texture_modules
+    copied = {key: value for key, value in converted.items() if key.split(".")[0] not in left}
     target.geometry.load_state_dict({**target.geometry.state_dict(), **copied})
     if isinstance(chosen.config, ShapeConfig) and chosen.config.force_shape_init:
         target.geometry.initialize()
@@ -149,9 +148,9 @@ def with_vertex_colors(mesh: Mesh, source: ConversionSource) -> Mesh:
 
 def fit_colors(geometry: Geometry, material: Material, target: Mesh, generator: torch.Generator) -> float:
     """Train features and material until the surface shows a mesh's vertex colors; return the last error (RMS)."""
-    networks = [network for name, network in geometry.named_children() if name in NETWORKS]
-    weights = [p for network in [*networks, material] for p in network.parameters() if p.requires_grad]
-    if not networks or not weights or target.color is None or geometry.n_features != material.n_features:
+    features = geometry.feature_parameters()
+    weights = [p for p in [*features, *material.parameters()] if p.requires_grad]
+    if not features or not weights or target.color is None or geometry.n_features != material.n_features:
         return 0.0
     optimizer, error = torch.optim.Adam(weights, lr=FIT_RATE, eps=1e-15), 0.0
     normals = vertex_normals(target.vertices, target.faces)

@@ -192,7 +192,7 @@ def class_set(
     return picture_set(folder, settings, count, config.batch_size, make)
 
 
-def _sampling_settings(config: SamplingConfig) -> list[float]:
+def _sampling_settings(config: SamplingConfig) -> list[float | int | bool]:
     """Return everything that decides what is sampled."""
     return [config.steps, config.scale, config.rectified, config.batch_size]
 

@@ -51,7 +51,7 @@ class TinySystem(System):
     def on_fit_start(self) -> None:
         self.guidance = torch.nn.Linear(2, 2).requires_grad_(False)
 
-    def part(self, batch: Any) -> Any:
+    def batch_share(self, batch: Any) -> Any:
         rows = BatchShare.of(len(batch.x), ranks.rank(), ranks.processes()).rows
         return replace(batch, x=batch.x[rows])
 
