@@ -117,10 +117,12 @@ def _without_stray_faces(
     """
     if reference.surface is not None:
         kept = drop_strays(reference.surface)
+        # The same object comes back where no face is far: nothing to rebuild, nothing to remark.
         if kept is not reference.surface:
             notes = (*reference.notes, kept.notes[-1])
             changed = with_surface(reference, kept) if reference.see is not None else reference
             reference = replace(changed, mesh=kept.mesh, surface=kept, notes=notes)
+    # Faces that a method left far away are its own errors: without them it would look better than it is.
     if prediction.surface is not None and (far := int(is_stray(prediction.surface).sum())):
         note = f"{far} of its faces lie far from the rest; they are measured with it"
         prediction = replace(prediction, notes=(*prediction.notes, note))

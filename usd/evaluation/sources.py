@@ -120,6 +120,7 @@ def _trial(path: Path, options: ViewOptions, up: Up, where: str) -> EvaluationSo
             f"{where}: {path}: has neither rendered views nor an exported mesh; run "
             f"{command('test')} or {command('export')}"
         )
+    # The newest test pass, else a turntable: whatever the test was asked to render comes before its by-product.
     name = next((n for n in ("test", "turntable", *sorted(folders)) if n in folders), None)
     views = read_views(path, replace(options, trial_views=name), where) if name else None
     found = open_mesh(exported, up, where) if exported else None
