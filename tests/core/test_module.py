@@ -9,9 +9,8 @@ from usd.core.config import parse
 from usd.core.module import Component, NoOptions
 from usd.data.fixed_views import FixedViews, FixedViewsConfig
 from usd.data.random_camera import RandomCameraConfig, RandomCameras
-from usd.system.distillation import DistillationConfig
 from usd.system.usd import UsdConfig, UsdSystem
-from usd.system.usd_text_to_3d import UsdTextTo3DSystem
+from usd.system.usd_text_to_3d import TextTo3DConfig, UsdTextTo3DSystem
 
 
 class Nested(Component["Nested.Config"]):
@@ -40,7 +39,7 @@ def test_options_may_stand_in_the_class_beside_it_or_be_inherited() -> None:
 
 
 def test_classes_that_narrow_their_options_say_so_once() -> None:
-    assert (UsdSystem.Config, UsdTextTo3DSystem.Config) == (UsdConfig, DistillationConfig)
+    assert (UsdSystem.Config, UsdTextTo3DSystem.Config) == (UsdConfig, TextTo3DConfig)
     assert (RandomCameras.Config, FixedViews.Config) == (RandomCameraConfig, FixedViewsConfig)
 
 
