@@ -1,6 +1,6 @@
 """Every method that has a recipe for the embedded models, on the same three sentences and the same three pictures.
 
-    python -m benchmarks.methods                          all of them: about an hour on two cores with --jobs 2
+    python -m benchmarks.methods                          all of them; --jobs 2 makes two runs at a time
     python -m benchmarks.methods --methods dreamfusion sjc
     python -m benchmarks.methods --docs                   also put the table and the sheet into docs/methods.md
 
