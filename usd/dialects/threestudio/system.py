@@ -119,6 +119,7 @@ def _translate_optimizer(draft: Draft) -> None:
         draft.set("system.optimizer.name", OPTIMIZERS[name])
         draft.note(f"system.optimizer.name: {name} of apex is {OPTIMIZERS[name]} of PyTorch")
     _split_network(draft)
+    _move_discriminator(draft)
     if name == "Adan":  # how its steps are computed, not what they are
         draft.drop("system.optimizer.args.foreach")
 
@@ -135,6 +136,14 @@ def _split_network(draft: Draft) -> None:
         f"system.optimizer.params.{NETWORK}: threestudio's volumes have no such module any more, and stop at it; "
         f"its settings go to {' and '.join(NETWORKS)}"
     )
+
+
+def _move_discriminator(draft: Draft) -> None:
+    """Give the second optimizer a place beside the first; the discriminator is the system's, not the renderer's."""
+    draft.move("system.optimizer.optimizer_dis", "system.optimizer_dis")
+    groups = draft.section("system.optimizer_dis.params")
+    if "renderer.discriminator" in groups:
+        groups["discriminator"] = groups.pop("renderer.discriminator")
 
 
 def _translate_guidance_only(draft: Draft) -> None:
