@@ -180,8 +180,8 @@ class Cameras:
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         if self.span_y is not None:
             return self._parallel_rays(grid_x - 0.5 * self.width, grid_y - 0.5 * self.height, self.span_y)
-        right, down = self._plane(grid_x, grid_y, self._lenses((-1, 1, 1)))
-        local = torch.stack([right, -down, -torch.ones_like(right)], -1)
+        across, down = self._plane(grid_x, grid_y, self._lenses((-1, 1, 1)))
+        local = torch.stack([across, -down, -torch.ones_like(across)], -1)
         world = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], local)
         directions = torch.nn.functional.normalize(world, dim=-1)
         origins = self.position[:, None, None, :].expand_as(directions)
