@@ -28,7 +28,7 @@ from usd.dialects.threestudio import translated_key, translated_names
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
-KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
+KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
 PRECISIONS: tuple[Precision, ...] = (
     16,
     32,
@@ -103,7 +103,7 @@ class Experiment:
     )
     kernels: KernelName | tuple[KernelName, ...] = option(
         "auto",
-        "what computes: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast where installed (CUDA)",
+        "what computes: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast, gsplat where installed (CUDA)",
     )
     trainer: TrainerConfig = option({}, "how training runs")
     checkpoint: CheckpointConfig = option({}, "what is kept")

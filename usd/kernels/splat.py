@@ -7,23 +7,23 @@ The fastest way to render N splats in B views::
     features = torch.cat([colors, seen.depth[..., None]], -1)     # what is blended: any numbers, (B N C)
     picture = composite(seen, features)                           # sums (B H W C) and opacity (B H W)
 
-A Gaussian is projected by the first-order change of the pixel with the point (EWA splatting); each picture blurs by 0.3
-pixels^2, so that nothing falls between pixels. With ``antialias`` a splat fades as much as that enlarges it
-(arXiv 2311.16493). Its opacity at a pixel is ``opacity * exp(-distance^2 / 2)``, in standard deviations; what is fainter
-than 1/255 is not drawn, nothing covers more than 0.999, and a pixel ends with the splat that would leave it less than
-1e-4 of its light.
+A Gaussian is projected by the first-order change of the pixel with the point (EWA splatting); each picture blurs by
+0.3 pixels^2, so that nothing falls between pixels. With ``antialias`` a splat fades as much as that enlarges it (arXiv
+2311.16493). Its opacity at a pixel is ``opacity * exp(-distance^2 / 2)``, in standard deviations; what is fainter than
+1/255 is not drawn, nothing covers more than 0.999, and a pixel ends with the splat that would leave it less than 1e-4
+of its light.
 
 Letters: N splats, B views, H W pixels, C numbers that are blended, M = B N ellipses, T pairs of a splat and a tile.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from usd.kernels.runtime import Implementation, choose
+from usd.kernels.runtime import Implementation, accelerator_of, choose
 from usd.math.camera import Cameras, Window
 from usd.math.rotation import rotation_of_quaternion
 
@@ -54,10 +54,13 @@ class SplatView:
     """B cameras as splats are projected: world to camera (x right, y down, z forward), then to pixels.
 
     ``lens`` is fx, fy, cx, cy in pixels; pixel centers are at halves. Parallel projections have no division by depth.
+    ``rim`` is how far to the left, top, right and bottom (x / z, y / z) the projection is still linearized where a
+    splat is; beyond that it is as at the rim, or splats near the camera's plane would cover everything.
     """
 
     w2c: Float[Tensor, "B 3 4"]
     lens: Float[Tensor, "B 4"]
+    rim: Float[Tensor, "B 4"]
     height: int
     width: int
     perspective: bool = True
@@ -95,19 +98,21 @@ def splat_view(cameras: Cameras, at: Window | None = None) -> SplatView:
     w2c = cameras.world_to_camera()[:, :3] * flip[:, None]
     at = at or Window(0, 0, cameras.height, cameras.width)
     lens = camera_lens(cameras)
+    size = lens.new_tensor([cameras.width, cameras.height])
+    focal, center = lens.split(2, 1)
+    rim = torch.cat([(-MARGIN * size - center) / focal, ((1 + MARGIN) * size - center) / focal], 1)
     # The window's first pixel has its center at one half, and its steps are as long as a pixel.
     step = lens.new_tensor([at.step_x, at.step_y])
     first = lens.new_tensor([at.left + 0.5, at.top + 0.5])
-    lens = torch.cat([lens[:, :2] / step, (lens[:, 2:] - first) / step + 0.5], 1)
-    return SplatView(w2c, lens, at.height, at.width, cameras.span_y is None)
+    lens = torch.cat([focal / step, (center - first) / step + 0.5], 1)
+    return SplatView(w2c, lens, rim, at.height, at.width, cameras.span_y is None)
 
 
 def camera_lens(cameras: Cameras) -> Float[Tensor, "B 4"]:
     """Return fx, fy, cx, cy in pixels; of parallel projections pixels a unit."""
     span = cameras.span_y
-    focal = cameras.focal_px if span is None else cameras.height / span
-    center = focal.new_tensor([0.5 * cameras.width, 0.5 * cameras.height]).expand(len(focal), 2)
-    return torch.cat([focal[:, None], focal[:, None], center], 1)
+    focal = cameras.focals if span is None else (cameras.height / span)[:, None].expand(-1, 2)
+    return torch.cat([focal, cameras.principal_point], 1)
 
 
 # --------------------------------------------------------------------------------------------------- projection
@@ -152,13 +157,9 @@ def _center_and_slope(
     focal, center = view.lens[:, None, :2].expand_as(place[..., :2]), view.lens[:, None, 2:]
     zero = torch.zeros_like(focal)
     if not view.perspective:
-        return focal * place[..., :2] + center, torch.cat(
-            [torch.diag_embed(focal), zero[..., None]], -1
-        )
+        return focal * place[..., :2] + center, torch.cat([torch.diag_embed(focal), zero[..., None]], -1)
     z = place[..., 2:]
-    size = center.new_tensor([view.width, view.height])
-    low, high = (-MARGIN * size - center) / focal, ((1 + MARGIN) * size - center) / focal
-    ratio = (place[..., :2] / z).clamp(low, high)
+    ratio = (place[..., :2] / z).clamp(*view.rim[:, None].split(2, -1))
     slope = torch.cat([torch.diag_embed(focal / z), (-focal * ratio / z)[..., None]], -1)
     return focal * place[..., :2] / z + center, slope
 
@@ -202,6 +203,10 @@ def composite(
 
     Raises ``MemoryError`` for splats that cover more tiles than memory has room for.
     """
+    if accelerator_of("splats", implementation, seen.ellipse, features) == "gsplat":
+        from usd.kernels.splat_gsplat import composite_gsplat
+
+        return composite_gsplat(seen, features)
     if features.shape[1] and choose(implementation, seen.ellipse, features) == "warp":
         from usd.kernels.splat_warp import composite_warp
 
@@ -211,21 +216,15 @@ def composite(
 
 def composite_torch(seen: Projection, features: Float[Tensor, "B N C"]) -> SplatPicture:
     """Composite as ``composite`` does, by comparing every pixel with every splat that touches its rows."""
-    views = [_composite_view(view, values) for view, values in zip(_single_views(seen), features)]
+    views = [_composite_view(seen, features, view) for view in range(len(features))]
     sums, opacity = zip(*views)
     return SplatPicture(torch.stack(sums), torch.stack(opacity))
 
 
-def _single_views(seen: Projection) -> list[Projection]:
-    """Return the projection into each view by itself."""
-    parts = zip(seen.ellipse, seen.depth, seen.box)
-    return [replace(seen, ellipse=ellipse, depth=depth, box=box) for ellipse, depth, box in parts]
-
-
-def _composite_view(seen: Projection, features: Float[Tensor, "N C"]) -> tuple[Tensor, Tensor]:
+def _composite_view(seen: Projection, features: Float[Tensor, "B N C"], view: int) -> tuple[Tensor, Tensor]:
     """Return the sums (H W C) and the opacity (H W) of one view, some rows of pixels at a time."""
-    order = seen.depth.argsort(stable=True)
-    ellipse, values, box = seen.ellipse[order], features[order], seen.box[order]
+    order = seen.depth[view].argsort(stable=True)
+    ellipse, values, box = (each[view][order] for each in (seen.ellipse, features, seen.box))
     rows = max(1, min(16, CHUNK // max(1, seen.width * len(order))))
     parts = []
     for top in range(0, seen.height, rows):
@@ -233,7 +232,9 @@ def _composite_view(seen: Projection, features: Float[Tensor, "N C"]) -> tuple[T
         near = (box[:, 2] < bottom) & (box[:, 3] > top)
         # Computed again for the gradient: a table of all pixels and splats is not kept.
         parts.append(
-            checkpoint(_composite_rows, ellipse[near], values[near], (top, bottom, seen.width), use_reentrant=False)
+            checkpoint(
+                _composite_rows, ellipse[near], values[near], (top, bottom, seen.width), use_reentrant=False
+            )
         )
     sums, opacity = zip(*parts)
     return torch.cat(sums), torch.cat(opacity)
@@ -256,5 +257,5 @@ def _composite_rows(
     alpha = torch.where(drawn, alpha, torch.zeros_like(alpha))
     after = (1 - alpha).cumprod(-1)
     before = torch.cat([torch.ones_like(after[..., :1]), after[..., :-1]], -1)
-    left = after[..., -1] if after.shape[-1] else torch.ones_like(dx[:, 0] + y[:, None])
+    left = after[..., -1] if after.shape[-1] else after.new_ones(len(y), len(x))
     return (before * alpha) @ values, 1 - left

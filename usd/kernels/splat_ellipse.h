@@ -4,20 +4,18 @@
 //   a, b, c, det  its covariance in the picture, blurred by the picture's own variance, and its determinant
 //   fade          the factor of its opacity that makes up for that blur
         const float* V = w2c.data + 12 * size_t(camera);
-        const float* lens = intrinsics.data + 4 * size_t(camera);
+        const float* lens = intrinsics.data + 8 * size_t(camera);
         const float f[2] = {lens[0], lens[1]}, center[2] = {lens[2], lens[3]};
-        const float size[2] = {(float)width, (float)height};
         float p[3];
         for (int k = 0; k < 3; ++k)
             p[k] = V[4 * k] * mean[0] + V[4 * k + 1] * mean[1] + V[4 * k + 2] * mean[2] + V[4 * k + 3];
         const float z = p[2];
-        // J: how the pixel changes with the point. Far outside the picture that of its rim, where it is still sensible.
+        // J: how the pixel changes with the point. Beyond the rim as at the rim.
         float ratio[2] = {}, J[2][3] = {};
         for (int r = 0; r < 2; ++r) {
             J[r][r] = f[r];
             if (perspective) {
-                const float margin = 0.15f * size[r];
-                const float low = (-margin - center[r]) / f[r], high = (size[r] + margin - center[r]) / f[r];
+                const float low = lens[4 + r], high = lens[6 + r];
                 ratio[r] = p[r] / z;
                 ratio[r] = ratio[r] < low ? low : (ratio[r] > high ? high : ratio[r]);
                 J[r][r] = f[r] / z;

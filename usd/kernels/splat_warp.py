@@ -397,7 +397,7 @@ class _Project(torch.autograd.Function):
 
 def _project_arguments(inputs: tuple[Tensor, ...], view: SplatView, antialias: bool) -> list[object]:
     """Return the arguments that both directions of the projection begin with."""
-    lens = runtime.array(view.lens.contiguous())
+    lens = runtime.array(torch.cat([view.lens, view.rim], 1))
     return [*_flat(*inputs), lens, view.width, view.height, view.perspective, antialias, NEAR]
 
 
