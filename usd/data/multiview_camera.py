@@ -41,11 +41,15 @@ class PictureBatch(CameraBatch):
         moved = self.pictures.to(device), self.indices.to(device)
         return replace(self, cameras=self.cameras.to(device), pictures=moved[0], indices=moved[1])
 
-    def views(self, rows: slice) -> "PictureBatch":
-        """Return some of its views, one after another."""
-        first = self.first + (rows.start or 0)
-        pictures, indices = self.pictures[rows], self.indices[rows]
-        return replace(self, cameras=self.cameras[rows], first=first, pictures=pictures, indices=indices)
+    def views(self, first: int, end: int) -> "PictureBatch":
+        """Return its views from ``first`` to before ``end``."""
+        return replace(
+            self,
+            cameras=self.cameras[first:end],
+            first=self.first + first,
+            pictures=self.pictures[first:end],
+            indices=self.indices[first:end],
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core import files
@@ -117,8 +118,8 @@ class ToyboxData(Data["ToyboxData.Config"]):
         if config.normal_share > 0 and config.targets_per_reference > 0:
             raise ConfigError("data.normal_share: pairs have no normal maps; expected 0")
         self._shards: Shards | None = None
-        self._latents: list[np.ndarray] = []
-        self._normal_latents: list[np.ndarray] = []
+        self._latents: list[NDArray[np.float16]] = []
+        self._normal_latents: list[NDArray[np.float16]] = []
 
     @property
     def cache(self) -> Path:
@@ -263,7 +264,7 @@ def join_toy_views(views: list[ToyViews]) -> ToyViews:
 
 
 @torch.no_grad()
-def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path) -> None:
+def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder: Path) -> None:
     """Encode every picture (RGBA bytes) to scaled latents (mode), a float16 file a shard; standing files are kept."""
     from diffusers import AutoencoderKL
 
@@ -286,7 +287,7 @@ def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path)
             np.save(partial, latents.numpy().astype(np.float16))
 
 
-def _read_latents(folder: Path, count: int) -> list[np.ndarray]:
+def _read_latents(folder: Path, count: int) -> list[NDArray[np.float16]]:
     """Return the latents of the first ``count`` shards."""
     return [np.load(folder / f"shard-{index:05d}.npy") for index in range(count)]
 

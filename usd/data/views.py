@@ -48,11 +48,11 @@ class RayBatch:
 
     def first(self, count: int) -> "RayBatch":
         """Return the first ``count`` rays: they are as random as all."""
-        return self.rows(slice(count))
+        return self.rows(0, count)
 
-    def rows(self, rows: slice) -> "RayBatch":
-        """Return some of the rays, one after another."""
-        return self._each(lambda tensor: tensor[rows])
+    def rows(self, first: int, end: int) -> "RayBatch":
+        """Return the rays from ``first`` to before ``end``."""
+        return self._each(lambda tensor: tensor[first:end])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
         """Return what the pixels show in front of a color."""

@@ -219,7 +219,8 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     def batch_share(self, batch: CameraBatch) -> CameraBatch:
         """Return equally many views for every process."""
-        return batch.views(self.share.scaled(len(batch) // self.share.total).rows)
+        rows = self.share.scaled(len(batch) // self.share.total).rows
+        return batch.views(rows.start, rows.stop)
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of random views, and those that a subclass adds."""

@@ -153,7 +153,9 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
         part = BatchShare.of(wanted, ranks.rank(), ranks.processes())
         with use_share(generator, part if ranks.processes() > 1 else None):
-            losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
+            losses, render = self._ray_losses(
+                batch.rows(part.first, part.first + part.count), step, generator, active
+            )
         losses |= self._field_losses(render, generator, active)
         self._count(render, wanted, len(batch))
         return {name: active[name] * loss for name, loss in losses.items()}
