@@ -32,6 +32,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from typing_extensions import override
+
 from usd.core.config import parse  # noqa: E402
 from usd.core.errors import UserError  # noqa: E402
 from usd.core.types import Field, Mesh  # noqa: E402
@@ -67,6 +69,7 @@ class Colors(Material):
     def __init__(self) -> None:
         super().__init__(None)
 
+    @override
     def color(
         self, features: Tensor, positions: Tensor, directions: Tensor, normals: Tensor | None
     ) -> Tensor:
@@ -82,9 +85,11 @@ class Source(Geometry):
         super().__init__(None)
         self.name, self.found = name, mesh
 
+    @override
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
         return Mesh(self.found.vertices, self.found.faces)
 
+    @override
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         return Field(torch.zeros_like(x[:, 0]), self.colors(x))
 

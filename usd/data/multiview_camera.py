@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
@@ -125,6 +126,7 @@ class MultiviewCameras(Data[MultiviewConfig]):
         """Raise ``ConfigError`` unless every process renders equally many views."""
         check_shares(self.config.batch_size, processes)
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> PictureBatch:
         """Draw random views of a step, each lit from its camera."""
         views = self.train_views

@@ -159,7 +159,7 @@ class RandomCameras(Data[R]):
             check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
 
-    def reference(self, step: int = 0) -> Cameras | None:
+    def reference(self, step: int = 0) -> Cameras | None:  # noqa: ARG002 - for overrides
         """Return the camera of the reference picture; None here."""
         return None
 

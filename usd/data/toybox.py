@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import files
 from usd.core.config import ConfigError, option
@@ -158,6 +159,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
         digest = files.digest(weights.read_bytes(), size=6)
         return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> ToyViews | ViewPairs:
         """Draw views (``ToyViews``), or pairs of them where targets are asked for (``ViewPairs``)."""
         k = self.config.targets_per_reference

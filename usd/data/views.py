@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -167,6 +168,7 @@ class ViewsData(Data[ViewsConfig]):
         if self.config.n_rays < processes:
             raise ConfigError(f"data.n_rays: {self.config.n_rays} is too few for {processes} processes")
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Draw the rays of a step."""
         return self.rays(self.config.n_rays, generator)

@@ -52,7 +52,7 @@ class Geometry(Module[C]):
         return None
 
     @classmethod
-    def convert(cls, config: object, source: "Geometry") -> "Geometry":
+    def convert(cls, config: object, source: "Geometry") -> "Geometry":  # noqa: ARG003 - for overrides
         """Return a geometry of this class that looks like ``source``: how a later stage starts from an earlier one.
 
         Raises ``UserError`` where it cannot.

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
@@ -240,6 +241,7 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         """Forget the views of an earlier test."""
         self.test_views = []
 
+    @override
     def test(self, batch: ViewBatch, index: int) -> None:
         """Write the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
         render = self.evaluation_views(batch.cameras)

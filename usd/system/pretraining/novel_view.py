@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -200,6 +201,7 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
             beside,
         )
 
+    @override
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the squared error of v."""
         reference, x0, latents = batch.reference, batch.target.latents, batch.reference.latents
@@ -220,6 +222,7 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
 
     # ------------------------------------------------------------------------------------------------ validation
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report pose sensitivity on held-out toys, and PSNR of sampled views beside copying; write a sheet."""
