@@ -201,7 +201,13 @@ def interpolate_cameras(first: Cameras, last: Cameras, count: int) -> Cameras:
     span = (
         None if first.span_y is None or last.span_y is None else torch.lerp(first.span_y, last.span_y, share)
     )
-    return replace(first, c2w=c2w, fov_y=torch.lerp(first.fov_y, last.fov_y, share), span_y=span)
+    lens = None
+    if first.intrinsics is not None or last.intrinsics is not None:
+        numbers = [torch.cat([each.focals, each.principal_point], 1) for each in (first, last)]
+        lens = torch.lerp(numbers[0], numbers[1], share[:, None])
+    return replace(
+        first, c2w=c2w, fov_y=torch.lerp(first.fov_y, last.fov_y, share), span_y=span, intrinsics=lens
+    )
 
 
 def turns_between(
