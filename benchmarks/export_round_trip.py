@@ -28,11 +28,10 @@ import yaml
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 from torch import Tensor
+from typing_extensions import override
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-
-from typing_extensions import override
 
 from usd.core.config import parse  # noqa: E402
 from usd.core.errors import UserError  # noqa: E402
