@@ -168,7 +168,10 @@ class ToyboxData(Data["ToyboxData.Config"]):
             toys, views = self._draw(len(self.shards), size, generator), self._draw(VIEWS, size, generator)
             as_normals = (torch.rand(size, generator=generator) < share).tolist() if share > 0 else None
             return self._views(toys, views, self.config.autoencoder is None, as_normals)
-        n = self.config.batch_size // k
+        return self._pairs(self.config.batch_size // k, k, generator)
+
+    def _pairs(self, n: int, k: int, generator: torch.Generator) -> ViewPairs:
+        """Draw ``n`` references and ``k`` targets of each."""
         toys = self._draw(len(self.shards), n, generator)
         front = torch.rand(n, generator=generator) < self.config.front_share
         reference = torch.where(front, self._draw(REFERENCES, n, generator), self._draw(VIEWS, n, generator))

@@ -143,8 +143,7 @@ class Volumetric(Geometry[V]):
         spacing = 2 * self.radius / (n - 1)
         low, high = (end * spacing - self.radius for end in (inside.amin(0) - 1.5, inside.amax(0) + 1.5))
         half = min(self.radius, float((high - low).amax()) / 2)
-        room = self.radius - half
-        return ((low + high) / 2).clamp(-room, room), half
+        return ((low + high) / 2).clamp(half - self.radius, self.radius - half), half
 
 
 VolumetricConfig = Volumetric.Config
