@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from usd.core.console import say_error
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,8 +46,7 @@ class StopRequests:
             self.raised = True
             raise KeyboardInterrupt
         if self.speaks:
-            sys.stderr.write("\nstopping after this step; press Ctrl-C again to abort at once\n")
-            sys.stderr.flush()
+            say_error("\nstopping after this step; press Ctrl-C again to abort at once")
 
 
 _active: StopRequests | None = None

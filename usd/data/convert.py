@@ -10,12 +10,12 @@ convert the trial. Pictures keep their pixels. Views whose cameras are not the l
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from usd.core import process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.data import co3d_sequence, syncdreamer, wonder3d, zero123_views
 from usd.data.pictures import write_picture
@@ -144,8 +144,8 @@ def convert_views(args: argparse.Namespace) -> None:
 
 def _print_written(written: list[Path], notes: tuple[str, ...] = ()) -> None:
     for note in notes:
-        sys.stdout.write(f"{note}\n")
-    sys.stdout.write(f"{len(written)} files, {written[0]} first\n")
+        say(note)
+    say(f"{len(written)} files, {written[0]} first")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,7 +6,6 @@ folder, or a single file where its name ends in ``.safetensors`` or ``.ckpt``. W
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from usd.core import process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.load import components_of
@@ -112,7 +112,7 @@ def _convert(asked: argparse.Namespace) -> None:
     convention = "input-polar" if asked.stable_zero123 else None
     model = CorrectedComponents(components_of(asked.model, "model"), asked.prediction, convention, asked.half)
     place = convert(model, asked.out, asked.layout, asked.overwrite)
-    sys.stdout.write(f"{place}: {', '.join(component_sizes(model))}\n")
+    say(f"{place}: {', '.join(component_sizes(model))}")
 
 
 def component_sizes(model: ModelComponents) -> list[str]:
