@@ -1,4 +1,4 @@
-"""``python -m usd.demo``: a toy nobody trained on, from one picture to a 3D object, measured against the truth.
+"""``usd demo``: a toy nobody trained on, from one picture to a 3D object, measured against the truth.
 
 Renders a toybox object of the test split, trains ``configs/usd-patch-mini.yaml`` on its one picture, exports a mesh,
 and compares 16 views that were held out. ``key=value`` arguments are passed on to the launcher.

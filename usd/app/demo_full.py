@@ -1,4 +1,4 @@
-"""``python -m usd.demo_full [PICTURE]``: one picture to a textured mesh through every stage of the method.
+"""``usd demo-full [PICTURE]``: one picture to a textured mesh through every stage of the method.
 
 Runs ``configs/usd-full-mini.yaml``: image to 3D, views, specialization, refinement, reconstruction, export. Without
 a picture it takes a toy nobody trained on, and measures what was made against the truth. The same command again skips

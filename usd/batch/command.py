@@ -1,10 +1,10 @@
 """Many objects, one after another or side by side, here or on a Ray cluster.
 
-python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml                  # Ray on this machine
-python -m usd.batch pictures/ --config configs/usd-patch.yaml --gpus 0.5            # two objects share a GPU
-python -m usd.batch pictures/ --config configs/usd-patch.yaml --address auto        # the cluster this machine is in
-python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml --local 2        # without Ray
-python -m usd.batch prompts.txt --config configs/usd-text-to-3D-mini.yaml           # one object a line
+usd batch pictures/ --config configs/usd-patch-mini.yaml                  # Ray on this machine
+usd batch pictures/ --config configs/usd-patch.yaml --gpus 0.5            # two objects share a GPU
+usd batch pictures/ --config configs/usd-patch.yaml --address auto        # the cluster this machine is in
+usd batch pictures/ --config configs/usd-patch-mini.yaml --local 2        # without Ray
+usd batch prompts.txt --config configs/usd-text-to-3D-mini.yaml           # one object a line
 
 Everything else is a key=value override for every object. The same command again goes on where it stopped.
 """
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "sources", nargs="+", type=Path, help="pictures, folders of them, or a .txt of sentences"
     )
     parser.add_argument(
-        "--config", nargs="+", required=True, type=Path, metavar="FILE", help="as for launch.py"
+        "--config", nargs="+", required=True, type=Path, metavar="FILE", help="YAML files, as for usd train"
     )
     parser.add_argument(
         "--out", type=Path, help="a folder for all objects; outputs/batch/<config> by default"

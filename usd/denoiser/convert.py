@@ -1,4 +1,4 @@
-"""A model in another form: ``python -m usd.denoiser.convert MODEL OUT``.
+"""A model in another form: ``usd convert model MODEL OUT``.
 
 MODEL is a single file, folder or alias, with or without a LoRA (``sd-1.5 + my.safetensors x 0.8``). OUT is a diffusers
 folder, or a single file where its name ends in ``.safetensors`` or ``.ckpt``. Weights are copied bit by bit unless
@@ -90,7 +90,7 @@ def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], ove
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the command line. Returns the exit code: 2 for what the user can mend."""
-    reads = argparse.ArgumentParser("python -m usd.denoiser.convert", description=__doc__)
+    reads = argparse.ArgumentParser(prog="usd convert model", description=__doc__)
     reads.add_argument("model", help="single file, folder, alias or hub id, with ' + LORA x SCALE' if wanted")
     reads.add_argument("out", type=Path, help="folder, or a file that ends in .safetensors or .ckpt")
     reads.add_argument(
