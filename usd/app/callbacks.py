@@ -122,7 +122,7 @@ class Checkpoints(Callback):
         self.stop.patient = False
 
     def _agreed_to_stop(self, trainer: Trainer) -> bool:
-        """Whether any of the processes was asked: all of them stop after the same step.
+        """Return whether any of the processes was asked to stop: all of them stop after the same step.
 
         The answer is not written back: a request that comes while they agree is heard after the next step.
         """

@@ -67,7 +67,7 @@ def _minutes(outcome: Outcome) -> float:
 
 
 def measured(outcomes: Mapping[str, Outcome], truth: EvaluationSource) -> str:
-    """How far the first stage and the final mesh are from the truth."""
+    """Return how far the first stage and the final mesh are from the truth."""
     first = outcomes["object"]
     found = json.loads((first.trial.save / f"it{first.step}-test" / "metrics.json").read_text())
     mesh = evaluate(open_source(str(outcomes["mesh"].files[0]), "mesh"), truth).figures

@@ -149,14 +149,14 @@ class Trial:
         return self.ckpts / "last.ckpt"
 
     def has_results(self) -> bool:
-        """Whether a run has made anything but what it says of itself at the start."""
+        """Return whether a run has made anything but what it says of itself at the start."""
         files = [file.relative_to(self.folder) for file in self.folder.rglob("*") if not file.is_dir()]
         return any(not any(fnmatch(file.as_posix(), known) for known in STARTING_FILES) for file in files)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind."""
+    """The result of a run: its trial, its last step and its files."""
 
     trial: Trial
     step: int
@@ -175,14 +175,14 @@ def load_experiment(
 
 @dataclass(frozen=True)
 class Merged:
-    """What files and ``key=value`` say together, as written and in this project's dialect."""
+    """A configuration made of files and ``key=value``, as written and in this project's dialect."""
 
     loaded: MergedConfig
     translation: Translation
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, a line each."""
+        """Assumptions made while the configuration was read, a line each."""
         return (*self.loaded.notes, *self.translation.notes)
 
     def experiment(self) -> Experiment:
@@ -261,12 +261,12 @@ def _stamped(experiment: Experiment) -> Experiment:
 
 
 def joined() -> bool:
-    """Whether another process started this one to train with it. Its time is in the environment."""
+    """Return whether another process started this one to train with it. Its time is in the environment."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 def trial_of(experiment: Experiment) -> Trial:
-    """Where an experiment writes. Nothing is created. Raises ``UserError`` for names that are no names of folders."""
+    """Return the trial that an experiment writes to. Creates nothing. Raises ``UserError`` for a name that no folder can have."""
     stamp = (experiment.timestamp or "") if experiment.use_timestamp else ""
     root, family = experiment.exp_root_dir, folder_of("name", experiment.name)
     return Trial(root / family / folder_of("tag", experiment.tag + stamp))

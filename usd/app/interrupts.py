@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """What was asked of this process. ``patient`` while somebody calls ``check`` often and saves first.
+    """Requests to stop that reached this process. ``patient`` while somebody calls ``check`` often and saves first.
 
     ``raised`` once ``KeyboardInterrupt`` was raised where the process happened to be.
     """

@@ -88,7 +88,7 @@ def divided(items: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_file(item: str, first: bool) -> bool:
-    """Whether what stands behind ``--config`` is a file, whose name may hold an equals sign, and no ``key=value``."""
+    """Return whether an argument of ``--config`` is a file, whose name may hold an equals sign, and no ``key=value``."""
     from usd.core.loading import is_override
 
     return first or not is_override(item) or os.path.isfile(item)
@@ -192,6 +192,6 @@ def _failed(message: str, verbose: bool) -> int:
 
 
 def sender() -> str:
-    """Which of several processes speaks; empty for the first."""
+    """Return the name of this process among several, as a prefix of its messages; empty for the first."""
     rank = os.environ.get("LOCAL_RANK", "0")
     return "" if rank == "0" else f"process {rank}: "

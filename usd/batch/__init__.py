@@ -53,7 +53,7 @@ class Result:
 
     @property
     def again(self) -> bool:
-        """Whether another attempt may help."""
+        """Return whether another attempt may help."""
         return self.status in ("crashed", "interrupted")
 
 

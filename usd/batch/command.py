@@ -84,7 +84,7 @@ def _task(name: str, source: Source, args: argparse.Namespace, overrides: list[s
 
 
 def output_folder(args: argparse.Namespace) -> Path:
-    """Where all objects go. Raises ``UserError`` for a name that runs cannot write to as it is."""
+    """Return the folder that all objects go to. Raises ``UserError`` for a name that runs cannot write to as it is."""
     if args.out is None:
         return output(Path("outputs", "batch", object_name(args.config[0].stem)))
     out = output(args.out)

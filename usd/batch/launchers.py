@@ -24,7 +24,7 @@ OPEN_CLUSTER = (
 
 @dataclass(frozen=True)
 class Share:
-    """What one task takes: ``gpus`` may be a fraction, so that several tasks share a card."""
+    """The resources of one task: ``gpus`` may be a fraction, so that several tasks share a card."""
 
     cpus: float | int = 1
     gpus: float | int = 0

@@ -36,7 +36,7 @@ class CorrectedComponents(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
-        """Where the base is stored."""
+        """Path of the base model."""
         return self.base.place
 
     def config(self, component: str) -> NetworkConfig:

@@ -88,12 +88,12 @@ class Guidance(Module[G]):
 
         @property
         def wants_picture(self) -> bool:
-            """Whether a reference picture is looked at, so that ``set_reference`` has to be called."""
+            """Return whether a reference picture is used, so that ``set_reference`` has to be called."""
             return False
 
         @property
         def wants_prompts(self) -> bool:
-            """Whether the prompt itself, and not only the negative one, reaches a model."""
+            """Return whether the prompt itself, and not only the negative one, reaches a model."""
             return False
 
         def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:  # noqa: ARG002 - for overrides
@@ -257,7 +257,7 @@ class ReferenceOptions(GuidanceConfig):
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a reference picture is looked at: always."""
+        """Return True: the reference picture is always used."""
         return True
 
 

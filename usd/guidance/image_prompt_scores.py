@@ -41,12 +41,12 @@ class ImagePromptOptions(ReferenceOptions):
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a reference picture is looked at: where one is named."""
+        """Return whether an image prompt is named."""
         return bool(self.image_path)
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt reaches a model: always."""
+        """Return True: the prompt reaches the model."""
         return True
 
 

@@ -54,7 +54,7 @@ class PictureOptions(ReferenceOptions):
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt itself, and not only the negative one, reaches a model."""
+        """Return whether the prompt itself, and not only the negative one, reaches a model."""
         return self.prompt_scale > 0
 
     def open_source(self, prompts: PromptProcessor | None) -> "PictureScores":

@@ -40,7 +40,7 @@ class TextOptions(GuidanceConfig):
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt reaches a model: always."""
+        """Return True: the prompt reaches the model."""
         return True
 
     def open_source(self, prompts: PromptProcessor | None) -> "TextScores":

@@ -297,7 +297,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     @property
     def stage_needs(self) -> frozenset[str]:
-        """What is rendered beside colors because this stage shows it."""
+        """Quantities that are rendered beside colors because this stage shows them."""
         return frozenset({"normal"}) if self.config.stage == "geometry" else frozenset()
 
     def guidance_input(self, render: Render) -> Render:

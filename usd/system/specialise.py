@@ -151,7 +151,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
 
     @property
     def _running(self) -> Execution:
-        """How the models run, with the published key taken into account."""
+        """Options of the execution of models, with the published key taken into account."""
         return self.config.models.single(self.config.half_precision_weights)
 
     # ----------------------------------------------------------------------------------------------------- sets
