@@ -88,7 +88,7 @@ def divided(items: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_file(item: str, first: bool) -> bool:
-    """Return whether an argument of ``--config`` is a file, whose name may hold an equals sign, and no ``key=value``."""
+    """Return whether an argument of ``--config`` is a file (its name may hold an equals sign) and no ``key=value``."""
     from usd.core.loading import is_override
 
     return first or not is_override(item) or os.path.isfile(item)

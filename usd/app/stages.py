@@ -292,7 +292,7 @@ class Run:
     name: str = option("default", "folder of this family of runs")
     tag: str = option("", "folder of this run")
     exp_root_dir: Path = option(
-        "outputs", "where runs go; a relative path means the working directory", path="output"
+        "outputs", "folder of all runs; a relative path means the working directory", path="output"
     )
 
     @property

@@ -29,7 +29,8 @@ Form = Literal["same", "pixel", "transposed"]
 class StoredTensor:
     """The place of one of our tensors in a published file: its name there, which third of it, in which form.
 
-    Thirds: q, k and v are stacked. ``pixel``: a linear layer stored as a 1 x 1 convolution. ``transposed``: of a matrix.
+    Thirds: q, k and v are stacked. ``pixel``: a linear layer stored as a 1 x 1 convolution. ``transposed``: of a
+    matrix.
     """
 
     name: str

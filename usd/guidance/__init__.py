@@ -74,7 +74,8 @@ class Guidance(Module[G]):
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
         use_img_loss: bool = option(
-            False, "also the loss lambda_img: the render against the decoded picture that the formula wants"
+            False,
+            "whether the render is compared with the decoded picture that the formula asks for, too (lambda_img)",
         )
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
@@ -253,7 +254,7 @@ GuidanceConfig = Guidance.Config
 class ReferenceOptions(GuidanceConfig):
     """Options of every guidance that looks at a reference picture."""
 
-    image_path: str = option("", "the reference picture", path=True)
+    image_path: str = option("", "file of the reference picture", path=True)
 
     @property
     def wants_picture(self) -> bool:

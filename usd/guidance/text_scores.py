@@ -36,7 +36,7 @@ class TextOptions(GuidanceConfig):
     unconditional_model_name_or_path: str | None = option(
         None, "another text model for the unconditional prediction; null: the same", path=True
     )
-    guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
+    guidance_scale: float = option(7.5, "guidance scale: s of the formula", ge=0, le=10000)
 
     @property
     def wants_prompts(self) -> bool:
