@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import files
 from usd.core.config import ConfigError, option
@@ -117,8 +119,8 @@ class ToyboxData(Data["ToyboxData.Config"]):
         if config.normal_share > 0 and config.targets_per_reference > 0:
             raise ConfigError("data.normal_share: pairs have no normal maps; expected 0")
         self._shards: Shards | None = None
-        self._latents: list[np.ndarray] = []
-        self._normal_latents: list[np.ndarray] = []
+        self._latents: list[NDArray[np.float16]] = []
+        self._normal_latents: list[NDArray[np.float16]] = []
 
     @property
     def cache(self) -> Path:
@@ -157,6 +159,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
         digest = files.digest(weights.read_bytes(), size=6)
         return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> ToyViews | ViewPairs:
         """Draw views (``ToyViews``), or pairs of them where targets are asked for (``ViewPairs``)."""
         k = self.config.targets_per_reference
@@ -266,7 +269,7 @@ def join_toy_views(views: list[ToyViews]) -> ToyViews:
 
 
 @torch.no_grad()
-def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path) -> None:
+def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder: Path) -> None:
     """Encode every picture (RGBA bytes) to scaled latents (mode), a float16 file a shard; standing files are kept."""
     from diffusers import AutoencoderKL
 
@@ -289,7 +292,7 @@ def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path)
             np.save(partial, latents.numpy().astype(np.float16))
 
 
-def _read_latents(folder: Path, count: int) -> list[np.ndarray]:
+def _read_latents(folder: Path, count: int) -> list[NDArray[np.float16]]:
     """Return the latents of the first ``count`` shards."""
     return [np.load(folder / f"shard-{index:05d}.npy") for index in range(count)]
 
