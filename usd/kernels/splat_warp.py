@@ -26,8 +26,7 @@ WIDTHS = (3, 4, 7)
 
 def native(file: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return the decorator that gives a declaration the body of its C++ function."""
-    macros = {} if file == "splat_project.h" else {"FEATURES": 1}
-    return wp.func_native(native_body(file, name, **macros))
+    return wp.func_native(native_body(file, name))
 
 
 @native("splat_project.h", "project_splat")
@@ -197,24 +196,18 @@ def list_rows(
     list_row(first + wp.tid(), n_rows, n_columns, ends, splats, boxes, starts, tiles, counting)
 
 
-class CompositeKernels(NamedTuple):
-    """The kernels of one number of blended values."""
+def blending(n_features: int, declaration: Callable[..., None]) -> Callable[..., None]:
+    """Return a declaration with the body of its C++ function, which blends ``n_features`` numbers of each splat."""
+    body = native_body("splat_composite.h", declaration.__name__, FEATURES=n_features)
+    declaration.__name__ = declaration.__qualname__ = f"{declaration.__name__}_{n_features}"
+    return wp.func_native(body)(declaration)
 
-    forward: runtime.WarpKernel
-    backward: runtime.WarpKernel
-    gather: runtime.WarpKernel
 
-
-@functools.cache
-def composite_kernels(n_features: int) -> CompositeKernels:
-    """Return the kernels that blend ``n_features`` numbers of each splat, a module of their own."""
-
-    def native_function(name: str, declaration: Callable[..., None]) -> Callable[..., None]:
-        declaration.__name__ = declaration.__qualname__ = f"{name}_{n_features}"
-        return wp.func_native(native_body("splat_composite.h", name, FEATURES=n_features))(declaration)
+def native_composite(n_features: int) -> Callable[..., None]:
+    """Return the C++ of a tile's pictures, for a number of features."""
 
     @no_type_check
-    def declared_forward(
+    def composite_tile(
         thread: wp.int32,
         width: wp.int32,
         height: wp.int32,
@@ -227,7 +220,12 @@ def composite_kernels(n_features: int) -> CompositeKernels:
         opacity: wp.array(dtype=wp.float32),
     ): ...
 
-    composite_tile = native_function("composite_tile", declared_forward)
+    return blending(n_features, composite_tile)
+
+
+def composite_function(n_features: int) -> Callable[..., None]:
+    """Return the kernel's function that composites one tile, or on CUDA one pixel of it."""
+    composite_tile = native_composite(n_features)
 
     @no_type_check
     def composite_tiles(
@@ -246,8 +244,14 @@ def composite_kernels(n_features: int) -> CompositeKernels:
             first + wp.tid(), width, height, starts, tiles, boxes, ellipses, features, sums, opacity
         )
 
+    return composite_tiles
+
+
+def native_composite_backward(n_features: int) -> Callable[..., None]:
+    """Return the C++ of a tile's gradients, for a number of features."""
+
     @no_type_check
-    def declared_backward(
+    def composite_tile_backward(
         thread: wp.int32,
         width: wp.int32,
         height: wp.int32,
@@ -264,7 +268,12 @@ def composite_kernels(n_features: int) -> CompositeKernels:
         rows: wp.array(dtype=wp.float32),
     ): ...
 
-    composite_tile_backward = native_function("composite_tile_backward", declared_backward)
+    return blending(n_features, composite_tile_backward)
+
+
+def composite_backward_function(n_features: int) -> Callable[..., None]:
+    """Return the kernel's function that writes the gradients of the splats in one tile."""
+    composite_tile_backward = native_composite_backward(n_features)
 
     @no_type_check
     def composite_tiles_backward(
@@ -300,8 +309,14 @@ def composite_kernels(n_features: int) -> CompositeKernels:
             rows,
         )
 
+    return composite_tiles_backward
+
+
+def native_gather(n_features: int) -> Callable[..., None]:
+    """Return the C++ that adds up a splat's gradients, for a number of features."""
+
     @no_type_check
-    def declared_gather(
+    def gather_splat(
         splat: wp.int32,
         slots: wp.array(dtype=wp.int32),
         rows: wp.array(dtype=wp.float32),
@@ -309,7 +324,12 @@ def composite_kernels(n_features: int) -> CompositeKernels:
         g_features: wp.array(dtype=wp.float32),
     ): ...
 
-    gather_splat = native_function("gather_splat", declared_gather)
+    return blending(n_features, gather_splat)
+
+
+def gather_function(n_features: int) -> Callable[..., None]:
+    """Return the kernel's function that adds up the gradients of one splat."""
+    gather_splat = native_gather(n_features)
 
     @no_type_check
     def gather_splats(
@@ -321,8 +341,23 @@ def composite_kernels(n_features: int) -> CompositeKernels:
     ):
         gather_splat(first + wp.tid(), slots, rows, g_ellipses, g_features)
 
+    return gather_splats
+
+
+class CompositeKernels(NamedTuple):
+    """The kernels of one number of blended values."""
+
+    forward: runtime.WarpKernel
+    backward: runtime.WarpKernel
+    gather: runtime.WarpKernel
+
+
+@functools.cache
+def composite_kernels(n_features: int) -> CompositeKernels:
+    """Return the kernels that blend ``n_features`` numbers of each splat, a module of their own."""
     make = wp.kernel(module=f"usd_splat_{n_features}", enable_backward=False)
-    return CompositeKernels(make(composite_tiles), make(composite_tiles_backward), make(gather_splats))
+    functions = (composite_function, composite_backward_function, gather_function)
+    return CompositeKernels(*(make(function(n_features)) for function in functions))
 
 
 def kernels() -> list[runtime.WarpKernel]:
