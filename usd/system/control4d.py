@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
+from typing_extensions import override
 
 from usd.core.config import ConfigError, Schedule, option
 from usd.core.module import Module, NoOptions
@@ -148,6 +149,7 @@ class Control4DSystem(EditingSystem[Control4DConfig]):
         self.note_progress(made, truth)
         return {name: active[name] * loss for name, loss in losses.items()}
 
+    @override
     def on_train_batch_end(self, outputs: object, batch: PictureBatch, batch_idx: int) -> None:
         """Let the discriminator learn from the pictures of a step, when the generator has learned from it."""
         if self.compared is not None:
