@@ -150,7 +150,7 @@ class Control4DSystem(EditingSystem[Control4DConfig]):
         return {name: active[name] * loss for name, loss in losses.items()}
 
     @override
-    def on_train_batch_end(self, outputs: object, batch: PictureBatch, batch_idx: int) -> None:
+    def on_train_batch_end(self) -> None:
         """Let the discriminator learn from the pictures of a step, when the generator has learned from it."""
         if self.compared is not None:
             weight = self.weights["D"](self.compared[-1])
