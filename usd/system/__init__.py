@@ -58,7 +58,7 @@ class PictureSource:
     image_path: str
     reference: ReferenceConfig
     model: str
-    running: Execution
+    execution: Execution
     keys: tuple[str, str]  # of picture and model, for messages
 
 
