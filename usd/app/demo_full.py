@@ -37,8 +37,8 @@ def run_pipeline(
     """All stages for one picture; ``truth`` is a folder of views for the first stage to be tested on."""
     chosen = [f"stages.object.system.guidance.image_path={picture}"]
     if truth is not None:
-        told.append(f"stages.object.data.eval_transforms={truth / 'transforms.json'}")
-        told.append("stages.views.data.eval_transforms=null")
+        chosen.append(f"stages.object.data.eval_transforms={truth / 'transforms.json'}")
+        chosen.append("stages.views.data.eval_transforms=null")
     return run_stages("train", [CONFIG], [*chosen, *overrides], gpu)
 
 
