@@ -28,7 +28,7 @@ from usd.dialects.threestudio import translated_key, translated_names
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
-KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
+KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
 PRECISIONS: tuple[Precision, ...] = (
     16,
     32,
@@ -109,7 +109,7 @@ class Experiment:
     )
     kernels: KernelName | tuple[KernelName, ...] = option(
         "auto",
-        "kernels: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast where installed (CUDA)",
+        "kernels: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast, gsplat where installed (CUDA)",
     )
     trainer: TrainerConfig = option({}, "options of the training loop")
     checkpoint: CheckpointConfig = option({}, "checkpoints that are kept")
