@@ -63,9 +63,11 @@ def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
     table = OmegaConf.to_container(OmegaConf.load(file))
     if not isinstance(table, dict):
         raise UserError(f"{file}: expected aliases with their models")
+    entries = {str(name): entry for name, entry in table.items()}
     return {
-        str(name): parse(ModelEntry, _with_present_keys(entry, at := f"{file.name}: {name}"), at)
-        for name, entry in table.items()
+        name: parse(ModelEntry, _with_present_keys(entry, at), at)
+        for name, entry in entries.items()
+        for at in [f"{file.name}: {name}"]
     }
 
 
