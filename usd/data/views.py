@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -50,11 +51,11 @@ class RayBatch:
 
     def first(self, count: int) -> "RayBatch":
         """Return the first ``count`` rays: they are as random as all."""
-        return self.rows(slice(count))
+        return self.rows(0, count)
 
-    def rows(self, rows: slice) -> "RayBatch":
-        """Return some of the rays, one after another."""
-        return self._each(lambda tensor: tensor[rows])
+    def rows(self, first: int, end: int) -> "RayBatch":
+        """Return the rays from ``first`` to before ``end``."""
+        return self._each(lambda tensor: tensor[first:end])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
         """Return what the pixels show in front of a color."""
@@ -116,14 +117,14 @@ class ViewsConfig(ViewOptions):
     )
     eval_path: str | None = option(
         None,
-        "views to judge by, in any layout; null: those held out, or a few of the training views",
+        "views that results are judged by, in any layout; null: those held out, or a few of the training views",
         path=True,
     )
     hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
     hold_out_every: int = option(
         0, "keep every so many-th view, from the first on, from training for the test; 0: none", ge=0
     )
-    n_rays: int = option(2048, "rays a batch", ge=1, le=2**24)
+    n_rays: int = option(2048, "number of rays a batch", ge=1, le=2**24)
     object_share: float = option(
         0.5,
         "share of the rays drawn from pixels of the object and its surroundings; the rest from anywhere",
@@ -174,6 +175,7 @@ class ViewsData(Data[ViewsConfig]):
         if self.config.n_rays < processes:
             raise ConfigError(f"data.n_rays: {self.config.n_rays} is too few for {processes} processes")
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Draw the rays of a step."""
         return self.rays(self.config.n_rays, generator)

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
@@ -83,14 +84,18 @@ class ReconstructConfig(SceneConfig):
     """
 
     geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
-    renderer: Spec = component("renderer", "neus-volume-renderer", "how pictures of the object are made")
-    outliers: OutlierConfig = option({}, "errors that are not believed")
+    renderer: Spec = component(
+        "renderer", "neus-volume-renderer", "renderer that makes pictures of the object"
+    )
+    outliers: OutlierConfig = option({}, "shares of rays whose errors are left out as outliers")
     samples_per_step: int | None = option(
-        16384, "rays are as many as take this many samples, up to data.n_rays; null: always data.n_rays", ge=1
+        16384,
+        "samples of a step: rays are as many as take these, up to data.n_rays; null: always data.n_rays",
+        ge=1,
     )
     first_rays: int = option(256, "rays of the first step, where their number changes", ge=1, le=2**24)
     field_points: int = option(
-        1024, "points anywhere in the cube, for losses of the distance", ge=1, le=2**24
+        1024, "number of points anywhere in the cube, for losses of the distance", ge=1, le=2**24
     )
     free_surface_decay: float = option(
         50.0, "decay of lambda_free_surface: distances far above its inverse count as empty", gt=0
@@ -188,7 +193,9 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
         part = BatchShare.of(wanted, ranks.rank(), ranks.processes())
         with use_share(generator, part if ranks.processes() > 1 else None):
-            losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
+            losses, render = self._ray_losses(
+                batch.rows(part.first, part.first + part.count), step, generator, active
+            )
         losses |= self._field_losses(render, generator, active)
         self._count(render, wanted, len(batch))
         return {name: active[name] * loss for name, loss in losses.items()}
@@ -292,6 +299,7 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         """Forget the views of an earlier test."""
         self.test_views = []
 
+    @override
     def test(self, batch: ViewBatch, index: int) -> None:
         """Write the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
         render = self.evaluation_views(batch.cameras)

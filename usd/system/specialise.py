@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import ranks
 from usd.core.config import ConfigError, option
@@ -70,19 +71,19 @@ class SpecialiseConfig(System.Config):
     )
     models: Execution = option({}, "how the models that make the pictures are kept in memory and run")
     image_path: str = option(help="input picture", path=True)
-    reference: ReferenceConfig = option({}, "how the input picture is read")
+    reference: ReferenceConfig = option({}, "preparation of the input picture")
     views: str | None = option(
         None, "views to learn from in place of Zero-1-to-3's: a folder, a trial, a toybox seed", path=True
     )
-    subject: str = option("object", "what the picture shows, in a word")
+    subject: str = option("object", "word for what the picture shows")
     object_token: str = option("sks", "rare word that comes to mean this object")
-    input_token: str = option("hta", "rare word that comes to mean: as clear as the input picture")
+    input_token: str = option("hta", "rare word that comes to mean the clarity of the input picture")
     prompts: PromptsConfig = option({}, "prompts of the three sets")
     n_class_pictures: int = option(
         200, "pictures of the object's kind, made by the text model", ge=1, le=1000000
     )
-    view_sampling: SamplingConfig = option({}, "how the novel views are made")
-    class_sampling: SamplingConfig = option({"scale": 7.5}, "how the pictures of the object's kind are made")
+    view_sampling: SamplingConfig = option({}, "sampling of the novel views")
+    class_sampling: SamplingConfig = option({"scale": 7.5}, "sampling of the pictures of the object's kind")
     second_step_from: int = option(
         600, "training step at which step 2 begins; its optimizer starts anew", ge=0
     )
@@ -150,7 +151,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
 
     @property
     def _running(self) -> Execution:
-        """How the models run, with the published key taken into account."""
+        """Options of the execution of models, with the published key taken into account."""
         return self.config.models.single(self.config.half_precision_weights)
 
     # ----------------------------------------------------------------------------------------------------- sets
@@ -214,12 +215,13 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
 
     # ------------------------------------------------------------------------------------------------- training
 
-    def on_train_batch_start(self, batch: CameraBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch_idx: int) -> None:
         """Update modules; where step 2 begins the optimizer forgets step 1."""
-        super().on_train_batch_start(batch, batch_idx)
+        super().on_train_batch_start(batch_idx)
         if self.global_step == self.config.second_step_from:
             self.trainer.optimizers[0].state.clear()
 
+    @override
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the errors of both sets' pictures."""
         config = self.config
@@ -258,6 +260,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
         if ranks.rank() == 0:
             self.publish(self.save_dir / "lora")
 
+    @override
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Write the LoRA, whatever the exporter; return its files."""
         return self.publish(folder)
@@ -267,10 +270,12 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
         card = Card(base_model=self.config.pretrained_model_name_or_path, prompt=self.prompts.input)
         return write_lora(self.unet, folder, card)
 
+    @override
     def validate(self, batch: CameraBatch, index: int) -> None:
         """Write a sheet of samples."""
         self._write_samples(index)
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write a sheet of samples."""
         self._write_samples(index)

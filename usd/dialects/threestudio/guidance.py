@@ -124,7 +124,7 @@ def _translate_one(draft: Draft, key: str, name: str) -> None:
     if name == "stable-diffusion-guidance":
         _translate_sjc(draft, key)
     if name in STUDENTS:
-        _translate_student(draft, key, name)
+        _translate_student(draft, key)
     if name in PICTURE:
         _translate_picture_model(draft, key, name)
     draft.drop(*[f"{key}.{option}" for option in UNNEEDED])
@@ -144,7 +144,7 @@ def _translate_memory(draft: Draft, key: str) -> None:
 
 
 def _move_prompting(draft: Draft, key: str) -> None:
-    """Whether prompts say the direction is the prompt processor's to know here."""
+    """Move the switch for view-dependent prompts to the prompt processor, where it belongs here."""
     if draft.get(f"{PROMPTS}_type") is None or f"{PROMPTS}.view_dependent_prompting" in draft:
         draft.pop(f"{key}.view_dependent_prompting")
     draft.move(f"{key}.view_dependent_prompting", f"{PROMPTS}.view_dependent_prompting")
@@ -185,7 +185,7 @@ def _translate_sjc(draft: Draft, key: str) -> None:
         draft.drop(f"{key}.weighting_strategy")
 
 
-def _translate_student(draft: Draft, key: str, name: str) -> None:
+def _translate_student(draft: Draft, key: str) -> None:
     """Variational score distillation: the student's options, and its share of the optimizer and of the losses."""
     for old, new in STUDENT_OPTIONS.items():
         draft.move(f"{key}.{old}", f"{key}.{new}")

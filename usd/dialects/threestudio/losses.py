@@ -32,7 +32,8 @@ OF_PICTURES = (
     "lambda_3d",
 )
 RASTERIZERS = ("nvdiff-rasterizer",)
-OWN_TABLES = ("instructnerf2nerf-system", "control4d-multiview-system")
+EDITING = "instructnerf2nerf-system"
+OWN_TABLES = (EDITING, "control4d-multiview-system")
 
 
 def translate_losses(draft: Draft) -> None:
@@ -47,8 +48,19 @@ def translate_losses(draft: Draft) -> None:
         ):
             for old in names:
                 draft.move(f"{KEY}.{old}", f"{KEY}.{name}")
+    if draft.get("system_type") == EDITING:
+        _drop_guidance(draft)
     _drop_other_kind(draft)
     _drop_zeros(draft)
+
+
+def _drop_guidance(draft: Draft) -> None:
+    """Drop the guidance's weights: where it edits pictures it is no loss."""
+    for name in (*GUIDANCE, *IMAGE_SPACE):
+        key = f"{KEY}.{name}"
+        if largest(draft.get(key)) > 0:
+            draft.drop_because(key, "is not read: the guidance edits pictures, here as in threestudio")
+        draft.pop(key)
 
 
 def _drop_other_kind(draft: Draft) -> None:
