@@ -32,13 +32,13 @@ class Background(Module[C]):
 
     def behind(
         self,
-        origins: Float[Tensor, "R 3"],
+        origins: Float[Tensor, "R 3"],  # noqa: ARG002 - for overrides
         directions: Float[Tensor, "R 3"],
         generator: torch.Generator | None = None,
     ) -> Backdrop:
         """Return what rays meet; what is random is drawn now. Plain backgrounds look the same from anywhere."""
         seen = Behind(self.color(directions, generator))
-        return lambda transmittance: seen
+        return lambda _: seen
 
 
 @dataclass(frozen=True)
