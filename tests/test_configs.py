@@ -14,6 +14,7 @@ OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
+    "scene.yaml",
     "specialise.yaml",
     "specialise-mini.yaml",
     "refine.yaml",
