@@ -3,7 +3,8 @@
 One of its encodings of a single level for each of ours: its vertices lie half a cell off, and its levels grow by
 another rule, so a level of N cells is one of ``base_resolution`` N + 1 at positions moved by 1 / 2N. Rows, hashes and
 order of features are the same; a level is padded to a multiple of 8 rows. A table trained with one implementation is
-read by any other. Where ``vertices`` are its own, one encoding has all levels. Exactly at the far faces of the cube (x = 1) its derivative by x is not defined.
+read by any other. Where ``vertices`` are its own, one encoding has all levels. Exactly at the far faces of the cube
+(x = 1) its derivative by x is not defined.
 """
 
 import functools

@@ -49,7 +49,7 @@ NO_PARTS = dict.fromkeys(("SLOPE", "GATHER", "SCATTER", "PULL"), 0)
 @wp.struct
 @no_type_check
 class Levels:
-    """Per level: cells a unit, last cell, vertices a side, rows, first row, whether it is dense; and the hash's bits."""
+    """Per level: cells a unit, last cell, vertices a side, rows, first row, whether dense; and the hash's bits."""
 
     scale: wp.array(dtype=wp.float32)
     last_cell: wp.array(dtype=wp.int32)
