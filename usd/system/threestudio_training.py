@@ -32,7 +32,7 @@ def threestudio_state(path: Path) -> dict[str, Tensor] | None:
     """
     content = read_pickle(path, zipped=True)
     state = content.get("state_dict") if isinstance(content, Mapping) else None
-    if not is_threestudio_state(state):
+    if not isinstance(state, Mapping) or not is_threestudio_state(state):
         return None
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
