@@ -158,7 +158,7 @@ def test_links_inside_a_trial_are_not_written_through(tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------------------- whole
 
 
-def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny, tmp_path):
+def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny):
     experiment, raw = tiny
     with trial_folder(experiment) as (_, trial):
         experiments.snapshot(trial, experiment, raw)
@@ -174,7 +174,7 @@ def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny, tmp_path):
                 loading.chain(file)
 
 
-def test_a_snapshot_may_be_edited_by_hand_and_one_of_0_1_0_is_read(tiny, tmp_path):
+def test_a_snapshot_may_be_edited_by_hand_and_one_of_0_1_0_is_read(tiny):
     with trial_folder(tiny[0]) as (_, trial):
         experiments.snapshot(trial, *tiny)
     file = trial.configs / "parsed.yaml"
@@ -224,8 +224,8 @@ def test_weights_that_become_not_finite_end_the_run_and_the_last_good_checkpoint
 
     before = System.on_train_batch_start
 
-    def poisoned(self: System, batch: object, index: int) -> None:
-        before(self, batch, index)
+    def poisoned(self: System, index: int) -> None:
+        before(self, index)
         if self.global_step == 7:
             next(self.parameters()).data.fill_(float("nan"))
             monkeypatch.setattr(type(self), "training_step", lambda *args: None)

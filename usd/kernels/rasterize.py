@@ -26,7 +26,7 @@ from torch import Tensor
 from usd.kernels.runtime import Implementation, choose
 from usd.math.camera import Cameras
 
-NOTHING = -1
+NO_FACE = -1
 CHUNK = 1 << 22
 
 
@@ -61,16 +61,15 @@ class View:
         # Cameras look along -z.
         depth, scale = -local[:, 2], self._pixels_per_unit.index_select(0, camera)
         if self.perspective:
-            scale = scale / depth
-        center = local.new_tensor(self._center)
-        return local[:, :2] * scale[:, None] * local.new_tensor([1.0, -1.0]) + center, depth
+            scale = scale / depth[:, None]
+        return local[:, :2] * scale * local.new_tensor([1.0, -1.0]) + self._center[camera], depth
 
     def rays_through(
         self, pixels: Float[Tensor, "N 2"], camera: Int[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """Return origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
         # At depth 1 a pixel has a fixed size.
-        plane = (pixels - pixels.new_tensor(self._center)) / self._pixels_per_unit[camera, None]
+        plane = (pixels - self._center[camera]) / self._pixels_per_unit[camera]
         rotation = self.cameras.c2w[:, :3, :3].index_select(0, camera)
         sideways = rotation[:, :, 0] * plane[:, :1] - rotation[:, :, 1] * plane[:, 1:]
         origins, forward = self.cameras.position.index_select(0, camera), -rotation[:, :, 2]
@@ -88,14 +87,16 @@ class View:
         return self.cameras.span_y is None
 
     @property
-    def _pixels_per_unit(self) -> Float[Tensor, "B"]:
-        """At depth 1."""
+    def _pixels_per_unit(self) -> Float[Tensor, "B 2"]:
+        """At depth 1, across and down."""
         span = self.cameras.span_y
-        return self.cameras.focal_px if span is None else self.cameras.height / span
+        return self.cameras.focals if span is None else (self.cameras.height / span)[:, None].expand(-1, 2)
 
     @property
-    def _center(self) -> list[float]:
-        return [0.5 * self.cameras.width - self.left, 0.5 * self.cameras.height - self.top]
+    def _center(self) -> Float[Tensor, "B 2"]:
+        """The principal points, from the window's corner."""
+        center = self.cameras.principal_point
+        return center - center.new_tensor([self.left, self.top])
 
 
 def whole(cameras: Cameras) -> View:
@@ -154,7 +155,7 @@ class Tracer:
     ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
         """Return the nearest face each ray meets, from either side, and where: origin + t direction, t > 0.
 
-        ``NOTHING`` (-1) and infinity where there is none.
+        ``NO_FACE`` (-1) and infinity where there is none.
         """
         if self._tree is not None:
             return self._tree.cast(origins, directions)
@@ -180,14 +181,14 @@ def _nearest_face(
     corners: Float[Tensor, "F 3 3"], o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"]
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
     if len(corners) == 0:
-        return torch.full_like(o[:, 0], NOTHING).long(), torch.full_like(o[:, 0], math.inf)
+        return torch.full_like(o[:, 0], NO_FACE).long(), torch.full_like(o[:, 0], math.inf)
     weights, t = intersect(corners, o[:, None], d[:, None])
     # Rounding must not open a gap between two faces.
     border = -8 * torch.finfo(t.dtype).eps  # a ray through an edge must not slip through
     hit = (weights >= border).all(-1) & (t > 0)
     # What is missed is infinitely far, so that the nearest hit is a minimum.
     t, face = torch.where(hit, t, torch.full_like(t, math.inf)).min(1)
-    return torch.where(t.isfinite(), face, torch.full_like(face, NOTHING)), t
+    return torch.where(t.isfinite(), face, torch.full_like(face, NO_FACE)), t
 
 
 def intersect(
@@ -216,7 +217,7 @@ def _dot(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*
 def rasterize(tracer: Tracer, view: View) -> Fragments:
     """Return the face that each pixel's center shows. Not differentiable."""
     face, t = tracer.cast(*view.rays)
-    pixel = (face != NOTHING).nonzero().squeeze(1)
+    pixel = (face != NO_FACE).nonzero().squeeze(1)
     return Fragments(pixel, face[pixel], t[pixel], view.shape)
 
 

@@ -32,14 +32,15 @@ OF_PICTURES = (
     "lambda_3d",
 )
 RASTERIZERS = ("nvdiff-rasterizer",)
-OWN_TABLES = ("instructnerf2nerf-system", "control4d-multiview-system")
+EDITING = ("instructnerf2nerf-system", "control4d-multiview-system")
+"""Systems whose guidance edits pictures and is no loss."""
 
 
 def translate_losses(draft: Draft) -> None:
     """Translate the names of weights; drop those of losses that threestudio's system does not read."""
     if draft.get("system_type") == "usd-text-to-3d-system":  # of text systems only SJC's has depth
         draft.move(f"{KEY}.lambda_depth", f"{KEY}.lambda_center_depth")
-    if draft.get("system_type") not in OWN_TABLES:
+    if draft.get("system_type") not in EDITING:
         for names, name in (
             (GUIDANCE, "lambda_usd"),
             (IMAGE_SPACE, "lambda_img"),
@@ -47,8 +48,19 @@ def translate_losses(draft: Draft) -> None:
         ):
             for old in names:
                 draft.move(f"{KEY}.{old}", f"{KEY}.{name}")
+    if draft.get("system_type") in EDITING:
+        _drop_guidance(draft)
     _drop_other_kind(draft)
     _drop_zeros(draft)
+
+
+def _drop_guidance(draft: Draft) -> None:
+    """Drop the guidance's weights: where it edits pictures it is no loss."""
+    for name in (*GUIDANCE, *IMAGE_SPACE):
+        key = f"{KEY}.{name}"
+        if largest(draft.get(key)) > 0:
+            draft.drop_because(key, "is not read: the guidance edits pictures, here as in threestudio")
+        draft.pop(key)
 
 
 def _drop_other_kind(draft: Draft) -> None:
