@@ -315,7 +315,7 @@ def test_the_later_stages_have_the_published_values(stage):
 
 
 @pytest.mark.parametrize("stage", ["geometry", "texture"])
-def test_a_later_stage_needs_an_earlier_one(stage, capsys, tmp_path):
+def test_a_later_stage_needs_an_earlier_one(stage, capsys):
     name = str(CONFIGS / f"usd-text-to-3D-{stage}.yaml")
     assert launch.main(["--config", name, "--train", "system.prompt_processor.prompt=x"]) == 2
     assert "system.geometry_convert_from: required but not given" in capsys.readouterr().err

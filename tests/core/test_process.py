@@ -42,7 +42,7 @@ def test_without_a_home_that_can_be_written_caches_are_temporary_and_said(no_hom
     assert capsys.readouterr().out == "" and os.environ["XDG_CACHE_HOME"] == str(there)
 
 
-def test_a_folder_of_somebody_else_in_the_place_of_the_temporary_cache_is_not_used(no_home, monkeypatch):
+def test_a_folder_of_somebody_else_in_the_place_of_the_temporary_cache_is_not_used(no_home):
     mine = places.temporary_cache()
     assert places.temporary_cache() == mine
     mine.rmdir()
@@ -50,7 +50,7 @@ def test_a_folder_of_somebody_else_in_the_place_of_the_temporary_cache_is_not_us
     assert places.temporary_cache() not in (mine, no_home)
 
 
-def test_models_fetched_before_are_read_from_a_cache_that_cannot_be_written(no_home, monkeypatch, capsys):
+def test_models_fetched_before_are_read_from_a_cache_that_cannot_be_written(no_home, monkeypatch):
     (no_home / "cache" / "huggingface").mkdir(parents=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(no_home / "cache"))
     monkeypatch.setattr(process, "is_writable", lambda folder: False)

@@ -14,8 +14,9 @@ from shapes import ahead, sphere, square, views
 
 from usd.kernels.rasterize import NOTHING, Tracer, View, barycentric, interpolate, rasterize, whole
 from usd.kernels.rasterize_antialias import antialias, crossings
+from usd.kernels.rasterize_nvdiffrast import clip_positions
 from usd.kernels.runtime import Implementation
-from usd.math.camera import Cameras, orthographic_cameras
+from usd.math.camera import Cameras, orthographic_cameras, pinhole_cameras
 
 
 def draw(
@@ -346,3 +347,31 @@ def test_a_window_is_cut_from_the_whole() -> None:
     origin, through = view.rays_through(at, camera)
     depth = view.project(vertices, camera)[1]
     assert torch.allclose(origin + depth[:, None] * through, vertices, atol=1e-6)
+
+
+@pytest.mark.parametrize("focal", [60.0, 90.0])
+def test_a_principal_point_elsewhere_and_pixels_of_another_shape_only_move_and_stretch_the_picture(
+    focal: float,
+) -> None:
+    """Antialiased pictures of a part are that part; with fx twice as large, every second column lies in between."""
+    vertices, faces = sphere(2, dtype=torch.float64)
+    colors = vertices + 0.5
+    camera = views(40, dtype=torch.float64)
+    numbers = torch.tensor([[focal, focal, 20.0, 20.0]], dtype=torch.float64)
+    whole_picture = draw(vertices, faces, colors, pinhole_cameras(camera.c2w, numbers, 40, 40))
+    moved = numbers - torch.tensor([0, 0, 7, 12.0])
+    part = draw(vertices, faces, colors, pinhole_cameras(camera.c2w, moved, 20, 24))
+    inside = (slice(None), slice(1, -1), slice(1, -1))
+    assert torch.allclose(part[inside], whole_picture[:, 12:32, 7:31][inside], atol=1e-9)
+    wide = pinhole_cameras(camera.c2w, numbers * torch.tensor([2, 1, 2, 1]), 40, 80)
+    area = draw(vertices, faces, colors, wide)[..., 3].sum() / 2
+    assert float(area) == pytest.approx(float(whole_picture[..., 3].sum()), rel=2e-3)
+
+
+def test_nvdiffrasts_positions_are_those_of_the_pixels_for_any_principal_point() -> None:
+    numbers = torch.tensor([[70.0, 50.0, 12.0, 25.0]], dtype=torch.float64)
+    view = View(pinhole_cameras(ahead(40).c2w, numbers, 40, 36), 3, 5, 20, 24)
+    points = 0.4 * noise(30, 3)
+    x, y, _, w = clip_positions(points, view)[0].unbind(-1)
+    seen = torch.stack([(x / w + 1) * 12, (y / w + 1) * 10], -1)
+    assert torch.allclose(seen, view.project(points, torch.zeros(30).long())[0], atol=1e-8)

@@ -96,7 +96,7 @@ def test_resuming_replays_and_makes_no_picture_again(command, tmp_path, cut):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_the_second_step_learns_from_the_input_picture_alone(command, tmp_path, monkeypatch):
+def test_the_second_step_learns_from_the_input_picture_alone(command, monkeypatch):
     """Instance: 1 picture of 1 + 3; class: the views; their sentences as published."""
     from usd.system.specialise import SpecialiseSystem, TrainingSet
 

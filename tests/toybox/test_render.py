@@ -9,7 +9,13 @@ import torch
 
 from usd.evaluation.metrics import mask_iou
 from usd.math import mesh as mesh_math
-from usd.math.camera import Spherical, orbit_cameras, orbit_cameras_deg, orthographic_cameras
+from usd.math.camera import (
+    Spherical,
+    orbit_cameras,
+    orbit_cameras_deg,
+    orthographic_cameras,
+    pinhole_cameras,
+)
 from usd.toybox.distance import signed_distance, signed_distance_torch
 from usd.toybox.mesh import sharp_toy_mesh, toy_mesh
 from usd.toybox.objects import make_toy
@@ -140,3 +146,13 @@ def test_orthographic_pictures_are_the_limit_of_far_pinholes():
     assert (parallel.over_white() - distant.over_white()).abs().mean() < 0.01
     seen = (parallel.alpha == 1) & (distant.alpha == 1)
     assert (parallel.depth[seen] + far - 1.5 - distant.depth[seen]).abs().median() < 0.01
+
+
+def test_a_camera_with_its_principal_point_elsewhere_takes_a_part_of_the_picture():
+    toy = ball()
+    whole = orbit_cameras_deg(20.0, [30.0], 2.0, 60.0, 48)
+    focal = float(whole.focal_px[0])
+    part = pinhole_cameras(whole.c2w, torch.tensor([[focal, focal, 24 - 1.0, 24 - 14.0]]), 20, 30)
+    cut, full = render([toy], part, edge_rays=1), render([toy], whole, edge_rays=1)
+    assert torch.allclose(cut.depth, full.depth[:, 14:34, 1:31], atol=1e-5)
+    assert 0.2 < float(cut.alpha.mean()) < 0.9

@@ -36,6 +36,7 @@ from typing import Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import override
 
 from usd.app import interrupts
 from usd.app.experiment import (
@@ -371,6 +372,7 @@ class _RunReader(OverrideReader):
             for name, contents in layers.items()
         }
 
+    @override
     def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:
         name, _, own = key.removeprefix(f"{KEY}.").partition(".")
         asked = [(name, own)] if key.startswith(f"{KEY}.") else [(stage, key) for stage in self._said]

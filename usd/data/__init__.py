@@ -67,7 +67,7 @@ class Data(Component[C]):
         return self.batch(step, generator("cpu", self.seed, "data", 0, step))
 
     @classmethod
-    def resolve(cls, config: object, context: RunContext) -> object:
+    def resolve(cls, config: object, context: RunContext) -> object:  # noqa: ARG003 - for overrides
         """Return the options with what is to be found out once, when a run starts, in the place of ``auto``."""
         return config
 
@@ -81,7 +81,9 @@ class Data(Component[C]):
 
     def refuse_uneven(self, processes: int) -> None:
         """Raise ``UserError`` where that many processes cannot share every training batch."""
-        raise UserError(f"--gpu: {type(self).__name__} makes batches for one process; expected one device")
+        raise UserError(
+            f"--gpu: {type(self).__name__} makes batches for one process, not for {processes}; expected one device"
+        )
 
     def state_dict(self) -> dict[str, object]:
         """Return what checkpoints keep of the data, under the name of its class."""

@@ -23,7 +23,7 @@ from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import ViewSet
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, camera_differences
 
 LAYOUTS = ("transforms", "syncdreamer", "wonder3d", "zero123", "co3d")
 REFERENCE_AZIMUTH_DEG = 90.0
@@ -88,10 +88,7 @@ def match_views(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
         )
     order = []
     for index in range(len(expected)):
-        apart = (views.cameras.c2w - expected.c2w[index]).abs().amax(dim=(1, 2))
-        apart = apart + (views.cameras.fov_y - expected.fov_y[index]).abs()
-        if views.cameras.span_y is not None and expected.span_y is not None:
-            apart = apart + (views.cameras.span_y - expected.span_y[index]).abs()
+        apart = camera_differences(views.cameras, expected[[index]])
         if float(apart.min()) > 0.02:
             place = expected.spherical
             raise UserError(

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
@@ -41,11 +42,15 @@ class PictureBatch(CameraBatch):
         moved = self.pictures.to(device), self.indices.to(device)
         return replace(self, cameras=self.cameras.to(device), pictures=moved[0], indices=moved[1])
 
-    def views(self, rows: slice) -> "PictureBatch":
-        """Return some of its views, one after another."""
-        first = self.first + (rows.start or 0)
-        pictures, indices = self.pictures[rows], self.indices[rows]
-        return replace(self, cameras=self.cameras[rows], first=first, pictures=pictures, indices=indices)
+    def views(self, first: int, end: int) -> "PictureBatch":
+        """Return its views from ``first`` to before ``end``."""
+        return replace(
+            self,
+            cameras=self.cameras[first:end],
+            first=self.first + first,
+            pictures=self.pictures[first:end],
+            indices=self.indices[first:end],
+        )
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class MultiviewCameras(Data[MultiviewConfig]):
         """Raise ``ConfigError`` unless every process renders equally many views."""
         check_shares(self.config.batch_size, processes)
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> PictureBatch:
         """Draw random views of a step, each lit from its camera."""
         views = self.train_views
@@ -195,7 +201,13 @@ def interpolate_cameras(first: Cameras, last: Cameras, count: int) -> Cameras:
     span = (
         None if first.span_y is None or last.span_y is None else torch.lerp(first.span_y, last.span_y, share)
     )
-    return replace(first, c2w=c2w, fov_y=torch.lerp(first.fov_y, last.fov_y, share), span_y=span)
+    lens = None
+    if first.intrinsics is not None or last.intrinsics is not None:
+        numbers = [torch.cat([each.focals, each.principal_point], 1) for each in (first, last)]
+        lens = torch.lerp(numbers[0], numbers[1], share[:, None])
+    return replace(
+        first, c2w=c2w, fov_y=torch.lerp(first.fov_y, last.fov_y, share), span_y=span, intrinsics=lens
+    )
 
 
 def turns_between(

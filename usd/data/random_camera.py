@@ -54,12 +54,12 @@ class CameraBatch:
 
     def view(self, index: int) -> "CameraBatch":
         """Return one of its views."""
-        return self.views(slice(index, index + 1))
+        return self.views(index, index + 1)
 
-    def views(self, rows: slice) -> "CameraBatch":
-        """Return some of its views, one after another."""
-        first = self.first + (rows.start or 0)
-        return replace(self, cameras=self.cameras[rows], first=first, frames=self.frames[rows])
+    def views(self, first: int, end: int) -> "CameraBatch":
+        """Return its views from ``first`` to before ``end``."""
+        cameras, frames = self.cameras[first:end], self.frames[first:end]
+        return replace(self, cameras=cameras, first=self.first + first, frames=frames)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class RandomCameras(Data[R]):
             check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
 
-    def reference(self, step: int = 0) -> Cameras | None:
+    def reference(self, step: int = 0) -> Cameras | None:  # noqa: ARG002 - for overrides
         """Return the camera of the reference picture; None here."""
         return None
 

@@ -272,5 +272,5 @@ def _intrinsics(camera: Cameras) -> dict[str, int | float | str]:
     height, width = camera.height, camera.width
     if camera.span_y is not None:
         return {"camera_model": "ORTHOGRAPHIC", "w": width, "h": height, "span_y": camera.span_y.item()}
-    focal = camera.focal_px.item()
-    return {"w": width, "h": height, "fl_x": focal, "fl_y": focal, "cx": width / 2, "cy": height / 2}
+    (fx, fy), (cx, cy) = camera.focals[0].tolist(), camera.principal_point[0].tolist()
+    return {"w": width, "h": height, "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy}

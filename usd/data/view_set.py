@@ -222,7 +222,7 @@ def _point_of_sizes(
     used = kept & ~cut & (radius > 1)
     if views.cameras.span_y is not None or int(used.sum()) < 2:
         return point
-    sine = torch.sin(torch.atan(radius / views.cameras.focal_px))[used].double()
+    sine = torch.sin(torch.atan(radius / views.cameras.focals.prod(1).sqrt()))[used].double()
     if float(sine.max()) < 1.05 * float(sine.min()):
         return point
     forward = torch.nn.functional.normalize(sights.directions[used].mean(0), dim=0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -48,11 +49,11 @@ class RayBatch:
 
     def first(self, count: int) -> "RayBatch":
         """Return the first ``count`` rays: they are as random as all."""
-        return self.rows(slice(count))
+        return self.rows(0, count)
 
-    def rows(self, rows: slice) -> "RayBatch":
-        """Return some of the rays, one after another."""
-        return self._each(lambda tensor: tensor[rows])
+    def rows(self, first: int, end: int) -> "RayBatch":
+        """Return the rays from ``first`` to before ``end``."""
+        return self._each(lambda tensor: tensor[first:end])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
         """Return what the pixels show in front of a color."""
@@ -167,6 +168,7 @@ class ViewsData(Data[ViewsConfig]):
         if self.config.n_rays < processes:
             raise ConfigError(f"data.n_rays: {self.config.n_rays} is too few for {processes} processes")
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Draw the rays of a step."""
         return self.rays(self.config.n_rays, generator)

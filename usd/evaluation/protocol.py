@@ -21,6 +21,7 @@ from usd.evaluation.align import Alignment, Similarity, align_mesh, apply, unit_
 from usd.evaluation.lpips import Lpips, find_lpips
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.evaluation.sources import EvaluationSource, with_surface
+from usd.math.camera import camera_differences
 from usd.mesh_io.colored_mesh import ColoredMesh
 from usd.mesh_io.repair import drop_strays, face_outward, is_stray
 from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
@@ -350,10 +351,7 @@ def same_camera(mine: ViewSet, theirs: ViewSet, index: int) -> int | None:
     one, other = theirs.cameras[index : index + 1], mine.cameras
     if (one.span_y is None) != (other.span_y is None):
         return None
-    # Pose and field of view in one number: largest difference of a matrix entry plus that of the angle.
-    apart = (other.c2w - one.c2w).abs().amax(dim=(1, 2)) + (other.fov_y - one.fov_y).abs()
-    if one.span_y is not None and other.span_y is not None:
-        apart = apart + (other.span_y - one.span_y).abs()
+    apart = camera_differences(other, one)
     best = int(apart.argmin())
     return best if float(apart[best]) <= SAME_CAMERA else None
 

@@ -21,7 +21,7 @@ from usd.core.errors import UserError
 from usd.data.pictures import over, to_bytes
 from usd.denoiser import Execution, TextDenoiser, ViewDenoiser, open_text_denoiser, open_view_denoiser
 from usd.denoiser.sample import Sampler, sample_views
-from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.camera import Cameras, join_cameras, orbit_cameras_deg
 
 DISTANCE, FOV_Y_DEG = 1.5, 49.1  # of the model's training renders; only differences reach the model
 Pose = tuple[int | float, int | float, int | float]
@@ -76,8 +76,7 @@ def _cameras(poses: Sequence[Sequence[int | float]], size: int) -> tuple[Cameras
                 f"pose {tuple(pose)}: expected (polar, azimuth, distance), |polar| < 90 degrees, distance > -1.5"
             )
     each = [orbit_cameras_deg(-float(p), float(a), DISTANCE + float(d), FOV_Y_DEG, size) for p, a, d in poses]
-    targets = replace(each[0], c2w=torch.cat([c.c2w for c in each]), fov_y=torch.cat([c.fov_y for c in each]))
-    return orbit_cameras_deg(0.0, 0.0, DISTANCE, FOV_Y_DEG, size), targets
+    return orbit_cameras_deg(0.0, 0.0, DISTANCE, FOV_Y_DEG, size), join_cameras(each)
 
 
 def _on_white(image: Image.Image) -> Float[Tensor, "1 3 H W"]:

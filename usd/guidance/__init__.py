@@ -97,7 +97,7 @@ class Guidance(Module[G]):
             """Whether the prompt itself, and not only the negative one, reaches a model."""
             return False
 
-        def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:
+        def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:  # noqa: ARG002 - for overrides
             """Open the models that score the views. Raises ``UserError``."""
             raise TypeError(
                 f"{type(self).__qualname__} names no source of scores; expected PictureOptions, ..."
@@ -192,7 +192,7 @@ class Guidance(Module[G]):
         limit = self.config.grad_clip
         return grad if limit is None else clip_gradient(grad, limit(step))
 
-    def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:
+    def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:  # noqa: ARG002 - for overrides
         """Return the prediction that ``gradient`` has just compared with at x_t; None where that is the noise."""
         return None
 

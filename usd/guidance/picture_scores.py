@@ -11,6 +11,7 @@ from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.denoiser import (
@@ -87,6 +88,7 @@ class PictureScores(ScoreSource):
         self._encoded = self.model.encode_reference(rgb, cameras)
         self.model.release_encoders()
 
+    @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of these cameras, given the reference picture (and the prompt)."""
         count = len(cameras)
@@ -155,6 +157,7 @@ class PriorScores(ScoreSource):
             self.model = open_view_denoiser(encoder, WHERE_VIEWS, execution)
             check_shared_latents(self.model, prior, WHERE)
 
+    @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the unconditional prediction, twice."""
         embedding = partial(unconditional, self.text_model(), self.prompts, len(cameras))

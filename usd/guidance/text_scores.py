@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.errors import UserError
@@ -78,6 +79,7 @@ class TextScores(ScoreSource):
             )
             check_shared_latents(self.model, self.prior, where)
 
+    @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of the prompt, with words for these cameras."""
         prompts = self.prompts(cameras)

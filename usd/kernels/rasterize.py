@@ -61,16 +61,15 @@ class View:
         # Cameras look along -z.
         depth, scale = -local[:, 2], self._pixels_per_unit.index_select(0, camera)
         if self.perspective:
-            scale = scale / depth
-        center = local.new_tensor(self._center)
-        return local[:, :2] * scale[:, None] * local.new_tensor([1.0, -1.0]) + center, depth
+            scale = scale / depth[:, None]
+        return local[:, :2] * scale * local.new_tensor([1.0, -1.0]) + self._center[camera], depth
 
     def rays_through(
         self, pixels: Float[Tensor, "N 2"], camera: Int[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         """Return origins, and directions of depth 1 (not unit length), of rays through any points of the pictures."""
         # At depth 1 a pixel has a fixed size.
-        plane = (pixels - pixels.new_tensor(self._center)) / self._pixels_per_unit[camera, None]
+        plane = (pixels - self._center[camera]) / self._pixels_per_unit[camera]
         rotation = self.cameras.c2w[:, :3, :3].index_select(0, camera)
         sideways = rotation[:, :, 0] * plane[:, :1] - rotation[:, :, 1] * plane[:, 1:]
         origins, forward = self.cameras.position.index_select(0, camera), -rotation[:, :, 2]
@@ -88,14 +87,16 @@ class View:
         return self.cameras.span_y is None
 
     @property
-    def _pixels_per_unit(self) -> Float[Tensor, "B"]:
-        """At depth 1."""
+    def _pixels_per_unit(self) -> Float[Tensor, "B 2"]:
+        """At depth 1, across and down."""
         span = self.cameras.span_y
-        return self.cameras.focal_px if span is None else self.cameras.height / span
+        return self.cameras.focals if span is None else (self.cameras.height / span)[:, None].expand(-1, 2)
 
     @property
-    def _center(self) -> list[float]:
-        return [0.5 * self.cameras.width - self.left, 0.5 * self.cameras.height - self.top]
+    def _center(self) -> Float[Tensor, "B 2"]:
+        """The principal points, from the window's corner."""
+        center = self.cameras.principal_point
+        return center - center.new_tensor([self.left, self.top])
 
 
 def whole(cameras: Cameras) -> View:

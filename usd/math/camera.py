@@ -4,6 +4,11 @@ Conventions, written down once. The world is right-handed with +z up and the obj
 OpenGL cameras: +x right, +y up, looking along -z. A spherical position is (elevation, azimuth, distance):
 elevation is the angle above the ground plane, azimuth turns from +x towards +y. Angles are radians; names that
 end in ``_deg`` are degrees. ``B`` counts cameras, ``H W`` pixels; pixel (0, 0) is the top left one.
+
+Places in a picture are (x right, y down) in pixels from the picture's top left corner, so the first pixel's center is
+at (0.5, 0.5) and the picture's middle at (width / 2, height / 2). A pinhole shows the camera point (X, Y, -Z) at
+
+    x = cx + fx X / Z        y = cy - fy Y / Z
 """
 
 import math
@@ -58,7 +63,9 @@ class Cameras:
     ``c2w`` (B, 4, 4) maps camera to world coordinates; ``fov_y`` (B,) is the vertical field of view in radians.
     ``span_y`` (B,) is the height of the picture in world units of orthographic cameras, whose ``fov_y`` is 0.
     ``light_positions`` (B, 3) are the world positions of each view's lamp where data draws lamps, for lit materials.
-    Pixels are square. Everything else is derived and never stored beside these.
+    ``intrinsics`` (B, 4) are fx, fy, cx, cy in pixels (see the module's head) of pinholes that real cameras are;
+    without them pixels are square and the principal point is the picture's middle. ``pinhole_cameras`` makes such
+    cameras, with 2 atan(height / 2 fy) as their ``fov_y``. An orthographic camera has none: it can stand elsewhere.
     """
 
     c2w: Float[Tensor, "B 4 4"]
@@ -67,6 +74,7 @@ class Cameras:
     width: int
     span_y: Float[Tensor, "B"] | None = None
     light_positions: Float[Tensor, "B 3"] | None = None
+    intrinsics: Float[Tensor, "B 4"] | None = None
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -85,14 +93,17 @@ class Cameras:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Cameras":
         """Return the cameras with every tensor changed alike."""
-        span, lamps = (None if each is None else change(each) for each in (self.span_y, self.light_positions))
-        return replace(
-            self, c2w=change(self.c2w), fov_y=change(self.fov_y), span_y=span, light_positions=lamps
-        )
+        optional = self.span_y, self.light_positions, self.intrinsics
+        span, lamps, lenses = (None if each is None else change(each) for each in optional)
+        c2w, fov_y = change(self.c2w), change(self.fov_y)
+        return replace(self, c2w=c2w, fov_y=fov_y, span_y=span, light_positions=lamps, intrinsics=lenses)
 
     def resize(self, height: int, width: int) -> "Cameras":
         """Return the same views at another picture size."""
-        return replace(self, height=height, width=width)
+        lenses = self.intrinsics
+        if lenses is not None and (height, width) != (self.height, self.width):
+            lenses = lenses * lenses.new_tensor(2 * [width / self.width, height / self.height])
+        return replace(self, height=height, width=width, intrinsics=lenses)
 
     def turned(self, angle: Float[Tensor, "B"]) -> "Cameras":
         """Return each camera carried about the vertical by its angle (radians, from +x towards +y)."""
@@ -110,8 +121,24 @@ class Cameras:
 
     @property
     def focal_px(self) -> Float[Tensor, "B"]:
-        """Focal length in pixels (square pixels, so one number); infinite for orthographic cameras."""
-        return 0.5 * self.height / torch.tan(0.5 * self.fov_y)
+        """Focal length in rows of pixels, fy; infinite for orthographic cameras."""
+        return (
+            0.5 * self.height / torch.tan(0.5 * self.fov_y)
+            if self.intrinsics is None
+            else self.intrinsics[:, 1]
+        )
+
+    @property
+    def focals(self) -> Float[Tensor, "B 2"]:
+        """Focal lengths fx, fy in pixels; infinite for orthographic cameras."""
+        return self.focal_px[:, None].expand(-1, 2) if self.intrinsics is None else self.intrinsics[:, :2]
+
+    @property
+    def principal_point(self) -> Float[Tensor, "B 2"]:
+        """Where the optical axes meet the pictures: cx, cy in pixels from the top left corner."""
+        if self.intrinsics is not None:
+            return self.intrinsics[:, 2:]
+        return self.c2w.new_tensor([0.5 * self.width, 0.5 * self.height]).expand(len(self), 2)
 
     @property
     def spherical(self) -> Spherical:
@@ -148,15 +175,13 @@ class Cameras:
         """Return origins and unit directions through the centers of a window's pixels."""
         device, dtype = self.c2w.device, self.c2w.dtype
         bottom, right = at.top + at.height * at.step_y, at.left + at.width * at.step_x
-        y = torch.arange(at.top, bottom, at.step_y, device=device, dtype=dtype) + 0.5 - 0.5 * self.height
-        x = torch.arange(at.left, right, at.step_x, device=device, dtype=dtype) + 0.5 - 0.5 * self.width
+        y = torch.arange(at.top, bottom, at.step_y, device=device, dtype=dtype) + 0.5
+        x = torch.arange(at.left, right, at.step_x, device=device, dtype=dtype) + 0.5
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         if self.span_y is not None:
-            return self._parallel_rays(grid_x, grid_y, self.span_y)
-        focal = self.focal_px[:, None, None]
-        local = torch.stack(
-            [grid_x / focal, -grid_y / focal, -torch.ones_like(focal) * torch.ones_like(grid_x)], -1
-        )
+            return self._parallel_rays(grid_x - 0.5 * self.width, grid_y - 0.5 * self.height, self.span_y)
+        across, down = self._plane(grid_x, grid_y, self._lenses((-1, 1, 1)))
+        local = torch.stack([across, -down, -torch.ones_like(across)], -1)
         world = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], local)
         directions = torch.nn.functional.normalize(world, dim=-1)
         origins = self.position[:, None, None, :].expand_as(directions)
@@ -166,16 +191,28 @@ class Cameras:
         self, camera: Int[Tensor, "R"], x: Int[Tensor, "R"], y: Int[Tensor, "R"]
     ) -> tuple[Float[Tensor, "R 3"], Float[Tensor, "R 3"]]:
         """Return rays through the centers of single pixels, column ``x`` and row ``y`` of the given cameras."""
-        right = x.to(self.c2w) + 0.5 - 0.5 * self.width
-        up = 0.5 * self.height - 0.5 - y.to(self.c2w)
         c2w = self.c2w[camera]
         if self.span_y is None:
-            focal = self.focal_px[camera]
-            local = torch.stack([right / focal, up / focal, -torch.ones_like(focal)], -1)
+            lenses = tuple(each[camera] for each in self._lenses((-1,)))
+            right, down = self._plane(x.to(c2w) + 0.5, y.to(c2w) + 0.5, lenses)
+            local = torch.stack([right, -down, -torch.ones_like(right)], -1)
             world = torch.einsum("rij,rj->ri", c2w[:, :3, :3], local)
             return c2w[:, :3, 3], torch.nn.functional.normalize(world, dim=-1)
+        right, up = x.to(c2w) + 0.5 - 0.5 * self.width, 0.5 * self.height - 0.5 - y.to(c2w)
         plane = torch.stack([right, up], -1) * (self.span_y[camera] / self.height)[:, None]
         return c2w[:, :3, 3] + torch.einsum("rij,rj->ri", c2w[:, :3, :2], plane), -c2w[:, :3, 2]
+
+    def _lenses(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return fx, fy, cx, cy, one of each a camera, in a shape that broadcasts with pixels."""
+        numbers = torch.cat([self.focals, self.principal_point], 1)
+        fx, fy, cx, cy = (each.view(shape) for each in numbers.unbind(1))
+        return fx, fy, cx, cy
+
+    @staticmethod
+    def _plane(x: Tensor, y: Tensor, lenses: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Return where rays through places of pictures meet the plane at depth 1, right and down."""
+        fx, fy, cx, cy = lenses
+        return (x - cx) / fx, (y - cy) / fy
 
     def _parallel_rays(
         self, x: Float[Tensor, "h w"], y: Float[Tensor, "h w"], span_y: Float[Tensor, "B"]
@@ -203,9 +240,14 @@ class Cameras:
             out[:, 2, 2], out[:, 2, 3] = -2 / (far - near), -(far + near) / (far - near)
             out[:, 3, 3] = 1
             return out
-        cot = 1.0 / torch.tan(0.5 * self.fov_y)
-        out[:, 0, 0] = cot * self.height / self.width
-        out[:, 1, 1] = cot
+        if self.intrinsics is None:
+            cot = 1.0 / torch.tan(0.5 * self.fov_y)
+            out[:, 0, 0], out[:, 1, 1] = cot * self.height / self.width, cot
+        else:
+            # Clip coordinates count from the middle in half pictures, y up, and are divided by the depth, -z.
+            fx, fy, cx, cy = self.intrinsics.unbind(1)
+            out[:, 0, 0], out[:, 1, 1] = 2 * fx / self.width, 2 * fy / self.height
+            out[:, 0, 2], out[:, 1, 2] = 1 - 2 * cx / self.width, 2 * cy / self.height - 1
         out[:, 2, 2] = -(far + near) / (far - near)
         out[:, 2, 3] = -2 * far * near / (far - near)
         out[:, 3, 2] = -1
@@ -221,12 +263,10 @@ class Cameras:
         local = torch.einsum("bij,nj->bni", w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
         depth = -local[..., 2]
         if self.span_y is None:
-            scale = self.focal_px[:, None] / depth
+            scale = self.focals[:, None] / depth[..., None]
         else:
-            scale = (self.height / self.span_y)[:, None].expand_as(depth)
-        x = local[..., 0] * scale + 0.5 * self.width
-        y = -local[..., 1] * scale + 0.5 * self.height
-        return torch.stack([x, y], -1), depth
+            scale = (self.height / self.span_y)[:, None, None]
+        return local[..., :2] * local.new_tensor([1, -1]) * scale + self.principal_point[:, None], depth
 
 
 def rotation_about_z(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
@@ -243,6 +283,20 @@ def orthographic_cameras(
     return Cameras(c2w, torch.zeros_like(span), height, width, span)
 
 
+def pinhole_cameras(
+    c2w: Float[Tensor, "B 4 4"], intrinsics: Float[Tensor, "B 4"], height: int, width: int
+) -> Cameras:
+    """Return pinholes with fx, fy, cx, cy in pixels of pictures of this size.
+
+    Where all of them have square pixels and look through the middle, they are those that ``fov_y`` alone describes.
+    """
+    fx, fy, cx, cy = intrinsics.unbind(1)
+    off = torch.stack([(fx - fy) / fy, (2 * cx - width) / width, (2 * cy - height) / height])
+    plain = bool((off.abs() < 1e-6).all())
+    fov_y = 2 * torch.atan(0.5 * height / fy)
+    return Cameras(c2w, fov_y, height, width, intrinsics=None if plain else intrinsics)
+
+
 def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
     """Join cameras of the same picture size and kind. Raises ValueError where they differ."""
     kinds = {(part.height, part.width, part.span_y is None) for part in parts}
@@ -250,13 +304,38 @@ def join_cameras(parts: "Sequence[Cameras]") -> Cameras:
         raise ValueError(f"cameras differ in picture size or kind: {sorted(kinds)}")
     spans = [part.span_y for part in parts if part.span_y is not None]
     lamps = [part.light_positions for part in parts if part.light_positions is not None]
+    lenses = [torch.cat([part.focals, part.principal_point], 1) for part in parts]
+    own = any(part.intrinsics is not None for part in parts)
     return replace(
         parts[0],
         c2w=torch.cat([part.c2w for part in parts]),
         fov_y=torch.cat([part.fov_y for part in parts]),
         span_y=torch.cat(spans) if spans else None,
         light_positions=torch.cat(lamps) if len(lamps) == len(parts) else None,
+        intrinsics=torch.cat(lenses) if own else None,
     )
+
+
+def camera_differences(cameras: Cameras, one: Cameras) -> Float[Tensor, "B"]:
+    """Return how far cameras are from ``one`` of their kind, in a number.
+
+    The largest difference of a matrix entry, plus those of the field of view, of the span, and of the principal point
+    and the width of a pixel as shares of the picture's height.
+    """
+    apart = (cameras.c2w - one.c2w).abs().amax(dim=(1, 2)) + (cameras.fov_y - one.fov_y).abs()
+    if cameras.span_y is not None and one.span_y is not None:
+        apart = apart + (cameras.span_y - one.span_y).abs()
+    if cameras.intrinsics is not None or one.intrinsics is not None:
+        here, there = (_picture_shape(each) for each in (cameras, one))
+        apart = apart + (here - there).abs().amax(1)
+    return apart
+
+
+def _picture_shape(cameras: Cameras) -> Float[Tensor, "B 4"]:
+    """Return the principal point in heights of the picture, its aspect ratio, and fx / fy."""
+    at = cameras.principal_point / cameras.height
+    aspect = torch.full_like(at[:, :1], cameras.width / cameras.height)
+    return torch.cat([at, aspect, cameras.focals[:, :1] / cameras.focals[:, 1:]], 1)
 
 
 def look_at(

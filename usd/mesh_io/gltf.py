@@ -130,11 +130,11 @@ class _Scene:
         order = values.indices(len(vertices))
         faces = assemble_triangles(order, primitive.get("mode", TRIANGLES))
         check_polygons(faces.reshape(-1), np.full(len(faces), 3), len(vertices), where)
-        color, uv = self._texture(primitive.get("material"), values, faces, where)
+        color, uv = self._texture(primitive.get("material"), values, faces)
         return Primitive(vertices, faces, color, uv, _vertex_light(values, faces))
 
     def _texture(
-        self, material: int | None, values: "_Attributes", faces: np.ndarray, where: str
+        self, material: int | None, values: "_Attributes", faces: np.ndarray
     ) -> tuple[BaseColor, np.ndarray | None]:
         """Return a primitive's base color and its texture's coordinates at corners of faces."""
         color, info = self.colors.of(material), self.colors.texture_info(material)

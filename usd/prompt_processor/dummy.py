@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
@@ -20,6 +22,7 @@ class DummyPromptProcessor(PromptProcessor["DummyPromptProcessor.Config"]):
         )
         prompt: str = option("", "what the object is, as other prompt processors name it")
 
+    @override
     def forward(self, cameras: Cameras) -> Prompts:
         """Raise UserError: there are no conditions for cameras."""
         raise UserError(

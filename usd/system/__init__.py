@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from usd.core import ranks
 from usd.core.checkpoint import FORMAT, Checkpoint, checkpoint_of, component_entries
@@ -140,11 +140,11 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def test(self, batch: E, index: int) -> None:
         """Write pictures of one batch of ``data.eval_batches('test')`` to ``self.save_dir``."""
 
-    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:  # noqa: ARG002 - for overrides
         """Write what was made to ``folder`` with an exporter; return the files. Raises ``UserError``."""
         raise UserError(f"{type(self).__name__} has nothing to export")
 
-    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:
+    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:  # noqa: ARG002 - for overrides
         """Return in a line how far exported files are from the object; empty where that cannot be compared."""
         return ""
 
@@ -253,7 +253,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def on_fit_end(self) -> None:
         """Write what training made."""
 
-    def on_train_batch_end(self, outputs: object, batch: B, batch_idx: int) -> None:
+    def on_train_batch_end(self) -> None:
         """Follow up a step."""
 
     def on_validation_epoch_end(self) -> None:
@@ -265,7 +265,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def on_test_epoch_end(self) -> None:
         """Follow up all test batches."""
 
-    def on_train_batch_start(self, batch: B, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch_idx: int) -> None:
         """Update every module. What draws from torch's global generator regardless is made to replay, too."""
         self._batch_parts = self.trainer.accumulate_grad_batches
         self._batch_part = batch_idx % self._batch_parts
@@ -279,7 +279,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
                 if isinstance(module, Module):
                     module.update(self.global_step, source)
 
-    def training_step(self, batch: B, batch_idx: int) -> Float[Tensor, ""] | None:
+    def training_step(self, batch: B) -> Float[Tensor, ""] | None:
         """Return the loss; where it is not finite one without effect, as every process has to take part in a step."""
         step = self.global_step
         self.figures = {}
@@ -373,6 +373,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         components = ((name, getattr(self, name, None)) for name in sorted(self.transient))
         return ((name, component) for name, component in components if isinstance(component, Module))
 
+    @override
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> object:

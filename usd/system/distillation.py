@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.needs import check_needs
@@ -219,7 +219,8 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     def batch_share(self, batch: CameraBatch) -> CameraBatch:
         """Return equally many views for every process."""
-        return batch.views(self.share.scaled(len(batch) // self.share.total).rows)
+        rows = self.share.scaled(len(batch) // self.share.total).rows
+        return batch.views(rows.start, rows.stop)
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of random views, and those that a subclass adds."""
@@ -231,7 +232,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         return {name: active[name] * loss for name, loss in losses.items() if name in active}
 
     def extra_losses(
-        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+        self,
+        batch: CameraBatch,  # noqa: ARG002 - for overrides
+        step: int,  # noqa: ARG002 - for overrides
+        generator: torch.Generator,  # noqa: ARG002 - for overrides
+        active: Mapping[str, float],  # noqa: ARG002 - for overrides
     ) -> dict[str, Tensor]:
         """Return further losses by name, not yet weighted; only those in ``active``."""
         return {}
@@ -306,7 +311,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     # ------------------------------------------------------------------------------------------------- pictures
 
-    def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
+    def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:  # noqa: ARG002 - for overrides
         """Return a picture to show beside validation views; None without."""
         return None
 
@@ -322,6 +327,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         """Forget the views of an earlier test."""
         self.test_views = {}
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write the views of a batch as straight-alpha RGBA, ``it<step>-<name>/<index>.png``."""
         folder = self.save_dir / f"it{self.step}-{batch.name}"

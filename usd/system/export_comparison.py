@@ -1,7 +1,6 @@
 """An exported file beside the object it was made of, seen by the same cameras."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from usd.core.types import Render
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.exporter import Exporter
+from usd.math.camera import join_cameras
 
 
 def compare_with_renders(
@@ -24,11 +24,7 @@ def compare_with_renders(
         return ""
     renders = [render(view) for view in views]
     truth = [r.foreground + 1 - r.opacity for r in renders if r.foreground is not None]
-    cameras = replace(
-        views[0].cameras,
-        c2w=torch.cat([view.cameras.c2w for view in views]),
-        fov_y=torch.cat([view.cameras.fov_y for view in views]),
-    )
+    cameras = join_cameras([view.cameras for view in views])
     return exporter.compare(files, cameras, torch.cat(truth))
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.console import say
@@ -193,9 +194,9 @@ class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch,
         self.renderer.require(guidance.needs, "system.guidance_type")
         return guidance
 
-    def on_train_batch_start(self, batch: PictureBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch_idx: int) -> None:
         """Update every module; edit a view if it is time to."""
-        super().on_train_batch_start(batch, batch_idx)
+        super().on_train_batch_start(batch_idx)
         if self.edits_at(self.global_step):
             self.edit_view(self.view_to_edit(self.global_step, len(self.views)), self.global_step)
 
@@ -277,6 +278,7 @@ class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch,
         """Forget the views of an earlier test."""
         self.test_views = []
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write the views of a batch with what is behind the scene, ``it<step>-test/<index>.png``."""
         pictures = self.evaluation_views(batch.cameras).rgb.clamp(0, 1)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.checkpoint import Checkpoint
 from usd.core.config import ConfigError, Spec, component, option
@@ -139,10 +140,12 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
             self.developed = self._pictures()
         return self.developed.cpu()
 
+    @override
     def validate(self, batch: CameraBatch, index: int) -> None:
         """Write a sheet of all views, ``it<step>-<index>.png``."""
         write_picture(self.save_dir / f"it{self.step}-{index}.png", contact_sheet(self.pictures(), 8))
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write ``it<step>-test/<index>.png``, a sheet (truth below), and ``metrics.json`` where there is a truth."""
         folder, pictures = self.save_dir / f"it{self.step}-test", self.pictures()
@@ -175,6 +178,7 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
         self.register_buffer("developed", torch.zeros_like(state["developed"]))
         super().restore(checkpoint)
 
+    @override
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Raise ``ConfigError``: there is no shape."""
         raise ConfigError(

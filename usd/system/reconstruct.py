@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
@@ -153,7 +154,9 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         wanted = len(batch) if self.config.samples_per_step is None else min(int(self.n_rays), len(batch))
         part = BatchShare.of(wanted, ranks.rank(), ranks.processes())
         with use_share(generator, part if ranks.processes() > 1 else None):
-            losses, render = self._ray_losses(batch.rows(part.rows), step, generator, active)
+            losses, render = self._ray_losses(
+                batch.rows(part.first, part.first + part.count), step, generator, active
+            )
         losses |= self._field_losses(render, generator, active)
         self._count(render, wanted, len(batch))
         return {name: active[name] * loss for name, loss in losses.items()}
@@ -238,6 +241,7 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         """Forget the views of an earlier test."""
         self.test_views = []
 
+    @override
     def test(self, batch: ViewBatch, index: int) -> None:
         """Write the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
         render = self.evaluation_views(batch.cameras)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import files
 from usd.core.config import ConfigError, option, plain_options
@@ -83,7 +84,8 @@ class RefineSystem(System[RefineConfig, object]):
         for text in (".*will run with no optimizer.*", ".*`training_step` returned `None`.*"):
             warnings.filterwarnings("ignore", text)
 
-    def training_step(self, batch: object, batch_idx: int) -> None:
+    @override
+    def training_step(self, batch: object) -> None:
         """Refine all views but those that an earlier call has finished."""
         data = self.data
         if not isinstance(data, ViewsData):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import ranks
 from usd.core.config import ConfigError, option
@@ -214,12 +215,13 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
 
     # ------------------------------------------------------------------------------------------------- training
 
-    def on_train_batch_start(self, batch: CameraBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch_idx: int) -> None:
         """Update modules; where step 2 begins the optimizer forgets step 1."""
-        super().on_train_batch_start(batch, batch_idx)
+        super().on_train_batch_start(batch_idx)
         if self.global_step == self.config.second_step_from:
             self.trainer.optimizers[0].state.clear()
 
+    @override
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the errors of both sets' pictures."""
         config = self.config
@@ -258,6 +260,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
         if ranks.rank() == 0:
             self.publish(self.save_dir / "lora")
 
+    @override
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Write the LoRA, whatever the exporter; return its files."""
         return self.publish(folder)
@@ -267,10 +270,12 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
         card = Card(base_model=self.config.pretrained_model_name_or_path, prompt=self.prompts.input)
         return write_lora(self.unet, folder, card)
 
+    @override
     def validate(self, batch: CameraBatch, index: int) -> None:
         """Write a sheet of samples."""
         self._write_samples(index)
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write a sheet of samples."""
         self._write_samples(index)

@@ -110,7 +110,7 @@ def picture_digest(picture: Tensor) -> str:
 
 def input_set(folder: Path, picture: Float[Tensor, "1 3 S S"]) -> Pictures:
     """Return the input picture alone, as a set."""
-    return picture_set(folder, picture_digest(picture), 1, 1, lambda first, last: picture)
+    return picture_set(folder, picture_digest(picture), 1, 1, lambda *_: picture)
 
 
 def given_set(folder: Path, source: str, size: int) -> Pictures:

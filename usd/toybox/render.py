@@ -58,13 +58,16 @@ class Pictures:
 class ToyScene:
     """Toys, cameras and lights. View v sees spans[v, 1] primitives from spans[v, 0] on, under lights[v].
 
-    spans_y[v] is the world height of an orthographic picture, 0 for a pinhole.
+    spans_y[v] is the world height of an orthographic picture, 0 for a pinhole. centers[v] is where the optical axis
+    meets the picture, and scales[v] the size of a pixel at depth 1.
     """
 
     rows: wp.array2d(dtype=wp.float32)
     spans: wp.array2d(dtype=wp.int32)
     poses: wp.array(dtype=wp.mat44)
     tans: wp.array(dtype=wp.float32)
+    centers: wp.array(dtype=wp.vec2)
+    scales: wp.array(dtype=wp.vec2)
     spans_y: wp.array(dtype=wp.float32)
     lights: wp.array2d(dtype=wp.float32)
     height: int
@@ -196,9 +199,8 @@ def eye(scene: ToyScene, view: int, x: float, y: float) -> wp.vec3:
 def direction(scene: ToyScene, view: int, x: float, y: float) -> wp.vec3:
     """Return the unit direction through the picture position (x, y) in pixels."""
     c2w = scene.poses[view]
-    scale = 2.0 * scene.tans[view] / float(scene.height)
-    lx = (x - 0.5 * float(scene.width)) * scale
-    ly = (0.5 * float(scene.height) - y) * scale
+    lx = (x - scene.centers[view][0]) * scene.scales[view][0]
+    ly = (scene.centers[view][1] - y) * scene.scales[view][1]
     return wp.normalize(
         wp.vec3(
             c2w[0, 0] * lx + c2w[0, 1] * ly - c2w[0, 2],
@@ -351,7 +353,15 @@ def _toy_scene(rows: Tensor, lights: Tensor, cameras: Cameras, spans: Tensor) ->
     scene.rows = wp.from_torch(rows.to(device))
     scene.spans = wp.from_torch(spans.to(device))
     scene.poses = wp.from_torch(cameras.c2w.float().contiguous(), dtype=wp.mat44)
-    scene.tans = wp.from_torch(torch.tan(0.5 * cameras.fov_y.float()).contiguous())
+    tans = torch.tan(0.5 * cameras.fov_y.float()).contiguous()
+    scales = (
+        (2 * tans / cameras.height)[:, None].expand(-1, 2)
+        if cameras.intrinsics is None
+        else 1 / cameras.focals
+    )
+    scene.tans = wp.from_torch(tans)
+    scene.scales = wp.from_torch(scales.float().contiguous(), dtype=wp.vec2)
+    scene.centers = wp.from_torch(cameras.principal_point.float().contiguous(), dtype=wp.vec2)
     spans_y = torch.zeros_like(cameras.fov_y) if cameras.span_y is None else cameras.span_y
     scene.spans_y = wp.from_torch(spans_y.float().contiguous())
     scene.lights = wp.from_torch(lights.to(device).contiguous())

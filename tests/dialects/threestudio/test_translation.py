@@ -171,7 +171,7 @@ def test_a_guidance_that_starts_late_is_one_whose_weight_does(freq, weight):
     assert found["loss"]["lambda_usd"] == weight and "freq" not in found
 
 
-def test_steps_that_alternate_stay(tmp_path):
+def test_steps_that_alternate_stay():
     freq = {"n_ref": 2, "ref_or_guidance": "alternate", "ref_only_steps": 5}
     assert translated("zero123-system", freq=freq)["system"]["freq"] == freq
 
@@ -232,7 +232,7 @@ def test_sections_that_are_no_mappings_are_refused():
         translate(recipe(guidance=5))
 
 
-def test_what_is_typed_is_read_as_the_option_that_it_becomes(tmp_path):
+def test_what_is_typed_is_read_as_the_option_that_it_becomes():
     """A path with an equals sign or a word that YAML knows is text where the option is a text."""
     reader = reader_of("threestudio")
     merged = recipe("zero123-system", data_type="single-image-datamodule", guidance_type="zero123-guidance")

@@ -124,7 +124,7 @@ def _translate_one(draft: Draft, key: str, name: str) -> None:
     if name == "stable-diffusion-guidance":
         _translate_sjc(draft, key)
     if name in STUDENTS:
-        _translate_student(draft, key, name)
+        _translate_student(draft, key)
     if name in PICTURE:
         _translate_picture_model(draft, key, name)
     draft.drop(*[f"{key}.{option}" for option in UNNEEDED])
@@ -185,7 +185,7 @@ def _translate_sjc(draft: Draft, key: str) -> None:
         draft.drop(f"{key}.weighting_strategy")
 
 
-def _translate_student(draft: Draft, key: str, name: str) -> None:
+def _translate_student(draft: Draft, key: str) -> None:
     """Variational score distillation: the student's options, and its share of the optimizer and of the losses."""
     for old, new in STUDENT_OPTIONS.items():
         draft.move(f"{key}.{old}", f"{key}.{new}")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -200,17 +201,15 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
             beside,
         )
 
+    @override
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the squared error of v."""
         reference, x0, latents = batch.reference, batch.target.latents, batch.reference.latents
         assert x0 is not None and latents is not None and reference.pictures is not None
         condition = self.condition(reference.pictures, latents, reference.cameras, batch.target.cameras)
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
-        c = self.config
-        tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
-        keep_tokens = (draw >= tokens_end).float()
-        keep_beside = ((draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))).float()
-        t = draw_timesteps(len(x0), c.high_noise_share, generator, self.device)
+        keep_tokens, keep_beside = self._kept(draw)
+        t = draw_timesteps(len(x0), self.config.high_noise_share, generator, self.device)
         xt, v = noise_and_target(x0, t, generator)
         with self.autocast():
             output = self.network(xt, t, condition, keep_tokens, keep_beside)
@@ -218,8 +217,16 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
 
+    def _kept(self, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 where uniform draws keep the tokens of a condition, and the picture beside x_t; else 0."""
+        c = self.config
+        tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
+        beside = (draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))
+        return (draw >= tokens_end).float(), beside.float()
+
     # ------------------------------------------------------------------------------------------------ validation
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report pose sensitivity on held-out toys, and PSNR of sampled views beside copying; write a sheet."""
