@@ -97,7 +97,7 @@ class Checkpoints(Callback):
             return  # gradients of a part of a batch are not saved: a checkpoint lies between steps
         step, config = trainer.global_step, self.config
         if config.every_n_train_steps and step % config.every_n_train_steps == 0:
-            self._save_numbered(trainer)
+            self.save_numbered(trainer)
         elif config.save_last and config.last_every_n_steps and step % config.last_every_n_steps == 0:
             self._save_last(trainer)
         if self._agreed_to_stop(trainer):
@@ -113,7 +113,7 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, if it is not saved yet, and let requests stop at once again."""
         if trainer.global_step != self._saved_step:
-            self._save_numbered(trainer)
+            self.save_numbered(trainer)
         self.stop.patient = False
 
     @override
@@ -135,7 +135,8 @@ class Checkpoints(Callback):
         self._save(trainer, self.trial.last)
         raise Interrupted
 
-    def _save_numbered(self, trainer: Trainer) -> None:
+    def save_numbered(self, trainer: Trainer) -> None:
+        """Write this step's numbered checkpoint and ``last.ckpt``, as far as the options want them."""
         self._saved_step = trainer.global_step
         if self.config.save_top_k != 0:
             self._save(trainer, self.trial.ckpts / f"epoch=0-step={trainer.global_step}.ckpt")

@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         _add_mode(made_mode)
         if mode == "train":
             made_mode.add_argument("--dry-run", action="store_true", help=launcher.DRY_RUN)
+            made_mode.add_argument("--viewer", action="store_true", help=launcher.VIEWER)
     for name, program in PROGRAMS.items():
         if name not in CONVERT.values():
             commands.add_parser(name, help=program.help)
@@ -131,8 +132,9 @@ def _program(given: Sequence[str]) -> tuple[str, list[str]] | None:
 def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list[str]) -> None:
     """Do what a sub-command asks for. Raises ``UserError``."""
     if flags.command in MODES:
-        refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run"])
+        refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run", "viewer"])
         words, overrides = launcher.divided(flags.config)
+        overrides = [*(["viewer.enable=true"] if getattr(flags, "viewer", False) else []), *overrides]
         configs, resumed = configurations(words)
         if getattr(flags, "dry_run", False):
             launcher.run_dry(configs, [*overrides, *rest], flags.gpu)

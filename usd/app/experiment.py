@@ -25,6 +25,7 @@ from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
 from usd.dialects import Translation
 from usd.dialects.threestudio import translated_key, translated_names
+from usd.viewer.options import ViewerOptions
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
@@ -65,6 +66,10 @@ class TrainerConfig:
         ge=0,
     )
     test_after_fit: bool = option(True, "run the test when training is done")
+    option_changes: Path | None = option(
+        None,
+        "the option-changes.jsonl of a trial whose changes are made again, at the same steps of this training",
+    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Experiment:
     )
     trainer: TrainerConfig = option({}, "how training runs")
     checkpoint: CheckpointConfig = option({}, "what is kept")
+    viewer: ViewerOptions = option({}, "the view in the browser of a training")
 
 
 LOCK = ".lock"

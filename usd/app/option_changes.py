@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from usd.app.experiment import Trial
 from usd.app.loop import Loop
@@ -63,10 +64,12 @@ class OptionChanges(Callback):
         self.made: list[OptionChange] = []
         self._resumed: list[OptionChange] = []
 
+    @override
     def state_dict(self) -> dict[str, object]:
         """Return the changes so far, for checkpoints; nothing where there were none."""
         return {"changes": [asdict(change) for change in self.made]} if self.made else {}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Take the changes before a checkpoint."""
         entries = state_dict.get("changes")
@@ -74,6 +77,7 @@ class OptionChanges(Callback):
         read = [OptionChange.read(entry, "the checkpoint's changes") for entry in entries]
         self.made, self._resumed = list(read), list(read)
 
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the data's options before the first batch is drawn."""
         start = max((change.step for change in self.made), default=-1)
@@ -83,6 +87,7 @@ class OptionChanges(Callback):
             if change.key.startswith("data."):
                 change_option(options, change.key, change.value, change.step)
 
+    @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:

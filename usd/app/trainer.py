@@ -13,6 +13,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from usd.app.callbacks import AtomicCheckpointIO, Checkpoints, ProgressLine, SafePoints, SkippedStepsLimit
 from usd.app.devices import choose_devices, count_processes, usable_precision
 from usd.app.experiment import Experiment, Trial
+from usd.app.option_changes import OptionChanges, read_changes
+from usd.app.viewing import LiveViewer
 from usd.core.errors import UserError
 from usd.system import SystemConfig
 
@@ -61,7 +63,11 @@ def callbacks(experiment: Experiment, trial: Trial) -> list[Callback]:
     """Return what happens around the steps of a training."""
     progress = [ProgressLine()] if experiment.trainer.enable_progress_bar else []
     limit = SkippedStepsLimit(trial, experiment.trainer.max_skipped_steps)
-    return [*progress, SafePoints(), Checkpoints(trial, experiment.checkpoint), limit]
+    planned = experiment.trainer.option_changes
+    changes = OptionChanges(trial, [] if planned is None else read_changes(planned))
+    checkpoints = Checkpoints(trial, experiment.checkpoint)
+    viewer = [LiveViewer(experiment, checkpoints, changes)] if experiment.viewer.enable else []
+    return [*progress, SafePoints(), checkpoints, limit, changes, *viewer]
 
 
 def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:

@@ -99,7 +99,7 @@ class ScoreSource(torch.nn.Module):
         """Return what ``at`` is given as pictures of the views where the caller has none."""
         return None
 
-    def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:
+    def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:  # noqa: ARG002 - for overrides
         """Return what ``at`` returns with the model's own unconditional prediction; None where it is that already."""
         return None
 

@@ -85,10 +85,7 @@ def _loss_options(system: SceneSystem) -> dict[str, LiveOption]:
     """Return the weights of the losses in use: others may need what the training has not opened."""
 
     def setter(name: str) -> Callable[[object, int], None]:
-        def change(value: object, step: int) -> None:
-            system.weights[name] = _schedule(f"system.loss.lambda_{name}", value)
-
-        return change
+        return lambda value, _: system.weights.update({name: _schedule(f"system.loss.lambda_{name}", value)})
 
     return {
         f"system.loss.lambda_{name}": LiveOption(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
@@ -50,7 +51,8 @@ class Subject:
     system: Scene
     save: Path
     exporter: Spec | None = None
-    cameras: Mapping[str, Cameras] = field(default_factory=dict)  # by name: reference, training, evaluation
+    cameras: dict[str, Cameras] = field(default_factory=dict)  # by name: reference, training, evaluation
+    device: torch.device = torch.device("cpu")  # where pictures are made
     version: int = 0  # rises when the object is another one, or another step's
 
 
