@@ -65,7 +65,9 @@ class Panel:
         self._choice: viser.GuiDropdownHandle[str] | None = None
         self._curve_names: list[str] = []
         self._chosen = "loss"
-        self.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        self.gui.configure_theme(
+            dark_mode=True, control_width="large", show_logo=False, show_share_button=False
+        )
         self.gui.set_panel_label(title)
         self.status = self.gui.add_markdown("…")
         if training:
@@ -211,7 +213,7 @@ class Panel:
     def show_options(self, options: Mapping[str, LiveOption]) -> None:
         """Offer the options that may change, by the part of the configuration that they belong to."""
         self.options = dict(options)
-        folders = dict.fromkeys(key.rpartition(".")[0] for key in options)
+        folders = dict.fromkeys(folder_of(key) for key in options)
         with self.options_tab:
             self.gui.add_markdown(
                 "Changes hold from the next step on, and are kept in `option-changes.jsonl`."
@@ -219,12 +221,12 @@ class Panel:
             for folder in folders:
                 with self.gui.add_folder(folder):
                     for key, option in options.items():
-                        if key.rpartition(".")[0] == folder:
+                        if folder_of(key) == folder:
                             self._add_option(key, option)
 
     def _add_option(self, key: str, option: LiveOption) -> None:
         """Add an input: a number, a range, or the YAML of a schedule."""
-        label, value = key.rpartition(".")[2], option.value
+        label, value = label_of(key), option.value
         if isinstance(value, int | float):
             number = self.gui.add_number(
                 label, float(value), step=rounded_step(float(value)), hint=option.help
@@ -356,6 +358,18 @@ def available_names(session: Session) -> list[str]:
     from usd.viewer.pictures import available_kinds
 
     return [] if session.subject is None else [*available_kinds(session.subject.system)]
+
+
+def folder_of(key: str) -> str:
+    """Return the heading under which an option stands: its section of the configuration."""
+    return "system.optimizer" if key.startswith("system.optimizer.") else key.rpartition(".")[0]
+
+
+def label_of(key: str) -> str:
+    """Return the name of an option below its heading; a learning rate's is what it is the rate of."""
+    if not key.startswith("system.optimizer."):
+        return key.rpartition(".")[2]
+    return "lr" if key.startswith("system.optimizer.args.") else f"lr of {key.split('.')[-2]}"
 
 
 def kind_of(name: str) -> PictureKind | None:

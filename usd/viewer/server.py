@@ -26,7 +26,8 @@ class ViewerServer:
         self.options = options
         self.gate: Gate | None = None
         inner = 0 if options.is_public else options.port
-        self.page: viser.ViserServer = viser.ViserServer(HERE, inner, label="usd", verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # its own words say the address without the token
+            self.page: viser.ViserServer = viser.ViserServer(HERE, inner, label="usd", verbose=False)
         self.token = (os.environ.get(TOKEN) or secrets.token_urlsafe(18)) if options.is_public else ""
         try:
             if options.is_public:

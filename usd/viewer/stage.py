@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import viser
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -62,8 +63,8 @@ class Stage:
         self.server.scene.set_up_direction("+z")
 
     def place(self, cameras: Cameras) -> None:
-        """Let pages open with the view of a camera."""
-        pose = Pose.of(cameras)
+        """Let pages open with the view of a camera, turned a little so that the camera itself is seen."""
+        pose = Pose.of(cameras.turned(torch.full((len(cameras),), -0.6).to(cameras.c2w)))
         first = self.server.initial_camera
         first.position, first.look_at, first.fov = pose.position, (0.0, 0.0, 0.0), pose.fov_y
 
@@ -160,6 +161,8 @@ class Stage:
             pose.fov_y,
             pose.aspect,
             scale=0.1 if name != "reference" else 0.14,
+            thickness=1.5,
+            thickness_units="screen",
             color=COLORS.get(name, (200, 200, 200)),
             wxyz=pose.wxyz,
             position=pose.position,
@@ -192,7 +195,5 @@ class Stage:
 
 def usual_view(distance: float = 2.0, fov_y_deg: float = 45.0) -> Cameras:
     """Return a camera in front of an object about the origin, a little above."""
-    import torch
-
     place = Spherical(torch.tensor([0.3]), torch.tensor([0.8]), torch.tensor([distance]))
     return orbit_cameras(place, math.radians(fov_y_deg), 512, 512)
