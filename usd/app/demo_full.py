@@ -1,4 +1,4 @@
-"""``python -m usd.demo_full [PICTURE]``: one picture to a textured mesh through every stage of the method.
+"""``usd demo-full [PICTURE]``: one picture to a textured mesh through every stage of the method.
 
 Runs ``configs/usd-full-mini.yaml``: image to 3D, views, specialization, refinement, reconstruction, export. Without
 a picture it takes a toy nobody trained on, and measures what was made against the truth. The same command again skips
@@ -67,7 +67,7 @@ def _minutes(outcome: Outcome) -> float:
 
 
 def measured(outcomes: Mapping[str, Outcome], truth: EvaluationSource) -> str:
-    """How far the first stage and the final mesh are from the truth."""
+    """Return how far the first stage and the final mesh are from the truth."""
     first = outcomes["object"]
     found = json.loads((first.trial.save / f"it{first.step}-test" / "metrics.json").read_text())
     mesh = evaluate(open_source(str(outcomes["mesh"].files[0]), "mesh"), truth).figures

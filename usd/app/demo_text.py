@@ -1,4 +1,4 @@
-"""``python -m usd.demo_text "a red car with a blue roof"``: a sentence to a textured mesh, in three stages.
+"""``usd demo-text "a red car with a blue roof"``: a sentence to a textured mesh, in three stages.
 
 Runs ``configs/usd-text-to-3D-mini.yaml`` and says how well the mesh is recognized. The same sentence again skips
 what is done. ``key=value`` arguments are passed on to the launcher.

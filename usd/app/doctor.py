@@ -1,4 +1,4 @@
-"""``launch.py --doctor``: this machine and this checkout, for a bug report."""
+"""``usd doctor``: this machine and this checkout, for a bug report."""
 
 import importlib.metadata
 import importlib.util

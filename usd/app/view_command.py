@@ -6,17 +6,13 @@ OBJ, PLY, STL, OFF) is shown as it is.
 
 import argparse
 import re
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from usd.app.experiment import Experiment, Trial, load_experiment
+from usd.app.experiment import Trial, load_experiment, short_path
 from usd.app.open_viewer import open_viewer, viewer_until_the_end
-from usd.core import process
+from usd.core import checkpoint, process
 from usd.core.errors import UserError, listing
 from usd.viewer.options import HERE, ViewerOptions
-
-MESHES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 
 
 def view_parser() -> argparse.ArgumentParser:
@@ -43,8 +39,6 @@ def saved_steps(trial: Trial) -> dict[int, Path]:
         if (match := re.fullmatch(r"epoch=\d+-step=(\d+)\.ckpt", file.name))
     }
     if trial.last.is_file():
-        from usd.core import checkpoint
-
         found.setdefault(int(checkpoint.load(trial.last)["global_step"]), trial.last)
     if not found or not (trial.configs / "parsed.yaml").is_file():
         raise UserError(f"{trial.folder}: has no checkpoint; expected a trial's folder or a mesh file")
@@ -65,27 +59,28 @@ def view(args: argparse.Namespace) -> None:
 
 def view_mesh(file: Path, options: ViewerOptions) -> None:
     """Put a mesh file on the page. Raises ``UserError`` for what is none."""
-    if file.suffix.lower() not in MESHES:
-        raise UserError(f"{file}: is no mesh file; expected one of {listing(MESHES)}, or a trial's folder")
+    from usd.mesh_io.axes import default_up
+    from usd.mesh_io.read import READERS, read_mesh
+
+    if file.suffix.lower() not in READERS:
+        raise UserError(f"{file}: is no mesh file; expected one of {listing(READERS)}, or a trial's folder")
+    mesh = read_mesh(file)  # says in one line what is wrong with it
     content = glb_content(file)
     viewer = open_viewer(options)
     panel = viewer.open(file.name, None, training=False)
-    panel.status.content = f"`{file.name}`, {len(content) / 2**20:.1f} MiB as GLB"
-    viewer.stage.show_mesh(content)
-    viewer.stage.place_for_mesh(content)
+    panel.status.content = f"{len(mesh.faces)} faces, {len(mesh.vertices)} vertices"
+    viewer.stage.show(None)
+    viewer.stage.show_mesh(content, default_up(file))
+    viewer.stage.place_before(mesh.vertices)
 
 
 def glb_content(file: Path) -> bytes:
-    """Return a mesh file as GLB: as it is, or converted with its colors. Raises ``UserError``."""
-    from usd.mesh_io.read import read_mesh
-
-    mesh = read_mesh(file)  # says in one line what is wrong with it
+    """Return a mesh file as GLB in its own axes: as it is, or converted with its colors and textures."""
     if file.suffix.lower() == ".glb":
         return file.read_bytes()
-    from usd.mesh_io.axes import y_up_from_z_up
-    from usd.mesh_io.write import ExportMesh, glb_bytes
+    import trimesh
 
-    return glb_bytes(mesh)
+    return bytes(trimesh.load_scene(file).export(file_type="glb"))
 
 
 def view_trial(trial: Trial, step: int | None, options: ViewerOptions, gpu: str | None) -> None:
@@ -94,9 +89,47 @@ def view_trial(trial: Trial, step: int | None, options: ViewerOptions, gpu: str 
     chosen = max(steps) if step is None else step
     if chosen not in steps:
         raise UserError(f"--step: {chosen} was not saved; expected one of {listing(map(str, steps))}")
-    from usd.app.finished import open_finished
+    FinishedTrial(trial, steps, chosen, gpu).open(options)
 
-    open_finished(trial, steps, chosen, options, gpu)
+
+class FinishedTrial:
+    """A trial whose saved steps are looked at, one after the other."""
+
+    def __init__(self, trial: Trial, steps: dict[int, Path], chosen: int, gpu: str | None) -> None:
+        from usd.app.devices import single_device
+        from usd.app.modes import build_experiment
+
+        self.trial, self.steps = trial, steps
+        self.experiment, _ = load_experiment([trial.configs / "parsed.yaml"])
+        self.system, self.data = build_experiment(self.experiment, trial)
+        self.system.to(single_device(gpu))
+        self.load(chosen)
+
+    def load(self, step: int) -> None:
+        """Take the weights of a saved step."""
+        self.system.restore(checkpoint.load(self.steps[step]))
+        self.system.to(self.system.device).eval()
+
+    def open(self, options: ViewerOptions) -> None:
+        """Show the object; the page's slider goes to the other steps. Raises ``UserError`` where there is none."""
+        from usd.app.viewing import subject_of
+        from usd.system.scene import SceneSystem
+
+        if not isinstance(self.system, SceneSystem):
+            raise UserError(
+                f"{self.trial.folder}: its system, {type(self.system).__name__}, trains no object to look at"
+            )
+        subject = subject_of(self.experiment, self.system, self.data)
+        viewer = open_viewer(options)
+        panel = viewer.open(self.trial.folder.name, subject, training=False)
+        panel.status.content = short_path(self.trial.folder)
+        panel.show_steps(list(self.steps), self.system.step)
+
+        def show(step: int) -> None:
+            self.load(step)
+            subject.version += 1
+
+        viewer.on_step = show
 
 
 def main(argv: list[str] | None = None) -> int:

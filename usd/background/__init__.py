@@ -29,8 +29,10 @@ class BackgroundConfig:
     """Options of a background that a random color may replace."""
 
     n_output_dims: int = option(3, "numbers of a color: 3 for RGB, 4 for latents", ge=1, le=64)
-    random_aug: bool = option(False, "while training, sometimes show one random color instead")
-    random_aug_prob: float = option(0.5, "probability of the random color", ge=0, le=1)
+    random_aug: bool = option(
+        False, "while training, sometimes show one random color instead of the background"
+    )
+    random_aug_prob: float = option(0.5, "probability of the random color of random_aug", ge=0, le=1)
 
 
 B = TypeVar("B", bound=BackgroundConfig, default=BackgroundConfig, covariant=True)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
 from usd.batch.worker import run_task
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 
@@ -23,7 +24,7 @@ OPEN_CLUSTER = (
 
 @dataclass(frozen=True)
 class Share:
-    """What one task takes: ``gpus`` may be a fraction, so that several tasks share a card."""
+    """The resources of one task: ``gpus`` may be a fraction, so that several tasks share a card."""
 
     cpus: float | int = 1
     gpus: float | int = 0
@@ -78,7 +79,7 @@ class Cluster:
         self._connect(address, cpus)
         self._check(share)
         if address and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-            print(f"note: --address {address}: {OPEN_CLUSTER}", flush=True)
+            say(f"note: --address {address}: {OPEN_CLUSTER}")
         remote = self._ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0, max_calls=1)
         self._perform = remote(run_task)
         self._on_gpu = share.gpus > 0

@@ -50,7 +50,7 @@ class Mesh:
 
     @property
     def empty(self) -> bool:
-        """Whether there are no faces."""
+        """Return whether the mesh has no faces."""
         return self.faces.shape[0] == 0
 
     def to(self, device: "torch.device | str") -> "Mesh":

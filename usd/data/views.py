@@ -113,11 +113,11 @@ class ViewsConfig(ViewOptions):
     )
     eval_path: str | None = option(
         None,
-        "views to judge by, in any layout; null: those held out, or a few of the training views",
+        "views that results are judged by, in any layout; null: those held out, or a few of the training views",
         path=True,
     )
     hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
-    n_rays: int = option(2048, "rays a batch", ge=1, le=2**24)
+    n_rays: int = option(2048, "number of rays a batch", ge=1, le=2**24)
     object_share: float = option(
         0.5,
         "share of the rays drawn from pixels of the object and its surroundings; the rest from anywhere",

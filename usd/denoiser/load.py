@@ -40,11 +40,11 @@ class ModelEntry:
     revision: str = option("main", "branch, tag or commit of the repository")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
-    license: str = option("", "what the model's authors allow")
+    license: str = option("", "license of the model's weights")
     architecture: str = option("", "entry of usd/denoiser/architectures.py with the sizes of its networks")
     stored: Literal["fp32", "fp16"] = option("fp32", "precision of the weights that are fetched")
     unverified: tuple[str, ...] = option((), "fields of the entry that nobody has checked against the hub")
-    note: str = option("", "what the model is")
+    note: str = option("", "sentence on the model")
     pose_convention: PoseConvention | None = option(
         None, "last number of Zero-1-to-3's pose; unset: as the model's files say"
     )

@@ -75,7 +75,8 @@ class Guidance(Module[G]):
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
         use_img_loss: bool = option(
-            False, "also the loss lambda_img: the render against the decoded picture that the formula wants"
+            False,
+            "whether the render is compared with the decoded picture that the formula asks for, too (lambda_img)",
         )
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
@@ -89,12 +90,12 @@ class Guidance(Module[G]):
 
         @property
         def wants_picture(self) -> bool:
-            """Whether a reference picture is looked at, so that ``set_reference`` has to be called."""
+            """Return whether a reference picture is used, so that ``set_reference`` has to be called."""
             return False
 
         @property
         def wants_prompts(self) -> bool:
-            """Whether the prompt itself, and not only the negative one, reaches a model."""
+            """Return whether the prompt itself, and not only the negative one, reaches a model."""
             return False
 
         def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:  # noqa: ARG002 - for overrides
@@ -260,11 +261,11 @@ GuidanceConfig = Guidance.Config
 class ReferenceOptions(GuidanceConfig):
     """Options of every guidance that looks at a reference picture."""
 
-    image_path: str = option("", "the reference picture", path=True)
+    image_path: str = option("", "file of the reference picture", path=True)
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a reference picture is looked at: always."""
+        """Return True: the reference picture is always used."""
         return True
 
 

@@ -32,7 +32,7 @@ _wanted: list[str] = ["auto"]  # what "auto" means, as the configuration's `kern
 
 @runtime_checkable
 class WarpModule(Protocol):
-    """What Warp compiles at once: all kernels of one name of module."""
+    """The unit that Warp compiles: all kernels of one name of module."""
 
     name: str
 

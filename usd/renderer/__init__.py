@@ -25,7 +25,7 @@ ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
 
 @dataclass(frozen=True)
 class SceneComponents:
-    """What is rendered. Renderers refer to it; the system owns it, so a checkpoint holds each component once."""
+    """The components of a scene. Renderers refer to them; the system owns them, so a checkpoint holds each once."""
 
     geometry: Geometry
     material: Material
@@ -43,7 +43,7 @@ class ViewRays:
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """What ``Renderer.render`` was asked for; see there."""
+    """The arguments of ``Renderer.render``; see there."""
 
     cameras: Cameras
     needs: frozenset[str] = frozenset()

@@ -41,7 +41,7 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
 
         estimator: str = option(
             "occgrid",
-            "where samples are taken: in cells of an occupancy grid, (importance) everywhere and once more where "
+            "choice of samples: in cells of an occupancy grid, (importance) everywhere and once more where "
             "that pass was opaque, or (proposal) where a small network that is trained beside expects opacity",
             choices=("occgrid", "importance", "proposal"),
         )
@@ -49,10 +49,10 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
             64, "samples of the proposal network, with estimator proposal", ge=2, le=65536
         )
         proposal_network_config: ProposalNetworkConfig = option(
-            ProposalNetworkConfig(), "the proposal network"
+            ProposalNetworkConfig(), "shape of the proposal network"
         )
         prop_optimizer_config: ProposalOptimizerConfig = option(
-            ProposalOptimizerConfig(), "what trains the proposal network"
+            ProposalOptimizerConfig(), "optimizer of the proposal network"
         )
 
     outputs = Renderer.outputs | {"samples", "normal_perturb"}

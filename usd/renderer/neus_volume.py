@@ -37,7 +37,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         """Options of the march, and of the surface's layer."""
 
         learned_variance_init: float = option(
-            0.3, "the variance v at the start; sharpness is exp(10 v)", ge=-2, le=2
+            0.3, "variance v at the start; sharpness is exp(10 v)", ge=-2, le=2
         )
         trainable_variance: bool = option(True, "train the variance; otherwise it stays as it starts")
         cos_anneal_end_steps: int = option(

@@ -24,12 +24,14 @@ class PatchRenderer(Renderer["PatchRenderer.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        base_renderer: Spec = component("renderer", "nerf-volume-renderer", "renders both pictures")
+        base_renderer: Spec = component(
+            "renderer", "nerf-volume-renderer", "renderer of the patch and of the low-resolution picture"
+        )
         patch_size: int = option(128, "side of the patch, pixels", ge=1, le=16384)
         global_downsample: int = option(
-            4, "the low-resolution picture is smaller by this factor", ge=1, le=1024
+            4, "factor by which the low-resolution picture is smaller", ge=1, le=1024
         )
-        global_detach: bool = option(False, "only the patch is trained")
+        global_detach: bool = option(False, "whether only the patch is trained")
 
     def configure(self) -> None:
         """Make the renderer of both pictures."""

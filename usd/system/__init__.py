@@ -39,7 +39,7 @@ ALIASES = {"elevation-system": "elevation_training"}
 class WandbConfig:
     """Weights & Biases, beside TensorBoard and CSV which are always written."""
 
-    enable: bool = option(False, "log to Weights & Biases too; needs the package wandb")
+    enable: bool = option(False, "whether figures go to Weights & Biases, too; needs the package wandb")
     project: str = option("usd", "project at Weights & Biases")
     name: str | None = option(None, "name of the run at Weights & Biases; by default the trial's")
 
@@ -48,7 +48,7 @@ class WandbConfig:
 class LoggersConfig:
     """Loggers beside TensorBoard and CSV."""
 
-    wandb: WandbConfig = option({}, "Weights & Biases")
+    wandb: WandbConfig = option({}, "logger of Weights & Biases")
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     class Config:
         """Options of every system."""
 
-        optimizer: OptimizerConfig = option({}, "how weights are updated")
+        optimizer: OptimizerConfig = option({}, "optimizer of the weights")
         scheduler: SchedulerConfig | None = option(
-            None, "how learning rates change, in place of schedules of lr"
+            None, "scheduler of the learning rates, in place of schedules of lr"
         )
         weights: Path | None = option(
             None,
@@ -92,7 +92,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         weights_ignore_modules: tuple[str, ...] = option(
             (), "modules whose weights are not taken from weights, such as material and background"
         )
-        loggers: LoggersConfig = option({}, "where figures go beside TensorBoard and CSV")
+        loggers: LoggersConfig = option({}, "loggers beside TensorBoard and CSV")
 
         def picture_source(self) -> PictureSource | None:
             """Return the reference picture and its model, for ``data.reference_elevation_deg: auto``; None without."""

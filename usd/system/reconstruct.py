@@ -78,14 +78,18 @@ class ReconstructConfig(SceneConfig):
     """
 
     geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
-    renderer: Spec = component("renderer", "neus-volume-renderer", "how pictures of the object are made")
-    outliers: OutlierConfig = option({}, "errors that are not believed")
+    renderer: Spec = component(
+        "renderer", "neus-volume-renderer", "renderer that makes pictures of the object"
+    )
+    outliers: OutlierConfig = option({}, "shares of rays whose errors are left out as outliers")
     samples_per_step: int | None = option(
-        16384, "rays are as many as take this many samples, up to data.n_rays; null: always data.n_rays", ge=1
+        16384,
+        "samples of a step: rays are as many as take these, up to data.n_rays; null: always data.n_rays",
+        ge=1,
     )
     first_rays: int = option(256, "rays of the first step, where their number changes", ge=1, le=2**24)
     field_points: int = option(
-        1024, "points anywhere in the cube, for losses of the distance", ge=1, le=2**24
+        1024, "number of points anywhere in the cube, for losses of the distance", ge=1, le=2**24
     )
     free_surface_decay: float = option(
         50.0, "decay of lambda_free_surface: distances far above its inverse count as empty", gt=0

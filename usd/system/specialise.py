@@ -71,19 +71,19 @@ class SpecialiseConfig(System.Config):
     )
     models: Execution = option({}, "how the models that make the pictures are kept in memory and run")
     image_path: str = option(help="input picture", path=True)
-    reference: ReferenceConfig = option({}, "how the input picture is read")
+    reference: ReferenceConfig = option({}, "preparation of the input picture")
     views: str | None = option(
         None, "views to learn from in place of Zero-1-to-3's: a folder, a trial, a toybox seed", path=True
     )
-    subject: str = option("object", "what the picture shows, in a word")
+    subject: str = option("object", "word for what the picture shows")
     object_token: str = option("sks", "rare word that comes to mean this object")
-    input_token: str = option("hta", "rare word that comes to mean: as clear as the input picture")
+    input_token: str = option("hta", "rare word that comes to mean the clarity of the input picture")
     prompts: PromptsConfig = option({}, "prompts of the three sets")
     n_class_pictures: int = option(
         200, "pictures of the object's kind, made by the text model", ge=1, le=1000000
     )
-    view_sampling: SamplingConfig = option({}, "how the novel views are made")
-    class_sampling: SamplingConfig = option({"scale": 7.5}, "how the pictures of the object's kind are made")
+    view_sampling: SamplingConfig = option({}, "sampling of the novel views")
+    class_sampling: SamplingConfig = option({"scale": 7.5}, "sampling of the pictures of the object's kind")
     second_step_from: int = option(
         600, "training step at which step 2 begins; its optimizer starts anew", ge=0
     )
@@ -151,7 +151,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
 
     @property
     def _running(self) -> Execution:
-        """How the models run, with the published key taken into account."""
+        """Options of the execution of models, with the published key taken into account."""
         return self.config.models.single(self.config.half_precision_weights)
 
     # ----------------------------------------------------------------------------------------------------- sets

@@ -12,7 +12,7 @@ HERE = "127.0.0.1"
 class ViewerOptions:
     """Where the viewer is served, and how much of a training's time it may take."""
 
-    enable: bool = option(False, "show the training in the browser; the flag --viewer sets it")
+    enable: bool = option(False, "whether the training is shown in the browser; the flag --viewer sets it")
     host: str = option(
         HERE,
         "address that the viewer is served at; another one than 127.0.0.1 is open to the network and asks for a token",
@@ -23,8 +23,8 @@ class ViewerOptions:
         0.01, "share of a training's time that renders a view again which nobody moves", ge=0, le=1
     )
     max_size: int = option(512, "rows of the viewer's largest picture", ge=16, le=4096)
-    start_paused: bool = option(False, "wait before the first step until somebody resumes in the browser")
-    stay_open: bool = option(True, "serve the finished object until Ctrl-C or the page's Close button")
+    start_paused: bool = option(False, "whether the training waits before its first step until somebody resumes it in the browser")
+    stay_open: bool = option(True, "whether the finished object is served until Ctrl-C or the page's Close button")
 
     @property
     def is_public(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 import viser
 from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from usd.data.camera_path import KeyView
 from usd.math.camera import Cameras, Spherical, orbit_cameras
@@ -67,6 +68,16 @@ class Stage:
         pose = Pose.of(cameras.turned(torch.full((len(cameras),), -0.6).to(cameras.c2w)))
         first = self.server.initial_camera
         first.position, first.look_at, first.fov = pose.position, (0.0, 0.0, 0.0), pose.fov_y
+
+    def place_before(self, vertices: "Float[Tensor, 'V 3']") -> None:
+        """Let pages open with a view of everything (z up) that lies at these points."""
+        low, high = vertices.amin(0), vertices.amax(0)
+        radius = max(1e-6, 0.5 * float((high - low).norm()))
+        camera = usual_view(radius / math.sin(math.radians(20)))
+        first, middle = self.server.initial_camera, ((low + high) / 2).tolist()
+        x, y, z = (a + b for a, b in zip(Pose.of(camera).position, middle))
+        first.position, first.look_at, first.fov = (x, y, z), middle, math.radians(45)
+        first.near, first.far = radius / 100, radius * 100
 
     def watchers(self) -> Mapping[int, Watcher]:
         """Return the open pages by number."""
@@ -134,9 +145,9 @@ class Stage:
             if kind is None:
                 client.scene.set_background_image(None)
 
-    def show_mesh(self, content: bytes, up: str = "y") -> None:
+    def show_mesh(self, content: bytes, up: str = "+y") -> None:
         """Show the content of a GLB file, as a finished mesh."""
-        turn = UPRIGHT if up == "y" else (1.0, 0.0, 0.0, 0.0)
+        turn = UPRIGHT if up == "+y" else (1.0, 0.0, 0.0, 0.0)
         self._mesh = self.server.scene.add_glb("/mesh", content, wxyz=turn, visible=self.kind is None)
 
     def say(self, text: str) -> None:

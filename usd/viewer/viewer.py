@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from usd.core.config import Plain
@@ -32,6 +32,7 @@ class Viewer:
         self.panel: Panel | None = None
         self.history = History()
         self.closed = False
+        self.on_step: Callable[[int], None] | None = None  # goes to another saved step
         self.broken = False
         self._told = 0.0
 
@@ -88,6 +89,9 @@ class Viewer:
         )
         if request.kind == "close":
             self.closed = True
+            return True
+        if request.kind == "step" and self.on_step is not None and isinstance(request.value, int):
+            self.on_step(request.value)
             return True
         if request.kind not in act or subject is None:
             return request.kind in act

@@ -144,7 +144,7 @@ def _translate_memory(draft: Draft, key: str) -> None:
 
 
 def _move_prompting(draft: Draft, key: str) -> None:
-    """Whether prompts say the direction is the prompt processor's to know here."""
+    """Move the switch for view-dependent prompts to the prompt processor, where it belongs here."""
     if draft.get(f"{PROMPTS}_type") is None or f"{PROMPTS}.view_dependent_prompting" in draft:
         draft.pop(f"{key}.view_dependent_prompting")
     draft.move(f"{key}.view_dependent_prompting", f"{PROMPTS}.view_dependent_prompting")
