@@ -45,6 +45,10 @@ PROGRAMS = {
     "demo": Program("usd.app.demo", "a toy's one picture to an object, measured against the truth"),
     "demo-text": Program("usd.app.demo_text", "a sentence to a textured mesh, in three stages"),
     "demo-full": Program("usd.app.demo_full", "one picture to a textured mesh through every stage"),
+    "view": Program("usd.app.view_command", "a finished trial or a mesh file in the browser"),
+    "render": Program(
+        "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
+    ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),

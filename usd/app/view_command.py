@@ -7,12 +7,16 @@ OBJ, PLY, STL, OFF) is shown as it is.
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from usd.app.experiment import Trial, load_experiment, short_path
 from usd.app.open_viewer import open_viewer, viewer_until_the_end
 from usd.core import checkpoint, process
 from usd.core.errors import UserError, listing
 from usd.viewer.options import HERE, ViewerOptions
+
+if TYPE_CHECKING:
+    from usd.system.scene import SceneSystem
 
 
 def view_parser() -> argparse.ArgumentParser:
@@ -87,8 +91,6 @@ def view_trial(trial: Trial, step: int | None, options: ViewerOptions, gpu: str 
     """Open a trial at one of its saved steps; the page's slider goes to the others. Raises ``UserError``."""
     steps = saved_steps(trial)
     chosen = max(steps) if step is None else step
-    if chosen not in steps:
-        raise UserError(f"--step: {chosen} was not saved; expected one of {listing(map(str, steps))}")
     FinishedTrial(trial, steps, chosen, gpu).open(options)
 
 
@@ -99,11 +101,23 @@ class FinishedTrial:
         from usd.app.devices import single_device
         from usd.app.modes import build_experiment
 
+        if chosen not in steps:
+            raise UserError(f"--step: {chosen} was not saved; expected one of {listing(map(str, steps))}")
         self.trial, self.steps = trial, steps
         self.experiment, _ = load_experiment([trial.configs / "parsed.yaml"])
         self.system, self.data = build_experiment(self.experiment, trial)
         self.system.to(single_device(gpu))
         self.load(chosen)
+
+    def scene(self) -> "SceneSystem":
+        """Return the system. Raises ``UserError`` where it has no object."""
+        from usd.system.scene import SceneSystem
+
+        if isinstance(self.system, SceneSystem):
+            return self.system
+        raise UserError(
+            f"{self.trial.folder}: its system, {type(self.system).__name__}, trains no object to look at"
+        )
 
     def load(self, step: int) -> None:
         """Take the weights of a saved step."""
@@ -113,13 +127,8 @@ class FinishedTrial:
     def open(self, options: ViewerOptions) -> None:
         """Show the object; the page's slider goes to the other steps. Raises ``UserError`` where there is none."""
         from usd.app.viewing import subject_of
-        from usd.system.scene import SceneSystem
 
-        if not isinstance(self.system, SceneSystem):
-            raise UserError(
-                f"{self.trial.folder}: its system, {type(self.system).__name__}, trains no object to look at"
-            )
-        subject = subject_of(self.experiment, self.system, self.data)
+        subject = subject_of(self.experiment, self.scene(), self.data)
         viewer = open_viewer(options)
         panel = viewer.open(self.trial.folder.name, subject, training=False)
         panel.status.content = short_path(self.trial.folder)

@@ -23,8 +23,12 @@ class ViewerOptions:
         0.01, "share of a training's time that renders a view again which nobody moves", ge=0, le=1
     )
     max_size: int = option(512, "rows of the viewer's largest picture", ge=16, le=4096)
-    start_paused: bool = option(False, "whether the training waits before its first step until somebody resumes it in the browser")
-    stay_open: bool = option(True, "whether the finished object is served until Ctrl-C or the page's Close button")
+    start_paused: bool = option(
+        False, "whether the first step waits until somebody resumes the training on the page"
+    )
+    stay_open: bool = option(
+        True, "whether the finished object is served until Ctrl-C or the page's Close button"
+    )
 
     @property
     def is_public(self) -> bool:

@@ -74,9 +74,10 @@ class Stage:
         low, high = vertices.amin(0), vertices.amax(0)
         radius = max(1e-6, 0.5 * float((high - low).norm()))
         camera = usual_view(radius / math.sin(math.radians(20)))
-        first, middle = self.server.initial_camera, ((low + high) / 2).tolist()
-        x, y, z = (a + b for a, b in zip(Pose.of(camera).position, middle))
-        first.position, first.look_at, first.fov = (x, y, z), middle, math.radians(45)
+        first, (mx, my, mz) = self.server.initial_camera, ((low + high) / 2).tolist()
+        x, y, z = Pose.of(camera).position
+        first.position, first.look_at = (x + mx, y + my, z + mz), (mx, my, mz)
+        first.fov = math.radians(45)
         first.near, first.far = radius / 100, radius * 100
 
     def watchers(self) -> Mapping[int, Watcher]:
