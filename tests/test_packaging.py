@@ -66,6 +66,7 @@ def test_the_metadata_is_complete(metadata):
         "draco",
         "lpips",
         "nerfacc",
+        "viewer",
         "wandb",
     }
     assert "torch>=2.6" in fields.get_all("Requires-Dist")

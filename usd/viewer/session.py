@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -68,6 +68,7 @@ class Watcher:
     full_step: int = -1
 
 
+@runtime_checkable
 class Page(Protocol):
     """The page, as far as a session needs it. Every method may be called from the training's thread."""
 
