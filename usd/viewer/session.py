@@ -184,6 +184,8 @@ class Session:
 
         def done() -> None:
             watcher.coarse = key
+            if rows == self._full_rows(watcher):
+                watcher.full, watcher.full_step = key, subject.system.step
 
         return self._begin(self._picture(subject, kind, client, watcher, rows, done), self.moving)
 
