@@ -17,6 +17,7 @@ from usd.app.experiment import Trial, short_path
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
+from usd.core.progress import each
 from usd.data.camera_path import read_camera_path
 from usd.data.pictures import write_picture
 from usd.data.random_camera import RandomCameraConfig
@@ -77,7 +78,7 @@ def render(args: argparse.Namespace) -> Path:
     else:
         cameras, fps = read_camera_path(Path(args.path), args.size, width)
     out = args.out or default_output(args.source, name, Path(args.path).stem)
-    return write_frames(out, (look(camera) for camera in cameras), args.fps or fps)
+    return write_frames(out, (look(camera) for camera in each(cameras, "rendering views")), args.fps or fps)
 
 
 def default_output(source: Path, name: str, path: str) -> Path:

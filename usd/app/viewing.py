@@ -12,13 +12,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from usd.app import interrupts
-from usd.app.callbacks import Checkpoints, clock, losses_text, seconds_text
+from usd.app.callbacks import Checkpoints, losses_text, seconds_text
 from usd.app.experiment import Experiment
 from usd.app.loop import Loop
 from usd.app.open_viewer import NAP, open_viewer
 from usd.app.option_changes import OptionChanges
 from usd.core.console import say
 from usd.core.errors import UserError
+from usd.core.progress import clock
 from usd.data import Data
 from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.views import ViewsData
