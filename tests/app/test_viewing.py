@@ -2,6 +2,8 @@
 
 import importlib.util
 import shutil
+import threading
+import time
 
 import pytest
 import torch
@@ -134,3 +136,94 @@ def test_a_system_without_an_object_trains_on(tmp_path, capsys, monkeypatch):
 def test_a_viewer_shows_a_training_and_nothing_else(capsys):
     assert launch.main(["--config", "configs/usd-patch-mini.yaml", "--test", "--viewer"]) == 2
     assert "usd view TRIAL" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ a real browser
+
+
+class Browser(threading.Thread):
+    """Somebody with a real browser, in a thread beside the training: ``visit`` is what they do."""
+
+    def __init__(self, visit):
+        super().__init__()
+        self.visit, self.trouble, self.errors = visit, None, []
+
+    def run(self) -> None:
+        from playwright.sync_api import sync_playwright
+
+        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        try:
+            wait_for(lambda: open_viewer._viewer is not None and open_viewer._viewer.panel is not None)
+            with sync_playwright() as play:
+                browser = play.chromium.launch(
+                    executable_path=BROWSER, args=[*flags, "--ignore-gpu-blocklist"]
+                )
+                page = browser.new_page(viewport={"width": 1000, "height": 700})
+                page.set_default_timeout(60_000)
+                page.on("pageerror", lambda error: self.errors.append(str(error)))
+                page.goto(open_viewer._viewer.server.address)
+                self.visit(page)
+                browser.close()
+        except BaseException as error:  # noqa: BLE001 - the training must end, whatever went wrong
+            self.trouble = error
+        viewer = open_viewer._viewer
+        if viewer is not None and self.trouble is not None:
+            viewer.session.ask("resume")
+            viewer.session.ask("stop")
+            viewer.session.ask("close")
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs a chromium")
+def test_a_real_browser_steers_a_running_training(tmp_path, picture):
+    pytest.importorskip("playwright")
+    seen = {}
+
+    def visit(page) -> None:
+        viewer = open_viewer._viewer
+        step = lambda: viewer.session.subject.system.step  # noqa: E731
+        wait_for(viewer.stage.watchers)
+        (watcher,) = viewer.stage.watchers().values()
+        wait_for(lambda: watcher.full is not None)
+        seen["before"] = watcher.pose
+        page.mouse.move(300, 350)
+        page.mouse.down()
+        for k in range(10):
+            page.mouse.move(300 + 15 * k, 350 + 4 * k)
+        page.mouse.up()
+        wait_for(lambda: watcher.pose != seen["before"])
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_text("paused", exact=True).wait_for()
+        seen["at"] = step()
+        page.get_by_role("tab", name="Options").click()
+        page.get_by_label("guidance_scale").fill("7")
+        wait_for((trial(tmp_path, "steered").folder / RECORD).is_file)
+        page.get_by_text("Run", exact=True).click()
+        page.get_by_role("button", name="Save a checkpoint now").click()
+        wait_for((trial(tmp_path, "steered").ckpts / f"epoch=0-step={seen['at']}.ckpt").is_file)
+        assert step() == seen["at"], "it was paused all the time"
+        seen["moved"] = watcher.pose
+        page.get_by_role("button", name="Resume").click()
+        wait_for(lambda: step() > seen["at"])
+        page.get_by_role("button", name="End the training here").click()
+        page.get_by_text("finished", exact=True).wait_for()
+        page.get_by_role("button", name="Close the viewer").click()
+
+    visitor = Browser(visit)
+    visitor.start()
+    options = ["viewer.enable=true", "viewer.stay_open=true", "trainer.max_steps=1000000", "viewer.port=7311"]
+    code = run(tmp_path, picture, "steered", *options)
+    visitor.join(60)
+    if visitor.trouble is not None:
+        raise visitor.trouble
+    assert code == 0 and not visitor.errors
+    (change,) = read_changes(trial(tmp_path, "steered").folder / RECORD)
+    assert (change.step, change.key, change.value) == (seen["at"], "system.guidance.guidance_scale", 7.0)
+    assert seen["moved"] != seen["before"]
