@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from usd.core.console import error_console, is_first_process
 
@@ -27,6 +27,7 @@ LEAST_SECONDS = 0.05
 """Time between two updates of a bar: showing progress must not slow it."""
 
 
+@runtime_checkable
 class Display(Protocol):
     """Something that shows one work's progress."""
 
