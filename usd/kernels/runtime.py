@@ -26,7 +26,7 @@ from torch import Tensor
 from usd.kernels.accelerators import ACCELERATORS, server_of
 
 LARGE = 16 << 20  # bytes; from here on the C library hands out new memory each time
-Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
+Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
 _wanted: list[str] = ["auto"]  # what "auto" means, as the configuration's `kernels` says
 
 
