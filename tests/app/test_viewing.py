@@ -92,7 +92,8 @@ def test_a_training_that_is_watched_paused_and_resumed_is_bit_equal_to_one_alone
     out = capsys.readouterr().out
     assert "viewer: http://127.0.0.1:" in out and "ssh -L " in out
     assert set(paused) == {2}
-    assert {step for step, _ in visitor.seen} == set(range(STEPS + 1)), "pictures between all steps"
+    assert {step for step, _ in visitor.seen} == set(range(STEPS + 1)), visitor.said
+    assert "insight" in {what for _, what in visitor.seen} and visitor.said == ["saved step 2"]
     assert equal(alone, checkpoint.load(trial(tmp_path, "watched").last))
     saved = trial(tmp_path, "watched").ckpts / "epoch=0-step=2.ckpt"
     assert run(tmp_path, picture, "resumed", f"resume={saved}") == 0
@@ -119,7 +120,7 @@ def test_what_is_asked_for_on_the_page_happens(tmp_path, picture, monkeypatch):
     ]
     said = "\n".join(map(str, visitor.said))
     assert "-3 is out of range" in said
-    assert (made.save / "it3-export" / "model.glb").is_file()
+    assert (made.save / "it3-export" / "model.glb").is_file(), said
     assert (made.save / "it2-path-1.json").is_file() or "it3-path-1.json" in said or "video" not in said
 
 

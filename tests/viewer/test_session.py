@@ -169,7 +169,8 @@ def test_a_view_that_moves_is_coarse_and_becomes_full_when_it_is_still(system, t
     assert not session.work(free=True), "and then there is nothing to do"
     watcher.pose, watcher.moved = view(30.0), clock.now
     session.rate = PixelRate(1e-3)
-    assert session.work(free=True)
+    while len(page.pictures) == 2:
+        assert session.work(free=True)
     assert page.pictures[-1][1].shape[0] == 48
 
 

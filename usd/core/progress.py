@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 T = TypeVar("T")
+Amount = float | int
 NOTEBOOK_SECONDS = 0.5
 LEAST_SECONDS = 0.05
 """Time between two updates of a bar: showing progress must not slow it."""
@@ -31,7 +32,7 @@ LEAST_SECONDS = 0.05
 class Display(Protocol):
     """Something that shows one work's progress."""
 
-    def show(self, done: float, total: float | None, note: str) -> None:
+    def show(self, done: Amount, total: Amount | None, note: str) -> None:
         """Show how far it is."""
 
     def close(self) -> None:
@@ -41,12 +42,12 @@ class Display(Protocol):
 class Work:
     """A long work of ``total`` units (None: nobody knows), ``done`` of which are done when it begins."""
 
-    def __init__(self, what: str, total: float | None = None, done: float = 0) -> None:
+    def __init__(self, what: str, total: Amount | None = None, done: Amount = 0) -> None:
         self.what, self.total, self.done, self.note = what, total, done, ""
         self._display = open_display(what, total, done)
         self._shown = 0.0
 
-    def show(self, done: float, note: str = "") -> None:
+    def show(self, done: Amount, note: str = "") -> None:
         """Say how much is done, and what is being done now."""
         self.done, self.note = done, note
         now = time.monotonic()
@@ -55,7 +56,7 @@ class Work:
             self._shown = now
             self._display.show(done, self.total, note)
 
-    def step(self, note: str = "", units: float = 1) -> None:
+    def step(self, note: str = "", units: Amount = 1) -> None:
         """Say that further units are done."""
         self.show(self.done + units, note)
 
@@ -87,7 +88,7 @@ def each(items: Sequence[T], what: str) -> Iterator[T]:
             work.step()
 
 
-def open_display(what: str, total: float | None, done: float) -> Display | None:
+def open_display(what: str, total: Amount | None, done: Amount) -> Display | None:
     """Return what shows a new work here; None where nobody would see it."""
     if not is_first_process():
         return None
@@ -108,11 +109,11 @@ def in_notebook() -> bool:
 class Bar:
     """A row of the terminal: what is done, a bar, how many of how many, the time it took and will take."""
 
-    def __init__(self, what: str, total: float | None, done: float) -> None:
+    def __init__(self, what: str, total: Amount | None, done: Amount) -> None:
         self.bars = Bars.shared()
         self.task = self.bars.add(what, total, done)
 
-    def show(self, done: float, total: float | None, note: str) -> None:
+    def show(self, done: Amount, total: Amount | None, note: str) -> None:
         """Move the bar."""
         self.bars.progress.update(self.task, completed=done, total=total, note=note)
 
@@ -156,7 +157,7 @@ class Bars:
         cls.active = cls.active or cls()
         return cls.active
 
-    def add(self, what: str, total: float | None, done: float) -> "TaskID":
+    def add(self, what: str, total: Amount | None, done: Amount) -> "TaskID":
         """Add a row."""
         return self.progress.add_task(what, total=total, completed=int(done), note="")
 
@@ -177,7 +178,7 @@ class NotebookLine:
         self.what, self.began, self._shown = what, time.monotonic(), 0.0
         self.handle = display({"text/plain": what}, raw=True, display_id=True)
 
-    def show(self, done: float, total: float | None, note: str) -> None:
+    def show(self, done: Amount, total: Amount | None, note: str) -> None:
         """Write the line anew, at most twice a second."""
         now = time.monotonic()
         if now - self._shown > NOTEBOOK_SECONDS or done == total:
@@ -189,7 +190,7 @@ class NotebookLine:
         """Leave the line as it is."""
 
 
-def progress_text(what: str, done: float, total: float | None, seconds: float, note: str = "") -> str:
+def progress_text(what: str, done: Amount, total: Amount | None, seconds: Amount, note: str = "") -> str:
     """Return a line of progress: what, how much of how much, the time so far and the time left."""
     parts = [what, f"{done:g}/{total:g}" if total else f"{done:g}", f"{clock(seconds)} passed"]
     if total and 0 < done < total:
@@ -197,7 +198,7 @@ def progress_text(what: str, done: float, total: float | None, seconds: float, n
     return "  ".join([*parts, note] if note else parts)
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: Amount) -> str:
     """Return a duration in seconds as ``h:mm:ss``."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

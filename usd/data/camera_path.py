@@ -116,7 +116,7 @@ def _point(value: object, where: str) -> Point:
     return x, y, z
 
 
-def _number(value: object, where: str, low: float, high: float) -> float:
+def _number(value: object, where: str, low: float | int, high: float | int) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"{where}: is {value!r}; expected a number from {low:g} to {high:g}")
     return float(value)

@@ -117,7 +117,7 @@ def coincident(vertices: Vertices, tolerance: float) -> Int[Tensor, "V"]:
 
 def clip_to_box(
     vertices: Vertices, faces: Faces, low: Float[Tensor, "3"], high: Float[Tensor, "3"]
-) -> tuple[Float[Tensor, "U 3"], Faces]:
+) -> tuple[Float[Tensor, "U 3"], Int[Tensor, "G 3"]]:
     """Return the part of a mesh inside a box, cut exactly at its sides, where it stays open."""
     for axis in range(3):
         vertices, faces = clip_faces(vertices, faces, vertices[:, axis] - low[axis])

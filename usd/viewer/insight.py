@@ -145,7 +145,7 @@ def _decoded(guidance: Guidance, z: Float[Tensor, "1 c h w"]) -> Picture:
 
 def captioned_sheet(
     pictures: Mapping[str, Picture], side: int = 190, columns: int = 2
-) -> UInt8[NDArray, "H W 3"]:
+) -> UInt8[NDArray, "Y X 3"]:
     """Return pictures in a grid with their captions below, light on dark, as bytes."""
     font, line, gap = ImageFont.load_default(13), 20, 6
     rows = -(-len(pictures) // columns)
