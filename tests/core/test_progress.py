@@ -5,6 +5,7 @@ import sys
 import types
 
 import pytest
+from rich.console import Console
 
 from usd.core import progress
 from usd.core.progress import Bars, Work, each, progress_text
@@ -18,9 +19,11 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
+    streams = types.SimpleNamespace(stderr=stream, stdout=stream, modules=sys.modules)
+    monkeypatch.setattr(progress, "sys", streams)  # pytest puts its own streams in the place of ours
+    monkeypatch.setattr(
+        progress, "error_console", lambda: Console(file=stream, force_terminal=True, width=120)
+    )
     monkeypatch.setattr(progress, "LEAST_SECONDS", 0.0)
     yield stream
     assert Bars.active is None, "the terminal is free again"
