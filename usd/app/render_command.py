@@ -65,7 +65,7 @@ def check_numbers(args: argparse.Namespace) -> None:
             raise UserError(f"{name}: is {value:g}; expected {low} to {high}")
 
 
-def render(args: argparse.Namespace) -> Path:
+def render_source(args: argparse.Namespace) -> Path:
     """Render what the command line asks for; return the file or folder. Raises ``UserError``."""
     check_numbers(args)
     look, usual, name = open_source(args)
@@ -144,7 +144,9 @@ def write_frames(out: Path, frames: Iterator[Rgba], fps: int) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``usd render``; return the exit code."""
-    return process.run_command(lambda: say(f"wrote {short_path(render(render_parser().parse_args(argv)))}"))
+    return process.run_command(
+        lambda: say(f"wrote {short_path(render_source(render_parser().parse_args(argv)))}")
+    )
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def parse_camera_path(content: Mapping[str, object], where: str) -> CameraPath:
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{where}: has no keyframes; expected at least one")
     keys = tuple(_key_view(entry, f"{where}: keyframes[{i}]") for i, entry in enumerate(entries))
-    seconds = _number(content.get("seconds", 6.0), f"{where}: seconds", 1e-3, 3600)
-    fps = _number(content.get("fps", 24), f"{where}: fps", 1, 240)
+    seconds = _bounded(content.get("seconds", 6.0), f"{where}: seconds", 1e-3, 3600)
+    fps = _bounded(content.get("fps", 24), f"{where}: fps", 1, 240)
     return CameraPath(keys, seconds, round(fps), content.get("loop") is True)
 
 
@@ -106,17 +106,17 @@ def _key_view(entry: object, where: str) -> KeyView:
         _point(entry.get(name, default), f"{where}.{name}")
         for name, default in (("position", None), ("look_at", [0, 0, 0]))
     )
-    return KeyView(position, look_at, _number(entry.get("fov_y_deg", 45), f"{where}.fov_y_deg", 1, 170))
+    return KeyView(position, look_at, _bounded(entry.get("fov_y_deg", 45), f"{where}.fov_y_deg", 1, 170))
 
 
 def _point(value: object, where: str) -> Point:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
         raise UserError(f"{where}: is {value!r}; expected three numbers")
-    x, y, z = (_number(item, where, -1e6, 1e6) for item in value)
+    x, y, z = (_bounded(item, where, -1e6, 1e6) for item in value)
     return x, y, z
 
 
-def _number(value: object, where: str, low: float | int, high: float | int) -> float:
+def _bounded(value: object, where: str, low: float | int, high: float | int) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"{where}: is {value!r}; expected a number from {low:g} to {high:g}")
     return float(value)
@@ -126,21 +126,21 @@ def _nerfstudio_cameras(
     content: Mapping[str, object], where: str, height: int, width: int
 ) -> tuple[list[Cameras], int]:
     """Return the cameras of a path that nerfstudio's viewer wrote."""
-    rows = round(_number(content.get("render_height", height), f"{where}: render_height", 1, 16384))
-    columns = round(_number(content.get("render_width", width), f"{where}: render_width", 1, 16384))
+    rows = round(_bounded(content.get("render_height", height), f"{where}: render_height", 1, 16384))
+    columns = round(_bounded(content.get("render_width", width), f"{where}: render_width", 1, 16384))
     entries = content["camera_path"]
     assert isinstance(entries, list)
     cameras = [
         _nerfstudio_camera(entry, f"{where}: camera_path[{i}]", rows, columns)
         for i, entry in enumerate(entries)
     ]
-    return cameras, round(_number(content.get("fps", 24), f"{where}: fps", 1, 240))
+    return cameras, round(_bounded(content.get("fps", 24), f"{where}: fps", 1, 240))
 
 
 def _nerfstudio_camera(entry: object, where: str, height: int, width: int) -> Cameras:
     matrix = entry.get("camera_to_world") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(matrix, list) or len(matrix) != 16:
         raise UserError(f"{where}: has no camera_to_world of 16 numbers; expected a matrix row by row")
-    c2w = torch.tensor([_number(item, f"{where}.camera_to_world", -1e6, 1e6) for item in matrix])
-    fov = _number(entry.get("fov", 50), f"{where}.fov", 1, 170)
+    c2w = torch.tensor([_bounded(item, f"{where}.camera_to_world", -1e6, 1e6) for item in matrix])
+    fov = _bounded(entry.get("fov", 50), f"{where}.fov", 1, 170)
     return Cameras(c2w.float().view(1, 4, 4), torch.tensor([math.radians(fov)]), height, width)

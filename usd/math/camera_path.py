@@ -47,7 +47,7 @@ def spline(values: Float[Tensor, "K C"], times: Float[Tensor, "N"], loop: bool) 
     count = len(values)
     low = times.floor().long().clamp(0, count - 1 if loop else max(count - 2, 0))
     u = (times - low)[:, None].to(values)
-    before, start, end, after = (_value(values, low + offset, loop) for offset in (-1, 0, 1, 2))
+    before, start, end, after = (_rows_at(values, low + offset, loop) for offset in (-1, 0, 1, 2))
     slope_in, slope_out = 0.5 * (end - before), 0.5 * (after - start)
     # Hermite's basis: values at both ends, and slopes that neighbors on both sides agree on.
     return (
@@ -58,7 +58,7 @@ def spline(values: Float[Tensor, "K C"], times: Float[Tensor, "N"], loop: bool) 
     )
 
 
-def _value(values: Float[Tensor, "K C"], index: Int[Tensor, "N"], loop: bool) -> Float[Tensor, "N C"]:
+def _rows_at(values: Float[Tensor, "K C"], index: Int[Tensor, "N"], loop: bool) -> Float[Tensor, "N C"]:
     """Return rows by index; beyond the ends they go on around, or along a straight line."""
     count = len(values)
     if loop or count == 1:

@@ -85,7 +85,9 @@ def _loss_options(system: SceneSystem) -> dict[str, LiveOption]:
     """Return the weights of the losses in use: others may need what the training has not opened."""
 
     def setter(name: str) -> Callable[[object, int], None]:
-        return lambda value, _: system.weights.update({name: _schedule(f"system.loss.lambda_{name}", value)})
+        return lambda value, _: system.weights.update(
+            {name: _weights_over_steps(f"system.loss.lambda_{name}", value)}
+        )
 
     return {
         f"system.loss.lambda_{name}": LiveOption(
@@ -100,7 +102,7 @@ def _rate_options(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dic
 
     def setter(key: str, group: dict[str, object]) -> Callable[[object, int], None]:
         def change(value: object, step: int) -> None:
-            rate = _schedule(key, value)
+            rate = _weights_over_steps(key, value)
             group["lr_schedule"], group["lr"] = rate.plain(), rate(step)
 
         return change
@@ -131,7 +133,7 @@ def _camera_options(data: Data, config: RandomCameraConfig) -> dict[str, LiveOpt
     return {f"data.{key}": LiveOption(given[key], helps[key], setter(key)) for key in OF_CAMERAS}
 
 
-def _schedule(key: str, value: object) -> Schedule:
+def _weights_over_steps(key: str, value: object) -> Schedule:
     """Return a weight or rate from its YAML form. Raises ``ConfigError``."""
     try:
         schedule = Schedule.parse(value)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -72,10 +72,13 @@ class Panel:
         self.status = self.gui.add_markdown("…")
         if training:
             self._add_run_controls()
+        self._add_tabs()
+
+    def _add_tabs(self) -> None:
         tabs = self.gui.add_tab_group()
         with tabs.add_tab("View"):
             self._add_view()
-        if training:
+        if self.training:
             self.curves_tab = tabs.add_tab("Curves")
             self.options_tab = tabs.add_tab("Options")
             with tabs.add_tab("Guidance"):
@@ -175,10 +178,10 @@ class Panel:
             self.stage.show_cameras(name, subject.cameras[name])
 
     def _choose(self, name: str) -> None:
-        kind: PictureKind | None = kind_of(name)
+        kind: PictureKind | None = shown_kind(name)
         self.stage.show(kind)
         if kind is None and self.session.subject is not None:
-            self.session.ask("mesh")
+            self.session.ask("mesh", value=self._crop())
 
     # ----------------------------------------------------------------------------------------------- training
 
@@ -213,7 +216,7 @@ class Panel:
     def show_options(self, options: Mapping[str, LiveOption]) -> None:
         """Offer the options that may change, by the part of the configuration that they belong to."""
         self.options = dict(options)
-        folders = dict.fromkeys(folder_of(key) for key in options)
+        folders = dict.fromkeys(heading_of(key) for key in options)
         with self.options_tab:
             self.gui.add_markdown(
                 "Changes hold from the next step on, and are kept in `option-changes.jsonl`."
@@ -221,12 +224,12 @@ class Panel:
             for folder in folders:
                 with self.gui.add_folder(folder):
                     for key, option in options.items():
-                        if folder_of(key) == folder:
+                        if heading_of(key) == folder:
                             self._add_option(key, option)
 
     def _add_option(self, key: str, option: LiveOption) -> None:
         """Add an input: a number, a range, or the YAML of a schedule."""
-        label, value = label_of(key), option.value
+        label, value = short_label(key), option.value
         if isinstance(value, int | float):
             number = self.gui.add_number(
                 label, float(value), step=rounded_step(float(value)), hint=option.help
@@ -327,30 +330,26 @@ class Panel:
         size = self.gui.add_vector3("Size", (1.0, 1.0, 1.0), min=(0.01,) * 3, step=0.01)
         look = self.gui.add_button("Show the mesh", icon=Icon.EYE, hint="as it would be exported now")
         write = self.gui.add_button("Export to the trial", icon=Icon.DOWNLOAD)
-        if self.session.subject is None:
-            look.disabled = write.disabled = True
+        look.disabled = write.disabled = self.session.subject is None
 
-        def box(_: object = None) -> CropBox | None:
-            found = None
-            if use.value:
-                (x, y, z), (a, b, c) = center.value, size.value
-                found = CropBox((x, y, z), (a, b, c))
-            self.stage.show_box(found)
-            return found
-
-        def ask(kind: RequestKind) -> Callable[[object], None]:
-            def leave(_: object) -> None:
-                chosen = box()
-                self.session.ask(kind, value=None if chosen is None else list(chosen.corners))
-                if kind == "mesh":
-                    assign(self.shown, value=MESH)
-
-            return leave
+        def change(_: object) -> None:
+            (x, y, z), (a, b, c) = center.value, size.value
+            self.crop = CropBox((x, y, z), (a, b, c)) if use.value else None
+            self.stage.show_box(self.crop)
 
         for handle in (use, center, size):
-            handle.on_update(lambda _: assign(self, crop=box()))
-        look.on_click(ask("mesh"))
-        write.on_click(ask("export"))
+            handle.on_update(change)
+        look.on_click(lambda _: self._show_mesh())
+        write.on_click(lambda _: self.session.ask("export", value=self._crop()))
+
+    def _show_mesh(self) -> None:
+        """Show the mesh as it would be exported now, also where an earlier one is shown."""
+        assign(self.shown, value=MESH)
+        self._choose(MESH)
+
+    def _crop(self) -> Plain:
+        """Return the corners of the crop box; None where nothing is cut."""
+        return None if self.crop is None else list(self.crop.corners)
 
 
 def available_names(session: Session) -> list[str]:
@@ -360,19 +359,19 @@ def available_names(session: Session) -> list[str]:
     return [] if session.subject is None else [*available_kinds(session.subject.system)]
 
 
-def folder_of(key: str) -> str:
+def heading_of(key: str) -> str:
     """Return the heading under which an option stands: its section of the configuration."""
     return "system.optimizer" if key.startswith("system.optimizer.") else key.rpartition(".")[0]
 
 
-def label_of(key: str) -> str:
+def short_label(key: str) -> str:
     """Return the name of an option below its heading; a learning rate's is what it is the rate of."""
     if not key.startswith("system.optimizer."):
         return key.rpartition(".")[2]
     return "lr" if key.startswith("system.optimizer.args.") else f"lr of {key.split('.')[-2]}"
 
 
-def kind_of(name: str) -> PictureKind | None:
+def shown_kind(name: str) -> PictureKind | None:
     """Return the kind of pictures that a name of the dropdown means; None for the mesh."""
     kinds: dict[str, PictureKind] = {
         "colors": "colors",

@@ -111,12 +111,12 @@ class Session:
         self.requests.put(Request(kind, key, value))
 
     def asked(self) -> list[Request]:
-        """Return the requests since the last call; of several changes of one option the last one."""
+        """Return the requests since the last call; of several that replace one another the last one."""
         found: list[Request] = []
         while not self.requests.empty():
             request = self.requests.get()
-            if request.kind == "change":
-                found = [other for other in found if (other.kind, other.key) != ("change", request.key)]
+            if request.kind in ("change", "mesh"):
+                found = [other for other in found if (other.kind, other.key) != (request.kind, request.key)]
             found.append(request)
         return found
 

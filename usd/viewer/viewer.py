@@ -103,12 +103,12 @@ class Viewer:
 
     def _mesh(self, subject: Subject, crop: Plain) -> None:
         self.stage.say("Extracting the mesh…")
-        self.stage.show_mesh(mesh_preview(subject, corners(crop)))
+        self.stage.show_mesh(mesh_preview(subject, crop_corners(crop)))
 
     def _export(self, subject: Subject, crop: Plain) -> None:
         self.stage.say("Exporting…")
         folder = subject.save / f"it{subject.system.step}-export"
-        files = write_export(subject, mesh_export(subject, corners(crop)), folder)
+        files = write_export(subject, mesh_export(subject, crop_corners(crop)), folder)
         self.stage.say(f"Wrote {names(files)} to {folder}")
 
     def _video(self, subject: Subject, value: Plain) -> None:
@@ -127,7 +127,7 @@ class Viewer:
             yield
 
 
-def corners(crop: Plain) -> list[float] | None:
+def crop_corners(crop: Plain) -> list[float] | None:
     """Return the six numbers of a crop box; None where there is none."""
     return [float(str(value)) for value in crop] if isinstance(crop, list | tuple) else None
 
