@@ -28,6 +28,7 @@ import yaml
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 from torch import Tensor
+from typing_extensions import override
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -67,6 +68,7 @@ class Colors(Material):
     def __init__(self) -> None:
         super().__init__(None)
 
+    @override
     def color(
         self, features: Tensor, positions: Tensor, directions: Tensor, normals: Tensor | None
     ) -> Tensor:
@@ -82,9 +84,11 @@ class Source(Geometry):
         super().__init__(None)
         self.name, self.found = name, mesh
 
+    @override
     def export_mesh(self, resolution: int | None = None, threshold: Level | None = None) -> Mesh:
         return Mesh(self.found.vertices, self.found.faces)
 
+    @override
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         return Field(torch.zeros_like(x[:, 0]), self.colors(x))
 

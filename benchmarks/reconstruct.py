@@ -118,7 +118,7 @@ class FileObject:
         write_transforms(folder / "transforms.json", [cameras[[i]] for i in range(count)], names)
 
     def write_layout(self, folder: Path, kind: str) -> None:
-        raise UserError(f"--inputs {kind}: has no views of mesh files; expected views")
+        raise UserError(f"{folder}: --inputs {kind}: has no views of mesh files; expected views")
 
 
 Object = ToyObject | FileObject

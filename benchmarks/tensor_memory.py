@@ -67,12 +67,12 @@ def watched(live: Live, name_of: Callable[[torch.nn.Module], str]) -> Iterator[l
     calls: list[Call] = []
     open_calls: list[tuple[float, int, int]] = []
 
-    def begin(module: torch.nn.Module, given: Any) -> None:
+    def begin(module: torch.nn.Module, _: Any) -> None:
         if name_of(module):
             open_calls.append((time.perf_counter(), live.now, live.peak))
             live.peak = live.now
 
-    def end(module: torch.nn.Module, given: Any, out: Any) -> None:
+    def end(module: torch.nn.Module, given: Any, _: Any) -> None:
         if name := name_of(module):
             start, before, peak = open_calls.pop()
             x = given[0]

@@ -104,7 +104,7 @@ def page(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def write_pages(app: Sphinx) -> None:
+def write_pages(_: Sphinx) -> None:
     """Write a page for each folder of the package, and their index, where the contents changed."""
     PAGES.mkdir(exist_ok=True)
     folders = sorted({file.parent for file in PACKAGE.rglob("*.py")})

@@ -97,7 +97,7 @@ def arm(kill: Kill) -> None:
 
     before = System.on_train_batch_start
 
-    def on_train_batch_start(self: System, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self: System, batch_idx: int) -> None:
         if self.save_dir.parent.name == kill.stage and self.global_step == kill.step:
             os.kill(os.getpid(), kill.signal)
         before(self, batch, batch_idx)

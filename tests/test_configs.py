@@ -14,6 +14,7 @@ OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
+    "scene.yaml",
     "specialise.yaml",
     "specialise-mini.yaml",
     "refine.yaml",
@@ -25,7 +26,7 @@ METHODS = [
     *("zero123.yaml", "magic123.yaml"),
     *(f"{name}{size}.yaml" for name in ("magic3d", "fantasia3d") for size in ("", "-mini")),
 ]  # the minis of those above run; these are parsed
-# tests/system/test_reconstruct.py, test_specialise.py, test_refine.py, test_playground.py
+# tests/system/test_reconstruct.py, test_specialize.py, test_refine.py, test_playground.py
 
 
 def test_no_recipe_is_forgotten_here():
@@ -315,7 +316,7 @@ def test_the_later_stages_have_the_published_values(stage):
 
 
 @pytest.mark.parametrize("stage", ["geometry", "texture"])
-def test_a_later_stage_needs_an_earlier_one(stage, capsys, tmp_path):
+def test_a_later_stage_needs_an_earlier_one(stage, capsys):
     name = str(CONFIGS / f"usd-text-to-3D-{stage}.yaml")
     assert launch.main(["--config", name, "--train", "system.prompt_processor.prompt=x"]) == 2
     assert "system.geometry_convert_from: required but not given" in capsys.readouterr().err

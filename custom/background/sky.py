@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.background import Background
 from usd.core.config import option
@@ -17,9 +18,10 @@ class Sky(Background["Sky.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        zenith: tuple[float, float, float] = option((0.6, 0.8, 1.0), "colour straight up", ge=0, le=1)
-        nadir: tuple[float, float, float] = option((1.0, 1.0, 1.0), "colour straight down", ge=0, le=1)
+        zenith: tuple[float, float, float] = option((0.6, 0.8, 1.0), "color straight up", ge=0, le=1)
+        nadir: tuple[float, float, float] = option((1.0, 1.0, 1.0), "color straight down", ge=0, le=1)
 
+    @override
     def color(
         self, directions: Float[Tensor, "R 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "R 3"]:

@@ -158,7 +158,7 @@ def test_links_inside_a_trial_are_not_written_through(tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------------------- whole
 
 
-def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny, tmp_path):
+def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny):
     experiment, raw = tiny
     with trial_folder(experiment) as (_, trial):
         experiments.snapshot(trial, experiment, raw)
@@ -174,7 +174,7 @@ def test_a_snapshot_that_is_cut_off_anywhere_is_refused(tiny, tmp_path):
                 loading.chain(file)
 
 
-def test_a_snapshot_may_be_edited_by_hand_and_one_of_0_1_0_is_read(tiny, tmp_path):
+def test_a_snapshot_may_be_edited_by_hand_and_one_of_0_1_0_is_read(tiny):
     with trial_folder(tiny[0]) as (_, trial):
         experiments.snapshot(trial, *tiny)
     file = trial.configs / "parsed.yaml"

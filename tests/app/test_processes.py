@@ -194,7 +194,7 @@ def test_a_process_that_fails_alone_leaves_nobody_waiting(ended):
     assert "error: another of the processes stopped; see what it said" in first and "Traceback" not in first
 
 
-def test_a_system_for_one_process_is_one_line(tmp_path):
+def test_a_system_for_one_process_is_one_line():
     assert not System.shares_batches and DistillationSystem.shares_batches
     with pytest.raises(UserError, match="--gpu: System is trained by one process"):
         refuse_undivided(object.__new__(System), object.__new__(Data), 2, 1)

@@ -126,7 +126,7 @@ def test_failures_stay_apart_and_only_crashes_are_tried_again(tmp_path):
     assert next(r.error for r in heard if r.name == "lost") == "RuntimeError: worker died"
 
 
-def test_why_a_process_ended_is_its_last_error_or_its_signal(tmp_path):
+def test_why_a_process_ended_is_its_last_error_or_its_signal():
     assert worker.reason(-9, b"error: something else\n") == "killed by SIGKILL"
     assert worker.reason(2, b"trial: x\nerror: a.png: no such picture\nbye\n") == "a.png: no such picture"
     assert worker.reason(1, b"Traceback\n  ...\nKeyError: 'x'\n\n") == "KeyError: 'x'"

@@ -24,7 +24,7 @@ def test_what_is_saved_is_what_loads(tmp_path):
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["a.ckpt"]
 
 
-def test_a_later_stage_reads_one_component(tmp_path):
+def test_a_later_stage_reads_one_component():
     part = checkpoint.saved_component(example(), "background")
     assert part.spec.config.color == (0.0, 0.0, 1.0)
     assert list(part.weights) == ["value"]

@@ -241,7 +241,7 @@ def test_the_same_type_or_an_outer_type_after_an_inner_one_loses_nothing(capsys)
     assert made.system.config.geometry.name == "volume-grid"
 
 
-def test_a_type_over_a_default_one_drops_the_default_one_s_options(tmp_path, capsys):
+def test_a_type_over_a_default_one_drops_the_default_one_s_options(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("background: {color: [0, 0, 0]}")
     loaded = load_merged([file], ["background_type=neural-environment-map-background"], OptionReader(Options))

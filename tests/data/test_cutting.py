@@ -96,7 +96,7 @@ def test_a_dead_pixel_is_no_transparency(tmp_path, count):
     assert ((found.source[3].numpy() > 0.5) == disc()).mean() > 0.99
 
 
-def test_a_dead_pixel_in_one_view_makes_no_masks_of_all(tmp_path):
+def test_a_dead_pixel_in_one_view_makes_no_masks_of_all():
     views = [torch.from_numpy(photograph(disc())).permute(2, 0, 1) / 255 for _ in range(3)]
     views = [torch.cat([view, torch.ones_like(view[:1])]) for view in views]
     views[1][3, 0, 0] = 0

@@ -54,7 +54,7 @@ def test_a_batch_holds_random_views_with_their_pictures_and_numbers(capture):
 
 def test_a_part_of_a_batch_keeps_its_pictures(capture):
     batch = drawn(data_of(capture[0], batch_size=6)).to("cpu")
-    part = batch.views(slice(2, 5))
+    part = batch.views(2, 5)
     assert torch.equal(part.indices, batch.indices[2:5]) and torch.equal(part.pictures, batch.pictures[2:5])
     assert len(part) == 3 and part.first == 2 and torch.equal(batch.view(1).pictures, batch.pictures[1:2])
 

@@ -297,7 +297,7 @@ def test_the_command_prints_and_writes_every_figure(tmp_path, capsys):
     assert len(content["per_view"]) == 4 and content["figures"]["volume_iou"] > 0.95
 
 
-def test_two_runs_give_the_same_figures(tmp_path):
+def test_two_runs_give_the_same_figures():
     a, b = as_source(sphere(0.5, color=RED)), as_source(box(), "b")
     one, two = (evaluate(a, b, "icp") for _ in range(2))
     assert isinstance(one, EvaluationReport) and one.plain() == two.plain()

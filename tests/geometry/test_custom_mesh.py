@@ -229,7 +229,7 @@ def test_it_needs_a_file(shape: str | None) -> None:
         small("custom-mesh", shape_init=shape).initialize()
 
 
-def test_a_mesh_is_found_as_every_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mesh_is_found_as_every_path_is(tmp_path: Path) -> None:
     """Beside the configuration file or, typed by hand, in the working directory."""
     from usd.core.loading import ValueOrigin
 

@@ -48,7 +48,7 @@ def test_a_geometry_stage_shows_normals_over_its_background() -> None:
     assert system().guidance_input(render) is render, "the other stages show colours"
 
 
-def test_the_guidance_is_asked_about_normals_and_they_move_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guidance_is_asked_about_normals_and_they_move_the_shape() -> None:
     made, seen = system(*NORMALS, "system.normal_background=1", "system.loss.lambda_sparsity=0"), []
 
     class Spy(Guidance):

@@ -8,12 +8,13 @@ import psutil
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from typing_extensions import override
 
 from usd.app import interrupts
 from usd.app.experiment import CheckpointConfig, Trial
 from usd.core import checkpoint, ranks
+from usd.core.console import error_console, say_error
 from usd.core.errors import UserError
 
 
@@ -24,12 +25,14 @@ class Interrupted(BaseException):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints through ours: written whole or not at all, tensors and plain containers only."""
 
+    @override
     def save_checkpoint(
         self, checkpoint_: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write a checkpoint to ``path``, whole or not at all."""
         checkpoint.save_atomic(checkpoint_, path)
 
+    @override
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
     ) -> dict[str, object]:
@@ -40,23 +43,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class SafePoints(Callback):
     """Hands signals back to us, which Lightning takes at the start of a loop; stops between two views if asked to."""
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back from Lightning before a training."""
         interrupts.current().listen()
 
+    @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back from Lightning before a validation."""
         interrupts.current().listen()
 
+    @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals back from Lightning before a test."""
         interrupts.current().listen()
 
+    @override
     def on_validation_batch_end(self, trainer: Trainer, *args: object) -> None:
         """Stop after this view if asked to, unless a training goes on, which saves first."""
         if not interrupts.current().patient:  # a training saves first
             interrupts.current().check()
 
+    @override
     def on_test_batch_end(self, trainer: Trainer, *args: object) -> None:
         """Stop after this view if asked to."""
         interrupts.current().check()
@@ -74,11 +82,13 @@ class Checkpoints(Callback):
         self.stop = interrupts.current()
         self._saved_step = -1
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn requests to stop into ones that wait until the step is saved."""
         self.stop = interrupts.current()
         self.stop.patient, self.stop.speaks = True, ranks.rank() == 0
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
@@ -93,23 +103,26 @@ class Checkpoints(Callback):
         if self._agreed_to_stop(trainer):
             self._save_and_stop(trainer)
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and stop if any process was asked to during the validation."""
         if not trainer.sanity_checking and self._agreed_to_stop(trainer):
             self._save_and_stop(trainer)
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, if it is not saved yet, and let requests stop at once again."""
         if trainer.global_step != self._saved_step:
             self._save_numbered(trainer)
         self.stop.patient = False
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let requests to stop take effect at once again."""
         self.stop.patient = False
 
     def _agreed_to_stop(self, trainer: Trainer) -> bool:
-        """Whether any of the processes was asked: all of them stop after the same step.
+        """Return whether any of the processes was asked to stop: all of them stop after the same step.
 
         The answer is not written back: a request that comes while they agree is heard after the next step.
         """
@@ -152,6 +165,7 @@ class SkippedStepsLimit(Callback):
     def __init__(self, trial: Trial, limit: int) -> None:
         self.trial, self.limit = trial, limit
 
+    @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         """Raise ``UserError`` after ``last.ckpt`` is saved, if more than ``limit`` steps in a row were skipped."""
         skipped = getattr(pl_module, "skipped", None)
@@ -173,11 +187,12 @@ class ProgressLine(Callback):
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         self.every_seconds = every_seconds
-        self._console = Console(stderr=True)
+        self._console = error_console()
         self._bar: Progress | None = None
         self._begun = self._last_line = 0.0
         self._first_step = 0
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and the bar where there is a terminal."""
         self._begun, self._first_step = time.monotonic(), trainer.global_step
@@ -191,6 +206,7 @@ class ProgressLine(Callback):
             self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
             self._bar.start()
 
+    @override
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
         """Show the progress: in the bar, or as a line when one is due."""
         if not trainer.is_global_zero:
@@ -200,12 +216,14 @@ class ProgressLine(Callback):
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=text)
         elif self._is_due(trainer):
             self._last_line = time.monotonic()
-            print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", file=sys.stderr, flush=True)
+            say_error(f"step {trainer.global_step}/{trainer.max_steps}  {text}")
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the bar."""
         self._close()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the bar, so that the error's message stands alone."""
         self._close()

@@ -10,14 +10,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
+
+from usd.core.console import say_error
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """What was asked of this process. ``patient`` while somebody calls ``check`` often and saves first.
+    """Requests to stop that reached this process. ``patient`` while somebody calls ``check`` often and saves first.
 
     ``raised`` once ``KeyboardInterrupt`` was raised where the process happened to be.
     """
@@ -39,14 +40,13 @@ class StopRequests:
             for number in SIGNALS:
                 signal.signal(number, self._on_signal)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, *_: object) -> None:
         first, self.asked = not self.asked, True
         if not (first and self.patient):
             self.raised = True
             raise KeyboardInterrupt
         if self.speaks:
-            sys.stderr.write("\nstopping after this step; press Ctrl-C again to abort at once\n")
-            sys.stderr.flush()
+            say_error("\nstopping after this step; press Ctrl-C again to abort at once")
 
 
 _active: StopRequests | None = None

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from usd.core.checkpoint import Checkpoint
 from usd.data import Data
@@ -25,7 +26,7 @@ class Loop(LightningModule):
 
     @property
     def losses(self) -> Mapping[str, float]:
-        """Of the last step, for the progress line."""
+        """Losses of the last step, for the progress line."""
         return self.system.losses
 
     @property
@@ -78,13 +79,15 @@ class Loop(LightningModule):
         """Pass the start of the training on to the system."""
         self.system.on_train_start()
 
+    @override
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Pass a batch's start on to the system."""
-        self.system.on_train_batch_start(batch, batch_idx)
+        self.system.on_train_batch_start(batch_idx)
 
+    @override
     def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """Pass a batch's end on to the system."""
-        self.system.on_train_batch_end(outputs, batch, batch_idx)
+        self.system.on_train_batch_end()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Pass the gradients, before the optimizer uses them, on to the system."""
@@ -102,9 +105,10 @@ class Loop(LightningModule):
         """Pass the end of a test on to the system."""
         self.system.on_test_epoch_end()
 
+    @override
     def training_step(self, batch: object, batch_idx: int) -> Float[Tensor, ""] | None:
         """Return the system's loss of a batch; None skips the step."""
-        return self.system.training_step(batch, batch_idx)
+        return self.system.training_step(batch)
 
     def validation_step(self, batch: object, batch_idx: int) -> None:
         """Let the system render a validation view."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.background import AugmentedBackground, BackgroundConfig, require_color
 from usd.core.config import option
@@ -40,6 +41,7 @@ class NeuralEnvironmentMap(AugmentedBackground["NeuralEnvironmentMap.Config"]):
         self.network = mlp(self.encoding.n_output, n, config.mlp_network_config)
         self._activate = activation(config.color_activation)
 
+    @override
     def update(self, step: int, generator: torch.Generator) -> None:
         """Fade octaves of a progressive direction encoding in."""
         self.encoding.update(step)

@@ -498,11 +498,10 @@ def describe_type(hint: object) -> str:
         return " or ".join(describe_type(member) for member in inner)
     if origin is Literal:
         return "one of " + ", ".join(str(choice) for choice in inner)
-    if origin in (tuple, list):
-        many = origin is list or inner[-1] is Ellipsis
-        return (
-            f"a list of ({describe_type(inner[0])})" if many else f"[{', '.join(map(describe_type, inner))}]"
-        )
+    if origin is list or (origin is tuple and inner[-1] is Ellipsis):
+        return f"a list of ({describe_type(inner[0])})"
+    if origin is tuple:
+        return f"[{', '.join(map(describe_type, inner))}]"
     if origin is dict:
         return f"a mapping from names to ({describe_type(inner[1])})"
     if dataclasses.is_dataclass(hint) and hint is not Schedule:

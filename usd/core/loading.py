@@ -78,20 +78,15 @@ class OverrideReader:
 
     notes: tuple[str, ...] = ()
 
-    def names(self, key: str, merged: Mapping[str, object]) -> list[str]:  # the interface
+    def names(self, key: str, merged: Mapping[str, object]) -> list[str]:  # noqa: ARG002 - for overrides
         """Return the names in a key path."""
         return key.split(".")
 
-    def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:
+    def value(self, key: str, text: str, merged: Mapping[str, object]) -> object:  # noqa: ARG002 - for overrides
         """Return the value of ``key=text`` over the configuration so far. Raises ``ConfigError``."""
         return yaml_value(key, text)
 
-    def options_kept(
-        self,
-        key: str,
-        value: object,
-        merged: Mapping[str, object],
-    ) -> dict[str, object] | None:
+    def options_kept(self, key: str, value: object, merged: Mapping[str, object]) -> dict[str, object] | None:  # noqa: ARG002 - for overrides
         """Return the options of ``x`` that stay when ``key``, an ``x_type``, becomes ``value``; None for none."""
         return None
 

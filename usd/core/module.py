@@ -42,7 +42,7 @@ class Component(Generic[C]):
         self.config = config
 
     @classmethod
-    def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:  # the interface
+    def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:  # noqa: ARG003 - for overrides
         """Return keys below mapping options (``loss.lambda_rgb``) that others of its kind take and this one refuses."""
         return []
 

@@ -18,7 +18,7 @@ Split = Literal["val", "test"]
 
 @runtime_checkable
 class Batch(Protocol):
-    """Whatever a system computes with: it moves to a device as a whole, and is never changed once made."""
+    """The input of one step of a system: it moves to a device as a whole, and is never changed once made."""
 
     def to(self, device: "torch.device | str", /) -> "Batch":
         """Return the batch on another device."""
@@ -50,7 +50,7 @@ class Data(Component[C]):
         self.seed = 0
 
     @classmethod
-    def resolve(cls, config: object, context: RunContext) -> object:
+    def resolve(cls, config: object, context: RunContext) -> object:  # noqa: ARG003 - for overrides
         """Return the options with what is to be found out once, when a run starts, in the place of ``auto``."""
         return config
 
@@ -64,7 +64,9 @@ class Data(Component[C]):
 
     def refuse_uneven(self, processes: int) -> None:
         """Raise ``UserError`` where that many processes cannot share every training batch."""
-        raise UserError(f"--gpu: {type(self).__name__} makes batches for one process; expected one device")
+        raise UserError(
+            f"--gpu: {type(self).__name__} makes batches for one process, not for {processes}; expected one device"
+        )
 
     def state_dict(self) -> dict[str, object]:
         """Return what checkpoints keep of the data, under the name of its class."""

@@ -6,10 +6,12 @@ alpha over the whole picture, are no object; bars that pad a photograph to a squ
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.config import UserError
@@ -28,7 +30,9 @@ SPECK_REACH = 2
 EVEN = 0.06
 """How far pixels of a padding bar may be from its color, of 1: lossy compression changes them."""
 
-Pixels = Float[np.ndarray, "H W 3"]
+Floats = NDArray[np.float32]
+Array = TypeVar("Array", NDArray[np.float32], NDArray[np.int32], NDArray[np.bool_])
+Pixels = Float[Floats, "H W 3"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Cutout:
 
     rgba: Float[Tensor, "4 H W"]
     notes: tuple[str, ...]
-    background: Float[np.ndarray, "3"] | None = None
+    background: Float[Floats, "3"] | None = None
     veil: float = 0.0
 
     def again(self, rgba: Float[Tensor, "4 h w"], tolerance: float) -> Float[Tensor, "4 h w"]:
@@ -113,7 +117,7 @@ def without_stray_specks(rgba: Float[Tensor, "4 H W"]) -> tuple[Float[Tensor, "4
     return torch.where(torch.from_numpy(around), torch.zeros(()), rgba), len(strays)
 
 
-def _stray_labels(labels: np.ndarray) -> np.ndarray:
+def _stray_labels(labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return numbers of the small parts that are far from the box of the large ones, measured by their own size.
 
     Lines along the picture's border, which are no wider than ``RIM``, belong to no object however long they are.
@@ -193,17 +197,17 @@ def _suspicions(alpha: Float[Tensor, "H W"]) -> list[str]:
     return ["what was found is a rectangle: if it is a photograph in a frame, crop it"] if framed else []
 
 
-def cut_by_color(pixels: Pixels, color: Float[np.ndarray, "3"], tolerance: float) -> Float[Tensor, "4 H W"]:
+def cut_by_color(pixels: Pixels, color: Float[Floats, "3"], tolerance: float) -> Float[Tensor, "4 H W"]:
     """Return the object in front of a background of one color that reaches the border."""
     flat = np.abs(pixels - color).max(-1) < tolerance
     return _unmix_rim(pixels, _without_specks(~_connected_to_border(flat)), color)
 
 
-def _border(pixels: np.ndarray) -> np.ndarray:
+def _border(pixels: Array) -> Array:
     return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
 
 
-def _connected_to_border(flat: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+def _connected_to_border(flat: Bool[NDArray[np.bool_], "H W"]) -> Bool[NDArray[np.bool_], "H W"]:
     from scipy import ndimage
 
     labels, _ = ndimage.label(flat)
@@ -211,7 +215,7 @@ def _connected_to_border(flat: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W
     return np.isin(labels, outside[outside > 0])
 
 
-def _without_specks(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+def _without_specks(mask: Bool[NDArray[np.bool_], "H W"]) -> Bool[NDArray[np.bool_], "H W"]:
     """Drop parts smaller than a hundredth of the largest."""
     from scipy import ndimage
 
@@ -223,7 +227,9 @@ def _without_specks(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return np.isin(labels, np.flatnonzero(areas >= SPECK_SHARE * areas.max())) & mask
 
 
-def _unmix_rim(pixels: np.ndarray, mask: np.ndarray, color: np.ndarray) -> Float[Tensor, "4 H W"]:
+def _unmix_rim(
+    pixels: Pixels, mask: Bool[NDArray[np.bool_], "H W"], color: Float[Floats, "3"]
+) -> Float[Tensor, "4 H W"]:
     """Return straight RGBA: rim pixels mix the background and the nearest inner color; solve for its share.
 
     The rim is two pixels wide; parts too thin to have an inside are left as they are.
@@ -243,7 +249,7 @@ def _unmix_rim(pixels: np.ndarray, mask: np.ndarray, color: np.ndarray) -> Float
     return torch.from_numpy(rgba).permute(2, 0, 1).contiguous()
 
 
-def _hex(color: np.ndarray) -> str:
+def _hex(color: Float[Floats, "3"]) -> str:
     return "#" + "".join(f"{round(float(c) * 255):02x}" for c in color)
 
 
@@ -265,7 +271,7 @@ def _inside_bars(picture: Float[Tensor, "c H W"], inner: PhotoBounds) -> Float[T
     return picture[:, inner.top : inner.bottom, inner.left : inner.right]
 
 
-def find_padding(pixels: Float[np.ndarray, "H W c"]) -> PhotoBounds | None:
+def find_padding(pixels: Float[Floats, "H W c"]) -> PhotoBounds | None:
     """Return the photograph between two even bars (or beside one) that reach across the whole picture; None for others.
 
     An object in front of a plain background has that color on all its sides. A padded photograph does not have it
@@ -285,7 +291,7 @@ def _sides(first: str, last: str, ends: tuple[int, int], length: int) -> str:
     return " and ".join([first] * (ends[0] > 0) + [last] * (ends[1] < length))
 
 
-def _between_bars(pixels: Float[np.ndarray, "H W c"]) -> tuple[int, int] | None:
+def _between_bars(pixels: Float[Floats, "H W c"]) -> tuple[int, int] | None:
     """Return first column and end of what stands between bars left and right, without blurred edge columns."""
     width = pixels.shape[1]
     for edge in (0, -1):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -23,6 +24,7 @@ class FixedViewsConfig(UsdRandomCameraConfig):
 class FixedViews(UsdRandomCameras[FixedViewsConfig]):
     """All splits are one batch: the chosen views, with their true pictures where there are any."""
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
         """Return the chosen views, whatever the step."""
         return self.chosen("train")

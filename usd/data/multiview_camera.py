@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
@@ -41,11 +42,15 @@ class PictureBatch(CameraBatch):
         moved = self.pictures.to(device), self.indices.to(device)
         return replace(self, cameras=self.cameras.to(device), pictures=moved[0], indices=moved[1])
 
-    def views(self, rows: slice) -> "PictureBatch":
-        """Return some of its views, one after another."""
-        first = self.first + (rows.start or 0)
-        pictures, indices = self.pictures[rows], self.indices[rows]
-        return replace(self, cameras=self.cameras[rows], first=first, pictures=pictures, indices=indices)
+    def views(self, first: int, end: int) -> "PictureBatch":
+        """Return its views from ``first`` to before ``end``."""
+        return replace(
+            self,
+            cameras=self.cameras[first:end],
+            first=self.first + first,
+            pictures=self.pictures[first:end],
+            indices=self.indices[first:end],
+        )
 
 
 @dataclass(frozen=True)
@@ -61,14 +66,14 @@ class MultiviewConfig:
     eval_downsample_resolution: int = option(
         4, "divisor of the evaluation pictures' width and height", ge=1, le=1024
     )
-    train_data_interval: int = option(1, "every so many views are trained on", ge=1)
-    eval_data_interval: int = option(1, "every so many views are rendered by the test", ge=1)
+    train_data_interval: int = option(1, "step between the views that are trained on", ge=1)
+    eval_data_interval: int = option(1, "step between the views that the test renders", ge=1)
     batch_size: int = option(1, "views a training step", ge=1, le=65536)
     eval_batch_size: int = option(1, "test views rendered at once", ge=1, le=4096)
     n_val_views: int = option(4, "views of a validation grid, evenly chosen from those of the test", ge=1)
     camera_layout: CameraLayout = option(
         "around",
-        "where the world's origin goes. around: to the mean camera position; front: camera_distance ahead of it; "
+        "place of the world's origin. around: to the mean camera position; front: camera_distance ahead of it; "
         "fit: to the object, +z up, bounding radius 0.5; keep: nowhere, the file's world",
     )
     camera_distance: float | None = option(
@@ -80,7 +85,7 @@ class MultiviewConfig:
         ge=0,
     )
     masks: MaskPolicy = option(
-        "none", "where masks come from; outside of the object pictures are white. none: pictures as they are"
+        "none", "source of masks; outside of the object pictures are white. none: pictures as they are"
     )
 
 
@@ -121,6 +126,7 @@ class MultiviewCameras(Data[MultiviewConfig]):
         """Raise ``ConfigError`` unless every process renders equally many views."""
         check_shares(self.config.batch_size, processes)
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> PictureBatch:
         """Draw random views of a step, each lit from its camera."""
         views = self.train_views

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -263,7 +264,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         yield partial
 
 
-def to_bytes(picture: Float[Tensor, "c H W"]) -> np.ndarray:
+def to_bytes(picture: Float[Tensor, "c H W"]) -> NDArray[np.uint8]:
     """Return ``H W c`` bytes, rounded to nearest."""
     return (picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 

@@ -54,12 +54,12 @@ class CameraBatch:
 
     def view(self, index: int) -> "CameraBatch":
         """Return one of its views."""
-        return self.views(slice(index, index + 1))
+        return self.views(index, index + 1)
 
-    def views(self, rows: slice) -> "CameraBatch":
-        """Return some of its views, one after another."""
-        first = self.first + (rows.start or 0)
-        return replace(self, cameras=self.cameras[rows], first=first, frames=self.frames[rows])
+    def views(self, first: int, end: int) -> "CameraBatch":
+        """Return its views from ``first`` to before ``end``."""
+        cameras, frames = self.cameras[first:end], self.frames[first:end]
+        return replace(self, cameras=cameras, first=self.first + first, frames=frames)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RandomCameraConfig:
     )
     elevation_sampling: Literal["sphere", "angle", "mixture"] = option(
         "sphere",
-        "how elevations are drawn: uniform by area on the sphere, uniform in the angle, or each for half of the steps",
+        "distribution of elevations: uniform by area on the sphere, or in the angle, or each for half of the steps",
     )
     batch_uniform_azimuth: bool = option(True, "spread the azimuths of one batch evenly")
     progressive_until: int = option(
@@ -107,9 +107,11 @@ class RandomCameraConfig:
     up_perturb: float = option(
         0.02, "noise of a training camera's upward direction, standard deviation", ge=0, le=100
     )
-    rays_d_normalize: Literal[True] = option(True, "ray directions of unit length: the only value there is")
+    rays_d_normalize: Literal[True] = option(
+        True, "whether ray directions have unit length: true is the only value"
+    )
     light_sample_strategy: LampStrategy | None = option(
-        None, "how the lamp of each training view is drawn; null: by the material, one lamp a step"
+        None, "distribution of the lamp of each training view; null: by the material, one lamp a step"
     )
     light_distance_range: Range | None = option(
         None, "distance of lamps from the origin, from and to; null: [0.8, 1.5]", gt=0, le=10000
@@ -159,7 +161,7 @@ class RandomCameras(Data[R]):
             check_milestones(key, getattr(config, key), config.resolution_milestones)
         self.given = None if config.eval_transforms is None else read_transforms(config.eval_transforms)
 
-    def reference(self, step: int = 0) -> Cameras | None:
+    def reference(self, step: int = 0) -> Cameras | None:  # noqa: ARG002 - for overrides
         """Return the camera of the reference picture; None here."""
         return None
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core import files
 from usd.core.config import ConfigError, option
@@ -117,8 +119,8 @@ class ToyboxData(Data["ToyboxData.Config"]):
         if config.normal_share > 0 and config.targets_per_reference > 0:
             raise ConfigError("data.normal_share: pairs have no normal maps; expected 0")
         self._shards: Shards | None = None
-        self._latents: list[np.ndarray] = []
-        self._normal_latents: list[np.ndarray] = []
+        self._latents: list[NDArray[np.float16]] = []
+        self._normal_latents: list[NDArray[np.float16]] = []
 
     @property
     def cache(self) -> Path:
@@ -157,6 +159,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
         digest = files.digest(weights.read_bytes(), size=6)
         return self.cache / f"nameless-{self.config.nameless_share:.2f}" / f"latents-{digest}"
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> ToyViews | ViewPairs:
         """Draw views (``ToyViews``), or pairs of them where targets are asked for (``ViewPairs``)."""
         k = self.config.targets_per_reference
@@ -165,7 +168,10 @@ class ToyboxData(Data["ToyboxData.Config"]):
             toys, views = self._draw(len(self.shards), size, generator), self._draw(VIEWS, size, generator)
             as_normals = (torch.rand(size, generator=generator) < share).tolist() if share > 0 else None
             return self._views(toys, views, self.config.autoencoder is None, as_normals)
-        n = self.config.batch_size // k
+        return self._pairs(self.config.batch_size // k, k, generator)
+
+    def _pairs(self, n: int, k: int, generator: torch.Generator) -> ViewPairs:
+        """Draw ``n`` references and ``k`` targets of each."""
         toys = self._draw(len(self.shards), n, generator)
         front = torch.rand(n, generator=generator) < self.config.front_share
         reference = torch.where(front, self._draw(REFERENCES, n, generator), self._draw(VIEWS, n, generator))
@@ -263,7 +269,7 @@ def join_toy_views(views: list[ToyViews]) -> ToyViews:
 
 
 @torch.no_grad()
-def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path) -> None:
+def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder: Path) -> None:
     """Encode every picture (RGBA bytes) to scaled latents (mode), a float16 file a shard; standing files are kept."""
     from diffusers import AutoencoderKL
 
@@ -286,7 +292,7 @@ def encode_shards(shards: Sequence[np.ndarray], autoencoder: Path, folder: Path)
             np.save(partial, latents.numpy().astype(np.float16))
 
 
-def _read_latents(folder: Path, count: int) -> list[np.ndarray]:
+def _read_latents(folder: Path, count: int) -> list[NDArray[np.float16]]:
     """Return the latents of the first ``count`` shards."""
     return [np.load(folder / f"shard-{index:05d}.npy") for index in range(count)]
 

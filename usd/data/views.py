@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -28,7 +29,8 @@ class RayBatch:
     ``rgb`` is the object's own color (straight, undefined where ``mask`` is 0) and ``mask`` the share of the pixel
     that it covers: over a background b the pixel shows ``rgb * mask + b * (1 - mask)``. ``mask`` is None when nothing
     is known about it. ``normals`` are unit vectors, 0 where unknown; None if no view has any. ``weight`` is how far
-    the ray's view is trusted, ``view`` its index.
+    the ray's view is trusted, ``view`` its index. ``depth`` is the distance along the ray, 0 where unknown; None if no
+    view has any.
     """
 
     origins: Float[Tensor, "R 3"]
@@ -38,6 +40,7 @@ class RayBatch:
     normals: Float[Tensor, "R 3"] | None
     weight: Float[Tensor, "R"]
     view: Int[Tensor, "R"]
+    depth: Float[Tensor, "R"] | None = None
 
     def __len__(self) -> int:
         return self.origins.shape[0]
@@ -48,11 +51,11 @@ class RayBatch:
 
     def first(self, count: int) -> "RayBatch":
         """Return the first ``count`` rays: they are as random as all."""
-        return self.rows(slice(count))
+        return self.rows(0, count)
 
-    def rows(self, rows: slice) -> "RayBatch":
-        """Return some of the rays, one after another."""
-        return self._each(lambda tensor: tensor[rows])
+    def rows(self, first: int, end: int) -> "RayBatch":
+        """Return the rays from ``first`` to before ``end``."""
+        return self._each(lambda tensor: tensor[first:end])
 
     def over(self, background: Float[Tensor, "#R 3"]) -> Float[Tensor, "R 3"]:
         """Return what the pixels show in front of a color."""
@@ -65,6 +68,7 @@ class RayBatch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "RayBatch":
         mask = None if self.mask is None else change(self.mask)
         normals = None if self.normals is None else change(self.normals)
+        depth = None if self.depth is None else change(self.depth)
         return RayBatch(
             change(self.origins),
             change(self.directions),
@@ -73,6 +77,7 @@ class RayBatch:
             normals,
             change(self.weight),
             change(self.view),
+            depth,
         )
 
 
@@ -112,11 +117,14 @@ class ViewsConfig(ViewOptions):
     )
     eval_path: str | None = option(
         None,
-        "views to judge by, in any layout; null: those held out, or a few of the training views",
+        "views that results are judged by, in any layout; null: those held out, or a few of the training views",
         path=True,
     )
     hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
-    n_rays: int = option(2048, "rays a batch", ge=1, le=2**24)
+    hold_out_every: int = option(
+        0, "keep every so many-th view, from the first on, from training for the test; 0: none", ge=0
+    )
+    n_rays: int = option(2048, "number of rays a batch", ge=1, le=2**24)
     object_share: float = option(
         0.5,
         "share of the rays drawn from pixels of the object and its surroundings; the rest from anywhere",
@@ -167,6 +175,7 @@ class ViewsData(Data[ViewsConfig]):
         if self.config.n_rays < processes:
             raise ConfigError(f"data.n_rays: {self.config.n_rays} is too few for {processes} processes")
 
+    @override
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Draw the rays of a step."""
         return self.rays(self.config.n_rays, generator)
@@ -193,16 +202,25 @@ def open_views(config: ViewsConfig) -> tuple[ViewSet, ViewSet]:
     if config.eval_path is not None:
         test = read_views(config.eval_path, config, "data.eval_path")
         return refuse_useless(views, f"data.path: {config.path}"), test
-    if len(views) - config.hold_out < 2 <= len(views):
-        raise ConfigError(
-            f"data.hold_out: {config.hold_out} of {len(views)} views leaves {len(views) - config.hold_out}; "
-            "expected at least 2 to reconstruct from"
-        )
-    held = spread_indices(len(views), config.hold_out)
+    held = held_out_indices(len(views), config)
     train = refuse_useless(
         views.select([i for i in range(len(views)) if i not in held]), f"data.path: {config.path}"
     )
     return train, views.select(held) if held else train
+
+
+def held_out_indices(count: int, config: ViewsConfig) -> list[int]:
+    """Return indices of the views that are kept from training. Raises ``ConfigError`` where too few are left."""
+    every = config.hold_out_every
+    if every and config.hold_out:
+        raise ConfigError("data.hold_out_every: is given beside data.hold_out; expected one of the two")
+    held = list(range(0, count, every)) if every else spread_indices(count, config.hold_out)
+    if count - len(held) < 2 <= count:
+        key = f"data.hold_out_every: {every}" if every else f"data.hold_out: {config.hold_out}"
+        raise ConfigError(
+            f"{key} of {count} views leaves {count - len(held)}; expected at least 2 to reconstruct from"
+        )
+    return held
 
 
 def with_weights(views: ViewSet, config: ViewsConfig) -> ViewSet:

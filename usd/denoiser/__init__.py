@@ -107,7 +107,7 @@ class TextDenoiser(Denoiser[C]):
         """Return the words it knows, where it reads whole words and knows only some; None where it reads anything."""
         return None
 
-    def overflow(self, prompt: str) -> tuple[int, int] | None:
+    def overflow(self, prompt: str) -> tuple[int, int] | None:  # noqa: ARG002 - for overrides
         """Return (tokens of the prompt, tokens it can read) where a prompt is too long for it, else None."""
         return None
 
@@ -209,7 +209,7 @@ def _other_role(name: str, where: str, expected: str) -> UserError:
 
 
 class StudentState(TypedDict):
-    """What a student has learnt, as checkpoints hold it: its weights, and where its optimizer stands."""
+    """The state of a student, as checkpoints hold it: its weights, and where its optimizer stands."""
 
     weights: list[Tensor]
     optimizer: dict[str, object] | None
@@ -217,7 +217,7 @@ class StudentState(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class StudentStep:
-    """How a student takes a step of AdamW: its settings, a factor of the loss, and the quantity that is compared."""
+    """Settings of a student's step of AdamW, a factor of the loss, and the quantity that is compared."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -244,12 +244,14 @@ class Student:
     ) -> Float[Tensor, "B c h w"]:
         """Return the noise predicted in x_t, float32, with gradients for the weights that learn."""
 
-    def with_camera(self, embedding: Embedding, camera: Float[Tensor, "B N"]) -> Embedding:
+    def with_camera(self, embedding: Embedding, camera: Float[Tensor, "B N"]) -> Embedding:  # noqa: ARG002 - for overrides
         """Return the embedding for a student that is also given N numbers of each view's camera."""
         return embedding
 
     def in_own_terms(
-        self, difference: Float[Tensor, "B c h w"], t: Int[Tensor, "B"]
+        self,
+        difference: Float[Tensor, "B c h w"],
+        t: Int[Tensor, "B"],  # noqa: ARG002 - for overrides
     ) -> Float[Tensor, "B c h w"]:
         """Return a difference of two noises as one of the quantity that its network predicts."""
         return difference

@@ -48,7 +48,7 @@ class ModelComponents(ABC):
     def has(self, component: str) -> bool:
         """Return whether there is such a component."""
 
-    def source(self, component: str) -> Path:
+    def source(self, component: str) -> Path:  # noqa: ARG002 - for overrides
         """Return where a component is stored, for messages."""
         return self.place
 

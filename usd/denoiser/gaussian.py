@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -87,6 +88,7 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         empty = torch.tensor([not p for p in prompts], device=flat.std.device)
         return Normal(flat.mean, torch.where(empty, self.config.std, flat.std))
 
+    @override
     def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> MeanPicture:
         """Return the reference picture as the expected view."""
         return MeanPicture(self.encode(rgb))

@@ -125,8 +125,7 @@ def read_tokenizer(folder: Path) -> TextTokenizer:
     with readable(folder, "a tokenizer"):
         tokenizer: TextTokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:
-        there = (folder / "tokenizer_config.json").is_file()
-        what = "says no pad_token" if there else "is missing"
+        what = "says no pad_token" if (folder / "tokenizer_config.json").is_file() else "is missing"
         raise UserError(f"{folder}: its tokenizer_config.json {what}; expected the model's own")
     return tokenizer
 

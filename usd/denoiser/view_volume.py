@@ -28,13 +28,13 @@ VOLUME = "view_volume"  # its place in a Zero-1-to-3 folder
 class ViewVolumeConfig:
     """Shape of the network. Sizes are voxels or pixels a side."""
 
-    picture: int = option(64, "the reference is read at this size", ge=16, le=4096)
+    picture: int = option(64, "side in pixels at which the reference is read", ge=16, le=4096)
     latent: int = option(16, "side of the latents that the hint lies beside", ge=4, le=1024)
     features: int = option(
         32, "channels of the picture's features at half its size; deeper ones have more", ge=8, le=8192
     )
     coarse: int = option(16, "side of the cube that is completed in 3D", ge=4, le=512)
-    coarse_channels: int = option(16, "its channels", ge=8, le=8192)
+    coarse_channels: int = option(16, "channels of the cube that is completed in 3D", ge=8, le=8192)
     fine_channels: int = option(
         12, "channels of the cube of twice that side, which is rendered", ge=4, le=8192
     )
@@ -111,10 +111,8 @@ class ViewVolume(nn.Module):
         values = grid_sample(volumes, grid, align_corners=False, padding_mode="zeros")
         values = values.unflatten(2, (count, side)).transpose(1, 2).flatten(0, 1)
         density = softplus(values[:, 0] * 4 - 1) * 10 * (places.abs() < 1).all(-1)
-        weights = compositing_weights(density * spacing)[:, None]
-        opacity = weights.sum(-1)
-        rgb = (torch.sigmoid(values[:, 1:4]) * weights).sum(-1) + 1 - opacity
-        rendered = torch.cat([rgb * 2 - 1, opacity, (values[:, 4:] * weights).sum(-1)], 1)
+        rgb, opacity, rest = _composite_volume(values, compositing_weights(density * spacing)[:, None])
+        rendered = torch.cat([rgb * 2 - 1, opacity, rest], 1)
         x = self.head(self.head_in(nn.functional.pixel_unshuffle(rendered, 2)))
         return VolumeView(rgb, opacity, self.head_out(x).float())
 
@@ -271,3 +269,10 @@ def write_volume(volume: ViewVolume, place: Path) -> None:
     save_file(volume.state_dict(), place / "diffusion_pytorch_model.safetensors")
     config = {"_class_name": "ViewVolume", **asdict(volume.config)}
     (place / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def _composite_volume(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return colors over white, opacity and further features: sums over the samples along each ray."""
+    opacity = weights.sum(-1)
+    rgb = (torch.sigmoid(values[:, 1:4]) * weights).sum(-1) + 1 - opacity
+    return rgb, opacity, (values[:, 4:] * weights).sum(-1)

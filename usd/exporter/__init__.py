@@ -37,6 +37,6 @@ class Exporter(Component[C]):
         """Views that ``compare`` needs; None where it is not to be called."""
         return None
 
-    def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
+    def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:  # noqa: ARG002 - for overrides
         """Read files of ``export`` back, render them over white, and return a line that says how near ``truth`` is."""
         return ""

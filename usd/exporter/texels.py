@@ -33,8 +33,7 @@ def covered_texels(
 ) -> Iterator[TexelSamples]:
     """Yield all pixel centers in each triangle (corners in pixels, x right, y down), about ``most`` at a time.
 
-    A positive margin widens triangles by so many pixels (weights are continued beyond the corners); a negative one
-    narrows them. Triangles without area cover nothing.
+    A positive margin widens triangles by so many pixels (weights continue beyond corners). No area covers nothing.
     """
     side = _double_area(corners)
     faces = (side.abs() > 1e-9).nonzero().flatten()
@@ -56,8 +55,7 @@ def _line_texels(
 ) -> Iterator[TexelSamples]:
     """Yield the pixels of scan lines, each through one triangle; ``raster``: width, margin, and rows at a time."""
     width, margin, most = raster
-    # The line runs through the pixels' centers.
-    low, high = _scanline_span(corners, side, line + 0.5, margin)
+    low, high = _scanline_span(corners, side, line + 0.5, margin)  # through the pixels' centers
     left = (low - 0.5).ceil().clamp(0, width).long()
     right = (high - 0.5).floor().clamp(-1, width - 1).long()
     for spans, step in _expand((right - left + 1).clamp_min(0), most):

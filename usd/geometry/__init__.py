@@ -52,7 +52,7 @@ class Geometry(Module[C]):
         return None
 
     @classmethod
-    def convert(cls, config: object, source: "Geometry") -> "Geometry":
+    def convert(cls, config: object, source: "Geometry") -> "Geometry":  # noqa: ARG003 - for overrides
         """Return a geometry of this class that looks like ``source``: how a later stage starts from an earlier one.
 
         Raises ``UserError`` where it cannot.
@@ -64,7 +64,9 @@ class Geometry(Module[C]):
 class CubeConfig:
     """The size of the object, which every geometry but a mesh file has: kept where one takes another's place."""
 
-    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+    radius: float = option(
+        1.0, "half the side of the cube that the object lies in: [-radius, radius]^3", gt=0, le=10000
+    )
 
 
 V = TypeVar("V", bound="VolumetricConfig", default="VolumetricConfig", covariant=True)
@@ -143,8 +145,7 @@ class Volumetric(Geometry[V]):
         spacing = 2 * self.radius / (n - 1)
         low, high = (end * spacing - self.radius for end in (inside.amin(0) - 1.5, inside.amax(0) + 1.5))
         half = min(self.radius, float((high - low).amax()) / 2)
-        room = self.radius - half
-        return ((low + high) / 2).clamp(-room, room), half
+        return ((low + high) / 2).clamp(half - self.radius, self.radius - half), half
 
 
 VolumetricConfig = Volumetric.Config

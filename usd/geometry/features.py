@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from usd.core.config import option, plain
 from usd.geometry import CubeConfig, ExplicitSurface, Geometry
@@ -44,6 +44,7 @@ class FeatureSurface(ExplicitSurface[F]):
             else None
         )
 
+    @override
     def update(self, step: int, generator: torch.Generator) -> None:
         """Switch levels of a progressive hash grid on."""
         if self.encoding is not None:

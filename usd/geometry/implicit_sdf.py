@@ -197,8 +197,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         self, x: Tensor, distance: Tensor, needs: frozenset[str]
     ) -> tuple[Float[Tensor, "N 3"] | None, Float[Tensor, "N"] | None]:
         """Return gradient (unless it is analytic) and Laplacian by finite differences, where they are needed."""
-        analytic = self.config.normal_type == "analytic"
-        gradient_wanted = "gradient" in needs and not analytic
+        gradient_wanted = "gradient" in needs and self.config.normal_type != "analytic"
         if gradient_wanted and self.config.normal_type is None:
             raise UserError(
                 "system.geometry.normal_type: is null, but something needs the normals of this implicit-sdf; "
@@ -208,8 +207,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             return None, None
         values = differences.corner_values(self.distance, x, self.eps)
         gradient = differences.gradient(values, self.eps) if gradient_wanted else None
-        curved = "laplacian" in needs
-        return gradient, differences.laplacian(values, distance, self.eps) if curved else None
+        return gradient, differences.laplacian(values, distance, self.eps) if "laplacian" in needs else None
 
     def query(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> Field:
         """Return features and unit normals. A distance has no density of its own: it is zero everywhere."""

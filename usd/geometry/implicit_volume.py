@@ -7,6 +7,7 @@ from typing import Literal, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.errors import UserError
@@ -77,6 +78,7 @@ class ImplicitVolume(ShapedVolume["ImplicitVolume.Config"]):
         self.start = enclosed_distance(distance, x)[:, None]
         torch.nn.init.zeros_(cast(torch.nn.Linear, self.density_network[-1]).weight)
 
+    @override
     def update(self, step: int, generator: torch.Generator) -> None:
         """Switch levels of a progressive hash grid on."""
         self.encoding.update(step)

@@ -74,7 +74,8 @@ class Guidance(Module[G]):
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
         use_img_loss: bool = option(
-            False, "also the loss lambda_img: the render against the decoded picture that the formula wants"
+            False,
+            "whether the render is compared with the decoded picture that the formula asks for, too (lambda_img)",
         )
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
@@ -88,15 +89,15 @@ class Guidance(Module[G]):
 
         @property
         def wants_picture(self) -> bool:
-            """Whether a reference picture is looked at, so that ``set_reference`` has to be called."""
+            """Return whether a reference picture is used, so that ``set_reference`` has to be called."""
             return False
 
         @property
         def wants_prompts(self) -> bool:
-            """Whether the prompt itself, and not only the negative one, reaches a model."""
+            """Return whether the prompt itself, and not only the negative one, reaches a model."""
             return False
 
-        def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:
+        def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:  # noqa: ARG002 - for overrides
             """Open the models that score the views. Raises ``UserError``."""
             raise TypeError(
                 f"{type(self).__qualname__} names no source of scores; expected PictureOptions, ..."
@@ -185,7 +186,7 @@ class Guidance(Module[G]):
         limit = self.config.grad_clip
         return grad if limit is None else clip_gradient(grad, limit(step))
 
-    def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:
+    def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:  # noqa: ARG002 - for overrides
         """Return the prediction that ``gradient`` has just compared with at x_t; None where that is the noise."""
         return None
 
@@ -253,11 +254,11 @@ GuidanceConfig = Guidance.Config
 class ReferenceOptions(GuidanceConfig):
     """Options of every guidance that looks at a reference picture."""
 
-    image_path: str = option("", "the reference picture", path=True)
+    image_path: str = option("", "file of the reference picture", path=True)
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a reference picture is looked at: always."""
+        """Return True: the reference picture is always used."""
         return True
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.denoiser import (
@@ -43,7 +44,7 @@ class PictureOptions(ReferenceOptions):
     pretrained_model_name_or_path: str = option(
         "sd-2.1-base", "text model of the same latent space (read where unconditional: prior)", path=True
     )
-    guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
+    guidance_scale: float = option(7.5, "guidance scale: s of the formula", ge=0, le=10000)
     unconditional: Literal["prior", "own"] = option(
         "own", "the unconditional prediction: the picture model's own, or the text model's (unbiased)"
     )
@@ -53,7 +54,7 @@ class PictureOptions(ReferenceOptions):
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt itself, and not only the negative one, reaches a model."""
+        """Return whether the prompt itself, and not only the negative one, reaches a model."""
         return self.prompt_scale > 0
 
     def open_source(self, prompts: PromptProcessor | None) -> "PictureScores":
@@ -87,6 +88,7 @@ class PictureScores(ScoreSource):
         self._encoded = self.model.encode_reference(rgb, cameras)
         self.model.release_encoders()
 
+    @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of these cameras, given the reference picture (and the prompt)."""
         count = len(cameras)
@@ -143,6 +145,7 @@ class PriorScores(ScoreSource):
             self.model = open_view_denoiser(encoder, WHERE_VIEWS, execution)
             check_shared_latents(self.model, prior, WHERE)
 
+    @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the unconditional prediction, twice."""
         embedding = partial(unconditional, self.text_model(), self.prompts, len(cameras))

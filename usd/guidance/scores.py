@@ -95,7 +95,7 @@ class ScoreSource(torch.nn.Module):
         ``pictures`` (B, 3, H, W) in [0, 1] are what a model that is conditioned on a picture of the view itself sees.
         """
 
-    def default_pictures(self, render: Render) -> Pictures | None:
+    def default_pictures(self, render: Render) -> Pictures | None:  # noqa: ARG002 - for overrides
         """Return what ``at`` is given as pictures of the views where the caller has none."""
         return None
 

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.errors import UserError
@@ -35,11 +36,11 @@ class TextOptions(GuidanceConfig):
     unconditional_model_name_or_path: str | None = option(
         None, "another text model for the unconditional prediction; null: the same", path=True
     )
-    guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
+    guidance_scale: float = option(7.5, "guidance scale: s of the formula", ge=0, le=10000)
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt reaches a model: always."""
+        """Return True: the prompt reaches the model."""
         return True
 
     def open_source(self, prompts: PromptProcessor | None) -> "TextScores":
@@ -78,6 +79,7 @@ class TextScores(ScoreSource):
             )
             check_shared_latents(self.model, self.prior, where)
 
+    @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of the prompt, with words for these cameras."""
         prompts = self.prompts(cameras)

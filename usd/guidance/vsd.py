@@ -12,6 +12,7 @@ from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -44,6 +45,7 @@ class VsdGuidance(Guidance["VsdGuidance.Config"]):
             x.weight, guided, self.renders.predict_and_learn(x, scores) if vsd else x.noise
         )
 
+    @override
     def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:
         """Return the prediction of the model of the renders."""
         return self.renders.predicted

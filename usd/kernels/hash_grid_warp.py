@@ -300,7 +300,7 @@ def _chunk(x: Tensor) -> int:
 if TYPE_CHECKING:
 
     class GridContext(FunctionCtx):
-        """What the forward passes below keep for the backward ones."""
+        """Values that the forward passes below keep for the backward ones."""
 
         spec: HashGridSpec
         saved_tensors: tuple[Tensor, ...]

@@ -65,19 +65,18 @@ def winding_number(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3 3"]) -> 
 def point_triangle_distance(x: Float[Tensor, "N 3"], corners: Float[Tensor, "F 3 3"]) -> Float[Tensor, "N F"]:
     """Return distance of every point to every triangle: to its plane where the foot lies in it, else to its edges."""
     at = x[:, None]
-    edges = [_segment_distance(at, corners[:, i], corners[:, (i + 1) % 3]) for i in range(3)]
     a, b, c = corners.unbind(1)
+    ends = [(a, b), (b, c), (c, a)]
     normal = torch.linalg.cross(b - a, c - a)
     length = normal.norm(dim=-1)
     unit = normal / length.clamp_min(1e-30)[:, None]
     # Height over the plane, and the foot below.
     above = ((at - a) * unit).sum(-1)
     foot = at - above[..., None] * unit
-    ends = [(a, b), (b, c), (c, a)]
     # The foot is in the triangle where it is left of all three edges.
     within = [(torch.linalg.cross((q - p)[None], foot - p) * unit).sum(-1) >= 0 for p, q in ends]
     hit = within[0] & within[1] & within[2] & (length > 1e-30)
-    rim = torch.stack(edges).amin(0)
+    rim = torch.stack([_segment_distance(at, p, q) for p, q in ends]).amin(0)
     return torch.where(hit, above.abs(), rim)
 
 

@@ -87,7 +87,7 @@ def silhouettes(
 
 @dataclass(frozen=True)
 class Crossings:
-    """Where visible silhouettes cross the segments between neighboring pixels' centers, one for each segment at most.
+    """Crossings of visible silhouettes with segments between neighboring pixels' centers, at most one a segment.
 
     ``inner`` is the pixel that shows the silhouette's surface, ``outer`` its neighbor in the same row or, where
     ``in_row`` is false, in the same column; both are numbered as ``Fragments.pixel``. ``ends`` are the edge's vertices.
@@ -209,6 +209,13 @@ class CrossingPoints:
     alpha: Float[Tensor, "K"]
 
 
+def _depth_between(depth0: Tensor, depth1: Tensor, share: Tensor, perspective: bool) -> Tensor:
+    """Return the depth at a share of the way along a projected edge, where its inverse is linear, not depth."""
+    if perspective:
+        return 1 / ((1 - share) / depth0 + share / depth1)
+    return depth0 + share * (depth1 - depth0)
+
+
 def crossing_points(vertices: Float[Tensor, "V 3"], found: Crossings, view: View) -> CrossingPoints:
     """Locate the crossings; differentiable by vertices and cameras. alpha is in [0, 1], 1 at the outer pixel."""
     (p0, depth0), (p1, depth1) = (
@@ -221,11 +228,7 @@ def crossing_points(vertices: Float[Tensor, "V 3"], found: Crossings, view: View
     share = (center - p0).gather(1, along) / (p1 - p0).gather(1, along)
     pixels = p0 + share * (p1 - p0)
     alpha = ((pixels - center) * outward).gather(1, across).squeeze(1)
-    share = share.squeeze(1)
-    if view.perspective:
-        # Along a projected edge the inverse of depth is linear, not depth.
-        return CrossingPoints(pixels, 1 / ((1 - share) / depth0 + share / depth1), alpha)
-    return CrossingPoints(pixels, depth0 + share * (depth1 - depth0), alpha)
+    return CrossingPoints(pixels, _depth_between(depth0, depth1, share.squeeze(1), view.perspective), alpha)
 
 
 def _center(pixel: Int[Tensor, "K"], view: View) -> Float[Tensor, "K 2"]:

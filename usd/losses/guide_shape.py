@@ -50,13 +50,12 @@ def read_guide_shape(path: Path, radius: float, up: Axis | None = None) -> Guide
     ``up`` is the file's axis that is up; None: as its format has it. Raises ``UserError`` for a file that is no mesh,
     and for a mesh with holes: it has no inside.
     """
-    where = f"system.guide_shape: {path}"
     try:
         mesh = read_initial_shape(path, MeshPlacement(up, size=radius / 2), radius).surface
     except UserError as error:
         raise UserError(f"system.guide_shape: {error}") from error
     if not is_closed(mesh.faces):
-        raise UserError(f"{where}: has holes, so it has no inside; expected a closed mesh")
+        raise UserError(f"system.guide_shape: {path}: has holes, so it has no inside; expected a closed mesh")
     vertices = mesh.vertices * (SCALE * radius / mesh.vertices.norm(dim=-1).amax())
     x = grid_points(0, SIDE, SIDE, -radius, radius, vertices).view(SIDE, SIDE, SIDE, 3).transpose(0, 2)
     distance = mesh_distance(x.reshape(-1, 3), vertices, mesh.faces)

@@ -40,6 +40,12 @@ def normal_smoothness_3d(render: Render) -> Tensor:
     return mean((samples.normal - samples.normal_perturb).abs())
 
 
+def _both_covered(covered: Tensor, axis: int) -> Tensor:
+    """Return the product of each cell's cover and the next one's along an axis."""
+    last = covered.shape[axis] - 1
+    return covered.narrow(axis, 0, last) * covered.narrow(axis, 1, last)
+
+
 @loss("samples", "normal", "depth", "opacity")
 def convexity(render: Render) -> Tensor:
     """Penalize concave surfaces, coarsely: on 8 x 8 cells of each view.
@@ -52,8 +58,7 @@ def convexity(render: Render) -> Tensor:
     total, count = points.new_zeros(()), points.new_zeros(())
     for axis in (2, 3):
         step, change = points.diff(dim=axis), normals.diff(dim=axis)
-        n = covered.shape[axis]
-        both = covered.narrow(axis, 0, n - 1) * covered.narrow(axis, 1, n - 1)
+        both = _both_covered(covered, axis)
         # The object's size must not matter for the direction, so |x - y|^2 makes the product a curvature.
         curvature = (step * change).sum(1, keepdim=True) / step.square().sum(1, keepdim=True).clamp_min(1e-8)
         total, count = total + (both * (-curvature).relu()).sum(), count + both.sum()

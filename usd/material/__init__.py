@@ -44,7 +44,7 @@ class Material(Module[C]):
         positions: Float[Tensor, "N 3"],
         directions: Float[Tensor, "N 3"],
         normals: Float[Tensor, "N 3"] | None,
-        light_positions: Float[Tensor, "N 3"] | None,
+        light_positions: Float[Tensor, "N 3"] | None,  # noqa: ARG002 - for overrides
     ) -> Float[Tensor, "N _"]:
         """Return ``color`` under the lamps that were drawn with the cameras, where a material has a lamp of its own."""
         return self.color(features, positions, directions, normals)

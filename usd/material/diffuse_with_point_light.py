@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -124,7 +125,7 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
 
     @property
     def _test_shading(self) -> Shading:
-        """What is shown outside training."""
+        """Shading outside training."""
         return "albedo" if self.config.ambient_only_on_test else "diffuse"
 
     def _shade(
@@ -141,6 +142,7 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
         cosine = (normals * toward).sum(-1, keepdim=True).clamp_min(0)
         return cosine * diffuse.to(cosine) + ambient.to(cosine)
 
+    @override
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> BakedSurface:

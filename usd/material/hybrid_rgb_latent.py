@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -28,6 +29,7 @@ class HybridRgbLatent(Material["HybridRgbLatent.Config"]):
         self.needs_normal = config.requires_normal
         self._activate = activation(config.color_activation)
 
+    @override
     def color(
         self,
         features: Float[Tensor, "N F"],

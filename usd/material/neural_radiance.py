@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -38,10 +39,12 @@ class NeuralRadiance(Material["NeuralRadiance.Config"]):
         self.network = mlp(width, 3, config.mlp_network_config)
         self._activate = activation(config.color_activation)
 
+    @override
     def update(self, step: int, generator: torch.Generator) -> None:
         """Fade octaves of a progressive direction encoding in."""
         self.direction_encoding.update(step)
 
+    @override
     def color(
         self,
         features: Float[Tensor, "N F"],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -45,6 +46,7 @@ class NoMaterial(Material["NoMaterial.Config"]):
         self.network = None if network is None else mlp(self.n_features, self.n_channels, network)
         self._activate = activation(config.color_activation)
 
+    @override
     def color(
         self,
         features: Float[Tensor, "N F"],

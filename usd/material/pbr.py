@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -54,6 +55,7 @@ class PBRMaterial(Material["PBRMaterial.Config"]):
         self.glossy: Tensor
         self.matt: Tensor
 
+    @override
     def color(
         self,
         features: Float[Tensor, "N F"],
@@ -91,6 +93,7 @@ class PBRMaterial(Material["PBRMaterial.Config"]):
         metallic = c.min_metallic + parts[:, 3:4] * (c.max_metallic - c.min_metallic)
         return metallic, c.min_roughness + parts[:, 4:5] * (c.max_roughness - c.min_roughness)
 
+    @override
     def bake(
         self, features: Float[Tensor, "N F"], positions: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> BakedSurface:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -67,6 +68,7 @@ class LatentAdapter(Material["LatentAdapter.Config"]):
         self.adapter = torch.nn.Parameter(torch.tensor(start))
         self.bias = torch.nn.Parameter(torch.tensor(bias)) if any(bias) else None
 
+    @override
     def color(
         self,
         features: Float[Tensor, "N F"],

@@ -52,7 +52,7 @@ def read_gltf(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
             f"{path}: requires {listing(unknown)}, which is not supported; expected {listing(SUPPORTED, 20)}"
         )
     scene = _Scene(document)
-    parts = [part for node in scene.visible() for part in scene.parts(node)]
+    parts = [primitive for node in scene.visible() for primitive in scene.primitives(node)]
     if not parts:
         what = "points and lines only" if scene.skipped else "no mesh"
         raise UserError(f"{path}: has no faces, {what}; expected a triangle mesh")
@@ -98,7 +98,7 @@ class _Scene:
             for child in reversed(node.get("children", [])):
                 stack.append((child, self.world[index] @ local_matrix(self.nodes[child])))
 
-    def parts(self, index: int) -> list[Primitive]:
+    def primitives(self, index: int) -> list[Primitive]:
         """Return the primitives of a node's mesh, once for each of its instances."""
         node = self.nodes[index]
         if "mesh" not in node:
@@ -130,11 +130,11 @@ class _Scene:
         order = values.indices(len(vertices))
         faces = assemble_triangles(order, primitive.get("mode", TRIANGLES))
         check_polygons(faces.reshape(-1), np.full(len(faces), 3), len(vertices), where)
-        color, uv = self._texture(primitive.get("material"), values, faces, where)
+        color, uv = self._texture(primitive.get("material"), values, faces)
         return Primitive(vertices, faces, color, uv, _vertex_light(values, faces))
 
     def _texture(
-        self, material: int | None, values: "_Attributes", faces: np.ndarray, where: str
+        self, material: int | None, values: "_Attributes", faces: np.ndarray
     ) -> tuple[BaseColor, np.ndarray | None]:
         """Return a primitive's base color and its texture's coordinates at corners of faces."""
         color, info = self.colors.of(material), self.colors.texture_info(material)

@@ -41,10 +41,9 @@ class Document:
         if uri.startswith("data:"):
             head, _, body = uri.partition(",")
             return base64.b64decode(body) if head.endswith(";base64") else unquote(body).encode("latin-1")
-        found = find_neighbor(self.path.parent, uri)
-        if found.path is None:
-            found = find_neighbor(self.path.parent, unquote(uri))
-        if found.path is None:
+        tried = (find_neighbor(self.path.parent, name) for name in (uri, unquote(uri)))
+        found = next((one for one in tried if one.path is not None), None)
+        if found is None or found.path is None:
             raise MissingFileError(f"{self.path}: names '{unquote(uri)}', which is not there")
         self.notes += [found.note] if found.note else []
         content = found.path.read_bytes()

@@ -21,7 +21,7 @@ UNNAMED = ObjMaterial(BaseColor(named=False))
 
 @dataclass
 class _Lines:
-    """What the lines of a file say: numbers of each kind, and corners of polygons by material."""
+    """The content of a file: numbers of each kind, and corners of polygons by material."""
 
     vertices: list[list[str]] = field(default_factory=list)
     coordinates: list[list[str]] = field(default_factory=list)
@@ -103,10 +103,7 @@ def _vertex_table(words: list[list[str]], path: Path) -> np.ndarray:
     if width in (4, 5):
         width = 3  # a weight, which polygons have no use for
     try:
-        if all(len(row) == width for row in words):
-            return np.array(words, np.float64)
-        padded = [(row + ["nan"] * width)[:width] for row in words]
-        return np.array(padded, np.float64)
+        return np.array([(row + ["nan"] * width)[:width] for row in words], np.float64)
     except ValueError as error:
         raise UserError(f"{path}: a vertex is not of numbers ({error})") from None
 

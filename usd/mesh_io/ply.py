@@ -59,7 +59,10 @@ def read_ply(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
             f"{path}: has no faces, {vertex.count if vertex else 0} points only; expected a triangle mesh"
         )
     try:
-        (_read_ascii if form == "ascii" else _read_binary)(elements, content[place:], form)
+        if form == "ascii":
+            _read_ascii(elements, content[place:])
+        else:
+            _read_binary(elements, content[place:], form)
     except (ValueError, IndexError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a mesh: is the file cut off? ({error})") from error
     vertices = np.stack([vertex.columns[axis] for axis in "xyz"], -1).astype(np.float64)
@@ -88,7 +91,7 @@ def _header(path: Path, content: bytes) -> tuple[list[Element], str, list[str], 
     return elements, form, comments, match.end()
 
 
-def _read_ascii(elements: list[Element], data: bytes, form: str) -> None:
+def _read_ascii(elements: list[Element], data: bytes) -> None:
     words, place = np.array(data.split(), dtype=object), 0
     for element in elements:
         rows: dict[str, list[np.ndarray]] = {prop.name: [] for prop in element.properties}

@@ -69,7 +69,7 @@ class WordPieces(Protocol):
 
 @runtime_checkable
 class MaskScores(Protocol):
-    """What a masked language model returns."""
+    """The output of a masked language model."""
 
     logits: Tensor
 

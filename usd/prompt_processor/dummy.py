@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.registry import register
@@ -18,8 +20,9 @@ class DummyPromptProcessor(PromptProcessor["DummyPromptProcessor.Config"]):
         pretrained_model_name_or_path: str = option(
             "", "text model that would read a prompt, as other prompt processors name it", path=True
         )
-        prompt: str = option("", "what the object is, as other prompt processors name it")
+        prompt: str = option("", "sentence for the object, as other prompt processors name it")
 
+    @override
     def forward(self, cameras: Cameras) -> Prompts:
         """Raise UserError: there are no conditions for cameras."""
         raise UserError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from usd.core import ranks
 from usd.core.checkpoint import FORMAT, Checkpoint, checkpoint_of, component_entries
@@ -18,10 +18,12 @@ from usd.core.console import say
 from usd.core.errors import ConfigError, UserError, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.core.types import Render
 from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Execution
 from usd.exporter import Exporter
+from usd.math.camera import Cameras
 from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
 from usd.system.scheduler import SchedulerConfig, make_scheduler
@@ -39,7 +41,7 @@ ALIASES = {"elevation-system": "elevation_training"}
 class WandbConfig:
     """Weights & Biases, beside TensorBoard and CSV which are always written."""
 
-    enable: bool = option(False, "log to Weights & Biases too; needs the package wandb")
+    enable: bool = option(False, "whether figures go to Weights & Biases, too; needs the package wandb")
     project: str = option("usd", "project at Weights & Biases")
     name: str | None = option(None, "name of the run at Weights & Biases; by default the trial's")
 
@@ -48,7 +50,7 @@ class WandbConfig:
 class LoggersConfig:
     """Loggers beside TensorBoard and CSV."""
 
-    wandb: WandbConfig = option({}, "Weights & Biases")
+    wandb: WandbConfig = option({}, "logger of Weights & Biases")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PictureSource:
     image_path: str
     reference: ReferenceConfig
     model: str
-    running: Execution
+    execution: Execution
     keys: tuple[str, str]  # of picture and model, for messages
 
 
@@ -81,9 +83,9 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     class Config:
         """Options of every system."""
 
-        optimizer: OptimizerConfig = option({}, "how weights are updated")
+        optimizer: OptimizerConfig = option({}, "optimizer of the weights")
         scheduler: SchedulerConfig | None = option(
-            None, "how learning rates change, in place of schedules of lr"
+            None, "scheduler of the learning rates, in place of schedules of lr"
         )
         weights: Path | None = option(
             None,
@@ -92,7 +94,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         weights_ignore_modules: tuple[str, ...] = option(
             (), "modules whose weights are not taken from weights, such as material and background"
         )
-        loggers: LoggersConfig = option({}, "where figures go beside TensorBoard and CSV")
+        loggers: LoggersConfig = option({}, "loggers beside TensorBoard and CSV")
 
         def picture_source(self) -> PictureSource | None:
             """Return the reference picture and its model, for ``data.reference_elevation_deg: auto``; None without."""
@@ -140,11 +142,15 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def test(self, batch: E, index: int) -> None:
         """Write pictures of one batch of ``data.eval_batches('test')`` to ``self.save_dir``."""
 
-    def export(self, exporter: Exporter, folder: Path) -> list[Path]:
+    def export(self, exporter: Exporter, folder: Path) -> list[Path]:  # noqa: ARG002 - for overrides
         """Write what was made to ``folder`` with an exporter; return the files. Raises ``UserError``."""
         raise UserError(f"{type(self).__name__} has nothing to export")
 
-    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:
+    def evaluation_views(self, cameras: Cameras) -> Render:  # noqa: ARG002 - for overrides
+        """Render the object as people and scores are shown it, on the CPU. Raises ``UserError`` without an object."""
+        raise UserError(f"{type(self).__name__} trains no object that could be rendered")
+
+    def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:  # noqa: ARG002 - for overrides
         """Return in a line how far exported files are from the object; empty where that cannot be compared."""
         return ""
 
@@ -253,7 +259,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def on_fit_end(self) -> None:
         """Write what training made."""
 
-    def on_train_batch_end(self, outputs: object, batch: B, batch_idx: int) -> None:
+    def on_train_batch_end(self) -> None:
         """Follow up a step."""
 
     def on_validation_epoch_end(self) -> None:
@@ -265,7 +271,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def on_test_epoch_end(self) -> None:
         """Follow up all test batches."""
 
-    def on_train_batch_start(self, batch: B, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch_idx: int) -> None:
         """Update every module. What draws from torch's global generator regardless is made to replay, too."""
         self._batch_parts = self.trainer.accumulate_grad_batches
         self._batch_part = batch_idx % self._batch_parts
@@ -279,7 +285,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
                 if isinstance(module, Module):
                     module.update(self.global_step, source)
 
-    def training_step(self, batch: B, batch_idx: int) -> Float[Tensor, ""] | None:
+    def training_step(self, batch: B) -> Float[Tensor, ""] | None:
         """Return the loss; where it is not finite one without effect, as every process has to take part in a step."""
         step = self.global_step
         self.figures = {}
@@ -373,6 +379,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         components = ((name, getattr(self, name, None)) for name in sorted(self.transient))
         return ((name, component) for name, component in components if isinstance(component, Module))
 
+    @override
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> object:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.needs import check_needs
@@ -68,7 +68,8 @@ class DistillationConfig(SceneConfig):
     """
 
     stage: Literal["coarse", "geometry", "texture"] = option(
-        "coarse", "what the guidance gets: colors; geometry: normals instead (texture: colors again)"
+        "coarse",
+        "stage of Fantasia3D: geometry shows normals to the guidance, coarse and texture show colors",
     )
     normal_background: float = option(
         0.0, "shade of gray behind the normals that a geometry stage shows to the guidance", ge=0, le=1
@@ -94,10 +95,10 @@ class DistillationConfig(SceneConfig):
     )
     rgb_as_latents: bool = option(
         False,
-        "what is rendered are latents of the guidance's model, so that nothing is encoded (Latent-NeRF, SJC)",
+        "whether renders are latents of the guidance's model, so that nothing is encoded (Latent-NeRF, SJC)",
     )
     prompt_processor: Spec | None = component(
-        "prompt_processor", None, "prompts, if the guidance wants any", optional=True
+        "prompt_processor", None, "prompt processor, if the guidance wants prompts", optional=True
     )
 
     exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
@@ -219,7 +220,8 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     def batch_share(self, batch: CameraBatch) -> CameraBatch:
         """Return equally many views for every process."""
-        return batch.views(self.share.scaled(len(batch) // self.share.total).rows)
+        rows = self.share.scaled(len(batch) // self.share.total).rows
+        return batch.views(rows.start, rows.stop)
 
     def compute(self, batch: CameraBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of random views, and those that a subclass adds."""
@@ -231,7 +233,11 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         return {name: active[name] * loss for name, loss in losses.items() if name in active}
 
     def extra_losses(
-        self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
+        self,
+        batch: CameraBatch,  # noqa: ARG002 - for overrides
+        step: int,  # noqa: ARG002 - for overrides
+        generator: torch.Generator,  # noqa: ARG002 - for overrides
+        active: Mapping[str, float],  # noqa: ARG002 - for overrides
     ) -> dict[str, Tensor]:
         """Return further losses by name, not yet weighted; only those in ``active``."""
         return {}
@@ -292,7 +298,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     @property
     def stage_needs(self) -> frozenset[str]:
-        """What is rendered beside colors because this stage shows it."""
+        """Quantities that are rendered beside colors because this stage shows them."""
         return frozenset({"normal"}) if self.config.stage == "geometry" else frozenset()
 
     def guidance_input(self, render: Render) -> Render:
@@ -306,7 +312,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     # ------------------------------------------------------------------------------------------------- pictures
 
-    def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:
+    def reference_picture(self, height: int, width: int) -> Float[Tensor, "3 h w"] | None:  # noqa: ARG002 - for overrides
         """Return a picture to show beside validation views; None without."""
         return None
 
@@ -322,6 +328,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         """Forget the views of an earlier test."""
         self.test_views = {}
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write the views of a batch as straight-alpha RGBA, ``it<step>-<name>/<index>.png``."""
         folder = self.save_dir / f"it{self.step}-{batch.name}"

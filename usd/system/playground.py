@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.checkpoint import Checkpoint
 from usd.core.config import ConfigError, Spec, component, option
@@ -56,8 +57,8 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
     def build(self) -> None:
         """Check that there is a picture where one is wanted. Raises ``ConfigError``."""
         options = self.config.guidance.config
-        self.looks = isinstance(options, GuidanceConfig) and options.wants_picture
-        if not self.looks and self.config.start == "reference":
+        self.wants_picture = isinstance(options, GuidanceConfig) and options.wants_picture
+        if not self.wants_picture and self.config.start == "reference":
             raise ConfigError(
                 f"system.start: reference, but '{self.config.guidance.name}' looks at no picture; expected another"
             )
@@ -75,7 +76,7 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
                 "data_type: the playground needs the same views at every step; expected fixed-views"
             )
         views, device = data.chosen("train"), self.trainer.strategy.root_device
-        reference = self._reference() if self.looks else None
+        reference = self._reference() if self.wants_picture else None
         guidance = self.guidance = build(self.config.guidance, Guidance, prompts=self._prompts()).to(device)
         size = guidance.model.latent.image_size
         picture = torch.full((1, 3, size, size), 0.5, device=device)
@@ -139,10 +140,12 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
             self.developed = self._pictures()
         return self.developed.cpu()
 
+    @override
     def validate(self, batch: CameraBatch, index: int) -> None:
         """Write a sheet of all views, ``it<step>-<index>.png``."""
         write_picture(self.save_dir / f"it{self.step}-{index}.png", contact_sheet(self.pictures(), 8))
 
+    @override
     def test(self, batch: CameraBatch, index: int) -> None:
         """Write ``it<step>-test/<index>.png``, a sheet (truth below), and ``metrics.json`` where there is a truth."""
         folder, pictures = self.save_dir / f"it{self.step}-test", self.pictures()
@@ -175,6 +178,7 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
         self.register_buffer("developed", torch.zeros_like(state["developed"]))
         super().restore(checkpoint)
 
+    @override
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Raise ``ConfigError``: there is no shape."""
         raise ConfigError(

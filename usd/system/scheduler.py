@@ -19,7 +19,9 @@ class SchedulerItem:
     """One of the schedulers that SequentialLR or ChainedScheduler puts together."""
 
     name: str = option(help="class of torch.optim.lr_scheduler: LinearLR, ExponentialLR, MultiStepLR, ...")
-    interval: Literal["step", "epoch"] = option("step", "accepted, and said once for all of them")
+    interval: Literal["step", "epoch"] = option(
+        "step", "unit of a scheduler's steps; accepted, as one unit holds for all schedulers"
+    )
     args: dict[str, Argument] = option({}, "arguments of the scheduler: gamma, milestones, ...")
 
 
@@ -41,10 +43,8 @@ def make_scheduler(optimizer: Optimizer, config: SchedulerConfig) -> LRScheduler
     """Build the configured scheduler. Raises ``ConfigError`` that starts with ``system.scheduler``."""
     if config.name not in ("SequentialLR", "ChainedScheduler"):
         return _single(optimizer, config, "system.scheduler")
-    items = [
-        _single(optimizer, item, f"system.scheduler.schedulers[{i}]")
-        for i, item in enumerate(config.schedulers)
-    ]
+    parts = enumerate(config.schedulers)
+    items = [_single(optimizer, item, f"system.scheduler.schedulers[{i}]") for i, item in parts]
     if config.name == "ChainedScheduler":
         return lr_scheduler.ChainedScheduler(items, optimizer) if items else _refuse_empty()
     milestones = list(config.milestones) or ([config.warmup_steps] if config.warmup_steps else [])
@@ -68,14 +68,12 @@ def _single(optimizer: Optimizer, item: SchedulerItem, key: str) -> LRScheduler:
         raise ConfigError(
             f"{key}.name: torch.optim.lr_scheduler has no '{item.name}'.{did_you_mean(item.name, known)}"
         )
-    cls = known[item.name]
-    accepted = [name for name in inspect.signature(cls).parameters if name != "optimizer"]
-    for name in item.args:
-        if name not in accepted:
-            hint = did_you_mean(name, accepted) or f" Known: {listing(accepted)}."
-            raise ConfigError(f"{key}.args.{name}: unknown key.{hint}")
+    accepted = [name for name in inspect.signature(known[item.name]).parameters if name != "optimizer"]
+    for name in (name for name in item.args if name not in accepted):
+        hint = did_you_mean(name, accepted) or f" Known: {listing(accepted)}."
+        raise ConfigError(f"{key}.args.{name}: unknown key.{hint}")
     try:
-        return _build_scheduler(cls, optimizer, item.args)
+        return _build_scheduler(known[item.name], optimizer, item.args)
     except (TypeError, ValueError) as error:  # what torch says of arguments that are missing or out of range
         raise ConfigError(f"{key}: {item.name}: {str(error).splitlines()[0]}") from error
 

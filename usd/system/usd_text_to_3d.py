@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, Schedule, Spec, option
 from usd.core.registry import build, register
@@ -65,6 +66,7 @@ class UsdTextTo3DSystem(DistillationSystem[TextTo3DConfig]):
             self.guide = read_guide_shape(self.config.guide_shape, self.geometry.radius)
         super().on_fit_start()
 
+    @override
     def extra_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:

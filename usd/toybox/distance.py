@@ -198,13 +198,14 @@ def signed_distance_torch(
         d = _primitive_torch(row, points)
         closer = (-d > best) if row[1] == SUBTRACT else (d < best)
         owner = torch.where(closer, torch.full_like(owner, index), owner)
-        if row[1] == SUBTRACT:
-            best = torch.maximum(best, -d)
-            continue
-        blend = float(row[2])
-        h = (blend - (d - best).abs()).clamp_min(0) / blend if blend else torch.zeros_like(d)
-        best = torch.minimum(d, best) - h.square() * blend * 0.25
+        best = torch.maximum(best, -d) if row[1] == SUBTRACT else _blend(best, d, float(row[2]))
     return best, owner
+
+
+def _blend(best: Tensor, d: Tensor, blend: float) -> Tensor:
+    """Return the union of two bodies by their distances, rounded where they meet by a width of ``blend``."""
+    h = (blend - (d - best).abs()).clamp_min(0) / blend if blend else torch.zeros_like(d)
+    return torch.minimum(d, best) - h.square() * blend * 0.25
 
 
 def _primitive_torch(row: np.ndarray, points: Tensor) -> Tensor:

@@ -250,13 +250,9 @@ def tree(b: Builder, d: Draw) -> str:
         a, out = 2.4 * k + d.between(0, 1), d.between(0.1, 0.32)
         b.ball(d.between(0.24, 0.38), (out * np.cos(a), out * np.sin(a), 2 * h + d.between(0.05, 0.4)), paint)
     fruit = d.chance(0.4)
-    if fruit:
-        for k in range(5):
-            b.ball(
-                0.07,
-                (0.42 * np.cos(1.3 * k), 0.42 * np.sin(1.3 * k), 2 * h + d.between(0.1, 0.35)),
-                d.plain("red"),
-            )
+    for k in range(5 if fruit else 0):
+        x, y = 0.42 * np.cos(1.3 * k), 0.42 * np.sin(1.3 * k)
+        b.ball(0.07, (x, y, 2 * h + d.between(0.1, 0.35)), d.plain("red"))
     return f"{leaf} tree with a {trunk} trunk" + (" and fruit" if fruit else "")
 
 
@@ -270,8 +266,7 @@ def rocket(b: Builder, d: Draw) -> str:
     b.cone(r, 0.02, tip, (0, 0, 2 * h + 0.2 + tip), d.plain(nose))
     b.cone(r * 0.6, r * 0.8, 0.08, (0, 0, 0.13), STEEL)
     fin = d.plain(fins)
-    for k in range(n):
-        a = 90 + 360 * k / n
+    for a in (90 + 360 * k / n for k in range(n)):
         x, y = np.cos(np.radians(a)), np.sin(np.radians(a))
         b.box((d.between(0.1, 0.14), 0.025, 0.2), (x * (r + 0.08), y * (r + 0.08), 0.25), fin, rz=a)
     b.ball(r * 0.5, (0, r * 0.75, h * 1.5 + 0.2), Paint((0.6, 0.82, 0.95)))

@@ -171,7 +171,7 @@ def test_a_guidance_that_starts_late_is_one_whose_weight_does(freq, weight):
     assert found["loss"]["lambda_usd"] == weight and "freq" not in found
 
 
-def test_steps_that_alternate_stay(tmp_path):
+def test_steps_that_alternate_stay():
     freq = {"n_ref": 2, "ref_or_guidance": "alternate", "ref_only_steps": 5}
     assert translated("zero123-system", freq=freq)["system"]["freq"] == freq
 
@@ -215,6 +215,15 @@ def test_the_name_none_of_wandb_is_no_name():
     assert translated(loggers=loggers)["system"]["loggers"]["wandb"]["name"] is None
 
 
+def test_the_one_network_of_early_volumes_is_the_two_that_they_have_since():
+    params = {"geometry.encoding": {"lr": 0.05}, "geometry.network": {"lr": 0.005}}
+    optimizer = {"name": "Adam", "args": {"lr": 0.01}, "params": params}
+    found = translated(optimizer=optimizer)["system"]["optimizer"]["params"]
+    names = ["encoding", "density_network", "feature_network"]
+    assert [found[f"geometry.{name}"]["lr"] for name in names] == [0.05, 0.005, 0.005] and len(found) == 3
+    assert "geometry.network: threestudio's volumes have no such module" in notes(optimizer=optimizer)
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 
@@ -232,7 +241,7 @@ def test_sections_that_are_no_mappings_are_refused():
         translate(recipe(guidance=5))
 
 
-def test_what_is_typed_is_read_as_the_option_that_it_becomes(tmp_path):
+def test_what_is_typed_is_read_as_the_option_that_it_becomes():
     """A path with an equals sign or a word that YAML knows is text where the option is a text."""
     reader = reader_of("threestudio")
     merged = recipe("zero123-system", data_type="single-image-datamodule", guidance_type="zero123-guidance")

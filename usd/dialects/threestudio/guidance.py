@@ -124,7 +124,7 @@ def _translate_one(draft: Draft, key: str, name: str) -> None:
     if name == "stable-diffusion-guidance":
         _translate_sjc(draft, key)
     if name in STUDENTS:
-        _translate_student(draft, key, name)
+        _translate_student(draft, key)
     if name in PICTURE:
         _translate_picture_model(draft, key, name)
     draft.drop(*[f"{key}.{option}" for option in UNNEEDED])
@@ -144,7 +144,7 @@ def _translate_memory(draft: Draft, key: str) -> None:
 
 
 def _move_prompting(draft: Draft, key: str) -> None:
-    """Whether prompts say the direction is the prompt processor's to know here."""
+    """Move the switch for view-dependent prompts to the prompt processor, where it belongs here."""
     if draft.get(f"{PROMPTS}_type") is None or f"{PROMPTS}.view_dependent_prompting" in draft:
         draft.pop(f"{key}.view_dependent_prompting")
     draft.move(f"{key}.view_dependent_prompting", f"{PROMPTS}.view_dependent_prompting")
@@ -185,7 +185,7 @@ def _translate_sjc(draft: Draft, key: str) -> None:
         draft.drop(f"{key}.weighting_strategy")
 
 
-def _translate_student(draft: Draft, key: str, name: str) -> None:
+def _translate_student(draft: Draft, key: str) -> None:
     """Variational score distillation: the student's options, and its share of the optimizer and of the losses."""
     for old, new in STUDENT_OPTIONS.items():
         draft.move(f"{key}.{old}", f"{key}.{new}")
@@ -233,15 +233,15 @@ def _published(model: object) -> object:
     return PUBLISHED_FILES.get(stem, model) if isinstance(model, str) and model.endswith(".ckpt") else model
 
 
-def _refuse_other_view(draft: Draft, told: str, taken: str) -> None:
+def _refuse_other_view(draft: Draft, written: str, taken: str) -> None:
     """Raise ``ConfigError`` where the model's reference view differs from the one that the losses compare at."""
-    if told not in draft:
+    if written not in draft:
         return
-    if taken in draft and draft.get(taken) != draft.get(told):
+    if taken in draft and draft.get(taken) != draft.get(written):
         raise ConfigError(
-            f"{told}: is {draft.get(told)}, but {taken} is {draft.get(taken)}; expected one view of the picture"
+            f"{written}: is {draft.get(written)}, but {taken} is {draft.get(taken)}; expected one view of the picture"
         )
     if taken in draft or draft.get("data_type") == "single-image-datamodule":
-        draft.pop(told)
+        draft.pop(written)
     else:
-        draft.move(told, f"data.reference_{told.split('.cond_')[1]}")
+        draft.move(written, f"data.reference_{written.split('.cond_')[1]}")

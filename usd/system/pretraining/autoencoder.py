@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -74,6 +75,7 @@ class AutoencoderSystem(ModelTraining["AutoencoderSystem.Config", ToyViews, ToyV
         self.figures["psnr"] = float(-10 * torch.log10(error.detach().square().mean() / 4))
         return {"l1": error.abs().mean(), "square": error.square().mean(), "size": size}
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report PSNR and SSIM of reconstructions, and write a sheet."""

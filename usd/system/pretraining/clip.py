@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -88,6 +89,7 @@ class ClipSystem(ModelTraining["ClipSystem.Config", ToyViews, ToyViews, ViewRead
         config._attn_implementation = "eager"  # scaled_dot_product_attention is slow backwards on a CPU
         return ViewReadingClip(CLIPModel(config))
 
+    @override
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the contrastive loss and the error of views that are read from embeddings."""
         assert batch.pictures is not None
@@ -108,6 +110,7 @@ class ClipSystem(ModelTraining["ClipSystem.Config", ToyViews, ToyViews, ViewRead
             "view": self.config.lambda_view * error,
         }
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report how often a picture finds its caption, and the error of azimuths."""

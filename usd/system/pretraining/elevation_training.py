@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -35,13 +36,16 @@ class ElevationSystem(ModelTraining["ElevationSystem.Config", ToyViews, ToyViews
         """Shape of the network, and its pictures."""
 
         reader: ElevationReaderConfig = option({}, "shape of the network")
-        rim_toys: int = option(8, "pictures a step rendered anew from far below or high above", ge=0)
+        rim_toys: int = option(
+            8, "number of pictures a step that are rendered anew from far below or high above", ge=0
+        )
         blur_deg: float = option(4.0, "standard deviation of the bell around the true height", gt=0, le=90)
 
     def build_network(self) -> ElevationReader:
         """Build the network, untrained."""
         return ElevationReader(self.config.reader)
 
+    @override
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the cross entropy of heights."""
         assert batch.pictures is not None
@@ -57,6 +61,7 @@ class ElevationSystem(ModelTraining["ElevationSystem.Config", ToyViews, ToyViews
         loss = -(target * torch.log_softmax(logits, -1)).sum(-1)
         return {"heights": (loss * weight).sum() / weight.sum()}
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report the error, and whether the spread is as wide as it."""

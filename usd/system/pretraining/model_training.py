@@ -10,7 +10,7 @@ from typing import Generic, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from usd.core import ranks
 from usd.core.config import option
@@ -63,8 +63,9 @@ class ModelTraining(System[M, B, E], Generic[M, B, E, N]):
         """Return a context in which networks compute in bfloat16, if that is wanted."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
 
+    @override
     @torch.no_grad()
-    def on_train_batch_end(self, outputs: object, batch: B, batch_idx: int) -> None:
+    def on_train_batch_end(self) -> None:
         """Move the running average; early on it forgets faster, so that it never remembers the beginning."""
         self.averaged_steps += 1
         n = int(self.averaged_steps)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -131,13 +132,15 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
             "folder of a view volume (configs/toybox/view_volume.yaml) whose hint lies beside x_t",
             path=True,
         )
-        projection: ProjectionShape = option({}, "how reference and pose are given")
+        projection: ProjectionShape = option(
+            {}, "shape of the projection that gives reference and pose to the network"
+        )
         share_autoencoder: bool = option(
             False, "publish a pointer to the base model's autoencoder in place of a copy"
         )
         drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
-        drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
-        drop_beside: float = option(0.05, "share without reference latent and hint", ge=0, le=1)
+        drop_tokens: float = option(0.05, "share of samples without embedding and pose", ge=0, le=1)
+        drop_beside: float = option(0.05, "share of samples without reference latent and hint", ge=0, le=1)
         high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
 
     def build_network(self) -> NovelView:
@@ -200,17 +203,15 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
             beside,
         )
 
+    @override
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the squared error of v."""
         reference, x0, latents = batch.reference, batch.target.latents, batch.reference.latents
         assert x0 is not None and latents is not None and reference.pictures is not None
         condition = self.condition(reference.pictures, latents, reference.cameras, batch.target.cameras)
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
-        c = self.config
-        tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
-        keep_tokens = (draw >= tokens_end).float()
-        keep_beside = ((draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))).float()
-        t = draw_timesteps(len(x0), c.high_noise_share, generator, self.device)
+        keep_tokens, keep_beside = self._kept(draw)
+        t = draw_timesteps(len(x0), self.config.high_noise_share, generator, self.device)
         xt, v = noise_and_target(x0, t, generator)
         with self.autocast():
             output = self.network(xt, t, condition, keep_tokens, keep_beside)
@@ -218,8 +219,16 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
 
+    def _kept(self, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 where uniform draws keep the tokens of a condition, and the picture beside x_t; else 0."""
+        c = self.config
+        tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
+        beside = (draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))
+        return (draw >= tokens_end).float(), beside.float()
+
     # ------------------------------------------------------------------------------------------------ validation
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report pose sensitivity on held-out toys, and PSNR of sampled views beside copying; write a sheet."""

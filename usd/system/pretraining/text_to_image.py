@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -111,13 +112,14 @@ class TextToImageSystem(ModelTraining["TextToImageSystem.Config", ToyViews, ToyV
         unet = make_unet(self.config.channels, 4, self.config.latent_size, text.config.hidden_size)
         return TextToImage(unet, text)
 
+    @override
     def compute(self, batch: ToyViews, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the squared error of v."""
         assert batch.latents is not None
         count = len(batch.captions)
-        draws = torch.rand(2, count, generator=generator, device=generator.device)
-        captions = batch.captions_with_views((draws[0] < self.config.view_words).tolist())
-        dropped = (draws[1] < self.config.caption_dropout).tolist()
+        uniform = torch.rand(2, count, generator=generator, device=generator.device)
+        captions = batch.captions_with_views((uniform[0] < self.config.view_words).tolist())
+        dropped = (uniform[1] < self.config.caption_dropout).tolist()
         captions = [drop_caption(c, is_dropped) for c, is_dropped in zip(captions, dropped, strict=True)]
         ids = tokenize(self.tokenizer, captions).to(self.device)
         t = draw_timesteps(count, self.config.high_noise_share, generator, self.device)
@@ -128,6 +130,7 @@ class TextToImageSystem(ModelTraining["TextToImageSystem.Config", ToyViews, ToyV
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Write a sheet of samples."""

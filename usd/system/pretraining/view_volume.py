@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
+from typing_extensions import override
 
 from usd.core.config import option
 from usd.core.registry import register
@@ -51,6 +52,7 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config", ViewPairs, ToyVi
             return load_volume(Path(self.config.start_from)).float()
         return ViewVolume(self.config.volume)
 
+    @override
     def compute(self, batch: ViewPairs, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the errors of colors, opacity and expected latents."""
         reference, target = batch.reference, batch.target
@@ -67,6 +69,7 @@ class ViewVolumeSystem(ModelTraining["ViewVolumeSystem.Config", ViewPairs, ToyVi
             "latent": c.lambda_latent * mse_loss(seen.hint[:, : target.latents.shape[1]], target.latents),
         }
 
+    @override
     @torch.no_grad()
     def validate(self, batch: ToyViews, index: int) -> None:
         """Report PSNR beside that of copying, IoU, and how much worse the negated azimuth is; write a sheet."""
