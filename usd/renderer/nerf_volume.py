@@ -156,8 +156,8 @@ class NerfVolumeRenderer(RayRenderer["NerfVolumeRenderer.Config"]):
 
     def _is_visible(self, o: Tensor, d: Tensor, samples: RaySamples) -> Bool[Tensor, "S"]:
         density = self._density(samples.positions(o, d))
-        nothing = density.new_zeros(len(density), 0)
-        return composite_density(density, nothing, samples, LEAST_TRANSMITTANCE).weights > 0
+        no_features = density.new_zeros(len(density), 0)
+        return composite_density(density, no_features, samples, LEAST_TRANSMITTANCE).weights > 0
 
     def _composite(
         self,
