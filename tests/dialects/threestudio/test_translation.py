@@ -215,6 +215,15 @@ def test_the_name_none_of_wandb_is_no_name():
     assert translated(loggers=loggers)["system"]["loggers"]["wandb"]["name"] is None
 
 
+def test_the_one_network_of_early_volumes_is_the_two_that_they_have_since():
+    params = {"geometry.encoding": {"lr": 0.05}, "geometry.network": {"lr": 0.005}}
+    optimizer = {"name": "Adam", "args": {"lr": 0.01}, "params": params}
+    found = translated(optimizer=optimizer)["system"]["optimizer"]["params"]
+    names = ["encoding", "density_network", "feature_network"]
+    assert [found[f"geometry.{name}"]["lr"] for name in names] == [0.05, 0.005, 0.005] and len(found) == 3
+    assert "geometry.network: threestudio's volumes have no such module" in notes(optimizer=optimizer)
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 

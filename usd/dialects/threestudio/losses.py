@@ -32,15 +32,15 @@ OF_PICTURES = (
     "lambda_3d",
 )
 RASTERIZERS = ("nvdiff-rasterizer",)
-EDITING = "instructnerf2nerf-system"
-OWN_TABLES = (EDITING, "control4d-multiview-system")
+EDITING = ("instructnerf2nerf-system", "control4d-multiview-system")
+"""Systems whose guidance edits pictures and is no loss."""
 
 
 def translate_losses(draft: Draft) -> None:
     """Translate the names of weights; drop those of losses that threestudio's system does not read."""
     if draft.get("system_type") == "usd-text-to-3d-system":  # of text systems only SJC's has depth
         draft.move(f"{KEY}.lambda_depth", f"{KEY}.lambda_center_depth")
-    if draft.get("system_type") not in OWN_TABLES:
+    if draft.get("system_type") not in EDITING:
         for names, name in (
             (GUIDANCE, "lambda_usd"),
             (IMAGE_SPACE, "lambda_img"),
@@ -48,7 +48,7 @@ def translate_losses(draft: Draft) -> None:
         ):
             for old in names:
                 draft.move(f"{KEY}.{old}", f"{KEY}.{name}")
-    if draft.get("system_type") == EDITING:
+    if draft.get("system_type") in EDITING:
         _drop_guidance(draft)
     _drop_other_kind(draft)
     _drop_zeros(draft)

@@ -31,6 +31,10 @@ IMAGE_PROMPTED = (
     "stable-diffusion-controlnet-guidance",
     "stable-diffusion-instructpix2pix-guidance",
 )
+NETWORK = "geometry.network"
+NETWORKS = ("geometry.density_network", "geometry.feature_network")
+"""The one network of a volume in early versions of threestudio, and the two that have its place since."""
+
 PLAYGROUND_PICTURE = "load/images/kettle.png"
 
 
@@ -114,8 +118,32 @@ def _translate_optimizer(draft: Draft) -> None:
     if isinstance(name, str) and name in OPTIMIZERS:
         draft.set("system.optimizer.name", OPTIMIZERS[name])
         draft.note(f"system.optimizer.name: {name} of apex is {OPTIMIZERS[name]} of PyTorch")
+    _split_network(draft)
+    _move_discriminator(draft)
     if name == "Adan":  # how its steps are computed, not what they are
         draft.drop("system.optimizer.args.foreach")
+
+
+def _split_network(draft: Draft) -> None:
+    """Give the settings of a volume's one network to the two that it has since, where those have none."""
+    groups = draft.section("system.optimizer.params")
+    if draft.get("system.geometry_type") != "implicit-volume" or NETWORK not in groups:
+        return
+    settings = groups.pop(NETWORK)
+    for network in NETWORKS:
+        groups.setdefault(network, settings)
+    draft.note(
+        f"system.optimizer.params.{NETWORK}: threestudio's volumes have no such module any more, and stop at it; "
+        f"its settings go to {' and '.join(NETWORKS)}"
+    )
+
+
+def _move_discriminator(draft: Draft) -> None:
+    """Give the second optimizer a place beside the first; the discriminator is the system's, not the renderer's."""
+    draft.move("system.optimizer.optimizer_dis", "system.optimizer_dis")
+    groups = draft.section("system.optimizer_dis.params")
+    if "renderer.discriminator" in groups:
+        groups["discriminator"] = groups.pop("renderer.discriminator")
 
 
 def _translate_guidance_only(draft: Draft) -> None:
