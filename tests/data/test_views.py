@@ -23,6 +23,7 @@ from usd.data.view_set import (
     refuse_useless,
     silhouette_radius,
     transform_world,
+    view_set,
 )
 from usd.data.views import RayPool, ViewsConfig, ViewsData, spread_indices, views_summary
 from usd.math.camera import Cameras, orbit_cameras_deg
@@ -41,7 +42,7 @@ def balls(cameras: Cameras) -> ViewSet:
     color = torch.where(hit[..., None], 0.5 + 0.4 * normal, 0.0)
     rgba = torch.cat([color, hit[..., None].float()], -1).permute(0, 3, 1, 2).contiguous()
     names = tuple(f"{i}.png" for i in range(len(cameras)))
-    return ViewSet(rgba, cameras, names, torch.ones(len(cameras)), normal.permute(0, 3, 1, 2).contiguous())
+    return replace(view_set(list(rgba), cameras, names), normals=normal.permute(0, 3, 1, 2).contiguous())
 
 
 def data(path, **changes) -> ViewsData:
@@ -240,7 +241,7 @@ def test_views_of_another_size_or_shape_keep_their_pixels_and_rays(tmp_path, sec
         )
         inside = torch.zeros(found.rgba.shape[-2:], dtype=torch.bool)
         inside[:height, :width] = True
-        assert torch.equal(found.valid[index], inside)
+        assert torch.equal(found.valid.view(index)[..., 0], inside)
     small = read_views(tmp_path, options(size=12))
     assert small.rgba.shape == (2, 4, 12, 12)
     assert (small.valid is None) == (second == (24, 24))
@@ -268,10 +269,10 @@ def test_masks_that_show_nothing_are_refused_or_said():
     views = balls(sphere_cameras(4, 16))
     rgba = views.rgba.clone()
     rgba[1, 3] = 0
-    assert "1 of 4 views show nothing" in refuse_useless(replace(views, rgba=rgba), "x").notes[-1]
+    assert "1 of 4 views show nothing" in refuse_useless(views.repainted(rgba), "x").notes[-1]
     rgba[:, 3] = 0
     with pytest.raises(UserError, match="all masks are empty"):
-        refuse_useless(replace(views, rgba=rgba), "x")
+        refuse_useless(views.repainted(rgba), "x")
 
 
 def _opaque(tmp_path, background):

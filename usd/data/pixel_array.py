@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
 from torch import Tensor
 
 RELEASED_AFTER = 1 << 28
@@ -31,7 +32,7 @@ class MappedFile:
             self.memory.madvise(mmap.MADV_RANDOM)  # single pixels are asked for, not their neighbors
         self._touched = 0
 
-    def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> np.ndarray:
+    def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> NDArray[np.generic]:
         """Return a part of the file as an array."""
         count = int(np.prod(shape))
         return np.frombuffer(self.memory, dtype, count, offset).reshape(shape)
@@ -48,7 +49,7 @@ class MappedFile:
 class PixelArray:
     """V views of H x W pixels of C numbers: rows ``index`` of ``stored``, a part of ``file`` if there is one."""
 
-    stored: np.ndarray
+    stored: NDArray[np.generic]
     index: Int[Tensor, "V"]
     file: MappedFile | None = field(default=None, compare=False)
 

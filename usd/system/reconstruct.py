@@ -80,7 +80,8 @@ class ReconstructConfig(SceneConfig):
     """Components, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
 
     NAME is rgb_l1, rgb_mse, mask, normal, depth (against the pictures), eikonal, curvature, free_surface,
-    surface_sparsity (of the distance), sparsity, opaque, z_variance, distortion or background_distortion (of what is rendered).
+    surface_sparsity (of the distance), sparsity, opaque, z_variance, distortion or background_distortion (of what is
+    rendered).
     """
 
     geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
@@ -163,6 +164,16 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         return read_weights(self.config.loss, DEFAULT_WEIGHTS)
 
     # ------------------------------------------------------------------------------------------------- training
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
+        """Take the weights of a checkpoint, and corrections of as many views as it has."""
+        for name, part in (("poses", self.poses), ("appearance", self.appearance)):
+            saved = [state_dict[key] for row in part.rows if (key := f"{name}.{row}") in state_dict]
+            if saved:
+                part.make_room(len(saved[0]))
+        return super().load_state_dict(state_dict, strict, assign)
 
     def configure_model(self) -> None:
         """Give every training view its corrections."""

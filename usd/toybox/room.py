@@ -1,9 +1,7 @@
 """A textured room around toys: views with a background that is somewhere, for scenes whose truth is known.
 
-The room is a cube about the origin. Its walls are patterns of waves and tiles in closed form, and so is any ray's color.
+The room is a cube about the origin. Its walls are patterns of waves and tiles in closed form, and so is what rays see.
 """
-
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -38,6 +36,6 @@ def in_room(views: ViewSet, half: float = HALF) -> ViewSet:
     shape = directions.shape
     walls = room_colors(origins.reshape(-1, 3), directions.reshape(-1, 3), half)
     behind = walls.view(shape).permute(0, 3, 1, 2)
-    color, alpha = views.rgba[:, :3], views.rgba[:, 3:]
+    color, alpha = views.rgba.split([3, 1], 1)
     seen = torch.cat([color * alpha + behind * (1 - alpha), torch.ones_like(alpha)], 1)
-    return replace(views, rgba=seen, masked=False)
+    return views.repainted(seen, masked=False)
