@@ -6,16 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from usd.core.config import parse
+from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.random import generator
 from usd.data import wonder3d
 from usd.data.convert import write_views
 from usd.data.pictures import read_rgba, write_picture
+from usd.data.pixel_array import PixelArray
 from usd.data.toy_views import sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import (
+    SparsePoints,
     ViewSet,
     cameras_inside,
     fit_world,
@@ -347,3 +349,40 @@ def test_lists_that_do_not_fit_the_views_are_refused(folder, changes, message):
 def test_a_path_is_required():
     with pytest.raises(UserError, match=r"data\.path: required but not given"):
         ViewsData(parse(ViewsConfig, {}, "data"))
+
+
+def test_a_share_of_the_rays_goes_through_points_of_known_depth() -> None:
+    views = balls(sphere_cameras(3, 16))
+    points = SparsePoints(
+        torch.tensor([0, 2]), torch.tensor([[3.5, 4.2], [9.9, 1.0]]), torch.tensor([1.5, 2.5])
+    )
+    batch = RayPool(replace(views, points=points), 0, False, 0.3).draw(
+        2000, 0.5, torch.Generator().manual_seed(0)
+    )
+    assert batch.depth is not None
+    known = batch.depth > 0
+    assert known.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert set(zip(batch.view[known].tolist(), batch.depth[known].tolist())) == {(0, 1.5), (2, 2.5)}
+    through = views.cameras.rays_at(torch.tensor([0]), torch.tensor([3]), torch.tensor([4]))[1]
+    assert torch.allclose(batch.directions[known & (batch.view == 0)], through, atol=1e-6)
+
+
+def test_depth_maps_and_pixels_without_a_source_come_with_the_rays() -> None:
+    views = balls(sphere_cameras(2, 8))
+    depth = torch.arange(128.0).view(2, 8, 8, 1)
+    valid = depth % 2 == 0
+    known = replace(views, depths=PixelArray.of(depth), valid=PixelArray.of(valid), depth_unit=0.5)
+    batch = RayPool(known, 0, False).at(torch.arange(128))
+    assert batch.depth is not None and torch.equal(batch.depth, torch.arange(128.0) / 2)
+    assert torch.equal(batch.weight > 0, valid.flatten())
+
+
+def test_every_so_many_th_view_is_kept_from_training(tmp_path) -> None:
+    views = balls(sphere_cameras(9, 8))
+    write_views(views, tmp_path)
+    data = ViewsData(parse(ViewsConfig, {"path": str(tmp_path), "hold_out_every": 4}))
+    assert data.test_views.names == tuple(f"views/{i:04d}.png" for i in (0, 4, 8))
+    assert len(data.train_views) == 6
+    for options in ({"hold_out_every": 1}, {"hold_out_every": 4, "hold_out": 2}):
+        with pytest.raises(ConfigError, match=r"data\.hold_out_every"):
+            _ = ViewsData(parse(ViewsConfig, {"path": str(tmp_path), **options})).train_views

@@ -86,6 +86,10 @@ class PixelArray:
         self._touch(values.nbytes)
         return torch.from_numpy(values)
 
+    def all(self) -> Shaped[Tensor, "V H W C"]:
+        """Return all views' pixels, as stored: of a large capture, ask for single views instead."""
+        return torch.stack([self.view(i) for i in range(len(self))])
+
     def at(self, view: Int[Tensor, "R"], y: Int[Tensor, "R"], x: Int[Tensor, "R"]) -> Shaped[Tensor, "R C"]:
         """Return single pixels, as stored."""
         rows = (self.index[view] * self.height + y) * self.width + x
