@@ -22,9 +22,8 @@ A lens takes points (x, y) of the plane at depth 1 to others, by one of these mo
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -91,6 +90,14 @@ class Intrinsics:
 Plane = tuple[Float[Tensor, "*N"], Float[Tensor, "*N"]]
 
 
+class LensFunction(Protocol):
+    """A model: points of the plane at depth 1, and its numbers, to points of the same plane."""
+
+    def __call__(self, x: Tensor, y: Tensor, /, *numbers: float) -> Plane:
+        """Return where the lens puts the points."""
+        ...
+
+
 def distort(x: Float[Tensor, "*N"], y: Float[Tensor, "*N"], lens: Intrinsics) -> Plane:
     """Return where a lens puts points of the plane at depth 1 (see the module's head)."""
     model, count = MODELS[lens.model]
@@ -125,7 +132,8 @@ def _fisheye(x: Tensor, y: Tensor, *numbers: float) -> Plane:
     return x * radial, y * radial
 
 
-def _fov(x: Tensor, y: Tensor, angle: float) -> Plane:
+def _fov(x: Tensor, y: Tensor, *numbers: float) -> Plane:
+    (angle,) = numbers
     if abs(angle) < 1e-6:
         return x, y
     r = torch.sqrt(x * x + y * y).clamp_min(1e-9)
@@ -156,19 +164,21 @@ def _rad_tan(x: Tensor, y: Tensor, *numbers: float) -> Plane:
     return x + more_x + r2 * (s0 + s1 * r2), y + more_y + r2 * (s2 + s3 * r2)
 
 
-def _division(x: Tensor, y: Tensor, k: float) -> Plane:
+def _division(x: Tensor, y: Tensor, *numbers: float) -> Plane:
+    (k,) = numbers
     under = 1 - 4 * k * (x * x + y * y)
     # Without a real root nothing is seen there; the NaN has no source.
     share = 2 / (1 + torch.sqrt(under))
     return x * share, y * share
 
 
-def _eucm(x: Tensor, y: Tensor, alpha: float, beta: float) -> Plane:
+def _eucm(x: Tensor, y: Tensor, *numbers: float) -> Plane:
+    alpha, beta = numbers
     depth = alpha * torch.sqrt(beta * (x * x + y * y) + 1) + 1 - alpha
     return x / depth, y / depth
 
 
-MODELS: dict[LensModel, tuple[Callable[..., Plane], int]] = {
+MODELS: dict[LensModel, tuple[LensFunction, int]] = {
     "brown": (_brown, 8),
     "fisheye": (_fisheye, 4),
     "fov": (_fov, 1),
