@@ -21,7 +21,7 @@ from usd.core import files
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import temporary_cache, user_cache
-from usd.data.pixel_array import MappedFile, PixelArray
+from usd.data.pixel_array import MappedFile, Numbers, PixelArray
 
 FORMAT = "usd-pictures-1"
 IN_MEMORY = 16 << 20
@@ -75,7 +75,7 @@ class PixelLayout:
 
     def rows(self, pixels: ViewBytes) -> list[bytes]:
         """Return the parts of a view; pixels it does not fill are zeros."""
-        parts: list[NDArray[np.generic]] = [self._filled(pixels.colors)]
+        parts: list[Numbers] = [self._filled(pixels.colors)]
         if self.valid:
             valid = np.ones(pixels.colors.shape[:2], np.bool_) if pixels.valid is None else pixels.valid
             parts.append(self._filled(valid))
@@ -84,16 +84,14 @@ class PixelLayout:
             parts.append(self._filled(nothing if pixels.depth is None else pixels.depth))
         return [part.tobytes() for part in parts]
 
-    def _filled(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _filled(self, values: Numbers) -> Numbers:
         if values.shape[:2] == (self.height, self.width):
             return values
         out = np.zeros((self.height, self.width, *values.shape[2:]), values.dtype)
         out[: values.shape[0], : values.shape[1]] = values
         return out
 
-    def arrays(
-        self, part: Callable[[str, tuple[int, ...], int], NDArray[np.generic]]
-    ) -> list[NDArray[np.generic] | None]:
+    def arrays(self, part: Callable[[str, tuple[int, ...], int], Numbers]) -> list[Numbers | None]:
         """Return the sections as arrays, of what gives a part by type, shape and first byte."""
         shape, starts = (self.views, self.height, self.width), self.places(0)
         return [
@@ -183,7 +181,7 @@ def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
         for start, row in zip(layout.places(view), layout.rows(pixels)):
             memory[start : start + len(row)] = row
 
-    def part(dtype: str, shape: tuple[int, ...], offset: int) -> NDArray[np.generic]:
+    def part(dtype: str, shape: tuple[int, ...], offset: int) -> Numbers:
         return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
 
     return _stored(layout, part, None, _counted(remarks, layout.views))
@@ -225,7 +223,7 @@ def _mapped(layout: PixelLayout, file: Path, notes: tuple[str, ...]) -> StoredPi
 
 def _stored(
     layout: PixelLayout,
-    part: Callable[[str, tuple[int, ...], int], NDArray[np.generic]],
+    part: Callable[[str, tuple[int, ...], int], Numbers],
     file: MappedFile | None,
     notes: tuple[str, ...],
 ) -> StoredPixels:

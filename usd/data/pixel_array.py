@@ -20,6 +20,9 @@ RELEASED_AFTER = 1 << 28
 """Bytes of a file that may have come into memory before they are given back."""
 PAGE = 4096
 
+Numbers = NDArray[np.uint8] | NDArray[np.bool_] | NDArray[np.float16] | NDArray[np.float32]
+"""Colors, valid pixels, depths; colors that were made here and never in a file."""
+
 
 class MappedFile:
     """A file that is read as if it were memory, and what of it may have come into memory."""
@@ -32,7 +35,7 @@ class MappedFile:
             self.memory.madvise(mmap.MADV_RANDOM)  # single pixels are asked for, not their neighbors
         self._touched = 0
 
-    def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> NDArray[np.generic]:
+    def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> Numbers:
         """Return a part of the file as an array."""
         count = int(np.prod(shape))
         return np.frombuffer(self.memory, dtype, count, offset).reshape(shape)
@@ -49,7 +52,7 @@ class MappedFile:
 class PixelArray:
     """V views of H x W pixels of C numbers: rows ``index`` of ``stored``, a part of ``file`` if there is one."""
 
-    stored: NDArray[np.generic]
+    stored: Numbers
     index: Int[Tensor, "V"]
     file: MappedFile | None = field(default=None, compare=False)
 

@@ -403,9 +403,8 @@ def transform_world(
     span = None if views.cameras.span_y is None else views.cameras.span_y * scale
     normals = None if views.normals is None else torch.einsum("ij,vjhw->vihw", rotation, views.normals)
     moved = replace(views, cameras=replace(views.cameras, c2w=c2w, span_y=span), normals=normals)
-    depths = None if views.depths is None else views.depths * scale
     points = None if views.points is None else replace(views.points, depth=views.points.depth * scale)
-    return replace(moved, depths=depths, points=points)
+    return replace(moved, depth_unit=views.depth_unit * scale, points=points)
 
 
 def fit_sphere(views: ViewSet, center: Float[Tensor, "3"], radius: float, wanted: float = 0.5) -> ViewSet:

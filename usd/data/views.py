@@ -343,7 +343,8 @@ def near_object(views: ViewSet, margin: int) -> PixelBoxes:
     boxes = [
         _box_of(views.alpha(i), margin) if views.masked else (0, 0, height, width) for i in range(len(views))
     ]
-    return PixelBoxes(*torch.tensor(boxes).reshape(-1, 4).unbind(-1), height, width)
+    top, left, rows, columns = torch.tensor(boxes).reshape(-1, 4).unbind(-1)
+    return PixelBoxes(top, left, rows, columns, height, width)
 
 
 def _box_of(alpha: Float[Tensor, "H W"], margin: int) -> tuple[int, int, int, int]:
