@@ -11,10 +11,10 @@ from tests.system.test_reconstruct import history
 from tests.tiny_configs import CONFIGS, trial
 from usd.core.config import parse
 from usd.data.convert import write_views
+from usd.data.toy_room import in_room
 from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.views import RayBatch
 from usd.system.view_corrections import Appearance, AppearanceConfig, PoseCorrections
-from usd.toybox.room import in_room
 
 TINY = [
     "data.n_rays=256",
