@@ -31,6 +31,7 @@ OF_PICTURES = (
     "lambda_img",
     "lambda_3d",
 )
+OF_EXTENSIONS = ("lambda_mask_binary", "lambda_clip", "lambda_reg", "lambda_pretrain")
 RASTERIZERS = ("nvdiff-rasterizer",)
 EDITING = ("instructnerf2nerf-system", "control4d-multiview-system")
 """Systems whose guidance edits pictures and is no loss."""
@@ -75,7 +76,7 @@ def _drop_other_kind(draft: Draft) -> None:
 
 def _drop_zeros(draft: Draft) -> None:
     """Drop weights of 0, every loss's default but for the guidance's."""
-    for name in (*OF_SURFACES, *OF_VOLUMES, *OF_PICTURES):
+    for name in (*OF_SURFACES, *OF_VOLUMES, *OF_PICTURES, *OF_EXTENSIONS):
         key = f"{KEY}.{name}"
         if key in draft and largest(draft.get(key)) == 0:
             draft.pop(key)

@@ -15,6 +15,7 @@ TARGETS = {
     "sjc-system": TEXT,
     "textmesh-system": TEXT,
     "image-condition-dreamfusion-system": PICTURE,
+    "dreamcraft3d-system": PICTURE,
     "magic123-system": PICTURE,
     "zero123-simple-system": PICTURE,
     "zero123-system": PICTURE,
@@ -71,6 +72,9 @@ def _choose_target(draft: Draft, name: str) -> None:
 def _translate_stage(draft: Draft, name: str) -> None:
     """Translate the options that decide what the guidance gets as its picture in this stage."""
     refinement = draft.pop("system.refinement")
+    if name == "dreamcraft3d-system":
+        refinement = draft.pop("system.stage") == "texture"
+        draft.drop("system.use_mixed_camera_config")
     if name == "fantasia3d-system":
         if draft.pop("system.texture"):
             draft.set("system.stage", "texture")
@@ -91,6 +95,8 @@ def _translate_turns(draft: Draft) -> None:
     Both in every step, unless they alternate; a guidance that starts late is one whose weight does.
     """
     draft.pop("system.freq.guidance_eval")
+    if draft.get("system.freq.no_diff_steps") in (0, -1):
+        draft.pop("system.freq.no_diff_steps")
     if draft.get("system.freq.ref_or_guidance") != "alternate":
         draft.pop("system.freq.n_ref")
         draft.pop("system.freq.ref_or_guidance")
