@@ -6,6 +6,7 @@ file as it likes, and the training no more than it needs.
 """
 
 import mmap
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.advisable = hasattr(self.memory, "madvise")
+        self.advisable = os.name == "posix"
         if self.advisable:
             self.memory.madvise(mmap.MADV_RANDOM)  # single pixels are asked for, not their neighbors
         self._touched = 0
