@@ -427,6 +427,6 @@ def files_to_fetch(files: Sequence[str], components: Sequence[str], half: bool =
         if folder == ".":  # a network published by itself
             inside = [file for file in files if "/" not in file]
         weights = weight_files(inside, averaged=folder == "unet", half=half)
-        small = [file for file in inside if file.endswith((".json", ".txt", ".model"))]
+        small = [file for file in inside if file.endswith((".json", ".txt", ".model", ".jinja"))]
         wanted += [f"{folder}/{file}".removeprefix("./") for file in [*small, *weights]]
     return wanted

@@ -24,7 +24,7 @@ class SanaDenoiser(FlowDenoiser):
 
     def _read_prompts(self, pipeline: PromptReader, prompts: list[str], device: torch.device) -> PromptTokens:
         """Return tokens, and which of them are the sentence's. No instruction is put before it."""
-        tokens, mask, *_ = pipeline.encode_prompt(prompts, False, device=device)
+        tokens, mask, *_ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=device)
         assert isinstance(tokens, Tensor) and isinstance(mask, Tensor)
         return PromptTokens(tokens.float(), mask.float())
 
