@@ -17,7 +17,7 @@ from usd.core.errors import UserError
 from usd.core.types import LatentSpace
 from usd.denoiser import Embedding, TextDenoiser
 from usd.denoiser.components import network_class, open_components
-from usd.denoiser.execution import Execution
+from usd.denoiser.execution import Execution, Weights, dtype_on
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import compile_network
 from usd.denoiser.networks import Encoded, Sample
@@ -123,24 +123,30 @@ class PromptEncoders(torch.nn.Module):
         self.encoders = torch.nn.ModuleList(found)
 
 
-def read_prompt_encoders(folder: Path, name: str) -> PromptEncoders:
+def read_prompt_encoders(folder: Path, name: str, weights: Weights) -> PromptEncoders:
     """Return the text encoders of a diffusers folder, by the pipeline of this name. Raises ``UserError``."""
     with readable(folder, name), quiet():
         pipeline = getattr(importlib.import_module("diffusers"), name).from_pretrained(
-            folder, transformer=None, vae=None, local_files_only=True, use_safetensors=True
+            folder, transformer=None, vae=None, **reading(weights)
         )
     return PromptEncoders(pipeline)
 
 
-def read_pretrained(folder: Path, component: str, config: NetworkConfig) -> torch.nn.Module:
+def read_pretrained(folder: Path, component: str, config: NetworkConfig, weights: Weights) -> torch.nn.Module:
     """Return a network of a folder by the class that its configuration names. Raises ``UserError``."""
     library, name = network_class(component, config)
     with readable(folder / component, name), quiet():
-        network = getattr(importlib.import_module(library), name).from_pretrained(
-            folder / component, local_files_only=True, use_safetensors=True
-        )
+        cls = getattr(importlib.import_module(library), name)
+        network = cls.from_pretrained(folder / component, **reading(weights))
     assert isinstance(network, torch.nn.Module)
     return network
+
+
+def reading(weights: Weights) -> dict[str, object]:
+    """Return how diffusers reads: from this disk, no pickles, at once in the precision that the network will have."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype_on(device, weights, torch.bfloat16)
+    return {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
 
 
 def with_adapter(network: torch.nn.Module, pipeline: str, file: Path, scale: float) -> torch.nn.Module:
@@ -172,34 +178,25 @@ class PipelineDenoiser(TextDenoiser[P]):
         self.folder = folder = Path(config.folder)
         self.execution = execution = config.execution
         self.files = files = open_components(folder)
+        compiled, half = partial(compile_network, mode=execution.compile), torch.bfloat16
         self.transformer: Frozen[Transformer] = Frozen(
-            partial(
-                self._read_transformer,
-                folder,
-                files.config("transformer"),
-                config.lora_file,
-                config.lora_scale,
-            ),
-            execution.weights,
-            execution,
-            partial(compile_network, mode=execution.compile),
-            torch.bfloat16,
+            partial(self._read_transformer, config), execution.weights, execution, compiled, half
         )
-        read = partial(read_pretrained, folder, "vae", files.config("vae"))
+        read = partial(read_pretrained, folder, "vae", files.config("vae"), execution.autoencoder)
         self.vae: Frozen[PictureCoder] = Frozen(read, execution.autoencoder, execution)
-        read_prompts = partial(read_prompt_encoders, folder, self.pipeline)
-        self.prompts: Frozen[PromptEncoders] = Frozen(
-            read_prompts, execution.weights, execution, half=torch.bfloat16
-        )
+        read_prompts = partial(read_prompt_encoders, folder, self.pipeline, execution.weights)
+        self.prompts: Frozen[PromptEncoders] = Frozen(read_prompts, execution.weights, execution, half=half)
         self.latent = self._latent_space()
 
     @classmethod
-    def _read_transformer(
-        cls, folder: Path, config: NetworkConfig, lora_file: str | None, scale: float
-    ) -> torch.nn.Module:
+    def _read_transformer(cls, config: PipelineConfig) -> torch.nn.Module:
         """Return the network, with the change of a LoRA in its weights. Raises ``UserError``."""
-        network = read_pretrained(folder, "transformer", config)
-        return network if lora_file is None else with_adapter(network, cls.pipeline, Path(lora_file), scale)
+        folder = Path(config.folder)
+        about = open_components(folder).config("transformer")
+        network = read_pretrained(folder, "transformer", about, config.execution.weights)
+        if config.lora_file is None:
+            return network
+        return with_adapter(network, cls.pipeline, Path(config.lora_file), config.lora_scale)
 
     def _latent_space(self) -> LatentSpace:
         """Return the latent space of pictures of the size that is asked for. Raises ``UserError``."""
