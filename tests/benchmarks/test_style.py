@@ -89,3 +89,8 @@ def test_a_broken_limit_is_told_by_the_exit_code(monkeypatch, capsys):
         style, "measure", lambda: [style.Measure("Any", 2, 2), style.Measure("d", 2, 1, True)]
     )
     assert style.main([]) == 0
+
+
+def test_the_package_holds_every_limit():
+    broken = [str(measure) for measure in style.measure() if not measure.holds]
+    assert not broken, "\n".join(broken)
