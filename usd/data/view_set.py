@@ -25,6 +25,8 @@ PARALLEL = 1e-4
 
 SIGHT_RAYS = 65536
 """Pixels of a silhouette that are looked at, at most, to find where the object is."""
+LATTICE = 32
+"""Rows and columns of a picture without mask that are looked at, at most, to find where it looks."""
 
 
 @dataclass(frozen=True)
@@ -339,11 +341,21 @@ def _sight_rays(
     views: ViewSet, index: int, whole: bool = False
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
     """Return origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
-    # Without masks alpha says nothing, and no pixel needs to be looked at.
-    inside = torch.arange(views.height * views.width) if whole or not views.masked else _solid(views, index)
+    if (
+        whole or not views.masked
+    ):  # nothing is to be found in the pixels, and a lattice of them is the picture
+        rows, columns = (_spread(size) for size in (views.height, views.width))
+        y, x = (each.flatten() for each in torch.meshgrid(rows, columns, indexing="ij"))
+        return views.cameras.rays_at(torch.full_like(x, index), x, y)
+    inside = _solid(views, index)
     chosen = inside[:: -(-len(inside) // SIGHT_RAYS) or 1]
     y, x = chosen // views.width, chosen % views.width
     return views.cameras.rays_at(torch.full_like(x, index), x, y)
+
+
+def _spread(size: int) -> Int[Tensor, "N"]:
+    """Return numbers of rows or columns that are evenly spread, at most ``LATTICE``."""
+    return torch.linspace(0, size - 1, min(size, LATTICE)).round().long()
 
 
 def _solid(views: ViewSet, index: int) -> Int[Tensor, "N"]:
