@@ -16,6 +16,7 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.module import C, Module
 from usd.core.types import Field, Mesh
+from usd.kernels.splat import Projection, Splats
 from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
 
@@ -181,6 +182,27 @@ class ExplicitSurface(Geometry[C]):
         if mesh.empty:
             raise UserError("empty surface: the mesh has no faces")
         return Mesh(mesh.vertices.detach(), mesh.faces)
+
+
+class SplatCloud(Geometry[C]):
+    """Gaussians in space with colors of their own: what the splat renderer draws."""
+
+    n_features: int = 3
+
+    @abstractmethod
+    def splats(self) -> Splats:
+        """Return the Gaussians as they are now, differentiable with respect to the geometry's parameters."""
+
+    @abstractmethod
+    def harmonics(self) -> Float[Tensor, "N K 3"]:
+        """Return the coefficients of the colors (``usd.math.spherical_harmonics``)."""
+
+    @abstractmethod
+    def paint(self, colors: Float[Tensor, "N 3"]) -> None:
+        """Give the Gaussians colors in [0, 1], the same from everywhere."""
+
+    def watch(self, seen: Projection) -> None:
+        """Take note of what a picture that is trained on shows of each Gaussian. Nothing by default."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,13 @@ class Splats:
 
 
 @dataclass(frozen=True)
+class ColoredSplats(Splats):
+    """Gaussians, and the coefficients of their colors (``usd.math.spherical_harmonics``)."""
+
+    harmonics: Float[Tensor, "N K 3"]
+
+
+@dataclass(frozen=True)
 class SplatView:
     """B cameras as splats are projected: world to camera (x right, y down, z forward), then to pixels.
 
