@@ -35,11 +35,11 @@ def run_pipeline(
     picture: Path, truth: Path | None, overrides: list[str], gpu: str | None
 ) -> dict[str, Outcome]:
     """All stages for one picture; ``truth`` is a folder of views for the first stage to be tested on."""
-    told = [f"stages.object.system.guidance.image_path={picture}"]
+    chosen = [f"stages.object.system.guidance.image_path={picture}"]
     if truth is not None:
-        told.append(f"stages.object.data.eval_transforms={truth / 'transforms.json'}")
-        told.append("stages.views.data.eval_transforms=null")
-    return run_stages("train", [CONFIG], [*told, *overrides], gpu)
+        chosen.append(f"stages.object.data.eval_transforms={truth / 'transforms.json'}")
+        chosen.append("stages.views.data.eval_transforms=null")
+    return run_stages("train", [CONFIG], [*chosen, *overrides], gpu)
 
 
 def toy_truth(seed: int, folder: Path) -> EvaluationSource:
@@ -73,13 +73,13 @@ def measured(outcomes: Mapping[str, Outcome], truth: EvaluationSource) -> str:
     mesh = evaluate(open_source(str(outcomes["mesh"].files[0]), "mesh"), truth).figures
     return "\n".join(
         [
-            f"{'object':<11} {_shown(found, PICTURES)}",
-            f"{'mesh':<11} {_shown(mesh, PICTURES)}, {_shown(mesh, SURFACE)}",
+            f"{'object':<11} {_formatted(found, PICTURES)}",
+            f"{'mesh':<11} {_formatted(mesh, PICTURES)}, {_formatted(mesh, SURFACE)}",
         ]
     )
 
 
-def _shown(figures: Mapping[str, float], names: tuple[str, ...]) -> str:
+def _formatted(figures: Mapping[str, float], names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {figures[name]:.4g}" for name in names if name in figures)
 
 

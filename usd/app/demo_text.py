@@ -22,8 +22,8 @@ SENTENCE = "a red car with a blue roof"
 
 def run_text_demo(sentence: str, overrides: list[str], gpu: str | None) -> dict[str, Outcome]:
     """All stages for one sentence; returns what each left."""
-    told = override("system.prompt_processor.prompt", sentence)
-    return run_stages("train", [CONFIG], [told, *overrides], gpu)
+    prompt = override("system.prompt_processor.prompt", sentence)
+    return run_stages("train", [CONFIG], [prompt, *overrides], gpu)
 
 
 def text_report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:

@@ -263,10 +263,12 @@ def _stamped(experiment: Experiment) -> Experiment:
     if not experiment.use_timestamp or experiment.timestamp is not None:
         return experiment
     now = datetime.now().strftime("@%Y%m%d-%H%M%S")
-    return replace(experiment, timestamp=os.environ.get("USD_TIMESTAMP", now) if joined() else now)
+    return replace(
+        experiment, timestamp=os.environ.get("USD_TIMESTAMP", now) if is_started_by_another() else now
+    )
 
 
-def joined() -> bool:
+def is_started_by_another() -> bool:
     """Return whether another process started this one to train with it. Its time is in the environment."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
@@ -305,7 +307,7 @@ def trial_folder(
     (a training) keeps other trainings out; looking at a checkpoint may go on beside. What killed runs left
     half-written is cleared. Processes that join a training use its folder. Raises ``UserError``.
     """
-    if joined():
+    if is_started_by_another():
         yield experiment, trial_of(experiment)
         return
     first = trial_of(experiment).folder

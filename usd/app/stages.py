@@ -149,7 +149,7 @@ def run_stages(
         say(note)
     for plan in planned:
         if not plan.inputs and not plan.trial.folder.exists():
-            with _told(plan):
+            with _named_errors(plan):
                 refuse_missing_inputs(plan.mode, plan.experiment)
     refuse_several_devices(gpu)
     if not planned:
@@ -207,7 +207,7 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
 
 
 @contextlib.contextmanager
-def _told(plan: Plan) -> Iterator[None]:
+def _named_errors(plan: Plan) -> Iterator[None]:
     """Errors inside name the stage."""
     try:
         yield
@@ -220,7 +220,7 @@ def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -
 
     experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
     try:
-        with _told(plan):
+        with _named_errors(plan):
             return execute(plan.mode, experiment, plan.raw, gpu, argv)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f" in stage {plan.name}; the same command goes on from there") from stop

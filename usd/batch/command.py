@@ -21,7 +21,7 @@ from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
 from usd.batch.names import object_name
 from usd.batch.scheduler import run_all
 from usd.batch.summary import table, write_sheet, write_table
-from usd.batch.tasks import PICTURE_KEY, WORDS_KEY, Source, sources
+from usd.batch.tasks import PICTURE_KEY, PROMPT_KEY, Source, sources
 from usd.core import loading, process
 from usd.core.console import say
 from usd.core.errors import UserError
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help="a folder for all objects; outputs/batch/<config> by default"
     )
-    parser.add_argument("--key", help=f"what a source is said to; {PICTURE_KEY} or {WORDS_KEY} by default")
+    parser.add_argument("--key", help=f"what a source is said to; {PICTURE_KEY} or {PROMPT_KEY} by default")
     parser.add_argument("--no-export", dest="export", action="store_false", help="train and test only")
     parser.add_argument("--retries", type=int, default=2, help="further attempts at what crashed")
     parser.add_argument("--local", type=int, metavar="N", help="N processes at a time here, without Ray")
@@ -68,7 +68,7 @@ def tasks_of(args: argparse.Namespace, overrides: list[str]) -> list[Task]:
 
 
 def _task(name: str, source: Source, args: argparse.Namespace, overrides: list[str]) -> Task:
-    key = args.key or (PICTURE_KEY if source.is_picture else WORDS_KEY)
+    key = args.key or (PICTURE_KEY if source.is_picture else PROMPT_KEY)
     return Task(
         name=name,
         source=source.text,

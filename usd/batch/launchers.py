@@ -44,8 +44,8 @@ class Launcher(Protocol):
 class Local:
     """``workers`` at a time on this machine, without Ray. ``cards`` are GPU indices; tasks are dealt to them."""
 
-    def __init__(self, workers: int, cards: list[str], work: Callable[[Task], Result] = run_task) -> None:
-        self._work = work
+    def __init__(self, workers: int, cards: list[str], perform: Callable[[Task], Result] = run_task) -> None:
+        self._perform = perform
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="usd-batch")
         self._cards: queue.SimpleQueue[str] = queue.SimpleQueue()
         for index in range(workers):
@@ -58,7 +58,7 @@ class Local:
     def _run(self, task: Task) -> Result:
         card = self._cards.get()
         try:
-            return self._work(replace(task, gpu=card))
+            return self._perform(replace(task, gpu=card))
         finally:
             self._cards.put(card)
 

@@ -23,7 +23,7 @@ PICTURES = frozenset(
 )
 """Endings of pictures, those included that this machine may not read: they are named, not skipped."""
 PICTURE_KEY = "system.guidance.image_path"
-WORDS_KEY = "system.prompt_processor.prompt"
+PROMPT_KEY = "system.prompt_processor.prompt"
 
 
 @dataclass(frozen=True)

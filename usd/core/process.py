@@ -28,14 +28,14 @@ def start(main: Callable[[], int]) -> None:
     sys.exit(main())
 
 
-def run_command(work: Callable[[], int | None]) -> int:
-    """Do the work of a command; return its exit code, 0 where ``work`` returns none.
+def run_command(action: Callable[[], int | None]) -> int:
+    """Do the work of a command; return its exit code, 0 where ``action`` returns none.
 
     What the user can mend is one line and 2, and so is what the file system refuses; Ctrl-C is one line and 130.
     """
     prepare()
     try:
-        code = work() or 0
+        code = action() or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output left, as `head` does

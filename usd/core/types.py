@@ -24,6 +24,7 @@ class Samples:
 
     ``normal_perturb`` are normals at points displaced a little at random.
     ``distance``, ``gradient`` (not normalized) and ``laplacian`` are those of a signed distance, if that was rendered.
+    ``length`` is each sample's extent along its ray.
     """
 
     ray_index: Int[Tensor, "S"]
@@ -35,6 +36,20 @@ class Samples:
     distance: Float[Tensor, "S"] | None = None
     gradient: Float[Tensor, "S 3"] | None = None
     laplacian: Float[Tensor, "S"] | None = None
+    length: Float[Tensor, "S"] | None = None
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What R rays meet behind the object: its colors, and of a background that lies somewhere the expected distances.
+
+    ``samples`` are those of a background that is rendered like a volume; their ``t`` and ``length`` are places between
+    0 (where the background begins) and 1 (infinity) instead of distances.
+    """
+
+    color: Float[Tensor, "R C"]
+    depth: Float[Tensor, "R"] | None = None
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,7 @@ class Render:
     ``rgb`` is composited over the background, ``foreground`` is premultiplied by ``opacity``. Both have the C
     channels of the material and the background: colors in [0, 1], or a diffusion model's latents.
     ``depth`` is the expected distance along the ray; ``normal`` is in world coordinates, unit length where opaque.
+    ``behind`` is what the rays meet behind the object.
     """
 
     rgb: Float[Tensor, "B C H W"]
@@ -78,6 +94,7 @@ class Render:
     samples: Samples | None = None
     mesh: Mesh | None = None
     splats: Splats | None = None
+    behind: Behind | None = None
 
 
 @dataclass(frozen=True)

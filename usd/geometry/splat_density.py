@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from usd.core import ranks
 from usd.core.config import option
 from usd.core.errors import UserError
-from usd.math.rotation import rotation_of_quaternion
+from usd.math.quaternions import rotation_of_quaternion
 from usd.math.safe import logit
 
 Strategy = Literal["none", "adaptive", "mcmc"]

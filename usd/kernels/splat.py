@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from usd.kernels.runtime import Implementation, accelerator_of, choose
 from usd.math.camera import Cameras, Window
-from usd.math.rotation import rotation_of_quaternion
+from usd.math.quaternions import rotation_of_quaternion
 
 LEAST_ALPHA, MOST_ALPHA, LEAST_LIGHT = 1 / 255, 0.999, 1e-4
 BLUR, LEAST_SHARE, MARGIN = 0.3, 1e-6, 0.15

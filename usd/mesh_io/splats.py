@@ -11,7 +11,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.kernels.splat import ColoredSplats
-from usd.math.rotation import multiply_quaternions, quaternion_of_rotation
+from usd.math.quaternions import multiply_quaternions, quaternion_of_rotation
 from usd.math.spherical_harmonics import turned_harmonics
 from usd.mesh_io.axes import rotation_to_z_up
 from usd.mesh_io.splats_gltf import glb_of_splats, read_gltf_splats

@@ -37,7 +37,7 @@ class PatchRenderer(Renderer["PatchRenderer.Config"]):
         """Make the renderer of both pictures."""
         scene = {name: getattr(self.scene, name) for name in ("geometry", "material", "background")}
         self.base = build(self.config.base_renderer, Renderer, **scene)
-        self.outputs = self.base.outputs
+        self.outputs = self.base.outputs - {"behind"}
 
     def draw(self, request: RenderRequest) -> Render:
         """Render a coarse picture and a patch. Without a generator the patch is in the middle."""
@@ -114,6 +114,7 @@ def _join_samples(first: Samples | None, second: Samples | None, first_rays: int
         gradient=_both(first.gradient, second.gradient),
         laplacian=_both(first.laplacian, second.laplacian),
         normal_perturb=_both(first.normal_perturb, second.normal_perturb),
+        length=_both(first.length, second.length),
     )
 
 

@@ -13,7 +13,7 @@ from usd.core.registry import register
 from usd.core.types import Render
 from usd.geometry import SplatCloud
 from usd.kernels.splat import Projection, Splats, composite, project, splat_view
-from usd.math.rotation import rotation_of_quaternion
+from usd.math.quaternions import rotation_of_quaternion
 from usd.math.spherical_harmonics import colors_of_harmonics
 from usd.renderer import Renderer, RenderRequest, pictures
 

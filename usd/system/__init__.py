@@ -18,10 +18,12 @@ from usd.core.console import say
 from usd.core.errors import ConfigError, UserError, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.core.types import Render
 from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Execution
 from usd.exporter import Exporter
+from usd.math.camera import Cameras
 from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
 from usd.system.scheduler import SchedulerConfig, make_scheduler
@@ -58,7 +60,7 @@ class PictureSource:
     image_path: str
     reference: ReferenceConfig
     model: str
-    running: Execution
+    execution: Execution
     keys: tuple[str, str]  # of picture and model, for messages
 
 
@@ -143,6 +145,10 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:  # noqa: ARG002 - for overrides
         """Write what was made to ``folder`` with an exporter; return the files. Raises ``UserError``."""
         raise UserError(f"{type(self).__name__} has nothing to export")
+
+    def evaluation_views(self, cameras: Cameras) -> Render:  # noqa: ARG002 - for overrides
+        """Render the object as people and scores are shown it, on the CPU. Raises ``UserError`` without an object."""
+        raise UserError(f"{type(self).__name__} trains no object that could be rendered")
 
     def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:  # noqa: ARG002 - for overrides
         """Return in a line how far exported files are from the object; empty where that cannot be compared."""

@@ -60,7 +60,9 @@ class ConversionSource:
     material_spec: Spec
 
 
-def initialize_object(target: ConversionTarget, options: ConversionOptions, draws: torch.Generator) -> None:
+def initialize_object(
+    target: ConversionTarget, options: ConversionOptions, generator: torch.Generator
+) -> None:
     """Give a new object the shape, and the colors, that a training starts from. Raises ``UserError``."""
     if options.path is None:
         start = target.geometry.initialize()
@@ -73,7 +75,7 @@ def initialize_object(target: ConversionTarget, options: ConversionOptions, draw
         colored = has_features(target.geometry) and has_features(source.geometry)
         start = with_vertex_colors(target.geometry.export_mesh(), source) if colored else None
     if start is not None and start.color is not None:
-        error = fit_colors(target.geometry, target.material, start, draws)
+        error = fit_colors(target.geometry, target.material, start, generator)
         log.info("colors to start from are fitted to %.3f (root mean square)", error)
 
 

@@ -131,15 +131,15 @@ def _refuse_mistyped(cls: type, key: str, settings: Settings) -> None:
         if isinstance(default, tuple):
             if not isinstance(value, tuple) or len(value) != len(default):
                 raise ConfigError(
-                    f"{key}.{name}: expected {len(default)} numbers such as {list(default)}, got {_shown(value)}"
+                    f"{key}.{name}: expected {len(default)} numbers such as {list(default)}, got {_described(value)}"
                 )
         elif isinstance(value, bool) or not isinstance(value, int | float | Schedule):
-            raise ConfigError(f"{key}.{name}: expected a number such as {default:g}, got {_shown(value)}")
+            raise ConfigError(f"{key}.{name}: expected a number such as {default:g}, got {_described(value)}")
         elif isinstance(value, int | float) and (value < 0 or not math.isfinite(value)):
             raise ConfigError(f"{key}.{name}: {value:g} is out of range; expected >= 0")
 
 
-def _shown(value: Schedule | Setting) -> str:
+def _described(value: Schedule | Setting) -> str:
     """Return a setting as YAML writes it."""
     return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
 

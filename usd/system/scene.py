@@ -87,7 +87,7 @@ class SceneSystem(System[O, B, E]):
         return merge_renders(views)
 
     def evaluation_views(self, cameras: Cameras) -> Render:
-        """Render the pictures that people and scores are shown, on the CPU."""
+        """Render the object as people and scores are shown it, on the CPU."""
         return self.render_views(cameras)
 
     def log_scores(self, scores: Sequence[ViewScore]) -> None:

@@ -233,15 +233,15 @@ def _published(model: object) -> object:
     return PUBLISHED_FILES.get(stem, model) if isinstance(model, str) and model.endswith(".ckpt") else model
 
 
-def _refuse_other_view(draft: Draft, told: str, taken: str) -> None:
+def _refuse_other_view(draft: Draft, written: str, taken: str) -> None:
     """Raise ``ConfigError`` where the model's reference view differs from the one that the losses compare at."""
-    if told not in draft:
+    if written not in draft:
         return
-    if taken in draft and draft.get(taken) != draft.get(told):
+    if taken in draft and draft.get(taken) != draft.get(written):
         raise ConfigError(
-            f"{told}: is {draft.get(told)}, but {taken} is {draft.get(taken)}; expected one view of the picture"
+            f"{written}: is {draft.get(written)}, but {taken} is {draft.get(taken)}; expected one view of the picture"
         )
     if taken in draft or draft.get("data_type") == "single-image-datamodule":
-        draft.pop(told)
+        draft.pop(written)
     else:
-        draft.move(told, f"data.reference_{told.split('.cond_')[1]}")
+        draft.move(written, f"data.reference_{written.split('.cond_')[1]}")

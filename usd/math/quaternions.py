@@ -1,4 +1,4 @@
-"""Rotations: quaternions (real part first, of any length but 0) and matrices."""
+"""Rotations as quaternions (real part first, of any length but 0), and as matrices."""
 
 import torch
 from jaxtyping import Float
