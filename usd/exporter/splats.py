@@ -56,5 +56,7 @@ class SplatExporter(Exporter["SplatExporter.Config"]):
         splats = ColoredSplats(*parts)
         log.info("%d Gaussians, %d left out as too faint", len(keep), len(found) - len(keep))
         fmt = self.config.fmt
-        names = {name: f"{self.config.save_name}.{name}" for name in ((fmt,) if isinstance(fmt, str) else fmt)}
+        names = {
+            name: f"{self.config.save_name}.{name}" for name in ((fmt,) if isinstance(fmt, str) else fmt)
+        }
         return write_files(folder, [(file, write_splats(splats, name)) for name, file in names.items()])
