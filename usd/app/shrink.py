@@ -37,6 +37,8 @@ LARGEST: Mapping[str, int] = {
     "base_resolution": 8,
     "start_level": 2,
     "n_neurons": 16,
+    "hidden_channels": 8,
+    "discriminator_channels": 4,
     "grid_size": 12,
     "grid_resolution": 16,
     "isosurface_resolution": 16,

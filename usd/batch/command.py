@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help="a folder for all objects; outputs/batch/<config> by default"
     )
-    parser.add_argument("--key", help=f"what a source is said to; {PICTURE_KEY} or {PROMPT_KEY} by default")
+    parser.add_argument(
+        "--key", help=f"option that takes the picture or sentence; {PICTURE_KEY} or {PROMPT_KEY} by default"
+    )
     parser.add_argument("--no-export", dest="export", action="store_false", help="train and test only")
     parser.add_argument("--retries", type=int, default=2, help="further attempts at what crashed")
     parser.add_argument("--local", type=int, metavar="N", help="N processes at a time here, without Ray")

@@ -41,7 +41,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Behind:
-    """What R rays meet behind the object: its colors, and of a background that lies somewhere the expected distances.
+    """The background of R rays: its colors, and of a background that lies somewhere the expected distances.
 
     ``samples`` are those of a background that is rendered like a volume; their ``t`` and ``length`` are places between
     0 (where the background begins) and 1 (infinity) instead of distances.

@@ -11,7 +11,13 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from usd.core import ranks
-from usd.core.checkpoint import FORMAT, Checkpoint, checkpoint_of, component_entries
+from usd.core.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    ForeignCheckpointError,
+    checkpoint_of,
+    component_entries,
+)
 from usd.core.checkpoint import load as load_checkpoint
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.console import say
@@ -238,23 +244,36 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
 
     def start_from_weights(self, path: Path) -> None:
         """Take the weights of an earlier training, but those of ``weights_ignore_modules``. Raises ``UserError``."""
-        try:
-            saved = load_checkpoint(checkpoint_of(path))["state_dict"]
-        except UserError as error:
-            raise UserError(f"system.weights: {error}") from error
         given, own = self.config.weights_ignore_modules, self.state_dict()
+        ignored = {*given, *self.refitted}
+        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
+        try:
+            saved = self._earlier_weights(checkpoint_of(path), kept)
+        except UserError as error:
+            raise type(error)(f"system.weights: {error}") from error
         there = [*own, *saved, *(name for name, _ in self.named_modules())]
         if unknown := [name for name in given if not any(_is_below(key, name) for key in there)]:
             raise ConfigError(
                 f"system.weights_ignore_modules: no weights are called {unknown[0]}.*; expected modules such as "
                 f"{listing({key.split('.')[0] for key in own})}"
             )
-        ignored = {*given, *self.refitted}
-        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
         taken = {
             key: value for key, value in saved.items() if not any(_is_below(key, name) for name in ignored)
         }
         self.load_state_dict({**kept, **taken})
+
+    def _earlier_weights(self, path: Path, kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a checkpoint's weights, this project's or threestudio's, by names here. Raises ``UserError``."""
+        try:
+            return load_checkpoint(path)["state_dict"]
+        except ForeignCheckpointError:
+            from usd.system.threestudio_training import threestudio_state, weights_for
+
+            state = threestudio_state(path)
+            if state is None:
+                raise
+            own = {key: value for key, value in self.state_dict().items() if key not in kept}
+            return weights_for(own, getattr(self, "geometry", None), state)
 
     def on_fit_end(self) -> None:
         """Write what training made."""

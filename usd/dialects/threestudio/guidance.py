@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 
 from usd.core.errors import ConfigError
 from usd.dialects.draft import Draft
+from usd.dialects.threestudio.schedules import largest, scaled
 
 KEYS = ("system.guidance", "system.guidance_3d")
 PROMPTS = "system.prompt_processor"
@@ -172,8 +173,22 @@ def _translate_inversion(draft: Draft, key: str) -> None:
         _translate_scale(draft, f"{key}.inversion_guidance_scale")
         for old, new in INVERSION.items():
             draft.move(f"{key}.{old}", f"{key}.{new}")
+        draft.set(f"{key}.weighting_strategy", "x0")
+        _divide_by_latents(draft)
     draft.pop(f"{key}.enable_sdi")
     draft.drop(f"{key}.var_red")
+
+
+def _divide_by_latents(draft: Draft) -> None:
+    """Divide the weight of a mean over all latents, here a sum, by their number (pictures of 512 pixels)."""
+    batch = draft.get("data.batch_size")
+    views = largest(batch) if batch is not None else 1
+    draft.set(
+        "system.loss.lambda_usd", scaled(draft.get("system.loss.lambda_usd"), 1 / (4 * 64 * 64 * views))
+    )
+    draft.note(
+        "system.loss.lambda_sdi: is divided by the number of latents: threestudio's loss is a mean, here a sum"
+    )
 
 
 def _translate_sjc(draft: Draft, key: str) -> None:
