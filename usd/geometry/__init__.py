@@ -198,6 +198,10 @@ class SplatCloud(Geometry[C]):
         """Return the coefficients of the colors (``usd.math.spherical_harmonics``)."""
 
     @abstractmethod
+    def start_at(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> None:
+        """Take Gaussians at points, with colors in [0, 1], in the place of those that there are."""
+
+    @abstractmethod
     def paint(self, colors: Float[Tensor, "N 3"]) -> None:
         """Give the Gaussians colors in [0, 1], the same from everywhere."""
 

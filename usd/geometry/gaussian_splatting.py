@@ -17,7 +17,7 @@ from usd.core.types import Field, Mesh
 from usd.geometry import CubeConfig, Geometry, Level, SplatCloud
 from usd.geometry.splat_density import DensityConfig, DensityControl, SplatRows
 from usd.geometry.splat_fusion import FusionConfig, fuse_surface, nearest_colors
-from usd.geometry.splat_start import StartConfig, blob, splat_start, surface_start
+from usd.geometry.splat_start import StartConfig, blob, cloud, splat_start, surface_start
 from usd.kernels.splat import ColoredSplats, Projection, Splats
 from usd.math.safe import logit
 from usd.math.spherical_harmonics import CONSTANT
@@ -91,6 +91,10 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
         if self.harmonic is not None:
             self.harmonic.zero_()
             self.harmonic[:, : given.shape[1] - 1] = given[:, 1:]
+
+    def start_at(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> None:
+        """Take a round Gaussian at each point, as large as its neighbors are far."""
+        self.take(cloud(points, colors, self.config))
 
     def make_room(self, count: int) -> None:
         """Have rows for ``count`` Gaussians; the parameters stay those that an optimizer knows."""

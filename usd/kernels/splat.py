@@ -93,7 +93,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class SplatPicture:
-    """What pixels show: the sums of features by weight, and of the weights alone."""
+    """Pictures: the sums of features by weight, and of the weights alone."""
 
     sums: Float[Tensor, "B H W C"]
     opacity: Float[Tensor, "B H W"]

@@ -371,21 +371,21 @@ def kernels() -> list[runtime.WarpKernel]:
 if TYPE_CHECKING:
 
     class ProjectContext(FunctionCtx):
-        """What projecting keeps for its backward pass."""
+        """Values that projecting keeps for its backward pass."""
 
         view: SplatView
         antialias: bool
         saved_tensors: tuple[Tensor, ...]
         needs_input_grad: tuple[bool, ...]
 
-    class CompositeContext(FunctionCtx):
-        """What compositing keeps for its backward pass."""
+    class SplatCompositeContext(FunctionCtx):
+        """Values that compositing keeps for its backward pass."""
 
         size: tuple[int, int]
         saved_tensors: tuple[Tensor, ...]
 
 else:  # autograd makes classes of its own
-    ProjectContext = CompositeContext = FunctionCtx
+    ProjectContext = SplatCompositeContext = FunctionCtx
 
 
 def _arrays(*tensors: Tensor) -> list[object]:
@@ -447,7 +447,7 @@ def project_warp(splats: Splats, view: SplatView, antialias: bool) -> Projection
 
 
 class TileLists(NamedTuple):
-    """Which splats touch each tile, near to far: those of tile k stand at ``starts[k]`` to ``starts[k + 1]``.
+    """The splats that touch each tile, near to far: those of tile k stand at ``starts[k]`` to ``starts[k + 1]``.
 
     ``slots`` counts the tiles of the splats before each, so that every pair of splat and tile has a number.
     """
@@ -519,7 +519,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: CompositeContext, given: tuple[Projection, TileLists], ellipses: Tensor, features: Tensor
+        ctx: SplatCompositeContext, given: tuple[Projection, TileLists], ellipses: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen, lists = given
         ctx.size, (b, _, c) = (seen.width, seen.height), features.shape
@@ -533,7 +533,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: CompositeContext, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: SplatCompositeContext, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
         starts, tiles, slots, box, ellipses, features, sums, opacity = ctx.saved_tensors
         c, device = features.shape[-1], features.device
         rows = runtime.zeros((len(tiles), ELLIPSE + c), device)

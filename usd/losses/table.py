@@ -48,8 +48,8 @@ REGULARIZERS: dict[str, Loss] = {
     "opacity": splat_opacity,
     "mean_scale": splat_scale_mean,
     "mean_opacity": splat_opacity_mean,
-    "tv": total_variation,
-    "depth_tv": depth_total_variation,
+    "tv_loss": total_variation,
+    "depth_tv_loss": depth_total_variation,
 }
 REFERENCE_LOSSES: dict[str, ReferenceLoss] = {"rgb": reference_rgb, "mask": reference_mask}
 ESTIMATE_LOSSES: dict[str, EstimateLoss] = {

@@ -15,7 +15,7 @@ from usd.geometry import SplatCloud
 from usd.kernels.splat import Projection, Splats, composite, project, splat_view
 from usd.math.quaternions import rotation_of_quaternion
 from usd.math.spherical_harmonics import colors_of_harmonics
-from usd.renderer import Renderer, RenderRequest, pictures
+from usd.renderer import Renderer, RenderRequest, behind_values, pictures
 
 
 @register("splat-renderer", "diff-gaussian-rasterizer")
@@ -51,7 +51,8 @@ class SplatRenderer(Renderer["SplatRenderer.Config"]):
                 "splat-renderer: Gaussians have no samples along rays; expected system.loss.lambda_orient, "
                 "lambda_z_variance and other losses of samples to be 0"
             )
-        background = self.scene.background.color(request.rays.directions, request.generator)
+        rays = request.rays
+        backdrop = self.scene.background.behind(rays.origins, rays.directions, request.generator)
         splats = require_finite(self.cloud.splats())
         view = splat_view(request.cameras, request.at)
         seen = project(splats, view, self.config.antialias)
@@ -59,9 +60,10 @@ class SplatRenderer(Renderer["SplatRenderer.Config"]):
         picture = composite(seen, self._features(splats, seen, request))
         rows = picture.sums.flatten(0, 2)
         # Depth is measured along the axis; a render's distance along the ray.
-        along = torch.einsum("rj,rj->r", request.rays.directions, forward(request))[:, None]
+        along = torch.einsum("rj,rj->r", rays.directions, forward(request))[:, None]
         parts = [rows[:, :3], picture.opacity.reshape(-1, 1), rows[:, 3:4] / along, rows[:, 4:]]
-        render = pictures(torch.cat(parts, 1), background, request.needs, request.rays.shape)
+        values = torch.cat(parts, 1)
+        render = pictures(values, behind_values(values, backdrop, self.scene), request.needs, rays.shape)
         return replace(render, splats=splats) if "splats" in request.needs else render
 
     def _features(self, splats: Splats, seen: Projection, request: RenderRequest) -> Float[Tensor, "B N C"]:
