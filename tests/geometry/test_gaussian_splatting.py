@@ -13,7 +13,7 @@ from usd.core.errors import ConfigError, UserError
 from usd.core.registry import build
 from usd.geometry.gaussian_splatting import GaussianSplatting
 from usd.geometry.splat_density import DensityConfig, DensityControl, SplatRows, _overlap
-from usd.kernels.splat import ColoredSplats, composite, project, splat_view
+from usd.kernels.splat import composite, project, splat_view
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.splats import write_splats
 
@@ -65,7 +65,7 @@ def test_they_start_from_points_and_splats_of_files(tmp_path: Path) -> None:
     shown = made.harmonics()[:, 0] / math.sqrt(4 * math.pi) + 0.5
     assert torch.allclose(shown, torch.tensor([[1.0, 0, 0], [0, 1, 0.2]]), atol=1e-6)
     splats = cloud(7).splats()
-    file.write_bytes(write_splats(ColoredSplats(*vars(splats).values(), cloud(7).harmonics()), "ply"))
+    file.write_bytes(write_splats(splats.colored(cloud(7).harmonics()), "ply"))
     again = cloud(shape_init=f"points:{file}").splats()
     for a, b in zip(vars(splats).values(), vars(again).values(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)

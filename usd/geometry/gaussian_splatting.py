@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -124,8 +124,7 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
         assert isinstance(config, cls.Config)
         made = cls(config).to(next(iter(source.state_dict().values())).device)
         if isinstance(source, GaussianSplatting):
-            parts = source.splats()
-            made.take(ColoredSplats(*vars(parts).values(), source.harmonics()))
+            made.take(source.splats().colored(source.harmonics()))
         else:
             made.take(surface_start(source.export_mesh(), config))
         return made
@@ -169,7 +168,7 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
 
     def _parameters_by_name(self) -> dict[str, Parameter]:
         """Return the parameters that have a row for each Gaussian."""
-        return {name: cast(Parameter, own) for name, own in self.named_parameters() if name in self.ragged}
+        return {name: own for name, own in self.named_parameters() if name in self.ragged}
 
     # --------------------------------------------------------------------------------------------------- surface
 

@@ -48,6 +48,10 @@ class Splats:
     def __len__(self) -> int:
         return self.means.shape[0]
 
+    def colored(self, harmonics: Float[Tensor, "N K 3"]) -> "ColoredSplats":
+        """Return them with coefficients of colors."""
+        return ColoredSplats(self.means, self.scales, self.rotations, self.opacities, harmonics)
+
 
 @dataclass(frozen=True)
 class ColoredSplats(Splats):

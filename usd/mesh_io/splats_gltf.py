@@ -95,8 +95,13 @@ def read_gltf_splats(path: Path, content: bytes) -> ColoredSplats:
     padded = [
         torch.nn.functional.pad(one.harmonics, (0, 0, 0, most - one.harmonics.shape[1])) for one in found
     ]
-    parts = [torch.cat([getattr(one, key) for one in found]) for key in list(vars(found[0]))[:4]]
-    return ColoredSplats(*parts, torch.cat(padded))
+    return ColoredSplats(
+        torch.cat([one.means for one in found]),
+        torch.cat([one.scales for one in found]),
+        torch.cat([one.rotations for one in found]),
+        torch.cat([one.opacities for one in found]),
+        torch.cat(padded),
+    )
 
 
 def _splats(path: Path, document: Document, attributes: dict[str, int]) -> ColoredSplats:
