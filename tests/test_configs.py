@@ -15,6 +15,7 @@ OTHERS = [
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
     "reconstruct-splats.yaml",
+    "reconstruct-splats-scene.yaml",
     "scene.yaml",
     *(f"nerf-{name}.yaml" for name in ("blender", "colmap")),
     *(f"neus-{name}.yaml" for name in ("blender", "colmap", "dtu", "dtu-wmask", "bmvs")),

@@ -11,11 +11,14 @@ from torch import Tensor
 from usd.core.config import spec
 from usd.core.errors import ConfigError, UserError
 from usd.core.registry import build
+from usd.geometry.custom_mesh import CustomMesh
 from usd.geometry.gaussian_splatting import GaussianSplatting
 from usd.geometry.splat_density import DensityConfig, DensityControl, SplatRows, _overlap
 from usd.kernels.splat import composite, project, splat_view
+from usd.material import Material
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.splats import write_splats
+from usd.system.conversion import ConversionSource, paint_splats
 
 
 def cloud(count: int = 50, **options: object) -> GaussianSplatting:
@@ -221,3 +224,23 @@ def test_none_left_is_one_line() -> None:
         made.opacities.fill_(-20.0)
     with pytest.raises(UserError, match="no Gaussian is left"):
         made.after_step(500, optimizer, torch.Generator())
+
+
+def test_they_start_on_the_surface_of_an_earlier_training_in_its_colors(tmp_path: Path) -> None:
+    file = tmp_path / "square.ply"
+    file.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+        "element face 2\nproperty list uchar int vertex_indices\nend_header\n"
+        "-0.5 -0.5 0.1\n0.5 -0.5 0.1\n0.5 0.5 0.1\n-0.5 0.5 0.1\n3 0 1 2\n3 0 2 3\n"
+    )
+    mesh = build(spec("geometry", "custom-mesh", {"shape_init": f"mesh:{file}"}), CustomMesh)
+    material = build(spec("material", "no-material", {}), Material)
+    made = GaussianSplatting.convert(cloud(200).config, mesh)
+    assert torch.allclose(made.means[:, 2], torch.tensor(0.1)) and len(made) == 200
+    paint_splats(made, ConversionSource(mesh, material, spec("material", "no-material", {})), True)
+    features = mesh.query(made.means, frozenset({"features"})).features
+    assert features is not None
+    shown = made.harmonics()[:, 0] / math.sqrt(4 * math.pi) + 0.5
+    assert torch.allclose(shown, features.sigmoid(), atol=1e-5)
+    again = GaussianSplatting.convert(cloud(3).config, made)
+    assert torch.equal(again.means, made.means) and torch.equal(again.constant, made.constant)

@@ -62,7 +62,7 @@ def test_a_ball_has_its_color_distance_and_normals(picture: Render) -> None:
     inside = 0.3**2 - (1.5**2 - along**2)
     seen = (inside > 0.02) & (picture.opacity[0, 0] > 0.95)
     distance = along - inside.clamp_min(0).sqrt()
-    assert float((picture.depth[0, 0] - distance)[seen].abs().max()) < 0.02 and seen.sum() > 100
+    assert float((picture.depth[0, 0] - distance)[seen].abs().max()) < 0.03 and seen.sum() > 100
     hit = torch.tensor([1.5, 0.0, 0.0]) + distance[..., None] * rays
     cosine = (picture.normal[0].permute(1, 2, 0) * hit / 0.3).sum(-1)
     assert float(cosine[seen].min()) > 0.95
@@ -77,7 +77,7 @@ def test_a_window_is_a_part_of_the_picture(picture: Render) -> None:
 
 def test_parallel_rays_see_it_too() -> None:
     cameras = orthographic_cameras(orbit_cameras_deg(0.0, 0.0, 1.5, 40.0, 32).c2w, 1.0, 32, 32)
-    render = renderer(ball(1000)).render(cameras, PARTS)
+    render = renderer(ball(16000)).render(cameras, PARTS)
     assert float(render.opacity.mean()) == pytest.approx(math.pi * 0.3**2, rel=0.1)
     assert render.depth is not None and float(render.depth[0, 0, 16, 16]) == pytest.approx(1.2, abs=0.02)
 

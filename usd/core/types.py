@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.splat import Splats
+from usd.math.splats import Splats
 
 
 @dataclass(frozen=True)

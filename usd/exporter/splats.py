@@ -14,8 +14,8 @@ from usd.core.registry import register
 from usd.exporter import Exporter
 from usd.exporter.mesh import write_files
 from usd.geometry import Geometry, SplatCloud
-from usd.kernels.splat import ColoredSplats
 from usd.material import Material
+from usd.math.splats import ColoredSplats
 from usd.mesh_io.splats import write_splats
 
 log = logging.getLogger(__name__)

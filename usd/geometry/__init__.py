@@ -16,9 +16,10 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.module import C, Module
 from usd.core.types import Field, Mesh
-from usd.kernels.splat import Projection, Splats
+from usd.kernels.splat import Projection
 from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
+from usd.math.splats import Splats
 
 Level = float | Literal["auto"]
 COARSE = 4  # the object is looked for on a lattice this many times coarser

@@ -18,9 +18,10 @@ from usd.geometry import CubeConfig, Geometry, Level, SplatCloud
 from usd.geometry.splat_density import DensityConfig, DensityControl, SplatRows
 from usd.geometry.splat_fusion import FusionConfig, fuse_surface, nearest_colors
 from usd.geometry.splat_start import StartConfig, blob, cloud, splat_start, surface_start
-from usd.kernels.splat import ColoredSplats, Projection, Splats
+from usd.kernels.splat import Projection
 from usd.math.safe import logit
 from usd.math.spherical_harmonics import CONSTANT
+from usd.math.splats import ColoredSplats, Splats
 
 
 @register("gaussian-splatting", "gaussian-splats")

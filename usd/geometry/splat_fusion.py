@@ -15,11 +15,12 @@ from torch import Tensor
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.types import Mesh
-from usd.kernels.splat import Splats, SplatView, composite, project, splat_view
+from usd.kernels.splat import SplatView, composite, project, splat_view
 from usd.math.camera import Cameras, Spherical, orbit_cameras, sphere_angles
 from usd.math.isosurface import marching_cubes, sample_grid
 from usd.math.mesh import drop_unused, large_components
 from usd.math.spherical_harmonics import CONSTANT
+from usd.math.splats import Splats
 
 SOLID = 0.5
 CUT_CELLS = 4.0

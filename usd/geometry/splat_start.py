@@ -14,9 +14,9 @@ from usd.core.errors import ConfigError, UserError
 from usd.core.random import generator
 from usd.core.types import Mesh
 from usd.geometry.initial_shape import ShapeConfig, initial_mesh, mesh_file
-from usd.kernels.splat import ColoredSplats
 from usd.math.mesh import surface_samples
 from usd.math.spherical_harmonics import CONSTANT
+from usd.math.splats import ColoredSplats
 from usd.mesh_io.splats import read_points
 
 POINTS = "points:"

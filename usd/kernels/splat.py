@@ -26,38 +26,12 @@ from torch.utils.checkpoint import checkpoint
 from usd.kernels.runtime import Implementation, accelerator_of, choose
 from usd.math.camera import Cameras, Window
 from usd.math.quaternions import rotation_of_quaternion
+from usd.math.splats import Splats
 
 LEAST_ALPHA, MOST_ALPHA, LEAST_LIGHT = 1 / 255, 0.999, 1e-4
 BLUR, LEAST_SHARE, MARGIN = 0.3, 1e-6, 0.15
 NEAR = 0.01
 CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Splats:
-    """N Gaussians of world space. ``rotations`` are quaternions, real part first, of any length but 0.
-
-    ``scales`` are standard deviations along the axes, ``opacities`` those in the middle, in [0, 1].
-    """
-
-    means: Float[Tensor, "N 3"]
-    scales: Float[Tensor, "N 3"]
-    rotations: Float[Tensor, "N 4"]
-    opacities: Float[Tensor, "N"]
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
-
-    def colored(self, harmonics: Float[Tensor, "N K 3"]) -> "ColoredSplats":
-        """Return them with coefficients of colors."""
-        return ColoredSplats(self.means, self.scales, self.rotations, self.opacities, harmonics)
-
-
-@dataclass(frozen=True)
-class ColoredSplats(Splats):
-    """Gaussians, and the coefficients of their colors (``usd.math.spherical_harmonics``)."""
-
-    harmonics: Float[Tensor, "N K 3"]
 
 
 @dataclass(frozen=True)

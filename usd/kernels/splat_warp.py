@@ -14,7 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from usd.kernels import runtime
 from usd.kernels.native import native_body
-from usd.kernels.splat import NEAR, Projection, SplatPicture, Splats, SplatView
+from usd.kernels.splat import NEAR, Projection, SplatPicture, SplatView
+from usd.math.splats import Splats
 
 wp = runtime.import_warp()
 kernel = wp.kernel(module="usd_splat", enable_backward=False)

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.core.types import Render
-from usd.kernels.splat import Splats
 from usd.losses import loss
+from usd.math.splats import Splats
 
 
 @loss("splats")

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.kernels.splat import ColoredSplats
 from usd.math.quaternions import multiply_quaternions, quaternion_of_rotation
 from usd.math.spherical_harmonics import turned_harmonics
+from usd.math.splats import ColoredSplats
 from usd.mesh_io.axes import rotation_to_z_up
 from usd.mesh_io.splats_gltf import glb_of_splats, read_gltf_splats
 from usd.mesh_io.splats_ply import ColoredPoints, ply_of_splats, read_ply_points

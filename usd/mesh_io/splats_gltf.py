@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.kernels.splat import ColoredSplats
 from usd.math.color import linear_from_srgb
 from usd.math.spherical_harmonics import CONSTANT
+from usd.math.splats import ColoredSplats
 from usd.mesh_io.gltf_document import Document
 from usd.mesh_io.write import container
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.kernels.splat import ColoredSplats
 from usd.math.safe import logit
+from usd.math.splats import ColoredSplats
 from usd.mesh_io.ply import COLORS, read_vertex_columns
 
 Columns = Mapping[str, NDArray[np.float32]]

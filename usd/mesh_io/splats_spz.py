@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.kernels.splat import ColoredSplats
+from usd.math.splats import ColoredSplats
 
 MAGIC, VERSION = 0x5053474E, 2
 HEADER = struct.Struct("<IIIBBBB")

@@ -12,9 +12,10 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.core.types import Render
 from usd.geometry import SplatCloud
-from usd.kernels.splat import Projection, Splats, composite, project, splat_view
+from usd.kernels.splat import Projection, composite, project, splat_view
 from usd.math.quaternions import rotation_of_quaternion
 from usd.math.spherical_harmonics import colors_of_harmonics
+from usd.math.splats import Splats
 from usd.renderer import Renderer, RenderRequest, behind_values, pictures
 
 
