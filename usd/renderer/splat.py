@@ -34,9 +34,11 @@ class SplatRenderer(Renderer["SplatRenderer.Config"]):
 
     def configure(self) -> None:
         """Take the Gaussians. Raises ``UserError`` for a geometry without any, and a material that changes colors."""
-        self.cloud = self.require_geometry(
+        cloud = self.require_geometry(
             SplatCloud, "splat-renderer: needs a geometry of Gaussians (gaussian-splatting)"
         )
+        # Its methods and not itself, or a checkpoint would hold the Gaussians twice.
+        self.splats, self.harmonics, self.watch = cloud.splats, cloud.harmonics, cloud.watch
         material, probe = self.scene.material, torch.tensor([[-1.0, 0.0, 2.0]])
         plain = material.n_features == len(probe[0]) and not material.needs_normal
         if not plain or not torch.allclose(material.color(probe, probe, probe, None), probe.sigmoid()):
@@ -54,10 +56,10 @@ class SplatRenderer(Renderer["SplatRenderer.Config"]):
             )
         rays = request.rays
         backdrop = self.scene.background.behind(rays.origins, rays.directions, request.generator)
-        splats = require_finite(self.cloud.splats())
+        splats = require_finite(self.splats())
         view = splat_view(request.cameras, request.at)
         seen = project(splats, view, self.config.antialias)
-        self.cloud.watch(seen)
+        self.watch(seen)
         picture = composite(seen, self._features(splats, seen, request))
         rows = picture.sums.flatten(0, 2)
         # Depth is measured along the axis; a render's distance along the ray.
@@ -72,7 +74,7 @@ class SplatRenderer(Renderer["SplatRenderer.Config"]):
         position = request.cameras.position
         # From one point for each view; the difference between parallel rays and these is the colors' own.
         offset = splats.means - position[:, None]
-        coefficients = self.cloud.harmonics()[None].expand(len(position), -1, -1, -1)
+        coefficients = self.harmonics()[None].expand(len(position), -1, -1, -1)
         parts = [colors_of_harmonics(coefficients, normalize(offset.detach(), dim=-1)), seen.depth[..., None]]
         if "normal" in request.needs:
             parts.append(normals(splats, offset))
