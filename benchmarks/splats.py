@@ -5,9 +5,9 @@
     python benchmarks/splats.py --most 100000       no scene larger than that
 
 All figures of a table are of one run. A scene is a cloud of Gaussians whose sizes shrink as their number grows, so that
-the picture is covered nearly everywhere; its loss is the sum of all colors and opacities. Milliseconds are clock time, the
-best of a few repetitions, and beside them those that the process computed: on a machine shared with other work the
-second is the one to compare.
+the picture is covered nearly everywhere; its loss is the sum of all colors and opacities. Milliseconds are clock
+time, the best of a few repetitions, and beside them those that the process computed: on a machine shared with other
+work the second is the one to compare.
 """
 
 import argparse
