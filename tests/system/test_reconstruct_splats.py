@@ -1,5 +1,7 @@
 """Splats from views, tiny: they come to look like them, their number changes, resuming replays, files come out."""
 
+import json
+
 import pytest
 import torch
 
@@ -58,11 +60,11 @@ def test_a_resumed_training_is_the_unbroken_one(strategy: str, views: str, tmp_p
 
 def test_they_come_to_look_like_the_views_and_are_written(views: str, tmp_path: object) -> None:
     done = train(tmp_path, "run", views, "data.hold_out=2", "trainer.max_steps=60")
-    import json
-
     found = json.loads((done.save / "it60-test/metrics.json").read_text())
     assert found["views"] == 2 and found["psnr"] > 13  # six views of 24 pixels
-    out = ["--config", str(CONFIGS / "reconstruct-splats.yaml"), "--export", "--gpu", "cpu", *TINY, views]
+    place = [f"exp_root_dir={tmp_path}", "use_timestamp=false", "tag=run", "name=small"]
+    config = str(CONFIGS / "reconstruct-splats.yaml")
+    out = ["--config", config, "--export", "--gpu", "cpu", *TINY, views, *place]
     assert launch.main([*out, f"resume={done.last}", "exporter.fmt=[ply,spz]"]) == 0
     file = next(done.save.glob("*-export/splats.ply"))
     assert len(read_splats(file)) > 100 and file.with_suffix(".spz").is_file()
