@@ -112,12 +112,9 @@ class MattingModel:
             pixels.new_tensor(each)[:, None, None]
             for each in (self.convention.mean, self.convention.deviation)
         )
-        numbers = (
-            ((pixels - mean) / deviation)[None]
-            .numpy()
-            .astype(np.float16 if "float16" in given.type else np.float32)
-        )
-        outputs = self.session.run(None, {given.name: numbers})
+        numbers = ((pixels - mean) / deviation)[None]
+        numbers = numbers.half() if "float16" in given.type else numbers
+        outputs = self.session.run(None, {given.name: numbers.numpy()})
         found = torch.from_numpy(np.asarray(outputs[-1 if self.convention.logits else 0], dtype=np.float32))
         found = found.reshape(-1, *found.shape[-2:])[0]
         return _resized(self._to_alpha(found)[None], *rgb.shape[-2:])[0].clamp(0, 1)

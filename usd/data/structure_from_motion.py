@@ -123,7 +123,7 @@ def write_frames(video: Path, folder: Path, count: int) -> list[Path]:
         if not found:
             break
         stretch = index * count // total if count < total else index
-        blur = sharpness(frame)
+        blur = sharpness(np.asarray(frame, dtype=np.uint8))
         if blur > best.get(stretch, -1.0):
             best[stretch] = blur
             file = folder / f"{stretch + 1:05d}.jpg"
