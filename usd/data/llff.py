@@ -1,6 +1,6 @@
 """LLFF's layout (arXiv 1905.00889): a capture that faces forward, its cameras in one array.
 
-    <scene>/poses_bounds.npy     (N, 17): a (3, 5) matrix [R | t | height, width, focal] by rows, near and far
+    <scene>/poses_bounds.npy     (N, 17): a (3, 5) matrix [R | t | height, width, focal] by rows, depths
     <scene>/images/*             N pictures in the order of their names; images_4/ ... are smaller copies
 
 The columns of R point down, to the right and backwards. The pictures may be smaller than the height and width said.

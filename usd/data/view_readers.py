@@ -33,7 +33,7 @@ from usd.data.file_names import PICTURES, Folder
 from usd.data.masks import MaskPolicy, apply_masks
 from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import FrameFiles, Transforms, read_transforms_file
-from usd.data.view_set import ViewSet, fit_sphere, fit_world, rotate_world, view_set
+from usd.data.view_set import ViewSet, fit_cameras, fit_sphere, fit_world, rotate_world, view_set
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, poses_bounds.npy, cams/*_cam.txt, "
@@ -53,10 +53,10 @@ class ViewOptions:
     size: int | None = option(
         None, "longest side of the pictures after resampling; null: as they are", ge=1, le=16384
     )
-    frame: Literal["auto", "keep", "fit"] = option(
+    frame: Literal["auto", "keep", "fit", "cameras"] = option(
         "auto",
         "world of the views. fit: center the object, turn mean up to +z, scale its bounding radius to 0.5; "
-        "keep: the file's world; "
+        "keep: the file's world; cameras: center the cameras, the furthest at distance 1, which look wherever they do; "
         "auto: fit for COLMAP and CO3D, whose worlds are arbitrary, keep for all others",
     )
     input_azimuth_deg: float = option(
@@ -81,6 +81,8 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
     if not path.exists():
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
     views, capture = _read_layout(path, options, where)
+    if options.frame == "cameras":
+        return fit_cameras(views)
     arbitrary = capture is not None and capture.arbitrary
     wanted = arbitrary if options.frame == "auto" else options.frame == "fit"
     if wanted and capture is not None and capture.sphere is not None:
