@@ -26,6 +26,8 @@ from benchmarks import ROOT, runs
 from benchmarks.claims import shared
 from usd.app.experiment import short_path
 from usd.core.errors import UserError
+from usd.report.gallery import Card, write_gallery
+from usd.report.inline import picture_uri
 
 HERE = Path(__file__).parent
 
@@ -95,6 +97,22 @@ def perform(claim: Claim, extra: Sequence[str], out: Path) -> bool:
     return done.returncode == 0
 
 
+def write_page(claims: Sequence[Claim], out: Path) -> Path:
+    """One page of what the claims that were run say: a card each with its pictures and its table."""
+    cards = [card(claim, out / claim.name) for claim in claims if (out / claim.name).is_dir()]
+    return write_gallery(
+        out / "report.html", "The paper's claims", cards, "each one a command (docs/claims.md)"
+    )
+
+
+def card(claim: Claim, folder: Path) -> Card:
+    table = folder / "table.md"
+    text = table.read_text("utf-8") if table.is_file() else "no table: it did not end"
+    pictures = [picture_uri(file, 640) for file in sorted(folder.glob("*.png"))[:2]]
+    link = f"{claim.name}/log.txt" if (folder / "log.txt").is_file() else ""
+    return Card(f"{claim.name}: {claim.asks}", pictures, note=text, link=link)
+
+
 def chosen(names: Sequence[str] | None) -> list[Claim]:
     """The claims of these names, or all; longest first. Raises UserError for one that is not there."""
     known = {claim.name: claim for claim in CLAIMS}
@@ -138,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         args.docs
     ):  # one after another: they write into one page; their figures are kept, so that this is quick
         went += [perform(claim, [*extra, "--docs"], out) for claim in claims]
+    print(f"page: {short_path(write_page(claims, out))}", flush=True)
     return all(went)
 
 

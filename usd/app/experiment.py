@@ -28,6 +28,7 @@ from usd.dialects.threestudio import translated_key, translated_names
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
+Changes = Mapping[str, Mapping[str, object]]
 KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
 PRECISIONS: tuple[Precision, ...] = (
     16,
@@ -173,12 +174,18 @@ def load_experiment(
     return _stamped(merged.experiment()), merged.loaded.config
 
 
+def recipe_changes(configs: Sequence["str | Path"], overrides: Sequence[str]) -> Changes:
+    """Return what overrides change of what files say, by key path. Raises ``ConfigError``."""
+    return merge_contents([content for file in configs for content in loading.chain(file)], overrides).changes
+
+
 @dataclass(frozen=True)
 class Merged:
     """What files and ``key=value`` say together, as written and in this project's dialect."""
 
     loaded: MergedConfig
     translation: Translation
+    changes: Changes
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -202,13 +209,23 @@ def merge_contents(
 
     Raises ``ConfigError``.
     """
-    dialect = dialects.dialect_of(loading.merge(contents).plain())
+    recipe = loading.merge(contents).plain()
+    dialect = dialects.dialect_of(recipe)
     loaded = loading.merge(contents, overrides, reader(dialect))
+    changes = _changes(recipe, loaded.plain())
     if fixed:
         over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(dict(fixed))))
         loaded = MergedConfig(cast(DictConfig, over), loaded.origins, loaded.notes)
     values = hoisted(loaded.resolved())
-    return Merged(loaded, dialects.translate(values, None if "dialect" in values else dialect))
+    translation = dialects.translate(values, None if "dialect" in values else dialect)
+    return Merged(loaded, translation, changes)
+
+
+def _changes(recipe: Mapping[str, object], here: Mapping[str, object]) -> Changes:
+    """Return what differs: by key path, the value in the ``recipe`` and the one ``here``."""
+    before, after = dict(loading.leaf_values(recipe)), dict(loading.leaf_values(here))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return {key: {"recipe": before.get(key), "here": after.get(key)} for key in keys}
 
 
 def reader(dialect: str = "usd") -> OptionReader:
@@ -398,8 +415,19 @@ def _writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequence[str] = ()) -> None:
-    """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``."""
+def snapshot(
+    trial: Trial,
+    experiment: Experiment,
+    raw: DictConfig,
+    argv: Sequence[str] = (),
+    changes: Changes | None = None,
+) -> None:
+    """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``.
+
+    What differs from the recipe goes to ``configs/changes.json``, unless the trial goes on from its own checkpoint.
+    """
+    if changes is not None and experiment.resume != trial.last:
+        files.write_record(trial.configs / "changes.json", changes)
     files.write_atomically(trial.configs / "raw.yaml", loading.ended(OmegaConf.to_yaml(raw)))
     files.write_atomically(
         trial.configs / "parsed.yaml", loading.ended(loading.dump(plain_options(experiment)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from usd.app.devices import single_device
 from usd.app.experiment import Experiment, Outcome, Trial, short_path
+from usd.app.reporting import report_trial
 from usd.core.config import spec
 from usd.core.console import say
 from usd.core.registry import build
@@ -28,6 +29,7 @@ def export_object(
         say(f"wrote {short_path(file)}")
     if agreement:
         say(agreement)
+    report_trial(trial)
     return Outcome(trial, system.step, tuple(files))
 
 
