@@ -45,6 +45,7 @@ PROGRAMS = {
     "demo-text": Program("usd.app.demo_text", "a sentence to a textured mesh, in three stages"),
     "demo-full": Program("usd.app.demo_full", "one picture to a textured mesh through every stage"),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
+    "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
     "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
