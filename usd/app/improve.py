@@ -33,7 +33,7 @@ from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.mesh_io.axes import Axis, default_up
 from usd.mesh_io.gltf_rewrite import BinaryGltf
 from usd.mesh_io.pictures import pictures
-from usd.system.usd import UsdSystem
+from usd.system.usd import UsdConfig
 
 SIZE = 48
 BENEFIT = 0.02
@@ -128,9 +128,9 @@ def fitted_settings(path: Path, experiment: Experiment) -> list[str]:
 def target_of(experiment: Experiment) -> Target:
     """Return what an experiment's mesh is fitted to. Raises ``UserError`` for a recipe that knows no picture."""
     data, system, geometry = experiment.data.config, experiment.system.config, None
-    if isinstance(system, UsdSystem.Config):
+    if isinstance(system, UsdConfig):
         geometry = system.geometry.config
-    if not isinstance(data, UsdRandomCameraConfig) or not isinstance(system, UsdSystem.Config):
+    if not isinstance(data, UsdRandomCameraConfig) or not isinstance(system, UsdConfig):
         raise UserError("--config: expected a recipe of usd-system, such as usd-improve")
     if not isinstance(geometry, CustomMesh.Config):
         raise UserError("--config: expected a recipe whose geometry is custom-mesh, such as usd-improve")

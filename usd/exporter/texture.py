@@ -34,7 +34,7 @@ from usd.math.camera import orbit_cameras_deg
 from usd.math.color import linear_from_srgb, srgb_from_linear
 from usd.math.mesh import face_cross
 from usd.mesh_io.axes import Axis
-from usd.mesh_io.colored_mesh import ColoredMesh
+from usd.mesh_io.colored_mesh import ColoredMesh, Texture
 from usd.mesh_io.gltf_rewrite import BinaryGltf, EncodedPicture
 from usd.mesh_io.images import decode_image
 
@@ -129,17 +129,15 @@ def textured_faces(model: BinaryGltf, mesh: ColoredMesh) -> Iterator[tuple[int, 
         return
     for image in range(len(model.images)):
         pixels = decode_image(model.image_bytes(image))
-        kinds = [
-            k for k, color in enumerate(mesh.colors) if shows(color.texture and color.texture.pixels, pixels)
-        ]
+        kinds = [k for k, color in enumerate(mesh.colors) if shows(color.texture, pixels)]
         faces = torch.isin(mesh.color_of_face, torch.tensor(kinds, dtype=torch.long)).nonzero().flatten()
         if len(faces):
             yield image, faces
 
 
-def shows(texture: UInt8[Tensor, "h w 4"] | None, pixels: UInt8[Tensor, "H W 4"]) -> bool:
+def shows(texture: Texture | None, pixels: UInt8[Tensor, "H W 4"]) -> bool:
     """Return whether a texture holds a picture's pixels."""
-    return texture is not None and texture.shape == pixels.shape and bool(torch.equal(texture, pixels))
+    return texture is not None and torch.equal(texture.pixels, pixels)
 
 
 def texels_of(mesh: ColoredMesh, faces: Int[Tensor, "K"], size: tuple[int, int]) -> Iterator[TexelSamples]:
