@@ -1,7 +1,7 @@
 # The embedded models on a CPU; Dockerfile.cuda is the one for GPUs.
 #
 #   docker build -t usd .
-#   docker run --rm -it -v "$PWD/outputs:/usd/outputs" usd python -m usd.demo
+#   docker run --rm -it -v "$PWD/outputs:/usd/outputs" usd python -m usd demo
 #   docker run --rm -it -v "$PWD/outputs:/usd/outputs" -v "$PWD/my.png:/my.png:ro" usd \
 #       python launch.py --config configs/usd-patch-mini.yaml --train system.guidance.image_path=/my.png
 FROM python:3.12-slim

@@ -39,11 +39,16 @@ SHOWN = (0.0, 0.4)  # shares of the way around of the views in the sheet
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe of configs/, and whether it makes its object of a picture instead of a sentence."""
+    """A recipe of configs/, what it is given (a prompt, a picture, both), and the option that takes the picture."""
 
     config: str
-    from_picture: bool = False
-    overrides: tuple[str, ...] = ()
+    given: tuple[str, ...] = ("a sentence",)
+    picture_key: str = "system.guidance.image_path"
+
+    @property
+    def from_picture(self) -> bool:
+        """Whether the object is made after a picture."""
+        return "a picture" in self.given
 
 
 METHODS = {
@@ -57,9 +62,9 @@ METHODS = {
     "hifa": Method("hifa-mini.yaml"),
     "sdi": Method("sdi-mini.yaml"),
     "usd-text": Method("usd-text-to-3D-patch-mini.yaml"),
-    "zero123": Method("zero123-mini.yaml", True),
-    "magic123": Method("magic123-mini.yaml", True),
-    "usd": Method("usd-patch-mini.yaml", True),
+    "zero123": Method("zero123-mini.yaml", ("a picture",)),
+    "magic123": Method("magic123-mini.yaml", ("a picture", "a sentence"), "system.image_path"),
+    "usd": Method("usd-patch-mini.yaml", ("a picture",)),
 }
 
 
@@ -72,20 +77,20 @@ class MethodBench(runs.Bench[int]):
 
     def settings(self, method: str) -> dict[str, object]:
         """Return what a method's figures depend on beside the toy."""
-        words = [*METHODS[method].overrides, *self.overrides]
-        return {"method": method, "recipe": runs.recipe(self.method_config(method)), "overrides": words}
+        recipe = runs.recipe(self.method_config(method))
+        return {"method": method, "recipe": recipe, "overrides": list(self.overrides)}
 
     def launch(self, seed: int, method: str) -> runs.Launch:
         """Return the run of a method."""
         toy = runs.toy_folder(seed, self.out)
-        caption = override("system.prompt_processor.prompt", make_toy(seed).caption)
-        given = (f"data.eval_transforms={toy / 'transforms.json'}",)
-        if METHODS[method].from_picture:
-            given += (f"system.guidance.image_path={toy / 'input.png'}",)
-        else:
-            given += (caption,)
-        words = (*given, *METHODS[method].overrides, *self.overrides)
-        return runs.Launch(self.trial(seed, method), (self.method_config(method),), words, self.gpu)
+        inputs = {
+            "a sentence": override("system.prompt_processor.prompt", make_toy(seed).caption),
+            "a picture": f"{METHODS[method].picture_key}={toy / 'input.png'}",
+        }
+        words = [f"data.eval_transforms={toy / 'transforms.json'}"]
+        words += [inputs[what] for what in METHODS[method].given]
+        configs = (self.method_config(method),)
+        return runs.Launch(self.trial(seed, method), configs, (*words, *self.overrides), self.gpu)
 
 
 def measured(bench: MethodBench, clip: Clip, seed: int, method: str) -> tables.Figures:
@@ -124,8 +129,8 @@ def table(bench: MethodBench) -> str:
     heads = ["method", "from", "objects", *(column.heading for column in COLUMNS)]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for method, found in rows.items():
-        what = "a picture" if METHODS[method].from_picture else "a sentence"
-        cells = [f"[{method}](../configs/{METHODS[method].config})", what, str(len(found))]
+        recipe = METHODS[method]
+        cells = [f"[{method}](../configs/{recipe.config})", " and ".join(recipe.given), str(len(found))]
         cells += [mean_of(found, column) for column in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
     captions = "; ".join(f"*{make_toy(seed).caption}*" for seed in bench.subjects)

@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from usd.core.process import keep_memory
+
 # on a machine with other work to do, examples are slow to come by; that says nothing about the code
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+keep_memory()
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 WORDS = [

@@ -100,7 +100,7 @@ def arm(kill: Kill) -> None:
     def on_train_batch_start(self: System, batch_idx: int) -> None:
         if self.save_dir.parent.name == kill.stage and self.global_step == kill.step:
             os.kill(os.getpid(), kill.signal)
-        before(self, batch, batch_idx)
+        before(self, batch_idx)
 
     System.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
 

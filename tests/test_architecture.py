@@ -221,6 +221,22 @@ def test_most_functions_are_short():
     assert lengths[len(lengths) // 2] <= 10
 
 
+def writes_to_a_stream(tree: ast.AST) -> bool:
+    """Whether code prints, or writes to standard output or error, by itself."""
+    called = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return bool({"print", "sys.stdout.write", "sys.stderr.write", "logging.StreamHandler"} & set(called))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_all_output_goes_through_the_console(file):
+    assert not writes_to_a_stream(TREES[file]) or name_of(file) == "usd/core/console.py"
+
+
+def test_the_test_of_output_can_fail():
+    assert writes_to_a_stream(TREES[PACKAGE / "core" / "console.py"])
+    assert writes_to_a_stream(ast.parse("print('x')"))
+
+
 @pytest.mark.parametrize("file", OURS, ids=name_of)
 def test_no_star_import_no_probe_no_vague_name(file):
     nodes = list(ast.walk(TREES[file]))

@@ -14,6 +14,7 @@ OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
+    "scene.yaml",
     "specialise.yaml",
     "specialise-mini.yaml",
     "refine.yaml",
@@ -25,7 +26,7 @@ METHODS = [
     *("zero123.yaml", "magic123.yaml"),
     *(f"{name}{size}.yaml" for name in ("magic3d", "fantasia3d") for size in ("", "-mini")),
 ]  # the minis of those above run; these are parsed
-# tests/system/test_reconstruct.py, test_specialise.py, test_refine.py, test_playground.py
+# tests/system/test_reconstruct.py, test_specialize.py, test_refine.py, test_playground.py
 
 
 def test_no_recipe_is_forgotten_here():

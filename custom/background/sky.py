@@ -18,8 +18,8 @@ class Sky(Background["Sky.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        zenith: tuple[float, float, float] = option((0.6, 0.8, 1.0), "colour straight up", ge=0, le=1)
-        nadir: tuple[float, float, float] = option((1.0, 1.0, 1.0), "colour straight down", ge=0, le=1)
+        zenith: tuple[float, float, float] = option((0.6, 0.8, 1.0), "color straight up", ge=0, le=1)
+        nadir: tuple[float, float, float] = option((1.0, 1.0, 1.0), "color straight down", ge=0, le=1)
 
     @override
     def color(

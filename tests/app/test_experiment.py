@@ -224,8 +224,8 @@ def test_weights_that_become_not_finite_end_the_run_and_the_last_good_checkpoint
 
     before = System.on_train_batch_start
 
-    def poisoned(self: System, batch: object, index: int) -> None:
-        before(self, batch, index)
+    def poisoned(self: System, index: int) -> None:
+        before(self, index)
         if self.global_step == 7:
             next(self.parameters()).data.fill_(float("nan"))
             monkeypatch.setattr(type(self), "training_step", lambda *args: None)

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -135,3 +136,83 @@ def test_every_module_that_is_a_command_is_started_and_performed_alike():
                 "launcher.guarded(",
             )  # the second also remembers lost requests to stop
             assert any(end in place.read_text(encoding="utf-8") for end in ends), name
+
+
+def test_idle_threads_sleep_unless_the_environment_says_otherwise(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    process.wait_without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    process.wait_without_spinning()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    process.wait_without_spinning()
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
+FAULTS = """
+import ctypes, resource, sys
+from usd.core import process
+if sys.argv[1] == "keep":
+    process.keep_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def use(count=4, size=16 << 20):
+    buffers = [library.malloc(size) for _ in range(count)]
+    for buffer in buffers:
+        ctypes.memset(buffer, 1, size)
+    for buffer in buffers:
+        library.free(buffer)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_memory_that_is_freed_serves_the_next_buffer_without_being_mapped_anew():
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=True).stdout)
+
+    pages = 5 * 4 * (16 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert faults("keep") < pages / 100 < pages / 2 < faults("as the library has it")
+
+
+THREADS = """
+import resource
+from usd.core import process
+process.prepare()
+import torch
+x, weight = torch.rand(4, 64, 32, 32), torch.rand(64, 64, 3, 3)
+def seconds(threads):
+    torch.set_num_threads(threads)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    for _ in range(60):
+        torch.nn.functional.conv2d(x, weight, padding=1).relu().sum()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+rounds = [(seconds(1), seconds(2)) for _ in range(4)]
+print(*(min(times) for times in zip(*rounds)))
+"""
+
+
+def test_two_threads_on_a_busy_machine_take_hardly_more_processor_time_than_one():
+    env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS], cwd=ROOT, env=env, capture_output=True, check=True
+        )
+    finally:
+        for process_in_the_way in busy:
+            process_in_the_way.kill()
+    one, two = map(float, done.stdout.split()[-2:])
+    assert two < 1.3 * one

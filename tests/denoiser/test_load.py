@@ -46,6 +46,18 @@ def test_an_id_that_moved_means_the_same_model() -> None:
     assert load.entry_of("stabilityai/stable-diffusion-2-1-base") is load.entry_of("sd-2.1-base")
 
 
+def test_former_keys_of_the_alias_file_are_read_and_said(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("x:\n  denoiser: zero123\n  licence: MIT\n  fourth_number: input-polar\n")
+    entry = load.model_entries(path)["x"]
+    assert (entry.license, entry.pose_convention) == ("MIT", "input-polar")
+    assert "models.yaml: x.licence is read as license" in capsys.readouterr().out
+    path = tmp_path / "both.yaml"
+    path.write_text("x:\n  denoiser: zero123\n  licence: MIT\n  license: MIT\n")
+    with pytest.raises(UserError, match=r"x\.licence: unknown key"):
+        load.model_entries(path)
+
+
 def test_a_wrong_alias_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     with pytest.raises(UserError, match="is missing"):

@@ -1,5 +1,6 @@
 """Every formula takes its scores from a sentence, a picture, or both; closed forms with exact predictions."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,12 +99,44 @@ def test_sdi_and_ism_from_a_sentence_are_what_they_are_from_a_picture_of_its_mea
         text: Any = from_text(
             f"stable-diffusion-{name}-guidance",
             **options,
-            **({"inversion_eta": 0.0} if name == "sdi" else {}),
+            **({"inversion_eta": 0.0, "inversion_spacing": "view"} if name == "sdi" else {}),
         )
         picture = from_picture(f"{name}-guidance", **options)
         picture.set_reference(flat, REFERENCE)
         x = noisy(text)
         close(gradient(text, x), gradient(picture, x))
+
+
+def test_sdi_as_published_remaps_the_noise_of_a_level_beyond() -> None:
+    """For N(0, 1) the path stands still, x = z at all levels: n = (1 - alpha') / sigma' z, t' drawn from [t, t + T/n)."""
+    guidance: Any = from_text(
+        "stable-diffusion-sdi-guidance", inversion_eta=0.0, inversion_steps=50, guidance_scale=0.0,
+        inversion_scale=0.0, weighting_strategy="x0",
+    )  # fmt: skip
+    x = noisy(guidance)
+    beyond = torch.rand(1, generator=torch.Generator().manual_seed(7))
+    made = gradient(guidance, replace(x, generator=torch.Generator().manual_seed(7)))
+    further = (x.t + (beyond * 20).long()).clamp_max(999)
+    (alpha, sigma), (a, s) = d.alpha_sigma(BARS, x.t), d.alpha_sigma(BARS, further)
+    noise = (1 - a) / s * x.z
+    xt = alpha * x.z + sigma * noise
+    close(made, sigma / alpha * (sigma * xt - noise), 0.05)
+    close(made, x.z - (xt - sigma * (sigma * xt)) / alpha, 0.05)  # the same, said of clean pictures
+
+
+def test_steps_of_a_stride_arrive_each_at_its_own_level() -> None:
+    """As many steps as the farthest takes; whoever is there stays, and short ways are the same as alone."""
+    z, t = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 130, 900])
+    asked: list[list[int]] = []
+
+    def eps(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        asked.append(at.tolist())
+        return 0.3 * x
+
+    together = inverted(eps, z, t, 1, BARS, stride=100)
+    assert len(asked) == 9 and asked[:3] == [[0, 0, 0], [0, 100, 100], [0, 130, 200]]
+    close(together[1:2], inverted(eps, z[1:2], t[1:2], 1, BARS, stride=100), 1e-5)
+    close(together[:1], inverted(eps, z[:1], t[:1], 1, BARS, stride=100), 1e-5)
 
 
 def test_inversion_noise_is_drawn_from_the_step() -> None:

@@ -4,6 +4,8 @@ The stand-ins below compute, in plain torch, what the packages document: where t
 and padded, where their steps begin. Whatever is shifted or laid out wrongly on our side shows as another result.
 """
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +33,7 @@ def installed(name: str) -> None:
 def _fresh():
     yield
     runtime.prefer(["auto"])
-    for cached in (accelerators.load_accelerator, hash_grid_tinycudann.level, mlp.network):
+    for cached in (accelerators.load_accelerator, hash_grid_tinycudann.grid, mlp.network):
         cached.cache_clear()
 
 
@@ -39,8 +41,8 @@ def points(n: int = 300) -> torch.Tensor:
     return torch.rand(n, 3, generator=torch.Generator().manual_seed(1)) * 0.998 + 0.001
 
 
-def table() -> torch.Tensor:
-    return SPEC.init_table(torch.Generator().manual_seed(2), 1.0)
+def table(spec: HashGridSpec = SPEC) -> torch.Tensor:
+    return spec.init_table(torch.Generator().manual_seed(2), 1.0)
 
 
 def rays(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,32 +102,42 @@ def test_nerfacc_marches_and_composites_as_the_twin_does():
 
 
 class Encoding(torch.nn.Module):
-    """tinycudann's grid of one level: vertices at (i - 1/2) / scale, resolution ceil(scale) + 1, rows in eights."""
+    """tinycudann's grid: vertices at (i - 1/2) / scale, resolution ceil(scale) + 1, rows in eights."""
 
     def __init__(self, n_input_dims, encoding_config, seed=1337, dtype=None):
         super().__init__()
         assert n_input_dims == 3 and dtype is torch.float32
-        assert encoding_config["n_levels"] == 1 and encoding_config["interpolation"] == "Linear"
-        self.scale = encoding_config["base_resolution"] - 1
-        self.side, self.features = self.scale + 1, encoding_config["n_features_per_level"]
-        self.rows = min(-(-(self.side**3) // 8) * 8, 2 ** encoding_config["log2_hashmap_size"])
-        self.params = torch.nn.Parameter(torch.zeros(self.rows * self.features))
+        assert encoding_config["interpolation"] == "Linear"
+        base, growth = encoding_config["base_resolution"], encoding_config["per_level_scale"]
+        self.scales = [base * growth**level - 1 for level in range(encoding_config["n_levels"])]
+        self.features, most = (
+            encoding_config["n_features_per_level"],
+            2 ** encoding_config["log2_hashmap_size"],
+        )
+        self.sides = [math.ceil(scale) + 1 for scale in self.scales]
+        self.rows = [min(-(-(side**3) // 8) * 8, most) for side in self.sides]
+        self.params = torch.nn.Parameter(torch.zeros(sum(self.rows) * self.features))
 
     def forward(self, x):
-        position = x.double() * self.scale + 0.5
-        cell = position.floor()
-        rows, out = self.params.view(self.rows, self.features), 0.0
+        tables = self.params.view(-1, self.features).split(self.rows)
+        return torch.cat(
+            [self.level(x, *which) for which in zip(tables, self.scales, self.sides, strict=True)], -1
+        )
+
+    def level(self, x, rows, scale, side):
+        position = x.double() * scale + 0.5
+        cell, out = position.floor(), 0.0
         for corner in range(8):
             bits = torch.tensor([corner >> axis & 1 for axis in range(3)])
             weight = torch.where(bits == 1, position - cell, 1 - position + cell).prod(-1)
-            out = out + weight[:, None].float() * rows[self.row(cell.long() + bits)]
+            out = out + weight[:, None].float() * rows[self.row(cell.long() + bits, side, len(rows))]
         return out
 
-    def row(self, vertex):
+    def row(self, vertex, side, count):
         i, j, k = vertex.unbind(-1)
-        if self.side**3 <= self.rows:
-            return (i + self.side * (j + self.side * k)) % self.rows
-        return (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) % self.rows
+        if side**3 <= count:
+            return (i + side * (j + side * k)) % count
+        return (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) % count
 
 
 class Network(torch.nn.Module):
@@ -203,14 +215,15 @@ def stand_ins(monkeypatch):
         monkeypatch.setattr(module, "load_accelerator", packages.__getitem__)
 
 
-def test_a_table_means_the_same_to_tinycudann(stand_ins):
-    results = []
+@pytest.mark.parametrize("vertices", ["corners", "tinycudann"])
+def test_a_table_means_the_same_to_tinycudann(stand_ins, vertices):
+    results, spec = [], replace(SPEC, vertices=vertices)
     for encode in (hash_grid_tinycudann.encode_tinycudann, hash_grid_torch):
-        rows, x = table().requires_grad_(), points().requires_grad_()
-        out = encode(x, rows, SPEC)
+        rows, x = table(spec).requires_grad_(), points().requires_grad_()
+        out = encode(x, rows, spec)
         out.sin().sum().backward()
         results.append((out.detach(), rows.grad, x.grad))
-    assert SPEC.dense == (True, True, False, False)
+    assert spec.dense == (True, True, False, False)
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 

@@ -1,5 +1,7 @@
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ SPECS = [
     HashGridSpec(3, 1, 12, 2, 2.0),  # dense only
     HashGridSpec(2, 4, 6, 16, 1.5),  # hashed only
     HashGridSpec(1, 8, 8, 5, 1.0),
+    HashGridSpec(4, 2, 10, 4, 1.6, "tinycudann"),
 ]
 SMALL = HashGridSpec(3, 2, 7, 2, 2.0)
 
@@ -29,7 +32,7 @@ def like(x: torch.Tensor, seed: int) -> torch.Tensor:
     return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"F{s.n_features_per_level}L{s.n_levels}")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"F{s.n_features_per_level}L{s.n_levels}{s.vertices}")
 @pytest.mark.parametrize("n", [0, 1, 257, 3000])
 def test_kernel_and_twin_agree_in_values_and_gradients(spec, n):
     results = []
@@ -41,7 +44,9 @@ def test_kernel_and_twin_agree_in_values_and_gradients(spec, n):
         torch.testing.assert_close(kernel, twin, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("spec", SPECS[:3], ids=lambda s: f"F{s.n_features_per_level}L{s.n_levels}")
+@pytest.mark.parametrize(
+    "spec", [*SPECS[:3], SPECS[-1]], ids=lambda s: f"F{s.n_features_per_level}L{s.n_levels}{s.vertices}"
+)
 def test_second_order_gradients_of_kernel_and_twin_agree(spec):
     """The gradient of a function of the gradient, as analytic normals and the eikonal loss need it."""
     results = []
@@ -285,3 +290,51 @@ def test_sizes_add_up(levels, features, log2, base, scale):
 
 def test_published_resolutions():
     assert HashGridSpec().resolutions[0] == 16 and HashGridSpec().resolutions[-1] == 4096
+
+
+def tinycudann_reference(spec: HashGridSpec, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Encode as the original library's documents say, point by point and corner by corner."""
+    first, parts = 0, []
+    for level in range(spec.n_levels):
+        scale = spec.base_resolution * spec.per_level_scale**level - 1
+        side = math.ceil(scale - 1e-6) + 1
+        count = min((side**3 + 7) // 8 * 8, 2**spec.log2_hashmap_size)
+        values = np.zeros((len(x), spec.n_features_per_level))
+        for n, point in enumerate(x):
+            place = point * scale + 0.5
+            cell = np.floor(place).astype(int)
+            for corner in itertools.product((0, 1), repeat=3):
+                weight = np.prod(np.where(corner, place - cell, 1 - (place - cell)))
+                i, j, k = (int(v) for v in cell + corner)
+                dense = i + side * (j + side * k)
+                row = dense if side**3 <= count else i ^ (j * 2654435761) ^ (k * 805459861)
+                values[n] += weight * rows[first + row % count]
+        first += count
+        parts.append(values)
+    assert first == len(rows)
+    return np.concatenate(parts, 1)
+
+
+@pytest.mark.parametrize("implementation", ["warp", "torch"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        HashGridSpec(5, 2, 12, 4, 1.6, "tinycudann"),
+        # whole scales: the last corner lies beyond the last row
+        HashGridSpec(3, 2, 12, 8, 2.0, "tinycudann"),
+        HashGridSpec(16, 2, 14, 16, 1.3195079107728942, "tinycudann"),
+    ],
+    ids=str,
+)
+def test_tables_of_tinycudann_give_its_features(spec, implementation):
+    x = torch.cat([points(60), torch.eye(3), torch.ones(1, 3), torch.zeros(1, 3)])
+    rows = 0.1 * table(spec)
+    expected = torch.tensor(tinycudann_reference(spec, rows.double().numpy(), x.double().numpy()))
+    torch.testing.assert_close(hash_grid(x, rows, spec, implementation).double(), expected, rtol=0, atol=1e-4)
+
+
+def test_sizes_of_tinycudann_are_known():
+    """16 levels of 2^19 rows from 16 to 4096: the number of parameters that every such checkpoint has."""
+    spec = HashGridSpec(vertices="tinycudann")
+    assert spec.sides[:3] == (16, 24, 34) and spec.level_rows[:3] == (4096, 13824, 39304)
+    assert spec.n_rows * 2 == 12599920

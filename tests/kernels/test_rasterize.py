@@ -12,7 +12,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from shapes import ahead, sphere, square, views
 
-from usd.kernels.rasterize import NOTHING, Tracer, View, barycentric, interpolate, rasterize, whole
+from usd.kernels.rasterize import NO_FACE, Tracer, View, barycentric, interpolate, rasterize, whole
 from usd.kernels.rasterize_antialias import antialias, crossings
 from usd.kernels.rasterize_nvdiffrast import clip_positions
 from usd.kernels.runtime import Implementation
@@ -54,9 +54,9 @@ def test_the_kernel_sees_what_its_twin_sees(count: int, height: int, width: int)
     face, t = Tracer(vertices, faces, "warp").cast(*rays)
     expected_face, expected_t = Tracer(vertices, faces, "torch").cast(*rays)
     assert (face == expected_face).double().mean() > 0.99  # a ray through an edge may choose either
-    hit = (face != NOTHING) & (expected_face != NOTHING)
-    assert ((face != NOTHING) == (expected_face != NOTHING)).double().mean() > 0.995
-    assert torch.allclose(t[hit], expected_t[hit], atol=1e-5) and t[face == NOTHING].isinf().all()
+    hit = (face != NO_FACE) & (expected_face != NO_FACE)
+    assert ((face != NO_FACE) == (expected_face != NO_FACE)).double().mean() > 0.995
+    assert torch.allclose(t[hit], expected_t[hit], atol=1e-5) and t[face == NO_FACE].isinf().all()
 
 
 @pytest.mark.parametrize("implementation", ["warp", "torch"])

@@ -11,7 +11,7 @@ from usd.losses.depth import center_depth
 from usd.losses.opacity import opaque, sparsity
 from usd.losses.pictures import absolute_difference
 from usd.losses.reference import reference_mask, reference_rgb
-from usd.losses.samples import emptiness, orientation, z_variance
+from usd.losses.samples import distortion, emptiness, orientation, ray_distortion, z_variance
 from usd.losses.table import LOSS_OPTIONS, REFERENCE_LOSSES, REGULARIZERS
 
 
@@ -127,3 +127,33 @@ def test_center_depth_compares_the_middle_with_the_border() -> None:
 
 def test_the_absolute_difference_of_pictures_is_a_mean() -> None:
     assert float(absolute_difference(torch.ones(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.25))) == 0.75
+
+
+def test_distortion_is_the_double_sum_of_the_paper_and_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    count = [5, 0, 7, 1]
+    ray = torch.repeat_interleave(torch.arange(4), torch.tensor(count))
+    edges = [torch.rand(n + 1, generator=generator, dtype=torch.float64).cumsum(0) for n in count]
+    t = torch.cat([(e[1:] + e[:-1]) / 2 for e in edges])
+    length = torch.cat([e[1:] - e[:-1] for e in edges])
+    weight = torch.rand(13, generator=generator, dtype=torch.float64, requires_grad=True)
+    samples = Samples(ray, t, weight, torch.zeros(13, 3), length=length)
+    same = ray[:, None] == ray
+    pairs = (weight[:, None] * weight * (t[:, None] - t).abs())[same].sum()
+    truth = pairs + (weight.square() * length).sum() / 3
+    found = ray_distortion(samples).sum()
+    assert torch.allclose(found, truth)
+    assert torch.allclose(*(torch.autograd.grad(x, weight)[0] for x in (found, truth)))
+    # A mean over rays, those without samples among them.
+    picture = Render(torch.zeros(1, 3, 1, 4), torch.zeros(1, 1, 1, 4), samples=samples)
+    assert distortion(picture).item() == pytest.approx(truth.item() / 4)
+
+
+def test_all_weight_in_one_sample_is_the_least_distorted() -> None:
+    ray, t, length = torch.zeros(4).long(), torch.arange(4.0), torch.full((4,), 0.0)
+    sharp, wide = torch.tensor([0.0, 1, 0, 0]), torch.full((4,), 0.25)
+    values = [
+        float(ray_distortion(Samples(ray, t, w, torch.zeros(4, 3), length=length)).sum())
+        for w in (sharp, wide)
+    ]
+    assert values[0] == 0 and values[1] == pytest.approx(1.25)

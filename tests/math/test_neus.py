@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from usd.math.neus import crossing, laplace_density, neus_alpha, ray_slope, unseen_opacity
-from usd.math.volume import alpha_weights, transmittance
+from usd.math.volume import transmittance
 
 ONE = torch.tensor(1.0)
 
@@ -29,7 +29,7 @@ def test_the_light_left_is_phi(cosine: float, step: float) -> None:
 def test_weights_peak_at_the_surface_at_every_angle() -> None:
     for cosine in (-1.0, -0.3, -0.1):
         distance, alpha = plane(cosine, 0.005, 20.0)
-        weights = alpha_weights(alpha)
+        weights = alpha * transmittance(alpha)
         mean = (weights * distance).sum() / weights.sum()
         assert abs(float(mean)) < 0.002 and abs(float(distance[weights.argmax()])) < 0.01
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from usd.math.volume import (
     alpha_from_density,
-    alpha_weights,
     from_dense,
     interlevel_loss,
     inverse_cdf,
@@ -24,6 +23,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def weights_of(alpha):
+    return alpha * transmittance(alpha)
+
+
 def ragged(counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     count = torch.tensor(counts, dtype=torch.long)
     return torch.stack([count.cumsum(0) - count, count], -1), torch.repeat_interleave(
@@ -36,7 +39,7 @@ def ragged(counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_weights_and_transmitted_light_sum_to_one(values):
     alpha = torch.tensor(values, dtype=torch.float64)
     through = transmittance(alpha)[-1] * (1 - alpha[-1])
-    torch.testing.assert_close((alpha_weights(alpha).sum() + through).item(), 1.0)
+    torch.testing.assert_close((weights_of(alpha).sum() + through).item(), 1.0)
 
 
 def test_transmittance_starts_at_one_and_never_grows():
@@ -50,7 +53,7 @@ def test_splitting_a_stretch_changes_nothing(density):
     """Ten stretches of constant density hide as much as one of ten times the length."""
     whole = alpha_from_density(torch.tensor([density], dtype=torch.float64), torch.tensor([1.0]).double())
     parts = alpha_from_density(torch.full((10,), density).double(), torch.full((10,), 0.1).double())
-    torch.testing.assert_close(alpha_weights(parts).sum(), whole[0])
+    torch.testing.assert_close(weights_of(parts).sum(), whole[0])
 
 
 def test_thin_alpha_is_density_times_length():
@@ -61,7 +64,7 @@ def test_thin_alpha_is_density_times_length():
 def test_exponential_law_of_constant_density():
     sigma, n = 2.0, 4000
     t = (torch.arange(n).double() + 0.5) * (20 / n)
-    w = alpha_weights(alpha_from_density(torch.full((n,), sigma).double(), torch.full((n,), 20 / n).double()))
+    w = weights_of(alpha_from_density(torch.full((n,), sigma).double(), torch.full((n,), 20 / n).double()))
     mean = (w * t).sum()
     assert mean.item() == pytest.approx(1 / sigma, rel=1e-4)
     assert (w * (t - mean).square()).sum().item() == pytest.approx(1 / sigma**2, rel=1e-3)
@@ -99,14 +102,14 @@ def test_packed_transmittance_passes_gradcheck():
 
 def test_gradient_survives_an_opaque_sample():
     alpha = torch.tensor([0.3, 1.0, 0.5], requires_grad=True)
-    (g,) = torch.autograd.grad((alpha_weights(alpha) * torch.tensor([1.0, 2.0, 3.0])).sum(), alpha)
+    (g,) = torch.autograd.grad((weights_of(alpha) * torch.tensor([1.0, 2.0, 3.0])).sum(), alpha)
     torch.testing.assert_close(g, torch.tensor([1 - 2.0, 0.7 * (2 - 1.5), 0.0]))
 
 
 def test_opacity_of_a_gaussian_cloud():
     """A ray through a cloud sigma(t) = exp(-t^2 / 2) hides 1 - exp(-sqrt(2 pi))."""
     t = torch.linspace(-8, 8, 4001, dtype=torch.float64)
-    w = alpha_weights(alpha_from_density(torch.exp(-(t**2) / 2), torch.full_like(t, 16 / 4000)))
+    w = weights_of(alpha_from_density(torch.exp(-(t**2) / 2), torch.full_like(t, 16 / 4000)))
     assert w.sum().item() == pytest.approx(1 - math.exp(-math.sqrt(2 * math.pi)), rel=1e-6)
 
 

@@ -17,7 +17,7 @@ from usd.prompt_processor.directions import DIRECTIONS
 from usd.prompt_processor.stable_diffusion import StableDiffusionPromptProcessor
 
 VIEWS = ("front", "back")
-LIKELY = {"smiling": (3.0, 0.1), "tail": (0.5, 2.0)}  # factors of a view's odds for each word
+LIKELY = {"smiling": (3.0, 0.1), "tail": (0.2, 2.0)}  # factors of a view's odds for each word
 
 
 def shares(prompts: Sequence[str]) -> Tensor:
@@ -35,6 +35,17 @@ def shares(prompts: Sequence[str]) -> Tensor:
 def test_a_word_is_left_out_where_a_view_is_less_likely_with_it() -> None:
     made = debias_prompt("a smiling dog with tail", shares, VIEWS)
     assert made == ["a smiling dog with", "a dog with tail"]
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.44, False), (0.46, True)])
+def test_a_share_is_compared_with_the_mean_of_both(share: float, kept: bool) -> None:
+    """p / ((p + q) / 2) < 0.95 means p / q < 0.9048: of q = 0.5, below 0.452."""
+
+    def known(prompts: Sequence[str]) -> Tensor:
+        return torch.tensor([[share if "odd" in prompt else 0.5, 0.5] for prompt in prompts])
+
+    assert debias_prompt("odd", known, VIEWS, [0]) == ["odd", "odd"], "no word would be left"
+    assert ("odd" in debias_prompt("odd dog", known, VIEWS, [0])[0]) is kept
 
 
 def test_words_that_say_nothing_of_views_stay_in_every_prompt() -> None:
@@ -67,7 +78,7 @@ def test_shares_are_what_the_model_says_of_the_gap(tmp_path: Path) -> None:
     torch.testing.assert_close(found.sum(-1), torch.ones(2))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = BertForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
-    numbers = tokenizer("a [MASK] view of a car", return_tensors="pt").input_ids
+    numbers = tokenizer("This image is depicting a [MASK] view of a car", return_tensors="pt").input_ids
     place = int((numbers[0] == tokenizer.mask_token_id).nonzero())
     pieces = [tokenizer.encode(view, add_special_tokens=False)[0] for view in DIRECTIONS]
     with torch.no_grad():

@@ -8,7 +8,7 @@ from scenes import RADIUS, Ball, background, material
 
 from usd.core.config import ConfigError, parse
 from usd.math.camera import Cameras, Window, orbit_cameras_deg
-from usd.math.volume import alpha_from_density, alpha_weights
+from usd.math.volume import alpha_from_density, transmittance
 from usd.renderer import enlarge
 from usd.renderer.importance import coarse_edges, fine_places
 from usd.renderer.nerf_volume import NerfVolumeRenderer
@@ -42,7 +42,8 @@ def test_places_follow_a_known_density() -> None:
     """Of exponential absorption exp(-s t) the weights' quantiles are -log(1 - u (1 - exp(-s L))) / s."""
     sigma, length, n = 3.0, 2.0, 2000
     edges = torch.linspace(0, length, n + 1)[None]
-    weights = alpha_weights(alpha_from_density(torch.full((1, n), sigma), torch.full((1, n), length / n)))
+    alpha = alpha_from_density(torch.full((1, n), sigma), torch.full((1, n), length / n))
+    weights = alpha * transmittance(alpha)
     places = fine_places(edges, weights, 64, None)
     u = (torch.arange(64) + 0.5) / 64
     expected = -torch.log1p(-u * (1 - math.exp(-sigma * length))) / sigma

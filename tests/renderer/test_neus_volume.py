@@ -138,7 +138,7 @@ def test_single_rays_and_windows_are_cut_from_the_picture() -> None:
     whole = one.render(views, frozenset({"depth"}))
     part = one.render(views, frozenset({"depth"}), window=Window(3, 5, 6, 7))
     o, d = (rays.reshape(-1, 3) for rays in views.crop_rays(3, 5, 6, 7))
-    rays = one.render_rays(o, d, torch.ones_like(o), frozenset({"depth", "samples"}))
+    rays = one.render_rays(o, d, frozenset({"depth", "samples"}))
     assert rays.rgb.shape == (1, 3, 1, len(o)) and whole.depth is not None and rays.samples is not None
     assert torch.allclose(part.rgb, whole.rgb[:, :, 3:9, 5:12], atol=1e-6)
     assert torch.allclose(rays.rgb[0, :, 0].T.view(2, 6, 7, 3).permute(0, 3, 1, 2), part.rgb, atol=1e-6)
@@ -162,8 +162,8 @@ def test_rays_past_the_object_see_the_background_alone() -> None:
     one = renderer(grid_resolution=16).eval()
     one.update(0, seeded())
     o, d = torch.tensor([[5.0, 5, 5]]), torch.tensor([[1.0, 0, 0]])
-    seen = one.render_rays(o, d, torch.full((1, 3), 0.25), frozenset({"samples", "normal", "laplacian"}))
-    assert torch.equal(seen.rgb, torch.full((1, 3, 1, 1), 0.25)) and seen.samples is not None
+    seen = one.render_rays(o, d, frozenset({"samples", "normal", "laplacian"}))
+    assert torch.equal(seen.rgb, torch.ones(1, 3, 1, 1)) and seen.samples is not None
     assert len(seen.samples.t) == 0
 
 

@@ -8,9 +8,11 @@ import torch
 
 import launch
 from tests.tiny_configs import CONFIGS, save_disc, trial
+from usd.core.errors import UserError
 from usd.data.pictures import over, read_rgba, write_picture
 from usd.data.transforms import write_transforms
 from usd.math.camera import orbit_cameras_deg
+from usd.system.playground import PlaygroundSystem
 
 MODELS = dict.fromkeys(("pretrained_model_name_or_path", "zero123_model_name_or_path"), "gaussian")
 
@@ -143,3 +145,9 @@ def test_what_a_student_has_learnt_is_not_lost_when_a_run_goes_on(
     other = [*taught, f"resume={tmp_path / 'other.ckpt'}", "trainer.max_steps=8", "tag=other"]
     assert launch.main(command(tmp_path, *other)) == 2
     assert "the checkpoint's student is of another model or rank" in capsys.readouterr().err
+
+
+def test_a_system_without_an_object_says_that_there_is_nothing_to_render() -> None:
+    system = PlaygroundSystem.__new__(PlaygroundSystem)
+    with pytest.raises(UserError, match="PlaygroundSystem trains no object that could be rendered"):
+        system.evaluation_views(orbit_cameras_deg(15.0, 0.0, 2.5, 45.0, 8))

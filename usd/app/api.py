@@ -14,9 +14,7 @@ from usd.core.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from usd.core.types import Render
     from usd.evaluation.align import Alignment
-    from usd.math.camera import Cameras
     from usd.system import System
 
 DISTANCE, FOV_Y_DEG = 2.5, 45.0
@@ -112,7 +110,7 @@ def render(
     away, wide = float(distance or usual[0]), float(fov_y_deg or usual[1])
     cameras = orbit_cameras_deg(float(elevation_deg), float(azimuth_deg), away, wide, size)
     device = single_device(gpu)
-    picture = rendered_rgba(_object_renders(system.to(device).eval(), cameras.to(device), trial))[0]
+    picture = rendered_rgba(system.to(device).eval().evaluation_views(cameras.to(device)))[0]
     return Image.fromarray(to_bytes(picture), "RGBA")
 
 
@@ -125,17 +123,6 @@ def _restored(trial: Trial) -> "tuple[System, Experiment]":
     system, _ = build_experiment(experiment, trial)
     system.restore(checkpoint.load(trial.last))
     return system, experiment
-
-
-def _object_renders(system: "System", cameras: "Cameras", trial: Trial) -> "Render":
-    """Return what cameras see of a system's object. Raises ``UserError`` where it has none."""
-    from usd.system.scene import SceneSystem
-
-    if isinstance(system, SceneSystem):
-        return system.evaluation_views(cameras)
-    raise UserError(
-        f"{trial.folder}: its system, {type(system).__name__}, trains no object that could be rendered"
-    )
 
 
 def export(

@@ -8,13 +8,13 @@ import psutil
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from typing_extensions import override
 
 from usd.app import interrupts
 from usd.app.experiment import CheckpointConfig, Trial
 from usd.core import checkpoint, ranks
+from usd.core.console import error_console, say_error
 from usd.core.errors import UserError
 
 
@@ -122,7 +122,7 @@ class Checkpoints(Callback):
         self.stop.patient = False
 
     def _agreed_to_stop(self, trainer: Trainer) -> bool:
-        """Whether any of the processes was asked: all of them stop after the same step.
+        """Return whether any of the processes was asked to stop: all of them stop after the same step.
 
         The answer is not written back: a request that comes while they agree is heard after the next step.
         """
@@ -187,7 +187,7 @@ class ProgressLine(Callback):
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         self.every_seconds = every_seconds
-        self._console = Console(stderr=True)
+        self._console = error_console()
         self._bar: Progress | None = None
         self._begun = self._last_line = 0.0
         self._first_step = 0
@@ -216,7 +216,7 @@ class ProgressLine(Callback):
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=text)
         elif self._is_due(trainer):
             self._last_line = time.monotonic()
-            print(f"step {trainer.global_step}/{trainer.max_steps}  {text}", file=sys.stderr, flush=True)
+            say_error(f"step {trainer.global_step}/{trainer.max_steps}  {text}")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

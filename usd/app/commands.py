@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import usd
 from usd.app import completion, launcher
 from usd.core import places, process, registry
+from usd.core.console import say, say_error
 from usd.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -110,10 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(importlib.import_module(PROGRAMS[name].module).main(rest) or 0)
     known = completion.subcommands(parser())
     if given and not given[0].startswith("-") and given[0] not in known:
-        print(
-            f"error: {given[0]}: no such command.{did_you_mean(given[0], known)} See usd --help.",
-            file=sys.stderr,
-        )
+        say_error(f"error: {given[0]}: no such command.{did_you_mean(given[0], known)} See usd --help.")
         return 2
     flags, rest = parser().parse_known_args(given)
     return launcher.guarded(
@@ -143,7 +141,7 @@ def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list
         return
     if rest:
         raise UserError(f"{rest[0]}: not expected here. See usd {flags.command} --help.")
-    print(answer(flags))
+    say(answer(flags))
 
 
 def refuse_options(words: Sequence[str], known: Sequence[str]) -> None:

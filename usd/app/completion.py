@@ -8,15 +8,15 @@ from usd.core.registry import KINDS
 
 BASH = """# usd completion bash > ~/.local/share/bash-completion/completions/usd
 _usd() {
-    local word=${COMP_WORDS[COMP_CWORD]} words
+    local word=${COMP_WORDS[COMP_CWORD]} completions
     if [ "$COMP_CWORD" -eq 1 ]; then
-        words="@commands@"
+        completions="@commands@"
     else
         case ${COMP_WORDS[1]} in
 @cases@
         esac
     fi
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    COMPREPLY=($(compgen -W "$completions" -- "$word"))
 }
 complete -o default -F _usd usd
 """
@@ -32,33 +32,36 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, tuple[str, list[str]]]:
-    """Return every sub-command with its meaning and the words that may follow it."""
+    """Return every sub-command with its meaning and the completions that may follow it."""
     (action,) = [item for item in parser._actions if isinstance(item, argparse._SubParsersAction)]
     meanings = {choice.dest: choice.help or "" for choice in action._choices_actions}
-    return {name: (meanings[name], _words(inner)) for name, inner in action.choices.items()}
+    return {name: (meanings[name], _completions(inner)) for name, inner in action.choices.items()}
 
 
-def _words(parser: argparse.ArgumentParser) -> list[str]:
+def _completions(parser: argparse.ArgumentParser) -> list[str]:
     """Options, choices of positional arguments, and recipes where a configuration is expected."""
-    words: list[str] = []
+    completions: list[str] = []
     for action in parser._actions:
-        words += [option for option in action.option_strings if option.startswith("--")]
+        completions += [option for option in action.option_strings if option.startswith("--")]
         if not action.option_strings:
-            words += map(
+            completions += map(
                 str, action.choices or {"config": places.recipes(), "kind": KINDS}.get(action.dest, ())
             )
-    return words
+    return completions
 
 
 def _bash(commands: Mapping[str, tuple[str, list[str]]]) -> str:
-    cases = [f'            {name}) words="{" ".join(words)}" ;;' for name, (_, words) in commands.items()]
+    cases = [
+        f'            {name}) completions="{" ".join(completions)}" ;;'
+        for name, (_, completions) in commands.items()
+    ]
     return BASH.replace("@commands@", " ".join(commands)).replace("@cases@", "\n".join(cases))
 
 
 def _fish(commands: Mapping[str, tuple[str, list[str]]]) -> str:
     lines = ["# usd completion fish > ~/.config/fish/completions/usd.fish"]
-    for name, (meaning, words) in commands.items():
+    for name, (meaning, completions) in commands.items():
         text = meaning.replace("\\", "\\\\").replace("'", "\\'")
         lines.append(f"complete -c usd -n __fish_use_subcommand -a {name} -d '{text}'")
-        lines.append(f"complete -c usd -n '__fish_seen_subcommand_from {name}' -a '{' '.join(words)}'")
+        lines.append(f"complete -c usd -n '__fish_seen_subcommand_from {name}' -a '{' '.join(completions)}'")
     return "\n".join(lines) + "\n"

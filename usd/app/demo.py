@@ -1,4 +1,4 @@
-"""``python -m usd.demo``: a toy nobody trained on, from one picture to a 3D object, measured against the truth.
+"""``usd demo``: a toy nobody trained on, from one picture to a 3D object, measured against the truth.
 
 Renders a toybox object of the test split, trains ``configs/usd-patch-mini.yaml`` on its one picture, exports a mesh,
 and compares 16 views that were held out. ``key=value`` arguments are passed on to the launcher.
@@ -14,6 +14,7 @@ from usd.app.experiment import short_path
 from usd.app.modes import Outcome, run
 from usd.app.toys import write_toy
 from usd.core import places, process
+from usd.core.console import say
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import make_toy
 
@@ -72,9 +73,9 @@ def make(args: argparse.Namespace, overrides: list[str]) -> None:
     toy, folder = make_toy(args.seed), places.output(args.out) / f"toy-{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     write_toy(toy, folder, VIEWS, SIZE)
-    print(f"toy {args.seed}: {toy.caption}; its pictures are in {short_path(folder)}", flush=True)
+    say(f"toy {args.seed}: {toy.caption}; its pictures are in {short_path(folder)}")
     outcome, mesh = make_object(args.seed, folder / "input.png", overrides, args.gpu)
-    print(report(outcome, mesh, began))
+    say(report(outcome, mesh, began))
 
 
 if __name__ == "__main__":

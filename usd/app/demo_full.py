@@ -1,4 +1,4 @@
-"""``python -m usd.demo_full [PICTURE]``: one picture to a textured mesh through every stage of the method.
+"""``usd demo-full [PICTURE]``: one picture to a textured mesh through every stage of the method.
 
 Runs ``configs/usd-full-mini.yaml``: image to 3D, views, specialization, refinement, reconstruction, export. Without
 a picture it takes a toy nobody trained on, and measures what was made against the truth. The same command again skips
@@ -35,11 +35,11 @@ def run_pipeline(
     picture: Path, truth: Path | None, overrides: list[str], gpu: str | None
 ) -> dict[str, Outcome]:
     """All stages for one picture; ``truth`` is a folder of views for the first stage to be tested on."""
-    told = [f"stages.object.system.guidance.image_path={picture}"]
+    chosen = [f"stages.object.system.guidance.image_path={picture}"]
     if truth is not None:
-        told.append(f"stages.object.data.eval_transforms={truth / 'transforms.json'}")
-        told.append("stages.views.data.eval_transforms=null")
-    return run_stages("train", [CONFIG], [*told, *overrides], gpu)
+        chosen.append(f"stages.object.data.eval_transforms={truth / 'transforms.json'}")
+        chosen.append("stages.views.data.eval_transforms=null")
+    return run_stages("train", [CONFIG], [*chosen, *overrides], gpu)
 
 
 def toy_truth(seed: int, folder: Path) -> EvaluationSource:
@@ -67,19 +67,19 @@ def _minutes(outcome: Outcome) -> float:
 
 
 def measured(outcomes: Mapping[str, Outcome], truth: EvaluationSource) -> str:
-    """How far the first stage and the final mesh are from the truth."""
+    """Return how far the first stage and the final mesh are from the truth."""
     first = outcomes["object"]
     found = json.loads((first.trial.save / f"it{first.step}-test" / "metrics.json").read_text())
     mesh = evaluate(open_source(str(outcomes["mesh"].files[0]), "mesh"), truth).figures
     return "\n".join(
         [
-            f"{'object':<11} {_shown(found, PICTURES)}",
-            f"{'mesh':<11} {_shown(mesh, PICTURES)}, {_shown(mesh, SURFACE)}",
+            f"{'object':<11} {_formatted(found, PICTURES)}",
+            f"{'mesh':<11} {_formatted(mesh, PICTURES)}, {_formatted(mesh, SURFACE)}",
         ]
     )
 
 
-def _shown(figures: Mapping[str, float], names: tuple[str, ...]) -> str:
+def _formatted(figures: Mapping[str, float], names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {figures[name]:.4g}" for name in names if name in figures)
 
 

@@ -1,4 +1,4 @@
-"""``python -m usd.demo_text "a red car with a blue roof"``: a sentence to a textured mesh, in three stages.
+"""``usd demo-text "a red car with a blue roof"``: a sentence to a textured mesh, in three stages.
 
 Runs ``configs/usd-text-to-3D-mini.yaml`` and says how well the mesh is recognized. The same sentence again skips
 what is done. ``key=value`` arguments are passed on to the launcher.
@@ -22,8 +22,8 @@ SENTENCE = "a red car with a blue roof"
 
 def run_text_demo(sentence: str, overrides: list[str], gpu: str | None) -> dict[str, Outcome]:
     """All stages for one sentence; returns what each left."""
-    told = override("system.prompt_processor.prompt", sentence)
-    return run_stages("train", [CONFIG], [told, *overrides], gpu)
+    prompt = override("system.prompt_processor.prompt", sentence)
+    return run_stages("train", [CONFIG], [prompt, *overrides], gpu)
 
 
 def text_report(outcomes: Mapping[str, Outcome], score: TextScore, began: float) -> str:

@@ -1,4 +1,4 @@
-"""``launch.py --doctor``: this machine and this checkout, for a bug report."""
+"""``usd doctor``: this machine and this checkout, for a bug report."""
 
 import importlib.metadata
 import importlib.util
@@ -35,7 +35,7 @@ def report() -> str:
     """Lines of ``what: value``. A section that fails says so and does not hide the others."""
     sections = [("system", _system), ("packages", _packages), ("devices", _devices), ("kernels", _kernels)]
     return "\n".join(
-        _section(title, lines) for title, lines in [*sections, ("models", _models), ("parts", _parts)]
+        _section(title, lines) for title, lines in [*sections, ("models", _models), ("parts", _components)]
     )
 
 
@@ -116,7 +116,7 @@ def _models() -> list[str]:
     ]
 
 
-def _parts() -> list[str]:
+def _components() -> list[str]:
     counts = ", ".join(f"{len(names(kind))} {kind}" for kind in KINDS)
     return [
         counts,

@@ -44,7 +44,7 @@ from usd.system import System
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run did and what the real run would take, as lines; ``checkpoint`` is its own, tiny one."""
+    """The result of a dry run: lines on it and on the cost of the real run; ``checkpoint`` is its own, tiny one."""
 
     lines: tuple[str, ...]
     seconds: float

@@ -57,9 +57,9 @@ def estimated(experiment: Experiment, lens: Lens, device: str = "cpu") -> Elevat
     if not source.image_path:
         raise ConfigError(f"{KEY}: auto needs a picture; expected one in {picture}, or degrees")
     rgba = load_reference(source.image_path, source.reference, picture).rgba
-    model = open_view_denoiser(source.model, name, source.running)
-    draws = generator("cpu", experiment.seed, "elevation")
-    return estimate_elevation(model.to(device), rgba[None].to(device), lens, draws, where=KEY)
+    model = open_view_denoiser(source.model, name, source.execution)
+    source_of_noise = generator("cpu", experiment.seed, "elevation")
+    return estimate_elevation(model.to(device), rgba[None].to(device), lens, source_of_noise, where=KEY)
 
 
 def _device_name(devices: Devices) -> str:

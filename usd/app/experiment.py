@@ -29,7 +29,7 @@ from usd.dialects.threestudio import translated_key, translated_names
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
 Changes = Mapping[str, Mapping[str, object]]
-KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
+KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
 PRECISIONS: tuple[Precision, ...] = (
     16,
     32,
@@ -50,14 +50,16 @@ PRECISIONS: tuple[Precision, ...] = (
 class TrainerConfig:
     """Options of the training loop."""
 
-    max_steps: int = option(15000, "optimizer steps", ge=1)
-    log_every_n_steps: int = option(1, "how often figures are written", ge=1)
+    max_steps: int = option(15000, "number of optimizer steps", ge=1)
+    log_every_n_steps: int = option(1, "steps between written figures", ge=1)
     num_sanity_val_steps: int = option(0, "validation batches before the first step; -1 means all", ge=-1)
     val_check_interval: int = option(100, "steps between validations; 0 means never", ge=0)
-    enable_progress_bar: bool = option(True, "show losses, step time, memory and the time left")
-    precision: Precision = option(32, "arithmetic; 16 is replaced by 32 on a CPU", choices=PRECISIONS)
+    enable_progress_bar: bool = option(True, "whether losses, step time, memory and the time left are shown")
+    precision: Precision = option(
+        32, "precision of the arithmetic; 16 is replaced by 32 on a CPU", choices=PRECISIONS
+    )
     batch_parts: int = option(
-        1, "a batch's views are worked on in this many parts, one after the other, in less memory", ge=1
+        1, "parts that a batch is rendered in, one after the other, in less memory", ge=1
     )
     gradient_clip_val: float | None = option(None, "largest norm of all gradients together", gt=0)
     max_skipped_steps: int = option(
@@ -65,15 +67,17 @@ class TrainerConfig:
         "steps in a row that may be skipped because something is not finite; one more stops",
         ge=0,
     )
-    test_after_fit: bool = option(True, "run the test when training is done")
+    test_after_fit: bool = option(True, "whether the test is run when training is done")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """Options on which checkpoints are written and kept."""
 
-    save_last: bool = option(True, "keep ckpts/last.ckpt")
-    save_top_k: int = option(-1, "how many numbered checkpoints to keep, newest first; -1 means all", ge=-1)
+    save_last: bool = option(True, "whether ckpts/last.ckpt is kept")
+    save_top_k: int = option(
+        -1, "number of numbered checkpoints that are kept, the newest; -1 means all", ge=-1
+    )
     every_n_train_steps: int | None = option(
         None, "steps between numbered checkpoints; null or 0: only at the end", ge=0
     )
@@ -85,29 +89,31 @@ class Experiment:
     """Everything a YAML file can say."""
 
     name: str = option("default", "folder of this family of trials")
-    description: str = option("", "one line, printed at the start")
+    description: str = option("", "line that is printed at the start of a run")
     tag: str = option("", "folder of this trial")
-    seed: int = option(0, "of all randomness", ge=0, le=2**63 - 1)
-    use_timestamp: bool = option(True, "add the time to the trial's folder")
-    timestamp: str | None = option(None, "that time; set by the launcher")
+    seed: int = option(0, "seed of all randomness", ge=0, le=2**63 - 1)
+    use_timestamp: bool = option(True, "whether the time is added to the name of the trial's folder")
+    timestamp: str | None = option(None, "time in the name of the trial's folder; set by the launcher")
     exp_root_dir: Path = option(
-        "outputs", "where trials go; a relative path means the working directory", path="output"
+        "outputs", "folder of all trials; a relative path means the working directory", path="output"
     )
     resume: Path | None = option(None, "a checkpoint to continue from, test or export")
     dialect: Literal["usd"] = option(
         "usd", "program whose keys these are: usd, or threestudio, which is translated; unset: by system_type"
     )
-    data: Spec = component("data", help="what to train on and to look at")
-    system: Spec = component("system", help="what is optimised, by which losses")
+    data: Spec = component("data", help="component that makes training and evaluation batches")
+    system: Spec = component("system", help="component that is trained: the object and its losses")
     exporter: Spec | None = component(
-        "exporter", help="how --export writes; mesh-exporter by default", optional=True
+        "exporter",
+        help="component that writes what was made to files; by default mesh-exporter",
+        optional=True,
     )
     kernels: KernelName | tuple[KernelName, ...] = option(
         "auto",
-        "what computes: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast where installed (CUDA)",
+        "kernels: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast, gsplat where installed (CUDA)",
     )
-    trainer: TrainerConfig = option({}, "how training runs")
-    checkpoint: CheckpointConfig = option({}, "what is kept")
+    trainer: TrainerConfig = option({}, "options of the training loop")
+    checkpoint: CheckpointConfig = option({}, "checkpoints that are kept")
 
 
 LOCK = ".lock"
@@ -150,14 +156,14 @@ class Trial:
         return self.ckpts / "last.ckpt"
 
     def has_results(self) -> bool:
-        """Whether a run has made anything but what it says of itself at the start."""
+        """Return whether a run has made anything but what it says of itself at the start."""
         files = [file.relative_to(self.folder) for file in self.folder.rglob("*") if not file.is_dir()]
         return any(not any(fnmatch(file.as_posix(), known) for known in STARTING_FILES) for file in files)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left behind."""
+    """The result of a run: its trial, its last step and its files."""
 
     trial: Trial
     step: int
@@ -181,7 +187,7 @@ def recipe_changes(configs: Sequence["str | Path"], overrides: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class Merged:
-    """What files and ``key=value`` say together, as written and in this project's dialect."""
+    """A configuration made of files and ``key=value``, as written and in this project's dialect."""
 
     loaded: MergedConfig
     translation: Translation
@@ -189,7 +195,7 @@ class Merged:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, a line each."""
+        """Assumptions made while the configuration was read, a line each."""
         return (*self.loaded.notes, *self.translation.notes)
 
     def experiment(self) -> Experiment:
@@ -274,16 +280,18 @@ def _stamped(experiment: Experiment) -> Experiment:
     if not experiment.use_timestamp or experiment.timestamp is not None:
         return experiment
     now = datetime.now().strftime("@%Y%m%d-%H%M%S")
-    return replace(experiment, timestamp=os.environ.get("USD_TIMESTAMP", now) if joined() else now)
+    return replace(
+        experiment, timestamp=os.environ.get("USD_TIMESTAMP", now) if is_started_by_another() else now
+    )
 
 
-def joined() -> bool:
-    """Whether another process started this one to train with it. Its time is in the environment."""
+def is_started_by_another() -> bool:
+    """Return whether another process started this one to train with it. Its time is in the environment."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 def trial_of(experiment: Experiment) -> Trial:
-    """Where an experiment writes. Nothing is created. Raises ``UserError`` for names that are no names of folders."""
+    """Return the trial that an experiment writes to. Raises ``UserError`` for a name no folder can have."""
     stamp = (experiment.timestamp or "") if experiment.use_timestamp else ""
     root, family = experiment.exp_root_dir, folder_of("name", experiment.name)
     return Trial(root / family / folder_of("tag", experiment.tag + stamp))
@@ -316,7 +324,7 @@ def trial_folder(
     (a training) keeps other trainings out; looking at a checkpoint may go on beside. What killed runs left
     half-written is cleared. Processes that join a training use its folder. Raises ``UserError``.
     """
-    if joined():
+    if is_started_by_another():
         yield experiment, trial_of(experiment)
         return
     first = trial_of(experiment).folder

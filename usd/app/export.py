@@ -2,14 +2,13 @@
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator
 
 from usd.app.devices import single_device
 from usd.app.experiment import Experiment, Outcome, Trial, short_path
 from usd.app.reporting import report_trial
 from usd.core.config import spec
-from usd.core.console import say
+from usd.core.console import LogLines, say
 from usd.core.registry import build
 from usd.data import Data
 from usd.exporter import Exporter
@@ -35,12 +34,12 @@ def export_object(
 
 @contextlib.contextmanager
 def narrated(name: str) -> Iterator[None]:
-    """Print what a logger says inside the block, unless the log level shows everything already."""
+    """Say what a logger says inside the block, unless the log level shows everything already."""
     logger = logging.getLogger(name)
     if logging.getLogger().handlers:
         yield
         return
-    handler, level, propagate = logging.StreamHandler(sys.stdout), logger.level, logger.propagate
+    handler, level, propagate = LogLines(), logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from usd.core.console import say_error
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests:
-    """What was asked of this process. ``patient`` while somebody calls ``check`` often and saves first.
+    """Requests to stop that reached this process. ``patient`` while somebody calls ``check`` often and saves first.
 
     ``raised`` once ``KeyboardInterrupt`` was raised where the process happened to be.
     """
@@ -44,8 +46,7 @@ class StopRequests:
             self.raised = True
             raise KeyboardInterrupt
         if self.speaks:
-            sys.stderr.write("\nstopping after this step; press Ctrl-C again to abort at once\n")
-            sys.stderr.flush()
+            say_error("\nstopping after this step; press Ctrl-C again to abort at once")
 
 
 _active: StopRequests | None = None

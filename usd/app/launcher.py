@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from usd.app.interrupts import listening
 from usd.core import process
+from usd.core.console import say, say_error
 from usd.core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def divided(items: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_file(item: str, first: bool) -> bool:
-    """Whether what stands behind ``--config`` is a file, whose name may hold an equals sign, and no ``key=value``."""
+    """Return whether an argument of ``--config`` is a file (its name may hold an equals sign) and no ``key=value``."""
     from usd.core.loading import is_override
 
     return first or not is_override(item) or os.path.isfile(item)
@@ -99,7 +100,7 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         if item.startswith("-"):
             raise UserError(f"{item}: unknown option.{did_you_mean(item.strip('-'), FLAGS)} See --help.")
     if flags.mode in ("list", "doctor") or flags.describe:
-        print(information(flags.mode, flags.describe))
+        say(information(flags.mode, flags.describe))
         return
     if flags.dry_run and flags.mode in (None, "train") and flags.config:
         run_dry(flags.config, overrides, flags.gpu)
@@ -138,7 +139,7 @@ def run_dry(configs: Sequence["str | Path"], overrides: list[str], gpu: str | No
     from usd.app import dry_run
 
     for done in dry_run.rehearse(configs, overrides, gpu):
-        print("\n".join(done.lines))
+        say("\n".join(done.lines))
 
 
 def information(mode: str | None, name: str | None) -> str:
@@ -178,7 +179,7 @@ def guarded(action: Callable[[], None], verbose: bool, typecheck: bool) -> int:
         return _failed(f"{error.filename or 'output'}: {error.strerror}", verbose)
     except KeyboardInterrupt as stop:
         if not sender():
-            print(f"interrupted{stop}", file=sys.stderr)
+            say_error(f"interrupted{stop}")
         return 130
     return 0
 
@@ -186,11 +187,11 @@ def guarded(action: Callable[[], None], verbose: bool, typecheck: bool) -> int:
 def _failed(message: str, verbose: bool) -> int:
     if verbose:
         logging.exception("traceback")
-    print(f"{sender()}error: {message}", file=sys.stderr)
+    say_error(f"{sender()}error: {message}")
     return 2
 
 
 def sender() -> str:
-    """Which of several processes speaks; empty for the first."""
+    """Return the name of this process among several, as a prefix of its messages; empty for the first."""
     rank = os.environ.get("LOCAL_RANK", "0")
     return "" if rank == "0" else f"process {rank}: "

@@ -26,7 +26,7 @@ class Loop(LightningModule):
 
     @property
     def losses(self) -> Mapping[str, float]:
-        """Of the last step, for the progress line."""
+        """Losses of the last step, for the progress line."""
         return self.system.losses
 
     @property

@@ -37,6 +37,8 @@ LARGEST: Mapping[str, int] = {
     "base_resolution": 8,
     "start_level": 2,
     "n_neurons": 16,
+    "hidden_channels": 8,
+    "discriminator_channels": 4,
     "grid_size": 12,
     "grid_resolution": 16,
     "isosurface_resolution": 16,
@@ -143,7 +145,7 @@ class _Shrinker:
         return _smaller(value, LARGEST[name]) if name in LARGEST else value
 
     def _may_be(self, name: str, value: object) -> bool:
-        """Whether the option takes the value instead: a threshold of densities is positive, one of distances is not."""
+        """Return whether the option takes the value: a threshold of densities is positive, one of distances is not."""
         if name == "isosurface_threshold":
             return isinstance(value, float | int) and value > 0
         return name != "reference_elevation_deg" or value == "auto"

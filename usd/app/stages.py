@@ -126,7 +126,7 @@ class Record:
 
 
 def is_staged(configs: Sequence["str | Path"]) -> bool:
-    """Whether a configuration is one of stages."""
+    """Return whether a configuration is one of stages."""
     return any(content.get(KEY) for file in configs for content, _ in loading.chain(file))
 
 
@@ -151,7 +151,7 @@ def run_stages(
         say(note)
     for plan in planned:
         if not plan.inputs and not plan.trial.folder.exists():
-            with _told(plan):
+            with _named_errors(plan):
                 refuse_missing_inputs(plan.mode, plan.experiment)
     refuse_several_devices(gpu)
     if not planned:
@@ -209,7 +209,7 @@ def _perform(plan: Plan, wanted: Record, gpu: str | None, argv: Sequence[str]) -
 
 
 @contextlib.contextmanager
-def _told(plan: Plan) -> Iterator[None]:
+def _named_errors(plan: Plan) -> Iterator[None]:
     """Errors inside name the stage."""
     try:
         yield
@@ -222,7 +222,7 @@ def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -
 
     experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
     try:
-        with _told(plan):
+        with _named_errors(plan):
             return execute(plan.mode, experiment, plan.raw, gpu, argv, plan.changes)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f" in stage {plan.name}; the same command goes on from there") from stop
@@ -231,14 +231,14 @@ def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -
 
 
 def is_done(plan: Plan, record: Record) -> bool:
-    """Whether nothing is left to do, with what it made still there."""
+    """Return whether a stage is finished and all that it made is still there."""
     if plan.mode != "train":
         return record.done and all(Path(file).exists() for file in record.files)
     return record.done and record.step >= plan.steps and plan.trial.last.is_file()
 
 
 def same(there: Record, wanted: Record) -> bool:
-    """Whether a stage was made, or begun, as it is wanted now."""
+    """Return whether a stage was made, or begun, as it is wanted now."""
     return (there.settings, there.inputs) == (wanted.settings, wanted.inputs)
 
 
@@ -283,12 +283,12 @@ def write_record(folder: Path, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What a configuration with stages says about itself. Its stages' trial folders are in ``folder``."""
+    """A configuration with stages, without the stages themselves. Its stages' trial folders are in ``folder``."""
 
     name: str = option("default", "folder of this family of runs")
     tag: str = option("", "folder of this run")
     exp_root_dir: Path = option(
-        "outputs", "where runs go; a relative path means the working directory", path="output"
+        "outputs", "folder of all runs; a relative path means the working directory", path="output"
     )
 
     @property
@@ -299,7 +299,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Written:
-    """What the files and the command line say about one stage."""
+    """One stage as the files and the command line describe it."""
 
     name: str
     contents: tuple[Content, ...]
@@ -319,7 +319,7 @@ class Written:
         return found
 
     def settings(self) -> list[Content]:
-        """Its own keys."""
+        """Return the keys that the stage has of its own."""
         return [
             ({k: v for k, v in content.items() if k not in OWN_KEYS}, at) for content, at in self.contents
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from usd.core import process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
@@ -96,12 +97,12 @@ def write(args: argparse.Namespace) -> None:
     if args.verb == "sheet":
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_sheet(args.out, args.seed, args.columns, args.size)
-        print(args.out)
+        say(str(args.out))
         return
     (args.out / "views").mkdir(parents=True, exist_ok=True)
     toy = make_toy(args.seed, args.uncaptioned_share, args.category)
     write_toy(toy, args.out, args.views, args.size)
-    print(f"{toy.caption}: {args.out}")
+    say(f"{toy.caption}: {args.out}")
 
 
 def main(argv: list[str] | None = None) -> int:

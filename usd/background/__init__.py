@@ -1,6 +1,7 @@
 """Backgrounds: the color a ray meets where the object lets it through."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +11,18 @@ from typing_extensions import TypeVar
 
 from usd.core.config import ConfigError, option
 from usd.core.module import C, Module
+from usd.core.types import Behind
+
+Backdrop = Callable[[Float[Tensor, "R"]], Behind]
+"""What R rays meet behind the object, from the share of light that it lets through (R)."""
 
 
 class Background(Module[C]):
     """Colors of ray directions: three channels as displayed, or those of a latent space."""
 
     n_channels: int = 3
+    is_scene: bool = False
+    """Whether it has places: whatever stands outside of the object's cube can be a part of it."""
 
     @abstractmethod
     def color(
@@ -23,14 +30,26 @@ class Background(Module[C]):
     ) -> Float[Tensor, "R C"]:
         """Return colors along unit directions. In training mode a generator may bring random augmentation."""
 
+    def behind(
+        self,
+        origins: Float[Tensor, "R 3"],  # noqa: ARG002 - for overrides
+        directions: Float[Tensor, "R 3"],
+        generator: torch.Generator | None = None,
+    ) -> Backdrop:
+        """Return what rays meet; what is random is drawn now. Plain backgrounds look the same from anywhere."""
+        seen = Behind(self.color(directions, generator))
+        return lambda _: seen
+
 
 @dataclass(frozen=True)
 class BackgroundConfig:
     """Options of a background that a random color may replace."""
 
     n_output_dims: int = option(3, "numbers of a color: 3 for RGB, 4 for latents", ge=1, le=64)
-    random_aug: bool = option(False, "while training, sometimes show one random color instead")
-    random_aug_prob: float = option(0.5, "probability of the random color", ge=0, le=1)
+    random_aug: bool = option(
+        False, "while training, sometimes show one random color instead of the background"
+    )
+    random_aug_prob: float = option(0.5, "probability of the random color of random_aug", ge=0, le=1)
 
 
 B = TypeVar("B", bound=BackgroundConfig, default=BackgroundConfig, covariant=True)

@@ -1,6 +1,6 @@
 """Many objects over one machine or a cluster: one object a task, failures apart from one another, nothing done twice.
 
-    python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml [key=value ...]
+    usd batch pictures/ --config configs/usd-patch-mini.yaml [key=value ...]
 
 Every object is a run of the launcher in a process of its own (``usd.batch.worker``), which a worker of Ray, or a thread
 here, watches over (``usd.batch.launchers``). What an object's folder holds decides what is left to do: a finished one
@@ -53,7 +53,7 @@ class Result:
 
     @property
     def again(self) -> bool:
-        """Whether another attempt may help."""
+        """Return whether another attempt may help."""
         return self.status in ("crashed", "interrupted")
 
 

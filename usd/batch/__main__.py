@@ -1,4 +1,4 @@
-"""``python -m usd.batch``: many objects, one after another or side by side."""
+"""``python -m usd.batch`` is ``usd batch``."""
 
 from usd.batch.command import main
 from usd.core import process

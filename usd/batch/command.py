@@ -1,10 +1,10 @@
 """Many objects, one after another or side by side, here or on a Ray cluster.
 
-python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml                  # Ray on this machine
-python -m usd.batch pictures/ --config configs/usd-patch.yaml --gpus 0.5            # two objects share a GPU
-python -m usd.batch pictures/ --config configs/usd-patch.yaml --address auto        # the cluster this machine is in
-python -m usd.batch pictures/ --config configs/usd-patch-mini.yaml --local 2        # without Ray
-python -m usd.batch prompts.txt --config configs/usd-text-to-3D-mini.yaml           # one object a line
+usd batch pictures/ --config configs/usd-patch-mini.yaml                  # Ray on this machine
+usd batch pictures/ --config configs/usd-patch.yaml --gpus 0.5            # two objects share a GPU
+usd batch pictures/ --config configs/usd-patch.yaml --address auto        # the cluster this machine is in
+usd batch pictures/ --config configs/usd-patch-mini.yaml --local 2        # without Ray
+usd batch prompts.txt --config configs/usd-text-to-3D-mini.yaml           # one object a line
 
 Everything else is a key=value override for every object. The same command again goes on where it stopped.
 """
@@ -21,8 +21,9 @@ from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
 from usd.batch.names import object_name
 from usd.batch.scheduler import run_all
 from usd.batch.summary import table, write_page, write_sheet, write_table
-from usd.batch.tasks import PICTURE_KEY, WORDS_KEY, Source, sources
+from usd.batch.tasks import PICTURE_KEY, PROMPT_KEY, Source, sources
 from usd.core import loading, process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.loading import find_config
 from usd.core.places import output
@@ -40,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
         "sources", nargs="+", type=Path, help="pictures, folders of them, or a .txt of sentences"
     )
     parser.add_argument(
-        "--config", nargs="+", required=True, type=Path, metavar="FILE", help="as for launch.py"
+        "--config", nargs="+", required=True, type=Path, metavar="FILE", help="YAML files, as for usd train"
     )
     parser.add_argument(
         "--out", type=Path, help="a folder for all objects; outputs/batch/<config> by default"
     )
-    parser.add_argument("--key", help=f"what a source is said to; {PICTURE_KEY} or {WORDS_KEY} by default")
+    parser.add_argument(
+        "--key", help=f"option that takes the picture or sentence; {PICTURE_KEY} or {PROMPT_KEY} by default"
+    )
     parser.add_argument("--no-export", dest="export", action="store_false", help="train and test only")
     parser.add_argument("--retries", type=int, default=2, help="further attempts at what crashed")
     parser.add_argument("--local", type=int, metavar="N", help="N processes at a time here, without Ray")
@@ -62,12 +65,12 @@ def tasks_of(args: argparse.Namespace, overrides: list[str]) -> list[Task]:
     """One task an object; what was assumed, or left out, is printed."""
     found, notes = sources(args.sources)
     for note in notes:
-        print(note, flush=True)
+        say(note)
     return [_task(name, source, args, overrides) for name, source in found.items()]
 
 
 def _task(name: str, source: Source, args: argparse.Namespace, overrides: list[str]) -> Task:
-    key = args.key or (PICTURE_KEY if source.is_picture else WORDS_KEY)
+    key = args.key or (PICTURE_KEY if source.is_picture else PROMPT_KEY)
     return Task(
         name=name,
         source=source.text,
@@ -83,7 +86,7 @@ def _task(name: str, source: Source, args: argparse.Namespace, overrides: list[s
 
 
 def output_folder(args: argparse.Namespace) -> Path:
-    """Where all objects go. Raises ``UserError`` for a name that runs cannot write to as it is."""
+    """Return the folder that all objects go to. Raises ``UserError`` for a name that runs cannot write to as it is."""
     if args.out is None:
         return output(Path("outputs", "batch", object_name(args.config[0].stem)))
     out = output(args.out)
@@ -136,9 +139,8 @@ def teller(count: int, out: Path) -> Callable[[Result], None]:
         before = " before" if result.status == "done" and not result.attempts else ""
         loss = f", loss {result.figures['loss']:.4g}" if "loss" in result.figures else ""
         error = f": {result.error}" if result.error else ""
-        print(
-            f"[{len(ended)}/{count}] {result.name}: {result.status}{before}, {result.seconds:.0f} s{loss}{error}",
-            flush=True,
+        say(
+            f"[{len(ended)}/{count}] {result.name}: {result.status}{before}, {result.seconds:.0f} s{loss}{error}"
         )
 
     return tell
@@ -153,18 +155,18 @@ def run_batch(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    print(f"{len(tasks)} objects: {short_path(out)}", flush=True)
+    say(f"{len(tasks)} objects: {short_path(out)}")
     with contextlib.closing(launcher(args)) as there:
         results = run_all(tasks, there, args.retries, teller(len(tasks), out))
-    print(f"\n{table(results)}\n")
-    print(f"table  {short_path(write_table(out / 'summary.csv', results))}")
+    say(f"\n{table(results)}\n")
+    say(f"table  {short_path(write_table(out / 'summary.csv', results))}")
     try:
         sheet = write_sheet(out / "sheet.png", tasks)
     except UserError as error:  # the objects are made all the same
-        print(f"note: no sheet: {error}", flush=True)
+        say(f"note: no sheet: {error}")
     else:
-        print(f"sheet  {short_path(sheet)}" if sheet else "note: no sheet: there is nothing to show")
-    print(f"page   {short_path(write_page(out / 'report.html', results))}")
+        say(f"sheet  {short_path(sheet)}" if sheet else "note: no sheet: there is nothing to show")
+    say(f"page   {short_path(write_page(out / 'report.html', results))}")
     return results
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from usd.batch import Result, Task
 from usd.batch.worker import run_task
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 
@@ -23,7 +24,7 @@ OPEN_CLUSTER = (
 
 @dataclass(frozen=True)
 class Share:
-    """What one task takes: ``gpus`` may be a fraction, so that several tasks share a card."""
+    """The resources of one task: ``gpus`` may be a fraction, so that several tasks share a card."""
 
     cpus: float | int = 1
     gpus: float | int = 0
@@ -43,8 +44,8 @@ class Launcher(Protocol):
 class Local:
     """``workers`` at a time on this machine, without Ray. ``cards`` are GPU indices; tasks are dealt to them."""
 
-    def __init__(self, workers: int, cards: list[str], work: Callable[[Task], Result] = run_task) -> None:
-        self._work = work
+    def __init__(self, workers: int, cards: list[str], perform: Callable[[Task], Result] = run_task) -> None:
+        self._perform = perform
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="usd-batch")
         self._cards: queue.SimpleQueue[str] = queue.SimpleQueue()
         for index in range(workers):
@@ -57,7 +58,7 @@ class Local:
     def _run(self, task: Task) -> Result:
         card = self._cards.get()
         try:
-            return self._work(replace(task, gpu=card))
+            return self._perform(replace(task, gpu=card))
         finally:
             self._cards.put(card)
 
@@ -78,7 +79,7 @@ class Cluster:
         self._connect(address, cpus)
         self._check(share)
         if address and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-            print(f"note: --address {address}: {OPEN_CLUSTER}", flush=True)
+            say(f"note: --address {address}: {OPEN_CLUSTER}")
         remote = self._ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0, max_calls=1)
         self._perform = remote(run_task)
         self._on_gpu = share.gpus > 0

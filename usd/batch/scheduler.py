@@ -19,24 +19,24 @@ def run_all(tasks: Iterable[Task], launcher: Launcher, retries: int, tell: Tell)
     """
     tasks = list(tasks)
     results: dict[str, Result] = {}
-    running: dict[Future[Result], Task] = {}
+    pending: dict[Future[Result], Task] = {}
     for task in tasks:
         known = known_result(task)
         if known is None:
-            running[launcher.submit(task)] = task
+            pending[launcher.submit(task)] = task
         else:
             results[task.name] = known
             tell(known)
     with contextlib.suppress(KeyboardInterrupt):
-        while running:
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+        while pending:
+            ended, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in ended:
-                task = running.pop(future)
+                task = pending.pop(future)
                 result = _added(results.get(task.name), _result(task, future))
                 results[task.name] = result
                 tell(result)
                 if result.again and result.attempts <= retries:
-                    running[launcher.submit(task)] = task
+                    pending[launcher.submit(task)] = task
     return [results.get(task.name) or Result(task.name, "interrupted") for task in tasks]
 
 

@@ -19,7 +19,7 @@ FIRST = ("name", "status", "seconds", "attempts", "node")
 
 
 def figures_of(folder: Path) -> dict[str, float]:
-    """Of the last stage that has any: losses of the last step, scores of its test, measures of its mesh."""
+    """Return figures of the last stage that has any: losses of the last step, scores, measures of its mesh."""
     figures: dict[str, float] = {}
     for trial in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime):
         if (trial / "configs").is_dir() and "~" not in trial.name:
@@ -55,7 +55,7 @@ def _scores(trial: Path) -> dict[str, float]:
 
 
 def _measures(trial: Path) -> dict[str, float]:
-    """Of the exported mesh."""
+    """Return measures of the exported mesh."""
     files = sorted(trial.glob("save/it*-export/*-report.json"), key=lambda file: file.stat().st_mtime)
     known = _read(files[-1]) if files else {}
     return {key: float(known[key]) for key in ("faces", "components", "watertight") if key in known}
@@ -69,7 +69,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def columns(results: Sequence[Result]) -> list[str]:
-    """Of the table: what every result has, then all figures in order of first mention, then the error."""
+    """Return the columns of the table: those of every result, all figures in order of first mention, the error."""
     figures = dict.fromkeys(key for result in results for key in result.figures)
     return [*FIRST, *figures, "error"]
 

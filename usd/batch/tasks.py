@@ -23,12 +23,12 @@ PICTURES = frozenset(
 )
 """Endings of pictures, those included that this machine may not read: they are named, not skipped."""
 PICTURE_KEY = "system.guidance.image_path"
-WORDS_KEY = "system.prompt_processor.prompt"
+PROMPT_KEY = "system.prompt_processor.prompt"
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an object is made of: the path of a picture, or words. ``names`` may name it, from short to certain.
+    """The source of an object: the path of a picture, or a sentence. ``names`` may name it, from short to certain.
 
     ``problem`` says why nothing can be made of it; empty where that is not known.
     """
@@ -93,7 +93,7 @@ def ascii_name(name: str) -> str:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path is a file that is a picture, by its ending or by its first bytes."""
+    """Return whether a path is a file that is a picture, by its ending or by its first bytes."""
     return path.suffix.lower() in PICTURES or (path.is_file() and _problem(path) == "")
 
 
@@ -164,7 +164,7 @@ def digest(task: Task) -> str:
 
 
 def fingerprint(task: Task) -> str:
-    """Of a picture's bytes, or of words. Raises ``UserError`` where the picture cannot be read."""
+    """Return the digest of a picture's bytes, or of a sentence. Raises ``UserError`` for an unreadable picture."""
     if not task.is_picture:
         return files.digest(task.source)
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from usd.batch import Result, Status, Task, log_of
 from usd.batch.tasks import digest, fingerprint, from_json, read_task_record, to_json, write_task_record
 from usd.core import files, loading, process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 
@@ -94,10 +95,10 @@ def main(argv: list[str]) -> int:
             record = _begin(task)
             write_task_record(Path(task.folder), {**record, "figures": _made(task), "done": digest(task)})
     except UserError as error:
-        print(f"error: {error}", flush=True)
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        print(f"interrupted{stop}", flush=True)
+        say(f"interrupted{stop}")
         return 130
     return 0
 
@@ -129,7 +130,7 @@ def _begin(task: Task) -> dict[str, object]:
         aside = files.set_aside(folder)
         folder.mkdir()
         (aside / log_of(task).name).rename(log_of(task))  # the watcher writes to it, and reads it at the end
-        print(f"{task.name}: another picture; what was made of the old one is now {aside}", flush=True)
+        say(f"{task.name}: another picture; what was made of the old one is now {aside}")
     write_task_record(folder, record)
     return record
 

@@ -192,21 +192,25 @@ class Checkpoint(TypedDict, total=False):
     loops: dict[str, object]
 
 
+class ForeignCheckpointError(UserError):
+    """A whole checkpoint, but not one of this project."""
+
+
 def _other_program(content: object) -> str:
-    """Return what to do with a checkpoint of threestudio's, whose hash grids have their vertices elsewhere."""
+    """Return what to do with a checkpoint of threestudio's."""
     weights = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not any(str(key).startswith("geometry.") for key in weights):
         return ""
     return (
-        ", but of threestudio's, whose hash grids have other vertices; expected its mesh: export it there, and start "
-        "from it with geometry_type=custom-mesh (docs/from-threestudio.md)"
+        ", but of threestudio's: a new training starts from it with system.weights, or with"
+        " system.geometry_convert_from (docs/from-threestudio.md)"
     )
 
 
 def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Checkpoint:
     """Return the checkpoint at ``path``.
 
-    Raises ``UserError`` when it is missing, truncated, damaged or not one of ours.
+    Raises ``UserError`` when it is missing, truncated or damaged, ``ForeignCheckpointError`` when not one of ours.
     """
     path = Path(path)
     if not os.path.isfile(path):
@@ -215,11 +219,13 @@ def load(path: "Path | str", map_location: "str | torch.device" = "cpu") -> Chec
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: not a checkpoint of this project (it holds more than tensors)") from error
+        raise ForeignCheckpointError(
+            f"{path}: not a checkpoint of this project (it holds more than tensors)"
+        ) from error
     except UNREADABLE as error:
         raise UserError(f"{path}: truncated, or not a checkpoint; use an earlier one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this project{_other_program(content)}")
+        raise ForeignCheckpointError(f"{path}: not a checkpoint of this project{_other_program(content)}")
     _refuse_incomplete(content, path)
     return cast(Checkpoint, content)
 

@@ -1,9 +1,16 @@
-"""The one way to say something to the user: a line on standard output, once, however many processes there are."""
+"""The one way to the user: lines on standard output, once, however many processes there are, and errors beside them."""
 
+import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["say", "say_error"]
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["LogLines", "error_console", "say", "say_error"]
 
 
 def say(text: str) -> None:
@@ -19,11 +26,26 @@ def say_error(text: str) -> None:
     sys.stderr.flush()
 
 
+def error_console() -> "Console":
+    """Return standard error as a terminal that bars of progress can move on."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+class LogLines(logging.Handler):
+    """A handler that says every record of a logger."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say a record."""
+        say(self.format(record))
+
+
 def _is_first() -> bool:
     """Return whether this is the first of the processes that train together."""
-    if (
-        "torch" not in sys.modules
-    ):  # importing it takes seconds, which a mistake on the way here does not need
+    if "torch" not in sys.modules:
+        # Importing it takes seconds, which a mistake on the way here does not need.
         return os.environ.get("LOCAL_RANK", "0") == "0"
     from usd.core import ranks
 

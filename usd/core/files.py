@@ -110,14 +110,14 @@ def clear_partials(folder: Path) -> list[Path]:
     for root, _, names in os.walk(folder):
         for name in names:
             found = PARTIAL.fullmatch(name)
-            if found and not _is_at_work(found["pid"]):
+            if found and not _is_alive(found["pid"]):
                 with contextlib.suppress(OSError):
                     (Path(root) / name).unlink()
                     removed.append(Path(root) / name)
     return removed
 
 
-def _is_at_work(pid: str | None) -> bool:
+def _is_alive(pid: str | None) -> bool:
     """Return whether another process of this number runs on this machine."""
     if pid is None or int(pid) == os.getpid():
         return False

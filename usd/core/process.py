@@ -4,6 +4,7 @@ A command is a function ``main`` that returns ``run_command(...)``, and ends its
 before anything else; the standard library only.
 """
 
+import ctypes
 import io
 import os
 import sys
@@ -20,6 +21,8 @@ CACHES = {
     "TRITON_CACHE_DIR": "triton",
 }
 """Variables that say where a library caches, and our name of that folder."""
+KEPT = {-1: 1 << 30, -2: 64 << 20, -3: 32 << 20}
+"""glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD (its largest) in bytes."""
 
 
 def start(main: Callable[[], int]) -> None:
@@ -28,14 +31,14 @@ def start(main: Callable[[], int]) -> None:
     sys.exit(main())
 
 
-def run_command(work: Callable[[], int | None]) -> int:
-    """Do the work of a command; return its exit code, 0 where ``work`` returns none.
+def run_command(action: Callable[[], int | None]) -> int:
+    """Do the work of a command; return its exit code, 0 where ``action`` returns none.
 
     What the user can mend is one line and 2, and so is what the file system refuses; Ctrl-C is one line and 130.
     """
     prepare()
     try:
-        code = work() or 0
+        code = action() or 0
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output left, as `head` does
@@ -62,7 +65,9 @@ def _refused(reason: str) -> int:
 
 
 def prepare() -> None:
-    """Make output and caches usable; one line says what was assumed."""
+    """Make output, caches, threads and memory usable; one line says what was assumed."""
+    wait_without_spinning()
+    keep_memory()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -70,6 +75,26 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a sign that the terminal has not
     move_caches()
+
+
+def wait_without_spinning() -> None:
+    """Let idle threads of OpenMP sleep, unless the environment says otherwise; before torch is imported.
+
+    By default they spin, which costs nothing on an idle machine and many times the work's own time on a busy one.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def keep_memory() -> None:
+    """Let the C library keep up to 1 GiB of freed buffers for the next ones, where it is glibc.
+
+    By default every tensor of some size is mapped anew, and its pages are zeroed at their first touch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
+        for parameter, size in KEPT.items():
+            mallopt(parameter, size)
 
 
 def restart_in_utf8() -> None:

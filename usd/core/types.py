@@ -22,6 +22,7 @@ class Samples:
 
     ``normal_perturb`` are normals at points displaced a little at random.
     ``distance``, ``gradient`` (not normalized) and ``laplacian`` are those of a signed distance, if that was rendered.
+    ``length`` is each sample's extent along its ray.
     """
 
     ray_index: Int[Tensor, "S"]
@@ -33,6 +34,20 @@ class Samples:
     distance: Float[Tensor, "S"] | None = None
     gradient: Float[Tensor, "S 3"] | None = None
     laplacian: Float[Tensor, "S"] | None = None
+    length: Float[Tensor, "S"] | None = None
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The background of R rays: its colors, and of a background that lies somewhere the expected distances.
+
+    ``samples`` are those of a background that is rendered like a volume; their ``t`` and ``length`` are places between
+    0 (where the background begins) and 1 (infinity) instead of distances.
+    """
+
+    color: Float[Tensor, "R C"]
+    depth: Float[Tensor, "R"] | None = None
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Mesh:
 
     @property
     def empty(self) -> bool:
-        """Whether there are no faces."""
+        """Return whether the mesh has no faces."""
         return self.faces.shape[0] == 0
 
     def to(self, device: "torch.device | str") -> "Mesh":
@@ -66,6 +81,7 @@ class Render:
     ``rgb`` is composited over the background, ``foreground`` is premultiplied by ``opacity``. Both have the C
     channels of the material and the background: colors in [0, 1], or a diffusion model's latents.
     ``depth`` is the expected distance along the ray; ``normal`` is in world coordinates, unit length where opaque.
+    ``behind`` is what the rays meet behind the object.
     """
 
     rgb: Float[Tensor, "B C H W"]
@@ -75,6 +91,7 @@ class Render:
     normal: Float[Tensor, "B 3 H W"] | None = None
     samples: Samples | None = None
     mesh: Mesh | None = None
+    behind: Behind | None = None
 
 
 @dataclass(frozen=True)

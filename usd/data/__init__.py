@@ -18,7 +18,7 @@ Split = Literal["val", "test"]
 
 @runtime_checkable
 class Batch(Protocol):
-    """Whatever a system computes with: it moves to a device as a whole, and is never changed once made."""
+    """The input of one step of a system: it moves to a device as a whole, and is never changed once made."""
 
     def to(self, device: "torch.device | str", /) -> "Batch":
         """Return the batch on another device."""

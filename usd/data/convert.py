@@ -1,21 +1,21 @@
-"""``python -m usd.data.convert``: views in the file layouts of other systems, and those systems' cameras.
+"""``usd convert views``: views in the file layouts of other systems, and those systems' cameras.
 
-    python -m usd.data.convert 1000022 out --layout wonder3d        a toy, seen by that system's cameras
-    python -m usd.data.convert <views> out --layout zero123         views that have the layout's cameras already
-    python -m usd.data.convert <views> toys/car --layout co3d       a sequence of the category toys, of any views
-    python -m usd.data.convert --cameras syncdreamer out            only transforms.json, the layout's cameras
+    usd convert views 1000022 out --layout wonder3d        a toy, seen by that system's cameras
+    usd convert views <views> out --layout zero123         views that have the layout's cameras already
+    usd convert views <views> toys/car --layout co3d       a sequence of the category toys, of any views
+    usd convert views --cameras syncdreamer out            only transforms.json, the layout's cameras
 
-To bring a trial into a layout, render its cameras (launch.py --test data.eval_transforms=out/transforms.json) and
+To bring a trial into a layout, render its cameras (``usd test TRIAL data.eval_transforms=out/transforms.json``) and
 convert the trial. Pictures keep their pixels. Views whose cameras are not the layout's are refused: nothing is warped.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
 
 from usd.core import process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.data import co3d_sequence, syncdreamer, wonder3d, zero123_views
 from usd.data.pictures import write_picture
@@ -126,14 +126,14 @@ def convert_parser() -> argparse.ArgumentParser:
 def convert_views(args: argparse.Namespace) -> None:
     """Write what the command line asks for. Raises UserError."""
     if args.size < 8 or args.views < 1:
-        raise UserError("python -m usd.data.convert: --size must be at least 8, --views at least 1")
+        raise UserError("usd convert views: --size must be at least 8, --views at least 1")
     if args.cameras:
         cameras = layout_cameras(args.cameras, args.size, args.azimuth, args.views)
         names = [f"views/{i:04d}.png" for i in range(len(cameras))]
         _print_written([write_transforms(args.out / "transforms.json", [cameras], names)])
         return
     if args.source is None:
-        raise UserError("python -m usd.data.convert: no views given; expected SOURCE OUT --layout NAME")
+        raise UserError("usd convert views: no views given; expected SOURCE OUT --layout NAME")
     seed = toy_seed(args.source)
     if seed is not None and not Path(args.source).exists():
         views = render_toy_views(seed, layout_cameras(args.layout, args.size, args.azimuth, args.views))
@@ -144,8 +144,8 @@ def convert_views(args: argparse.Namespace) -> None:
 
 def _print_written(written: list[Path], notes: tuple[str, ...] = ()) -> None:
     for note in notes:
-        sys.stdout.write(f"{note}\n")
-    sys.stdout.write(f"{len(written)} files, {written[0]} first\n")
+        say(note)
+    say(f"{len(written)} files, {written[0]} first")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,7 +63,7 @@ def undistort(
     v, u = torch.meshgrid(
         (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
     )
-    found = _seen_at(torch.stack([u, v], -1), plain, camera)
+    found = _distorted_place(torch.stack([u, v], -1), plain, camera)
     premultiplied = torch.cat([picture[:3] * picture[3:], picture[3:]])
     sampled = torch.nn.functional.grid_sample(
         premultiplied[None], 2 * found[None] - 1, padding_mode="border", align_corners=False
@@ -71,7 +71,9 @@ def undistort(
     return unpremultiply(sampled[:3], sampled[3:]), plain
 
 
-def _seen_at(at: Float[Tensor, "*N 2"], plain: Intrinsics, camera: Intrinsics) -> Float[Tensor, "*N 2"]:
+def _distorted_place(
+    at: Float[Tensor, "*N 2"], plain: Intrinsics, camera: Intrinsics
+) -> Float[Tensor, "*N 2"]:
     """Return where a distorted picture shows what the plain one shows at ``at``, both as shares of width and height."""
     x = (at[..., 0] * plain.width - plain.cx) / plain.fx
     y = (at[..., 1] * plain.height - plain.cy) / plain.fy
@@ -102,7 +104,7 @@ def _filling_zoom(camera: Intrinsics, name: str) -> float:
     )
     for step in range(round((LARGEST_ZOOM - 1) * 200) + 1):
         zoom = 1 + step / 200
-        found = _seen_at(border, replace(camera, fx=camera.fx * zoom, fy=camera.fy * zoom), camera)
+        found = _distorted_place(border, replace(camera, fx=camera.fx * zoom, fy=camera.fy * zoom), camera)
         if bool((found > -1e-3).all()) and bool((found < 1 + 1e-3).all()):
             return zoom
     raise UserError(

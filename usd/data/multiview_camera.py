@@ -66,14 +66,14 @@ class MultiviewConfig:
     eval_downsample_resolution: int = option(
         4, "divisor of the evaluation pictures' width and height", ge=1, le=1024
     )
-    train_data_interval: int = option(1, "every so many views are trained on", ge=1)
-    eval_data_interval: int = option(1, "every so many views are rendered by the test", ge=1)
+    train_data_interval: int = option(1, "step between the views that are trained on", ge=1)
+    eval_data_interval: int = option(1, "step between the views that the test renders", ge=1)
     batch_size: int = option(1, "views a training step", ge=1, le=65536)
     eval_batch_size: int = option(1, "test views rendered at once", ge=1, le=4096)
     n_val_views: int = option(4, "views of a validation grid, evenly chosen from those of the test", ge=1)
     camera_layout: CameraLayout = option(
         "around",
-        "where the world's origin goes. around: to the mean camera position; front: camera_distance ahead of it; "
+        "place of the world's origin. around: to the mean camera position; front: camera_distance ahead of it; "
         "fit: to the object, +z up, bounding radius 0.5; keep: nowhere, the file's world",
     )
     camera_distance: float | None = option(
@@ -85,7 +85,7 @@ class MultiviewConfig:
         ge=0,
     )
     masks: MaskPolicy = option(
-        "none", "where masks come from; outside of the object pictures are white. none: pictures as they are"
+        "none", "source of masks; outside of the object pictures are white. none: pictures as they are"
     )
 
 

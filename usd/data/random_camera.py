@@ -92,7 +92,7 @@ class RandomCameraConfig:
     )
     elevation_sampling: Literal["sphere", "angle", "mixture"] = option(
         "sphere",
-        "how elevations are drawn: uniform by area on the sphere, uniform in the angle, or each for half of the steps",
+        "distribution of elevations: uniform by area on the sphere, or in the angle, or each for half of the steps",
     )
     batch_uniform_azimuth: bool = option(True, "spread the azimuths of one batch evenly")
     progressive_until: int = option(
@@ -107,9 +107,11 @@ class RandomCameraConfig:
     up_perturb: float = option(
         0.02, "noise of a training camera's upward direction, standard deviation", ge=0, le=100
     )
-    rays_d_normalize: Literal[True] = option(True, "ray directions of unit length: the only value there is")
+    rays_d_normalize: Literal[True] = option(
+        True, "whether ray directions have unit length: true is the only value"
+    )
     light_sample_strategy: LampStrategy | None = option(
-        None, "how the lamp of each training view is drawn; null: by the material, one lamp a step"
+        None, "distribution of the lamp of each training view; null: by the material, one lamp a step"
     )
     light_distance_range: Range | None = option(
         None, "distance of lamps from the origin, from and to; null: [0.8, 1.5]", gt=0, le=10000

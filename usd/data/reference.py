@@ -45,7 +45,7 @@ class ReferenceConfig:
     )
     background: Literal["auto", "alpha", "remove"] = option(
         "auto",
-        "what tells the object. alpha: the file's alpha; remove: flood-fill of a plain border color, whatever alpha "
+        "separation of the object. alpha: the file's alpha; remove: flood-fill of a plain border color, whatever alpha "
         "and padding bars say; "
         "auto: alpha if there is any, without the bars of a padded photograph",
     )

@@ -48,7 +48,7 @@ class ViewOptions:
 
     masks: MaskPolicy = option(
         "auto",
-        "where masks come from: auto, alpha, files (beside the pictures), background (a plain color), none",
+        "source of masks: auto, alpha, files (beside the pictures), background (a plain color), none",
     )
     size: int | None = option(
         None, "longest side of the pictures after resampling; null: as they are", ge=1, le=16384

@@ -29,7 +29,8 @@ class RayBatch:
     ``rgb`` is the object's own color (straight, undefined where ``mask`` is 0) and ``mask`` the share of the pixel
     that it covers: over a background b the pixel shows ``rgb * mask + b * (1 - mask)``. ``mask`` is None when nothing
     is known about it. ``normals`` are unit vectors, 0 where unknown; None if no view has any. ``weight`` is how far
-    the ray's view is trusted, ``view`` its index.
+    the ray's view is trusted, ``view`` its index. ``depth`` is the distance along the ray, 0 where unknown; None if no
+    view has any.
     """
 
     origins: Float[Tensor, "R 3"]
@@ -39,6 +40,7 @@ class RayBatch:
     normals: Float[Tensor, "R 3"] | None
     weight: Float[Tensor, "R"]
     view: Int[Tensor, "R"]
+    depth: Float[Tensor, "R"] | None = None
 
     def __len__(self) -> int:
         return self.origins.shape[0]
@@ -66,6 +68,7 @@ class RayBatch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "RayBatch":
         mask = None if self.mask is None else change(self.mask)
         normals = None if self.normals is None else change(self.normals)
+        depth = None if self.depth is None else change(self.depth)
         return RayBatch(
             change(self.origins),
             change(self.directions),
@@ -74,6 +77,7 @@ class RayBatch:
             normals,
             change(self.weight),
             change(self.view),
+            depth,
         )
 
 
@@ -113,11 +117,14 @@ class ViewsConfig(ViewOptions):
     )
     eval_path: str | None = option(
         None,
-        "views to judge by, in any layout; null: those held out, or a few of the training views",
+        "views that results are judged by, in any layout; null: those held out, or a few of the training views",
         path=True,
     )
     hold_out: int = option(0, "views kept from training for the test, evenly chosen", ge=0)
-    n_rays: int = option(2048, "rays a batch", ge=1, le=2**24)
+    hold_out_every: int = option(
+        0, "keep every so many-th view, from the first on, from training for the test; 0: none", ge=0
+    )
+    n_rays: int = option(2048, "number of rays a batch", ge=1, le=2**24)
     object_share: float = option(
         0.5,
         "share of the rays drawn from pixels of the object and its surroundings; the rest from anywhere",
@@ -195,16 +202,25 @@ def open_views(config: ViewsConfig) -> tuple[ViewSet, ViewSet]:
     if config.eval_path is not None:
         test = read_views(config.eval_path, config, "data.eval_path")
         return refuse_useless(views, f"data.path: {config.path}"), test
-    if len(views) - config.hold_out < 2 <= len(views):
-        raise ConfigError(
-            f"data.hold_out: {config.hold_out} of {len(views)} views leaves {len(views) - config.hold_out}; "
-            "expected at least 2 to reconstruct from"
-        )
-    held = spread_indices(len(views), config.hold_out)
+    held = held_out_indices(len(views), config)
     train = refuse_useless(
         views.select([i for i in range(len(views)) if i not in held]), f"data.path: {config.path}"
     )
     return train, views.select(held) if held else train
+
+
+def held_out_indices(count: int, config: ViewsConfig) -> list[int]:
+    """Return indices of the views that are kept from training. Raises ``ConfigError`` where too few are left."""
+    every = config.hold_out_every
+    if every and config.hold_out:
+        raise ConfigError("data.hold_out_every: is given beside data.hold_out; expected one of the two")
+    held = list(range(0, count, every)) if every else spread_indices(count, config.hold_out)
+    if count - len(held) < 2 <= count:
+        key = f"data.hold_out_every: {every}" if every else f"data.hold_out: {config.hold_out}"
+        raise ConfigError(
+            f"{key} of {count} views leaves {count - len(held)}; expected at least 2 to reconstruct from"
+        )
+    return held
 
 
 def with_weights(views: ViewSet, config: ViewsConfig) -> ViewSet:

@@ -209,7 +209,7 @@ def _other_role(name: str, where: str, expected: str) -> UserError:
 
 
 class StudentState(TypedDict):
-    """What a student has learnt, as checkpoints hold it: its weights, and where its optimizer stands."""
+    """The state of a student, as checkpoints hold it: its weights, and where its optimizer stands."""
 
     weights: list[Tensor]
     optimizer: dict[str, object] | None
@@ -217,7 +217,7 @@ class StudentState(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class StudentStep:
-    """How a student takes a step of AdamW: its settings, a factor of the loss, and the quantity that is compared."""
+    """Settings of a student's step of AdamW, a factor of the loss, and the quantity that is compared."""
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)

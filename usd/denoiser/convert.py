@@ -1,4 +1,4 @@
-"""A model in another form: ``python -m usd.denoiser.convert MODEL OUT``.
+"""A model in another form: ``usd convert model MODEL OUT``.
 
 MODEL is a single file, folder or alias, with or without a LoRA (``sd-1.5 + my.safetensors x 0.8``). OUT is a diffusers
 folder, or a single file where its name ends in ``.safetensors`` or ``.ckpt``. Weights are copied bit by bit unless
@@ -6,7 +6,6 @@ folder, or a single file where its name ends in ``.safetensors`` or ``.ckpt``. W
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from usd.core import process
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
 from usd.denoiser.load import components_of
@@ -36,7 +36,7 @@ class CorrectedComponents(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
-        """Where the base is stored."""
+        """Path of the base model."""
         return self.base.place
 
     def config(self, component: str) -> NetworkConfig:
@@ -90,7 +90,7 @@ def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], ove
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the command line. Returns the exit code: 2 for what the user can mend."""
-    reads = argparse.ArgumentParser("python -m usd.denoiser.convert", description=__doc__)
+    reads = argparse.ArgumentParser(prog="usd convert model", description=__doc__)
     reads.add_argument("model", help="single file, folder, alias or hub id, with ' + LORA x SCALE' if wanted")
     reads.add_argument("out", type=Path, help="folder, or a file that ends in .safetensors or .ckpt")
     reads.add_argument(
@@ -112,7 +112,7 @@ def _convert(asked: argparse.Namespace) -> None:
     convention = "input-polar" if asked.stable_zero123 else None
     model = CorrectedComponents(components_of(asked.model, "model"), asked.prediction, convention, asked.half)
     place = convert(model, asked.out, asked.layout, asked.overwrite)
-    sys.stdout.write(f"{place}: {', '.join(component_sizes(model))}\n")
+    say(f"{place}: {', '.join(component_sizes(model))}")
 
 
 def component_sizes(model: ModelComponents) -> list[str]:

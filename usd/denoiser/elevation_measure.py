@@ -55,13 +55,13 @@ class Elevation:
 
     @property
     def unsure(self) -> bool:
-        """Whether the estimate is little more than a guess."""
+        """Return whether the estimate is little more than a guess."""
         return self.spread > UNSURE_DEG
 
 
 @dataclass(frozen=True)
 class Lens:
-    """What is known of the reference camera: its distance (world units) and vertical field of view (degrees)."""
+    """The known part of the reference camera: its distance (world units) and vertical field of view (degrees)."""
 
     distance: float
     fov_deg: float

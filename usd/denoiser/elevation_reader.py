@@ -26,12 +26,12 @@ WEIGHTS = resource("load/toybox/elevation_reader.safetensors")
 class ElevationReaderConfig:
     """Shape of the network, and the heights it tells apart."""
 
-    picture: int = option(64, "pictures are read at this size, in pixels", ge=16, le=4096)
+    picture: int = option(64, "side in pixels at which pictures are read", ge=16, le=4096)
     width: int = option(
         24, "channels after the first layer; later ones have up to six times as many", ge=8, le=8192
     )
-    lowest_deg: float = option(-35.0, "middle of the lowest bin", ge=-90, le=90)
-    highest_deg: float = option(85.0, "middle of the highest bin", ge=-90, le=90)
+    lowest_deg: float = option(-35.0, "middle of the lowest bin of elevations, in degrees", ge=-90, le=90)
+    highest_deg: float = option(85.0, "middle of the highest bin of elevations, in degrees", ge=-90, le=90)
     bins: int = option(25, "number of heights that are distinguished, evenly spaced", ge=2, le=1000)
 
 

@@ -70,7 +70,7 @@ class Frozen(Generic[N]):
 
     @property
     def loaded(self) -> bool:
-        """Whether the weights are in memory."""
+        """Return whether the weights are in memory."""
         return self._network is not None
 
     def drop(self) -> None:

@@ -27,9 +27,10 @@ Form = Literal["same", "pixel", "transposed"]
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor of ours lies: its name there; which third of it (q, k, v are stacked); in which form.
+    """The place of one of our tensors in a published file: its name there, which third of it, in which form.
 
-    ``pixel``: a linear layer stored as a 1 x 1 convolution. ``transposed``: of a matrix.
+    Thirds: q, k and v are stacked. ``pixel``: a linear layer stored as a 1 x 1 convolution. ``transposed``: of a
+    matrix.
     """
 
     name: str

@@ -6,7 +6,7 @@ Nothing here knows what a model computes or how it is stored (``components.py``)
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from usd.core.config import option, parse
+from usd.core.console import say
 from usd.core.errors import UserError, did_you_mean
 from usd.core.places import find_resource, output, resource
 from usd.core.registry import find
@@ -27,6 +28,8 @@ LOG = logging.getLogger(__name__)
 ALIAS_FILE = resource("load/models.yaml")
 HUB_TIMEOUT_S = 5.0
 SINGLE_FILES = (".ckpt", ".safetensors", ".bin", ".pt")
+FORMER_KEYS = {"licence": "license", "fourth_number": "pose_convention"}
+"""Keys of 0.1.0's alias file, and their present names."""
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
 
 
@@ -40,11 +43,11 @@ class ModelEntry:
     revision: str = option("main", "branch, tag or commit of the repository")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
-    license: str = option("", "what the model's authors allow")
+    license: str = option("", "license of the model's weights")
     architecture: str = option("", "entry of usd/denoiser/architectures.py with the sizes of its networks")
     stored: Literal["fp32", "fp16"] = option("fp32", "precision of the weights that are fetched")
     unverified: tuple[str, ...] = option((), "fields of the entry that nobody has checked against the hub")
-    note: str = option("", "what the model is")
+    note: str = option("", "sentence on the model")
     pose_convention: PoseConvention | None = option(
         None, "last number of Zero-1-to-3's pose; unset: as the model's files say"
     )
@@ -61,7 +64,22 @@ def model_entries(file: Path = ALIAS_FILE) -> dict[str, ModelEntry]:
     if not isinstance(table, dict):
         raise UserError(f"{file}: expected aliases with their models")
     entries = {str(name): entry for name, entry in table.items()}
-    return {name: parse(ModelEntry, entry, f"{file.name}: {name}") for name, entry in entries.items()}
+    return {
+        name: parse(ModelEntry, _with_present_keys(entry, at), at)
+        for name, entry in entries.items()
+        for at in [f"{file.name}: {name}"]
+    }
+
+
+def _with_present_keys(entry: object, where: str) -> object:
+    """Return an entry whose former keys, which are still read, have their present names; say so."""
+    if not isinstance(entry, Mapping):
+        return entry
+    for old, new in FORMER_KEYS.items():
+        if old in entry and new not in entry:
+            say(f"note: {where}.{old} is read as {new}, as this key is called now")
+            entry = {new if key == old else key: value for key, value in entry.items()}
+    return entry
 
 
 def entry_of(name: str) -> ModelEntry | None:

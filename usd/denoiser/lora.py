@@ -39,7 +39,7 @@ class LoraConfig:
 class Card:
     """``lora.json``: what a LoRA was trained on, and the sentence that calls it up."""
 
-    base_model: str | None = option(None, "alias, folder or hub id of the model that it changes")
+    base_model: str | None = option(None, "alias, folder or hub id of the model that the LoRA changes")
     prompt: str | None = option(None, "sentence for the object, as clear as in the input picture")
 
 

@@ -206,7 +206,7 @@ class LoraComponents(ModelComponents):
 
     @property
     def place(self) -> Path:  # type: ignore[override]
-        """Where the base is stored."""
+        """Path of the base model."""
         return self.base.place
 
     def config(self, component: str) -> NetworkConfig:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Sample(Protocol):
-    """What a UNet or a decoder returns."""
+    """The output of a UNet or a decoder."""
 
     sample: Tensor
 
@@ -62,7 +62,7 @@ class Adapted(Protocol):
 
 @runtime_checkable
 class Residuals(Protocol):
-    """What a ControlNet returns: a tensor for each skip connection of the UNet, and one for its middle."""
+    """The output of a ControlNet: a tensor for each skip connection of the UNet, and one for its middle."""
 
     down_block_res_samples: tuple[Tensor, ...]
     mid_block_res_sample: Tensor
@@ -96,7 +96,7 @@ class LatentDistribution(Protocol):
 
 @runtime_checkable
 class Encoded(Protocol):
-    """What an autoencoder's encoder returns."""
+    """The output of an autoencoder's encoder."""
 
     latent_dist: LatentDistribution
 
@@ -129,7 +129,7 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class SeenPicture(Protocol):
-    """What an image encoder returns."""
+    """The output of an image encoder."""
 
     image_embeds: Tensor
     last_hidden_state: Tensor
@@ -146,7 +146,7 @@ class ImageEncoder(Protocol):
 
 @runtime_checkable
 class TokenBatch(Protocol):
-    """What a tokenizer returns for a list of prompts."""
+    """The output of a tokenizer for a list of prompts."""
 
     input_ids: Tensor
     attention_mask: Tensor

@@ -27,7 +27,7 @@ def resize_square(
 
 @dataclass(frozen=True)
 class ClipPicture:
-    """How a CLIP image tower wants its pictures: side in pixels, and mean and spread per color.
+    """The input format of a CLIP image tower: side in pixels, and mean and spread per color.
 
     ``source_size`` selects the resizing of Zero-1-to-3's training code: from that many pixels, by interpolation between
     pixel centers at the corners, neither antialiased nor clamped. Without it pictures are resized as the CLIP processor

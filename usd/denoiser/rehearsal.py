@@ -54,7 +54,7 @@ class RandomComponents(ModelComponents):
 
     def __init__(self, name: str, architecture: Architecture, tokenizer: Path | None = None) -> None:
         self.place = Path(f"random {name}")
-        self.name, self.architecture, self._words = name, architecture, tokenizer
+        self.name, self.architecture, self._tokenizer = name, architecture, tokenizer
 
     def has(self, component: str) -> bool:
         """Return whether the architecture has such a component."""
@@ -76,7 +76,7 @@ class RandomComponents(ModelComponents):
 
     def tokenizer(self) -> Path | None:
         """Return the folder of the tokenizer, where something reads words."""
-        return self._words
+        return self._tokenizer
 
     def _shapes(self, component: str) -> dict[str, tuple[int, ...]]:
         if component == PROJECTION:

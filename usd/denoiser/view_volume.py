@@ -28,13 +28,13 @@ VOLUME = "view_volume"  # its place in a Zero-1-to-3 folder
 class ViewVolumeConfig:
     """Shape of the network. Sizes are voxels or pixels a side."""
 
-    picture: int = option(64, "the reference is read at this size", ge=16, le=4096)
+    picture: int = option(64, "side in pixels at which the reference is read", ge=16, le=4096)
     latent: int = option(16, "side of the latents that the hint lies beside", ge=4, le=1024)
     features: int = option(
         32, "channels of the picture's features at half its size; deeper ones have more", ge=8, le=8192
     )
     coarse: int = option(16, "side of the cube that is completed in 3D", ge=4, le=512)
-    coarse_channels: int = option(16, "its channels", ge=8, le=8192)
+    coarse_channels: int = option(16, "channels of the cube that is completed in 3D", ge=8, le=8192)
     fine_channels: int = option(
         12, "channels of the cube of twice that side, which is rendered", ge=4, le=8192
     )

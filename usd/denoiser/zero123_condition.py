@@ -52,7 +52,7 @@ class CameraProjectionConfig:
 
     @property
     def patch_tokens(self) -> bool:
-        """Whether the projection reads the image tower's patch tokens."""
+        """Return whether the projection reads the image tower's patch tokens."""
         return self.patch_dim > 0
 
 

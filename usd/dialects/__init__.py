@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from usd.core.errors import ConfigError, did_you_mean
 from usd.dialects.draft import Translation
 from usd.dialects.threestudio import is_threestudio, translate_threestudio
+from usd.dialects.threestudio.extensions import refuse_extensions
 from usd.dialects.threestudio.unknown import refuse_unknown
 
 DIALECTS = ("usd", "threestudio")
@@ -33,6 +34,7 @@ def translate(values: Mapping[str, object], dialect: str | None = None) -> Trans
         return Translation({**values, "dialect": "usd"})
     translation = translate_threestudio(values)
     try:
+        refuse_extensions(translation.values)
         refuse_unknown(translation.values)
     except ConfigError as error:
         raise ConfigError(translation.as_written(str(error))) from error

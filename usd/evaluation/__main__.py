@@ -1,4 +1,4 @@
-"""``python -m usd.evaluation PRED --reference REF``: how far a result is from the truth."""
+"""``python -m usd.evaluation`` is ``usd evaluate``."""
 
 from usd.core import process
 from usd.evaluation.command import main

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from usd.core import process
+from usd.core.console import say
 from usd.data.pictures import write_whole
 from usd.evaluation.align import ALIGNMENTS
 from usd.evaluation.protocol import EvaluationReport, evaluate, figures_table
@@ -62,10 +63,10 @@ def compare_sources(argv: list[str] | None = None) -> EvaluationReport:
     prediction = open_source(args.prediction, "PRED", args.prediction_up, args.input_azimuth)
     reference = open_source(args.reference, "--reference", args.reference_up, args.input_azimuth)
     report = evaluate(prediction, reference, args.align, tuple(args.skip_views))
-    print(f"{prediction.name} against {reference.name}, alignment: {args.align}")
-    print(figures_table(report))
+    say(f"{prediction.name} against {reference.name}, alignment: {args.align}")
+    say(figures_table(report))
     for note in report.notes:
-        print(f"- {note}")
+        say(f"- {note}")
     if args.json is not None:
         with write_whole(args.json) as file:
             file.write_text(json.dumps(report.plain(), indent=1) + "\n")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from usd.core.random import generator
 from usd.core.types import Mesh
-from usd.kernels.rasterize import NOTHING, Tracer
+from usd.kernels.rasterize import NO_FACE, Tracer
 from usd.math.camera import Cameras
 from usd.math.mesh import area_points, directed_edges, face_cross, is_closed, volume
 
@@ -73,7 +73,7 @@ def visible_points(mesh: Mesh, cameras: Cameras, voxel: float = VOXEL) -> Points
         return Points(torch.zeros(0, 3), torch.zeros(0, 3))
     origins, directions = (rays.reshape(-1, 3) for rays in cameras.rays())
     face, t = Tracer(mesh.vertices, mesh.faces).cast(origins, directions)
-    hit = face != NOTHING
+    hit = face != NO_FACE
     x = origins[hit] + t[hit, None] * directions[hit]
     normal = torch.nn.functional.normalize(face_cross(mesh.vertices, mesh.faces), dim=-1)[face[hit]]
     # Turned towards the ray: the far side of a thin wall must not count as its front.
@@ -235,7 +235,7 @@ def crossings(
     start, step = torch.zeros(len(origins)), 2e-5 * float(tracer.vertices.abs().max())
     while len(found) < at_most:
         face, t = tracer.cast(origins + start[:, None] * directions, directions)
-        hit = face != NOTHING
+        hit = face != NO_FACE
         if not hit.any():
             break
         # Along the outward normal a ray leaves; against it, it enters.

@@ -68,8 +68,10 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
             30000, "number of faces down to which edges are collapsed; null: all faces stay", ge=4
         )
         save_uv: bool = option(True, "unwrap the surface: texture coordinates, where the format has them")
-        save_texture: bool = option(True, "glb, obj-mtl: colors in a texture; else at the vertices")
-        texture_size: int = option(1024, "texels a side", ge=16, le=8192)
+        save_texture: bool = option(
+            True, "glb, obj-mtl: whether colors go into a texture, and not to the vertices"
+        )
+        texture_size: int = option(1024, "texels a side of the texture", ge=16, le=8192)
         texture_format: PictureFormat = option("png", "picture format of the texture")
         texture_samples: int = option(
             1, "places a side in each texel over which its color is averaged", ge=1, le=4

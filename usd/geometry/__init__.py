@@ -64,7 +64,9 @@ class Geometry(Module[C]):
 class CubeConfig:
     """The size of the object, which every geometry but a mesh file has: kept where one takes another's place."""
 
-    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+    radius: float = option(
+        1.0, "half the side of the cube that the object lies in: [-radius, radius]^3", gt=0, le=10000
+    )
 
 
 V = TypeVar("V", bound="VolumetricConfig", default="VolumetricConfig", covariant=True)

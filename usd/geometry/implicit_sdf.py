@@ -36,6 +36,7 @@ from usd.math.tetrahedra import (
 from usd.network.encoding import FrequencyBands, HashGrid
 from usd.network.mlp import mlp
 
+NETWORK_ALONE = "none"  # a shape_init: the distance is the network's, as imported weights want it
 COARSE = 4  # the object's box is looked for on a grid this many times coarser
 
 
@@ -85,7 +86,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.from_file = mesh_file(config) is not None
+        self.from_file = config.shape_init != NETWORK_ALONE and mesh_file(config) is not None
         width = self.encoding.n_output
         self.sdf_network = mlp(width, 1, config.mlp_network_config)
         moving = config.isosurface_deformable_grid
@@ -144,6 +145,8 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         config, bias = self.config, self.config.sdf_bias
         if isinstance(bias, str) and config.shape_init is None:
             return primitive_distance(bias, config.sdf_bias_params, x, self.radius)
+        if config.shape_init == NETWORK_ALONE:
+            return torch.zeros_like(x[:, 0])
         plain = self.from_file or config.shape_init is None
         kind, params = ("sphere", None) if plain else (str(config.shape_init), config.shape_init_params)
         return primitive_distance(kind, params, x, self.radius)

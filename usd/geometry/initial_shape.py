@@ -25,7 +25,7 @@ class ShapeConfig:
 
     shape_init: str | None = option(
         None,
-        "shape to start from: sphere, ellipsoid or mesh:FILE; null: a sphere of half the radius",
+        "shape to start from: sphere, ellipsoid, mesh:FILE, none (implicit-sdf); null: a sphere of half the radius",
         path=True,
     )
     shape_init_params: Params | None = option(

@@ -44,7 +44,7 @@ class TetrahedraSDFGrid(FeatureSurface["TetrahedraSDFGrid.Config"]):
         isosurface_outlier_n_faces_threshold: int | float = option(
             0.01, "faces below which components are dropped; below 1: a share of the largest one's", ge=0
         )
-        geometry_only: bool = option(False, "no features: they are zeros")
+        geometry_only: bool = option(False, "whether features are left out: they are zeros")
         fix_geometry: bool = option(False, "keep the shape, train the features")
 
     sdf: Tensor

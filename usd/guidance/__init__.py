@@ -68,13 +68,14 @@ class Guidance(Module[G]):
         trainer_max_steps: int = option(
             25000, "step at which sqrt_anneal or t_anneal reaches the smallest", ge=1
         )
-        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d"] = option(
+        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d", "x0"] = option(
             "sds",
-            "w(t): sds (dreamfusion) 1 - alphabar, uniform 1, fantasia3d sqrt(alphabar) (1 - alphabar)",
+            "w(t): sds (dreamfusion) 1 - a, uniform 1, fantasia3d sqrt(a) (1 - a), x0 sigma / alpha, of a = alphabar",
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
         use_img_loss: bool = option(
-            False, "also the loss lambda_img: the render against the decoded picture that the formula wants"
+            False,
+            "whether the render is compared with the decoded picture that the formula asks for, too (lambda_img)",
         )
         half_precision_weights: bool = option(
             True, "fp16 weights on CUDA, unless models.weights says otherwise"
@@ -88,12 +89,12 @@ class Guidance(Module[G]):
 
         @property
         def wants_picture(self) -> bool:
-            """Whether a reference picture is looked at, so that ``set_reference`` has to be called."""
+            """Return whether a reference picture is used, so that ``set_reference`` has to be called."""
             return False
 
         @property
         def wants_prompts(self) -> bool:
-            """Whether the prompt itself, and not only the negative one, reaches a model."""
+            """Return whether the prompt itself, and not only the negative one, reaches a model."""
             return False
 
         def open_source(self, prompts: PromptProcessor | None) -> ScoreSource:  # noqa: ARG002 - for overrides
@@ -253,11 +254,11 @@ GuidanceConfig = Guidance.Config
 class ReferenceOptions(GuidanceConfig):
     """Options of every guidance that looks at a reference picture."""
 
-    image_path: str = option("", "the reference picture", path=True)
+    image_path: str = option("", "file of the reference picture", path=True)
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a reference picture is looked at: always."""
+        """Return True: the reference picture is always used."""
         return True
 
 

@@ -35,18 +35,20 @@ from usd.prompt_processor import PromptProcessor
 class ImagePromptOptions(ReferenceOptions):
     """Options of every formula on a text model that sees a picture of the view."""
 
-    guidance_scale: float = option(7.5, "s of the formula: what the sentence changes", ge=0, le=10000)
-    condition_scale: float = option(1.5, "how much the picture counts", ge=0, le=1000)
+    guidance_scale: float = option(
+        7.5, "guidance scale, s of the formula: factor of what the sentence changes", ge=0, le=10000
+    )
+    condition_scale: float = option(1.5, "guidance scale of the picture", ge=0, le=1000)
     diffusion_steps: int = option(20, "DDIM steps in which a view is edited", ge=1, le=1000)
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a reference picture is looked at: where one is named."""
+        """Return whether an image prompt is named."""
         return bool(self.image_path)
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt reaches a model: always."""
+        """Return True: the prompt reaches the model."""
         return True
 
 

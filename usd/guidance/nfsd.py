@@ -27,7 +27,7 @@ class NfsdGuidance(Guidance["NfsdGuidance.Config"]):
 
     @dataclass(frozen=True)
     class Config(PictureOptions):
-        """What is taken for clean, and for bad."""
+        """Options of NFSD."""
 
         threshold: int = option(
             200, "timestep below which the prediction is taken for noise-free", ge=0, le=1000

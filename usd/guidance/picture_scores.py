@@ -44,7 +44,7 @@ class PictureOptions(ReferenceOptions):
     pretrained_model_name_or_path: str = option(
         "sd-2.1-base", "text model of the same latent space (read where unconditional: prior)", path=True
     )
-    guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
+    guidance_scale: float = option(7.5, "guidance scale: s of the formula", ge=0, le=10000)
     unconditional: Literal["prior", "own"] = option(
         "own", "the unconditional prediction: the picture model's own, or the text model's (unbiased)"
     )
@@ -54,7 +54,7 @@ class PictureOptions(ReferenceOptions):
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt itself, and not only the negative one, reaches a model."""
+        """Return whether the prompt itself, and not only the negative one, reaches a model."""
         return self.prompt_scale > 0
 
     def open_source(self, prompts: PromptProcessor | None) -> "PictureScores":

@@ -84,6 +84,7 @@ preset(
     with_scores(TextOptions, SdiGuidance),
     "SDI from a sentence, as published.",
     inversion_steps=10,
+    inversion_spacing="schedule",
     inversion_eta=0.3,
 )
 preset(

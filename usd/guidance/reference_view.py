@@ -33,7 +33,9 @@ class ReferenceViewGuidance(Guidance["ReferenceViewGuidance.Config"]):
         zero123_model_name_or_path: str = option(
             "zero123-xl", "picture model whose autoencoder may encode (latents: view)", path=True
         )
-        pretrained_model_name_or_path: str = option("sd-2.1-base", "psi, the unconditional model", path=True)
+        pretrained_model_name_or_path: str = option(
+            "sd-2.1-base", "unconditional text model: psi of the formula", path=True
+        )
         latents: Literal["prior", "view"] = option(
             "prior",
             "whose autoencoder encodes render and picture: prior, as published (512 px, 64 x 64); view, "

@@ -29,8 +29,8 @@ class SjcGuidance(Guidance["SjcGuidance.Config"]):
         """Options of the perturbation."""
 
         var_red: bool = option(True, "take the noise out of the error again")
-        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d"] = option(
-            "uniform", "w(t): sds 1 - alphabar, uniform 1 (as published), fantasia3d"
+        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d", "x0"] = option(
+            "uniform", "w(t): sds 1 - alphabar, uniform 1 (as published), fantasia3d, x0"
         )
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:

@@ -36,11 +36,11 @@ class TextOptions(GuidanceConfig):
     unconditional_model_name_or_path: str | None = option(
         None, "another text model for the unconditional prediction; null: the same", path=True
     )
-    guidance_scale: float = option(7.5, "s of the formula", ge=0, le=10000)
+    guidance_scale: float = option(7.5, "guidance scale: s of the formula", ge=0, le=10000)
 
     @property
     def wants_prompts(self) -> bool:
-        """Whether the prompt reaches a model: always."""
+        """Return True: the prompt reaches the model."""
         return True
 
     def open_source(self, prompts: PromptProcessor | None) -> "TextScores":

@@ -57,6 +57,7 @@ ACCELERATORS = {
             "pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch",
         ),
         Accelerator("nerfacc", "nerfacc", ("march", "composite"), "pip install nerfacc"),
+        Accelerator("gsplat", "gsplat", ("splats",), "pip install gsplat"),
         Accelerator(
             "nvdiffrast",
             "nvdiffrast.torch",

@@ -4,6 +4,7 @@
 // Warp compiles the bodies (native.py); hash_grid_warp.py declares the same arguments in Warp's types and defines
 //   FEATURES               features of a row
 //   PRIME_Y, PRIME_Z       the hash's factors
+//   SHIFT, WRAP            cells by which positions are moved; 1 where vertices lie beyond a dense level's last row
 //   SLOPE                  the weights are w', derivatives along v, else w
 //   GATHER, SCATTER, PULL  what is done with them: 1 or 0; GATHER and PULL together read each row once
 
@@ -14,7 +15,8 @@
 inline void sum_over_points(
     wp::array_t<wp::vec3f> x, wp::array_t<wp::vec3f> v, wp::array_t<wp::vec_t<FEATURES, float>> table,
     wp::array_t<wp::vec_t<FEATURES, float>> features, wp::array_t<wp::vec_t<FEATURES, float>> slopes,
-    wp::array_t<wp::vec3f> position, int first, int last, int tile_row, int size, int offset, int dense, int mask)
+    wp::array_t<wp::vec3f> position, int first, int last, int tile_row, float scale, int last_cell, int side, int rows,
+    int offset, int dense, int mask)
 {
 #if defined(__CUDA_ARCH__)
     constexpr int BLOCK = 1;
@@ -27,8 +29,7 @@ inline void sum_over_points(
     // Plain pointers: Warp's own access would check each index and multiply by a stride.
     float* T = reinterpret_cast<float*>(table.data) + size_t(offset) * F;
     float* tile = reinterpret_cast<float*>(features.data) + size_t(tile_row) * F;
-    const unsigned side = unsigned(size) + 1u;
-    const unsigned step_y = dense ? side : PRIME_Y, step_z = dense ? side * side : PRIME_Z;
+    const unsigned step_y = dense ? unsigned(side) : PRIME_Y, step_z = dense ? unsigned(side * side) : PRIME_Z;
     // Positions p, factors P of w at the lower and upper corner of each axis, rows r of the corners.
     float p[3][BLOCK] = {}, P[3][2][BLOCK];
     unsigned low[3][BLOCK], r[8][BLOCK];
@@ -42,9 +43,9 @@ inline void sum_over_points(
         for (int d = 0; d < 3; ++d)
             for (int s = 0; s < BLOCK; ++s) {
                 const float inside = p[d][s] < 0.0f ? 0.0f : (p[d][s] > 1.0f ? 1.0f : p[d][s]);
-                const float scaled = inside * (float)size;
+                const float scaled = inside * scale + SHIFT;
                 int cell = (int)scaled;
-                cell = cell < 0 ? 0 : (cell < size ? cell : size - 1);
+                cell = cell < 0 ? 0 : (cell < last_cell ? cell : last_cell);
                 low[d][s] = unsigned(cell);
                 P[d][1][s] = scaled - (float)cell;
                 P[d][0][s] = 1.0f - P[d][1][s];
@@ -53,8 +54,11 @@ inline void sum_over_points(
         for (int k = 0; k < 8; ++k) {
             const unsigned a = k & 1, b = k >> 1 & 1, c = k >> 2;
             if (dense)
-                for (int s = 0; s < BLOCK; ++s)
-                    r[k][s] = low[0][s] + a + (low[1][s] + b) * step_y + (low[2][s] + c) * step_z;
+                for (int s = 0; s < BLOCK; ++s) {
+                    const unsigned row = low[0][s] + a + (low[1][s] + b) * step_y + (low[2][s] + c) * step_z;
+                    // At most one vertex beyond the last along each axis: less than twice the rows.
+                    r[k][s] = WRAP && row >= unsigned(rows) ? row - unsigned(rows) : row;
+                }
             else
                 for (int s = 0; s < BLOCK; ++s) {
                     const unsigned h = (low[0][s] + a) ^ ((low[1][s] + b) * step_y) ^ ((low[2][s] + c) * step_z);
@@ -62,11 +66,11 @@ inline void sum_over_points(
                 }
         }
 #if SLOPE || PULL
-        // Derivatives D of the factors P: the size inside, and 0 where the point was moved to a face.
+        // Derivatives D of the factors P: the scale inside, and 0 where the point was moved to a face.
         float D[3][2][BLOCK];
         for (int d = 0; d < 3; ++d)
             for (int s = 0; s < BLOCK; ++s) {
-                D[d][1][s] = p[d][s] >= 0.0f && p[d][s] <= 1.0f ? (float)size : 0.0f;
+                D[d][1][s] = p[d][s] >= 0.0f && p[d][s] <= 1.0f ? scale : 0.0f;
                 D[d][0][s] = -D[d][1][s];
             }
 #endif

@@ -5,6 +5,10 @@ of F features per vertex. Where its (N_l + 1)^3 vertices fit into ``2^log2_hashm
 densely (x fastest), above that a vertex (i, j, k) shares row ``(i * 1 xor j * 2654435761 xor k * 805459861)
 mod 2^log2_hashmap_size`` with others. The encoding is the trilinear interpolation of each level, concatenated.
 
+``vertices`` "tinycudann" puts them where the authors' own library does, so that its tables give the same features: at
+``scale * x + 1/2`` with ``scale = base_resolution * per_level_scale^l - 1``, ``ceil(scale) + 1`` a side. A level has a
+multiple of 8 rows, and what lies beyond the last vertex wraps around to the level's first rows.
+
 Letters: N points, L levels, F features per level, E rows of the table (all levels, one after the other), c one of
 the 8 corners of a cell, w its trilinear weight.
 """
@@ -12,7 +16,9 @@ the 8 corners of a cell, w its trilinear weight.
 import functools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,6 +38,7 @@ class HashGridSpec:
     log2_hashmap_size: int = 19
     base_resolution: int = 16
     per_level_scale: float = 1.447269237440378
+    vertices: Literal["corners", "tinycudann"] = "corners"
 
     def __post_init__(self) -> None:
         if (
@@ -56,10 +63,38 @@ class HashGridSpec:
         return tuple(math.floor(self.base_resolution * scale + 1e-6) for scale in scales)
 
     @functools.cached_property
+    def scales(self) -> tuple[float, ...]:
+        """Cells of each level that the unit cube is long: positions times this, plus ``shift``, are cells."""
+        if self.vertices == "corners":
+            return tuple(float(n) for n in self.resolutions)
+        # In single precision and in this order, as the tables were trained: ceil() below must not differ.
+        growth = np.float32(math.log2(self.per_level_scale))
+        steps = np.exp2(np.arange(self.n_levels, dtype=np.float32) * growth)
+        return tuple((steps * np.float32(self.base_resolution) - np.float32(1)).tolist())
+
+    @property
+    def shift(self) -> float:
+        """Cells by which positions are moved."""
+        return 0.0 if self.vertices == "corners" else 0.5
+
+    @functools.cached_property
+    def sides(self) -> tuple[int, ...]:
+        """Vertices a side of each level."""
+        # N cells have N + 1 vertices a side.
+        return tuple(math.ceil(scale) + 1 for scale in self.scales)
+
+    @functools.cached_property
+    def last_cells(self) -> tuple[int, ...]:
+        """Cells of each level where the unit cube ends; on its own corners the upper face belongs to the last cell."""
+        if self.vertices == "corners":
+            return tuple(n - 1 for n in self.resolutions)
+        return tuple(math.floor(scale + self.shift) for scale in self.scales)
+
+    @functools.cached_property
     def level_rows(self) -> tuple[int, ...]:
         """Rows of the table that each level owns."""
-        # N cells have N + 1 vertices a side.
-        return tuple(min((n + 1) ** 3, 2**self.log2_hashmap_size) for n in self.resolutions)
+        unit = 1 if self.vertices == "corners" else 8
+        return tuple(min(-(-(side**3) // unit) * unit, 2**self.log2_hashmap_size) for side in self.sides)
 
     @functools.cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -69,7 +104,7 @@ class HashGridSpec:
     @property
     def dense(self) -> tuple[bool, ...]:
         """For each level, whether it is stored without hashing."""
-        return tuple((n + 1) ** 3 == rows for n, rows in zip(self.resolutions, self.level_rows, strict=True))
+        return tuple(side**3 <= rows for side, rows in zip(self.sides, self.level_rows, strict=True))
 
     @property
     def n_rows(self) -> int:
@@ -120,11 +155,12 @@ def hash_grid_torch(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
 ) -> Float[Tensor, "N LF"]:
     """Encode as ``hash_grid`` does, by one gather of all corners and a weighted sum. Any dtype and device."""
-    size = torch.tensor(spec.resolutions, device=x.device)
+    size = torch.tensor(spec.scales, device=x.device, dtype=x.dtype)
     # All levels at once: one gather of the table instead of one a level.
-    scaled = x.clamp(0, 1)[:, None, :] * size[:, None].to(x.dtype)
+    scaled = x.clamp(0, 1)[:, None, :] * size[:, None] + spec.shift
     # The upper face belongs to the last cell, where the fraction is 1.
-    cell = torch.minimum(scaled.detach().floor().long(), size[:, None] - 1)
+    last = torch.tensor(spec.last_cells, device=x.device)
+    cell = torch.minimum(scaled.detach().floor().long(), last[:, None])
     rows = _corner_rows(cell, spec)
     weight = _corner_weights(scaled - cell.to(x.dtype))
     return (weight[..., None] * table[rows]).sum(2).reshape(len(x), spec.n_output)
@@ -144,9 +180,11 @@ def _corner_rows(cell: Int[Tensor, "N L 3"], spec: HashGridSpec) -> Int[Tensor, 
     bits = torch.arange(8, device=cell.device)
     corner = cell[..., None, :] + torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], -1)
     i, j, k = corner.unbind(-1)
-    side = torch.tensor(spec.resolutions, device=cell.device)[:, None] + 1
+    side, rows = (
+        torch.tensor(values, device=cell.device)[:, None] for values in (spec.sides, spec.level_rows)
+    )
     # Both addresses are computed, and one is taken: a branch by level would be slower.
-    dense = i + side * (j + side * k)
+    dense = (i + side * (j + side * k)) % rows
     hashed = (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) & (2**spec.log2_hashmap_size - 1)
     is_dense = torch.tensor(spec.dense, device=cell.device)[:, None]
     return torch.where(is_dense, dense, hashed) + torch.tensor(spec.offsets, device=cell.device)[:, None]

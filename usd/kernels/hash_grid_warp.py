@@ -49,9 +49,12 @@ NO_PARTS = dict.fromkeys(("SLOPE", "GATHER", "SCATTER", "PULL"), 0)
 @wp.struct
 @no_type_check
 class Levels:
-    """Per level: cells per axis, first row, whether it is stored densely; and the hash's bit mask."""
+    """Per level: cells a unit, last cell, vertices a side, rows, first row, whether dense; and the hash's bits."""
 
-    size: wp.array(dtype=wp.int32)
+    scale: wp.array(dtype=wp.float32)
+    last_cell: wp.array(dtype=wp.int32)
+    side: wp.array(dtype=wp.int32)
+    rows: wp.array(dtype=wp.int32)
     offset: wp.array(dtype=wp.int32)
     dense: wp.array(dtype=wp.int32)
     mask: wp.int32
@@ -68,11 +71,11 @@ class NativeFunction(Protocol):
 
 
 @functools.cache
-def kernel(name: str, n_features: int) -> runtime.WarpKernel:
+def kernel(name: str, n_features: int, vertices: str = "corners") -> runtime.WarpKernel:
     """Return one of these kernels for one number of features per level: the points of a tile, at one level."""
     # Warp compiles one kernel for each number of features, known then to the compiler.
     vec = wp.types.vector(n_features, wp.float32)
-    add_points = sum_over_points(name, n_features)
+    add_points = sum_over_points(name, n_features, vertices)
 
     @no_type_check
     def walk(
@@ -93,25 +96,45 @@ def kernel(name: str, n_features: int) -> runtime.WarpKernel:
             level += first
         else:
             lane += first
-        size = levels.size[level]
+        scale = levels.scale[level]
+        last_cell = levels.last_cell[level]
+        side = levels.side[level]
+        rows = levels.rows[level]
         offset = levels.offset[level]
         dense = levels.dense[level]
         start = lane * chunk
         end = wp.min(start + chunk, x.shape[0])
         # Tile after tile, in each level after level.
-        tile_row = (lane * levels.size.shape[0] + level) * chunk
+        tile_row = (lane * levels.scale.shape[0] + level) * chunk
         add_points(
-            x, v, table, features, slopes, position, start, end, tile_row, size, offset, dense, levels.mask
+            x,
+            v,
+            table,
+            features,
+            slopes,
+            position,
+            start,
+            end,
+            tile_row,
+            scale,
+            last_cell,
+            side,
+            rows,
+            offset,
+            dense,
+            levels.mask,
         )
 
     walk.__name__ = walk.__qualname__ = name
-    return wp.kernel(walk, module=f"usd_hash_grid_{name}_{n_features}", enable_backward=False)
+    module = f"usd_hash_grid_{name}_{n_features}" + ("" if vertices == "corners" else f"_{vertices}")
+    return wp.kernel(walk, module=module, enable_backward=False)
 
 
-def sum_over_points(name: str, n_features: int) -> NativeFunction:
+def sum_over_points(name: str, n_features: int, vertices: str = "corners") -> NativeFunction:
     """Return the C++ of one sum over points ``first`` to ``last`` of one level."""
     vec = wp.types.vector(n_features, wp.float32)
     macros = {"FEATURES": n_features, "PRIME_Y": f"{PRIMES[1]}u", "PRIME_Z": f"{PRIMES[2]}u"}
+    macros |= {"SHIFT": "0.0f", "WRAP": 0} if vertices == "corners" else {"SHIFT": "0.5f", "WRAP": 1}
     code = native_body("hash_grid.h", "sum_over_points", **macros, **(NO_PARTS | BODIES[name]))
 
     @no_type_check
@@ -125,7 +148,10 @@ def sum_over_points(name: str, n_features: int) -> NativeFunction:
         first: wp.int32,
         last: wp.int32,
         tile_row: wp.int32,
-        size: wp.int32,
+        scale: wp.float32,
+        last_cell: wp.int32,
+        side: wp.int32,
+        rows: wp.int32,
         offset: wp.int32,
         dense: wp.int32,
         mask: wp.int32,
@@ -181,15 +207,23 @@ def kernels(n_features: int) -> list[runtime.WarpKernel]:
 @functools.lru_cache(maxsize=32)
 def _levels(spec: HashGridSpec, device: torch.device) -> tuple[object, tuple[Tensor, ...]]:
     """Return the kernels' view of a spec, and the tensors it points into."""
-    tensors = tuple(
-        torch.tensor(values, dtype=torch.int32, device=device)
-        for values in (spec.resolutions, spec.offsets, spec.dense)
-    )
+    numbers = {
+        "last_cell": spec.last_cells,
+        "side": spec.sides,
+        "rows": spec.level_rows,
+        "offset": spec.offsets,
+        "dense": spec.dense,
+    }
+    tensors = {
+        name: torch.tensor(values, dtype=torch.int32, device=device) for name, values in numbers.items()
+    }
+    tensors["scale"] = torch.tensor(spec.scales, dtype=torch.float32, device=device)
     levels = Levels()
-    levels.size, levels.offset, levels.dense = (wp.from_torch(t) for t in tensors)
+    for name, tensor in tensors.items():
+        setattr(levels, name, wp.from_torch(tensor))
     # A power of two of rows: the remainder of a hash is its lowest bits.
     levels.mask = 2**spec.log2_hashmap_size - 1
-    return levels, tensors
+    return levels, tuple(tensors.values())
 
 
 @dataclass(frozen=True)
@@ -287,7 +321,7 @@ class Sums:
             *(self._vectors(t) for t in (table, features, features if slopes is None else slopes)),
             runtime.array(position, wp.vec3f),
         )
-        run = kernel(name, self.spec.n_features_per_level)
+        run = kernel(name, self.spec.n_features_per_level, self.spec.vertices)
         runtime.launch(run, split, (by_level, chunk, levels, *arrays), x.device)
         return table, features, position
 
@@ -300,7 +334,7 @@ def _chunk(x: Tensor) -> int:
 if TYPE_CHECKING:
 
     class GridContext(FunctionCtx):
-        """What the forward passes below keep for the backward ones."""
+        """Values that the forward passes below keep for the backward ones."""
 
         spec: HashGridSpec
         saved_tensors: tuple[Tensor, ...]

@@ -26,7 +26,7 @@ from torch import Tensor
 from usd.kernels.runtime import Implementation, choose
 from usd.math.camera import Cameras
 
-NOTHING = -1
+NO_FACE = -1
 CHUNK = 1 << 22
 
 
@@ -155,7 +155,7 @@ class Tracer:
     ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
         """Return the nearest face each ray meets, from either side, and where: origin + t direction, t > 0.
 
-        ``NOTHING`` (-1) and infinity where there is none.
+        ``NO_FACE`` (-1) and infinity where there is none.
         """
         if self._tree is not None:
             return self._tree.cast(origins, directions)
@@ -181,14 +181,14 @@ def _nearest_face(
     corners: Float[Tensor, "F 3 3"], o: Float[Tensor, "R 3"], d: Float[Tensor, "R 3"]
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R"]]:
     if len(corners) == 0:
-        return torch.full_like(o[:, 0], NOTHING).long(), torch.full_like(o[:, 0], math.inf)
+        return torch.full_like(o[:, 0], NO_FACE).long(), torch.full_like(o[:, 0], math.inf)
     weights, t = intersect(corners, o[:, None], d[:, None])
     # Rounding must not open a gap between two faces.
     border = -8 * torch.finfo(t.dtype).eps  # a ray through an edge must not slip through
     hit = (weights >= border).all(-1) & (t > 0)
     # What is missed is infinitely far, so that the nearest hit is a minimum.
     t, face = torch.where(hit, t, torch.full_like(t, math.inf)).min(1)
-    return torch.where(t.isfinite(), face, torch.full_like(face, NOTHING)), t
+    return torch.where(t.isfinite(), face, torch.full_like(face, NO_FACE)), t
 
 
 def intersect(
@@ -217,7 +217,7 @@ def _dot(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*
 def rasterize(tracer: Tracer, view: View) -> Fragments:
     """Return the face that each pixel's center shows. Not differentiable."""
     face, t = tracer.cast(*view.rays)
-    pixel = (face != NOTHING).nonzero().squeeze(1)
+    pixel = (face != NO_FACE).nonzero().squeeze(1)
     return Fragments(pixel, face[pixel], t[pixel], view.shape)
 
 

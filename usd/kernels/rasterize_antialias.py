@@ -87,7 +87,7 @@ def silhouettes(
 
 @dataclass(frozen=True)
 class Crossings:
-    """Where visible silhouettes cross the segments between neighboring pixels' centers, one for each segment at most.
+    """Crossings of visible silhouettes with segments between neighboring pixels' centers, at most one a segment.
 
     ``inner`` is the pixel that shows the silhouette's surface, ``outer`` its neighbor in the same row or, where
     ``in_row`` is false, in the same column; both are numbered as ``Fragments.pixel``. ``ends`` are the edge's vertices.

@@ -21,7 +21,7 @@ def cast_rays(
     origins: wp.array(dtype=wp.vec3f),
     directions: wp.array(dtype=wp.vec3f),
     far: wp.float32,
-    nothing: wp.float32,
+    miss: wp.float32,
     face: wp.array(dtype=wp.int64),
     t: wp.array(dtype=wp.float32),
 ):
@@ -34,7 +34,7 @@ def cast_rays(
         t[r] = hit.t
     else:
         face[r] = wp.int64(-1)
-        t[r] = nothing
+        t[r] = miss
 
 
 KERNELS = (cast_rays,)

@@ -72,7 +72,7 @@ class RaySamples:
 
 
 class Composite(NamedTuple):
-    """What R rays see. ``depth`` is the sum of weight times distance (divide by opacity for a mean)."""
+    """Composited values of R rays. ``depth`` is the sum of weight times distance (divide by opacity for a mean)."""
 
     weights: Float[Tensor, "S"]
     opacity: Float[Tensor, "R"]

@@ -250,7 +250,7 @@ def _four_cells_to_a_word(binary: Tensor) -> Tensor:
 if TYPE_CHECKING:
 
     class CompositeContext(FunctionCtx):
-        """What compositing keeps for its backward pass."""
+        """Values that compositing keeps for its backward pass."""
 
         least: float
         is_density: bool

@@ -26,13 +26,13 @@ from torch import Tensor
 from usd.kernels.accelerators import ACCELERATORS, server_of
 
 LARGE = 16 << 20  # bytes; from here on the C library hands out new memory each time
-Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast"]
+Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
 _wanted: list[str] = ["auto"]  # what "auto" means, as the configuration's `kernels` says
 
 
 @runtime_checkable
 class WarpModule(Protocol):
-    """What Warp compiles at once: all kernels of one name of module."""
+    """The unit that Warp compiles: all kernels of one name of module."""
 
     name: str
 

@@ -1,7 +1,8 @@
 """Sketch-Shape: a rough mesh says where matter should be, and how near its surface anything is allowed.
 
-L = mean over points of the object's cube of (1 - exp(-d^2 / 2 sigma^2)) * CE(occupancy, inside the mesh), with d the
-distance to the mesh (Latent-NeRF, arXiv 2211.07600, section 3.4).
+L = mean over points of the object's cube of (1 - exp(-d^2 / 2 sigma^2)) * CE(occupancy o, guide q), with d the distance
+to the mesh, q 0.99 inside it and 0.01 outside, and CE = -o ln q - (1 - o) ln (1 - q): linear in the occupancy
+(Latent-NeRF, arXiv 2211.07600, section 3.4, and its published code).
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ SCALE = 0.7  # largest distance of a guide's vertices from the origin, of the ob
 SIGMA = 0.3  # leniency: distance at which the mesh counts for 40 %
 DELTA = 0.2  # length over which a density becomes an occupancy, 1 - exp(-delta density)
 POINTS = 1 << 14
-LEAST = 1e-5  # occupancies are kept away from 0 and 1, where the entropy is infinite
+DOUBT = 0.01  # the guide's own doubt; without it a wrong occupancy would cost infinitely much
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def shape_loss(geometry: Volumetric, guide: GuideShape, generator: torch.Generat
     x = (2 * x - 1) * geometry.radius
     distance = guide.at(x)
     leniency = 1 - torch.exp(-distance.square() / (2 * SIGMA**2))
-    occupancy = (1 - torch.exp(-DELTA * geometry.density(x))).clamp(LEAST, 1 - LEAST)
-    inside = (distance < 0).to(occupancy)
-    entropy = -(inside * occupancy.log() + (1 - inside) * torch.log1p(-occupancy))
+    occupancy = 1 - torch.exp(-DELTA * geometry.density(x))
+    guided = torch.where(distance < 0, 1 - DOUBT, DOUBT).to(occupancy)
+    entropy = -(occupancy * guided.log() + (1 - occupancy) * torch.log1p(-guided))
     return mean_over((leniency * entropy).sum(), len(x))

@@ -29,6 +29,12 @@ def mask_error(opacity: Float[Tensor, "R"], mask: Float[Tensor, "R"]) -> Float[T
     return -(mask * o.log() + (1 - mask) * torch.log1p(-o))
 
 
+def depth_error(depth: Float[Tensor, "R"], truth: Float[Tensor, "R"]) -> Float[Tensor, "R"]:
+    """Return |difference| / truth of distances along rays, at most 1; 0 where the truth is 0, unknown."""
+    share = (depth - truth).abs() / truth.clamp_min(1e-6)
+    return torch.where(truth > 0, share.clamp_max(1), torch.zeros_like(share))
+
+
 def normal_error(normal: Float[Tensor, "R 3"], truth: Float[Tensor, "R 3"]) -> Float[Tensor, "R"]:
     """Return 1 - cosine, in [0, 2]; both unit vectors."""
     return 1 - (normal * truth).sum(-1)

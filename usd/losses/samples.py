@@ -1,6 +1,7 @@
 """Losses on the samples along rays, packed: their weights, distances and normals."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.ranks import mean_over
@@ -36,6 +37,43 @@ def z_variance(render: Render) -> Tensor:
     spread = _per_ray(samples.weight * (samples.t - mean[samples.ray_index]).square(), samples, n)
     solid = (mass > 0.5).to(mass.dtype)
     return mean_over((solid * spread / mass.clamp_min(1e-6)).sum(), solid.sum())
+
+
+@loss("samples", "length")
+def distortion(render: Render) -> Tensor:
+    """Penalize weights that are spread along their ray (mip-NeRF 360, arXiv 2111.12077, equation 15), a mean over rays.
+
+    Distances are world units.
+    """
+    return mean_over(ray_distortion(_required_samples(render)).sum(), render.opacity.numel())
+
+
+@loss("behind")
+def background_distortion(render: Render) -> Tensor:
+    """Penalize weights of the background that are spread along their ray, in places from 0 to 1 (infinity).
+
+    0 for a background that lies nowhere.
+    """
+    samples = None if render.behind is None else render.behind.samples
+    if samples is None:
+        return render.opacity.new_zeros(())
+    return mean_over(ray_distortion(samples).sum(), render.opacity.numel())
+
+
+def ray_distortion(samples: Samples) -> Float[Tensor, "S"]:
+    """Return the samples' shares of sum_ij w_i w_j |t_i - t_j| + sum_i w_i^2 length_i / 3 over each ray.
+
+    The double sum takes as long as the samples are many: t ascends along a ray, so that with W and M, the sums of w and
+    of w t over the samples before one, its share is 2 w (t W - M).
+    """
+    weight, t, length = samples.weight, samples.t, samples.length
+    assert length is not None
+    moment = weight * t
+    # Running sums over all rays, less what they were at each ray's beginning; in double, as they grow long.
+    before = [values.double().cumsum(0) - values for values in (weight, moment)]
+    first = torch.searchsorted(samples.ray_index, samples.ray_index)
+    mass, moment = ((sums - sums.index_select(0, first)).to(t.dtype) for sums in before)
+    return 2 * weight * (t * mass - moment) + weight.square() * length / 3
 
 
 @loss("samples", emptiness_scale=10.0)

@@ -125,7 +125,7 @@ class DiffuseWithPointLight(Material["DiffuseWithPointLight.Config"]):
 
     @property
     def _test_shading(self) -> Shading:
-        """What is shown outside training."""
+        """Shading outside training."""
         return "albedo" if self.config.ambient_only_on_test else "diffuse"
 
     def _shade(

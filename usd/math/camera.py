@@ -84,7 +84,7 @@ class Cameras:
 
     @property
     def device(self) -> torch.device:
-        """Where the matrices are."""
+        """Device of the matrices."""
         return self.c2w.device
 
     def to(self, device: "torch.device | str") -> "Cameras":
@@ -135,7 +135,7 @@ class Cameras:
 
     @property
     def principal_point(self) -> Float[Tensor, "B 2"]:
-        """Where the optical axes meet the pictures: cx, cy in pixels from the top left corner."""
+        """Points (B, 2) where the optical axes meet the pictures: cx, cy in pixels from the top left corner."""
         if self.intrinsics is not None:
             return self.intrinsics[:, 2:]
         return self.c2w.new_tensor([0.5 * self.width, 0.5 * self.height]).expand(len(self), 2)

@@ -26,13 +26,17 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "dreamfusion": lambda abar: 1 - abar,
     "uniform": torch.ones_like,
     "fantasia3d": lambda abar: abar.sqrt() * (1 - abar),
+    "x0": lambda abar: ((1 - abar) / abar).sqrt(),
 }
 
 
 def time_weight(
     name: str, alphas_cumprod: Float[Tensor, "T"], t: Int[Tensor, "B"]
 ) -> Float[Tensor, "B 1 1 1"]:
-    """Return w(t): "sds", "dreamfusion" 1 - alphabar, "uniform" 1, "fantasia3d" sqrt(alphabar) (1 - alphabar)."""
+    """Return w(t): "sds", "dreamfusion" 1 - abar, "uniform" 1, "fantasia3d" sqrt(abar) (1 - abar), "x0" sigma / alpha.
+
+    With the last w (eps - n) is the difference of clean pictures, z - x0(eps).
+    """
     return WEIGHTS[name](alphas_cumprod.to(t.device)[t]).view(-1, 1, 1, 1)
 
 
@@ -111,14 +115,20 @@ def inverted(
     alphas_cumprod: Float[Tensor, "T"],
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    stride: int | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """Return x_t on the deterministic path through the clean picture z, each to its own t, in ``steps`` DDIM steps.
+
+    With ``stride`` the steps end at its multiples and at t itself, as many as it takes.
 
     DDIM (arXiv 2010.02502) run backwards. As steps grow, x_t of z ~ N(mu, s^2) under exact predictions tends to
     alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s. With ``eta`` every step adds this share of DDIM's own noise.
     """
     x0, xt = z, z
-    times = [(t * i) // steps for i in range(steps + 1)]
+    if stride is None:
+        times = [(t * i) // steps for i in range(steps + 1)]
+    else:  # whoever has arrived stays: a step of no length changes nothing
+        times = [(t * 0 + i * stride).minimum(t) for i in range(max(1, -(-int(t.max()) // stride)) + 1)]
     for number, (now, after) in enumerate(itertools.pairwise(times)):
         eps = eps_fn(xt, now)
         x0 = z if number == 0 else x0_from_eps(xt, eps, alphas_cumprod, now)

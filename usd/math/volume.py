@@ -25,11 +25,6 @@ def transmittance(alpha: Float[Tensor, "... K"]) -> Float[Tensor, "... K"]:
     return torch.cat([torch.ones_like(through[..., :1]), through[..., :-1]], -1)[..., : alpha.shape[-1]]
 
 
-def alpha_weights(alpha: Float[Tensor, "... K"]) -> Float[Tensor, "... K"]:
-    """Return the weights w_k (dense)."""
-    return alpha * transmittance(alpha)
-
-
 def packed_slots(packed: Int[Tensor, "R 2"], ray_index: Int[Tensor, "S"]) -> Int[Tensor, "S"]:
     """Return the place of each packed sample along its ray: 0, 1, ..."""
     return torch.arange(len(ray_index), device=ray_index.device) - packed[:, 0].index_select(0, ray_index)

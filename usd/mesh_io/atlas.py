@@ -30,7 +30,7 @@ class Atlas:
 
 @dataclass(frozen=True)
 class Density:
-    """How a texture is used. ``low`` is below all but a twentieth of the surface; both in texels per world unit."""
+    """The texel density of a texture, per world unit. ``low`` is below all but a twentieth of the surface."""
 
     mean: float
     low: float

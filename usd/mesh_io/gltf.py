@@ -52,7 +52,7 @@ def read_gltf(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
             f"{path}: requires {listing(unknown)}, which is not supported; expected {listing(SUPPORTED, 20)}"
         )
     scene = _Scene(document)
-    parts = [part for node in scene.visible() for part in scene.parts(node)]
+    parts = [primitive for node in scene.visible() for primitive in scene.primitives(node)]
     if not parts:
         what = "points and lines only" if scene.skipped else "no mesh"
         raise UserError(f"{path}: has no faces, {what}; expected a triangle mesh")
@@ -98,7 +98,7 @@ class _Scene:
             for child in reversed(node.get("children", [])):
                 stack.append((child, self.world[index] @ local_matrix(self.nodes[child])))
 
-    def parts(self, index: int) -> list[Primitive]:
+    def primitives(self, index: int) -> list[Primitive]:
         """Return the primitives of a node's mesh, once for each of its instances."""
         node = self.nodes[index]
         if "mesh" not in node:

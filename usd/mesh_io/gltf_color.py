@@ -82,8 +82,8 @@ def _base(material: GltfMaterial) -> tuple[list[float], TextureInfo | None]:
     if glossy is not None:
         factor, info = glossy.get("diffuseFactor", WHITE), glossy.get("diffuseTexture")
     else:
-        look = material.get("pbrMetallicRoughness", {})
-        factor, info = look.get("baseColorFactor", WHITE), look.get("baseColorTexture")
+        metallic = material.get("pbrMetallicRoughness", {})
+        factor, info = metallic.get("baseColorFactor", WHITE), metallic.get("baseColorTexture")
     return [float(value) for value in factor], info
 
 

@@ -36,13 +36,13 @@ class BufferView(TypedDict, total=False):
 
 
 class BufferFile(TypedDict, total=False):
-    """Where a buffer's bytes are; without ``uri`` in the binary chunk."""
+    """The file of a buffer's bytes; without ``uri`` in the binary chunk."""
 
     uri: str
 
 
 class SparseIndices(TypedDict, total=False):
-    """Which elements of an accessor differ."""
+    """Indices of the elements of a sparse accessor that differ."""
 
     bufferView: Required[int]
     byteOffset: int
@@ -50,7 +50,7 @@ class SparseIndices(TypedDict, total=False):
 
 
 class SparseValues(TypedDict, total=False):
-    """What the elements that differ are."""
+    """Values of the elements of a sparse accessor that differ."""
 
     bufferView: Required[int]
     byteOffset: int
@@ -144,14 +144,14 @@ class GltfTexture(TypedDict, total=False):
 
 
 class GltfImage(TypedDict, total=False):
-    """Where the bytes of an image are."""
+    """An image: the file or the buffer view with its bytes."""
 
     uri: str
     bufferView: int
 
 
 class GltfSampler(TypedDict, total=False):
-    """How a texture is looked up."""
+    """The wrapping modes with which a texture is looked up."""
 
     wrapS: int
     wrapT: int

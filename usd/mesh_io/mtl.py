@@ -31,7 +31,7 @@ class ObjMaterial:
 
 @dataclass(frozen=True)
 class TextureLine:
-    """What stands behind ``map_Kd``: the candidates of its file name, most likely first, and its options."""
+    """The arguments of ``map_Kd``: the candidates of its file name, most likely first, and its options."""
 
     names: tuple[str, ...]
     clamp: bool = False

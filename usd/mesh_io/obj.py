@@ -21,7 +21,7 @@ UNNAMED = ObjMaterial(BaseColor(named=False))
 
 @dataclass
 class _Lines:
-    """What the lines of a file say: numbers of each kind, and corners of polygons by material."""
+    """The content of a file: numbers of each kind, and corners of polygons by material."""
 
     vertices: list[list[str]] = field(default_factory=list)
     coordinates: list[list[str]] = field(default_factory=list)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.rasterize import NOTHING, Tracer, intersect
+from usd.kernels.rasterize import NO_FACE, Tracer, intersect
 from usd.math.camera import Cameras
 from usd.mesh_io.colored_mesh import ColoredMesh
 
@@ -24,7 +24,7 @@ def pictures(mesh: ColoredMesh, cameras: Cameras, samples: int = 2) -> Float[Ten
 def _view(mesh: ColoredMesh, tracer: Tracer, camera: Cameras) -> Float[Tensor, "1 4 H W"]:
     origins, directions = (rays.reshape(-1, 3) for rays in camera.rays())
     face, weights = first_solid_hit(mesh, tracer, origins, directions)
-    hit = face != NOTHING
+    hit = face != NO_FACE
     rgba = torch.zeros(len(face), 4)
     rgba[hit, :3] = mesh.display_colors(face[hit], weights[hit])
     rgba[hit, 3] = 1.0
@@ -35,13 +35,13 @@ def first_solid_hit(
     mesh: ColoredMesh, tracer: Tracer, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"]
 ) -> tuple[Int[Tensor, "R"], Float[Tensor, "R 3"]]:
     """Return the nearest face that each ray meets where it is not cut out (-1: none), and weights of its corners."""
-    face = torch.full((len(origins),), NOTHING)
+    face = torch.full((len(origins),), NO_FACE)
     weights = torch.zeros(len(origins), 3)
     rows, start = torch.arange(len(origins)), origins
     step = 1e-5 * float(tracer.vertices.abs().max()) if len(tracer.vertices) else 0.0
     for _ in range(LAYERS if mesh.has_cutouts else 1):
         found, t = tracer.cast(start, directions[rows])
-        hit = found != NOTHING
+        hit = found != NO_FACE
         rows, found, at = rows[hit], found[hit], start[hit] + t[hit, None] * directions[rows[hit]]
         if len(rows) == 0:
             break

@@ -161,13 +161,13 @@ def _glb_pictures(surface: ExportMesh) -> list[tuple[bytes, str]]:
 def _gltf_material(surface: ExportMesh) -> dict:
     """Return a metallic-roughness material; dull and not metallic unless its finish says otherwise."""
     finished = bool(surface.texture) and surface.finish is not None
-    look: dict = {"metallicFactor": 1.0 if finished else 0.0, "roughnessFactor": 1.0}
+    metallic: dict = {"metallicFactor": 1.0 if finished else 0.0, "roughnessFactor": 1.0}
     if surface.texture:
-        look["baseColorTexture"] = {"index": 0}
+        metallic["baseColorTexture"] = {"index": 0}
     if finished:
-        look["metallicRoughnessTexture"] = {"index": 1}
+        metallic["metallicRoughnessTexture"] = {"index": 1}
     extensions: dict = {"extensions": {UNLIT: {}}} if surface.unlit else {}
-    return {"name": "surface", "pbrMetallicRoughness": look, **extensions}
+    return {"name": "surface", "pbrMetallicRoughness": metallic, **extensions}
 
 
 def _accessor(view: int, array: np.ndarray) -> dict:

@@ -24,6 +24,9 @@ class HashGridConfig:
     log2_hashmap_size: int = option(19, "at most 2^this many rows per level", ge=1, le=24)
     base_resolution: int = option(16, "cells per axis of the coarsest level", ge=1, le=65536)
     per_level_scale: float = option(1.447269237440378, "ratio of successive resolutions", ge=1, le=16)
+    vertices: Literal["corners", "tinycudann"] = option(
+        "corners", "where grid points lie: corners of the cells, or as in tables trained by tinycudann"
+    )
     start_level: int = option(4, "progressive: levels that are on from the beginning", ge=1, le=32)
     start_step: int = option(0, "progressive: step at which the next level is switched on", ge=0)
     update_steps: int = option(500, "progressive: steps between two levels", ge=1)
@@ -47,6 +50,7 @@ class HashGrid(torch.nn.Module):
             config.log2_hashmap_size,
             config.base_resolution,
             config.per_level_scale,
+            config.vertices,
         )
         self.table = torch.nn.Parameter(self.spec.init_table())
         progressive = config.otype == "ProgressiveBandHashGrid"

@@ -27,8 +27,8 @@ class MLPConfig:
         "VanillaMLP",
         "FullyFusedMLP: by tinycudann in half precision where the option kernels names it, else the same",
     )
-    activation: Literal["ReLU", "Softplus", "SiLU"] = option("ReLU", "between layers")
-    output_activation: Literal["none"] = option("none", "after the last layer")
+    activation: Literal["ReLU", "Softplus", "SiLU"] = option("ReLU", "activation between layers")
+    output_activation: Literal["none"] = option("none", "activation after the last layer")
     n_neurons: int = option(64, "width of the hidden layers", ge=1, le=65536)
     n_hidden_layers: int = option(1, "number of hidden layers", ge=0, le=64)
 

@@ -1,8 +1,8 @@
 """Prompt debiasing (arXiv 2303.15413, section 4.2): words of a prompt that speak against a view are left out of it.
 
 "a smiling dog, back view" asks for a face at the back. How likely a view is, given a prompt, is asked of a masked
-language model: the words for views compete for the gap in "a [MASK] view of {prompt}". A word speaks against a view
-where the view is less likely with it than without it.
+language model: the words for views compete for the gap in "This image is depicting a [MASK] view of {prompt}". A word
+speaks against a view where the view is less likely with it than on average with and without it.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ from usd.denoiser import network_folder
 ViewShares = Callable[[Sequence[str]], Float[Tensor, "P V"]]
 """The share of each view word for each of P prompts; a prompt's shares sum to 1."""
 
-TEMPLATE = "a {gap} view of {prompt}"
-AGAINST = 0.95  # a word speaks against a view that is less than this times as likely with it
+TEMPLATE = "This image is depicting a {gap} view of {prompt}"
+AGAINST = 0.95  # least ratio of a view's share with a word to the mean of those with and without it
 
 
 def debias_prompt(
@@ -35,7 +35,7 @@ def debias_prompt(
     numbers = list(range(len(words))) if candidates is None else list(candidates)
     rest = [" ".join(words[:i] + words[i + 1 :]) for i in numbers]
     found = shares([prompt, *rest])
-    ratio = found[:1] / found[1:].clamp_min(1e-12)
+    ratio = found[:1] / torch.lerp(found[1:], found[:1], 0.5).clamp_min(1e-12)
     made = []
     for view in range(len(views)):
         against = {number for number, r in zip(numbers, ratio[:, view].tolist(), strict=True) if r < AGAINST}
@@ -69,7 +69,7 @@ class WordPieces(Protocol):
 
 @runtime_checkable
 class MaskScores(Protocol):
-    """What a masked language model returns."""
+    """The output of a masked language model."""
 
     logits: Tensor
 

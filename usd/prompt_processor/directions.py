@@ -78,7 +78,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Decays:
-    """How strongly a direction is pushed away as the view nears another one (threestudio's names and values)."""
+    """Weights that push a direction away as the view nears another one (threestudio's names and values)."""
 
     sb: Decay  # the side's, between side and back
     fsb: Decay  # the front's, between side and back

@@ -20,7 +20,7 @@ class DummyPromptProcessor(PromptProcessor["DummyPromptProcessor.Config"]):
         pretrained_model_name_or_path: str = option(
             "", "text model that would read a prompt, as other prompt processors name it", path=True
         )
-        prompt: str = option("", "what the object is, as other prompt processors name it")
+        prompt: str = option("", "sentence for the object, as other prompt processors name it")
 
     @override
     def forward(self, cameras: Cameras) -> Prompts:

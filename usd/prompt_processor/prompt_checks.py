@@ -35,13 +35,13 @@ def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
 def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[str]:
     """Return the words of a prompt that are not in ``known``. Raises UserError where none of its nouns is."""
     words = tokens(prompt)
-    strange = [word for word in words if word not in known and word not in SMALL]
-    if strange and not [word for word in words if word in known and word not in SMALL]:
-        hints = ", ".join(_hint(word, known) for word in dict.fromkeys(strange))
+    unknown = [word for word in words if word not in known and word not in SMALL]
+    if unknown and not [word for word in words if word in known and word not in SMALL]:
+        hints = ", ".join(_hint(word, known) for word in dict.fromkeys(unknown))
         raise UserError(
             f"{where}: '{shortened(prompt)}': '{name}' knows none of these words: {hints}; expected words it knows"
         )
-    return strange
+    return unknown
 
 
 def _hint(word: str, known: frozenset[str]) -> str:

@@ -53,7 +53,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         pretrained_model_name_or_path: str = option(
             "sd-2.1-base", "text model: an alias of load/models.yaml, a folder or a hub id", path=True
         )
-        prompt: str = option("", "what to make, or lib:words_of_a_library_prompt")
+        prompt: str = option("", "sentence that says what to make, or lib:words_of_a_library_prompt")
         prompt_format: str = option(
             "{prompt}",
             "the sentence that the model is given: a text with {prompt} in it, such as 'a DSLR photo of {prompt}'",

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.background import Background
+from usd.background import Backdrop, Background
 from usd.core.errors import ConfigError, UserError, listing
 from usd.core.module import C, Module
 from usd.core.registry import find, names
-from usd.core.types import Render
+from usd.core.types import Behind, Render
 from usd.geometry import Geometry
 from usd.kernels.ray_march import Composite
 from usd.material import Material
@@ -25,7 +25,7 @@ ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
 
 @dataclass(frozen=True)
 class SceneComponents:
-    """What is rendered. Renderers refer to it; the system owns it, so a checkpoint holds each component once."""
+    """The components of a scene. Renderers refer to them; the system owns them, so a checkpoint holds each once."""
 
     geometry: Geometry
     material: Material
@@ -42,8 +42,25 @@ class ViewRays:
 
 
 @dataclass(frozen=True)
+class RayRequest:
+    """Rays to follow, and what is wanted of them; ``lamps`` are the lamps of the views that they are of."""
+
+    rays: ViewRays
+    needs: frozenset[str] = frozenset()
+    generator: torch.Generator | None = None
+    lamps: Float[Tensor, "B 3"] | None = None
+
+    def light_positions(self, ray: Int[Tensor, "S"]) -> Float[Tensor, "S 3"] | None:
+        """Return the lamp of each ray's view, for rays by number; None where the cameras have none."""
+        if self.lamps is None:
+            return None
+        _, height, width = self.rays.shape
+        return self.lamps.index_select(0, ray.div(height * width, rounding_mode="floor"))
+
+
+@dataclass(frozen=True)
 class RenderRequest:
-    """What ``Renderer.render`` was asked for; see there."""
+    """The arguments of ``Renderer.render``; see there."""
 
     cameras: Cameras
     needs: frozenset[str] = frozenset()
@@ -61,13 +78,10 @@ class RenderRequest:
         origins, directions = (rays.reshape(-1, 3) for rays in self.cameras.window_rays(self.at))
         return ViewRays(origins, directions, (len(self.cameras), self.at.height, self.at.width))
 
-    def light_positions(self, ray: Int[Tensor, "S"]) -> Float[Tensor, "S 3"] | None:
-        """Return the lamp of each ray's view, for rays by number; None where the cameras have none."""
-        lamps = self.cameras.light_positions
-        if lamps is None:
-            return None
-        pixels = self.at.height * self.at.width
-        return lamps.index_select(0, ray.div(pixels, rounding_mode="floor"))
+    @property
+    def along_rays(self) -> RayRequest:
+        """The same as a request of rays."""
+        return RayRequest(self.rays, self.needs, self.generator, self.cameras.light_positions)
 
 
 class Renderer(Module[C]):
@@ -122,6 +136,30 @@ class Renderer(Module[C]):
             )
 
 
+class RayRenderer(Renderer[C]):
+    """A renderer that follows single rays: it renders views, and any rays beside."""
+
+    outputs = Renderer.outputs | {"samples", "length", "behind"}
+
+    def draw(self, request: RenderRequest) -> Render:
+        """Render all rays of the views. Samples' ``ray_index`` counts rays of all cameras."""
+        return self.follow(request.along_rays)
+
+    def render_rays(
+        self,
+        origins: Float[Tensor, "R 3"],
+        directions: Float[Tensor, "R 3"],
+        needs: frozenset[str] = frozenset(),
+        generator: torch.Generator | None = None,
+    ) -> Render:
+        """Render any rays as one picture of height 1 and width R; ``needs`` as for ``render``."""
+        return self.follow(RayRequest(ViewRays(origins, directions, (1, 1, len(origins))), needs, generator))
+
+    @abstractmethod
+    def follow(self, request: RayRequest) -> Render:
+        """Render rays."""
+
+
 def _renderers_of(needs: frozenset[str]) -> list[str]:
     """Return names of the renderers that give all of ``needs``."""
     found: dict[type[Renderer], str] = {}
@@ -135,7 +173,7 @@ def _renderers_of(needs: frozenset[str]) -> list[str]:
 
 def pictures(
     values: Float[Tensor, "R V"],
-    background: Float[Tensor, "R C"],
+    background: Behind,
     needs: frozenset[str],
     shape: tuple[int, int, int],
 ) -> Render:
@@ -144,15 +182,21 @@ def pictures(
     def picture(rows: Float[Tensor, "R c"]) -> Float[Tensor, "B c H W"]:
         return rows.view(*shape, -1).permute(0, 3, 1, 2)
 
-    channels = background.shape[1]
+    channels = background.color.shape[1]
     foreground, opacity, distance, normal = values.split([channels, 1, 1, values.shape[1] - channels - 2], 1)
     return Render(
-        rgb=picture(foreground + (1 - opacity) * background),
+        rgb=picture(foreground + (1 - opacity) * background.color),
         opacity=picture(opacity),
         foreground=picture(foreground) if "foreground" in needs else None,
         depth=picture(distance / opacity.clamp_min(1e-6)) if "depth" in needs else None,
         normal=picture(torch.nn.functional.normalize(normal, dim=-1)) if "normal" in needs else None,
+        behind=background if "behind" in needs else None,
     )
+
+
+def behind_values(values: Float[Tensor, "R V"], backdrop: Backdrop, scene: SceneComponents) -> Behind:
+    """Return what is behind the object, from what ``pictures`` takes of the object itself."""
+    return backdrop(1 - values[:, scene.background.n_channels])
 
 
 def composited_values(sums: Composite, channels: int) -> Float[Tensor, "R V"]:

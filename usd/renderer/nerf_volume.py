@@ -17,7 +17,7 @@ from usd.kernels.ray_march import RaySamples, composite_density, join_samples
 from usd.material import Material
 from usd.math import rng
 from usd.math.volume import alpha_from_density
-from usd.renderer import Renderer, RenderRequest, composited_values, pictures
+from usd.renderer import RayRenderer, RayRequest, behind_values, composited_values, pictures
 from usd.renderer.importance import ImportanceSampler
 from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher, displace, evaluate_in_chunks
 from usd.renderer.proposal import (
@@ -32,7 +32,7 @@ PROBE_STRIDE, PROBE_SHARE = 16, 0.6  # every 16th ray; below this visible share 
 
 
 @register("nerf-volume-renderer")
-class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
+class NerfVolumeRenderer(RayRenderer["NerfVolumeRenderer.Config"]):
     """Emission and absorption along rays, sampled where the estimator finds the object."""
 
     @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
 
         estimator: str = option(
             "occgrid",
-            "where samples are taken: in cells of an occupancy grid, (importance) everywhere and once more where "
+            "choice of samples: in cells of an occupancy grid, (importance) everywhere and once more where "
             "that pass was opaque, or (proposal) where a small network that is trained beside expects opacity",
             choices=("occgrid", "importance", "proposal"),
         )
@@ -49,13 +49,13 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
             64, "samples of the proposal network, with estimator proposal", ge=2, le=65536
         )
         proposal_network_config: ProposalNetworkConfig = option(
-            ProposalNetworkConfig(), "the proposal network"
+            ProposalNetworkConfig(), "shape of the proposal network"
         )
         prop_optimizer_config: ProposalOptimizerConfig = option(
-            ProposalOptimizerConfig(), "what trains the proposal network"
+            ProposalOptimizerConfig(), "optimizer of the proposal network"
         )
 
-    outputs = Renderer.outputs | {"samples", "normal_perturb"}
+    outputs = RayRenderer.outputs | {"normal_perturb"}
     marcher: OccupancyMarcher | None = None
     proposal: ProposalSampler | None = None
     importance: ImportanceSampler | None = None
@@ -92,10 +92,10 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
         """Return the opacity of samples without gradient."""
         return alpha_from_density(self._density(x), samples.lengths)
 
-    def draw(self, request: RenderRequest) -> Render:
-        """Render by sampling, shading and compositing. Samples' ``ray_index`` counts rays of all cameras."""
+    def follow(self, request: RayRequest) -> Render:
+        """Render by sampling, shading and compositing."""
         o, d, needs = request.rays.origins, request.rays.directions, request.needs
-        background = self.scene.background.color(d, request.generator)
+        backdrop = self.scene.background.behind(o, d, request.generator)
         shift = request.generator if self.training and self.config.randomized else None
         proposal = None if self.proposal is None else self.proposal.propose(o, d, shift)
         samples = self._samples(o, d, shift) if proposal is None else proposal.samples
@@ -105,10 +105,10 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
         learns = self.training and torch.is_grad_enabled()
         if proposal is not None and self.proposal is not None and learns:
             self.proposal.learn(proposal, weights, self._step)
-        render = pictures(values, background, needs, request.rays.shape)
+        render = pictures(values, behind_values(values, backdrop, self.scene), needs, request.rays.shape)
         if "samples" not in needs:
             return render
-        seen = Samples(samples.ray_index, samples.t, weights, direction, normal)
+        seen = Samples(samples.ray_index, samples.t, weights, direction, normal, length=samples.lengths)
         if "normal_perturb" in needs:
             field = self.scene.geometry.query(displace(x, request.generator), frozenset({"normal"}))
             seen = replace(seen, normal_perturb=field.normal)
@@ -156,15 +156,15 @@ class NerfVolumeRenderer(Renderer["NerfVolumeRenderer.Config"]):
 
     def _is_visible(self, o: Tensor, d: Tensor, samples: RaySamples) -> Bool[Tensor, "S"]:
         density = self._density(samples.positions(o, d))
-        nothing = density.new_zeros(len(density), 0)
-        return composite_density(density, nothing, samples, LEAST_TRANSMITTANCE).weights > 0
+        no_features = density.new_zeros(len(density), 0)
+        return composite_density(density, no_features, samples, LEAST_TRANSMITTANCE).weights > 0
 
     def _composite(
         self,
         x: Float[Tensor, "S 3"],
         direction: Float[Tensor, "S 3"],
         samples: RaySamples,
-        request: RenderRequest,
+        request: RayRequest,
     ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "S"], Float[Tensor, "S 3"] | None]:
         """Return sums along rays (color, 1, distance, normal; all times weights), weights, and the samples' normals."""
         shade = _Shading(self.scene.geometry, self.scene.material, "normal" in request.needs, request)
@@ -185,7 +185,7 @@ class _Shading:
     geometry: Geometry
     material: Material
     wants_normal: bool
-    request: RenderRequest
+    request: RayRequest
 
     def __call__(
         self, x: Float[Tensor, "S 3"], direction: Float[Tensor, "S 3"], ray: Int[Tensor, "S"]

@@ -19,7 +19,7 @@ from usd.geometry import DistanceField, SignedDistance
 from usd.kernels.ray_march import RaySamples, composite
 from usd.math.neus import crossing, laplace_density, neus_alpha, ray_slope, unseen_opacity
 from usd.math.volume import alpha_from_density
-from usd.renderer import Renderer, RenderRequest, composited_values, pictures
+from usd.renderer import RayRenderer, RayRequest, behind_values, composited_values, pictures
 from usd.renderer.importance import ImportanceSampler
 from usd.renderer.occupancy_marcher import MarchOptions, OccupancyMarcher, displace, evaluate_in_chunks
 
@@ -29,7 +29,7 @@ LIMITS = (1e-6, 1e6)  # of the sharpness
 
 
 @register("neus-volume-renderer")
-class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
+class NeusVolumeRenderer(RayRenderer["NeusVolumeRenderer.Config"]):
     """Needs a geometry that is a signed distance. ``variance`` is trained: the sharpness is exp(10 variance)."""
 
     @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         """Options of the march, and of the surface's layer."""
 
         learned_variance_init: float = option(
-            0.3, "the variance v at the start; sharpness is exp(10 v)", ge=-2, le=2
+            0.3, "variance v at the start; sharpness is exp(10 v)", ge=-2, le=2
         )
         trainable_variance: bool = option(True, "train the variance; otherwise it stays as it starts")
         cos_anneal_end_steps: int = option(
@@ -46,7 +46,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
         use_volsdf: bool = option(False, "VolSDF's density instead of NeuS's opacity")
         grid_resolution: int = option(64, "cells a side of the occupancy grid", ge=1, le=256)
 
-    outputs = Renderer.outputs | {"samples", "normal_perturb", "distance", "gradient", "laplacian"}
+    outputs = RayRenderer.outputs | {"normal_perturb", "distance", "gradient", "laplacian"}
     marcher: OccupancyMarcher | None = None
     importance: ImportanceSampler | None = None
 
@@ -97,31 +97,19 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
 
     # ------------------------------------------------------------------------------------------------- rendering
 
-    def draw(self, request: RenderRequest) -> Render:
-        """Render a chunk of rays after the other. Samples' ``ray_index`` counts rays of all cameras, row by row."""
+    def follow(self, request: RayRequest) -> Render:
+        """Render a chunk of rays after the other."""
         o, d, needs = request.rays.origins, request.rays.directions, request.needs
-        background = self.scene.background.color(d, request.generator)
+        backdrop = self.scene.background.behind(o, d, request.generator)
         whole = torch.is_grad_enabled() or "samples" in needs
         size = len(o) if whole else max(1, self.config.eval_chunk_size // self.config.num_samples_per_ray)
         index = torch.arange(len(o), device=o.device)
         lamps = [request.light_positions(part) for part in index.split(size)]
         pieces = zip(o.split(size), d.split(size), lamps)
-        values, samples = zip(*(self._along(*piece, needs, request.generator) for piece in pieces))
-        render = pictures(torch.cat(values), background, needs, request.rays.shape)
+        parts, samples = zip(*(self._along(*piece, needs, request.generator) for piece in pieces))
+        values = torch.cat(parts)
+        render = pictures(values, behind_values(values, backdrop, self.scene), needs, request.rays.shape)
         return replace(render, samples=samples[0]) if "samples" in needs else render
-
-    def render_rays(
-        self,
-        origins: Float[Tensor, "R 3"],
-        directions: Float[Tensor, "R 3"],
-        background: Float[Tensor, "R C"],
-        needs: frozenset[str] = frozenset(),
-        generator: torch.Generator | None = None,
-    ) -> Render:
-        """Render any rays as one picture of height 1 and width R over given colors; ``needs`` as for ``render``."""
-        values, samples = self._along(origins, directions, None, needs, generator)
-        render = pictures(values, background, needs, (1, 1, len(origins)))
-        return replace(render, samples=samples) if "samples" in needs else render
 
     def _along(
         self,
@@ -153,6 +141,7 @@ class NeusVolumeRenderer(Renderer["NeusVolumeRenderer.Config"]):
             distance=field.distance,
             gradient=field.gradient,
             laplacian=field.laplacian,
+            length=samples.lengths,
         )
         return composited_values(sums, color.shape[1]), seen
 

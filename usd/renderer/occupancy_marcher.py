@@ -25,19 +25,25 @@ Values = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
 class MarchOptions:
     """Options of renderers that take samples along rays."""
 
-    radius: float = option(1.0, "the object lies in the cube [-radius, radius]^3", gt=0, le=10000)
+    radius: float = option(
+        1.0, "half the side of the cube that the object lies in: [-radius, radius]^3", gt=0, le=10000
+    )
     num_samples_per_ray: int = option(
         512, "steps along the diagonal of the cube; without an occupancy grid: samples a ray", ge=1, le=65536
     )
     randomized: bool = option(True, "while training, every ray starts at a random part of a step")
-    near_plane: float = option(0.0, "nothing nearer is rendered", ge=0, le=1e12)
-    far_plane: float = option(1e10, "nothing further is rendered", gt=0, le=1e12)
+    near_plane: float = option(
+        0.0, "distance from the camera nearer than which nothing is rendered", ge=0, le=1e12
+    )
+    far_plane: float = option(
+        1e10, "distance from the camera beyond which nothing is rendered", gt=0, le=1e12
+    )
     eval_chunk_size: int = option(
         1 << 20, "steps or samples worked on at once where no gradient is kept", ge=1
     )
     estimator: str = option(
         "occgrid",
-        "where samples are taken: in cells of an occupancy grid, or (importance) everywhere and once more where "
+        "choice of samples: in cells of an occupancy grid, or (importance) everywhere and once more where "
         "that pass was opaque",
         choices=("occgrid", "importance"),
     )

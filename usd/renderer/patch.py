@@ -24,18 +24,20 @@ class PatchRenderer(Renderer["PatchRenderer.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        base_renderer: Spec = component("renderer", "nerf-volume-renderer", "renders both pictures")
+        base_renderer: Spec = component(
+            "renderer", "nerf-volume-renderer", "renderer of the patch and of the low-resolution picture"
+        )
         patch_size: int = option(128, "side of the patch, pixels", ge=1, le=16384)
         global_downsample: int = option(
-            4, "the low-resolution picture is smaller by this factor", ge=1, le=1024
+            4, "factor by which the low-resolution picture is smaller", ge=1, le=1024
         )
-        global_detach: bool = option(False, "only the patch is trained")
+        global_detach: bool = option(False, "whether only the patch is trained")
 
     def configure(self) -> None:
         """Make the renderer of both pictures."""
         scene = {name: getattr(self.scene, name) for name in ("geometry", "material", "background")}
         self.base = build(self.config.base_renderer, Renderer, **scene)
-        self.outputs = self.base.outputs
+        self.outputs = self.base.outputs - {"behind"}
 
     def draw(self, request: RenderRequest) -> Render:
         """Render a coarse picture and a patch. Without a generator the patch is in the middle."""
@@ -112,6 +114,7 @@ def _join_samples(first: Samples | None, second: Samples | None, first_rays: int
         gradient=_both(first.gradient, second.gradient),
         laplacian=_both(first.laplacian, second.laplacian),
         normal_perturb=_both(first.normal_perturb, second.normal_perturb),
+        length=_both(first.length, second.length),
     )
 
 

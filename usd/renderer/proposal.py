@@ -37,7 +37,7 @@ class ProposalEncodingConfig(HashGridConfig):
 class ProposalNetworkConfig:
     """``proposal_network_config``."""
 
-    n_input_dims: Literal[3] = option(3, "coordinates of a point")
+    n_input_dims: Literal[3] = option(3, "number of coordinates of a point")
     n_output_dims: Literal[1] = option(1, "numbers that the network gives a point: its density")
     encoding_config: ProposalEncodingConfig = option(ProposalEncodingConfig(), "encoding of positions")
     network_config: MLPConfig = option(MLPConfig(), "layers behind the encoding")
@@ -48,8 +48,8 @@ class ProposalOptimizerArgs:
     """``prop_optimizer_config.args``."""
 
     lr: Schedule = option(Schedule.constant(0.01), "learning rate of the proposal network, by step", ge=0)
-    betas: tuple[float, float] = option((0.9, 0.999), "decay of the moments", ge=0, lt=1)
-    eps: float = option(1e-15, "least divisor of a step", ge=0)
+    betas: tuple[float, float] = option((0.9, 0.999), "decay of Adam's moments", ge=0, lt=1)
+    eps: float = option(1e-15, "least divisor of a step of Adam", ge=0)
     weight_decay: float = option(0.0, "pull of the proposal network's weights towards zero", ge=0)
 
 
@@ -58,7 +58,9 @@ class ProposalOptimizerConfig:
     """``prop_optimizer_config``."""
 
     name: Literal["Adam"] = option("Adam", "optimizer of the proposal network")
-    args: ProposalOptimizerArgs = option(ProposalOptimizerArgs(), "its settings")
+    args: ProposalOptimizerArgs = option(
+        ProposalOptimizerArgs(), "settings of the proposal network's optimizer"
+    )
 
 
 class ProposalField(torch.nn.Module):

@@ -26,7 +26,7 @@ from usd.kernels.rasterize_nvdiffrast import ContextType
 from usd.kernels.runtime import wants
 from usd.math.camera import Cameras, Window
 from usd.math.mesh import vertex_normals
-from usd.renderer import Renderer, RenderRequest, pictures
+from usd.renderer import Renderer, RenderRequest, behind_values, pictures
 
 Implementation = Literal["built-in", "nvdiffrast"]
 Blend = Callable[[Tensor], Tensor]  # of pictures (B H W C), across silhouettes
@@ -69,9 +69,10 @@ class Rasterizer(Renderer["Rasterizer.Config"]):
                 "rasterizer: a mesh has no samples along rays; "
                 "expected system.loss.lambda_orient and lambda_z_variance to be 0"
             )
-        background = self.scene.background.color(rays.directions, request.generator)
+        backdrop = self.scene.background.behind(rays.origins, rays.directions, request.generator)
         mesh = require_renderable(self.surface())
-        render = pictures(self._values(mesh, request), background, needs, rays.shape)
+        values = self._values(mesh, request)
+        render = pictures(values, behind_values(values, backdrop, self.scene), needs, rays.shape)
         return replace(render, mesh=mesh) if "mesh" in needs else render
 
     def _values(self, mesh: Mesh, request: RenderRequest) -> Float[Tensor, "R V"]:

@@ -11,17 +11,25 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from usd.core import ranks
-from usd.core.checkpoint import FORMAT, Checkpoint, checkpoint_of, component_entries
+from usd.core.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    ForeignCheckpointError,
+    checkpoint_of,
+    component_entries,
+)
 from usd.core.checkpoint import load as load_checkpoint
 from usd.core.config import Schedule, Spec, option, plain
 from usd.core.console import say
 from usd.core.errors import ConfigError, UserError, listing
 from usd.core.module import Component, Module
 from usd.core.random import generator, mix
+from usd.core.types import Render
 from usd.data import Data
 from usd.data.reference import ReferenceConfig
 from usd.denoiser import Execution
 from usd.exporter import Exporter
+from usd.math.camera import Cameras
 from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
 from usd.system.scheduler import SchedulerConfig, make_scheduler
@@ -39,7 +47,7 @@ ALIASES = {"elevation-system": "elevation_training"}
 class WandbConfig:
     """Weights & Biases, beside TensorBoard and CSV which are always written."""
 
-    enable: bool = option(False, "log to Weights & Biases too; needs the package wandb")
+    enable: bool = option(False, "whether figures go to Weights & Biases, too; needs the package wandb")
     project: str = option("usd", "project at Weights & Biases")
     name: str | None = option(None, "name of the run at Weights & Biases; by default the trial's")
 
@@ -48,7 +56,7 @@ class WandbConfig:
 class LoggersConfig:
     """Loggers beside TensorBoard and CSV."""
 
-    wandb: WandbConfig = option({}, "Weights & Biases")
+    wandb: WandbConfig = option({}, "logger of Weights & Biases")
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class PictureSource:
     image_path: str
     reference: ReferenceConfig
     model: str
-    running: Execution
+    execution: Execution
     keys: tuple[str, str]  # of picture and model, for messages
 
 
@@ -81,9 +89,9 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     class Config:
         """Options of every system."""
 
-        optimizer: OptimizerConfig = option({}, "how weights are updated")
+        optimizer: OptimizerConfig = option({}, "optimizer of the weights")
         scheduler: SchedulerConfig | None = option(
-            None, "how learning rates change, in place of schedules of lr"
+            None, "scheduler of the learning rates, in place of schedules of lr"
         )
         weights: Path | None = option(
             None,
@@ -92,7 +100,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         weights_ignore_modules: tuple[str, ...] = option(
             (), "modules whose weights are not taken from weights, such as material and background"
         )
-        loggers: LoggersConfig = option({}, "where figures go beside TensorBoard and CSV")
+        loggers: LoggersConfig = option({}, "loggers beside TensorBoard and CSV")
 
         def picture_source(self) -> PictureSource | None:
             """Return the reference picture and its model, for ``data.reference_elevation_deg: auto``; None without."""
@@ -143,6 +151,10 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:  # noqa: ARG002 - for overrides
         """Write what was made to ``folder`` with an exporter; return the files. Raises ``UserError``."""
         raise UserError(f"{type(self).__name__} has nothing to export")
+
+    def evaluation_views(self, cameras: Cameras) -> Render:  # noqa: ARG002 - for overrides
+        """Render the object as people and scores are shown it, on the CPU. Raises ``UserError`` without an object."""
+        raise UserError(f"{type(self).__name__} trains no object that could be rendered")
 
     def compare_export(self, exporter: Exporter, files: Sequence[Path], data: Data) -> str:  # noqa: ARG002 - for overrides
         """Return in a line how far exported files are from the object; empty where that cannot be compared."""
@@ -232,23 +244,36 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
 
     def start_from_weights(self, path: Path) -> None:
         """Take the weights of an earlier training, but those of ``weights_ignore_modules``. Raises ``UserError``."""
-        try:
-            saved = load_checkpoint(checkpoint_of(path))["state_dict"]
-        except UserError as error:
-            raise UserError(f"system.weights: {error}") from error
         given, own = self.config.weights_ignore_modules, self.state_dict()
+        ignored = {*given, *self.refitted}
+        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
+        try:
+            saved = self._earlier_weights(checkpoint_of(path), kept)
+        except UserError as error:
+            raise type(error)(f"system.weights: {error}") from error
         there = [*own, *saved, *(name for name, _ in self.named_modules())]
         if unknown := [name for name in given if not any(_is_below(key, name) for key in there)]:
             raise ConfigError(
                 f"system.weights_ignore_modules: no weights are called {unknown[0]}.*; expected modules such as "
                 f"{listing({key.split('.')[0] for key in own})}"
             )
-        ignored = {*given, *self.refitted}
-        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
         taken = {
             key: value for key, value in saved.items() if not any(_is_below(key, name) for name in ignored)
         }
         self.load_state_dict({**kept, **taken})
+
+    def _earlier_weights(self, path: Path, kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return a checkpoint's weights, this project's or threestudio's, by names here. Raises ``UserError``."""
+        try:
+            return load_checkpoint(path)["state_dict"]
+        except ForeignCheckpointError:
+            from usd.system.threestudio_training import threestudio_state, weights_for
+
+            state = threestudio_state(path)
+            if state is None:
+                raise
+            own = {key: value for key, value in self.state_dict().items() if key not in kept}
+            return weights_for(own, getattr(self, "geometry", None), state)
 
     def on_fit_end(self) -> None:
         """Write what training made."""

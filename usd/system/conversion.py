@@ -60,7 +60,9 @@ class ConversionSource:
     material_spec: Spec
 
 
-def initialize_object(target: ConversionTarget, options: ConversionOptions, draws: torch.Generator) -> None:
+def initialize_object(
+    target: ConversionTarget, options: ConversionOptions, generator: torch.Generator
+) -> None:
     """Give a new object the shape, and the colors, that a training starts from. Raises ``UserError``."""
     if options.path is None:
         start = target.geometry.initialize()
@@ -73,15 +75,14 @@ def initialize_object(target: ConversionTarget, options: ConversionOptions, draw
         colored = has_features(target.geometry) and has_features(source.geometry)
         start = with_vertex_colors(target.geometry.export_mesh(), source) if colored else None
     if start is not None and start.color is not None:
-        error = fit_colors(target.geometry, target.material, start, draws)
+        error = fit_colors(target.geometry, target.material, start, generator)
         log.info("colors to start from are fitted to %.3f (root mean square)", error)
 
 
 def load_source(path: Path, override: Mapping[str, object], device: torch.device) -> ConversionSource:
     """Load geometry and material of a checkpoint. Raises ``UserError`` for what is no checkpoint with a geometry."""
     try:
-        saved = checkpoint.load(checkpoint.checkpoint_of(path))
-        geometry, material = (checkpoint.saved_component(saved, name) for name in ("geometry", "material"))
+        geometry, material = _earlier_components(checkpoint.checkpoint_of(path))
     except UserError as error:
         raise UserError(f"{KEY}: {error}") from error
     options = {**plain_options(geometry.spec.config), **override}
@@ -89,6 +90,20 @@ def load_source(path: Path, override: Mapping[str, object], device: torch.device
     shape = _build_with_weights(changed, Geometry, geometry.weights).to(device)
     color = _build_with_weights(material.spec, Material, material.weights).to(device)
     return ConversionSource(shape, color, material.spec)
+
+
+def _earlier_components(path: Path) -> tuple[checkpoint.SavedComponent, checkpoint.SavedComponent]:
+    """Return geometry and material of a checkpoint, this project's or threestudio's. Raises ``UserError``."""
+    try:
+        saved = checkpoint.load(path)
+    except checkpoint.ForeignCheckpointError:
+        from usd.system.threestudio_training import saved_components, threestudio_state
+
+        state = threestudio_state(path)
+        if state is None:
+            raise
+        return saved_components(path, state)
+    return checkpoint.saved_component(saved, "geometry"), checkpoint.saved_component(saved, "material")
 
 
 def _build_with_weights(component: Spec, kind: type[Built], weights: Mapping[str, Tensor]) -> Built:

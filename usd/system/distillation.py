@@ -68,7 +68,8 @@ class DistillationConfig(SceneConfig):
     """
 
     stage: Literal["coarse", "geometry", "texture"] = option(
-        "coarse", "what the guidance gets: colors; geometry: normals instead (texture: colors again)"
+        "coarse",
+        "stage of Fantasia3D: geometry shows normals to the guidance, coarse and texture show colors",
     )
     normal_background: float = option(
         0.0, "shade of gray behind the normals that a geometry stage shows to the guidance", ge=0, le=1
@@ -94,10 +95,10 @@ class DistillationConfig(SceneConfig):
     )
     rgb_as_latents: bool = option(
         False,
-        "what is rendered are latents of the guidance's model, so that nothing is encoded (Latent-NeRF, SJC)",
+        "whether renders are latents of the guidance's model, so that nothing is encoded (Latent-NeRF, SJC)",
     )
     prompt_processor: Spec | None = component(
-        "prompt_processor", None, "prompts, if the guidance wants any", optional=True
+        "prompt_processor", None, "prompt processor, if the guidance wants prompts", optional=True
     )
 
     exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
@@ -297,7 +298,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
 
     @property
     def stage_needs(self) -> frozenset[str]:
-        """What is rendered beside colors because this stage shows it."""
+        """Quantities that are rendered beside colors because this stage shows them."""
         return frozenset({"normal"}) if self.config.stage == "geometry" else frozenset()
 
     def guidance_input(self, render: Render) -> Render:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import TypeVar, override
 
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.console import say
@@ -42,7 +42,6 @@ from usd.system.distillation import loss_options
 from usd.system.scene import SceneConfig, SceneSystem
 from usd.system.weighted_losses import Weights, loss_keys, read_weights
 
-PICTURE_LOSSES = {"l1": 1.0, "p": 0.0}
 LEAST_SIDE = 16  # pixels that LPIPS can look at
 SHEET = 16  # edited pictures on a contact sheet
 
@@ -64,6 +63,9 @@ class InstructNerf2NerfConfig(SceneConfig):
         1000, "step of the first edit; the scene is fitted to its own pictures until then", ge=0
     )
     per_editing_step: int = option(10, "steps from one edited picture to the next", ge=1)
+
+
+N = TypeVar("N", bound=InstructNerf2NerfConfig, default=InstructNerf2NerfConfig, covariant=True)
 
 
 class EditedPictures(Module[NoOptions]):
@@ -96,16 +98,22 @@ class EditedPictures(Module[NoOptions]):
         self.pixels = dict(pixels)
 
 
-@register("instructnerf2nerf-system")
-class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch, CameraBatch]):
-    """Instruct-NeRF2NeRF: a scene of ``multiview-camera-datamodule`` that comes to look as a sentence says."""
+class EditingSystem(SceneSystem[N, PictureBatch, CameraBatch]):
+    """Base of systems that edit the pictures of ``multiview-camera-datamodule`` while a scene learns them."""
 
     transient: ClassVar[frozenset[str]] = SceneSystem.transient | {"edited"}
+    picture_losses: ClassVar[Mapping[str, float]] = {"l1": 1.0, "p": 0.0}
+    """Losses against pictures, and their weights where no configuration says them."""
+
+    @classmethod
+    def default_weights(cls) -> dict[str, float]:
+        """Return the weights of losses where no configuration says them."""
+        return {**cls.picture_losses, **dict.fromkeys(regularizers(), 0.0)}
 
     @classmethod
     def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:
         """Return the keys of ``loss`` that this system refuses."""
-        loss, known = options.get("loss"), [*loss_keys(default_weights()), *LOSS_OPTIONS]
+        loss, known = options.get("loss"), [*loss_keys(cls.default_weights()), *LOSS_OPTIONS]
         return [f"loss.{key}" for key in loss if key not in known] if isinstance(loss, Mapping) else []
 
     def build(self) -> None:
@@ -116,15 +124,19 @@ class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch,
             raise ConfigError(
                 "system.prompt_processor_type: required but not given; expected a prompt processor"
             )
-        if (channels := max(self.material.n_channels, self.background.n_channels)) != 3:
-            raise ConfigError(
-                f"system.material.n_output_dims: what is rendered has {channels} channels; expected 3, colors"
-            )
+        self.check_channels()
         self.guidance: Guidance | None = None
         self.prompt_processor: PromptProcessor | None = None
         self.lpips: Lpips | None = None
         self.edited = EditedPictures()
         self.test_views: list[tuple[Float[Tensor, "4 H W"], Cameras]] = []
+
+    def check_channels(self) -> None:
+        """Raise ``ConfigError`` where what is rendered is no picture."""
+        if (channels := max(self.material.n_channels, self.background.n_channels)) != 3:
+            raise ConfigError(
+                f"system.material.n_output_dims: what is rendered has {channels} channels; expected 3, colors"
+            )
 
     def loss_weights(self) -> Weights:
         """Return the weights of the pictures' losses and of the regularizers."""
@@ -132,7 +144,7 @@ class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch,
         given: dict[str, Schedule] = {
             key: weight for key, weight in self.config.loss.items() if key not in LOSS_OPTIONS
         }
-        return read_weights(given, default_weights())
+        return read_weights(given, self.default_weights())
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -248,18 +260,37 @@ class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch,
     def compute(self, batch: PictureBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of renders against the pictures as they are now, and of the renders themselves."""
         active = self.active(step)
-        weighted = {name: loss for name, loss in regularizers().items() if name in active}
-        render = self.renderer.render(batch.cameras, needs_of(weighted.values()), generator)
+        render = self.renderer.render(batch.cameras, self.needs_at(step), generator)
         truth = self.edited.instead_of(batch.pictures, batch.indices)
-        losses = {name: loss(render, **self.loss_options) for name, loss in weighted.items()}
+        losses = {**self.regularization(render, active), **self.differences(render.rgb, truth, active)}
+        self.note_progress(render.rgb, truth)
+        return {name: active[name] * loss for name, loss in losses.items()}
+
+    def needs_at(self, step: int) -> frozenset[str]:
+        """Return what the regularizers of a step need of a render."""
+        return needs_of(loss for name, loss in regularizers().items() if name in self.active(step))
+
+    def regularization(self, render: Render, active: Mapping[str, float]) -> dict[str, Tensor]:
+        """Return the active losses of renders themselves."""
+        weighted = {name: loss for name, loss in regularizers().items() if name in active}
+        return {name: loss(render, **self.loss_options) for name, loss in weighted.items()}
+
+    def differences(
+        self, rgb: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "B 3 H W"], active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Return the active losses between rendered and true pictures."""
+        losses: dict[str, Tensor] = {}
         if "l1" in active:
-            losses["l1"] = absolute_difference(render.rgb, truth)
+            losses["l1"] = absolute_difference(rgb, truth)
         if "p" in active and self.lpips is not None:
-            losses["p"] = self.lpips.distance(render.rgb, truth).mean()
-        error = (render.rgb.detach() - truth).square().mean()
+            losses["p"] = self.lpips.distance(rgb, truth).mean()
+        return losses
+
+    def note_progress(self, rgb: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "B 3 H W"]) -> None:
+        """Keep the figures of a step that are no losses."""
+        error = (rgb.detach() - truth).square().mean()
         self.figures["psnr"] = float(-10 * error.clamp_min(1e-10).log10())
         self.figures["edited_views"] = len(self.edited.pixels)
-        return {name: active[name] * loss for name, loss in losses.items()}
 
     # ------------------------------------------------------------------------------------------------- pictures
 
@@ -304,9 +335,9 @@ class InstructNerf2NerfSystem(SceneSystem[InstructNerf2NerfConfig, PictureBatch,
         self.test_views = []
 
 
-def default_weights() -> dict[str, float]:
-    """Return the weights of losses where no configuration says them."""
-    return {**PICTURE_LOSSES, **dict.fromkeys(regularizers(), 0.0)}
+@register("instructnerf2nerf-system")
+class InstructNerf2NerfSystem(EditingSystem[InstructNerf2NerfConfig]):
+    """Instruct-NeRF2NeRF: a scene of ``multiview-camera-datamodule`` that comes to look as a sentence says."""
 
 
 def refuse_other_guidance(chosen: Spec) -> None:

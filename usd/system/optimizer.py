@@ -36,6 +36,7 @@ class OptimizerConfig:
     """``torch.optim`` by name. ``params`` gives module paths their own settings; else all weights share ``args``."""
 
     dotted_keys: ClassVar[frozenset[str]] = frozenset({"params"})  # module paths, whose dots belong to them
+    key: ClassVar[str] = "system.optimizer"  # where it stands, for messages
 
     name: str = option("AdamW", "a class of torch.optim, or Adan")
     args: dict[str, Schedule | Setting] = option(
@@ -47,12 +48,12 @@ class OptimizerConfig:
     )
 
     def __post_init__(self) -> None:
-        check_settings("system.optimizer.args", self.args)
+        check_settings(f"{self.key}.args", self.args)
         for path, settings in self.groups.items():
-            check_settings(f"system.optimizer.params.{path}", settings)
+            check_settings(f"{self.key}.params.{path}", settings)
         common = _setting_numbers(self.args.get("lr"))
         if common and max(common) == 0 and not any("lr" in own for own in self.groups.values()):
-            raise ConfigError("system.optimizer.args.lr: 0 trains nothing; expected > 0")
+            raise ConfigError(f"{self.key}.args.lr: 0 trains nothing; expected > 0")
 
     @property
     def groups(self) -> dict[str, dict[str, Schedule | Setting]]:
@@ -86,7 +87,7 @@ def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.op
     cls = classes.get(config.name)
     if cls is None:
         raise ConfigError(
-            f"system.optimizer.name: torch.optim has no '{config.name}'.{did_you_mean(config.name, classes)}"
+            f"{config.key}.name: torch.optim has no '{config.name}'.{did_you_mean(config.name, classes)}"
         )
     for key, settings in _settings_by_key(config):
         _refuse_unknown_settings(key, settings, _accepted(cls))
@@ -99,13 +100,13 @@ def make_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.op
         _try_one_step(make, groups, settings)
         return make(groups, **settings)
     except Exception as error:  # each optimizer has its own kinds
-        raise ConfigError(f"system.optimizer: {config.name}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{config.key}: {config.name}: {str(error).splitlines()[0]}") from error
 
 
 def _settings_by_key(config: OptimizerConfig) -> list[tuple[str, Settings]]:
     """Return the common settings and those of each module path, with their key paths."""
-    own = [(f"system.optimizer.params.{path}", settings) for path, settings in config.groups.items()]
-    return [("system.optimizer.args", config.args), *own]
+    own = [(f"{config.key}.params.{path}", settings) for path, settings in config.groups.items()]
+    return [(f"{config.key}.args", config.args), *own]
 
 
 def _accepted(cls: type) -> list[str]:
@@ -131,15 +132,15 @@ def _refuse_mistyped(cls: type, key: str, settings: Settings) -> None:
         if isinstance(default, tuple):
             if not isinstance(value, tuple) or len(value) != len(default):
                 raise ConfigError(
-                    f"{key}.{name}: expected {len(default)} numbers such as {list(default)}, got {_shown(value)}"
+                    f"{key}.{name}: expected {len(default)} numbers such as {list(default)}, got {_described(value)}"
                 )
         elif isinstance(value, bool) or not isinstance(value, int | float | Schedule):
-            raise ConfigError(f"{key}.{name}: expected a number such as {default:g}, got {_shown(value)}")
+            raise ConfigError(f"{key}.{name}: expected a number such as {default:g}, got {_described(value)}")
         elif isinstance(value, int | float) and (value < 0 or not math.isfinite(value)):
             raise ConfigError(f"{key}.{name}: {value:g} is out of range; expected >= 0")
 
 
-def _shown(value: Schedule | Setting) -> str:
+def _described(value: Schedule | Setting) -> str:
     """Return a setting as YAML writes it."""
     return "null" if value is None else str(list(value) if isinstance(value, tuple) else value)
 
@@ -163,7 +164,10 @@ def parameter_groups(module: torch.nn.Module, config: OptimizerConfig) -> list[G
     if not config.groups:
         return [{"params": [p for p in module.parameters() if p.requires_grad], **_at_step_0(common)}]
     items = config.groups.items()
-    return [{"params": _parameters_at(module, path), **_at_step_0({**common, **own})} for path, own in items]
+    return [
+        {"params": _parameters_at(module, path, config.key), **_at_step_0({**common, **own})}
+        for path, own in items
+    ]
 
 
 def _at_step_0(settings: Settings) -> Group:
@@ -173,13 +177,13 @@ def _at_step_0(settings: Settings) -> Group:
     return {**settings, **scheduled}
 
 
-def _parameters_at(module: torch.nn.Module, path: str) -> list[torch.nn.Parameter]:
+def _parameters_at(module: torch.nn.Module, path: str, key: str) -> list[torch.nn.Parameter]:
     """Return those of a parameter or module; none where a module has none, as a plain background does."""
     found = [p for name, p in module.named_parameters() if name == path or name.startswith(f"{path}.")]
     if not found and path not in dict(module.named_modules()):
         known = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()}
         hint = did_you_mean(path, known) or f" Known: {listing(known)}."
-        raise ConfigError(f"system.optimizer.params.{path}: no parameters there.{hint}")
+        raise ConfigError(f"{key}.params.{path}: no parameters there.{hint}")
     return [p for p in found if p.requires_grad]
 
 

@@ -57,8 +57,8 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
     def build(self) -> None:
         """Check that there is a picture where one is wanted. Raises ``ConfigError``."""
         options = self.config.guidance.config
-        self.looks = isinstance(options, GuidanceConfig) and options.wants_picture
-        if not self.looks and self.config.start == "reference":
+        self.wants_picture = isinstance(options, GuidanceConfig) and options.wants_picture
+        if not self.wants_picture and self.config.start == "reference":
             raise ConfigError(
                 f"system.start: reference, but '{self.config.guidance.name}' looks at no picture; expected another"
             )
@@ -76,7 +76,7 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
                 "data_type: the playground needs the same views at every step; expected fixed-views"
             )
         views, device = data.chosen("train"), self.trainer.strategy.root_device
-        reference = self._reference() if self.looks else None
+        reference = self._reference() if self.wants_picture else None
         guidance = self.guidance = build(self.config.guidance, Guidance, prompts=self._prompts()).to(device)
         size = guidance.model.latent.image_size
         picture = torch.full((1, 3, size, size), 0.5, device=device)

@@ -1,12 +1,12 @@
-"""From views to a surface: a signed distance is rendered like a volume until it looks like them (arXiv 2106.10689).
+"""From views to an object or a scene: a field is rendered like a volume until it looks like them.
 
-A step renders random rays of the given views and compares colors, masks and, where the views have them, normals. The
-number of rays follows the number of samples they take, so that a step costs the same throughout. No diffusion model
-is involved.
+The field is a signed distance (NeuS, arXiv 2106.10689) or a density (NeRF, arXiv 2003.08934). A step renders random
+rays of the given views and compares colors and, where the views have them, masks, normals and depths. The number of
+rays follows the number of samples they take, so that a step costs the same throughout. No diffusion model is involved.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,25 +33,31 @@ from usd.losses.eikonal import eikonal, eikonal_error, free_surface
 from usd.losses.opacity import opaque, sparsity
 from usd.losses.rays import (
     absolute_error,
+    depth_error,
     mask_error,
     normal_error,
     normal_trust,
     squared_error,
     trusted_mean,
 )
-from usd.losses.samples import z_variance
+from usd.losses.samples import background_distortion, distortion, z_variance
 from usd.math.rng import BatchShare, use_share
+from usd.renderer import RayRenderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
+from usd.renderer.occupancy_marcher import MarchOptions
 from usd.system.scene import SceneConfig, SceneSystem
+from usd.system.view_corrections import Appearance, AppearanceConfig, PoseCorrections
 from usd.system.weighted_losses import Weights, read_weights
 
-PICTURE_LOSSES = {"rgb_l1": 1.0, "rgb_mse": 10.0, "mask": 0.1, "normal": 0.0}
+PICTURE_LOSSES = {"rgb_l1": 1.0, "rgb_mse": 10.0, "mask": 0.1, "normal": 0.0, "depth": 0.0}
 FIELD_LOSSES = {"eikonal": 0.1, "free_surface": 0.0}
 RENDER_LOSSES: dict[str, Loss] = {
     "curvature": curvature,
     "sparsity": sparsity,
     "opaque": opaque,
     "z_variance": z_variance,
+    "distortion": distortion,
+    "background_distortion": background_distortion,
 }
 DEFAULT_WEIGHTS = {**PICTURE_LOSSES, **FIELD_LOSSES, **dict.fromkeys(RENDER_LOSSES, 0.0)}
 LEAST_RAYS = 32
@@ -73,23 +79,29 @@ class OutlierConfig:
 class ReconstructConfig(SceneConfig):
     """Components, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
 
-    NAME is rgb_l1, rgb_mse, mask, normal (against the pictures), eikonal, curvature, free_surface (of the distance),
-    sparsity, opaque or z_variance (of what is rendered).
+    NAME is rgb_l1, rgb_mse, mask, normal, depth (against the pictures), eikonal, curvature, free_surface (of the
+    distance), sparsity, opaque, z_variance, distortion or background_distortion (of what is rendered).
     """
 
     geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
-    renderer: Spec = component("renderer", "neus-volume-renderer", "how pictures of the object are made")
-    outliers: OutlierConfig = option({}, "errors that are not believed")
+    renderer: Spec = component(
+        "renderer", "neus-volume-renderer", "renderer that makes pictures of the object"
+    )
+    outliers: OutlierConfig = option({}, "shares of rays whose errors are left out as outliers")
     samples_per_step: int | None = option(
-        16384, "rays are as many as take this many samples, up to data.n_rays; null: always data.n_rays", ge=1
+        16384,
+        "samples of a step: rays are as many as take these, up to data.n_rays; null: always data.n_rays",
+        ge=1,
     )
     first_rays: int = option(256, "rays of the first step, where their number changes", ge=1, le=2**24)
     field_points: int = option(
-        1024, "points anywhere in the cube, for losses of the distance", ge=1, le=2**24
+        1024, "number of points anywhere in the cube, for losses of the distance", ge=1, le=2**24
     )
     free_surface_decay: float = option(
         50.0, "decay of lambda_free_surface: distances far above its inverse count as empty", gt=0
     )
+    refine_poses: bool = option(False, "whether cameras are turned and shifted a little until views agree")
+    appearance: AppearanceConfig = option({}, "look of each view of its own, where exposures differ")
 
 
 @register("reconstruct-system", "reconstruct")
@@ -98,17 +110,19 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
 
     transient: ClassVar[frozenset[str]] = frozenset()
     shares_batches: ClassVar[bool] = True
-    renderer: NeusVolumeRenderer
+    renderer: RayRenderer
     n_rays: Tensor
 
     def build(self) -> None:
         """Build the scene. Raises ``ConfigError`` where its components do not fit each other."""
         super().build()
         self.register_buffer("n_rays", torch.tensor(self.config.first_rays))
+        self.poses = PoseCorrections(self.config.refine_poses)
+        self.appearance = Appearance(self.config.appearance)
         self.test_views: list[tuple[ViewBatch, Float[Tensor, "4 H W"]]] = []
 
-    def build_renderer(self) -> NeusVolumeRenderer:
-        """Build the renderer. Raises ``ConfigError`` for one that renders no signed distance."""
+    def build_renderer(self) -> RayRenderer:
+        """Build the renderer. Raises ``ConfigError`` for one that follows no single rays."""
         config = self.config
         if self.material.n_features != self.geometry.n_features:
             raise ConfigError(
@@ -116,18 +130,42 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
                 f"{self.material.n_features}, what {config.material.name} takes"
             )
         renderer = super().build_renderer()
-        if not isinstance(renderer, NeusVolumeRenderer):
+        if not isinstance(renderer, RayRenderer):
             raise ConfigError(
-                f"system.renderer_type: {config.renderer.name} renders no signed distance; "
-                "expected neus-volume-renderer"
+                f"system.renderer_type: {config.renderer.name} renders no single rays; "
+                "expected neus-volume-renderer or nerf-volume-renderer"
             )
+        self._refuse_losses_of_distances()
         return renderer
+
+    def _refuse_losses_of_distances(self) -> None:
+        """Raise ``ConfigError`` for a weight of a loss that only a signed distance has, where there is none."""
+        if isinstance(self.geometry, SignedDistance):
+            return
+        for name in (*FIELD_LOSSES, "curvature"):
+            if f"lambda_{name}" in self.config.loss and self.weights[name].maximum > 0:
+                raise ConfigError(
+                    f"system.loss.lambda_{name}: is a loss of distances, which {self.config.geometry.name} has not; "
+                    "expected 0, or a signed distance such as implicit-sdf"
+                )
+
+    @property
+    def radius(self) -> float:
+        """Half the side of the cube that the object lies in."""
+        options = self.renderer.config
+        return options.radius if isinstance(options, MarchOptions) else self.geometry.radius
 
     def loss_weights(self) -> Weights:
         """Return the weights of the losses of pictures, distances and renders."""
         return read_weights(self.config.loss, DEFAULT_WEIGHTS)
 
     # ------------------------------------------------------------------------------------------------- training
+
+    def configure_model(self) -> None:
+        """Give every training view its corrections."""
+        if isinstance(self.data, ViewsData) and (self.poses.rows or self.appearance.rows):
+            for part in (self.poses, self.appearance):
+                part.make_room(len(self.data.train_views))
 
     def on_fit_start(self) -> None:
         """Print what was understood of the views, and take the shape to start from."""
@@ -143,7 +181,8 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
             say(f"views: {views_summary(data.train_views)}")
         if not data.train_views.masked and self.weights["mask"].maximum > 0:
             say("note: the views have no masks, so lambda_mask has nothing to say")
-        refuse_outside(data.train_views, self.renderer.config.radius)
+        if not self.background.is_scene:
+            refuse_outside(data.train_views, self.radius)
         if self.trainer.ckpt_path is None:
             self.geometry.initialize()
         super().on_fit_start()
@@ -165,12 +204,13 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         self, rays: RayBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> tuple[dict[str, Tensor], Render]:
         """Render along rays; return the losses against their pixels, those of the render itself, and the render."""
-        background = self.background.color(rays.directions, generator)
         extra = {name: loss for name, loss in RENDER_LOSSES.items() if name in active}
-        needs = needs_of(extra.values()) | {"samples"} | ({"normal"} if "normal" in active else set())
-        render = self.renderer.render_rays(rays.origins, rays.directions, background, needs, generator)
+        needs = needs_of(extra.values()) | {"samples", "behind"}
+        needs |= {"normal"} & set(active) | ({"depth"} if "depth" in active else set())
+        rays = self.poses(rays)
+        render = self.renderer.render_rays(rays.origins, rays.directions, needs, generator)
         losses = {
-            **self._picture_losses(render, rays, background, active, step),
+            **self._picture_losses(render, rays, active, step),
             **{name: loss(render) for name, loss in extra.items()},
         }
         return losses, render
@@ -179,13 +219,13 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         self,
         render: Render,
         rays: RayBatch,
-        background: Float[Tensor, "R 3"],
         active: Mapping[str, float],
         step: int,
     ) -> dict[str, Tensor]:
         """Return the losses against the pictures, ray by ray."""
+        assert render.behind is not None
         out, losses = self.config.outliers, {}
-        rgb, truth = render.rgb[0, :, 0].T, rays.over(background)
+        rgb, truth = self.appearance(render.rgb[0, :, 0].T, rays.view), rays.over(render.behind.color)
         if "rgb_l1" in active:
             losses["rgb_l1"] = trusted_mean(absolute_error(rgb, truth), rays.weight, out.rgb(step))
         if "rgb_mse" in active:
@@ -197,6 +237,9 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
             error = normal_error(render.normal[0, :, 0].T, rays.normals)
             trust = rays.weight * normal_trust(rays.normals, rays.directions)
             losses["normal"] = trusted_mean(error, trust, out.normal(step))
+        if "depth" in active and rays.depth is not None:
+            error = depth_error(scene_depth(render), rays.depth)
+            losses["depth"] = trusted_mean(error, rays.weight * (rays.depth > 0))
         error = ranks.averaged(ranks.mean((rgb - truth).square()))
         self.figures["psnr"] = float(-10 * error.clamp_min(1e-10).log10())
         return losses
@@ -207,8 +250,9 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         """Return the losses of distances, at the samples and at points anywhere."""
         if not {"eikonal", "free_surface"} & set(active):
             return {}
-        assert isinstance(self.geometry, SignedDistance)
-        radius = self.renderer.config.radius
+        if not isinstance(self.geometry, SignedDistance):
+            return {}
+        radius = self.radius
         x = torch.rand(self.config.field_points, 3, generator=generator, device=self.device)
         field = self.geometry.distance_field((2 * x - 1) * radius, frozenset({"gradient"}))
         assert field.gradient is not None
@@ -221,9 +265,15 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
     def _count(self, render: Render, rays: int, most: int) -> None:
         """Note figures, and set how many rays the next step takes."""
         assert render.samples is not None
-        counted = torch.tensor(len(render.samples.t), device=self.device)
-        taken, wanted = int(ranks.summed(counted)), self.config.samples_per_step
-        self.figures |= {"rays": rays, "samples": taken, "sharpness": float(self.renderer.sharpness.detach())}
+        behind = None if render.behind is None else render.behind.samples
+        count = len(render.samples.t) + (0 if behind is None else len(behind.t))
+        taken, wanted = (
+            int(ranks.summed(torch.tensor(count, device=self.device))),
+            self.config.samples_per_step,
+        )
+        self.figures |= {"rays": rays, "samples": taken}
+        if isinstance(self.renderer, NeusVolumeRenderer):
+            self.figures["sharpness"] = float(self.renderer.sharpness.detach())
         if wanted is not None:
             now = 0.9 * rays + 0.1 * rays * wanted / max(taken, 1)
             self.n_rays.fill_(int(min(max(now, LEAST_RAYS), 2 * rays, most)))
@@ -231,11 +281,19 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
     # ------------------------------------------------------------------------------------------------- pictures
 
     def validate(self, batch: ViewBatch, index: int) -> None:
-        """Write ``it<step>-<index>.png``: the truth; colors, opacity, depth and normals as they are."""
-        grid = validation_grid(self.render_views(batch.cameras, "depth", "normal"))
+        """Write ``it<step>-<index>.png``: the truth; colors, opacity, depth and, if there are any, normals."""
+        needs = ["depth", "normal"] if self._has_normals() else ["depth"]
+        render = self.render_views(batch.cameras, *needs)
+        if not batch.views.masked:  # what is behind the object is in the pictures, and so it is shown
+            render = replace(render, foreground=render.rgb * render.opacity)
         truth = contact_sheet(batch.over().cpu(), columns=len(batch))
         gap = torch.ones_like(truth[:, :2])
-        write_picture(self.save_dir / f"it{self.step}-{index}.png", torch.cat([truth, gap, grid], 1))
+        picture = torch.cat([truth, gap, validation_grid(render)], 1)
+        write_picture(self.save_dir / f"it{self.step}-{index}.png", picture)
+
+    def _has_normals(self) -> bool:
+        """Return whether the geometry's configuration says how normals are made."""
+        return getattr(self.geometry.config, "normal_type", None) is not None
 
     def on_test_epoch_start(self) -> None:
         """Forget the views of an earlier test."""
@@ -271,6 +329,14 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         write_contact_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
         self.log_scores(write_scores(folder, views))
         self.test_views = []
+
+
+def scene_depth(render: Render) -> Float[Tensor, "R"]:
+    """Return expected distances along rays, of the object and of a background that has any."""
+    assert render.depth is not None
+    depth, opacity = render.depth.flatten(), render.opacity.flatten()
+    behind = None if render.behind is None else render.behind.depth
+    return depth if behind is None else depth * opacity + behind * (1 - opacity)
 
 
 def single_view(batch: ViewBatch, index: int) -> ViewBatch:

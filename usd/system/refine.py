@@ -41,7 +41,7 @@ class RefineConfig(System.Config):
     """The model, and how far from a view it may go."""
 
     pretrained_model_name_or_path: str | None = option(
-        None, "the text model; null: the one that the LoRA was trained on", path=True
+        None, "text model; null: the one that the LoRA was trained on", path=True
     )
     lora: str | None = option(
         None, "folder with pytorch_lora_weights.safetensors; null: the text model as it is", path=True
@@ -49,7 +49,9 @@ class RefineConfig(System.Config):
     lora_scale: float = option(1.0, "factor of the LoRA; 0 is the text model as it is", ge=-100, le=100)
     half_precision_weights: bool = option(True, "fp16 weights on CUDA, unless models.weights says otherwise")
     models: Execution = option({}, "how the text model is kept in memory and run")
-    prompt: str | None = option(None, "what the views show; null: the prompt that the LoRA was trained with")
+    prompt: str | None = option(
+        None, "sentence for what the views show; null: the prompt that the LoRA was trained with"
+    )
     strength: float = option(
         0.2, "share of the noise schedule to go back to, and of the steps to take", ge=0, le=1
     )

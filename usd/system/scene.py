@@ -29,8 +29,10 @@ class SceneConfig(System.Config):
 
     geometry: Spec = component("geometry", "implicit-volume", "shape of the object")
     material: Spec = component("material", "no-material", "colors of the object")
-    background: Spec = component("background", "solid-color-background", "what is behind the object")
-    renderer: Spec = component("renderer", "nerf-volume-renderer", "how pictures of the object are made")
+    background: Spec = component("background", "solid-color-background", "component behind the object")
+    renderer: Spec = component(
+        "renderer", "nerf-volume-renderer", "renderer that makes pictures of the object"
+    )
     loss: dict[str, Schedule] = option({}, "lambda_NAME: weight of the loss NAME, or a schedule of it", ge=0)
 
 
@@ -85,7 +87,7 @@ class SceneSystem(System[O, B, E]):
         return merge_renders(views)
 
     def evaluation_views(self, cameras: Cameras) -> Render:
-        """Render the pictures that people and scores are shown, on the CPU."""
+        """Render the object as people and scores are shown it, on the CPU."""
         return self.render_views(cameras)
 
     def log_scores(self, scores: Sequence[ViewScore]) -> None:

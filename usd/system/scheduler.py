@@ -19,7 +19,9 @@ class SchedulerItem:
     """One of the schedulers that SequentialLR or ChainedScheduler puts together."""
 
     name: str = option(help="class of torch.optim.lr_scheduler: LinearLR, ExponentialLR, MultiStepLR, ...")
-    interval: Literal["step", "epoch"] = option("step", "accepted, and said once for all of them")
+    interval: Literal["step", "epoch"] = option(
+        "step", "unit of a scheduler's steps; accepted, as one unit holds for all schedulers"
+    )
     args: dict[str, Argument] = option({}, "arguments of the scheduler: gamma, milestones, ...")
 
 

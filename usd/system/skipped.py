@@ -33,7 +33,7 @@ class SkippedSteps:
 
     @property
     def worth_saying(self) -> bool:
-        """Whether this is the 1st, 2nd, 4th, 8th and so on: a line for each of a thousand would hide the rest."""
+        """Return whether this is the 1st, 2nd, 4th, 8th, ... skipped step: a thousand lines would hide the rest."""
         return self.total & (self.total - 1) == 0
 
 

@@ -42,12 +42,14 @@ class TurnsConfig:
 
     ref_or_guidance: Literal["accumulate", "alternate"] = option(
         "accumulate",
-        "both in every step, or steps of the reference picture and steps of the guidance in turn",
+        "order of the two: both in every step, or steps of the reference picture and of the guidance in turn",
     )
     n_ref: int = option(2, "every n-th step is the reference picture's, where they alternate", ge=1)
     ref_only_steps: int = option(0, "first steps that are the reference picture's alone", ge=0)
     no_diff_steps: int = option(0, "first steps without guidance", ge=0)
-    guidance_eval: int = option(0, "only 0: what the guidance sees is not written as pictures", ge=0)
+    guidance_eval: int = option(
+        0, "0, the only value: pictures of the guidance's inputs are not written", ge=0
+    )
 
     def __post_init__(self) -> None:
         if self.guidance_eval:
@@ -76,13 +78,13 @@ class UsdConfig(DistillationConfig):
     """
 
     image_path: str = option("", "reference picture, where no guidance names one", path=True)
-    reference: ReferenceConfig = option({}, "how the reference picture is read")
+    reference: ReferenceConfig = option({}, "preparation of the reference picture")
     reference_view_latents: Literal["prior", "view"] = option(
         "prior",
         "where the reference_view loss compares: prior, Stable Diffusion's own autoencoder (512 px), as published; "
         "view, Zero-1-to-3's (256 px): a quarter of the memory, a gradient about 8 times weaker",
     )
-    freq: TurnsConfig = option({}, "steps of the guidance and steps of the reference picture")
+    freq: TurnsConfig = option({}, "order of steps of the guidance and of the reference picture")
 
     def guidances(self) -> dict[str, GuidanceConfig]:
         """Return the options of the guidances, by key path."""

@@ -215,6 +215,15 @@ def test_the_name_none_of_wandb_is_no_name():
     assert translated(loggers=loggers)["system"]["loggers"]["wandb"]["name"] is None
 
 
+def test_the_one_network_of_early_volumes_is_the_two_that_they_have_since():
+    params = {"geometry.encoding": {"lr": 0.05}, "geometry.network": {"lr": 0.005}}
+    optimizer = {"name": "Adam", "args": {"lr": 0.01}, "params": params}
+    found = translated(optimizer=optimizer)["system"]["optimizer"]["params"]
+    names = ["encoding", "density_network", "feature_network"]
+    assert [found[f"geometry.{name}"]["lr"] for name in names] == [0.05, 0.005, 0.005] and len(found) == 3
+    assert "geometry.network: threestudio's volumes have no such module" in notes(optimizer=optimizer)
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 
@@ -271,3 +280,17 @@ def test_a_warm_up_of_the_proposal_network_is_a_schedule_of_its_rate():
     assert "prop_scheduler_config" not in renderer
     with pytest.raises(ConfigError, match=r"prop_scheduler_config: is StepLR; expected a LinearLR"):
         translated(renderer={"prop_scheduler_config": {"name": "StepLR"}})
+
+
+def test_sdi_is_a_mean_of_clean_latents_there_and_a_sum_here() -> None:
+    """Its loss has no w(t): 0.5 mean (z - x0)^2 / B; here w (eps - n) with w = sigma / alpha is z - x0."""
+    system = {
+        "guidance_type": "stable-diffusion-sdi-guidance",
+        "guidance": {"inversion_n_steps": 10},
+        "loss": {"lambda_sdi": [0, 1.0, 3.0, 100]},
+    }
+    made = translate({"system_type": "sdi-system", "data": {"batch_size": 2}, "system": system}).values[
+        "system"
+    ]
+    assert made["guidance"]["weighting_strategy"] == "x0" and made["guidance"]["inversion_steps"] == 10
+    assert made["loss"]["lambda_usd"] == pytest.approx([0, 1 / 32768, 3 / 32768, 100])

@@ -1,7 +1,8 @@
 """threestudio's dialect: the same names in most places, other meanings in some.
 
 A configuration is threestudio's when it says ``dialect: threestudio``, when its system is one that only threestudio
-has, or when it is one of the files that hold nothing but a guidance and its prompt. ``dialect: usd`` says it is not.
+or an extension of it has, or when it is one of the files that hold nothing but a guidance and its prompt.
+``dialect: usd`` says it is not.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from usd.dialects.draft import Draft, Translation
 from usd.dialects.threestudio import (
     components,
     data,
+    extensions,
     guidance,
     losses,
     prompt_processor,
@@ -21,7 +23,9 @@ from usd.dialects.threestudio import (
 
 def is_threestudio(values: Mapping[str, object]) -> bool:
     """Return whether a configuration is threestudio's by the name of its system, or by holding a guidance only."""
-    return values.get("system_type") in system.TARGETS or is_guidance_only(values)
+    name = values.get("system_type")
+    is_extension = extensions.extension_of(name) is not None and extensions.is_missing("system", name)
+    return name in system.TARGETS or is_extension or is_guidance_only(values)
 
 
 def is_guidance_only(values: Mapping[str, object]) -> bool:
@@ -37,6 +41,7 @@ def translate_threestudio(values: Mapping[str, object]) -> Translation:
     """Return what a resolved configuration of threestudio's means here. Raises ``ConfigError``."""
     draft = Draft(values)
     draft.set("dialect", "usd")
+    extensions.rename_components(draft)
     schedules.translate_schedules(draft)
     trainer.translate_trainer(draft)
     system.translate_system(draft)

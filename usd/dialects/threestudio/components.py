@@ -6,6 +6,7 @@ from usd.dialects.draft import Draft
 GEOMETRY = "system.geometry"
 VOLUMES = ("implicit-volume", "volume-grid")
 SURFACES = ("implicit-sdf", "tetrahedra-sdf-grid", "custom-mesh")
+HASHED = ("implicit-volume", *SURFACES)
 UNNEEDED_VOLUME = (
     "isosurface",
     "isosurface_method",
@@ -29,6 +30,7 @@ def translate_components(draft: Draft) -> None:
     for key in ("system.renderer", "system.renderer.base_renderer"):
         draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
         _translate_proposal_schedule(draft, key)
+    _translate_hash_grids(draft)
     if draft.get("system.material_type") not in ("hybrid-rgb-latent-material",):
         draft.drop("system.material.requires_normal")
     _translate_exporter(draft)
@@ -50,6 +52,17 @@ def _translate_geometry(draft: Draft) -> None:
         shape = draft.get(f"{GEOMETRY}.shape_init")
         if isinstance(shape, str) and shape.startswith("mesh:"):
             draft.set_defaults(GEOMETRY, {"shape_init_mesh_up": "+z", "shape_init_mesh_front": "+x"})
+
+
+def _translate_hash_grids(draft: Draft) -> None:
+    """Put the vertices of hash grids where tinycudann has them, so that checkpoints can be read."""
+    name = draft.get(f"{GEOMETRY}_type")
+    if (
+        name not in HASHED
+        or str(draft.get(f"{GEOMETRY}.pos_encoding_config.otype")) == "ProgressiveBandFrequency"
+    ):
+        return
+    draft.set_defaults(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
 
 
 def _translate_proposal_schedule(draft: Draft, renderer: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 
 from usd.core.errors import ConfigError
 from usd.dialects.draft import Draft
+from usd.dialects.threestudio.schedules import largest, scaled
 
 KEYS = ("system.guidance", "system.guidance_3d")
 PROMPTS = "system.prompt_processor"
@@ -144,7 +145,7 @@ def _translate_memory(draft: Draft, key: str) -> None:
 
 
 def _move_prompting(draft: Draft, key: str) -> None:
-    """Whether prompts say the direction is the prompt processor's to know here."""
+    """Move the switch for view-dependent prompts to the prompt processor, where it belongs here."""
     if draft.get(f"{PROMPTS}_type") is None or f"{PROMPTS}.view_dependent_prompting" in draft:
         draft.pop(f"{key}.view_dependent_prompting")
     draft.move(f"{key}.view_dependent_prompting", f"{PROMPTS}.view_dependent_prompting")
@@ -172,8 +173,22 @@ def _translate_inversion(draft: Draft, key: str) -> None:
         _translate_scale(draft, f"{key}.inversion_guidance_scale")
         for old, new in INVERSION.items():
             draft.move(f"{key}.{old}", f"{key}.{new}")
+        draft.set(f"{key}.weighting_strategy", "x0")
+        _divide_by_latents(draft)
     draft.pop(f"{key}.enable_sdi")
     draft.drop(f"{key}.var_red")
+
+
+def _divide_by_latents(draft: Draft) -> None:
+    """Divide the weight of a mean over all latents, here a sum, by their number (pictures of 512 pixels)."""
+    batch = draft.get("data.batch_size")
+    views = largest(batch) if batch is not None else 1
+    draft.set(
+        "system.loss.lambda_usd", scaled(draft.get("system.loss.lambda_usd"), 1 / (4 * 64 * 64 * views))
+    )
+    draft.note(
+        "system.loss.lambda_sdi: is divided by the number of latents: threestudio's loss is a mean, here a sum"
+    )
 
 
 def _translate_sjc(draft: Draft, key: str) -> None:
@@ -233,15 +248,15 @@ def _published(model: object) -> object:
     return PUBLISHED_FILES.get(stem, model) if isinstance(model, str) and model.endswith(".ckpt") else model
 
 
-def _refuse_other_view(draft: Draft, told: str, taken: str) -> None:
+def _refuse_other_view(draft: Draft, written: str, taken: str) -> None:
     """Raise ``ConfigError`` where the model's reference view differs from the one that the losses compare at."""
-    if told not in draft:
+    if written not in draft:
         return
-    if taken in draft and draft.get(taken) != draft.get(told):
+    if taken in draft and draft.get(taken) != draft.get(written):
         raise ConfigError(
-            f"{told}: is {draft.get(told)}, but {taken} is {draft.get(taken)}; expected one view of the picture"
+            f"{written}: is {draft.get(written)}, but {taken} is {draft.get(taken)}; expected one view of the picture"
         )
     if taken in draft or draft.get("data_type") == "single-image-datamodule":
-        draft.pop(told)
+        draft.pop(written)
     else:
-        draft.move(told, f"data.reference_{told.split('.cond_')[1]}")
+        draft.move(written, f"data.reference_{written.split('.cond_')[1]}")

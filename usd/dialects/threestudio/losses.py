@@ -31,16 +31,17 @@ OF_PICTURES = (
     "lambda_img",
     "lambda_3d",
 )
+OF_EXTENSIONS = ("lambda_mask_binary", "lambda_clip", "lambda_reg", "lambda_pretrain")
 RASTERIZERS = ("nvdiff-rasterizer",)
-EDITING = "instructnerf2nerf-system"
-OWN_TABLES = (EDITING, "control4d-multiview-system")
+EDITING = ("instructnerf2nerf-system", "control4d-multiview-system")
+"""Systems whose guidance edits pictures and is no loss."""
 
 
 def translate_losses(draft: Draft) -> None:
     """Translate the names of weights; drop those of losses that threestudio's system does not read."""
     if draft.get("system_type") == "usd-text-to-3d-system":  # of text systems only SJC's has depth
         draft.move(f"{KEY}.lambda_depth", f"{KEY}.lambda_center_depth")
-    if draft.get("system_type") not in OWN_TABLES:
+    if draft.get("system_type") not in EDITING:
         for names, name in (
             (GUIDANCE, "lambda_usd"),
             (IMAGE_SPACE, "lambda_img"),
@@ -48,7 +49,7 @@ def translate_losses(draft: Draft) -> None:
         ):
             for old in names:
                 draft.move(f"{KEY}.{old}", f"{KEY}.{name}")
-    if draft.get("system_type") == EDITING:
+    if draft.get("system_type") in EDITING:
         _drop_guidance(draft)
     _drop_other_kind(draft)
     _drop_zeros(draft)
@@ -75,7 +76,7 @@ def _drop_other_kind(draft: Draft) -> None:
 
 def _drop_zeros(draft: Draft) -> None:
     """Drop weights of 0, every loss's default but for the guidance's."""
-    for name in (*OF_SURFACES, *OF_VOLUMES, *OF_PICTURES):
+    for name in (*OF_SURFACES, *OF_VOLUMES, *OF_PICTURES, *OF_EXTENSIONS):
         key = f"{KEY}.{name}"
         if key in draft and largest(draft.get(key)) == 0:
             draft.pop(key)

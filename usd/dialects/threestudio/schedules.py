@@ -49,6 +49,16 @@ def in_steps(value: Sequence[int | float]) -> "float | list[int | float]":
         return list(value)
 
 
+def scaled(value: object, factor: float) -> object:
+    """Return a weight, a number or a schedule in steps, times a factor; 1 where none is given."""
+    if value is None:
+        return factor
+    if is_list(value) and len(value) % 2 == 0:
+        places = {0, *range(3, len(value), 2)}
+        return [x if i in places else x * factor for i, x in enumerate(value)]
+    return value * factor if isinstance(value, int | float) else value
+
+
 def largest(value: object) -> float:
     """Return the largest value of a weight, written in any form; 0 for none, 1 for what parsing refuses."""
     try:

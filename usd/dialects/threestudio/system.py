@@ -15,6 +15,7 @@ TARGETS = {
     "sjc-system": TEXT,
     "textmesh-system": TEXT,
     "image-condition-dreamfusion-system": PICTURE,
+    "dreamcraft3d-system": PICTURE,
     "magic123-system": PICTURE,
     "zero123-simple-system": PICTURE,
     "zero123-system": PICTURE,
@@ -31,6 +32,10 @@ IMAGE_PROMPTED = (
     "stable-diffusion-controlnet-guidance",
     "stable-diffusion-instructpix2pix-guidance",
 )
+NETWORK = "geometry.network"
+NETWORKS = ("geometry.density_network", "geometry.feature_network")
+"""The one network of a volume in early versions of threestudio, and the two that have its place since."""
+
 PLAYGROUND_PICTURE = "load/images/kettle.png"
 
 
@@ -67,6 +72,9 @@ def _choose_target(draft: Draft, name: str) -> None:
 def _translate_stage(draft: Draft, name: str) -> None:
     """Translate the options that decide what the guidance gets as its picture in this stage."""
     refinement = draft.pop("system.refinement")
+    if name == "dreamcraft3d-system":
+        refinement = draft.pop("system.stage") == "texture"
+        draft.drop("system.use_mixed_camera_config")
     if name == "fantasia3d-system":
         if draft.pop("system.texture"):
             draft.set("system.stage", "texture")
@@ -87,6 +95,8 @@ def _translate_turns(draft: Draft) -> None:
     Both in every step, unless they alternate; a guidance that starts late is one whose weight does.
     """
     draft.pop("system.freq.guidance_eval")
+    if draft.get("system.freq.no_diff_steps") in (0, -1):
+        draft.pop("system.freq.no_diff_steps")
     if draft.get("system.freq.ref_or_guidance") != "alternate":
         draft.pop("system.freq.n_ref")
         draft.pop("system.freq.ref_or_guidance")
@@ -114,8 +124,32 @@ def _translate_optimizer(draft: Draft) -> None:
     if isinstance(name, str) and name in OPTIMIZERS:
         draft.set("system.optimizer.name", OPTIMIZERS[name])
         draft.note(f"system.optimizer.name: {name} of apex is {OPTIMIZERS[name]} of PyTorch")
+    _split_network(draft)
+    _move_discriminator(draft)
     if name == "Adan":  # how its steps are computed, not what they are
         draft.drop("system.optimizer.args.foreach")
+
+
+def _split_network(draft: Draft) -> None:
+    """Give the settings of a volume's one network to the two that it has since, where those have none."""
+    groups = draft.section("system.optimizer.params")
+    if draft.get("system.geometry_type") != "implicit-volume" or NETWORK not in groups:
+        return
+    settings = groups.pop(NETWORK)
+    for network in NETWORKS:
+        groups.setdefault(network, settings)
+    draft.note(
+        f"system.optimizer.params.{NETWORK}: threestudio's volumes have no such module any more, and stop at it; "
+        f"its settings go to {' and '.join(NETWORKS)}"
+    )
+
+
+def _move_discriminator(draft: Draft) -> None:
+    """Give the second optimizer a place beside the first; the discriminator is the system's, not the renderer's."""
+    draft.move("system.optimizer.optimizer_dis", "system.optimizer_dis")
+    groups = draft.section("system.optimizer_dis.params")
+    if "renderer.discriminator" in groups:
+        groups["discriminator"] = groups.pop("renderer.discriminator")
 
 
 def _translate_guidance_only(draft: Draft) -> None:

@@ -36,7 +36,9 @@ class ElevationSystem(ModelTraining["ElevationSystem.Config", ToyViews, ToyViews
         """Shape of the network, and its pictures."""
 
         reader: ElevationReaderConfig = option({}, "shape of the network")
-        rim_toys: int = option(8, "pictures a step rendered anew from far below or high above", ge=0)
+        rim_toys: int = option(
+            8, "number of pictures a step that are rendered anew from far below or high above", ge=0
+        )
         blur_deg: float = option(4.0, "standard deviation of the bell around the true height", gt=0, le=90)
 
     def build_network(self) -> ElevationReader:

@@ -132,13 +132,15 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
             "folder of a view volume (configs/toybox/view_volume.yaml) whose hint lies beside x_t",
             path=True,
         )
-        projection: ProjectionShape = option({}, "how reference and pose are given")
+        projection: ProjectionShape = option(
+            {}, "shape of the projection that gives reference and pose to the network"
+        )
         share_autoencoder: bool = option(
             False, "publish a pointer to the base model's autoencoder in place of a copy"
         )
         drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
-        drop_tokens: float = option(0.05, "share without embedding and pose", ge=0, le=1)
-        drop_beside: float = option(0.05, "share without reference latent and hint", ge=0, le=1)
+        drop_tokens: float = option(0.05, "share of samples without embedding and pose", ge=0, le=1)
+        drop_beside: float = option(0.05, "share of samples without reference latent and hint", ge=0, le=1)
         high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
 
     def build_network(self) -> NovelView:

@@ -117,9 +117,9 @@ class TextToImageSystem(ModelTraining["TextToImageSystem.Config", ToyViews, ToyV
         """Return the squared error of v."""
         assert batch.latents is not None
         count = len(batch.captions)
-        draws = torch.rand(2, count, generator=generator, device=generator.device)
-        captions = batch.captions_with_views((draws[0] < self.config.view_words).tolist())
-        dropped = (draws[1] < self.config.caption_dropout).tolist()
+        uniform = torch.rand(2, count, generator=generator, device=generator.device)
+        captions = batch.captions_with_views((uniform[0] < self.config.view_words).tolist())
+        dropped = (uniform[1] < self.config.caption_dropout).tolist()
         captions = [drop_caption(c, is_dropped) for c, is_dropped in zip(captions, dropped, strict=True)]
         ids = tokenize(self.tokenizer, captions).to(self.device)
         t = draw_timesteps(count, self.config.high_noise_share, generator, self.device)

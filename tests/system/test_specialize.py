@@ -18,7 +18,7 @@ from usd.data.convert import write_views
 from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.denoiser.components import open_components
 from usd.denoiser.lora import WEIGHTS, read_card
-from usd.system.specialise_sets import PromptsConfig, picture_set
+from usd.system.specialize_sets import PromptsConfig, picture_set
 
 TINY = [
     "data.n_test_views=3",
@@ -98,7 +98,7 @@ def test_resuming_replays_and_makes_no_picture_again(command, tmp_path, cut):
 
 def test_the_second_step_learns_from_the_input_picture_alone(command, monkeypatch):
     """Instance: 1 picture of 1 + 3; class: the views; their sentences as published."""
-    from usd.system.specialise import SpecialiseSystem, TrainingSet
+    from usd.system.specialize import SpecializeSystem, TrainingSet
 
     drawn = []
     original = TrainingSet.draw
@@ -109,8 +109,8 @@ def test_the_second_step_learns_from_the_input_picture_alone(command, monkeypatc
 
     monkeypatch.setattr(TrainingSet, "draw", noted)
     systems = []
-    begin = SpecialiseSystem.on_fit_start
-    monkeypatch.setattr(SpecialiseSystem, "on_fit_start", lambda self: (begin(self), systems.append(self))[0])
+    begin = SpecializeSystem.on_fit_start
+    monkeypatch.setattr(SpecializeSystem, "on_fit_start", lambda self: (begin(self), systems.append(self))[0])
     assert launch.main(command()) == 0
     model = systems[0].model
     said = {

@@ -43,7 +43,7 @@ from usd.math.diffusion import (
 )
 from usd.prompt_processor.prompt_checks import check
 from usd.system import PictureSource, System
-from usd.system.specialise_sets import (
+from usd.system.specialize_sets import (
     NovelViews,
     PromptsConfig,
     SamplingConfig,
@@ -59,7 +59,7 @@ SHEET_COLUMNS = 4  # pictures of each prompt on a sheet
 
 
 @dataclass(frozen=True)
-class SpecialiseConfig(System.Config):
+class SpecializeConfig(System.Config):
     """Models, pictures, prompts and schedule of a specialization."""
 
     pretrained_model_name_or_path: str = option("sd-2.1-base", "text model to specialize", path=True)
@@ -71,19 +71,19 @@ class SpecialiseConfig(System.Config):
     )
     models: Execution = option({}, "how the models that make the pictures are kept in memory and run")
     image_path: str = option(help="input picture", path=True)
-    reference: ReferenceConfig = option({}, "how the input picture is read")
+    reference: ReferenceConfig = option({}, "preparation of the input picture")
     views: str | None = option(
         None, "views to learn from in place of Zero-1-to-3's: a folder, a trial, a toybox seed", path=True
     )
-    subject: str = option("object", "what the picture shows, in a word")
+    subject: str = option("object", "word for what the picture shows")
     object_token: str = option("sks", "rare word that comes to mean this object")
-    input_token: str = option("hta", "rare word that comes to mean: as clear as the input picture")
+    input_token: str = option("hta", "rare word that comes to mean the clarity of the input picture")
     prompts: PromptsConfig = option({}, "prompts of the three sets")
     n_class_pictures: int = option(
         200, "pictures of the object's kind, made by the text model", ge=1, le=1000000
     )
-    view_sampling: SamplingConfig = option({}, "how the novel views are made")
-    class_sampling: SamplingConfig = option({"scale": 7.5}, "how the pictures of the object's kind are made")
+    view_sampling: SamplingConfig = option({}, "sampling of the novel views")
+    class_sampling: SamplingConfig = option({"scale": 7.5}, "sampling of the pictures of the object's kind")
     second_step_from: int = option(
         600, "training step at which step 2 begins; its optimizer starts anew", ge=0
     )
@@ -100,8 +100,10 @@ class SpecialiseConfig(System.Config):
     def picture_source(self) -> PictureSource | None:
         """Return the input picture and the model of novel views."""
         keys = "system.image_path", "system.zero123_model_name_or_path"
-        running = self.models.single(self.half_precision_weights)
-        return PictureSource(self.image_path, self.reference, self.zero123_model_name_or_path, running, keys)
+        execution = self.models.single(self.half_precision_weights)
+        return PictureSource(
+            self.image_path, self.reference, self.zero123_model_name_or_path, execution, keys
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class TrainingSet:
 
 
 @register("specialise-system", "specialise")
-class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
+class SpecializeSystem(System[SpecializeConfig, CameraBatch]):
     """Specialization of a text model by LoRA.
 
     Needs data that knows the reference camera and the cameras of the novel views, those of its test.
@@ -144,14 +146,14 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
     def _open_text_model(self) -> StableDiffusionDenoiser:
         """Open the text model. Raises ``UserError`` for one without a UNet."""
         name, where = self.config.pretrained_model_name_or_path, "system.pretrained_model_name_or_path"
-        model = open_text_denoiser(name, where, self._running)
+        model = open_text_denoiser(name, where, self._execution)
         if not isinstance(model, StableDiffusionDenoiser):
             raise UserError(f"{where}: '{name}' has no UNet to be changed; expected a Stable Diffusion model")
         return model
 
     @property
-    def _running(self) -> Execution:
-        """How the models run, with the published key taken into account."""
+    def _execution(self) -> Execution:
+        """Options of the execution of models, with the published key taken into account."""
         return self.config.models.single(self.config.half_precision_weights)
 
     # ----------------------------------------------------------------------------------------------------- sets
@@ -201,7 +203,7 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
     def _open_view_model(self) -> ViewDenoiser:
         """Open the picture model."""
         name, where = self.config.zero123_model_name_or_path, "system.zero123_model_name_or_path"
-        model = open_view_denoiser(name, where, self._running)
+        model = open_view_denoiser(name, where, self._execution)
         return model.to(self.device)
 
     def _cameras(self) -> tuple[Cameras, Cameras]:
@@ -227,8 +229,8 @@ class SpecialiseSystem(System[SpecialiseConfig, CameraBatch]):
         config = self.config
         instance, kind = self.sets["1" if step < config.second_step_from else "2"]
         count = config.pictures_per_step
-        draws = [pictures.draw(count, generator) for pictures in (instance, kind)]
-        x0, tokens = (torch.cat(columns) for columns in zip(*draws, strict=True))
+        columns = [pictures.draw(count, generator) for pictures in (instance, kind)]
+        x0, tokens = (torch.cat(column) for column in zip(*columns, strict=True))
         low, high = timestep_range(config.min_step_percent, config.max_step_percent, self._n_times)
         t = sample_timesteps(len(x0), low, high, generator, x0.device)
         noise = normal_like(x0, generator)

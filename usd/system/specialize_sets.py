@@ -31,7 +31,7 @@ Pictures = Float[Tensor, "N 3 S S"]
 class SamplingConfig:
     """Options of sampling pictures to learn from."""
 
-    steps: int = option(50, "DDIM steps", ge=1, le=1000)
+    steps: int = option(50, "number of DDIM steps", ge=1, le=1000)
     scale: float = option(3.0, "scale of classifier-free guidance", ge=0, le=10000)
     rectified: bool = option(
         False,
