@@ -106,7 +106,10 @@ def _with_loadable_weights(tiny: Experiment) -> Experiment:
     weights, geometry = getattr(config, "weights", None), getattr(config, "geometry", None)
     if weights is None or not isinstance(config, System.Config) or not isinstance(geometry, Spec):
         return tiny
-    saved = checkpoint.load(Path(weights))
+    try:
+        saved = checkpoint.load(Path(weights))
+    except UserError as error:
+        raise UserError(f"system.weights: {error}") from error
     if not checkpoint.differences(saved["components"], {"geometry": geometry}):
         return tiny
     say(
