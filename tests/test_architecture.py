@@ -56,7 +56,7 @@ LAYERS = {
     "core": 1,
     **dict.fromkeys([kind for kind in KINDS if kind not in ("system", "exporter")], 2),
     **dict.fromkeys(["losses", "toybox", "network", "mesh_io", "dialects"], 2),
-    **dict.fromkeys(["system", "exporter", "evaluation", "extern"], 3),
+    **dict.fromkeys(["system", "exporter", "evaluation", "extern", "viewer"], 3),
 }
 
 

@@ -67,6 +67,7 @@ def test_the_metadata_is_complete(metadata):
         "gsplat",
         "lpips",
         "nerfacc",
+        "viewer",
         "wandb",
     }
     assert "torch>=2.6" in fields.get_all("Requires-Dist")

@@ -26,6 +26,7 @@ from benchmarks import ROOT, runs
 from benchmarks.claims import shared
 from usd.app.experiment import short_path
 from usd.core.errors import UserError
+from usd.core.progress import Work
 
 HERE = Path(__file__).parent
 
@@ -95,6 +96,13 @@ def perform(claim: Claim, extra: Sequence[str], out: Path) -> bool:
     return done.returncode == 0
 
 
+def performed(claim: Claim, extra: Sequence[str], out: Path, work: Work) -> bool:
+    """Runs one claim, and shows that it is done."""
+    went = perform(claim, extra, out)
+    work.step(f"{claim.name} done", claim.minutes)
+    return went
+
+
 def chosen(names: Sequence[str] | None) -> list[Claim]:
     """The claims of these names, or all; longest first. Raises UserError for one that is not there."""
     known = {claim.name: claim for claim in CLAIMS}
@@ -132,8 +140,11 @@ def main(argv: Sequence[str] | None = None) -> bool:
     if args.list:
         return True
     extra, out = ["--objects", str(args.objects)] if args.objects else [], args.out.resolve()
-    with ThreadPoolExecutor(args.jobs) as pool:
-        went = list(pool.map(lambda claim: perform(claim, extra, out), claims))
+    with (
+        ThreadPoolExecutor(args.jobs) as pool,
+        Work("claims, core minutes", sum(claim.minutes for claim in claims)) as work,
+    ):
+        went = list(pool.map(lambda claim: performed(claim, extra, out, work), claims))
     if (
         args.docs
     ):  # one after another: they write into one page; their figures are kept, so that this is quick

@@ -113,14 +113,9 @@ BAD: dict[str, tuple[Change, str]] = {
         "has 6 pictures but no cameras; expected transforms.json, a COLMAP model",
     ),
     "no pictures": (lambda folder: shutil.rmtree(folder / "views"), "none of its 6 pictures exist"),
-    "sizes": (
-        pictures(lambda rgba: rgba[:, ::2, ::2], "0003.png"),
-        "views of different size: views/0000.png is 24 x 24, views/0003.png is 12 x 12 pixels; expected one size, or "
-        "data.size to resample all to",
-    ),
     "shapes": (
         pictures(lambda rgba: rgba[:, :16], "0003.png"),
-        "views of different shape: views/0000.png is 24 x 24, views/0003.png is 24 x 16 pixels",
+        "views/0003.png: is 24 x 16 pixels; expected the shape that its camera has, 24 x 24",
     ),
     "a mask missing": (masked(5), "1 of 6 pictures have no mask (views/0005.png); expected a mask for each"),
     "a mask of another shape": (

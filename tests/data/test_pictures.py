@@ -10,6 +10,7 @@ from usd.data.pictures import (
     EXIF_TURNS,
     OVERSAMPLING,
     open_picture,
+    picture_header,
     picture_size,
     read_picture,
     read_pictures,
@@ -128,14 +129,12 @@ def test_remarks_on_many_pictures_are_counted(tmp_path):
     assert max(read_pictures(files, "x", size=4)[0][0].shape[1:]) == OVERSAMPLING * 4
 
 
-def test_a_camera_of_the_turned_shape_took_the_turned_picture(tmp_path):
+def test_a_header_says_sizes_and_alpha_without_pixels(tmp_path):
     Image.fromarray(quadrants()).save(tmp_path / "a.jpg", exif=oriented(6))
-    file = [tmp_path / "a.jpg"]
-    assert read_pictures(file, "x", shapes=[(128, 80)])[0][0].shape == (4, 40, 64)
-    turned, remarks = read_pictures(file, "x", shapes=[(80, 128)])
-    assert turned[0].shape == (4, 64, 40) and remarks == ["1 of 1 pictures: turned by its EXIF orientation"]
-    assert read_pictures(file, "x", shapes=[(50, 50)])[0][0].shape == (4, 40, 64)
-    assert len(EXIF_TURNS) == 7
+    header = picture_header(tmp_path / "a.jpg", "x")
+    assert (header.size, header.upright_size, header.alpha) == ((64, 40), (40, 64), False)
+    Image.fromarray(quadrants()).convert("RGBA").save(tmp_path / "a.png")
+    assert picture_header(tmp_path / "a.png", "x").alpha and len(EXIF_TURNS) == 7
 
 
 def test_a_picture_beyond_the_limit_is_one_line(tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ import torch
 
 from usd.core.config import UserError
 from usd.data.pictures import write_picture
-from usd.data.transforms import read_transforms, write_transforms
-from usd.math.camera import orbit_cameras_deg
+from usd.data.transforms import read_transforms, read_transforms_file, write_transforms
+from usd.math.camera import join_cameras, orbit_cameras_deg, pinhole_cameras
 
 IDENTITY = torch.eye(4).tolist()
 
@@ -69,16 +69,23 @@ MIRROR = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
         ({**GOOD, "w": 0, "frames": [{"transform_matrix": IDENTITY}]}, r"frames\[0\].w: is 0; expected"),
         ({**GOOD, "h": 2.5, "frames": [{"transform_matrix": IDENTITY}]}, r"frames\[0\].h: is 2.5"),
         ({**GOOD, "fl_x": -3, "frames": [{"transform_matrix": IDENTITY}]}, "fl_x: is -3"),
-        ({**GOOD, "fl_y": 9, "frames": [{"transform_matrix": IDENTITY}]}, "not square"),
-        ({**GOOD, "cx": 0, "frames": [{"transform_matrix": IDENTITY}]}, "cx: is 0; expected the middle"),
-        ({**GOOD, "k1": 0.1, "frames": [{"transform_matrix": IDENTITY}]}, "undistort"),
+        ({**GOOD, "cx": -9, "frames": [{"transform_matrix": IDENTITY}]}, "cx, cy: are -9, 4; expected the"),
+        (
+            {**GOOD, "k7": 0.1, "k6": 2, "frames": [{"transform_matrix": IDENTITY}]},
+            r"k6: is 2, which OPENCV does",
+        ),
+        (
+            {**GOOD, "depth_file_path": "d.png", "frames": [{"transform_matrix": IDENTITY}]},
+            r"d\.png: no such file",
+        ),
         ({"w": 8, "h": 8, "frames": [{"transform_matrix": IDENTITY}]}, "has no fl_x"),
         (
             {"fl_x": 8, "frames": [{"file_path": "gone.png", "transform_matrix": IDENTITY}]},
             "its picture does not exist",
         ),
         ({"w": 8, "h": 8, "camera_angle_x": 40, "frames": [{"transform_matrix": IDENTITY}]}, "degrees"),
-        ({**GOOD, "frames": [{}]}, "transform_matrix: is not a matrix"),
+        ({**GOOD, "frames": [{}]}, "none of its 1 frames has a transform_matrix"),
+        ({**GOOD, "frames": [{"transform_matrix": "x"}]}, "transform_matrix: is not a matrix"),
         ({**GOOD, "frames": [{"transform_matrix": [[1, 2], [3, 4]]}]}, "not a finite 4 x 4"),
         ({**GOOD, "frames": [{"transform_matrix": MIRROR}]}, "not a rotation"),
     ],
@@ -107,3 +114,22 @@ def test_frames_without_size_and_picture_have_the_size_of_the_first_picture(tmp_
     found = read_transforms(file)
     assert [(frame.camera.height, frame.camera.width) for frame in found] == [(20, 30), (20, 30), (40, 60)]
     assert [frame.picture is not None for frame in found] == [False, True, True]
+
+
+def test_intrinsics_survive_the_file_and_distortion_is_left_to_the_pictures(tmp_path):
+    cameras = orbit_cameras_deg(0.0, [0.0, 90.0], 1.5, 40.0, 48)
+    numbers = torch.tensor([[60.0, 55.0, 20.0, 30.0], [61.0, 57.0, 26.0, 18.0]])
+    given = pinhole_cameras(cameras.c2w, numbers, 48, 64)
+    file = write_transforms(tmp_path / "t.json", [given], ["a.png", "b.png"])
+    found = join_cameras([frame.camera for frame in read_transforms(file)])
+    assert torch.allclose(found.intrinsics, numbers) and torch.allclose(found.fov_y, given.fov_y)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "k1": 0.1}))
+    bent, _ = read_transforms(file)
+    assert bent.files.lens.distortion == (0.1, 0, 0, 0, 0) and torch.equal(bent.camera.c2w, found[:1].c2w)
+
+
+def test_frames_without_a_camera_are_left_out_and_counted(tmp_path):
+    frames = [{"file_path": "a.png"}, {"transform_matrix": IDENTITY}, {"transform_matrix": None}]
+    found = read_transforms_file(write(tmp_path / "t.json", **GOOD, frames=frames), "x")
+    assert len(found.frames) == 1 and found.without_camera == 2

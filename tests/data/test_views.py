@@ -11,7 +11,7 @@ from usd.core.errors import UserError
 from usd.core.random import generator
 from usd.data import wonder3d
 from usd.data.convert import write_views
-from usd.data.pictures import write_picture
+from usd.data.pictures import read_rgba, write_picture
 from usd.data.toy_views import sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
@@ -224,19 +224,26 @@ def _two_sizes(tmp_path, second):
     )
 
 
-def test_views_of_different_size_are_refused_or_resampled(tmp_path):
-    _two_sizes(tmp_path, (24, 24))
-    with pytest.raises(
-        UserError, match=r"different size: a\.png is 16 x 16, b\.png is 24 x 24 pixels; expected one"
-    ):
-        read_views(tmp_path, options())
-    assert read_views(tmp_path, options(size=12)).rgba.shape == (2, 4, 12, 12)
-
-
-def test_views_of_different_shape_are_refused(tmp_path):
-    _two_sizes(tmp_path, (16, 30))
-    with pytest.raises(UserError, match=r"different shape: a\.png is 16 x 16, b\.png is 30 x 16"):
-        read_views(tmp_path, options(size=12))
+@pytest.mark.parametrize("second", [(24, 24), (16, 30)], ids=["larger", "wider"])
+def test_views_of_another_size_or_shape_keep_their_pixels_and_rays(tmp_path, second):
+    """The smaller ones are filled up at the right and below, where nothing counts."""
+    _two_sizes(tmp_path, second)
+    found = read_views(tmp_path, options())
+    assert found.rgba.shape == (2, 4, max(16, second[0]), second[1])
+    assert any("pictures of 2 sizes, filled up to" in note for note in found.notes)
+    for index, (height, width) in enumerate(((16, 16), second)):
+        true = orbit_cameras_deg(0.0, [90.0 * index], 1.5, 40.0, 16).resize(height, width)
+        stored = read_rgba(tmp_path / f"{'ab'[index]}.png")
+        assert torch.equal(found.rgba[index, :, :height, :width], stored)
+        assert torch.allclose(
+            found.cameras[[index]].crop_rays(0, 0, height, width)[1], true.rays()[1], atol=1e-6
+        )
+        inside = torch.zeros(found.rgba.shape[-2:], dtype=torch.bool)
+        inside[:height, :width] = True
+        assert torch.equal(found.valid[index], inside)
+    small = read_views(tmp_path, options(size=12))
+    assert small.rgba.shape == (2, 4, 12, 12)
+    assert (small.valid is None) == (second == (24, 24))
 
 
 def test_a_single_view_is_refused(folder):

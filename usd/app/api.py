@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usd.app.experiment import Experiment, Trial, load_experiment
+from usd.app.open_viewer import viewer_until_the_end
 from usd.app.stages import is_staged, plans, run_stages
 from usd.core import loading, places, registry
 from usd.core.errors import UserError
@@ -64,7 +65,8 @@ def train(recipe: Recipe, gpu: str | None = None) -> Trial:
     from usd.app.modes import run
 
     if is_staged(recipe.files):
-        return list(run_stages("train", recipe.files, recipe.overrides, gpu).values())[-1].trial
+        with viewer_until_the_end(stays=False):
+            return list(run_stages("train", recipe.files, recipe.overrides, gpu).values())[-1].trial
     return run("train", recipe.files, recipe.overrides, gpu).trial
 
 

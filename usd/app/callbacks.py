@@ -8,14 +8,14 @@ import psutil
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TextColumn
 from typing_extensions import override
 
 from usd.app import interrupts
 from usd.app.experiment import CheckpointConfig, Trial
 from usd.core import checkpoint, ranks
-from usd.core.console import error_console, say_error
+from usd.core.console import say_error
 from usd.core.errors import UserError
+from usd.core.progress import Work, clock
 
 
 class Interrupted(BaseException):
@@ -97,7 +97,7 @@ class Checkpoints(Callback):
             return  # gradients of a part of a batch are not saved: a checkpoint lies between steps
         step, config = trainer.global_step, self.config
         if config.every_n_train_steps and step % config.every_n_train_steps == 0:
-            self._save_numbered(trainer)
+            self.save_numbered(trainer)
         elif config.save_last and config.last_every_n_steps and step % config.last_every_n_steps == 0:
             self._save_last(trainer)
         if self._agreed_to_stop(trainer):
@@ -113,7 +113,7 @@ class Checkpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step, if it is not saved yet, and let requests stop at once again."""
         if trainer.global_step != self._saved_step:
-            self._save_numbered(trainer)
+            self.save_numbered(trainer)
         self.stop.patient = False
 
     @override
@@ -135,7 +135,8 @@ class Checkpoints(Callback):
         self._save(trainer, self.trial.last)
         raise Interrupted
 
-    def _save_numbered(self, trainer: Trainer) -> None:
+    def save_numbered(self, trainer: Trainer) -> None:
+        """Write this step's numbered checkpoint and ``last.ckpt``, as far as the options want them."""
         self._saved_step = trainer.global_step
         if self.config.save_top_k != 0:
             self._save(trainer, self.trial.ckpts / f"epoch=0-step={trainer.global_step}.ckpt")
@@ -187,39 +188,48 @@ class ProgressLine(Callback):
 
     def __init__(self, every_seconds: float = 10.0) -> None:
         self.every_seconds = every_seconds
-        self._console = error_console()
-        self._bar: Progress | None = None
+        self._work: Work | None = None
         self._begun = self._last_line = 0.0
         self._first_step = 0
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and the bar where there is a terminal."""
+        """Start the clock, and the bar where somebody sees it."""
         self._begun, self._first_step = time.monotonic(), trainer.global_step
-        if self._console.is_terminal and trainer.is_global_zero:
-            columns = [
-                TextColumn("{task.completed}/{task.total}"),
-                BarColumn(),
-                TextColumn("{task.description}"),
-            ]
-            self._bar = Progress(*columns, console=self._console)
-            self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
-            self._bar.start()
+        self._work = Work("training", trainer.max_steps, trainer.global_step)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
         """Show the progress: in the bar, or as a line when one is due."""
         if not trainer.is_global_zero:
             return
-        text = self._text(trainer)
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=text)
+        if self._work is not None and self._work.is_shown:
+            self._work.show(trainer.global_step, self._text(trainer))
         elif self._is_due(trainer):
             self._last_line = time.monotonic()
+            left = self._seconds(trainer) * (trainer.max_steps - trainer.global_step)
+            text = f"{self._text(trainer)}  {clock(left)} left"
             say_error(f"step {trainer.global_step}/{trainer.max_steps}  {text}")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
+        self._close()
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the test's views."""
+        self._close()
+        self._work = Work("test views", sum(map(int, trainer.num_test_batches)))
+
+    @override
+    def on_test_batch_end(self, trainer: Trainer, *args: object) -> None:
+        """Show how many of them are rendered."""
+        if self._work is not None:
+            self._work.step()
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the bar."""
         self._close()
 
@@ -229,20 +239,21 @@ class ProgressLine(Callback):
         self._close()
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._work is not None:
+            self._work.close()
+            self._work = None
 
     def _is_due(self, trainer: Trainer) -> bool:
         taken = trainer.global_step - self._first_step
         late = time.monotonic() - self._last_line > self.every_seconds
         return taken == 1 or late or trainer.global_step == trainer.max_steps
 
+    def _seconds(self, trainer: Trainer) -> float:
+        """Return the time that a step has taken on average."""
+        return (time.monotonic() - self._begun) / max(1, trainer.global_step - self._first_step)
+
     def _text(self, trainer: Trainer) -> str:
-        taken = max(1, trainer.global_step - self._first_step)
-        seconds = (time.monotonic() - self._begun) / taken
-        left = seconds * (trainer.max_steps - trainer.global_step)
-        return f"{losses_text(trainer)}  {seconds_text(seconds)}/step  {memory_text()}  {clock(left)} left"
+        return f"{losses_text(trainer)}  {seconds_text(self._seconds(trainer))}/step  {memory_text()}"
 
 
 def losses_text(trainer: Trainer) -> str:
@@ -274,9 +285,3 @@ def memory_text() -> str:
 def seconds_text(seconds: float) -> str:
     """Return a duration in seconds as text, in s or ms."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
-
-
-def clock(seconds: float) -> str:
-    """Return a duration in seconds as ``h:mm:ss``."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -45,6 +45,10 @@ PROGRAMS = {
     "demo": Program("usd.app.demo", "a toy's one picture to an object, measured against the truth"),
     "demo-text": Program("usd.app.demo_text", "a sentence to a textured mesh, in three stages"),
     "demo-full": Program("usd.app.demo_full", "one picture to a textured mesh through every stage"),
+    "view": Program("usd.app.view_command", "a finished trial or a mesh file in the browser"),
+    "render": Program(
+        "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
+    ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
@@ -71,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         _add_mode(made_mode)
         if mode == "train":
             made_mode.add_argument("--dry-run", action="store_true", help=launcher.DRY_RUN)
+            made_mode.add_argument("--viewer", action="store_true", help=launcher.VIEWER)
     for name, program in PROGRAMS.items():
         if name not in CONVERT.values():
             commands.add_parser(name, help=program.help)
@@ -129,8 +134,9 @@ def _program(given: Sequence[str]) -> tuple[str, list[str]] | None:
 def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list[str]) -> None:
     """Do what a sub-command asks for. Raises ``UserError``."""
     if flags.command in MODES:
-        refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run"])
+        refuse_options(rest, ["gpu", "verbose", "typecheck", "dry-run", "viewer"])
         words, overrides = launcher.divided(flags.config)
+        overrides = [*(["viewer.enable=true"] if getattr(flags, "viewer", False) else []), *overrides]
         configs, resumed = configurations(words)
         if getattr(flags, "dry_run", False):
             launcher.run_dry(configs, [*overrides, *rest], flags.gpu)

@@ -40,6 +40,7 @@ from usd.core.errors import UserError
 from usd.core.loading import override
 from usd.denoiser.rehearsal import Rehearsal, rehearsal
 from usd.system import System
+from usd.system.threestudio_training import threestudio_state
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,26 @@ def _with_loadable_weights(tiny: Experiment) -> Experiment:
     if weights is None or not isinstance(config, System.Config) or not isinstance(geometry, Spec):
         return tiny
     try:
-        saved = checkpoint.load(Path(weights))
+        if _is_of_size(Path(weights), geometry):
+            return tiny
     except UserError as error:
         raise UserError(f"system.weights: {error}") from error
-    if not checkpoint.differences(saved["components"], {"geometry": geometry}):
-        return tiny
     say(
         f"note: system.weights: {weights} can be read; its weights are not taken over, since a dry run is smaller"
     )
     without = replace(config, weights=None)  # it has the option
     return replace(tiny, system=replace(tiny.system, config=without))
+
+
+def _is_of_size(path: Path, geometry: Spec) -> bool:
+    """Return whether a checkpoint's geometry is just this one. Raises ``UserError`` for what holds no weights."""
+    try:
+        saved = checkpoint.load(checkpoint.checkpoint_of(path))
+    except checkpoint.ForeignCheckpointError:
+        if threestudio_state(path) is None:
+            raise
+        return False
+    return not checkpoint.differences(saved["components"], {"geometry": geometry})
 
 
 def _export(tiny: Experiment, trial: Trial, gpu: str | None) -> str:

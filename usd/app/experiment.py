@@ -26,6 +26,7 @@ from usd.core.overrides import OptionReader
 from usd.core.unread import unread_options
 from usd.dialects import Translation
 from usd.dialects.threestudio import translated_key, translated_names
+from usd.viewer.options import ViewerOptions
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
@@ -68,6 +69,10 @@ class TrainerConfig:
         ge=0,
     )
     test_after_fit: bool = option(True, "whether the test is run when training is done")
+    option_changes: Path | None = option(
+        None,
+        "option-changes.jsonl of a trial, whose changes are made again at the same steps of this training",
+    )
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class Experiment:
     )
     trainer: TrainerConfig = option({}, "options of the training loop")
     checkpoint: CheckpointConfig = option({}, "checkpoints that are kept")
+    viewer: ViewerOptions = option({}, "options of the training's view in the browser")
 
 
 LOCK = ".lock"

@@ -33,6 +33,7 @@ FLAGS = [
     "test",
     "export",
     "dry-run",
+    "viewer",
     "gpu",
     "verbose",
     "typecheck",
@@ -42,6 +43,7 @@ FLAGS = [
 ]
 
 
+VIEWER = "watch and steer the training in the browser (options: viewer.port, viewer.share, ...)"
 DRY_RUN = "two tiny steps and an export with random models, and what the real run would download and need"
 
 
@@ -66,6 +68,7 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--doctor", dest="mode", action="store_const", const="doctor", help="this machine, for a report"
     )
     parser.add_argument("--dry-run", action="store_true", help=DRY_RUN)
+    parser.add_argument("--viewer", action="store_true", help=VIEWER)
     parser.add_argument(
         "--gpu",
         metavar="0,1|cpu",
@@ -111,6 +114,11 @@ def perform(flags: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(
             "nothing to do: expected --config FILE and one of --train, --validate, --test, --export"
         )
+    if flags.viewer and flags.mode != "train":
+        raise UserError(
+            f"--viewer: shows a training, not --{flags.mode}; expected --train, or usd view TRIAL"
+        )
+    overrides = [*(["viewer.enable=true"] if flags.viewer else []), *overrides]
     run_mode(flags.mode, flags.config, overrides, flags.gpu, [sys.executable, *sys.argv])
 
 
@@ -121,17 +129,19 @@ def run_mode(
     if gpu and set(gpu) & set(",:"):  # torch warns of what several processes do on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from usd.app.experiment import load_experiment, refuse_missing_inputs
+    from usd.app.open_viewer import viewer_until_the_end
     from usd.app.stages import is_staged, run_stages
 
-    if is_staged(configs):
-        run_stages(mode, configs, overrides, gpu, command)
-        return
-    experiment, raw = load_experiment(configs, overrides)
-    refuse_missing_inputs(mode, experiment)
-    # Lightning comes with it: once the configuration is known to be right
-    from usd.app.modes import execute
+    with viewer_until_the_end(stays=True):
+        if is_staged(configs):
+            run_stages(mode, configs, overrides, gpu, command)
+            return
+        experiment, raw = load_experiment(configs, overrides)
+        refuse_missing_inputs(mode, experiment)
+        # Lightning comes with it: once the configuration is known to be right
+        from usd.app.modes import execute
 
-    execute(mode, experiment, raw, gpu, command)
+        execute(mode, experiment, raw, gpu, command)
 
 
 def run_dry(configs: Sequence["str | Path"], overrides: list[str], gpu: str | None) -> None:

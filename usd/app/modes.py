@@ -25,6 +25,7 @@ from usd.app.experiment import (
 from usd.app.export import export_object
 from usd.app.loop import Loop
 from usd.app.machine_errors import plain_errors
+from usd.app.open_viewer import viewer_until_the_end
 from usd.app.processes import ending_together, publish_timestamp, refuse_undivided
 from usd.app.resuming import compare_optimizers, how_to_resume, last_saved, say_differences
 from usd.app.trainer import make_trainer, silence_lightning
@@ -50,7 +51,8 @@ def run(
     Raises ``UserError`` for anything the user can mend, ``KeyboardInterrupt`` after Ctrl-C, with the state saved.
     """
     experiment, raw = load_experiment(files, overrides)
-    return execute(mode, experiment, raw, gpu, argv)
+    with viewer_until_the_end(stays=False):
+        return execute(mode, experiment, raw, gpu, argv)
 
 
 def execute(

@@ -13,6 +13,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from usd.app.callbacks import AtomicCheckpointIO, Checkpoints, ProgressLine, SafePoints, SkippedStepsLimit
 from usd.app.devices import choose_devices, count_processes, usable_precision
 from usd.app.experiment import Experiment, Trial
+from usd.app.option_changes import OptionChanges, read_changes
+from usd.app.viewing import LiveViewer
 from usd.core.errors import UserError
 from usd.system import SystemConfig
 
@@ -38,7 +40,7 @@ def make_trainer(experiment: Experiment, trial: Trial, gpu: str | None = None, t
         limit_val_batches=1.0 if options.val_check_interval or not train else 0,
         check_val_every_n_epoch=None,
         gradient_clip_val=options.gradient_clip_val,
-        callbacks=callbacks(experiment, trial) if train else [SafePoints()],
+        callbacks=callbacks(experiment, trial) if train else [*progress_line(experiment), SafePoints()],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -59,9 +61,17 @@ def training_strategy(processes: int) -> "Strategy | str":
 
 def callbacks(experiment: Experiment, trial: Trial) -> list[Callback]:
     """Return what happens around the steps of a training."""
-    progress = [ProgressLine()] if experiment.trainer.enable_progress_bar else []
     limit = SkippedStepsLimit(trial, experiment.trainer.max_skipped_steps)
-    return [*progress, SafePoints(), Checkpoints(trial, experiment.checkpoint), limit]
+    planned = experiment.trainer.option_changes
+    changes = OptionChanges(trial, [] if planned is None else read_changes(planned))
+    checkpoints = Checkpoints(trial, experiment.checkpoint)
+    viewer = [LiveViewer(experiment, checkpoints, changes)] if experiment.viewer.enable else []
+    return [*progress_line(experiment), SafePoints(), checkpoints, limit, changes, *viewer]
+
+
+def progress_line(experiment: Experiment) -> list[Callback]:
+    """Return what shows how far a run is, where that is wanted."""
+    return [ProgressLine()] if experiment.trainer.enable_progress_bar else []
 
 
 def loggers(experiment: Experiment, trial: Trial) -> list[Logger]:

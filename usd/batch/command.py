@@ -27,6 +27,7 @@ from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.loading import find_config
 from usd.core.places import output
+from usd.core.progress import Work
 
 
 def parser() -> argparse.ArgumentParser:
@@ -128,7 +129,7 @@ def check(args: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError("--local and --address exclude each other")
 
 
-def teller(count: int, out: Path) -> Callable[[Result], None]:
+def teller(work: Work, out: Path) -> Callable[[Result], None]:
     """Return a callback that, after every attempt, prints a line and writes the table so far."""
     known: dict[str, Result] = {}
 
@@ -136,11 +137,12 @@ def teller(count: int, out: Path) -> Callable[[Result], None]:
         known[result.name] = result
         write_table(out / "summary.csv", list(known.values()))
         ended = [one for one in known.values() if not one.again]
+        work.show(len(ended), result.name)
         before = " before" if result.status == "done" and not result.attempts else ""
         loss = f", loss {result.figures['loss']:.4g}" if "loss" in result.figures else ""
         error = f": {result.error}" if result.error else ""
         say(
-            f"[{len(ended)}/{count}] {result.name}: {result.status}{before}, {result.seconds:.0f} s{loss}{error}"
+            f"[{len(ended)}/{work.total}] {result.name}: {result.status}{before}, {result.seconds:.0f} s{loss}{error}"
         )
 
     return tell
@@ -156,8 +158,8 @@ def run_batch(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     say(f"{len(tasks)} objects: {short_path(out)}")
-    with contextlib.closing(launcher(args)) as there:
-        results = run_all(tasks, there, args.retries, teller(len(tasks), out))
+    with contextlib.closing(launcher(args)) as there, Work("objects", len(tasks)) as work:
+        results = run_all(tasks, there, args.retries, teller(work, out))
     say(f"\n{table(results)}\n")
     say(f"table  {short_path(write_table(out / 'summary.csv', results))}")
     try:

@@ -15,7 +15,7 @@ __all__ = ["LogLines", "error_console", "say", "say_error"]
 
 def say(text: str) -> None:
     """Print a line, in the first of several processes only."""
-    if _is_first():
+    if is_first_process():
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
 
@@ -42,7 +42,7 @@ class LogLines(logging.Handler):
         say(self.format(record))
 
 
-def _is_first() -> bool:
+def is_first_process() -> bool:
     """Return whether this is the first of the processes that train together."""
     if "torch" not in sys.modules:
         # Importing it takes seconds, which a mistake on the way here does not need.

@@ -48,6 +48,23 @@ class Data(Component[C]):
     def __init__(self, config: C) -> None:
         super().__init__(config)
         self.seed = 0
+        self._changes: list[tuple[int, C]] = []
+
+    @property
+    def latest_config(self) -> C:
+        """The options in force after all changes so far."""
+        return self._changes[-1][1] if self._changes else self.config
+
+    def change_config(self, config: object, first_step: int) -> None:
+        """Draw training batches from ``first_step`` on under other options of the same kind."""
+        assert isinstance(config, type(self.config))
+        self._changes.append((first_step, config))
+
+    def training_batch(self, step: int) -> Batch:
+        """Return the training batch of a step, under the options that are in force then."""
+        due = [config for first, config in self._changes if first <= step]
+        self.config = due[-1] if due else self.config
+        return self.batch(step, generator("cpu", self.seed, "data", 0, step))
 
     @classmethod
     def resolve(cls, config: object, context: RunContext) -> object:  # noqa: ARG003 - for overrides
@@ -105,7 +122,7 @@ class StepDataset(IterableDataset):
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for index in itertools.count(first, stride):
             step = self.start + index // self.times
-            yield self.data.batch(step, generator("cpu", self.data.seed, "data", 0, step))
+            yield self.data.training_batch(step)
 
 
 class ListDataset(Dataset):

@@ -21,8 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from usd.core.errors import UserError, listing
+from usd.data.capture import Capture, CapturedView
+from usd.data.depth_maps import DepthFile, read_depth_file
 from usd.data.lens import Intrinsics
-from usd.data.pictures import open_picture, over, write_picture, write_whole
+from usd.data.pictures import over, write_picture, write_whole
 from usd.data.view_set import ViewSet
 from usd.math.camera import Cameras
 
@@ -147,18 +149,35 @@ def read_depth(frame: Co3dFrame, where: str) -> Float[Tensor, "h w"]:
     """Return depths along the view axis in the sequence's units, 0 where unknown. Raises ``UserError``."""
     if frame.depth is None:
         raise UserError(f"{where}: {frame.name}: has no depth map; expected one")
-    with open_picture(frame.depth, where) as file:
-        bits = np.asarray(file.image)
-    if bits.ndim != 2:
-        raise UserError(f"{where}: {frame.depth}: has {bits.ndim} dimensions; expected a 16-bit gray PNG")
-    depth = torch.from_numpy(bits.astype(np.uint16).view(np.float16).astype(np.float32)) * frame.depth_scale
-    known = torch.isfinite(depth) & (depth > 0)
-    if frame.depth_mask is not None:
-        with open_picture(frame.depth_mask, where) as file:
-            known &= torch.from_numpy(
-                np.array(file.image.convert("L").resize(bits.shape[::-1], Image.Resampling.NEAREST)) > 0
-            )
-    return torch.where(known, depth, torch.zeros(()))
+    return read_depth_file(depth_file(frame, frame.depth), where)
+
+
+def depth_file(frame: Co3dFrame, path: Path) -> DepthFile:
+    """Return how a frame's depth map is kept."""
+    return DepthFile(path, frame.depth_scale, half=True, mask=frame.depth_mask)
+
+
+def read_capture(folder: Path, where: str) -> Capture:
+    """Read the frames of a sequence's folder. Those whose picture is missing are left out and counted."""
+    frames = read_sequence(folder, where)
+    present = [frame for frame in frames if frame.picture.is_file()]
+    if not present:
+        raise UserError(f"{where}: {frames[0].picture}: no such file; expected the pictures of the sequence")
+    notes = [f"sequence {folder.name} of CO3D: {len(present)} frames"]
+    if lost := len(frames) - len(present):
+        notes.append(f"{lost} of {len(frames)} frames have no picture")
+    views = [
+        CapturedView(
+            frame.name,
+            frame.picture,
+            frame.camera,
+            frame.c2w.double(),
+            frame.mask,
+            None if frame.depth is None else depth_file(frame, frame.depth),
+        )
+        for frame in present
+    ]
+    return Capture(tuple(views), tuple(notes), arbitrary=True)
 
 
 def write_depth(path: Path, depth: Float[Tensor, "h w"]) -> None:
@@ -196,16 +215,15 @@ def frame_names(count: int) -> list[str]:
 
 
 def viewpoint_of(camera: Cameras) -> dict[str, object]:
-    """Return one plain pinhole as PyTorch3D's numbers, in the units of version 2."""
-    c2w, focal = (
-        camera.c2w[0].double().cpu(),
-        2 * float(camera.focal_px[0]) / min(camera.height, camera.width),
-    )
+    """Return one pinhole as PyTorch3D's numbers, in the units of version 2."""
+    c2w, half = camera.c2w[0].double().cpu(), min(camera.height, camera.width) / 2
+    middle = torch.tensor([camera.width / 2, camera.height / 2])
+    beside = (middle - camera.principal_point[0].cpu()) / half
     rotation = c2w[:3, :3] * torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64)
     return {
         "R": rotation.tolist(),
         "T": (-rotation.T @ c2w[:3, 3]).tolist(),
-        "focal_length": [focal, focal],
-        "principal_point": [0.0, 0.0],
+        "focal_length": (camera.focals[0] / half).tolist(),
+        "principal_point": beside.tolist(),
         "intrinsics_format": "ndc_isotropic",
     }

@@ -1,30 +1,32 @@
 """COLMAP's sparse models, text or binary: cameras and poses of pictures taken by a real camera.
 
-    <folder>/sparse/0/{cameras,images}.{bin,txt}    <folder>/images/*    <folder>/masks/* (optional)
+    <folder>/sparse/0/{cameras,images,points3D}.{bin,txt}    <folder>/images/**    <folder>/masks/** (optional)
 
 Where COLMAP could not connect all pictures it writes several models, sparse/0, sparse/1, ...: the one with the most
 pictures is taken.
 
 COLMAP's cameras look along +z with +y down (OpenCV), and its poses are world-to-camera; ours are OpenGL,
-camera-to-world. Our pinholes have square pixels, their principal point in the middle and no distortion: pictures are
-made such (``usd.data.lens``). Fisheyes are refused: `colmap image_undistorter` makes pinholes of them.
+camera-to-world. Places in its pictures are counted as ours, from the top left corner. All of its camera models are
+read, but for panoramas (``usd.data.lens``). Its points, with the pictures that each was found in, are depths.
 """
 
 import re
 import sqlite3
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.core.config import UserError
+from usd.data.capture import TrackedPoints
 from usd.data.file_names import PICTURES, Folder
-from usd.data.lens import Intrinsics
+from usd.data.lens import Intrinsics, LensModel
 from usd.data.text_files import read_text
 
 MODELS: dict[int, tuple[str, int]] = {
@@ -39,6 +41,13 @@ MODELS: dict[int, tuple[str, int]] = {
     8: ("SIMPLE_RADIAL_FISHEYE", 4),
     9: ("RADIAL_FISHEYE", 5),
     10: ("THIN_PRISM_FISHEYE", 12),
+    11: ("RAD_TAN_THIN_PRISM_FISHEYE", 16),
+    12: ("SIMPLE_DIVISION", 4),
+    13: ("DIVISION", 5),
+    14: ("SIMPLE_FISHEYE", 3),
+    15: ("FISHEYE", 4),
+    16: ("EUCM", 6),
+    17: ("EQUIRECTANGULAR", 2),
 }
 """Numbers of COLMAP's camera models: name, and how many parameters."""
 LEAST = 4 + 7 * 8 + 4 + 2 + 8
@@ -46,25 +55,60 @@ LEAST = 4 + 7 * 8 + 4 + 2 + 8
 PLACES = re.compile(r"(images?|input|frames|photos?|pictures|rgb)(_\d+)?", re.IGNORECASE)
 """Names of folders with pictures; those with a number hold smaller copies."""
 FILES = ("images.bin", "images.txt", "cameras.bin", "cameras.txt")
-ONE_FOCAL = ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
-TWO_FOCALS = ("PINHOLE", "OPENCV", "FULL_OPENCV")
+ONE_FOCAL = ("SIMPLE_", "RADIAL")
+"""Beginnings of the names of models with one focal length."""
+LENSES: dict[str, LensModel] = {
+    "OPENCV_FISHEYE": "fisheye",
+    "SIMPLE_RADIAL_FISHEYE": "fisheye",
+    "RADIAL_FISHEYE": "fisheye",
+    "SIMPLE_FISHEYE": "fisheye",
+    "FISHEYE": "fisheye",
+    "FOV": "fov",
+    "THIN_PRISM_FISHEYE": "thin-prism",
+    "RAD_TAN_THIN_PRISM_FISHEYE": "rad-tan",
+    "SIMPLE_DIVISION": "division",
+    "DIVISION": "division",
+    "EUCM": "eucm",
+}
+"""What bends the pictures of each model; OpenCV's polynomial those of the others."""
+OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
+"""A point of a picture in images.bin; -1 is none of the model's points."""
 
 
 @dataclass(frozen=True)
 class PosedPicture:
-    """One picture of the model: its file name, camera number, and camera-to-world matrix (OpenGL axes)."""
+    """One picture of the model: its file name, camera number, and camera-to-world matrix (OpenGL axes).
+
+    ``points`` are the numbers of the points that were found in it.
+    """
 
     name: str
     camera: int
     c2w: Float[Tensor, "4 4"]
+    points: Int[Tensor, "M"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A sparse model without its points, pictures in the order of their names."""
+    """A sparse model, pictures in the order of their names. ``points`` are world positions by number."""
 
     cameras: dict[int, Intrinsics]
     pictures: tuple[PosedPicture, ...]
+    points: dict[int, tuple[float, float, float]]
+    without_camera: int = 0
+
+    def tracked_points(self, pictures: Sequence[PosedPicture]) -> TrackedPoints | None:
+        """Return the points that pictures show; None where there are none."""
+        known = [
+            (view, self.points[number])
+            for view, picture in enumerate(pictures)
+            for number in picture.points.tolist()
+            if number in self.points
+        ]
+        if not known:
+            return None
+        views, places = zip(*known)
+        return TrackedPoints(torch.tensor(views), torch.tensor(places, dtype=torch.float64))
 
 
 def find_models(folder: Path) -> list[Path]:
@@ -162,28 +206,30 @@ def read_model(folder: Path, where: str) -> Model:
         raise UserError(
             f"{where}: {folder / f'images.{end}'}: has no pictures; expected a reconstructed model"
         )
-    lost = [picture for picture in pictures if picture.camera not in cameras]
-    if lost:
+    kept = [picture for picture in pictures if picture.camera in cameras]
+    if not kept:
         raise UserError(
-            f"{where}: {folder}: {lost[0].name} was taken by camera {lost[0].camera}, which cameras.{end} does not have"
+            f"{where}: {folder}: {pictures[0].name} was taken by camera {pictures[0].camera}, which cameras.{end} does "
+            "not have; expected the camera of at least one picture"
         )
-    return Model(cameras, tuple(sorted(pictures, key=lambda picture: picture.name)))
+    file = folder / f"points3D.{end}"
+    points = (points_binary if binary else points_text)(file, where) if file.is_file() else {}
+    ordered = tuple(sorted(kept, key=lambda picture: picture.name))
+    return Model(cameras, ordered, points, len(pictures) - len(kept))
 
 
 def intrinsics_of(model: str, width: int, height: int, values: list[float], name: str) -> Intrinsics:
-    """Return a camera's numbers by the name of its model. Raises ``UserError`` for a fisheye."""
-    if model not in (*ONE_FOCAL, *TWO_FOCALS):
-        raise UserError(
-            f"{name}: is a {model} camera; expected a pinhole: run `colmap image_undistorter` first"
-        )
-    if model in ONE_FOCAL:
+    """Return a camera's numbers by the name of its model. Raises ``UserError`` for panoramas and unknown models."""
+    if model not in dict(MODELS.values()) or model == "EQUIRECTANGULAR":
+        raise UserError(f"{name}: is a {model} camera; expected a pinhole or a fisheye, not a panorama")
+    if model.startswith(ONE_FOCAL):
         values = [values[0], *values]
     fx, fy, cx, cy, *distortion = values
     if min(fx, fy, width, height) <= 0:
         raise UserError(
             f"{name}: focal lengths {fx:g}, {fy:g} at {width} x {height} pixels; expected positive ones"
         )
-    return Intrinsics(width, height, fx, fy, cx, cy, tuple(distortion))
+    return Intrinsics(width, height, fx, fy, cx, cy, tuple(distortion), LENSES.get(model, "brown"))
 
 
 def pose_of(quaternion: list[float], translation: list[float], name: str) -> Float[Tensor, "4 4"]:
@@ -203,7 +249,7 @@ def pose_of(quaternion: list[float], translation: list[float], name: str) -> Flo
     c2w = torch.eye(4, dtype=torch.float64)
     c2w[:3, :3] = rotation.T @ torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
     c2w[:3, 3] = -rotation.T @ torch.tensor(translation, dtype=torch.float64)
-    return c2w.float()
+    return c2w
 
 
 # -------------------------------------------------------------------------------------------------------- binary
@@ -253,7 +299,7 @@ def cameras_binary(path: Path, where: str) -> dict[int, Intrinsics]:
         what = f"camera {index + 1} of {count}"
         number, model, width, height = file.take("iiQQ", what)
         if model not in MODELS:
-            raise UserError(f"{file.name}: {what} is of model {model}, which is unknown; expected 0 to 10")
+            raise UserError(f"{file.name}: {what} is of model {model}, which is unknown; expected 0 to 17")
         name, length = MODELS[model]
         values = list(file.take(f"{length}d", what))
         cameras[number] = intrinsics_of(name, width, height, values, f"{file.name}: camera {number}")
@@ -269,10 +315,28 @@ def images_binary(path: Path, where: str) -> list[PosedPicture]:
         what = f"picture {index + 1} of {count}"
         _, *pose, camera = file.take("i7di", what)
         name = file.text(what)
-        (points,) = file.take("Q", what)
-        file.skip(24 * points, what)
-        pictures.append(PosedPicture(name, camera, pose_of(pose[:4], pose[4:], f"{file.name}: {name}")))
+        (count_found,) = file.take("Q", what)
+        file.skip(24 * count_found, what)
+        found = np.frombuffer(file.data, OBSERVATION, count_found, file.at - 24 * count_found)["point"]
+        points = torch.from_numpy(found[found >= 0].astype(np.int64))
+        pose_there = pose_of(pose[:4], pose[4:], f"{file.name}: {name}")
+        pictures.append(PosedPicture(name, camera, pose_there, points))
     return pictures
+
+
+def points_binary(path: Path, where: str) -> dict[int, tuple[float, float, float]]:
+    """Read ``points3D.bin``: a count, then (id, position, color, error, track)."""
+    file = BinaryReader(path, where)
+    (count,) = file.take("Q", "the number of points")
+    points = {}
+    for index in range(count):
+        what = f"point {index + 1} of {count}"
+        number, x, y, z = file.take("Qddd", what)
+        file.skip(3 + 8, what)
+        (length,) = file.take("Q", what)
+        file.skip(8 * length, what)
+        points[number] = (x, y, z)
+    return points
 
 
 # ---------------------------------------------------------------------------------------------------------- text
@@ -343,16 +407,32 @@ def images_text(path: Path, where: str) -> list[PosedPicture]:
     lines, promised = _data_lines(path, where)
     while lines and not lines[0][1].strip():
         lines = lines[1:]
-    pictures = []
-    for number, line in lines[::2]:
+    pictures, name = [], f"{where}: {path}"
+    for index, (number, line) in enumerate(lines[::2]):
         if not line.strip():
             continue
         parts = _fields(path, where, number, line, 10)
-        name = f"{where}: {path}"
         pose = _parse_fields(name, number, parts[1:8], float)
         (camera,) = _parse_fields(name, number, parts[8:9], int)
-        pictures.append(
-            PosedPicture(parts[9].strip(), camera, pose_of(pose[:4], pose[4:], f"{name}: {parts[9]}"))
-        )
+        observed = lines[2 * index + 1] if 2 * index + 1 < len(lines) else (number, "")
+        found = _parse_fields(name, observed[0], observed[1].split()[2::3], int)
+        points = torch.tensor([each for each in found if each >= 0], dtype=torch.int64)
+        pose_there = pose_of(pose[:4], pose[4:], f"{name}: {parts[9]}")
+        pictures.append(PosedPicture(parts[9].strip(), camera, pose_there, points))
     _refuse_cut_short(path, where, "pictures", len(pictures), promised)
     return pictures
+
+
+def points_text(path: Path, where: str) -> dict[int, tuple[float, float, float]]:
+    """Read ``points3D.txt``: POINT3D_ID X Y Z R G B ERROR and the track."""
+    lines, promised = _data_lines(path, where)
+    points = {}
+    for number, line in lines:
+        if not line.strip():
+            continue
+        parts = _fields(path, where, number, line, 8)
+        x, y, z = _parse_fields(f"{where}: {path}", number, parts[1:4], float)
+        (point,) = _parse_fields(f"{where}: {path}", number, parts[:1], int)
+        points[point] = (x, y, z)
+    _refuse_cut_short(path, where, "points", len(points), promised)
+    return points

@@ -10,6 +10,7 @@ What was assumed is said in a sentence. A policy is one of
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +20,14 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.cutting import cut_opaque, find_padding, has_alpha, remove_plain_background
-from usd.data.pictures import over, read_values, resize_rgba
+from usd.data.pictures import over, picture_header, read_picture, read_values, resize_rgba
 
 MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
 TOLERANCE = 0.06
 """How far a background pixel may be from the border color, of 1."""
+
+PREVIEW = 512
+"""Longest side of the small readings by which a capture's masks are guessed."""
 
 Pictures = list[Float[Tensor, "4 _ _"]]
 
@@ -83,6 +87,103 @@ def _guess_masks(
         )
 
 
+# ------------------------------------------------------------------------------------------------ one picture at a time
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """What all pictures of a capture are cut out by, so that each can be cut without a look at the others.
+
+    ``known`` is whether alpha then means anything; ``padded`` whether all have the same bars of padding.
+    """
+
+    policy: Literal["alpha", "files", "background", "none"]
+    padded: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether alpha means anything."""
+        return self.policy != "none"
+
+    def cut(
+        self, rgba: Float[Tensor, "4 h w"], name: str, file: Path | None, where: str
+    ) -> Float[Tensor, "4 h w"]:
+        """Return a picture with its alpha. Raises ``UserError`` that names it."""
+        if self.policy == "alpha":
+            return rgba
+        if self.policy == "files":
+            assert file is not None  # mask_rule found one for each
+            return _with_mask(rgba, read_mask(file, where), where, file)
+        if self.policy == "none":
+            return _without_alpha(rgba)
+        cut = cut_opaque if self.padded else remove_plain_background
+        return cut(over(rgba), TOLERANCE, f"{where}: {name}").rgba
+
+
+PictureFiles = Sequence[tuple[str, Path, Path | None]]
+"""Name, picture and mask of each view."""
+
+
+def mask_rule(files: PictureFiles, policy: MaskPolicy, where: str) -> tuple[MaskRule, list[str]]:
+    """Return how pictures are to be cut out, and what is assumed with that, after small readings of them.
+
+    Raises ``UserError`` where the policy asks for what is not there.
+    """
+    if policy == "none":
+        return MaskRule("none"), ["masks ignored: every pixel counts as object"]
+    if policy in ("auto", "alpha"):
+        opaque = _opaque_count(files, where)
+        if opaque is not None:
+            note = f"masks are the pictures' alpha ({opaque} of {len(files)} have none)"
+            return MaskRule("alpha"), [note if opaque else "masks are the pictures' alpha"]
+        if policy == "alpha":
+            raise UserError(f"{where}: no picture has transparency; expected RGBA, or another `masks` policy")
+    if policy == "files" or (policy == "auto" and any(mask is not None for _, _, mask in files)):
+        _refuse_missing([name for name, _, mask in files if mask is None], len(files), where)
+        return MaskRule("files"), ["masks are the files beside the pictures"]
+    try:
+        return _background_rule(files, where if policy == "background" else ""), [PLAIN]
+    except UserError as error:
+        if policy == "background":
+            raise
+        return MaskRule("none"), [UNKNOWN.format(str(error).split(": ")[0])]
+
+
+def _opaque_count(files: PictureFiles, where: str) -> int | None:
+    """Return how many pictures have no channel of alpha; None where it is opaque in all that have one."""
+    candidates = [path for _, path, _ in files if picture_header(path, where).alpha]
+    clear = any(has_alpha(_preview(path, where)) for path in candidates)
+    return len(files) - len(candidates) if clear else None
+
+
+def _background_rule(files: PictureFiles, where: str) -> MaskRule:
+    """Return the rule for plain backgrounds. Raises ``UserError`` with the name of a picture that has none."""
+    blame = f"{where}: " if where else ""
+    bars = set()
+    for name, path, _ in files:
+        preview = over(_preview(path, where))
+        bars.add(find_padding(preview.permute(1, 2, 0).numpy()))
+        # Only bars that all views have are padding, as an object may reach two borders.
+        cut = remove_plain_background if None in bars or len(bars) > 1 else cut_opaque
+        cut(preview, TOLERANCE, f"{blame}{name}")
+    return MaskRule("background", padded=len(bars) == 1 and None not in bars)
+
+
+def _preview(path: Path, where: str) -> Float[Tensor, "4 h w"]:
+    return read_picture(path, where, longest=PREVIEW).rgba
+
+
+def _refuse_missing(missing: Sequence[str], total: int, where: str) -> None:
+    if missing:
+        raise UserError(
+            f"{where}: {len(missing)} of {total} pictures have no mask ({missing[0]}); expected a mask for each, "
+            "or `masks: none`"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
 def _has_alpha(pictures: Pictures) -> bool:
     return any(has_alpha(picture) for picture in pictures)
 
@@ -102,12 +203,7 @@ def _cut_backgrounds(pictures: Pictures, names: Sequence[str]) -> Pictures:
 def _masks_from_files(
     pictures: Pictures, names: Sequence[str], files: Sequence[Path | None], where: str
 ) -> Pictures:
-    missing = [name for name, file in zip(names, files) if file is None]
-    if missing:
-        raise UserError(
-            f"{where}: {len(missing)} of {len(names)} pictures have no mask ({missing[0]}); expected a mask for each, "
-            "or `masks: none`"
-        )
+    _refuse_missing([name for name, file in zip(names, files) if file is None], len(names), where)
     return [
         _with_mask(picture, read_mask(file, where), where, file)
         for picture, file in zip(pictures, files)

@@ -174,7 +174,7 @@ def read_downsampled(path: Path, interval: int, divisor: int, masks: MaskPolicy)
         views = views.select(range(0, len(views), interval))
         height, width = views.rgba.shape[-2:]
         return views.resized(max(1, height // divisor), max(1, width // divisor))
-    camera = read_transforms(file, where, lenses=True)[0].camera
+    camera = read_transforms(file, where)[0].camera
     size = max(1, max(camera.height, camera.width) // divisor)
     return read_transforms_views(file, ViewOptions(masks=masks, size=size), where, interval)
 

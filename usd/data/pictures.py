@@ -106,19 +106,16 @@ def read_picture(
 
 
 def read_pictures(
-    paths: Sequence[Path], where: str, size: int | None = None, shapes: Sequence[tuple[int, int]] = ()
+    paths: Sequence[Path], where: str, size: int | None = None
 ) -> tuple[list[Float[Tensor, "4 _ _"]], list[str]]:
     """Return pictures that cameras belong to, as stored, and remarks on them, each with a count.
 
     ``size`` is the longest side that they will be resampled to: much larger ones are reduced as they are read.
-    ``shapes`` (width, height) of their cameras decide where the stored picture cannot be meant, but the turned one can.
     """
     remarks: Counter[str] = Counter()
     pictures = []
-    for index, path in enumerate(paths):
-        upright = bool(shapes) and _belongs_turned(path, where, shapes[index])
-        longest = None if size is None else OVERSAMPLING * size
-        read = read_picture(path, where, upright, longest)
+    for path in paths:
+        read = read_picture(path, where, longest=None if size is None else OVERSAMPLING * size)
         pictures.append(read.rgba)
         remarks.update(note for note in read.notes if not note.startswith("reduced"))
     return pictures, [f"{count} of {len(paths)} pictures: {note}" for note, count in remarks.items()]
@@ -180,6 +177,26 @@ def _is_pointer(path: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a picture's file says before its pixels are decoded.
+
+    ``size`` is (width, height) as stored, ``upright_size`` after the turn of its EXIF orientation; ``alpha`` is whether
+    it has a channel of transparency, or a color that counts as transparent.
+    """
+
+    size: tuple[int, int]
+    upright_size: tuple[int, int]
+    alpha: bool
+
+
+def picture_header(path: str | Path, where: str) -> PictureHeader:
+    """Return what a picture's file says. Raise UserError where the file is missing or no picture."""
+    with open_picture(path, where) as file:
+        size, alpha = file.image.size, file.image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+        return PictureHeader(size, _turned_size(size, file.turn), alpha or "transparency" in file.image.info)
+
+
 def picture_size(path: str | Path, where: str) -> tuple[int, int]:
     """Return width and height as stored. Raise UserError where the file is missing or no picture."""
     with open_picture(path, where) as file:
@@ -193,17 +210,6 @@ def orientation(file: Image.Image) -> int:
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         return 1
     return said if isinstance(said, int) and said in EXIF_TURNS else 1
-
-
-def _belongs_turned(path: Path, where: str, shape: tuple[int, int]) -> bool:
-    """Return whether a camera of this width and height took the turned picture: its stored one has another shape."""
-    with open_picture(path, where) as file:
-        turned = _turned_size(file.image.size, file.turn)
-        return _same_shape(turned, shape) and not _same_shape(file.image.size, shape)
-
-
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _turned_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:

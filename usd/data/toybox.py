@@ -14,6 +14,7 @@ from typing_extensions import override
 from usd.core import files
 from usd.core.config import ConfigError, option
 from usd.core.places import output
+from usd.core.progress import each
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.math.camera import Cameras
@@ -281,7 +282,7 @@ def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder
     def encode(picture: Tensor) -> Tensor:
         return vae.encode(picture).latent_dist.mode().float() * vae.config.scaling_factor
 
-    for index, rgba in enumerate(shards):
+    for index, rgba in enumerate(each(shards, "encoding toys")):
         target = folder / f"shard-{index:05d}.npy"
         if target.exists():
             continue

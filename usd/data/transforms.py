@@ -3,11 +3,14 @@
     {"w": 256, "h": 256, "fl_x": 355.5, "fl_y": 355.5, "cx": 128, "cy": 128,
      "frames": [{"file_path": "views/0000.png", "transform_matrix": [[...], [...], [...], [...]]}, ...]}
 
-``transform_matrix`` is camera-to-world, OpenGL axes. Intrinsics stand at the top or in each frame (the frame wins); the
-field of view may be given as ``camera_angle_x`` / ``camera_angle_y`` instead. Our cameras are plain pinholes: square
-pixels, the principal point in the middle, no distortion. Of a file that says otherwise the pictures can be made such
-(``usd.data.lens``) where they are what is read; where cameras are to render, it is refused. Orthographic cameras
-are an extension of ours: ``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height in world units.
+nerfstudio, instant-ngp, Polycam, Record3D and Blender's NeRF scripts write it. ``transform_matrix`` is camera-to-world,
+OpenGL axes. Everything else stands at the top or in each frame (the frame wins): focal lengths or the field of view
+(``camera_angle_x``, ``camera_angle_y``), the principal point from the picture's top left corner (its middle without),
+distortion (``k1`` ... ``p2`` of ``camera_model`` OPENCV, FULL_OPENCV or OPENCV_FISHEYE; ``is_fisheye``), masks
+(``mask_path``) and depths along the view axis (``depth_file_path`` in ``depth_unit_scale_factor``, ``depth_path`` in
+``integer_depth_scale``). ``applied_transform`` says how nerfstudio moved COLMAP's world; the poses are moved already.
+A frame without a matrix has no camera and is left out. Orthographic cameras are an extension of ours:
+``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height in world units.
 """
 
 import json
@@ -18,40 +21,89 @@ from pathlib import Path
 from typing import TypeGuard
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from usd.core.config import UserError
+from usd.core.errors import listing
+from usd.data.depth_maps import DepthFile
 from usd.data.file_names import Folder, nearby
-from usd.data.lens import Intrinsics, is_plain
+from usd.data.lens import Intrinsics, LensModel
 from usd.data.pictures import picture_size, write_whole
 from usd.data.text_files import read_text
-from usd.math.camera import Cameras, orthographic_cameras
+from usd.math.camera import Cameras, orthographic_cameras, pinhole_cameras
 
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-OPENCV = ("k1", "k2", "p1", "p2", "k3")
-"""The order in which OpenCV names the coefficients of a lens."""
+MODELS: dict[str, tuple[LensModel, tuple[str, ...]]] = {
+    "PINHOLE": ("brown", ("k1", "k2", "p1", "p2", "k3")),
+    "SIMPLE_PINHOLE": ("brown", ("k1", "k2", "p1", "p2", "k3")),
+    "PERSPECTIVE": ("brown", ("k1", "k2", "p1", "p2", "k3")),
+    "SIMPLE_RADIAL": ("brown", ("k1", "k2", "p1", "p2", "k3")),
+    "RADIAL": ("brown", ("k1", "k2", "p1", "p2", "k3")),
+    "OPENCV": ("brown", ("k1", "k2", "p1", "p2", "k3")),
+    "FULL_OPENCV": ("brown", ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")),
+    "OPENCV_FISHEYE": ("fisheye", ("k1", "k2", "k3", "k4")),
+    "FISHEYE": ("fisheye", ("k1", "k2", "k3", "k4")),
+}
+"""Names of camera models, and the keys of their numbers in their order."""
+COEFFICIENTS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+MILLIMETER = 1e-3
+"""The unit of nerfstudio's depths where the file says none, in meters."""
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """What a file says about a frame beyond its pinhole: the lens as it is, the 64-bit pose, mask and depth map.
+
+    ``span_y`` is the picture's height in world units of an orthographic camera, of whose lens only the size counts.
+    """
+
+    lens: Intrinsics
+    pose: Float[Tensor, "4 4"]
+    mask: Path | None = None
+    depth: DepthFile | None = None
+    span_y: float | None = None
+
+    @property
+    def camera(self) -> Cameras:
+        """The camera, as a pinhole without the lens's distortion."""
+        c2w, height, width = self.pose[None].float(), self.lens.height, self.lens.width
+        if self.span_y is not None:
+            return orthographic_cameras(c2w, self.span_y, height, width)
+        if self.lens.square:
+            fov_y = 2 * math.atan(0.5 * height / self.lens.fy)
+            return Cameras(c2w, torch.tensor([fov_y]), height, width)
+        return pinhole_cameras(c2w, torch.tensor([self.lens.numbers]), height, width)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera, and the picture it took if there is one on disk, and its mask (``mask_path``) likewise.
-
-    ``lens`` is what the picture was taken with, where that is not the plain pinhole ``camera``.
-    """
+    """One camera, and the picture it took if there is one on disk. ``files`` is what a transforms.json said of it."""
 
     camera: Cameras
     file_path: str
     picture: Path | None
-    mask: Path | None = None
-    lens: Intrinsics | None = None
+    files: FrameFiles | None = None
 
 
-def read_transforms(
-    path: str | Path, where: str = "data.eval_transforms", lenses: bool = False
-) -> tuple[Frame, ...]:
-    """Read the frames of a transforms.json, in its order. Raises ``UserError`` with file, frame and key.
+@dataclass(frozen=True)
+class Transforms:
+    """The frames of a file that have cameras, in its order, and how many have none.
 
-    With ``lenses``, cameras that are no plain pinholes come with their lens instead of being refused.
+    ``applied`` (3, 4) is how the file says that COLMAP's world was moved to its own.
     """
+
+    frames: tuple[Frame, ...]
+    without_camera: int
+    applied: Float[Tensor, "3 4"] | None
+
+
+def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tuple[Frame, ...]:
+    """Return the frames of a transforms.json, in its order. Raises ``UserError`` with file, frame and key."""
+    return read_transforms_file(path, where).frames
+
+
+def read_transforms_file(path: str | Path, where: str) -> Transforms:
+    """Read a transforms.json. Raises ``UserError`` with file, frame and key."""
     path = Path(path)
     content = _read_json(path, where)
     entries = content.get("frames") if isinstance(content, dict) else None
@@ -62,10 +114,19 @@ def read_transforms(
     files = Folder(path.parent, f"{where}: {path}")
     if not {"w", "h"} & set(content):
         entries = _with_sizes(files, entries, f"{where}: {path}")
-    return tuple(
-        _frame(f"{where}: {path}: frames[{i}]", files, content, entry, lenses)
+    frames = [
+        _frame(f"{where}: {path}: frames[{i}]", files, content, entry)
         for i, entry in enumerate(entries)
-    )
+        if not isinstance(entry, dict) or entry.get("transform_matrix") is not None
+    ]
+    if not frames:
+        raise UserError(
+            f"{where}: {path}: none of its {len(entries)} frames has a transform_matrix; expected one each"
+        )
+    applied = None
+    if content.get("applied_transform") is not None:
+        applied = _matrix(f"{where}: {path}.applied_transform", content["applied_transform"])[:3]
+    return Transforms(tuple(frames), len(entries) - len(frames), applied)
 
 
 def _with_sizes(files: Folder, entries: list[object], name: str) -> list[object]:
@@ -95,79 +156,93 @@ def _read_json(path: Path, where: str) -> object:
         raise UserError(f"{where}: {path}: is not readable JSON, perhaps truncated ({error})") from error
 
 
-def _frame(name: str, files: Folder, shared: Mapping[str, object], entry: object, lenses: bool) -> Frame:
+def _frame(name: str, files: Folder, shared: Mapping[str, object], entry: object) -> Frame:
     if not isinstance(entry, dict):
         raise UserError(f"{name}: is not a mapping; expected file_path and transform_matrix")
     keys = {**{key: value for key, value in shared.items() if key != "frames"}, **entry}
-    _refuse_model(name, keys)
-    if not lenses:
-        _refuse_distortion(name, keys)
     file_path = keys.get("file_path", "")
     if not isinstance(file_path, str):
         raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
     picture = files.find(file_path)
     width, height = _size(name, keys, picture, files.nearest(file_path) if picture is None else "")
     pose = _pose(name, keys.get("transform_matrix"))
-    if _is_orthographic(keys):
-        camera = orthographic_cameras(pose, _positive(name, keys, "span_y"), height, width)
-        return Frame(camera, file_path, picture, _mask(name, files, keys))
-    lens = _lens(name, keys, width, height) if lenses else None
-    fov_y = _fov_y(name, keys, width, height) if lens is None else 2 * math.atan(0.5 * height / lens.fy)
-    camera = Cameras(pose, torch.tensor([fov_y]), height, width)
-    return Frame(camera, file_path, picture, _mask(name, files, keys), lens)
+    files_beside = _mask(name, files, keys), _depth(name, files, keys)
+    if str(keys.get("camera_model")).upper() == "ORTHOGRAPHIC":
+        lens = Intrinsics(width, height, 1.0, 1.0, width / 2, height / 2)
+        read = FrameFiles(lens, pose, *files_beside, _positive(name, keys, "span_y"))
+    else:
+        read = FrameFiles(_lens(name, keys, width, height), pose, *files_beside)
+    return Frame(read.camera, file_path, picture, read)
 
 
-def _lens(name: str, keys: Mapping[str, object], width: int, height: int) -> Intrinsics | None:
-    """Return what is not a plain pinhole; None for one that is."""
+def _lens(name: str, keys: Mapping[str, object], width: int, height: int) -> Intrinsics:
+    """Return the lens of a frame. Raises ``UserError`` for a model that has no pinhole, and for wrong numbers."""
+    fx, fy = _focals(name, keys, width, height)
+    cx, cy = (
+        _finite_number(name, keys, key) if keys.get(key) is not None else size / 2
+        for key, size in (("cx", width), ("cy", height))
+    )
+    if not (-width < cx < 2 * width and -height < cy < 2 * height):
+        raise UserError(
+            f"{name}.cx, cy: are {cx:g}, {cy:g}; expected the principal point in pixels, near the picture of {width} x "
+            f"{height}"
+        )
+    said = "FISHEYE" if keys.get("is_fisheye") else str(keys.get("camera_model") or "OPENCV").upper()
+    if said not in MODELS:
+        raise UserError(f"{name}.camera_model: is {said}; expected {listing(sorted(MODELS))} or ORTHOGRAPHIC")
+    model, names = MODELS[said]
+    beyond = next((key for key in COEFFICIENTS if keys.get(key) and key not in names), None)
+    if beyond is not None:
+        raise UserError(
+            f"{name}.{beyond}: is {keys[beyond]}, which {said} does not have; expected 0, or another model"
+        )
+    numbers = tuple(_finite_number(name, keys, key) if keys.get(key) else 0.0 for key in names)
+    return Intrinsics(width, height, fx, fy, cx, cy, numbers if any(numbers) else (), model)
+
+
+def _focals(name: str, keys: Mapping[str, object], width: int, height: int) -> tuple[float, float]:
+    """Return fx and fy, from lengths or angles; where only one is there, pixels are square."""
     axes = (("fl_x", "camera_angle_x", width), ("fl_y", "camera_angle_y", height))
-    focal = [_positive(name, keys, key) if key in keys else None for key, _, _ in axes]
+    focal = [_positive(name, keys, key) if keys.get(key) is not None else None for key, _, _ in axes]
     if focal == [None, None]:
         focal = [
-            0.5 * size / math.tan(0.5 * _angle(name, keys, key)) if key in keys else None
+            0.5 * size / math.tan(0.5 * _angle(name, keys, key)) if keys.get(key) is not None else None
             for _, key, size in axes
         ]
     fx, fy = focal[0] or focal[1], focal[1] or focal[0]
     if fx is None or fy is None:
-        return None
-    cx, cy = (
-        _finite_number(name, keys, key) if key in keys else size / 2
-        for key, size in (("cx", width), ("cy", height))
-    )
-    distortion = tuple(_finite_number(name, keys, key) if keys.get(key) else 0.0 for key in OPENCV)
-    lens = Intrinsics(width, height, fx, fy, cx, cy, distortion if any(distortion) else ())
-    return None if is_plain(lens) else lens
-
-
-def _is_orthographic(keys: Mapping[str, object]) -> bool:
-    return str(keys.get("camera_model")).upper() == "ORTHOGRAPHIC"
+        raise UserError(f"{name}: has no fl_x, fl_y, camera_angle_x or camera_angle_y; expected one of them")
+    return fx, fy
 
 
 def _mask(name: str, files: Folder, keys: Mapping[str, object]) -> Path | None:
     """Return the file that ``mask_path`` names. Raises UserError where it is named but not there."""
-    named = keys.get("mask_path")
+    return _named_file(name, files, keys, "mask_path", "a mask")
+
+
+def _depth(name: str, files: Folder, keys: Mapping[str, object]) -> DepthFile | None:
+    """Return the depth map of a frame and the unit of its numbers. Raises UserError where it is named but not there."""
+    for key, unit, usual in (
+        ("depth_file_path", "depth_unit_scale_factor", MILLIMETER),
+        ("depth_path", "integer_depth_scale", None),
+    ):
+        file = _named_file(name, files, keys, key, "a depth map")
+        if file is not None:
+            missing = keys.get(unit) is None and usual is not None
+            return DepthFile(file, usual if missing and usual else _positive(name, keys, unit))
+    return None
+
+
+def _named_file(name: str, files: Folder, keys: Mapping[str, object], key: str, what: str) -> Path | None:
+    named = keys.get(key)
     if not isinstance(named, str):
         return None
     file = files.find(named)
     if file is None:
         raise UserError(
-            f"{name}.mask_path: {files.path / named}: no such file; expected a mask{files.nearest(named)}"
+            f"{name}.{key}: {files.path / named}: no such file; expected {what}{files.nearest(named)}"
         )
     return file
-
-
-def _refuse_distortion(name: str, keys: Mapping[str, object]) -> None:
-    bent = [key for key in DISTORTION if keys.get(key)]
-    if bent:
-        raise UserError(f"{name}.{bent[0]}: is {keys[bent[0]]}; expected 0: undistort the pictures first")
-
-
-def _refuse_model(name: str, keys: Mapping[str, object]) -> None:
-    """Raise ``UserError`` for a fisheye and other cameras that are no pinholes, with a distortion or without."""
-    if keys.get("k4"):
-        raise UserError(f"{name}.k4: is {keys['k4']}, a fisheye's; expected 0: undistort the pictures first")
-    model = keys.get("camera_model", "PINHOLE")
-    if str(model).upper() not in ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "PERSPECTIVE", "ORTHOGRAPHIC"):
-        raise UserError(f"{name}.camera_model: is {model}; expected a pinhole camera")
 
 
 def _size(name: str, keys: Mapping[str, object], picture: Path | None, hint: str) -> tuple[int, int]:
@@ -194,29 +269,6 @@ def _finite_number(name: str, keys: Mapping[str, object], key: str) -> float:
     return float(value)
 
 
-def _fov_y(name: str, keys: Mapping[str, object], width: int, height: int) -> float:
-    """Return the vertical field of view in radians, from whichever of the usual keys is there."""
-    focal = _focal_px(name, keys, width, height)
-    for key, middle in (("cx", width / 2), ("cy", height / 2)):
-        if key in keys and abs(_finite_number(name, keys, key) - middle) > 1:
-            raise UserError(f"{name}.{key}: is {keys[key]}; expected the middle of the picture, {middle:g}")
-    return 2 * math.atan(0.5 * height / focal)
-
-
-def _focal_px(name: str, keys: Mapping[str, object], width: int, height: int) -> float:
-    focals = [_positive(name, keys, key) for key in ("fl_y", "fl_x") if key in keys]
-    angles = (("camera_angle_y", height), ("camera_angle_x", width))
-    if not focals:
-        focals = [0.5 * size / math.tan(0.5 * _angle(name, keys, key)) for key, size in angles if key in keys]
-    if not focals:
-        raise UserError(f"{name}: has no fl_x, fl_y, camera_angle_x or camera_angle_y; expected one of them")
-    if max(focals) > 1.01 * min(focals):
-        raise UserError(
-            f"{name}: has pixels that are not square (focal lengths {focals[0]:g}, {focals[1]:g}); expected equal ones"
-        )
-    return focals[0]
-
-
 def _positive(name: str, keys: Mapping[str, object], key: str) -> float:
     value = _finite_number(name, keys, key)
     if value <= 0:
@@ -231,22 +283,27 @@ def _angle(name: str, keys: Mapping[str, object], key: str) -> float:
     return value
 
 
-def _pose(name: str, matrix: object) -> torch.Tensor:
-    """Return (1, 4, 4) camera-to-world; a 3 x 4 matrix gets its last row."""
-    try:
-        pose = torch.tensor(matrix, dtype=torch.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}.transform_matrix: is not a matrix of numbers; expected 4 x 4") from error
-    if pose.shape == (3, 4):
-        pose = torch.cat([pose, torch.tensor([[0.0, 0.0, 0.0, 1.0]])])
-    if pose.shape != (4, 4) or not torch.isfinite(pose).all():
-        raise UserError(f"{name}.transform_matrix: is not a finite 4 x 4 matrix; expected camera-to-world")
+def _pose(name: str, matrix: object) -> Float[Tensor, "4 4"]:
+    """Return camera-to-world; a 3 x 4 matrix gets its last row."""
+    pose = _matrix(f"{name}.transform_matrix", matrix)
     rotation = pose[:3, :3]
-    if not torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) or torch.det(rotation) < 0:
+    if not torch.allclose(rotation @ rotation.T, torch.eye(3).double(), atol=1e-2) or torch.det(rotation) < 0:
         raise UserError(
             f"{name}.transform_matrix: its 3 x 3 part is not a rotation; expected camera-to-world, OpenGL axes"
         )
-    return pose[None]
+    return pose
+
+
+def _matrix(name: str, matrix: object) -> Float[Tensor, "4 4"]:
+    try:
+        pose = torch.tensor(matrix, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: is not a matrix of numbers; expected 4 x 4") from error
+    if pose.shape == (3, 4):
+        pose = torch.cat([pose, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)])
+    if pose.shape != (4, 4) or not torch.isfinite(pose).all():
+        raise UserError(f"{name}: is not a finite 4 x 4 matrix; expected camera-to-world")
+    return pose
 
 
 def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: Sequence[str]) -> Path:

@@ -14,27 +14,23 @@ The order is the order in which they are looked for.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from usd.core.config import UserError, option
 from usd.core.places import command
 from usd.core.registry import import_custom
 from usd.data import co3d_sequence, colmap, syncdreamer, wonder3d, zero123_views
+from usd.data.capture import Capture, CapturedView, TrackedPoints, assemble
 from usd.data.file_names import PICTURES, Folder
-from usd.data.lens import Intrinsics, rectify
-from usd.data.masks import MaskPolicy, Pictures, apply_masks
-from usd.data.pictures import read_pictures
+from usd.data.masks import MaskPolicy, apply_masks
 from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
-from usd.data.transforms import Frame, read_transforms
-from usd.data.view_set import ViewSet, fit_world, rotate_world, same_size, view_set
-from usd.math.camera import Cameras, join_cameras
+from usd.data.transforms import FrameFiles, Transforms, read_transforms_file
+from usd.data.view_set import ViewSet, fit_sphere, fit_world, rotate_world, view_set
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), a trial folder, "
@@ -80,8 +76,11 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
     path = Path(source)
     if not path.exists():
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
-    views, fits = _read_layout(path, options, where)
-    wanted = fits if options.frame == "auto" else options.frame == "fit"
+    views, capture = _read_layout(path, options, where)
+    arbitrary = capture is not None and capture.arbitrary
+    wanted = arbitrary if options.frame == "auto" else options.frame == "fit"
+    if wanted and capture is not None and capture.sphere is not None:
+        return fit_sphere(views, capture.sphere[0].float(), capture.sphere[1])
     return fit_world(views, where=f"{where}: {path}") if wanted else views
 
 
@@ -102,27 +101,30 @@ def register_layout(name: str) -> Callable[[ViewReader], ViewReader]:
     return decorate
 
 
-def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, bool]:
-    """Return the views, and whether their world is arbitrary."""
+def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet, Capture | None]:
+    """Return the views, and the capture that they were read from, if they were."""
     import_custom("layouts")
     for reader in CUSTOM_LAYOUTS.values():
         if (views := reader(path, options, where)) is not None:
-            return views, False
-    if transforms := find_transforms(path):
-        return read_transforms_views(transforms, options, where), False
-    if path.is_dir() and (models := colmap.find_models(path)):
-        return read_colmap_views(path, models[0], options, where), True
-    if co3d_sequence.is_sequence(path):
-        return read_co3d_views(path, options, where), True
+            return views, None
+    for capture_of in CAPTURES:
+        if (capture := capture_of(path, where)) is not None:
+            capture = capture.centered() if capture.arbitrary else capture
+            return assemble(capture, options.masks, options.size, f"{where}: {path}"), capture
+    return _read_rendered(path, options, where), None
+
+
+def _read_rendered(path: Path, options: ViewOptions, where: str) -> ViewSet:
+    """Return the views that a trial or another system rendered. Raises ``UserError`` where there are none."""
     if is_trial(path):
-        return read_trial_views(path, options, where), False
+        return read_trial_views(path, options, where)
     if scene := wonder3d.find_scene(path):
         views = _at_size(wonder3d.read_scene(scene, where), options)
-        return rotate_world(views, math.radians(options.input_azimuth_deg + 90)), False
+        return rotate_world(views, math.radians(options.input_azimuth_deg + 90))
     if folder := zero123_views.find_views(path):
-        return zero123_views.read_views(folder, where, options.size), False
+        return zero123_views.read_views(folder, where, options.size)
     if strip := syncdreamer.find_strip(path):
-        return _syncdreamer(strip, options, where), False
+        return _syncdreamer(strip, options, where)
     raise UserError(_no_layout(path, where))
 
 
@@ -173,8 +175,20 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str, interval
 
     With an ``interval``, only every so many frames are read.
     """
-    frames = read_transforms(file, where, lenses=True)[::interval]
-    shown = [frame for frame in frames if frame.picture is not None]
+    return assemble(
+        transforms_capture(file, where, interval), options.masks, options.size, f"{where}: {file}"
+    )
+
+
+def transforms_capture(file: Path, where: str, interval: int = 1) -> Capture:
+    """Read the frames of a transforms.json that have a picture, every so many of them."""
+    read = read_transforms_file(file, where)
+    frames = read.frames[::interval]
+    shown = [
+        (frame.file_path, frame.picture, frame.files)
+        for frame in frames
+        if frame.picture is not None and frame.files is not None
+    ]
     lost = next((frame.file_path for frame in frames if frame.picture is None), "")
     beside = Folder(file.parent, f"{where}: {file}")
     if not shown:
@@ -183,73 +197,38 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str, interval
             f"beside it{beside.nearest(lost)}"
         )
     notes = _missing(len(frames) - len(shown), len(frames), lost, beside.other_ending(lost))
-    names = [frame.file_path for frame in shown]
-    shapes = [(frame.camera.width, frame.camera.height) for frame in shown]
-    files = [frame.picture for frame in shown if frame.picture is not None]
-    pictures, remarks = read_pictures(files, f"{where}: {file}", options.size, shapes)
-    notes += remarks
+    if read.without_camera:
+        notes.append(
+            f"{read.without_camera} of {len(read.frames) + read.without_camera} frames have no camera"
+        )
+    if bent := sum(files.lens.distorted for _, _, files in shown):
+        notes.append(f"{bent} of {len(shown)} pictures undistorted")
     folder = Folder(file.parent / "masks", f"{where}: {file}")
-    masks = [frame.mask or _mask_of(folder, Path(frame.file_path.replace("\\", "/")).name) for frame in shown]
-    if bent := sum(frame.lens is not None for frame in shown):
-        head = f"{bent} of {len(shown)} pictures made those of plain pinholes (undistorted, cropped about the middle)"
-        captured = _captured(shown, pictures, masks, f"{where}: {file}")
-        return captured.rectified(options, f"{where}: {file}", [*notes, head])
-    pictures = same_size(pictures, names, options.size, f"{where}: {file}")
-    cameras = _one_batch([frame.camera for frame in shown], pictures[0].shape, names, f"{where}: {file}")
-    return _with_masks(view_set(pictures, cameras, names, notes), masks, options.masks, f"{where}: {file}")
+    views = [_captured(*frame, folder) for frame in shown]
+    return Capture(
+        tuple(views), tuple(notes), points=_colmap_points(file, read, [view.name for view in views], where)
+    )
 
 
-@dataclass(frozen=True)
-class CapturedViews:
-    """Pictures as real cameras took them: their names, the files of their masks, lenses, and poses (V, 4, 4)."""
-
-    pictures: Pictures
-    names: list[str]
-    masks: list[Path | None]
-    lenses: list[Intrinsics]
-    poses: Float[Tensor, "V 4 4"]
-
-    def rectified(self, options: ViewOptions, where: str, notes: Sequence[str]) -> ViewSet:
-        """Return the views as plain pinholes take them, with masks as the options say."""
-        pictures, known, more = apply_masks(self.pictures, self.names, self.masks, options.masks, where)
-        cut = [
-            rectify(picture, lens, f"{where}: {name}")
-            for picture, lens, name in zip(pictures, self.lenses, self.names)
-        ]
-        pictures = same_size([picture for picture, _ in cut], self.names, options.size, where)
-        cameras = Cameras(self.poses, torch.tensor([fov for _, fov in cut]), *pictures[0].shape[-2:])
-        return replace(view_set(pictures, cameras, self.names, [*notes, *more]), masked=known)
+def _captured(name: str, picture: Path, files: FrameFiles, masks: Folder) -> CapturedView:
+    mask = files.mask or _mask_of(masks, Path(name.replace("\\", "/")).name)
+    return CapturedView(name, picture, files.lens, files.pose, mask, files.depth, files.span_y)
 
 
-def _captured(frames: list[Frame], pictures: Pictures, masks: list[Path | None], where: str) -> CapturedViews:
-    """Return views of which some were taken by other cameras than plain pinholes."""
-    if any(frame.camera.span_y is not None for frame in frames):
-        raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
-    lenses = [frame.lens or _plain_lens(frame.camera) for frame in frames]
-    poses = torch.cat([frame.camera.c2w for frame in frames])
-    return CapturedViews(pictures, [frame.file_path for frame in frames], masks, lenses, poses)
-
-
-def _plain_lens(camera: Cameras) -> Intrinsics:
-    """Return the numbers of a plain pinhole."""
-    focal, height, width = float(camera.focal_px), camera.height, camera.width
-    return Intrinsics(width, height, focal, focal, width / 2, height / 2)
-
-
-def _one_batch(cameras: list[Cameras], shape: torch.Size, names: list[str], where: str) -> Cameras:
-    """Return all cameras at the pictures' size. Raises UserError where a camera's shape is not its picture's."""
-    height, width = shape[-2:]
-    for name, camera in zip(names, cameras):
-        if abs(camera.height * width - camera.width * height) > max(
-            height, width, camera.height, camera.width
-        ):
-            raise UserError(
-                f"{where}: {name}: its camera is {camera.width} x {camera.height} but its picture {width} x {height} "
-                "pixels; expected the same shape"
-            )
-    if len({camera.span_y is None for camera in cameras}) > 1:
-        raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
-    return join_cameras([camera.resize(height, width) for camera in cameras])
+def _colmap_points(file: Path, read: Transforms, names: list[str], where: str) -> TrackedPoints | None:
+    """Return the points of the COLMAP model that nerfstudio keeps beside its file, in its world; None without one."""
+    models = colmap.find_models(file.parent / "colmap") if read.applied is not None else []
+    if not models or read.applied is None:
+        return None
+    model = colmap.read_model(models[0], where)
+    by_name = {Path(posed.name).name: posed for posed in model.pictures}
+    posed = [by_name.get(Path(name.replace("\\", "/")).name) for name in names]
+    rows = [row for row, each in enumerate(posed) if each is not None]
+    found = model.tracked_points([each for each in posed if each is not None])
+    if found is None:
+        return None
+    rotation, shift = read.applied[:, :3], read.applied[:, 3]
+    return TrackedPoints(torch.tensor(rows)[found.view], found.xyz @ rotation.T + shift)
 
 
 def _missing(count: int, total: int, name: str, other: str | None) -> list[str]:
@@ -267,8 +246,8 @@ def _mask_of(masks: Folder, name: str) -> Path | None:
 # --------------------------------------------------------------------------------------------------------- COLMAP
 
 
-def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, where: str) -> ViewSet:
-    """Return the pictures of a COLMAP model, undistorted and cropped about their principal points."""
+def colmap_capture(path: Path, model_folder: Path, where: str) -> Capture:
+    """Return the pictures of a COLMAP model, with its points."""
     model = colmap.read_model(model_folder, where)
     images = colmap.images_folder(path, model, f"{where}: {path}")
     found = {posed.name: images.find(posed.name) for posed in model.pictures}
@@ -279,36 +258,42 @@ def read_colmap_views(path: Path, model_folder: Path, options: ViewOptions, wher
             f"{where}: {path}: none of the {len(model.pictures)} pictures of its COLMAP model exist "
             f"({images.path / first}); expected them in images/{images.nearest(first)}"
         )
-    names = [posed.name for posed in present]
     root = images.path.parent if colmap.PLACES.fullmatch(images.path.name) else images.path
-    folder = Folder(root / "masks", f"{where}: {path}")
-    files = [_mask_of(folder, name) for name in names]
-    shapes = [(model.cameras[posed.camera].width, model.cameras[posed.camera].height) for posed in present]
-    stored = [file for name in names if (file := found[name]) is not None]
-    pictures, remarks = read_pictures(stored, where, options.size, shapes)
-    lenses, poses = [model.cameras[posed.camera] for posed in present], torch.stack([p.c2w for p in present])
-    heads = colmap.coverage(path, model_folder, model, images.path, len(present))
-    captured = CapturedViews(pictures, names, files, lenses, poses)
-    return captured.rectified(options, f"{where}: {path}", [*heads, *remarks])
+    masks = Folder(root / "masks", f"{where}: {path}")
+    lenses = [model.cameras[posed.camera] for posed in present]
+    views = [
+        CapturedView(posed.name, file, lens, posed.c2w, _mask_of(masks, posed.name))
+        for posed, lens in zip(present, lenses)
+        if (file := found[posed.name]) is not None
+    ]
+    notes = colmap.coverage(path, model_folder, model, images.path, len(present))
+    if bent := sum(lens.distorted for lens in lenses):
+        notes.append(f"{bent} of {len(lenses)} pictures undistorted")
+    points = model.tracked_points(present)
+    if points is not None:
+        notes.append(f"{len(points.view)} sparse depths from {len(model.points)} points")
+    return Capture(tuple(views), tuple(notes), arbitrary=True, points=points)
 
 
-# ----------------------------------------------------------------------------------------------------------- CO3D
+# ------------------------------------------------------------------------------------------------------- all of them
 
 
-def read_co3d_views(folder: Path, options: ViewOptions, where: str) -> ViewSet:
-    """Return the frames of a CO3D sequence, with its masks."""
-    frames = co3d_sequence.read_sequence(folder, where)
-    shapes = [(frame.camera.width, frame.camera.height) for frame in frames]
-    pictures, remarks = read_pictures([frame.picture for frame in frames], where, options.size, shapes)
-    captured = CapturedViews(
-        pictures,
-        [frame.name for frame in frames],
-        [frame.mask for frame in frames],
-        [frame.camera for frame in frames],
-        torch.stack([frame.c2w for frame in frames]),
-    )
-    head = f"sequence {folder.name} of CO3D: {len(frames)} frames"
-    return captured.rectified(options, f"{where}: {folder}", [head, *remarks])
+def _transforms(path: Path, where: str) -> Capture | None:
+    file = find_transforms(path)
+    return transforms_capture(file, where) if file else None
+
+
+def _colmap(path: Path, where: str) -> Capture | None:
+    models = colmap.find_models(path) if path.is_dir() else []
+    return colmap_capture(path, models[0], where) if models else None
+
+
+def _co3d(path: Path, where: str) -> Capture | None:
+    return co3d_sequence.read_capture(path, where) if co3d_sequence.is_sequence(path) else None
+
+
+CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (_transforms, _colmap, _co3d)
+"""Readers of the layouts of captures, in the order in which they are tried; None where a path has another layout."""
 
 
 # ---------------------------------------------------------------------------------------------------------- trial

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.core.config import UserError
@@ -27,12 +27,41 @@ SIGHT_RAYS = 65536
 
 
 @dataclass(frozen=True)
+class SparsePoints:
+    """Depths at single places of views, as structure from motion knows them: M of all views together.
+
+    ``pixel`` is (x right, y down) from the picture's top left corner, ``depth`` the distance along the ray in world
+    units.
+    """
+
+    view: Int[Tensor, "M"]
+    pixel: Float[Tensor, "M 2"]
+    depth: Float[Tensor, "M"]
+
+    def __len__(self) -> int:
+        return self.view.shape[0]
+
+    def select(self, views: Sequence[int], count: int) -> "SparsePoints":
+        """Return the points of some of ``count`` views, which are numbered anew."""
+        number = torch.full((count,), -1, dtype=torch.long)
+        number[list(views)] = torch.arange(len(views))
+        kept = number[self.view] >= 0
+        return SparsePoints(number[self.view[kept]], self.pixel[kept], self.depth[kept])
+
+    def to(self, device: "torch.device | str") -> "SparsePoints":
+        """Return the points on another device."""
+        return SparsePoints(self.view.to(device), self.pixel.to(device), self.depth.to(device))
+
+
+@dataclass(frozen=True)
 class ViewSet:
     """V views. ``weights`` say how far each is to be trusted (1 by default).
 
     ``normals`` are unit vectors in world coordinates, 0 where unknown. ``masked`` is false when alpha says nothing:
     the pictures were opaque and no mask came with them. ``reference`` is the index of the input picture's view, if
-    the views were made from one and it is among them.
+    the views were made from one and it is among them. Pixels that are not ``valid`` show nothing: undistortion found no
+    source for them, or they fill a smaller picture up; None where all pixels of all views are. ``depths`` are distances
+    along the rays in world units, 0 where unknown, and ``points`` are such at single places.
     """
 
     rgba: Float[Tensor, "V 4 H W"]
@@ -43,6 +72,9 @@ class ViewSet:
     masked: bool = True
     reference: int | None = None
     notes: tuple[str, ...] = ()
+    valid: Bool[Tensor, "V H W"] | None = None
+    depths: Float[Tensor, "V H W"] | None = None
+    points: SparsePoints | None = None
 
     def __len__(self) -> int:
         return self.rgba.shape[0]
@@ -58,6 +90,9 @@ class ViewSet:
             weights=self.weights[chosen],
             normals=None if self.normals is None else self.normals[chosen],
             reference=chosen.index(self.reference) if self.reference in chosen else None,
+            valid=None if self.valid is None else self.valid[chosen],
+            depths=None if self.depths is None else self.depths[chosen],
+            points=None if self.points is None else self.points.select(chosen, len(self)),
         )
 
     def to(self, device: "torch.device | str") -> "ViewSet":
@@ -69,6 +104,9 @@ class ViewSet:
             cameras=self.cameras.to(device),
             weights=self.weights.to(device),
             normals=normals,
+            valid=None if self.valid is None else self.valid.to(device),
+            depths=None if self.depths is None else self.depths.to(device),
+            points=None if self.points is None else self.points.to(device),
         )
 
     def resized(self, height: int, width: int) -> "ViewSet":
@@ -77,7 +115,21 @@ class ViewSet:
             return self
         rgba = torch.stack([resize_rgba(picture, height, width) for picture in self.rgba])
         normals = None if self.normals is None else _resized_normals(self.normals, height, width)
-        return replace(self, rgba=rgba, cameras=self.cameras.resize(height, width), normals=normals)
+        return replace(
+            self,
+            rgba=rgba,
+            cameras=self.cameras.resize(height, width),
+            normals=normals,
+            valid=None if self.valid is None else _resized_valid(self.valid, height, width),
+            depths=None if self.depths is None else _nearest(self.depths, height, width),
+            points=self._resized_points(height, width),
+        )
+
+    def _resized_points(self, height: int, width: int) -> SparsePoints | None:
+        if self.points is None:
+            return None
+        zoom = self.points.pixel.new_tensor([width / self.rgba.shape[-1], height / self.rgba.shape[-2]])
+        return replace(self.points, pixel=self.points.pixel * zoom)
 
     def noting(self, *notes: str) -> "ViewSet":
         """Return the views with more notes."""
@@ -101,6 +153,18 @@ def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int)
     small = torch.nn.functional.interpolate(normals, size=(height, width), mode="bilinear", antialias=True)
     known = small.norm(dim=1, keepdim=True) > 0.5
     return torch.where(known, torch.nn.functional.normalize(small, dim=1), torch.zeros_like(small))
+
+
+def _resized_valid(valid: Bool[Tensor, "V H W"], height: int, width: int) -> Bool[Tensor, "V h w"]:
+    """Return which pixels are mixed of valid ones only."""
+    share = torch.nn.functional.interpolate(
+        valid[:, None].float(), size=(height, width), mode="bilinear", antialias=True
+    )
+    return share[:, 0] > 0.999
+
+
+def _nearest(values: Float[Tensor, "V H W"], height: int, width: int) -> Float[Tensor, "V h w"]:
+    return torch.nn.functional.interpolate(values[:, None], size=(height, width), mode="nearest-exact")[:, 0]
 
 
 def same_size(
@@ -301,7 +365,18 @@ def transform_world(
     c2w[:, :3, 3] = scale * (views.cameras.position - center) @ rotation.T
     span = None if views.cameras.span_y is None else views.cameras.span_y * scale
     normals = None if views.normals is None else torch.einsum("ij,vjhw->vihw", rotation, views.normals)
-    return replace(views, cameras=replace(views.cameras, c2w=c2w, span_y=span), normals=normals)
+    moved = replace(views, cameras=replace(views.cameras, c2w=c2w, span_y=span), normals=normals)
+    depths = None if views.depths is None else views.depths * scale
+    points = None if views.points is None else replace(views.points, depth=views.points.depth * scale)
+    return replace(moved, depths=depths, points=points)
+
+
+def fit_sphere(views: ViewSet, center: Float[Tensor, "3"], radius: float, wanted: float = 0.5) -> ViewSet:
+    """Return the views in our frame by a sphere that holds the object: at the origin, of radius ``wanted``, +z up."""
+    rotation = _turn_to_z(torch.nn.functional.normalize(views.cameras.c2w[:, :3, 1].mean(0), dim=0))
+    scale = wanted / radius
+    note = f"world fitted to the object's sphere: center {_coordinates(center)}, scaled by {scale:.4g}"
+    return transform_world(views, rotation, center, scale).noting(note)
 
 
 def rotate_world(views: ViewSet, angle: float) -> ViewSet:

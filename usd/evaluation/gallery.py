@@ -44,6 +44,31 @@ def write_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Pa
     return Path(path)
 
 
+def write_transparent_video(path: str | Path, pictures: Sequence[Rgba], fps: int = 24) -> Path:
+    """Write a VP9 video in WebM with an alpha channel, which browsers show over their page. Sizes as in a video."""
+    import imageio_ffmpeg
+
+    height, width = pictures[0].shape[-2:]
+    frames = [to_bytes(_even_rgba(resize_rgba(picture, height, width))) for picture in pictures]
+    size = (frames[0].shape[1], frames[0].shape[0])
+    options = ["-crf", "24", "-b:v", "0", "-auto-alt-ref", "0", "-row-mt", "1"]
+    with write_whole(path) as file:
+        writer = imageio_ffmpeg.write_frames(
+            str(file), size, pix_fmt_in="rgba", pix_fmt_out="yuva420p", fps=fps, quality=None,
+            codec="libvpx-vp9", macro_block_size=2, output_params=options,
+        )  # fmt: skip
+        writer.send(None)
+        for frame in frames:
+            writer.send(frame.tobytes())
+        writer.close()
+    return Path(path)
+
+
+def _even_rgba(rgba: Rgba) -> Float[Tensor, "4 h w"]:
+    height, width = rgba.shape[-2:]
+    return torch.nn.functional.pad(rgba, (0, width % 2, 0, height % 2))
+
+
 def _even(rgb: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
     # H.264 stores colors at half size, so both sides must be even.
     height, width = rgb.shape[-2:]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from usd.core.progress import Work
 from usd.math.mesh import drop_unused
 
 CHEAPEST = 0.4  # a round looks at this share of the edges
@@ -62,13 +63,15 @@ def decimate(
     scale = (vertices.amax(0) - vertices.amin(0)).amax().double().clamp_min(1e-12)
     x = vertices.double() / scale
     state = CollapseState(x, face_quadrics(x, faces), faces, faces.new_zeros(0))
-    for _ in range(ROUNDS):
-        after = _collapse_round(state, target)
-        if after is None:
-            break
-        state = after
-        if len(state.faces) <= target:
-            break
+    with Work("decimating, faces", len(faces) - target) as work:
+        for _ in range(ROUNDS):
+            after = _collapse_round(state, target)
+            if after is None:
+                break
+            state = after
+            work.show(len(faces) - len(state.faces))
+            if len(state.faces) <= target:
+                break
     x, faces = drop_unused(state.x * scale, state.faces)
     return x.to(vertices.dtype), faces
 

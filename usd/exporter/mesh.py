@@ -26,7 +26,7 @@ from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, UnwrapSett
 from usd.geometry import Geometry, Level
 from usd.material import Material
 from usd.math.camera import Cameras
-from usd.math.mesh import vertex_normals
+from usd.math.mesh import clip_to_box, vertex_normals
 from usd.mesh_io.atlas import Atlas
 from usd.mesh_io.axes import y_up_from_z_up
 from usd.mesh_io.pictures import pictures
@@ -64,6 +64,9 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
             None, "lattice points a side of the exported surface; null: the geometry's own", ge=4, le=1024
         )
         threshold: Level | None = option(None, "density of the surface; null: the geometry's own", gt=0)
+        crop: tuple[float, float, float, float, float, float] | None = option(
+            None, "box that the surface is cut to: least x, y, z and largest x, y, z in world units"
+        )
         target_faces: int | None = option(
             30000, "number of faces down to which edges are collapsed; null: all faces stay", ge=4
         )
@@ -110,6 +113,10 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if config.crop is not None and any(a >= b for a, b in zip(config.crop[:3], config.crop[3:])):
+            raise ConfigError(
+                f"exporter.crop: {list(config.crop)} is no box; expected least before largest corner"
+            )
         check_options("exporter.xatlas_chart_options", config.xatlas_chart_options, CHART_OPTIONS)
         check_options("exporter.xatlas_pack_options", config.xatlas_pack_options, PACK_OPTIONS)
         if {"obj", "obj-mtl"} <= set(self.formats):
@@ -132,7 +139,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         began = time.monotonic()
         config = self.config
         # Colors are taken along rays as long as the original mesh is fine, whatever decimation leaves of it.
-        found = require_surface(geometry.export_mesh(config.resolution, config.threshold))
+        found = self._crop(require_surface(geometry.export_mesh(config.resolution, config.threshold)))
         mesh = self._decimate(found)
         colors_at = SurfaceColors(geometry, material, edge_length(found), config.chunk)
         atlas = self._atlas(mesh)
@@ -186,6 +193,16 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
 
     def _is_y_up(self, fmt: Format) -> bool:
         return self.config.axes == "y-up" or (self.config.axes == "format" and fmt in Y_UP)
+
+    def _crop(self, mesh: Mesh) -> Mesh:
+        """Return the part of the mesh inside ``crop``. Raises ``UserError`` where nothing is left of it."""
+        if self.config.crop is None:
+            return mesh
+        corners = mesh.vertices.new_tensor(self.config.crop)
+        vertices, faces = clip_to_box(mesh.vertices, mesh.faces, corners[:3], corners[3:])
+        if not len(faces):
+            raise UserError(f"exporter.crop: nothing of the surface is in {list(self.config.crop)}")
+        return Mesh(vertices, faces)
 
     def _decimate(self, mesh: Mesh) -> Mesh:
         target = self.config.target_faces

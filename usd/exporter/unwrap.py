@@ -16,6 +16,7 @@ from torch import Tensor
 
 from usd.core.config import ConfigError
 from usd.core.errors import did_you_mean, listing
+from usd.core.progress import Work
 from usd.exporter.box_atlas import box_atlas
 from usd.mesh_io.atlas import Atlas
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 Setting = bool | int | float
 PACK_SIZE = 1024  # xatlas packs on a grid of this size at most: finer ones take long and gain little
 PROGRESS_SECONDS = 10.0
+GLANCE_SECONDS = 0.5
 CHART_OPTIONS = (
     "fix_winding",
     "max_boundary_length",
@@ -127,13 +129,18 @@ def _run_xatlas(folder: Path, limit: float | int, n_faces: int) -> str:
 
 def _wait(process: subprocess.Popen, began: float, limit: float | int, n_faces: int) -> bool:
     """Return whether the process ended within the limit; log now and then how long it has been."""
-    while (left := began + limit - time.monotonic()) > 0:
-        try:
-            process.wait(min(PROGRESS_SECONDS, left))
-            return True
-        except subprocess.TimeoutExpired:
-            passed = time.monotonic() - began
-            log.info("unwrapping %d faces: %.0f s of at most %g s", n_faces, passed, limit)
+    told = PROGRESS_SECONDS
+    with Work("unwrapping, at most seconds", limit) as work:
+        while (left := began + limit - time.monotonic()) > 0:
+            try:
+                process.wait(min(GLANCE_SECONDS, left))
+                return True
+            except subprocess.TimeoutExpired:
+                passed = time.monotonic() - began
+                work.show(round(passed), f"{n_faces} faces")
+                if passed >= told:
+                    told += PROGRESS_SECONDS
+                    log.info("unwrapping %d faces: %.0f s of at most %g s", n_faces, passed, limit)
     return process.poll() is not None
 
 

@@ -9,7 +9,7 @@ The base class encodes the view, draws t and noise, asks ``gradient`` for the fo
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -50,6 +50,7 @@ class Guidance(Module[G]):
     """Base of all formulas. ``prompts`` are what its text models are given: a sentence, or a negative prompt alone."""
 
     needs: frozenset[str] = frozenset({"rgb"})
+    learns: ClassVar[bool] = False  # whether ``gradient`` also trains something
 
     @dataclass(frozen=True)
     class Config:
@@ -121,6 +122,12 @@ class Guidance(Module[G]):
     @abstractmethod
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the derivative of the (implicit) loss with respect to the latents, without gradient."""
+
+    def change_config(self, config: object) -> None:
+        """Use other options of the same kind from now on, in the formula and in its scores."""
+        assert isinstance(config, type(self.config))
+        self.config = config
+        self.source.change_options(config)
 
     def set_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> None:
         """Show the prepared reference picture, in [0, 1] over white, and its camera to whoever looks at one.

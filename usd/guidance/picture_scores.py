@@ -5,7 +5,7 @@ latent space (``unconditional: prior``; arXiv 2312.06198). With ``prompt_scale``
 in the text model's prediction is added to the conditional one (conjunction of conditions, arXiv 2206.01714).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -98,6 +98,18 @@ class PictureScores(ScoreSource):
         if self.options.prompt_scale > 0:
             cond = self._with_prompt(cond, cameras)
         return Scores(cond, uncond, condition, cameras)
+
+    def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:
+        """Return the scores with the picture model's own unconditional prediction in place of the text model's."""
+        if self.prior is None or self.options.unconditional == "own":
+            return None
+        own = predictor(self.model, partial(self.model.unconditional, len(cameras)), "unconditional")
+        return replace(self.at(cameras, pictures), uncond=own)
+
+    def change_options(self, options: object) -> None:
+        """Take other numbers."""
+        assert isinstance(options, PictureOptions)
+        self.options = options
 
     def at_reference(self, count: int) -> Scores:
         """Return the scores of the reference picture's own camera."""

@@ -99,6 +99,13 @@ class ScoreSource(torch.nn.Module):
         """Return what ``at`` is given as pictures of the views where the caller has none."""
         return None
 
+    def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:  # noqa: ARG002 - for overrides
+        """Return what ``at`` returns with the model's own unconditional prediction; None where it is that already."""
+        return None
+
+    def change_options(self, options: object) -> None:
+        """Take other options of the same kind: numbers alone may differ."""
+
     @abstractmethod
     def at_reference(self, count: int) -> Scores:
         """Return the scores under which the reference picture itself is a likely view, ``count`` rows of them."""

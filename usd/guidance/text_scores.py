@@ -5,7 +5,7 @@ model of the same latent space. Where the prompts come with negatives (``use_per
 what ``usd.math.distill.perp_neg`` says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -91,6 +91,13 @@ class TextScores(ScoreSource):
             embedding = partial(unconditional, self.prior, self.prompts, len(cameras))
             uncond = predictor(self.prior, embedding, "unconditional")
         return Scores(cond, uncond, lambda: prompts.cond, cameras)
+
+    def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:
+        """Return the scores with the prompt's model's own unconditional prediction in place of another model's."""
+        if self.prior is None:
+            return None
+        own = predictor(self.model, self.prompts(cameras).uncond, "unconditional")
+        return replace(self.at(cameras, pictures), uncond=own)
 
     def at_reference(self, count: int) -> Scores:
         """Return the scores of the sentence that describes the reference picture."""

@@ -8,7 +8,7 @@ pull ends where the renders *are distributed* as the model wants them, not where
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -26,6 +26,8 @@ from usd.math.distill import score_difference
 @register("vsd-guidance")
 class VsdGuidance(Guidance["VsdGuidance.Config"]):
     """SDS with the prediction of a model that learns the renders in place of the noise."""
+
+    learns: ClassVar[bool] = True
 
     @dataclass(frozen=True)
     class Config(LoraOptions, PictureOptions):

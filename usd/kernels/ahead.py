@@ -6,12 +6,12 @@ from pathlib import Path
 from usd.kernels.runtime import WarpModule, import_warp
 
 
-def modules(n_features: int = 2) -> dict[str, WarpModule]:
-    """Return Warp's modules by name: all kernels of this package, the hash grid's for ``n_features`` per level."""
+def modules(n_features: int = 2, vertices: str = "corners") -> dict[str, WarpModule]:
+    """Return Warp's modules by name: all kernels of this package, the hash grid's for one kind of grid."""
     from usd.kernels import hash_grid_warp, mesh_distance_warp, rasterize_warp, ray_march_warp, splat_warp
 
     # A CUDA thread has one point and needs no tiles, so the copies into them are left out.
-    kernels = [hash_grid_warp.kernel(name, n_features) for name in hash_grid_warp.BODIES]
+    kernels = [hash_grid_warp.kernel(name, n_features, vertices) for name in hash_grid_warp.BODIES]
     kernels += [
         *mesh_distance_warp.KERNELS,
         *rasterize_warp.KERNELS,

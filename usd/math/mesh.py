@@ -113,3 +113,43 @@ def drop_unused(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "U 3"],
 def coincident(vertices: Vertices, tolerance: float) -> Int[Tensor, "V"]:
     """Return for each vertex the number of its group, from 0: all that round to the same multiple of ``tolerance``."""
     return torch.unique((vertices / tolerance).round().long(), dim=0, return_inverse=True)[1]
+
+
+def clip_to_box(
+    vertices: Vertices, faces: Faces, low: Float[Tensor, "3"], high: Float[Tensor, "3"]
+) -> tuple[Float[Tensor, "U 3"], Int[Tensor, "G 3"]]:
+    """Return the part of a mesh inside a box, cut exactly at its sides, where it stays open."""
+    for axis in range(3):
+        vertices, faces = clip_faces(vertices, faces, vertices[:, axis] - low[axis])
+        vertices, faces = clip_faces(vertices, faces, high[axis] - vertices[:, axis])
+    return drop_unused(vertices, faces)
+
+
+def clip_faces(
+    vertices: Vertices, faces: Faces, height: Float[Tensor, "V"]
+) -> tuple[Float[Tensor, "W 3"], Int[Tensor, "G 3"]]:
+    """Return the part of a mesh whose ``height``, given at vertices and linear on faces, is at least 0."""
+    inside = height >= 0
+    count = inside[faces].sum(1)
+    single = _turned_to(faces[count == 1], inside)  # one corner inside: a smaller triangle is left
+    double = _turned_to(faces[count == 2], ~inside)  # one corner outside: a quadrangle is left
+    # A cut edge gets one new vertex, whichever of its faces asks for it, so that the surface stays connected.
+    cut = torch.cat([single[:, [0, 1]], single[:, [0, 2]], double[:, [0, 1]], double[:, [0, 2]]])
+    edges, number = torch.unique(cut.sort(1).values, dim=0, return_inverse=True)
+    ends = height[edges]
+    share = (ends[:, :1] / (ends[:, :1] - ends[:, 1:])).to(vertices)
+    added = torch.lerp(vertices[edges[:, 0]], vertices[edges[:, 1]], share)
+    p, q, r, s = (number + len(vertices)).split([len(single)] * 2 + [len(double)] * 2)
+    kept = [
+        faces[count == 3],
+        torch.stack([single[:, 0], p, q], 1),
+        torch.stack([r, double[:, 1], double[:, 2]], 1),
+        torch.stack([r, double[:, 2], s], 1),
+    ]
+    return torch.cat([vertices, added]), torch.cat(kept)
+
+
+def _turned_to(faces: Faces, marked: Bool[Tensor, "V"]) -> Faces:
+    """Return faces turned so that their first corner is the marked one, of which each has one."""
+    first = marked[faces].int().argmax(1, keepdim=True) if len(faces) else faces[:, :1]
+    return faces.gather(1, (first + torch.arange(3, device=faces.device)) % 3)

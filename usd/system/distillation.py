@@ -32,7 +32,7 @@ from usd.exporter import Exporter
 from usd.guidance import Guidance
 from usd.losses import EstimateLoss, Loss, ReferenceLoss, needs_of
 from usd.losses.table import ESTIMATE_LOSSES, LOSS_OPTIONS, REFERENCE_LOSSES, regularizers
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, Window
 from usd.math.normal_map import normal_colors
 from usd.prompt_processor import PromptProcessor
 from usd.renderer import enlarge
@@ -353,9 +353,9 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             file = write_picture(folder / f"{batch.first + i}.png", rgba)
             self.test_views.setdefault(batch.name, []).append(WrittenView(rgba, file, batch.view(i)))
 
-    def render_views(self, cameras: Cameras, *needs: str) -> Render:
+    def render_views(self, cameras: Cameras, *needs: str, window: Window | None = None) -> Render:
         """Render evaluation pictures on the CPU; those of latents as colors."""
-        render = super().render_views(cameras, *needs)
+        render = super().render_views(cameras, *needs, window=window)
         return render if self.latent_pictures is None else self.latent_pictures.decode(render)
 
     def evaluation_views(self, cameras: Cameras) -> Render:

@@ -17,7 +17,7 @@ from usd.evaluation.views import ViewScore, mean_score
 from usd.exporter import Exporter
 from usd.geometry import Geometry
 from usd.material import Material
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, Window
 from usd.renderer import Renderer
 from usd.system import B, E, System
 from usd.system.weighted_losses import Weights, active_weights
@@ -79,11 +79,13 @@ class SceneSystem(System[O, B, E]):
         """Return the losses with a weight at ``step``, and their weights."""
         return active_weights(self.weights, step)
 
-    def render_views(self, cameras: Cameras, *needs: str) -> Render:
-        """Render evaluation pictures, one view at a time, on the CPU."""
+    def render_views(self, cameras: Cameras, *needs: str, window: Window | None = None) -> Render:
+        """Render evaluation pictures, or one window of each, one view at a time, on the CPU."""
         outputs = check_needs({"foreground", *needs}, "the system's views")
         with torch.no_grad():
-            views = [self.renderer.render(cameras[i : i + 1], outputs, None) for i in range(len(cameras))]
+            views = [
+                self.renderer.render(cameras[i : i + 1], outputs, None, window) for i in range(len(cameras))
+            ]
         return merge_renders(views)
 
     def evaluation_views(self, cameras: Cameras) -> Render:

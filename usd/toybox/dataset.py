@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core import files
+from usd.core.progress import each
 from usd.math.camera import Cameras, Spherical, orbit_cameras
 from usd.math.normal_map import normal_colors
 from usd.toybox import (
@@ -96,7 +97,7 @@ def build_shard(folder: Path, index: int, uncaptioned_share: float) -> Path:
     if seeds[-1] >= TEST_SEED:
         raise ValueError(f"toybox: shard {index} would reach the test split (seeds from {TEST_SEED} up)")
     pictures, poses, fovs, faces, captions, categories = [], [], [], [], [], []
-    for seed in seeds:
+    for seed in each(seeds, f"rendering toys, part {index + 1}"):
         toy, rng = make_toy(seed, uncaptioned_share), np.random.default_rng([seed, 7])
         cameras = training_cameras(rng)
         pictures.append(rgba_bytes(render([toy], cameras, lights=[training_light(rng)]).rgba()))
@@ -127,7 +128,8 @@ def build_normals(shard: Path, index: int, uncaptioned_share: float) -> Path:
     c2w, fov = np.load(shard / "c2w.npy"), np.load(shard / "fov.npy")
     size = np.load(shard / "rgba.npy", mmap_mode="r").shape[2]
     maps = []
-    for i, seed in enumerate(range(index * SHARD, (index + 1) * SHARD)):
+    seeds = range(index * SHARD, (index + 1) * SHARD)
+    for i, seed in enumerate(each(seeds, f"rendering normals of toys, part {index + 1}")):
         cameras = Cameras(torch.from_numpy(c2w[i]), torch.full((len(c2w[i]),), float(fov[i])), size, size)
         maps.append(rgba_bytes(normal_map(make_toy(seed, uncaptioned_share), cameras)))
     with files.replace_atomically(target) as partial:

@@ -12,6 +12,7 @@ import yaml
 
 from tests.kernels.test_hash_grid import points, table, tinycudann_reference
 from tests.system.test_two_guidances import system
+from usd.app.dry_run import _is_of_size
 from usd.core import checkpoint
 from usd.core.errors import UserError
 from usd.dialects import translate
@@ -197,3 +198,11 @@ def test_another_file_of_tensors_is_only_not_ours(tmp_path):
         checkpoint.load(tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=r"not a checkpoint of this project$"):
         volume().start_from_weights(tmp_path / "x.ckpt")
+
+
+def test_a_dry_run_reads_the_checkpoint_that_it_has_no_place_for(tmp_path):
+    spec = volume(TINYCUDANN).config.geometry
+    assert not _is_of_size(trial(tmp_path / "theirs", theirs(), RECIPE), spec)
+    torch.save({"state_dict": {"unet.weight": torch.zeros(1)}}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"not a checkpoint of this project$"):
+        _is_of_size(tmp_path / "x.ckpt", spec)

@@ -1,0 +1,279 @@
+"""A capture before its pictures are read: the files of each view, its lens and its pose; and the way to its pixels.
+
+Layouts of cameras (``view_readers``) read into one type, ``Capture``. Each view then becomes pixels by a
+``PicturePlan`` that looks at no other view: decoded as stored, cut out by its mask, undistorted, resampled. Views of
+other sizes or shapes than the largest are filled up at the right and at the bottom, which leaves every lens as it is;
+pixels there, and those that undistortion found no source for, are not ``valid``.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.data.depth_maps import DepthFile, depth_along_rays, read_depth_file
+from usd.data.lens import Intrinsics, refuse_shape, undistort, without_distortion
+from usd.data.masks import MaskPolicy, MaskRule, mask_rule
+from usd.data.pictures import OVERSAMPLING, picture_header, read_picture, resize_rgba
+from usd.data.view_set import SparsePoints, ViewSet, view_set
+from usd.math.camera import Cameras, pinhole_cameras
+
+FAR_FROM_ORIGIN = 1e3
+"""Worlds whose cameras are so many times further from the origin than from each other are centered before rounding."""
+
+BENT_OVERSAMPLING = 2
+"""Pictures to be undistorted are read at this many times the size that they will be resampled to, at most."""
+
+
+@dataclass(frozen=True)
+class CapturedView:
+    """One view's files, lens and camera-to-world matrix (OpenGL axes, 64-bit).
+
+    ``span_y`` is the picture's height in world units of an orthographic camera, of whose lens only the size counts.
+    """
+
+    name: str
+    picture: Path
+    lens: Intrinsics
+    c2w: Float[Tensor, "4 4"]
+    mask: Path | None = None
+    depth: DepthFile | None = None
+    span_y: float | None = None
+
+
+@dataclass(frozen=True)
+class TrackedPoints:
+    """Points of a sparse reconstruction, once for each view that they were found in: the view's number, and where."""
+
+    view: Int[Tensor, "M"]
+    xyz: Float[Tensor, "M 3"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """Views of a real or rendered scene. ``notes`` say what was assumed and left out.
+
+    ``arbitrary`` is whether the world has no meaning, as structure from motion leaves it. ``sphere`` is the center and
+    radius of the object where the layout says them.
+    """
+
+    views: tuple[CapturedView, ...]
+    notes: tuple[str, ...] = ()
+    arbitrary: bool = False
+    points: TrackedPoints | None = None
+    sphere: tuple[Float[Tensor, "3"], float] | None = None
+
+    def centered(self) -> "Capture":
+        """Return the capture in a world with the mean camera at the origin, where 32 bits would not resolve it.
+
+        Coordinates of maps (UTM) are millions of meters.
+        """
+        positions = torch.stack([view.c2w[:3, 3] for view in self.views])
+        middle = positions.mean(0)
+        spread = float((positions - middle).norm(dim=-1).max())
+        if float(middle.norm()) <= FAR_FROM_ORIGIN * max(spread, 1e-12) or not spread:
+            return self
+        note = "world centered: the cameras are " + f"{float(middle.norm()):.3g} from its origin"
+        return replace(
+            self,
+            views=tuple(replace(view, c2w=_moved(view.c2w, -middle)) for view in self.views),
+            points=None if self.points is None else replace(self.points, xyz=self.points.xyz - middle),
+            sphere=None if self.sphere is None else (self.sphere[0] - middle, self.sphere[1]),
+            notes=(*self.notes, note),
+        )
+
+
+def _moved(c2w: Float[Tensor, "4 4"], by: Float[Tensor, "3"]) -> Float[Tensor, "4 4"]:
+    moved = c2w.clone()
+    moved[:3, 3] += by
+    return moved
+
+
+# ------------------------------------------------------------------------------------------------------- the pixels
+
+
+@dataclass(frozen=True)
+class ViewPixels:
+    """The pixels of a view: straight RGBA; those with a source (None: all); depths along the rays, 0 where unknown."""
+
+    rgba: Float[Tensor, "4 H W"]
+    valid: Bool[Tensor, "H W"] | None
+    depth: Float[Tensor, "H W"] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PicturePlan:
+    """How a view's files become its pixels, without a look at any other view.
+
+    ``stored`` is the picture's size (width, height) as it will be read, ``upright`` whether it is turned for that,
+    ``size`` the longest side after resampling.
+    """
+
+    view: CapturedView
+    rule: MaskRule
+    size: int | None
+    stored: tuple[int, int]
+    upright: bool
+    where: str
+
+    @classmethod
+    def of(cls, view: CapturedView, rule: MaskRule, size: int | None, where: str) -> "PicturePlan":
+        """Return the plan, from the file's header. Raises ``UserError`` where it has another shape than its camera."""
+        header = picture_header(view.picture, where)
+        shape = view.lens.width, view.lens.height
+        upright = not _same_shape(header.size, shape) and _same_shape(header.upright_size, shape)
+        stored = header.upright_size if upright else header.size
+        refuse_shape(stored, view.lens, f"{where}: {view.name}")
+        return cls(view, rule, size, stored, upright, where)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        width, height = self.stored
+        if self.size is None:
+            return height, width
+        longest = max(height, width)
+        return max(1, round(height * self.size / longest)), max(1, round(width * self.size / longest))
+
+    @property
+    def lens(self) -> Intrinsics:
+        """The pinhole that the pixels are seen through, for their size."""
+        return without_distortion(self.view.lens).resized(*self.shape)
+
+    def pixels(self) -> ViewPixels:
+        """Decode, cut out, undistort and resample the picture; its depth likewise. Raises ``UserError``."""
+        bent = self.view.lens.distorted and self.view.span_y is None
+        longest = None if self.size is None else self.size * (BENT_OVERSAMPLING if bent else OVERSAMPLING)
+        read = read_picture(self.view.picture, self.where, self.upright, longest)
+        rgba, valid = self.rule.cut(read.rgba, self.view.name, self.view.mask, self.where), None
+        if bent:
+            rgba, valid = undistort(rgba, self.view.lens, f"{self.where}: {self.view.name}")
+        notes = tuple(note for note in read.notes if not note.startswith("reduced"))
+        rgba = resize_rgba(rgba, *self.shape)
+        return ViewPixels(rgba, _shrunk(valid, self.shape), self._depth(), notes)
+
+    def _depth(self) -> Float[Tensor, "H W"] | None:
+        if self.view.depth is None:
+            return None
+        return depth_along_rays(read_depth_file(self.view.depth, self.where), self.view.lens, self.lens)
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
+
+
+def _shrunk(valid: Bool[Tensor, "h w"] | None, shape: tuple[int, int]) -> Bool[Tensor, "H W"] | None:
+    """Return which pixels are made of valid ones only; None where all are."""
+    if valid is None or bool(valid.all()):
+        return None
+    if valid.shape == shape:
+        return valid
+    share = torch.nn.functional.interpolate(valid[None, None].float(), shape, mode="bilinear", antialias=True)
+    return share[0, 0] > 0.999
+
+
+# ------------------------------------------------------------------------------------------------------- all of them
+
+
+def picture_plans(
+    capture: Capture, masks: MaskPolicy, size: int | None, where: str
+) -> tuple[tuple[PicturePlan, ...], bool, list[str]]:
+    """Return a plan for each view, whether alpha means anything, and what was assumed about masks."""
+    files = [(view.name, view.picture, view.mask) for view in capture.views]
+    rule, notes = mask_rule(files, masks, where)
+    plans = tuple(PicturePlan.of(view, rule, size, where) for view in capture.views)
+    return plans, rule.known, notes
+
+
+def assemble(capture: Capture, masks: MaskPolicy, size: int | None, where: str) -> ViewSet:
+    """Read a capture's pictures into views. Raises ``UserError`` with file and reason."""
+    plans, known, notes = picture_plans(capture, masks, size, where)
+    read = [plan.pixels() for plan in plans]
+    height, width = (max(plan.shape[axis] for plan in plans) for axis in (0, 1))
+    cameras = capture_cameras(capture.views, plans, height, width, where)
+    pictures = [filled_up(pixels.rgba, height, width) for pixels in read]
+    remarks = Counter(note for pixels in read for note in pixels.notes)
+    counted = [f"{count} of {len(read)} pictures: {note}" for note, count in remarks.items()]
+    shapes = {plan.shape for plan in plans}
+    if len(shapes) > 1:
+        counted.append(f"pictures of {len(shapes)} sizes, filled up to {width} x {height} pixels")
+    names = [view.name for view in capture.views]
+    views = view_set(pictures, cameras, names, [*capture.notes, *counted, *notes])
+    return replace(
+        views,
+        masked=known,
+        valid=_valid(read, height, width),
+        depths=_depths(read, height, width),
+        points=None if capture.points is None else seen_points(capture.points, capture.views, plans),
+    )
+
+
+def seen_points(
+    points: TrackedPoints, views: Sequence[CapturedView], plans: Sequence[PicturePlan]
+) -> SparsePoints:
+    """Return where in their views points stand, and how far away, of those that are inside of the picture."""
+    poses = torch.stack([view.c2w for view in views])[points.view]
+    local = torch.einsum("mji,mj->mi", poses[:, :3, :3], points.xyz - poses[:, :3, 3])
+    lenses = torch.tensor([plan.lens.numbers for plan in plans], dtype=torch.float64)[points.view]
+    size = torch.tensor([plan.shape[::-1] for plan in plans], dtype=torch.float64)[points.view]
+    # Our cameras look along -z, and pictures count downwards.
+    plane = local[:, :2] * local.new_tensor([1, -1]) / -local[:, 2:]
+    pixel = lenses[:, 2:] + lenses[:, :2] * plane
+    seen = (local[:, 2] < 0) & (pixel >= 0).all(1) & (pixel < size).all(1)
+    return SparsePoints(points.view[seen], pixel[seen].float(), local[seen].norm(dim=1).float())
+
+
+def capture_cameras(
+    views: Sequence[CapturedView], plans: Sequence[PicturePlan], height: int, width: int, where: str
+) -> Cameras:
+    """Return the cameras of pictures that are filled up to one size. Raises ``UserError`` where kinds are mixed."""
+    poses = torch.stack([view.c2w for view in views])
+    spans = [view.span_y for view in views if view.span_y is not None]
+    if spans:
+        if len(spans) < len(views):
+            raise UserError(f"{where}: has pinhole and orthographic cameras; expected one kind")
+        if len({plan.shape for plan in plans}) > 1:
+            raise UserError(f"{where}: orthographic views of different size; expected one size")
+        numbers = torch.tensor(spans, dtype=torch.float32)
+        return Cameras(poses.float(), torch.zeros(len(views)), height, width, numbers)
+    lenses = [view.lens for view in views]
+    if all(lens.square and plan.shape == (height, width) for lens, plan in zip(lenses, plans)):
+        # A pinhole with square pixels keeps its field of view where its picture is resampled to whole pixels.
+        fov_y = torch.tensor([2 * math.atan(0.5 * lens.height / lens.fy) for lens in lenses])
+        return Cameras(poses.float(), fov_y, height, width)
+    numbers = torch.tensor([plan.lens.numbers for plan in plans], dtype=torch.float64)
+    made = pinhole_cameras(poses, numbers, height, width)
+    lens = None if made.intrinsics is None else made.intrinsics.float()
+    return replace(made, c2w=poses.float(), fov_y=made.fov_y.float(), intrinsics=lens)
+
+
+def filled_up(values: Float[Tensor, "c h w"], height: int, width: int) -> Float[Tensor, "c H W"]:
+    """Return a picture with nothing at its right and below, up to a size."""
+    rows, columns = height - values.shape[-2], width - values.shape[-1]
+    return torch.nn.functional.pad(values, (0, columns, 0, rows)) if rows or columns else values
+
+
+def _valid(read: Sequence[ViewPixels], height: int, width: int) -> Bool[Tensor, "V H W"] | None:
+    """Return which pixels of views have a source; None where all of all do."""
+    whole = all(pixels.rgba.shape[-2:] == (height, width) for pixels in read)
+    if whole and all(pixels.valid is None for pixels in read):
+        return None
+    each = [
+        torch.ones(pixels.rgba.shape[-2:], dtype=torch.bool) if pixels.valid is None else pixels.valid
+        for pixels in read
+    ]
+    return torch.stack([filled_up(valid[None].float(), height, width)[0] > 0.5 for valid in each])
+
+
+def _depths(read: Sequence[ViewPixels], height: int, width: int) -> Float[Tensor, "V H W"] | None:
+    if all(pixels.depth is None for pixels in read):
+        return None
+    each = [torch.zeros(pixels.rgba.shape[-2:]) if pixels.depth is None else pixels.depth for pixels in read]
+    return torch.stack([filled_up(depth[None], height, width)[0] for depth in each])

@@ -1,0 +1,78 @@
+"""Depth maps in files beside pictures, and what they say along the rays of a pinhole.
+
+A file's numbers are depths along the view axis, 0 where unknown: 16-bit PNG of whole numbers (millimeters of a phone's
+lidar), 16-bit PNG that holds the bits of half-precision floats (CO3D), or NumPy arrays.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from usd.core.errors import UserError
+from usd.data.file_names import nearby
+from usd.data.lens import Intrinsics, remap, source_map
+from usd.data.pictures import open_picture
+
+
+@dataclass(frozen=True)
+class DepthFile:
+    """A depth map's file. ``scale`` makes depths in world units of its numbers; ``mask`` is white where it is right.
+
+    ``half`` is whether its numbers are the bits of half-precision floats.
+    """
+
+    path: Path
+    scale: float
+    half: bool = False
+    mask: Path | None = None
+
+
+def read_depth_file(file: DepthFile, where: str) -> Float[Tensor, "h w"]:
+    """Return depths along the view axis in world units, 0 where unknown. Raises ``UserError``."""
+    stored = _numbers(file, where)
+    if stored.ndim != 2:
+        raise UserError(f"{where}: {file.path}: has {stored.ndim} dimensions; expected a 16-bit gray picture")
+    depth = torch.from_numpy(stored) * file.scale
+    known = torch.isfinite(depth) & (depth > 0)
+    if file.mask is not None:
+        with open_picture(file.mask, where) as mask:
+            size = stored.shape[::-1]
+            right = np.array(mask.image.convert("L").resize(size, Image.Resampling.NEAREST)) > 0
+        known &= torch.from_numpy(right)
+    return torch.where(known, depth, torch.zeros(()))
+
+
+def _numbers(file: DepthFile, where: str) -> NDArray[np.float32]:
+    if file.path.suffix.lower() != ".npy":
+        with open_picture(file.path, where) as picture:
+            stored = np.asarray(picture.image)
+        return (stored.astype(np.uint16).view(np.float16) if file.half else stored).astype(np.float32)
+    if not file.path.is_file():
+        raise UserError(f"{where}: {file.path}: no such file; expected a depth map{nearby(file.path)}")
+    try:
+        return np.asarray(np.load(file.path, allow_pickle=False), dtype=np.float32).squeeze()
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{where}: {file.path}: cannot be read as an array ({error})") from error
+
+
+def depth_along_rays(
+    depth: Float[Tensor, "h w"], lens: Intrinsics, pinhole: Intrinsics
+) -> Float[Tensor, "H W"]:
+    """Return distances along the rays of a pinhole, from depths that a picture's lens showed along the view axis.
+
+    Depths are not mixed: each pixel takes the nearest one.
+    """
+    if lens.distorted:
+        at = source_map(lens.resized(*depth.shape))
+        depth = remap(depth[None], at, "nearest")[0] * at.valid
+    size = (pinhole.height, pinhole.width)
+    depth = torch.nn.functional.interpolate(depth[None, None], size, mode="nearest-exact")[0, 0]
+    x = (torch.arange(pinhole.width) + 0.5 - pinhole.cx) / pinhole.fx
+    y = (torch.arange(pinhole.height) + 0.5 - pinhole.cy) / pinhole.fy
+    return depth * (1 + x[None] ** 2 + y[:, None] ** 2).sqrt()
