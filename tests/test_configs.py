@@ -15,6 +15,8 @@ OTHERS = [
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
     "scene.yaml",
+    *(f"nerf-{name}.yaml" for name in ("blender", "colmap")),
+    *(f"neus-{name}.yaml" for name in ("blender", "colmap", "dtu", "dtu-wmask", "bmvs")),
     "specialise.yaml",
     "specialise-mini.yaml",
     "refine.yaml",

@@ -14,6 +14,7 @@ from usd.app import open_viewer, viewing
 from usd.app.option_changes import RECORD, read_changes
 from usd.core import checkpoint
 from usd.math.camera import orbit_cameras_deg
+from usd.viewer.budget import PixelRate
 from usd.viewer.poses import Pose
 from usd.viewer.session import Watcher
 
@@ -63,6 +64,7 @@ class Visitor:
         pose = Pose.of(orbit_cameras_deg(15.0, 40.0 * step, 1.5, 50.0, 32))
         stage._watchers[0] = Watcher(pose, 32, 0.0)
         stage.insight = True
+        viewer.session.rate = PixelRate(1e-8)  # a picture is one piece of work, however slow the machine is
         for wish in self.wishes.pop(step, []):
             viewer.session.ask(*wish)
 

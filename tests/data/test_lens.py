@@ -213,7 +213,7 @@ def capture(folder, lens=LENSES["all at once"], **keys):
 def test_a_capture_with_a_real_lens_is_read_and_says_so(tmp_path, name):
     lens = LENSES[name]
     views = read_views(capture(tmp_path, lens), ViewOptions(masks="none"))
-    valid = torch.ones(HEIGHT, WIDTH).bool() if views.valid is None else views.valid[1]
+    valid = torch.ones(HEIGHT, WIDTH).bool() if views.valid is None else views.valid.view(1)[..., 0]
     assert (views.rgba[1, :3] - seen_by_pinhole(lens))[:, valid].abs().max() < 0.02 and not views.masked
     assert torch.allclose(views.cameras.intrinsics, torch.tensor([lens.numbers]).expand(3, 4))
     assert "3 of 3 pictures undistorted" in views.notes
@@ -225,7 +225,7 @@ def test_masks_of_a_capture_are_bent_with_its_pictures(tmp_path):
     for i in range(3):
         write_picture(tmp_path / "masks" / f"{i}.png", (taken_by(LENSES["all at once"])[:1] > 0.5).float())
     views = read_views(capture(tmp_path), ViewOptions(masks="files"))
-    valid = torch.ones(HEIGHT, WIDTH).bool() if views.valid is None else views.valid[0]
+    valid = torch.ones(HEIGHT, WIDTH).bool() if views.valid is None else views.valid.view(0)[..., 0]
     clear = (views.rgba[0, 0] - 0.5).abs() > 0.1
     seen = views.rgba[0, 3] > 0.5
     assert (seen == (views.rgba[0, 0] > 0.5))[clear & seen & valid].all() and seen.float().mean() > 0.2
@@ -236,7 +236,7 @@ def test_a_smaller_reading_keeps_the_lens_and_only_whole_pixels(tmp_path):
     assert views.rgba.shape[-2:] == (32, 48) and views.cameras.intrinsics is None
     assert views.cameras.focal_px.tolist() == pytest.approx(3 * [35.0])
     pinhole = Intrinsics(48, 32, 35.0, 35.0, 24.0, 16.0)
-    assert (views.rgba[0, :3] - seen_by_pinhole(pinhole))[:, views.valid[0]].abs().max() < 0.02
+    assert (views.rgba[0, :3] - seen_by_pinhole(pinhole))[:, views.valid.view(0)[..., 0]].abs().max() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def box(cameras: Cameras, half=(0.08, 0.08, 0.6)) -> ViewSet:
     near, far = ((sign * torch.tensor(half) - origins) / directions for sign in (-1, 1))
     first, last = torch.minimum(near, far).amax(-1), torch.maximum(near, far).amin(-1)
     hit = ((first < last) & (last > 0)).float()
-    return replace(balls(cameras), rgba=hit[:, None].expand(-1, 4, -1, -1).contiguous(), normals=None)
+    return replace(balls(cameras).repainted(hit[:, None].expand(-1, 4, -1, -1)), normals=None)
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -6,16 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from usd.core.config import parse
+from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.random import generator
 from usd.data import wonder3d
 from usd.data.convert import write_views
 from usd.data.pictures import read_rgba, write_picture
+from usd.data.pixel_array import PixelArray
 from usd.data.toy_views import sphere_cameras
 from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import (
+    SparsePoints,
     ViewSet,
     cameras_inside,
     fit_world,
@@ -23,6 +25,7 @@ from usd.data.view_set import (
     refuse_useless,
     silhouette_radius,
     transform_world,
+    view_set,
 )
 from usd.data.views import RayPool, ViewsConfig, ViewsData, spread_indices, views_summary
 from usd.math.camera import Cameras, orbit_cameras_deg
@@ -41,7 +44,7 @@ def balls(cameras: Cameras) -> ViewSet:
     color = torch.where(hit[..., None], 0.5 + 0.4 * normal, 0.0)
     rgba = torch.cat([color, hit[..., None].float()], -1).permute(0, 3, 1, 2).contiguous()
     names = tuple(f"{i}.png" for i in range(len(cameras)))
-    return ViewSet(rgba, cameras, names, torch.ones(len(cameras)), normal.permute(0, 3, 1, 2).contiguous())
+    return replace(view_set(list(rgba), cameras, names), normals=normal.permute(0, 3, 1, 2).contiguous())
 
 
 def data(path, **changes) -> ViewsData:
@@ -240,7 +243,7 @@ def test_views_of_another_size_or_shape_keep_their_pixels_and_rays(tmp_path, sec
         )
         inside = torch.zeros(found.rgba.shape[-2:], dtype=torch.bool)
         inside[:height, :width] = True
-        assert torch.equal(found.valid[index], inside)
+        assert torch.equal(found.valid.view(index)[..., 0], inside)
     small = read_views(tmp_path, options(size=12))
     assert small.rgba.shape == (2, 4, 12, 12)
     assert (small.valid is None) == (second == (24, 24))
@@ -268,10 +271,10 @@ def test_masks_that_show_nothing_are_refused_or_said():
     views = balls(sphere_cameras(4, 16))
     rgba = views.rgba.clone()
     rgba[1, 3] = 0
-    assert "1 of 4 views show nothing" in refuse_useless(replace(views, rgba=rgba), "x").notes[-1]
+    assert "1 of 4 views show nothing" in refuse_useless(views.repainted(rgba), "x").notes[-1]
     rgba[:, 3] = 0
     with pytest.raises(UserError, match="all masks are empty"):
-        refuse_useless(replace(views, rgba=rgba), "x")
+        refuse_useless(views.repainted(rgba), "x")
 
 
 def _opaque(tmp_path, background):
@@ -346,3 +349,40 @@ def test_lists_that_do_not_fit_the_views_are_refused(folder, changes, message):
 def test_a_path_is_required():
     with pytest.raises(UserError, match=r"data\.path: required but not given"):
         ViewsData(parse(ViewsConfig, {}, "data"))
+
+
+def test_a_share_of_the_rays_goes_through_points_of_known_depth() -> None:
+    views = balls(sphere_cameras(3, 16))
+    points = SparsePoints(
+        torch.tensor([0, 2]), torch.tensor([[3.5, 4.2], [9.9, 1.0]]), torch.tensor([1.5, 2.5])
+    )
+    batch = RayPool(replace(views, points=points), 0, False, 0.3).draw(
+        2000, 0.5, torch.Generator().manual_seed(0)
+    )
+    assert batch.depth is not None
+    known = batch.depth > 0
+    assert known.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert set(zip(batch.view[known].tolist(), batch.depth[known].tolist())) == {(0, 1.5), (2, 2.5)}
+    through = views.cameras.rays_at(torch.tensor([0]), torch.tensor([3]), torch.tensor([4]))[1]
+    assert torch.allclose(batch.directions[known & (batch.view == 0)], through, atol=1e-6)
+
+
+def test_depth_maps_and_pixels_without_a_source_come_with_the_rays() -> None:
+    views = balls(sphere_cameras(2, 8))
+    depth = torch.arange(128.0).view(2, 8, 8, 1)
+    valid = depth % 2 == 0
+    known = replace(views, depths=PixelArray.of(depth), valid=PixelArray.of(valid), depth_unit=0.5)
+    batch = RayPool(known, 0, False).at(torch.arange(128))
+    assert batch.depth is not None and torch.equal(batch.depth, torch.arange(128.0) / 2)
+    assert torch.equal(batch.weight > 0, valid.flatten())
+
+
+def test_every_so_many_th_view_is_kept_from_training(tmp_path) -> None:
+    views = balls(sphere_cameras(9, 8))
+    write_views(views, tmp_path)
+    data = ViewsData(parse(ViewsConfig, {"path": str(tmp_path), "hold_out_every": 4}))
+    assert data.test_views.names == tuple(f"views/{i:04d}.png" for i in (0, 4, 8))
+    assert len(data.train_views) == 6
+    for options in ({"hold_out_every": 1}, {"hold_out_every": 4, "hold_out": 2}):
+        with pytest.raises(ConfigError, match=r"data\.hold_out_every"):
+            _ = ViewsData(parse(ViewsConfig, {"path": str(tmp_path), **options})).train_views

@@ -105,3 +105,8 @@ def test_a_single_network_is_stood_in_for_by_its_role(tmp_path: Path) -> None:
     assert place is not None and (place / "config.json").is_file()
     with rehearsal():
         assert (find_network("controlnet-canny", "control", "here") / "config.json").is_file()
+
+
+def test_a_model_without_a_stand_in_is_not_rehearsed_as_another_one() -> None:
+    with rehearsal(), pytest.raises(UserError, match=r"no stand-in for 'sd-3\.5-medium'"):
+        open_text_denoiser("sd-3.5-medium", "model")

@@ -280,3 +280,38 @@ def test_wrong_options_are_one_line(
     with pytest.raises(UserError) as caught:
         on_networks(tiny, name, **options)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------ rectified flow
+
+
+def test_rfds_weighs_differences_of_noises_as_differences_of_velocities() -> None:
+    """eps = z + (1 - s) v, so v - v' = (eps - eps') / (1 - s), with 1 - s = alpha / (alpha + sigma)."""
+    now = noised(exact("zero123-guidance", weighting_strategy="flow"))
+    alpha, sigma, _ = parts(now)
+    close(now.weight, 1 / (alpha / (alpha + sigma)))
+
+
+def test_rfds_rev_takes_the_predicted_noise_for_the_noise() -> None:
+    guidance = exact("rfds-rev-guidance", guidance_scale=1.0)
+    now = noised(guidance)
+    alpha, sigma, variance = parts(now)
+    noise = sigma * (now.xt - alpha * mean()) / variance
+    again = sigma * (alpha * now.z + sigma * noise - alpha * mean()) / variance
+    close(gradient(guidance, now), now.weight * (again - noise))
+
+
+def test_the_coupled_noise_is_where_the_flow_carries_the_view() -> None:
+    """Of N(mu, s^2) the end of the path is alpha mu + sqrt(alpha^2 s^2 + sigma^2) (z - mu) / s."""
+    guidance = exact("ucm-guidance", guidance_scale=1.0, coupling_steps=150)
+    now = noised(guidance)
+    last = torch.full_like(now.t, 999)
+    alpha, sigma = d.alpha_sigma(BARS, last)
+    there = alpha * mean() + ((alpha * SPREAD) ** 2 + sigma**2).sqrt() / SPREAD * (now.z - mean())
+    noise = (there - alpha * now.z) / sigma
+    alpha, sigma, variance = parts(now)
+    expected = now.weight * (sigma * (alpha * now.z + sigma * noise - alpha * mean()) / variance - noise)
+    found = gradient(guidance, now)
+    assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
+    warm = gradient(exact("ucm-guidance", guidance_scale=1.0, warm_up_steps=1), now)
+    close(warm, gradient(exact("zero123-guidance", guidance_scale=1.0), now))

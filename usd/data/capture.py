@@ -7,7 +7,6 @@ pixels there, and those that undistortion found no source for, are not ``valid``
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,16 @@ from usd.core.errors import UserError
 from usd.data.depth_maps import DepthFile, depth_along_rays, read_depth_file
 from usd.data.lens import Intrinsics, refuse_shape, undistort, without_distortion
 from usd.data.masks import MaskPolicy, MaskRule, mask_rule
-from usd.data.pictures import OVERSAMPLING, picture_header, read_picture, resize_rgba
-from usd.data.view_set import SparsePoints, ViewSet, view_set
+from usd.data.picture_cache import PixelLayout, ViewBytes, store_pixels
+from usd.data.pictures import (
+    OVERSAMPLING,
+    picture_header,
+    read_picture,
+    read_rgb_bytes,
+    resize_rgba,
+    to_bytes,
+)
+from usd.data.view_set import SparsePoints, ViewSet
 from usd.math.camera import Cameras, pinhole_cameras
 
 FAR_FROM_ORIGIN = 1e3
@@ -147,9 +154,36 @@ class PicturePlan:
         """The pinhole that the pixels are seen through, for their size."""
         return without_distortion(self.view.lens).resized(*self.shape)
 
+    @property
+    def bent(self) -> bool:
+        """Whether the picture has to be undistorted."""
+        return self.view.lens.distorted and self.view.span_y is None
+
+    @property
+    def key(self) -> str:
+        """What the pixels depend on: the files as they are now, and what is done with them."""
+        depth = self.view.depth
+        used = [self.view.picture, self.view.mask, None if depth is None else depth.path]
+        found = [(str(file.resolve()), *_stamp(file)) for file in used if file is not None]
+        what = (self.view.lens, self.view.span_y, depth, self.rule, self.size, self.stored, self.upright)
+        return repr((found, what))
+
+    def bytes(self, alpha: bool) -> ViewBytes:
+        """Return the pixels as they are kept; ``alpha`` is whether it means anything. Raises ``UserError``."""
+        as_stored = self.shape == self.stored[::-1] and not self.bent and self.view.depth is None
+        if as_stored and not alpha and (read := read_rgb_bytes(self.view.picture, self.where, self.upright)):
+            return ViewBytes(read[0], None, None, read[1])
+        made = self.pixels()
+        return ViewBytes(
+            to_bytes(made.rgba if alpha else made.rgba[:3]),
+            None if made.valid is None else made.valid.numpy(),
+            None if made.depth is None else made.depth.where(made.depth < 6e4, 0).half().numpy(),
+            made.notes,
+        )
+
     def pixels(self) -> ViewPixels:
         """Decode, cut out, undistort and resample the picture; its depth likewise. Raises ``UserError``."""
-        bent = self.view.lens.distorted and self.view.span_y is None
+        bent = self.bent
         longest = None if self.size is None else self.size * (BENT_OVERSAMPLING if bent else OVERSAMPLING)
         read = read_picture(self.view.picture, self.where, self.upright, longest)
         rgba, valid = self.rule.cut(read.rgba, self.view.name, self.view.mask, self.where), None
@@ -163,6 +197,12 @@ class PicturePlan:
         if self.view.depth is None:
             return None
         return depth_along_rays(read_depth_file(self.view.depth, self.where), self.view.lens, self.lens)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Return size and time of change of a file."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -195,22 +235,30 @@ def picture_plans(
 def assemble(capture: Capture, masks: MaskPolicy, size: int | None, where: str) -> ViewSet:
     """Read a capture's pictures into views. Raises ``UserError`` with file and reason."""
     plans, known, notes = picture_plans(capture, masks, size, where)
-    read = [plan.pixels() for plan in plans]
     height, width = (max(plan.shape[axis] for plan in plans) for axis in (0, 1))
     cameras = capture_cameras(capture.views, plans, height, width, where)
-    pictures = [filled_up(pixels.rgba, height, width) for pixels in read]
-    remarks = Counter(note for pixels in read for note in pixels.notes)
-    counted = [f"{count} of {len(read)} pictures: {note}" for note, count in remarks.items()]
     shapes = {plan.shape for plan in plans}
-    if len(shapes) > 1:
-        counted.append(f"pictures of {len(shapes)} sizes, filled up to {width} x {height} pixels")
-    names = [view.name for view in capture.views]
-    views = view_set(pictures, cameras, names, [*capture.notes, *counted, *notes])
-    return replace(
-        views,
+    layout = PixelLayout(
+        len(plans),
+        height,
+        width,
+        4 if known else 3,
+        any(plan.bent for plan in plans) or len(shapes) > 1,
+        any(view.depth is not None for view in capture.views),
+    )
+    stored = store_pixels(lambda i: plans[i].bytes(known), layout, [plan.key for plan in plans], where)
+    filled = [f"pictures of {len(shapes)} sizes, filled up to {width} x {height} pixels"]
+    names = tuple(view.name for view in capture.views)
+    remarks = (*capture.notes, *stored.notes, *(filled if len(shapes) > 1 else ()), *notes)
+    return ViewSet(
+        stored.colors,
+        cameras,
+        names,
+        torch.ones(len(names)),
+        notes=remarks,
         masked=known,
-        valid=_valid(read, height, width),
-        depths=_depths(read, height, width),
+        valid=stored.valid,
+        depths=stored.depths,
         points=None if capture.points is None else seen_points(capture.points, capture.views, plans),
     )
 
@@ -252,28 +300,3 @@ def capture_cameras(
     made = pinhole_cameras(poses, numbers, height, width)
     lens = None if made.intrinsics is None else made.intrinsics.float()
     return replace(made, c2w=poses.float(), fov_y=made.fov_y.float(), intrinsics=lens)
-
-
-def filled_up(values: Float[Tensor, "c h w"], height: int, width: int) -> Float[Tensor, "c H W"]:
-    """Return a picture with nothing at its right and below, up to a size."""
-    rows, columns = height - values.shape[-2], width - values.shape[-1]
-    return torch.nn.functional.pad(values, (0, columns, 0, rows)) if rows or columns else values
-
-
-def _valid(read: Sequence[ViewPixels], height: int, width: int) -> Bool[Tensor, "V H W"] | None:
-    """Return which pixels of views have a source; None where all of all do."""
-    whole = all(pixels.rgba.shape[-2:] == (height, width) for pixels in read)
-    if whole and all(pixels.valid is None for pixels in read):
-        return None
-    each = [
-        torch.ones(pixels.rgba.shape[-2:], dtype=torch.bool) if pixels.valid is None else pixels.valid
-        for pixels in read
-    ]
-    return torch.stack([filled_up(valid[None].float(), height, width)[0] > 0.5 for valid in each])
-
-
-def _depths(read: Sequence[ViewPixels], height: int, width: int) -> Float[Tensor, "V H W"] | None:
-    if all(pixels.depth is None for pixels in read):
-        return None
-    each = [torch.zeros(pixels.rgba.shape[-2:]) if pixels.depth is None else pixels.depth for pixels in read]
-    return torch.stack([filled_up(depth[None], height, width)[0] for depth in each])

@@ -93,16 +93,26 @@ def read_picture(
         size = _turned_size(file.image.size, turn)
         target = _reduced_size(size if window is None else _size_of(window), longest)
         pixels, note = srgb_of(_decode_reduced(file.image, turn, window, target), file.profile)
-        notes = (
-            [f"{'turned' if upright else 'not turned'} by its EXIF orientation"]
-            if file.turn is not None
-            else []
-        )
-        notes += [note] if note else []
-        notes += [f"the first of its {file.frames} frames taken"] if file.frames > 1 else []
+        notes = file.notes(upright, note)
         if window is None and target != size:
             notes.append(f"reduced from {size[0]} x {size[1]} to {target[0]} x {target[1]} pixels")
         return Picture(rgba_of(pixels), *size, tuple(notes))
+
+
+def read_rgb_bytes(
+    path: str | Path, where: str, upright: bool = False
+) -> tuple[NDArray[np.uint8], tuple[str, ...]] | None:
+    """Return the colors (H W 3) of a picture as the file's own bytes, and remarks: the quick way to opaque pictures.
+
+    None for pictures that hold more than bytes or have transparency. Raise UserError as ``read_picture`` does.
+    """
+    with open_picture(path, where) as file:
+        turn = file.turn if upright else None
+        whole = _decode_reduced(file.image, turn, None, _turned_size(file.image.size, turn))
+        pixels, note = srgb_of(whole, file.profile)
+        if pixels.mode not in ("RGB", "L", "CMYK"):
+            return None
+        return np.asarray(pixels.convert("RGB")), tuple(file.notes(upright, note))
 
 
 def read_pictures(
@@ -142,6 +152,15 @@ class StoredImage:
             file.load()  # Pillow turns files of this format by itself
             image = file.transpose(INVERSE_TURNS.get(turn, turn))
         return cls(image, turn, profile, frames)
+
+    def notes(self, upright: bool, conversion: str | None) -> list[str]:
+        """Return remarks on what was done with the pixels: ``upright`` or as stored, and a conversion of colors."""
+        turned = f"{'turned' if upright else 'not turned'} by its EXIF orientation"
+        return [
+            *([turned] if self.turn is not None else []),
+            *([conversion] if conversion else []),
+            *([f"the first of its {self.frames} frames taken"] if self.frames > 1 else []),
+        ]
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 import math
 import re
+from dataclasses import replace
 
 import torch
 
-from usd.data.view_set import ViewSet
+from usd.data.view_set import ViewSet, view_set
 from usd.math.camera import Cameras, Spherical, orbit_cameras, sphere_angles
 from usd.toybox import REFERENCE_DISTANCE, REFERENCE_FOV_DEG
 from usd.toybox.objects import make_toy
@@ -33,4 +34,4 @@ def render_toy_views(seed: int, cameras: Cameras) -> ViewSet:
     normals = seen.normal.permute(0, 3, 1, 2).contiguous()
     names = tuple(f"{i:04d}.png" for i in range(len(cameras)))
     note = f"toybox {seed}: {toy.caption}"
-    return ViewSet(seen.rgba(), cameras, names, torch.ones(len(cameras)), normals, notes=(note,))
+    return replace(view_set(list(seen.rgba()), cameras, names, [note]), normals=normals)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.pictures import resize_rgba
+from usd.data.pixel_array import PixelArray, unit_rgba
 from usd.math.camera import Cameras, rotation_about_z
 
 MEETING = 0.01
@@ -60,11 +61,12 @@ class ViewSet:
     ``normals`` are unit vectors in world coordinates, 0 where unknown. ``masked`` is false when alpha says nothing:
     the pictures were opaque and no mask came with them. ``reference`` is the index of the input picture's view, if
     the views were made from one and it is among them. Pixels that are not ``valid`` show nothing: undistortion found no
-    source for them, or they fill a smaller picture up; None where all pixels of all views are. ``depths`` are distances
+    source for them, or they fill a smaller picture up; None where all pixels of all views are. ``depths``, times
+    ``depth_unit``, are distances
     along the rays in world units, 0 where unknown, and ``points`` are such at single places.
     """
 
-    rgba: Float[Tensor, "V 4 H W"]
+    pictures: PixelArray
     cameras: Cameras
     names: tuple[str, ...]
     weights: Float[Tensor, "V"]
@@ -72,52 +74,78 @@ class ViewSet:
     masked: bool = True
     reference: int | None = None
     notes: tuple[str, ...] = ()
-    valid: Bool[Tensor, "V H W"] | None = None
-    depths: Float[Tensor, "V H W"] | None = None
+    valid: PixelArray | None = None
+    depths: PixelArray | None = None
     points: SparsePoints | None = None
+    depth_unit: float = 1.0
 
     def __len__(self) -> int:
-        return self.rgba.shape[0]
+        return len(self.pictures)
+
+    @property
+    def height(self) -> int:
+        """H: rows of a picture."""
+        return self.pictures.height
+
+    @property
+    def width(self) -> int:
+        """W: columns of a picture."""
+        return self.pictures.width
+
+    @property
+    def rgba(self) -> Float[Tensor, "V 4 H W"]:
+        """All pictures as floats, made anew at every look: of a large capture, ask for single views instead."""
+        return torch.stack([self.picture(i) for i in range(len(self))])
+
+    def picture(self, index: int) -> Float[Tensor, "4 H W"]:
+        """Return one picture as floats."""
+        return unit_rgba(self.pictures.view(index)).permute(2, 0, 1).contiguous()
+
+    def alpha(self, index: int) -> Float[Tensor, "H W"]:
+        """Return the alpha of one picture."""
+        return unit_rgba(self.pictures.view(index))[..., 3]
+
+    def repainted(self, rgba: Float[Tensor, "V 4 H W"], masked: bool | None = None) -> "ViewSet":
+        """Return the same views with other pictures of their size."""
+        known = self.masked if masked is None else masked
+        return replace(self, pictures=PixelArray.of(rgba.permute(0, 2, 3, 1)), masked=known)
 
     def select(self, indices: Sequence[int]) -> "ViewSet":
         """Return some of the views, in the given order."""
         chosen = list(indices)
         return replace(
             self,
-            rgba=self.rgba[chosen],
+            pictures=self.pictures.select(chosen),
             cameras=self.cameras[chosen],
             names=tuple(self.names[i] for i in chosen),
             weights=self.weights[chosen],
             normals=None if self.normals is None else self.normals[chosen],
             reference=chosen.index(self.reference) if self.reference in chosen else None,
-            valid=None if self.valid is None else self.valid[chosen],
-            depths=None if self.depths is None else self.depths[chosen],
+            valid=None if self.valid is None else self.valid.select(chosen),
+            depths=None if self.depths is None else self.depths.select(chosen),
             points=None if self.points is None else self.points.select(chosen, len(self)),
         )
 
     def to(self, device: "torch.device | str") -> "ViewSet":
-        """Return the views on another device."""
+        """Return the views with cameras, weights, normals and points on another device; pixels stay where they are."""
         normals = None if self.normals is None else self.normals.to(device)
         return replace(
             self,
-            rgba=self.rgba.to(device),
             cameras=self.cameras.to(device),
             weights=self.weights.to(device),
             normals=normals,
-            valid=None if self.valid is None else self.valid.to(device),
-            depths=None if self.depths is None else self.depths.to(device),
             points=None if self.points is None else self.points.to(device),
         )
 
     def resized(self, height: int, width: int) -> "ViewSet":
         """Return the same views with other pixels; colors of transparent pixels do not bleed."""
-        if self.rgba.shape[-2:] == (height, width):
+        if (self.height, self.width) == (height, width):
             return self
-        rgba = torch.stack([resize_rgba(picture, height, width) for picture in self.rgba])
+        rgba = torch.stack([resize_rgba(self.picture(i), height, width) for i in range(len(self))])
         normals = None if self.normals is None else _resized_normals(self.normals, height, width)
         return replace(
             self,
-            rgba=rgba,
+            pictures=PixelArray.of(rgba.permute(0, 2, 3, 1)),
             cameras=self.cameras.resize(height, width),
             normals=normals,
             valid=None if self.valid is None else _resized_valid(self.valid, height, width),
@@ -128,7 +156,7 @@ class ViewSet:
     def _resized_points(self, height: int, width: int) -> SparsePoints | None:
         if self.points is None:
             return None
-        zoom = self.points.pixel.new_tensor([width / self.rgba.shape[-1], height / self.rgba.shape[-2]])
+        zoom = self.points.pixel.new_tensor([width / self.width, height / self.height])
         return replace(self.points, pixel=self.points.pixel * zoom)
 
     def noting(self, *notes: str) -> "ViewSet":
@@ -145,7 +173,8 @@ def view_set(
     """Return views of weight 1 without normals. Pictures must have one size; cameras take it."""
     rgba = torch.stack(list(pictures))
     sized = cameras.resize(rgba.shape[-2], rgba.shape[-1])
-    return ViewSet(rgba, sized, tuple(names), torch.ones(len(rgba)), notes=tuple(notes))
+    stored = PixelArray.of(rgba.permute(0, 2, 3, 1))
+    return ViewSet(stored, sized, tuple(names), torch.ones(len(rgba)), notes=tuple(notes))
 
 
 def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int) -> Float[Tensor, "V 3 h w"]:
@@ -155,16 +184,18 @@ def _resized_normals(normals: Float[Tensor, "V 3 H W"], height: int, width: int)
     return torch.where(known, torch.nn.functional.normalize(small, dim=1), torch.zeros_like(small))
 
 
-def _resized_valid(valid: Bool[Tensor, "V H W"], height: int, width: int) -> Bool[Tensor, "V h w"]:
+def _resized_valid(valid: PixelArray, height: int, width: int) -> PixelArray:
     """Return which pixels are mixed of valid ones only."""
     share = torch.nn.functional.interpolate(
-        valid[:, None].float(), size=(height, width), mode="bilinear", antialias=True
+        valid.all().permute(0, 3, 1, 2).float(), size=(height, width), mode="bilinear", antialias=True
     )
-    return share[:, 0] > 0.999
+    return PixelArray.of(share.permute(0, 2, 3, 1) > 0.999)
 
 
-def _nearest(values: Float[Tensor, "V H W"], height: int, width: int) -> Float[Tensor, "V h w"]:
-    return torch.nn.functional.interpolate(values[:, None], size=(height, width), mode="nearest-exact")[:, 0]
+def _nearest(values: PixelArray, height: int, width: int) -> PixelArray:
+    planes = values.all().permute(0, 3, 1, 2).float()
+    small = torch.nn.functional.interpolate(planes, size=(height, width), mode="nearest-exact")
+    return PixelArray.of(small.permute(0, 2, 3, 1))
 
 
 def same_size(
@@ -280,7 +311,7 @@ def _point_of_sizes(
     A ball of radius r at depth s shows under the angle whose sine is a = r / (s - position), so a s - r = a position.
     Silhouettes that the border cuts are not counted; ``point`` where sizes do not differ.
     """
-    solid = views.rgba[:, 3] > 0.5
+    solid = torch.stack([views.alpha(i) > 0.5 for i in range(len(views))])
     cut = solid[:, [0, -1], :].flatten(1).any(1) | solid[:, :, [0, -1]].flatten(1).any(1)
     radius = (solid.flatten(1).sum(1) / math.pi).sqrt()
     used = kept & ~cut & (radius > 1)
@@ -308,10 +339,16 @@ def _sight_rays(
     views: ViewSet, index: int, whole: bool = False
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
     """Return origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
-    alpha = views.rgba[index, 3]
-    y, x = torch.nonzero(torch.ones_like(alpha) if whole else alpha > 0.5, as_tuple=True)
-    step = -(-len(x) // SIGHT_RAYS) or 1
-    return views.cameras.rays_at(torch.full_like(x[::step], index), x[::step], y[::step])
+    # Without masks alpha says nothing, and no pixel needs to be looked at.
+    inside = torch.arange(views.height * views.width) if whole or not views.masked else _solid(views, index)
+    chosen = inside[:: -(-len(inside) // SIGHT_RAYS) or 1]
+    y, x = chosen // views.width, chosen % views.width
+    return views.cameras.rays_at(torch.full_like(x, index), x, y)
+
+
+def _solid(views: ViewSet, index: int) -> Int[Tensor, "N"]:
+    """Return numbers of the pixels of a view's silhouette, row by row."""
+    return (views.alpha(index).flatten() > 0.5).nonzero()[:, 0]
 
 
 def silhouette_radius(views: ViewSet, center: Float[Tensor, "3"]) -> float:
@@ -366,9 +403,8 @@ def transform_world(
     span = None if views.cameras.span_y is None else views.cameras.span_y * scale
     normals = None if views.normals is None else torch.einsum("ij,vjhw->vihw", rotation, views.normals)
     moved = replace(views, cameras=replace(views.cameras, c2w=c2w, span_y=span), normals=normals)
-    depths = None if views.depths is None else views.depths * scale
     points = None if views.points is None else replace(views.points, depth=views.points.depth * scale)
-    return replace(moved, depths=depths, points=points)
+    return replace(moved, depth_unit=views.depth_unit * scale, points=points)
 
 
 def fit_sphere(views: ViewSet, center: Float[Tensor, "3"], radius: float, wanted: float = 0.5) -> ViewSet:
@@ -424,12 +460,13 @@ def cameras_inside(views: ViewSet, sights: SightLines | None = None) -> list[int
 def _cameras_behind_object(views: ViewSet) -> Tensor:
     """Return which cameras at least two other views have in their picture, all of them with the object there (V,)."""
     pixels, depth = views.cameras.project(views.cameras.position)
-    height, width = views.rgba.shape[-2:]
+    height, width = views.height, views.width
     x, y = pixels[..., 0].long(), pixels[..., 1].long()
     framed = (pixels >= 0).all(-1) & (x < width) & (y < height) & (depth > 0)
     framed.fill_diagonal_(False)
     rows = torch.arange(len(views))[:, None].expand_as(x)
-    covered = views.rgba[rows, 3, y.clamp(0, height - 1), x.clamp(0, width - 1)] > 0.5
+    places = (each.flatten() for each in (rows, y.clamp(0, height - 1), x.clamp(0, width - 1)))
+    covered = (unit_rgba(views.pictures.at(*places))[:, 3] > 0.5).view_as(x)
     return (framed.sum(0) >= 2) & (covered | ~framed).all(0)
 
 
@@ -459,7 +496,7 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
             f"{where}: has {len(views)} view{'s' * (len(views) != 1)}; expected at least {at_least}: depth cannot be "
             "told from fewer"
         )
-    empty = [name for name, picture in zip(views.names, views.rgba) if not (picture[3] > 0.5).any()]
+    empty = [name for i, name in enumerate(views.names) if views.masked and not len(_solid(views, i))]
     if len(empty) == len(views):
         raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
     sights = SightLines.of(views)
@@ -511,9 +548,12 @@ def borders_covered(views: ViewSet) -> int:
     """Return how many views are object along nine tenths of their border."""
     if not views.masked:
         return 0
-    solid = views.rgba[:, 3] > 0.5
-    rows, columns = solid[:, [0, -1], :].flatten(1), solid[:, :, [0, -1]].flatten(1)
-    return int((torch.cat([rows, columns], 1).float().mean(1) > 0.9).sum())
+    return sum(_border_covered(views.alpha(i) > 0.5) for i in range(len(views)))
+
+
+def _border_covered(solid: Bool[Tensor, "H W"]) -> bool:
+    border = torch.cat([solid[[0, -1], :].flatten(), solid[:, [0, -1]].flatten()])
+    return float(border.float().mean()) > 0.9
 
 
 def refuse_outside(views: ViewSet, radius: float, where: str = "data.path") -> None:

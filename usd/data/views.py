@@ -17,6 +17,7 @@ from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
 from usd.data.pictures import over
+from usd.data.pixel_array import unit_rgba
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import ViewSet, refuse_useless
 from usd.math.camera import Cameras
@@ -137,6 +138,12 @@ class ViewsConfig(ViewOptions):
     )
     drop_views: tuple[int, ...] = option((), "indices of views to leave out entirely", ge=0)
     use_normals: bool = option(True, "whether the views' normals are used where there are any")
+    depth_share: float = option(
+        0.0,
+        "share of the rays drawn through points whose depth the layout knows (COLMAP's), for lambda_depth",
+        ge=0,
+        le=1,
+    )
     n_val_views: int = option(
         4, "views of a validation grid, evenly chosen from those of the test", ge=1, le=1000
     )
@@ -183,7 +190,9 @@ class ViewsData(Data[ViewsConfig]):
     def rays(self, count: int, generator: torch.Generator) -> RayBatch:
         """Draw ``count`` random rays of the training views; all randomness from ``generator`` (a CPU generator)."""
         if self._pool is None:
-            self._pool = RayPool(self.train_views, self.config.margin, self.config.use_normals)
+            self._pool = RayPool(
+                self.train_views, self.config.margin, self.config.use_normals, self.config.depth_share
+            )
         return self._pool.draw(count, self.config.object_share, generator)
 
     def eval_batches(self, split: Split) -> list[ViewBatch]:
@@ -244,53 +253,111 @@ def spread_indices(count: int, wanted: int) -> list[int]:
 
 
 class RayPool:
-    """All pixels of some views, ready to draw from. Kept as bytes' worth of floats on the CPU."""
+    """All pixels of some views, ready to draw from. They stay bytes; those that are drawn become floats."""
 
-    def __init__(self, views: ViewSet, margin: int, normals: bool) -> None:
-        self.views = views
-        self.pixels = views.rgba.permute(0, 2, 3, 1).reshape(-1, 4)
+    def __init__(self, views: ViewSet, margin: int, normals: bool, depth_share: float = 0.0) -> None:
+        self.views, self.near = views, near_object(views, margin)
+        self.count = len(views) * views.height * views.width
         known = views.normals if normals else None
-        self.normals = None if known is None else known.permute(0, 2, 3, 1).reshape(-1, 3)
-        self.near = near_object(views, margin) if views.masked else torch.arange(len(self.pixels))
+        self.normals = None if known is None else known.permute(0, 2, 3, 1)
+        self.depth_share = depth_share if views.points is not None and len(views.points) else 0.0
 
     def draw(self, count: int, object_share: float, generator: torch.Generator) -> RayBatch:
-        """Draw independent pixels, each about the object with probability ``object_share``."""
-        anywhere = torch.randint(len(self.pixels), (count,), generator=generator)
-        about = self.near[torch.randint(len(self.near), (count,), generator=generator)]
+        """Draw independent pixels, each about the object with probability ``object_share``.
+
+        A share of them goes through points whose depth is known, where there are any.
+        """
+        anywhere = torch.randint(self.count, (count,), generator=generator)
+        about = self.near.pixels(torch.randint(len(self.near), (count,), generator=generator))
         chosen = torch.rand(count, generator=generator) < object_share
-        return self.at(torch.where(chosen, about, anywhere))
+        index = torch.where(chosen, about, anywhere)
+        if not self.depth_share:
+            return self.at(index)
+        return self._with_points(index, generator)
+
+    def _with_points(self, index: Int[Tensor, "R"], generator: torch.Generator) -> RayBatch:
+        """Return rays of which a share goes through the pixels of points, with these points' depths."""
+        points = self.views.points
+        assert points is not None
+        drawn = torch.randint(len(points), (len(index),), generator=generator)
+        through = torch.rand(len(index), generator=generator) < self.depth_share
+        x, y = points.pixel[drawn].floor().long().unbind(-1)
+        x, y = x.clamp(0, self.views.width - 1), y.clamp(0, self.views.height - 1)
+        there = (points.view[drawn] * self.views.height + y) * self.views.width + x
+        rays = self.at(torch.where(through, there, index))
+        known = torch.zeros(len(index)) if rays.depth is None else rays.depth
+        return replace(rays, depth=torch.where(through, points.depth[drawn], known))
 
     def at(self, index: Int[Tensor, "R"]) -> RayBatch:
         """Return the rays of pixels by their number: views one after the other, row by row."""
-        height, width = self.views.rgba.shape[-2:]
-        view, rest = index // (height * width), index % (height * width)
-        origins, directions = self.views.cameras.rays_at(view, rest % width, rest // width)
-        pixel = self.pixels[index]
+        views, size = self.views, self.views.height * self.views.width
+        view, rest = index // size, index % size
+        x, y = rest % views.width, rest // views.width
+        origins, directions = views.cameras.rays_at(view, x, y)
+        pixel, weight = unit_rgba(views.pictures.at(view, y, x)), views.weights[view]
+        if views.valid is not None:  # a pixel without a source teaches nothing
+            weight = weight * views.valid.at(view, y, x)[:, 0]
+        depth = None if views.depths is None else views.depths.at(view, y, x)[:, 0].float() * views.depth_unit
         return RayBatch(
             origins,
             directions,
             pixel[:, :3],
-            pixel[:, 3] if self.views.masked else None,
-            None if self.normals is None else self.normals[index],
-            self.views.weights[view],
+            pixel[:, 3] if views.masked else None,
+            None if self.normals is None else self.normals[view, y, x],
+            weight,
             view,
+            depth,
         )
 
 
-def near_object(views: ViewSet, margin: int) -> Int[Tensor, "N"]:
-    """Return numbers of the pixels within ``margin`` of the silhouettes' bounding boxes."""
-    height, width = views.rgba.shape[-2:]
-    inside = torch.zeros(len(views), height, width, dtype=torch.bool)
-    for index, alpha in enumerate(views.rgba[:, 3]):
-        rows, columns = torch.nonzero(alpha > 0.02, as_tuple=True)
-        if len(rows):
-            top, left = max(int(rows.min()) - margin, 0), max(int(columns.min()) - margin, 0)
-            inside[index, top : int(rows.max()) + margin + 1, left : int(columns.max()) + margin + 1] = True
-    return inside.flatten().nonzero()[:, 0]
+@dataclass(frozen=True)
+class PixelBoxes:
+    """The pixels of a box in each of V pictures, numbered one box after the other, row by row.
+
+    ``top``, ``left``, ``rows`` and ``columns`` are the boxes; the pictures have ``height`` x ``width`` pixels.
+    """
+
+    top: Int[Tensor, "V"]
+    left: Int[Tensor, "V"]
+    rows: Int[Tensor, "V"]
+    columns: Int[Tensor, "V"]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return int((self.rows * self.columns).sum())
+
+    def pixels(self, number: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
+        """Return where pixels of the boxes are among those of all pictures."""
+        ends = (self.rows * self.columns).cumsum(0)
+        view = torch.searchsorted(ends, number, right=True)
+        within = number - (ends - self.rows * self.columns)[view]
+        y = self.top[view] + within // self.columns[view]
+        x = self.left[view] + within % self.columns[view]
+        return (view * self.height + y) * self.width + x
+
+
+def near_object(views: ViewSet, margin: int) -> PixelBoxes:
+    """Return the pixels within ``margin`` of the silhouettes' bounding boxes; all where there are no masks."""
+    height, width = views.height, views.width
+    boxes = [
+        _box_of(views.alpha(i), margin) if views.masked else (0, 0, height, width) for i in range(len(views))
+    ]
+    top, left, rows, columns = torch.tensor(boxes).reshape(-1, 4).unbind(-1)
+    return PixelBoxes(top, left, rows, columns, height, width)
+
+
+def _box_of(alpha: Float[Tensor, "H W"], margin: int) -> tuple[int, int, int, int]:
+    """Return first row and column, rows and columns of what is about a silhouette; nothing of an empty one."""
+    rows, columns = torch.nonzero(alpha > 0.02, as_tuple=True)
+    if not len(rows):
+        return 0, 0, 0, 0
+    top, left = max(int(rows.min()) - margin, 0), max(int(columns.min()) - margin, 0)
+    bottom, right = int(rows.max()) + margin + 1, int(columns.max()) + margin + 1
+    return top, left, min(bottom, len(alpha)) - top, min(right, alpha.shape[1]) - left
 
 
 def views_summary(views: ViewSet) -> str:
     """Return one line for the log: how many views, of what size, and everything that was assumed."""
-    height, width = views.rgba.shape[-2:]
     kind = "pinhole" if views.cameras.span_y is None else "orthographic"
-    return "; ".join([f"{len(views)} {kind} views of {width} x {height} pixels", *views.notes])
+    return "; ".join([f"{len(views)} {kind} views of {views.width} x {views.height} pixels", *views.notes])

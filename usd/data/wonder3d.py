@@ -12,6 +12,7 @@ weights of the views.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from usd.core.config import UserError
 from usd.data.file_names import Folder
 from usd.data.masks import PLAIN, apply_masks
 from usd.data.pictures import over, read_pictures, read_values, write_picture
-from usd.data.view_set import ViewSet, same_size
+from usd.data.view_set import ViewSet, same_size, view_set
 from usd.math.camera import Cameras, Spherical, look_at, orthographic_cameras
 
 VIEWS = ("front", "front_right", "right", "back", "left", "front_left")
@@ -59,15 +60,8 @@ def read_scene(folder: Path, where: str) -> ViewSet:
     normals, note = _normals(folder, cameras, colors[0].shape[-1], where)
     names = tuple(f"rgb_000_{view}.png" for view in VIEWS)
     head = f"Wonder3D's scene {folder.name}: 6 orthographic views, cameras and weights as published"
-    return ViewSet(
-        torch.stack(colors),
-        cameras,
-        names,
-        torch.tensor(WEIGHTS),
-        normals,
-        reference=0,
-        notes=(head, *notes, *note),
-    )
+    views = view_set(colors, cameras, names, [head, *notes, *note])
+    return replace(views, weights=torch.tensor(WEIGHTS), normals=normals, reference=0)
 
 
 def _colors(folder: Path, where: str) -> tuple[list[Tensor], list[str]]:

@@ -28,6 +28,9 @@ def network_class(component: str, config: Mapping[str, object]) -> tuple[str, st
     """Return the library and the class of a component with this configuration."""
     if component == "text_encoder" and config.get("model_type") == "t5":
         return T5
+    named = config.get("_class_name")
+    if component in ("transformer", "vae") and isinstance(named, str):
+        return "diffusers", named
     return CLASSES[component]
 
 

@@ -26,6 +26,9 @@ class Execution:
         "none", "where weights are kept; unused: in main memory, from where they visit the GPU for each use"
     )
     views_at_once: int = option(0, "views per call of a UNet or autoencoder; 0: all of them", ge=0)
+    image_size: int | None = option(
+        None, "pixels a side of the pictures that models of any size are given; null: 512", ge=8, le=8192
+    )
     recompute: bool = option(
         False, "compute the autoencoder's activations again in the backward pass instead of keeping them"
     )

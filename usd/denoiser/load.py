@@ -30,6 +30,15 @@ HUB_TIMEOUT_S = 5.0
 SINGLE_FILES = (".ckpt", ".safetensors", ".bin", ".pt")
 FORMER_KEYS = {"licence": "license", "fourth_number": "pose_convention"}
 """Keys of 0.1.0's alias file, and their present names."""
+TRANSFORMERS = {
+    "SD3Transformer2DModel": "stable-diffusion-3",
+    "FluxTransformer2DModel": "flux-1",
+    "Flux2Transformer2DModel": "flux-2",
+    "ZImageTransformer2DModel": "z-image",
+    "SanaTransformer2DModel": "sana",
+    "QwenImageTransformer2DModel": "qwen-image",
+}
+"""Denoisers by the class of their transformer."""
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
 
 
@@ -269,9 +278,22 @@ def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
     if model.has("image_encoder"):
         return "zero123"
+    if model.has("transformer"):
+        return _transformer_denoiser(model)
     if _option_of(model, "text_encoder", "model_type") == "t5":
         return "deep-floyd"
     return "instruct-pix2pix" if _option_of(model, "unet", "in_channels") == 8 else "stable-diffusion"
+
+
+def _transformer_denoiser(model: ModelComponents) -> str:
+    """Return which denoiser runs a transformer of diffusers. Raises ``UserError`` for one that none does."""
+    name = str(model.config("transformer").get("_class_name"))
+    if name not in TRANSFORMERS:
+        raise UserError(
+            f"{model.place}: its transformer is {name}, which no denoiser runs; "
+            f"expected one of {', '.join(TRANSFORMERS)}"
+        )
+    return TRANSFORMERS[name]
 
 
 def _option_of(model: ModelComponents, component: str, option: str) -> object:
@@ -405,6 +427,6 @@ def files_to_fetch(files: Sequence[str], components: Sequence[str], half: bool =
         if folder == ".":  # a network published by itself
             inside = [file for file in files if "/" not in file]
         weights = weight_files(inside, averaged=folder == "unet", half=half)
-        small = [file for file in inside if file.endswith((".json", ".txt", ".model"))]
+        small = [file for file in inside if file.endswith((".json", ".txt", ".model", ".jinja"))]
         wanted += [f"{folder}/{file}".removeprefix("./") for file in [*small, *weights]]
     return wanted

@@ -26,6 +26,7 @@ from usd.core.random import generator
 from usd.denoiser.architectures import ARCHITECTURES, Architecture
 from usd.denoiser.components import CLASSES, PROJECTION, ModelComponents, network_class, open_components
 from usd.denoiser.load import (
+    TRANSFORMERS,
     ModelEntry,
     ModelLocation,
     denoiser_of,
@@ -219,6 +220,11 @@ def architecture_of(name: str, role: str, where: str) -> Architecture:
     entry, place = entry_of(name), local_model(name)
     if place is not None:
         return _stored_architecture(open_components(place))
+    if entry is not None and not entry.architecture and entry.denoiser in set(TRANSFORMERS.values()):
+        raise UserError(
+            f"{where}: there is no stand-in for '{name}' ({entry.denoiser}), so it cannot be rehearsed; expected "
+            "a model with a UNet, or no --dry-run"
+        )
     known = entry.architecture if entry and entry.architecture else ROLES[role]
     if known not in ARCHITECTURES:
         raise UserError(f"{where}: load/models.yaml names an unknown architecture '{known}'")

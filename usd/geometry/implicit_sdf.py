@@ -34,7 +34,7 @@ from usd.math.tetrahedra import (
     tetrahedral_grid,
 )
 from usd.network.encoding import FrequencyBands, HashGrid
-from usd.network.mlp import mlp
+from usd.network.mlp import mlp, sphere_mlp
 
 NETWORK_ALONE = "none"  # a shape_init: the distance is the network's, as imported weights want it
 COARSE = 4  # the object's box is looked for on a grid this many times coarser
@@ -88,7 +88,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
         super().__init__(config)
         self.from_file = config.shape_init != NETWORK_ALONE and mesh_file(config) is not None
         width = self.encoding.n_output
-        self.sdf_network = mlp(width, 1, config.mlp_network_config)
+        self.sdf_network = _distance_network(width, config)
         moving = config.isosurface_deformable_grid
         self.deformation_network = mlp(width, 3, config.mlp_network_config) if moving else None
         self.register_buffer("start", torch.zeros(LATTICE.n_rows, 1))
@@ -160,6 +160,8 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
     def _distance(self, x: Float[Tensor, "N 3"], encoded: Float[Tensor, "N E"]) -> Float[Tensor, "N"]:
         """Return signed distances of points whose encoding is known."""
         bias = self.config.sdf_bias
+        if self.config.mlp_network_config.sphere_init:
+            return self.radius * self.sdf_network(encoded)[:, 0]
         start = self._closed_form(x) + (0.0 if isinstance(bias, str) else bias)
         if self._has_start_grid():
             start = start + interpolate_lattice(x, self.start, self.radius)
@@ -297,6 +299,24 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             )
             vertices, faces = meshes.drop_unused(vertices, faces[keep])
         return Mesh(vertices, faces)
+
+
+def _distance_network(width: int, config: ImplicitSDF.Config) -> torch.nn.Sequential:
+    """Return the network of the distance. Raises ``ConfigError`` where its own start has no position, or not alone."""
+    network = config.mlp_network_config
+    if not network.sphere_init:
+        return mlp(width, 1, network)
+    if not config.pos_encoding_config.include_xyz:
+        raise ConfigError(
+            "system.geometry.mlp_network_config.sphere_init: starts from the position itself; expected "
+            "pos_encoding_config.include_xyz=true beside it"
+        )
+    if config.shape_init is not None:
+        raise ConfigError(
+            f"system.geometry.shape_init: is {config.shape_init}, and mlp_network_config.sphere_init another start; "
+            "expected null"
+        )
+    return sphere_mlp(width, network)
 
 
 def _detach(field: DistanceField) -> DistanceField:

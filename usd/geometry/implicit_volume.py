@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -76,7 +76,9 @@ class ImplicitVolume(ShapedVolume["ImplicitVolume.Config"]):
         """Make the density that of a signed distance; the network then says nothing until it is trained."""
         x = lattice_points(self.radius, next(self.parameters()))
         self.start = enclosed_distance(distance, x)[:, None]
-        torch.nn.init.zeros_(cast(torch.nn.Linear, self.density_network[-1]).weight)
+        for name, weight in self.density_network[-1].named_parameters():
+            if name in ("weight", "parametrizations.weight.original0"):  # the lengths, where these are apart
+                torch.nn.init.zeros_(weight)
 
     @override
     def update(self, step: int, generator: torch.Generator) -> None:

@@ -69,9 +69,9 @@ class Guidance(Module[G]):
         trainer_max_steps: int = option(
             25000, "step at which sqrt_anneal or t_anneal reaches the smallest", ge=1
         )
-        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d", "x0"] = option(
+        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d", "x0", "flow"] = option(
             "sds",
-            "w(t): sds (dreamfusion) 1 - a, uniform 1, fantasia3d sqrt(a) (1 - a), x0 sigma / alpha, of a = alphabar",
+            "w(t): sds (dreamfusion) 1 - a, uniform 1, fantasia3d sqrt(a) (1 - a), x0 sigma / alpha, flow 1 + that",
         )
         grad_clip: Schedule | None = option(None, "limit on the size of every entry of the gradient", gt=0)
         use_img_loss: bool = option(

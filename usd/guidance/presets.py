@@ -9,10 +9,12 @@ from usd.guidance.dds import DdsGuidance
 from usd.guidance.image_prompt_scores import ControlOptions, EditOptions
 from usd.guidance.ism import IsmGuidance
 from usd.guidance.nfsd import NfsdGuidance
+from usd.guidance.rfds_rev import RfdsRevGuidance
 from usd.guidance.scores import with_scores
 from usd.guidance.sdi import SdiGuidance
 from usd.guidance.sjc import SjcGuidance
 from usd.guidance.text_scores import TextOptions, TextPairOptions
+from usd.guidance.ucm import UcmGuidance
 from usd.guidance.usd import UsdGuidance
 from usd.guidance.vsd import VsdGuidance
 
@@ -93,6 +95,30 @@ preset(
     "SJC from a sentence.",
     weighting_strategy="uniform",
     guidance_scale=100.0,
+)
+preset(
+    "stable-diffusion-rfds-guidance",
+    StableDiffusionGuidance,
+    "RFDS from a sentence: SDS with the weight of a rectified flow's own loss.",
+    pretrained_model_name_or_path="sd-3.5-medium",
+    weighting_strategy="flow",
+    guidance_scale=50.0,
+)
+preset(
+    "stable-diffusion-rfds-rev-guidance",
+    with_scores(TextOptions, RfdsRevGuidance),
+    "RFDS-Rev from a sentence.",
+    pretrained_model_name_or_path="sd-3.5-medium",
+    weighting_strategy="flow",
+    guidance_scale=50.0,
+)
+preset(
+    "stable-diffusion-ucm-guidance",
+    with_scores(TextOptions, UcmGuidance),
+    "UCM from a sentence.",
+    pretrained_model_name_or_path="sd-3.5-medium",
+    weighting_strategy="flow",
+    guidance_scale=50.0,
 )
 StableDiffusionVsdGuidance = preset(
     "stable-diffusion-vsd-guidance",

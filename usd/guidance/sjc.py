@@ -29,7 +29,7 @@ class SjcGuidance(Guidance["SjcGuidance.Config"]):
         """Options of the perturbation."""
 
         var_red: bool = option(True, "take the noise out of the error again")
-        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d", "x0"] = option(
+        weighting_strategy: Literal["sds", "dreamfusion", "uniform", "fantasia3d", "x0", "flow"] = option(
             "uniform", "w(t): sds 1 - alphabar, uniform 1 (as published), fantasia3d, x0"
         )
 

@@ -27,6 +27,7 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,
     "fantasia3d": lambda abar: abar.sqrt() * (1 - abar),
     "x0": lambda abar: ((1 - abar) / abar).sqrt(),
+    "flow": lambda abar: 1 + ((1 - abar) / abar).sqrt(),
 }
 
 
@@ -35,7 +36,8 @@ def time_weight(
 ) -> Float[Tensor, "B 1 1 1"]:
     """Return w(t): "sds", "dreamfusion" 1 - abar, "uniform" 1, "fantasia3d" sqrt(abar) (1 - abar), "x0" sigma / alpha.
 
-    With the last w (eps - n) is the difference of clean pictures, z - x0(eps).
+    With "x0" w (eps - n) is the difference of clean pictures, z - x0(eps). "flow" is 1 + sigma / alpha, or 1 / (1 - s)
+    of the rectified flow of the same noise: w (eps - n) is the difference of velocities (RFDS, arXiv 2406.03293).
     """
     return WEIGHTS[name](alphas_cumprod.to(t.device)[t]).view(-1, 1, 1, 1)
 

@@ -46,6 +46,9 @@ class HashGridConfig:
     n_masking_step: int = option(
         0, "ProgressiveBandFrequency: step at which all octaves are on; 0: from the beginning", ge=0
     )
+    include_xyz: bool = option(
+        False, "put the position itself, in [-1, 1], before the features of a hash grid"
+    )
 
 
 class HashGrid(torch.nn.Module):
@@ -72,7 +75,7 @@ class HashGrid(torch.nn.Module):
     @property
     def n_output(self) -> int:
         """Numbers that the encoding of a point has."""
-        return self.spec.n_output
+        return self.spec.n_output + 3 * self.config.include_xyz
 
     def active_levels(self, step: int) -> int:
         """Return how many levels are on at a step."""
@@ -90,7 +93,8 @@ class HashGrid(torch.nn.Module):
     def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
         """Encode points; see ``usd.kernels.hash_grid``."""
         features = hash_grid(x, self.table, self.spec)
-        return features if self.mask is None else features * self.mask
+        features = features if self.mask is None else features * self.mask
+        return torch.cat([2 * x - 1, features], -1) if self.config.include_xyz else features
 
 
 class FrequencyBands(torch.nn.Module):

@@ -50,7 +50,7 @@ from usd.system.view_corrections import Appearance, AppearanceConfig, PoseCorrec
 from usd.system.weighted_losses import Weights, read_weights
 
 PICTURE_LOSSES = {"rgb_l1": 1.0, "rgb_mse": 10.0, "mask": 0.1, "normal": 0.0, "depth": 0.0}
-FIELD_LOSSES = {"eikonal": 0.1, "free_surface": 0.0}
+FIELD_LOSSES = {"eikonal": 0.1, "free_surface": 0.0, "surface_sparsity": 0.0}
 RENDER_LOSSES: dict[str, Loss] = {
     "curvature": curvature,
     "sparsity": sparsity,
@@ -79,8 +79,9 @@ class OutlierConfig:
 class ReconstructConfig(SceneConfig):
     """Components, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
 
-    NAME is rgb_l1, rgb_mse, mask, normal, depth (against the pictures), eikonal, curvature, free_surface (of the
-    distance), sparsity, opaque, z_variance, distortion or background_distortion (of what is rendered).
+    NAME is rgb_l1, rgb_mse, mask, normal, depth (against the pictures), eikonal, curvature, free_surface,
+    surface_sparsity (of the distance), sparsity, opaque, z_variance, distortion or background_distortion (of what is
+    rendered).
     """
 
     geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
@@ -99,6 +100,9 @@ class ReconstructConfig(SceneConfig):
     )
     free_surface_decay: float = option(
         50.0, "decay of lambda_free_surface: distances far above its inverse count as empty", gt=0
+    )
+    surface_sparsity_scale: float = option(
+        1.0, "decay of lambda_surface_sparsity, which is as lambda_free_surface at the samples of rays", gt=0
     )
     refine_poses: bool = option(False, "whether cameras are turned and shifted a little until views agree")
     appearance: AppearanceConfig = option({}, "look of each view of its own, where exposures differ")
@@ -160,6 +164,16 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         return read_weights(self.config.loss, DEFAULT_WEIGHTS)
 
     # ------------------------------------------------------------------------------------------------- training
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
+        """Take the weights of a checkpoint, and corrections of as many views as it has."""
+        for name, part in (("poses", self.poses), ("appearance", self.appearance)):
+            saved = [state_dict[key] for row in part.rows if (key := f"{name}.{row}") in state_dict]
+            if saved:
+                part.make_room(len(saved[0]))
+        return super().load_state_dict(state_dict, strict, assign)
 
     def configure_model(self) -> None:
         """Give every training view its corrections."""
@@ -248,17 +262,19 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         self, render: Render, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Return the losses of distances, at the samples and at points anywhere."""
-        if not {"eikonal", "free_surface"} & set(active):
+        if not set(FIELD_LOSSES) & set(active):
             return {}
         if not isinstance(self.geometry, SignedDistance):
             return {}
         radius = self.radius
         x = torch.rand(self.config.field_points, 3, generator=generator, device=self.device)
         field = self.geometry.distance_field((2 * x - 1) * radius, frozenset({"gradient"}))
-        assert field.gradient is not None
+        along = None if render.samples is None else render.samples.distance
+        assert field.gradient is not None and along is not None
         losses = {
             "eikonal": 0.5 * (eikonal(render) + eikonal_error(field.gradient)),
             "free_surface": free_surface(field.distance, self.config.free_surface_decay),
+            "surface_sparsity": free_surface(along, self.config.surface_sparsity_scale),
         }
         return {name: loss for name, loss in losses.items() if name in active}
 

@@ -36,7 +36,6 @@ class PerView(torch.nn.Module):
         for name, width in widths.items():
             self.register_parameter(name, torch.nn.Parameter(torch.zeros(0, width)))
         self.rows = tuple(widths)
-        self.register_load_state_dict_pre_hook(_make_room)
 
     def make_room(self, views: int) -> None:
         """Give each of the views a row of zeros, unless there are as many already."""
@@ -44,14 +43,6 @@ class PerView(torch.nn.Module):
             weight = self.get_parameter(name)
             if len(weight) != views:
                 self.register_parameter(name, torch.nn.Parameter(weight.new_zeros(views, weight.shape[1])))
-
-
-def _make_room(module: torch.nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Give the weights as many rows as saved ones have, before these are loaded."""
-    assert isinstance(module, PerView)
-    saved = [state[prefix + name] for name in module.rows if prefix + name in state]
-    if saved:
-        module.make_room(len(saved[0]))
 
 
 class PoseCorrections(PerView):

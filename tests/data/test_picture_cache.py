@@ -1,0 +1,90 @@
+"""Pixels that are decoded once: the same ones from memory, from a file and from the cache; old files go."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from usd.core.errors import UserError
+from usd.data import picture_cache, pixel_array
+from usd.data.picture_cache import PixelLayout, ViewBytes, store_pixels
+from usd.data.pixel_array import PixelArray, unit_rgba
+
+LAYOUT = PixelLayout(5, 6, 4, 3, True, True)
+
+
+def one_view(number: int) -> ViewBytes:
+    draw = np.random.default_rng(number)
+    shape = (6, 4) if number else (5, 4)  # the first is smaller
+    valid = None if number == 2 else draw.random(shape) > 0.5
+    depth = draw.random(shape).astype(np.float16)
+    return ViewBytes(draw.integers(0, 256, (*shape, 3), np.uint8), valid, depth, ("a remark",) * (number > 2))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(picture_cache, "IN_MEMORY", 0)
+    return tmp_path / "usd" / "pictures"
+
+
+def test_what_is_mapped_is_what_was_decoded(cache, monkeypatch):
+    asked = []
+
+    def decode(number):
+        asked.append(number)
+        return one_view(number)
+
+    written = store_pixels(decode, LAYOUT, ["key"], "x")
+    found = store_pixels(decode, LAYOUT, ["key"], "x")
+    assert sorted(asked) == list(range(5)) and found.notes == ("2 of 5 pictures: a remark",) == written.notes
+    store_pixels(decode, LAYOUT, ["another key"], "x")
+    assert len(asked) == 10 and len(list(cache.glob("*.pixels"))) == 2
+    monkeypatch.setattr(picture_cache, "IN_MEMORY", 1 << 20)
+    memory = store_pixels(decode, LAYOUT, ["key"], "x")
+    monkeypatch.setattr(pixel_array, "RELEASED_AFTER", 100)  # memory is given back at every look
+    for stored in (found, memory):
+        for number in range(5):
+            truth = one_view(number)
+            height = len(truth.colors)
+            assert np.array_equal(stored.colors.view(number)[:height], truth.colors)
+            assert stored.colors.view(number)[height:].sum() == 0
+            assert np.array_equal(stored.depths.view(number)[:height, :, 0], truth.depth)
+            valid = np.ones((height, 4), bool) if truth.valid is None else truth.valid
+            assert np.array_equal(stored.valid.view(number)[:height, :, 0], valid)
+            assert not stored.valid.view(number)[height:].any()
+
+
+def test_what_cannot_be_decoded_leaves_nothing(cache):
+    def broken(number):
+        if number == 3:
+            raise UserError("data.path: 3.png: cannot be read")
+        return one_view(number)
+
+    with pytest.raises(UserError, match=r"3\.png"):
+        store_pixels(broken, LAYOUT, ["key"], "x")
+    assert not list(cache.glob("*"))
+
+
+def test_the_longest_unused_goes_where_the_budget_ends(cache, monkeypatch):
+    monkeypatch.setattr(picture_cache, "BUDGET_GB", 2.5 * LAYOUT.size / 1e9)
+    for key in ("a", "b", "a", "c"):
+        store_pixels(one_view, LAYOUT, [key], "x")
+    assert len(list(cache.glob("*.pixels"))) == 2
+    asked = []
+    store_pixels(lambda i: asked.append(i) or one_view(i), LAYOUT, ["c"], "x")
+    assert not asked
+    with pytest.raises(UserError, match=r"take 0 GB; expected at most .*data\.size"):
+        store_pixels(one_view, replace(LAYOUT, views=50), ["all"], "x")
+
+
+def test_views_are_chosen_without_a_copy_and_pixels_by_their_place():
+    values = torch.randint(0, 256, (4, 3, 5, 3), dtype=torch.uint8)
+    array = PixelArray.of(values).select([3, 1])
+    assert array.stored is array.select([0]).stored and len(array) == 2
+    view, y, x = torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1]), torch.tensor([4, 3, 0])
+    assert torch.equal(array.at(view, y, x), values[[3, 1, 1], y, x])
+    assert torch.equal(array.all(), values[[3, 1]])
+    rgba = unit_rgba(array.at(view, y, x))
+    assert torch.equal(rgba[:, :3], values[[3, 1, 1], y, x] / 255) and torch.equal(rgba[:, 3], torch.ones(3))

@@ -1,0 +1,221 @@
+"""Pipelines of diffusers at tiny size with random weights, as the folders that are published."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+CHAT = "{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}<|assistant|>"
+CLIP_WIDTH, T5_WIDTH, LANGUAGE_WIDTH = 16, 32, 24
+
+
+def _letters(*special: str) -> dict[str, int]:
+    """Return numbers of special tokens and of all bytes, as byte-level tokenizers spell them."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in plain]
+    signs = [*map(chr, plain), *(chr(256 + i) for i in range(len(rest)))]
+    return {
+        sign: number for number, sign in enumerate([*special, *signs, *(sign + "</w>" for sign in signs)])
+    }
+
+
+def _clip(width: int):
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+    vocab = _letters("<|startoftext|>", "<|endoftext|>")
+    config = CLIPTextConfig(
+        vocab_size=len(vocab), hidden_size=width, intermediate_size=16, projection_dim=width, num_hidden_layers=2,
+        num_attention_heads=2, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    return CLIPTextModelWithProjection(config), CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+
+
+def _t5():
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -1.0),
+        *((chr(i), -2.0) for i in range(33, 127)),
+    ]
+    config = T5Config(vocab_size=512, d_model=T5_WIDTH, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    return T5EncoderModel(config), T5Tokenizer(vocab=pieces, model_max_length=64)
+
+
+def _language():
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    vocab = _letters("<|endoftext|>")
+    config = Qwen3Config(
+        vocab_size=len(vocab), hidden_size=LANGUAGE_WIDTH, intermediate_size=16, num_hidden_layers=28,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=512,
+    )  # fmt: skip
+    tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], model_max_length=512)
+    tokenizer.chat_template = CHAT
+    return Qwen3ForCausalLM(config), tokenizer
+
+
+def _gemma():
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    vocab = _letters("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁")
+    config = Gemma2Config(
+        vocab_size=len(vocab), hidden_size=LANGUAGE_WIDTH, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    return Gemma2Model(config), GemmaTokenizer(vocab=vocab, merges=[])
+
+
+def _vision_language():
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+    vocab = _letters("<|endoftext|>")
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(vocab), "hidden_size": LANGUAGE_WIDTH, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
+            "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]},
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": LANGUAGE_WIDTH, "intermediate_size": 16},
+    )  # fmt: skip
+    return Qwen2_5_VLForConditionalGeneration(config), Qwen2Tokenizer(
+        vocab=vocab, merges=[], model_max_length=512
+    )
+
+
+def _coder(channels: int, levels: int = 2):
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8,) * levels, layers_per_block=1, latent_channels=channels, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5, shift_factor=0.06,
+    )  # fmt: skip
+
+
+def stable_diffusion_3():
+    """Stable Diffusion 3."""
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    first, words = _clip(CLIP_WIDTH)
+    second, _ = _clip(CLIP_WIDTH)
+    t5, pieces = _t5()
+    network = SD3Transformer2DModel(
+        sample_size=8, num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=T5_WIDTH,
+        caption_projection_dim=16, pooled_projection_dim=2 * CLIP_WIDTH, in_channels=4, out_channels=4,
+        pos_embed_max_size=16,
+    )  # fmt: skip
+    return StableDiffusion3Pipeline(network, _flow(3.0), _coder(4), first, words, second, words, t5, pieces)
+
+
+def flux_1(distilled: bool = False):
+    """FLUX.1; ``distilled`` as its "dev"."""
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
+
+    projected, words = _clip(CLIP_WIDTH)
+    clip = CLIPTextModel(projected.config)
+    t5, pieces = _t5()
+    network = FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=T5_WIDTH, pooled_projection_dim=CLIP_WIDTH, axes_dims_rope=(2, 2, 4), guidance_embeds=distilled,
+    )  # fmt: skip
+    return FluxPipeline(_flow(3.0), _coder(4), clip, words, t5, pieces, network)
+
+
+def flux_2(distilled: bool = False):
+    """FLUX.2 klein."""
+    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+
+    language, words = _language()
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8), layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2)
+    network = Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=3 * LANGUAGE_WIDTH, timestep_guidance_channels=16, axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+    )  # fmt: skip
+    return Flux2KleinPipeline(_flow(1.0), vae, language, words, network, is_distilled=distilled)
+
+
+def z_image():
+    """Z-Image."""
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+
+    language, words = _language()
+    network = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=LANGUAGE_WIDTH,
+        axes_dims=[4, 6, 6], axes_lens=[512, 32, 32],
+    )  # fmt: skip
+    return ZImagePipeline(_flow(3.0), _coder(4), language, words, network)
+
+
+def sana():
+    """SANA."""
+    from diffusers import AutoencoderDC, SanaPipeline, SanaTransformer2DModel
+
+    language, words = _gemma()
+    vae = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_block_out_channels=(4, 8), decoder_block_out_channels=(4, 8), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()),
+        scaling_factor=0.4,
+    )  # fmt: skip
+    network = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=LANGUAGE_WIDTH, sample_size=8,
+    )  # fmt: skip
+    return SanaPipeline(words, language, vae, network, _flow(3.0))
+
+
+def qwen_image():
+    """Qwen-Image."""
+    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+
+    language, words = _vision_language()
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 2.0, 0.5, 1.5],
+    )  # fmt: skip
+    network = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=LANGUAGE_WIDTH, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    return QwenImagePipeline(_flow(1.0), vae, language, words, network)
+
+
+def _flow(shift: float):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+FAMILIES: dict[str, Callable[[], object]] = {
+    "stable-diffusion-3": stable_diffusion_3,
+    "flux-1": flux_1,
+    "flux-2": flux_2,
+    "z-image": z_image,
+    "sana": sana,
+    "qwen-image": qwen_image,
+}
+
+
+def make(family: str, folder: Path):
+    """Return a pipeline with random weights that move its input, stored in the folder."""
+    torch.manual_seed(0)
+    pipeline = FAMILIES[family]()
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+        if name == "transformer":
+            for weight in part.parameters():
+                torch.nn.init.normal_(weight, std=0.15 if weight.dim() > 1 else 0.1)
+    pipeline.save_pretrained(folder)
+    return pipeline

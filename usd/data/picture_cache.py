@@ -1,0 +1,235 @@
+"""Pictures decoded once: the pixels of all views of a capture in one file of bytes, which trainings read like memory.
+
+The file lies in the user's cache, under a digest of the pictures' files (their names, sizes and times of change) and of
+all that is done with them. Decoding uses every core. Old files go where new ones would exceed the budget. Pixels of
+small captures stay in memory.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from usd.core import files
+from usd.core.console import say
+from usd.core.errors import UserError
+from usd.core.places import temporary_cache, user_cache
+from usd.data.pixel_array import MappedFile, Numbers, PixelArray
+
+FORMAT = "usd-pictures-1"
+IN_MEMORY = 16 << 20
+"""Bytes of pixels up to which nothing is written to the cache."""
+BUDGET_GB = 64.0
+"""Size of the cache of pictures beyond which its oldest files go."""
+WORTH_SAYING = 5.0
+"""Seconds of decoding from which on a line says that it was done."""
+
+
+@dataclass(frozen=True)
+class ViewBytes:
+    """The pixels of a view as they are kept: colors (H W 3 or 4), and depths (H W) and valid pixels where known."""
+
+    colors: NDArray[np.uint8]
+    valid: NDArray[np.bool_] | None
+    depth: NDArray[np.float16] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PixelLayout:
+    """What a capture's file holds: colors of V views, one after the other, then valid pixels, then depths."""
+
+    views: int
+    height: int
+    width: int
+    channels: int
+    valid: bool
+    depth: bool
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a view."""
+        return self.height * self.width
+
+    @property
+    def sections(self) -> tuple[int, int, int]:
+        """Bytes of a view in each section."""
+        return self.pixels * self.channels, self.pixels * self.valid, 2 * self.pixels * self.depth
+
+    @property
+    def size(self) -> int:
+        """Bytes of all views."""
+        return self.views * sum(self.sections)
+
+    def places(self, view: int) -> list[int]:
+        """Return where the parts of a view begin."""
+        starts = np.cumsum([0, *(self.views * size for size in self.sections)])
+        return [int(start) + view * size for start, size in zip(starts, self.sections)]
+
+    def rows(self, pixels: ViewBytes) -> list[bytes]:
+        """Return the parts of a view; pixels it does not fill are zeros."""
+        parts: list[Numbers] = [self._filled(pixels.colors)]
+        if self.valid:
+            valid = np.ones(pixels.colors.shape[:2], np.bool_) if pixels.valid is None else pixels.valid
+            parts.append(self._filled(valid))
+        if self.depth:
+            nothing = np.zeros(pixels.colors.shape[:2], np.float16)
+            parts.append(self._filled(nothing if pixels.depth is None else pixels.depth))
+        return [part.tobytes() for part in parts]
+
+    def _filled(self, values: Numbers) -> Numbers:
+        if values.shape[:2] == (self.height, self.width):
+            return values
+        out = np.zeros((self.height, self.width, *values.shape[2:]), values.dtype)
+        out[: values.shape[0], : values.shape[1]] = values
+        return out
+
+    def arrays(self, part: Callable[[str, tuple[int, ...], int], Numbers]) -> list[Numbers | None]:
+        """Return the sections as arrays, of what gives a part by type, shape and first byte."""
+        shape, starts = (self.views, self.height, self.width), self.places(0)
+        return [
+            part("u1", (*shape, self.channels), starts[0]),
+            part("?", (*shape, 1), starts[1]) if self.valid else None,
+            part("f2", (*shape, 1), starts[2]) if self.depth else None,
+        ]
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """The pixels of a capture's views, and remarks on their files, each with a count."""
+
+    colors: PixelArray
+    valid: PixelArray | None
+    depths: PixelArray | None
+    notes: tuple[str, ...]
+
+
+Decode = Callable[[int], ViewBytes]
+"""Returns the pixels of a view by its number. Raises ``UserError``."""
+
+
+def store_pixels(decode: Decode, layout: PixelLayout, key: Sequence[str], where: str) -> StoredPixels:
+    """Decode views on all cores, or take them from the cache, where files of the same ``key`` were decoded before.
+
+    Raises ``UserError`` where a picture cannot be read, and for a capture beyond the budget of the cache.
+    """
+    if layout.size <= IN_MEMORY:
+        return _in_memory(decode, layout)
+    if layout.size > BUDGET_GB * 1e9:
+        raise UserError(
+            f"{where}: its pictures take {layout.size / 1e9:.0f} GB; expected at most {BUDGET_GB:g} GB: make them "
+            "smaller with data.size"
+        )
+    folder = cache_folder()
+    file = folder / f"{files.digest(FORMAT, repr(layout), *key, size=16)}.pixels"
+    record = files.read_record(file.with_suffix(".json"))
+    if record is None or not file.is_file() or file.stat().st_size != layout.size:
+        make_room(folder, layout.size)
+        record = _write(decode, layout, file, where)
+    os.utime(file)  # the last to go
+    notes = record.get("notes")
+    return _mapped(layout, file, tuple(map(str, notes)) if isinstance(notes, list) else ())
+
+
+def cache_folder() -> Path:
+    """Return the folder of decoded pictures."""
+    folder = (user_cache() or temporary_cache()) / "usd" / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def make_room(folder: Path, size: int) -> None:
+    """Remove the files longest unused until ``size`` bytes more are within the budget."""
+    kept = sorted(folder.glob("*.pixels"), key=lambda file: file.stat().st_mtime)
+    total = size + sum(file.stat().st_size for file in kept)
+    for file in kept:
+        if total <= BUDGET_GB * 1e9:
+            return
+        total -= file.stat().st_size
+        file.unlink(missing_ok=True)
+        file.with_suffix(".json").unlink(missing_ok=True)
+
+
+def decoded(decode: Decode, count: int) -> Iterable[ViewBytes]:
+    """Yield the pixels of views in order, decoded on all cores, a few ahead of what was taken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # views are worked on beside each other, not rows of one
+    workers = os.cpu_count() or 1
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            ahead = [pool.submit(decode, i) for i in range(min(2 * workers, count))]
+            for i in range(count):
+                yield ahead.pop(0).result()
+                if i + 2 * workers < count:
+                    ahead.append(pool.submit(decode, i + 2 * workers))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
+    """Return the pixels without a file."""
+    memory, remarks = bytearray(layout.size), Counter[str]()
+    for view, pixels in enumerate(decoded(decode, layout.views)):
+        remarks.update(pixels.notes)
+        for start, row in zip(layout.places(view), layout.rows(pixels)):
+            memory[start : start + len(row)] = row
+
+    def part(dtype: str, shape: tuple[int, ...], offset: int) -> Numbers:
+        return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
+
+    return _stored(layout, part, None, _counted(remarks, layout.views))
+
+
+def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[str, object]:
+    """Decode all views into a file, and write what was remarked beside it; return that."""
+    begun, remarks = time.monotonic(), Counter[str]()
+    try:
+        with files.replace_atomically(file) as partial, partial.open("wb") as out:
+            for view, pixels in enumerate(decoded(decode, layout.views)):
+                remarks.update(pixels.notes)
+                for start, row in zip(layout.places(view), layout.rows(pixels)):
+                    os.pwrite(out.fileno(), row, start)
+    except OSError as error:
+        raise UserError(
+            f"{where}: its decoded pictures ({layout.size / 1e9:.1f} GB) cannot be kept in {file.parent} "
+            f"({error.strerror or error}); expected room there, or another XDG_CACHE_HOME"
+        ) from error
+    record: dict[str, object] = {"notes": list(_counted(remarks, layout.views))}
+    files.write_record(file.with_suffix(".json"), record)
+    seconds = time.monotonic() - begun
+    if seconds > WORTH_SAYING:
+        say(
+            f"{layout.views} pictures decoded in {seconds:.0f} s, once: {layout.size / 1e9:.2f} GB in {file.parent}"
+        )
+    return record
+
+
+def _counted(remarks: Counter[str], total: int) -> tuple[str, ...]:
+    return tuple(f"{count} of {total} pictures: {note}" for note, count in remarks.items())
+
+
+def _mapped(layout: PixelLayout, file: Path, notes: tuple[str, ...]) -> StoredPixels:
+    """Return the pixels of a file."""
+    mapped = MappedFile(file)
+    return _stored(layout, mapped.array, mapped, notes)
+
+
+def _stored(
+    layout: PixelLayout,
+    part: Callable[[str, tuple[int, ...], int], Numbers],
+    file: MappedFile | None,
+    notes: tuple[str, ...],
+) -> StoredPixels:
+    index = torch.arange(layout.views)
+    colors, valid, depths = (
+        None if values is None else PixelArray(values, index, file) for values in layout.arrays(part)
+    )
+    assert colors is not None
+    return StoredPixels(colors, valid, depths, notes)

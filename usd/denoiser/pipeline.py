@@ -1,0 +1,283 @@
+"""Models that diffusers runs as a pipeline: its classes read the folder, its own code turns prompts into tokens."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from usd.core.config import option
+from usd.core.errors import UserError
+from usd.core.types import LatentSpace
+from usd.denoiser import Embedding, TextDenoiser
+from usd.denoiser.components import network_class, open_components
+from usd.denoiser.execution import Execution, Weights, dtype_on
+from usd.denoiser.frozen import Frozen
+from usd.denoiser.latent import compile_network
+from usd.denoiser.networks import Encoded, Sample
+from usd.denoiser.picture import resize_square
+from usd.denoiser.weights import NetworkConfig, number, quiet, readable, whole, whole_numbers
+
+DEFAULT_SIZE = (
+    512  # pixels a side: these models take any, and half of their usual 1024 is a quarter of the work
+)
+
+
+@dataclass(frozen=True)
+class PromptTokens(Embedding):
+    """What a pipeline makes of prompts: tokens, 1 where one is meant, a vector of the whole; latents of pictures."""
+
+    tokens: Float[Tensor, "B T W"]
+    mask: Float[Tensor, "B T"] | None = None
+    pooled: Float[Tensor, "B V"] | None = None
+    picture: Float[Tensor, "B c h w"] | None = None
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """The options of a model that diffusers runs as a pipeline."""
+
+    folder: str = option(help="diffusers folder of the model", path=True)
+    execution: Execution = option({}, "how the model's networks are kept in memory and run")
+    lora_file: str | None = option(None, "LoRA to add to the model: a file, or a folder", path=True)
+    lora_scale: float = option(1.0, "factor of the LoRA's change", ge=-100, le=100)
+
+
+P = TypeVar("P", bound=PipelineConfig, default=PipelineConfig, covariant=True)
+
+
+@runtime_checkable
+class PromptReader(Protocol):
+    """A pipeline of diffusers: only what reads prompts is called."""
+
+    components: dict[str, object]
+
+    def encode_prompt(self, prompt: list[str], **options: object) -> tuple[object, ...]:
+        """Return tokens, and more that depends on the pipeline."""
+        ...
+
+
+@runtime_checkable
+class Transformer(Protocol):
+    """A network of diffusers by what it is given; each has names of its own for it."""
+
+    def __call__(self, **inputs: object) -> tuple[Tensor, ...]:
+        """Return its prediction first."""
+        ...
+
+
+@runtime_checkable
+class PictureCoder(Protocol):
+    """An autoencoder of diffusers, whatever its encoder returns."""
+
+    def encode(self, x: Tensor) -> object:
+        """Return the latents of pictures in [-1, 1], or a distribution of them."""
+        ...
+
+    def decode(self, z: Tensor) -> Sample:
+        """Return pictures in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class LatentOutput(Protocol):
+    """The output of an encoder without a distribution."""
+
+    latent: Tensor
+
+
+@runtime_checkable
+class AdapterHost(Protocol):
+    """A network of diffusers that LoRAs can be put into."""
+
+    def load_lora_adapter(self, weights: dict[str, Tensor], prefix: str) -> None:
+        """Put a LoRA beside its layers."""
+        ...
+
+    def set_adapters(self, names: list[str], weights: list[float]) -> None:
+        """Choose the LoRAs in use, and their strengths."""
+        ...
+
+    def fuse_lora(self) -> None:
+        """Add the LoRAs in use to the weights."""
+        ...
+
+    def unload_lora(self) -> None:
+        """Forget the LoRAs."""
+        ...
+
+
+class PromptEncoders(torch.nn.Module):
+    """The text encoders of a pipeline, and the pipeline's way of asking them."""
+
+    def __init__(self, pipeline: PromptReader) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        found = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        self.encoders = torch.nn.ModuleList(found)
+
+
+def read_prompt_encoders(folder: Path, name: str, weights: Weights) -> PromptEncoders:
+    """Return the text encoders of a diffusers folder, by the pipeline of this name. Raises ``UserError``."""
+    with readable(folder, name), quiet():
+        pipeline = getattr(importlib.import_module("diffusers"), name).from_pretrained(
+            folder, transformer=None, vae=None, **reading(weights)
+        )
+    return PromptEncoders(pipeline)
+
+
+def read_pretrained(folder: Path, component: str, config: NetworkConfig, weights: Weights) -> torch.nn.Module:
+    """Return a network of a folder by the class that its configuration names. Raises ``UserError``."""
+    library, name = network_class(component, config)
+    with readable(folder / component, name), quiet():
+        cls = getattr(importlib.import_module(library), name)
+        network = cls.from_pretrained(folder / component, **reading(weights))
+    assert isinstance(network, torch.nn.Module)
+    return network
+
+
+def reading(weights: Weights) -> dict[str, object]:
+    """Return how diffusers reads: from this disk, no pickles, at once in the precision that the network will have."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype_on(device, weights, torch.bfloat16)
+    return {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
+
+
+def with_adapter(network: torch.nn.Module, pipeline: str, file: Path, scale: float) -> torch.nn.Module:
+    """Return the network with ``scale`` times a LoRA added to its weights. Raises ``UserError``."""
+    with readable(file, "a LoRA of this model"), quiet():
+        tensors = getattr(importlib.import_module("diffusers"), pipeline).lora_state_dict(file)
+        assert isinstance(network, AdapterHost)
+        network.load_lora_adapter(tensors, prefix="transformer")
+        network.set_adapters(["default_0"], [scale])
+        network.fuse_lora()
+        network.unload_lora()
+    return network
+
+
+class PipelineDenoiser(TextDenoiser[P]):
+    """A model in a diffusers folder: ``transformer``, ``vae``, text encoders.
+
+    ``pipeline`` is the class of diffusers that reads its prompts; ``patch`` the side in latents of its tokens.
+    Subclasses say what a latent is (``normalized`` and ``raw``) and what the network predicts.
+    """
+
+    Config = PipelineConfig
+    embedding = PromptTokens
+    pipeline: ClassVar[str]
+    patch: ClassVar[int] = 2
+
+    def __init__(self, config: P, name: str = "") -> None:
+        super().__init__(config, name or Path(config.folder).name)
+        self.folder = folder = Path(config.folder)
+        self.execution = execution = config.execution
+        self.files = files = open_components(folder)
+        compiled, half = partial(compile_network, mode=execution.compile), torch.bfloat16
+        self.transformer: Frozen[Transformer] = Frozen(
+            partial(self._read_transformer, config), execution.weights, execution, compiled, half
+        )
+        read = partial(read_pretrained, folder, "vae", files.config("vae"), execution.autoencoder)
+        self.vae: Frozen[PictureCoder] = Frozen(read, execution.autoencoder, execution)
+        read_prompts = partial(read_prompt_encoders, folder, self.pipeline, execution.weights)
+        self.prompts: Frozen[PromptEncoders] = Frozen(read_prompts, execution.weights, execution, half=half)
+        self.latent = self._latent_space()
+
+    @classmethod
+    def _read_transformer(cls, config: PipelineConfig) -> torch.nn.Module:
+        """Return the network, with the change of a LoRA in its weights. Raises ``UserError``."""
+        folder = Path(config.folder)
+        about = open_components(folder).config("transformer")
+        network = read_pretrained(folder, "transformer", about, config.execution.weights)
+        if config.lora_file is None:
+            return network
+        return with_adapter(network, cls.pipeline, Path(config.lora_file), config.lora_scale)
+
+    def _latent_space(self) -> LatentSpace:
+        """Return the latent space of pictures of the size that is asked for. Raises ``UserError``."""
+        step = self.shrink * self.patch
+        size = self.execution.image_size or DEFAULT_SIZE
+        if size % step:
+            raise UserError(
+                f"models.image_size: is {size}; expected a multiple of {step} for '{self.name}', which takes any other"
+            )
+        scaling = number(self.files.config("vae"), "scaling_factor", 1.0)
+        return LatentSpace(self.channels, size // self.shrink, size // self.shrink, size, scaling)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels a side of a latent."""
+        return 2 ** (len(whole_numbers(self.files.config("vae"), "block_out_channels")) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return whole(self.files.config("vae"), "latent_channels")
+
+    # ---------------------------------------------------------------------------------------------------- latents
+
+    def normalized(self, latent: Tensor) -> Tensor:
+        """Return a latent of the autoencoder as the network knows it: less the shift, times the factor."""
+        vae = self.files.config("vae")
+        return (latent - number(vae, "shift_factor", 0.0)) * self.latent.scaling_factor
+
+    def raw(self, z: Tensor) -> Tensor:
+        """Undo ``normalized``."""
+        return z / self.latent.scaling_factor + number(self.files.config("vae"), "shift_factor", 0.0)
+
+    def encode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
+        """Return the most likely latent as the network knows it, fp32. Differentiable."""
+        picture = resize_square(image.float(), self.latent.image_size) * 2 - 1
+        device, dtype = picture.device, self.vae.dtype(picture.device)
+        with torch.autocast(device.type, enabled=False), self.vae.use(device) as vae:
+            return self.normalized(self._encode(vae, picture.to(dtype)).float())
+
+    def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
+        """Return pictures in [0, 1]. Differentiable."""
+        latent = self.raw(z.float()).to(self.vae.dtype(z.device))
+        with torch.autocast(z.device.type, enabled=False), self.vae.use(z.device) as vae:
+            return (self._decode(vae, latent).float() * 0.5 + 0.5).clamp(0, 1)
+
+    def _encode(self, vae: PictureCoder, picture: Tensor) -> Tensor:
+        """Return the autoencoder's most likely latents of pictures in [-1, 1]."""
+        encoded = vae.encode(picture)
+        if isinstance(encoded, LatentOutput):
+            return encoded.latent
+        assert isinstance(encoded, Encoded)
+        return encoded.latent_dist.mode()
+
+    def _decode(self, vae: PictureCoder, latent: Tensor) -> Tensor:
+        """Return pictures in [-1, 1] of the autoencoder's latents."""
+        return vae.decode(latent).sample
+
+    # ----------------------------------------------------------------------------------------------------- prompts
+
+    @torch.no_grad()
+    def embed_text(self, prompts: Sequence[str]) -> PromptTokens:
+        """Return what the pipeline's own code makes of prompts."""
+        device = self.alphas_cumprod.device
+        with torch.autocast(device.type, enabled=False), self.prompts.use(device) as encoders, quiet():
+            return self._read_prompts(encoders.pipeline, list(prompts), device)
+
+    def _read_prompts(self, pipeline: PromptReader, prompts: list[str], device: torch.device) -> PromptTokens:
+        """Return the condition of prompts. Here: what comes first are the tokens."""
+        tokens = pipeline.encode_prompt(prompts, device=device)[0]
+        assert isinstance(tokens, Tensor)
+        return PromptTokens(tokens.float())
+
+    def unconditional(self, batch: int) -> PromptTokens:
+        """Return the condition of the empty prompt. Raises ``UserError`` where the model was distilled of it."""
+        self.require_guidance()
+        return self.embed_text([""]).select(torch.zeros(batch, dtype=torch.long))
+
+    def require_guidance(self) -> None:
+        """Raise ``UserError`` where the model has no unconditional prediction."""
+
+    def release_encoders(self) -> None:
+        """Free the text encoders; they are read again when needed."""
+        self.prompts.drop()
