@@ -57,6 +57,8 @@ def test_shipped_options_that_nothing_reads_are_said(capsys):
         "system.loss.lambda_img=0.5",
         "system.geometry.pos_encoding_config.start_level=2",
         "system.latent_steps=10",
+        "system.weights_ignore_modules=[material]",
+        "system.geometry_convert_override.isosurface_threshold=5",
     ]
     load_experiment(["configs/dreamfusion.yaml"], changed)
     said = [line for line in capsys.readouterr().out.splitlines() if "is not read" in line]
@@ -66,6 +68,8 @@ def test_shipped_options_that_nothing_reads_are_said(capsys):
         "system.loss.lambda_img",
         "system.geometry.pos_encoding_config.start_level",
         "system.latent_steps",
+        "system.weights_ignore_modules",
+        "system.geometry_convert_override",
     }
     assert any(line.endswith("where guidance.use_img_loss is false") for line in said)
     load_experiment(["configs/dreamfusion.yaml"], changed[:1])

@@ -113,12 +113,16 @@ class DistillationConfig(SceneConfig):
     exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
 
     def unread(self) -> Mapping[str, str]:
-        """Return weights of the guidances' terms on pictures where no guidance has one."""
+        """Return options of a stage before where there is none, and weights of pictures' terms that no guidance has."""
+        found = dict(super().unread())
+        if self.geometry_convert_from is None:
+            why = "where geometry_convert_from is null"
+            found |= dict.fromkeys(("geometry_convert_inherit_texture", "geometry_convert_override"), why)
         guidances = [spec.config for spec in (self.guidance, self.guidance_3d) if spec is not None]
         if any(getattr(options, "use_img_loss", False) for options in guidances):
-            return {}
+            return found
         used = [key for key in IMAGE_KEYS if key in self.loss and self.loss[key].maximum > 0]
-        return {f"loss.{key}": "where guidance.use_img_loss is false" for key in used}
+        return found | {f"loss.{key}": "where guidance.use_img_loss is false" for key in used}
 
 
 @dataclass(frozen=True)
