@@ -11,10 +11,12 @@ from usd.core.errors import UserError
 from usd.core.types import Field, Render
 from usd.geometry import Geometry, Volumetric
 from usd.geometry.implicit_volume import ImplicitVolume
+from usd.kernels.ray_march import RaySamples
 from usd.losses.table import REGULARIZERS
 from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.renderer import Renderer, Window
 from usd.renderer.nerf_volume import NerfVolumeRenderer
+from usd.renderer.occupancy_marcher import OccupancyMarcher
 
 ALL = frozenset({"foreground", "depth", "normal", "samples"})
 
@@ -105,6 +107,29 @@ def test_working_in_chunks_changes_nothing(chunk: int) -> None:
         whole = renderer(Ball(4.0)).eval().render(views, ALL)
         parts = renderer(Ball(4.0), eval_chunk_size=chunk).eval().render(views, ALL)
     _assert_same(whole, parts)
+
+
+def test_training_searches_all_rays_at_once_where_evaluation_saves_memory(monkeypatch) -> None:
+    """A search makes a GPU wait: in training there are as few as ``train_chunk_size`` allows."""
+    searched: list[int] = []
+    march = OccupancyMarcher.march
+
+    def counted(self: OccupancyMarcher, o: torch.Tensor, *rest: object) -> RaySamples:
+        searched.append(len(o))
+        return march(self, o, *rest)
+
+    monkeypatch.setattr(OccupancyMarcher, "march", counted)
+    steps, views = 32, cameras(1, 8, 8)
+    options = {"eval_chunk_size": 16 * steps, "num_samples_per_ray": steps, "prune_alpha_threshold": False}
+    renderer(Ball(4.0), **options).render(views, ALL)
+    assert searched == [64]
+    searched.clear()
+    renderer(Ball(4.0), train_chunk_size=32 * steps, **options).render(views, ALL)
+    assert searched == [32, 32]
+    searched.clear()
+    with torch.no_grad():
+        renderer(Ball(4.0), **options).eval().render(views, ALL)
+    assert searched == [16] * 4
 
 
 def _assert_same(a: Render, b: Render) -> None:

@@ -7,6 +7,7 @@ the disk: no random numbers are drawn, a half-precision file stays half, and wha
 import importlib
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -338,7 +339,9 @@ def quiet() -> Iterator[None]:
         library.set_verbosity_error()
         library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of options that older versions know
+            yield
     finally:
         for library, level in levels:
             library.set_verbosity(level)

@@ -141,7 +141,7 @@ class NerfVolumeRenderer(RayRenderer["NerfVolumeRenderer.Config"]):
         generator: torch.Generator | None,
     ) -> RaySamples:
         """Return samples in occupied cells that are not hidden behind others, found a chunk of rays at once."""
-        rays = marcher.rays_at_once
+        rays = marcher.rays_at_once(self.training)
         # One draw for all rays, so that the size of chunks changes no picture.
         shift = None if generator is None else rng.uniform((len(o),), generator, dtype=o.dtype).to(o.device)
         shifts = [None] * len(o.split(rays)) if shift is None else shift.split(rays)

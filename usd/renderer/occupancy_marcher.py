@@ -48,6 +48,11 @@ class MarchOptions:
     eval_chunk_size: int = option(
         1 << 20, "steps or samples worked on at once where no gradient is kept", ge=1
     )
+    train_chunk_size: int = option(
+        1 << 24,
+        "steps along rays that are searched for samples at once while training: fewer save memory",
+        ge=1,
+    )
     estimator: str = option(
         "occgrid",
         "choice of samples: in cells of an occupancy grid, or (importance) everywhere and once more where "
@@ -87,10 +92,13 @@ class OccupancyMarcher:
         value, binary = (self._owner.get_buffer(name) for name in ("grid_value", "grid_binary"))
         return Occupancy(value, binary, self.options.radius)
 
-    @property
-    def rays_at_once(self) -> int:
-        """The number of rays whose steps fill one chunk."""
-        return max(1, self.options.eval_chunk_size // self.options.num_samples_per_ray)
+    def rays_at_once(self, training: bool) -> int:
+        """Return the number of rays whose steps fill one chunk.
+
+        Every chunk makes a GPU wait for the number of its samples, so that there are few of them while training.
+        """
+        size = self.options.train_chunk_size if training else self.options.eval_chunk_size
+        return max(1, size // self.options.num_samples_per_ray)
 
     def update(
         self, step: int, step_opacity: Values, generator: torch.Generator, decay: float = 0.95

@@ -43,8 +43,11 @@ class GuidanceLook:
 
 
 def open_guidance_of(system: DistillationSystem) -> Guidance | None:
-    """Return the guidance while a training has it open."""
-    return system.guidance if isinstance(system.guidance, Guidance) else None
+    """Return the guidance while a training has it open, once it knows the reference picture if it looks at one."""
+    guidance = system.guidance
+    if guidance is None or (guidance.config.wants_picture and guidance.source.reference is None):
+        return None
+    return guidance
 
 
 def guidance_pictures(
@@ -61,7 +64,7 @@ def guidance_pictures(
         scores = guidance.source.at(look.cameras, look.pictures)
         biased = guidance.source.biased_at(look.cameras, look.pictures)
         return {
-            "what is rendered": look.rendered,
+            "rendered": look.rendered,
             f"with noise, t = {int(x.t)}": _decoded(guidance, x.xt),
             **_estimates(guidance, x, scores, biased),
             **_gradient_pictures(guidance, x, scores),
@@ -100,12 +103,12 @@ def _estimates(
 
     if biased is not None:
         return {
-            "one step, rectified": estimate(scores.guided(scale)),
-            "one step, not rectified": estimate(biased.guided(scale)),
+            "step, rectified": estimate(scores.guided(scale)),
+            "step, not rectified": estimate(biased.guided(scale)),
         }
     return {
-        f"one step, scale {scale:g}": estimate(scores.guided(scale)),
-        "one step, scale 1": estimate(scores.cond),
+        f"step, scale {scale:g}": estimate(scores.guided(scale)),
+        "step, scale 1": estimate(scores.cond),
     }
 
 
@@ -125,8 +128,8 @@ def _gradient_pictures(guidance: Guidance, x: NoisyLatents, scores: Scores) -> d
     towards = x.z - 0.1 * x.z.std().clamp_min(1e-3) * grad / grad.std().clamp_min(1e-12)
     change = guidance.model.decode(towards)[0] - guidance.model.decode(x.z)[0]
     return {
-        f"gradient: how strong (up to {float(strength.max()):.2g})": heat_map(strength),
-        "gradient: which way": (0.5 + 0.4 * change / change.abs().max().clamp_min(1e-6)).clamp(0, 1),
+        f"gradient, up to {float(strength.max()):.2g}": heat_map(strength),
+        "its direction": (0.5 + 0.4 * change / change.abs().max().clamp_min(1e-6)).clamp(0, 1),
     }
 
 
@@ -144,10 +147,10 @@ def _decoded(guidance: Guidance, z: Float[Tensor, "1 c h w"]) -> Picture:
 
 
 def captioned_sheet(
-    pictures: Mapping[str, Picture], side: int = 190, columns: int = 2
+    pictures: Mapping[str, Picture], side: int = 124, columns: int = 3
 ) -> UInt8[NDArray, "Y X 3"]:
     """Return pictures in a grid with their captions below, light on dark, as bytes."""
-    font, line, gap = ImageFont.load_default(13), 20, 6
+    font, line, gap = ImageFont.load_default(12), 19, 6
     rows = -(-len(pictures) // columns)
     size = (columns * (side + gap) - gap, rows * (side + line + gap) - gap)
     sheet = Image.new("RGB", size, (26, 27, 30))

@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
 from usd.core.config import Plain, Spec
+from usd.core.errors import UserError
 from usd.core.types import Render
 from usd.math.camera import Cameras
 from usd.system.distillation import DistillationSystem
@@ -29,6 +30,8 @@ Bytes = UInt8[NDArray, "H W 3"]
 RequestKind = Literal["pause", "resume", "save", "stop", "change", "mesh", "export", "video", "step", "close"]
 SHARED: frozenset[RequestKind] = frozenset({"save", "stop", "change"})
 """Requests that all processes of a training carry out."""
+FAILURES = (UserError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+"""What a picture may fail with. A training goes on without its pictures."""
 COARSE_SECONDS, BAND_SECONDS, STILL_AFTER = 0.06, 0.08, 0.3
 SMALLEST = 48
 BEHIND = 0.09
@@ -255,9 +258,13 @@ class Session:
             return
         rows = min(guidance.model.latent.image_size, 256)
         cameras = watcher.pose.cameras(rows).resize(rows, rows)
-        self.page.show_insight(
-            captioned_sheet(guidance_pictures(system, guidance, cameras, self.page.noise_level))
-        )
+        try:
+            pictures = guidance_pictures(system, guidance, cameras, self.page.noise_level)
+        except FAILURES as error:
+            self.page.insight = False
+            self.page.say(f"the guidance cannot be asked: {error}")
+        else:
+            self.page.show_insight(captioned_sheet(pictures))
         yield
 
     def _background_frame(self) -> Iterator[None]:

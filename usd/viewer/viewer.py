@@ -12,12 +12,10 @@ from usd.viewer.options import ViewerOptions
 from usd.viewer.panel import Panel
 from usd.viewer.results import mesh_export, mesh_preview, video_frames, write_export
 from usd.viewer.server import ViewerServer
-from usd.viewer.session import Request, Session, Subject
+from usd.viewer.session import FAILURES, Request, Session, Subject
 from usd.viewer.stage import Stage, usual_view
 
 log = logging.getLogger(__name__)
-FAILURES = (UserError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
-"""What a picture may fail with. A training goes on without its pictures."""
 STATUS_SECONDS = 1.0
 
 

@@ -27,7 +27,13 @@ KINDS = {
 
 RENAMED = {
     "data_type": {"dreamcraft3d-single-image-datamodule": "single-image-datamodule"},
-    "system.renderer_type": {"dreamcraft3d-mask-nvdiff-rasterizer": "nvdiff-rasterizer"},
+    "system.background_type": {"gaussiandreamer-background": "neural-environment-map-background"},
+    "system.renderer_type": {
+        "dreamcraft3d-mask-nvdiff-rasterizer": "nvdiff-rasterizer",
+        "diff-gaussian-rasterizer-advanced": "diff-gaussian-rasterizer",
+        "diff-gaussian-rasterizer-shading": "diff-gaussian-rasterizer",
+        "gaussiandreamer-rasterizer": "diff-gaussian-rasterizer",
+    },
 }
 """Components of extensions that do what one of threestudio's does."""
 
