@@ -63,9 +63,9 @@ def test_its_rasterizer_is_threestudios_before_losses_of_meshes_are_looked_for()
         ("imagedream-system", {}, "system_type", "mvdream"),
         ("gaussian-splatting-nowhere-system", {}, "system_type", "3dgs"),
         (
-            "gaussiandreamer-system",
-            {"renderer_type": "gaussiandreamer-rasterizer"},
-            "renderer_type",
+            "gaussiandreamer-mvdream-system",
+            {},
+            "system_type",
             "gaussiandreamer",
         ),
         ("sugar-4dgen-system", {}, "system_type", "dreammesh4d"),
