@@ -126,9 +126,11 @@ def main() -> None:
             "trainer.val_check_interval=0", "trainer.test_after_fit=false", "viewer.enable=true",
             f"viewer.share={args.share}", "checkpoint.last_every_n_steps=0",
         ]  # fmt: skip
-        modes.run("train", [places.resource("configs/usd-patch-mini.yaml")], options, "cpu")
-    stop.set()
-    print(alternate.table())
+        try:
+            modes.run("train", [places.resource("configs/usd-patch-mini.yaml")], options, "cpu")
+        finally:  # also after Ctrl-C: what was measured until then
+            stop.set()
+            print(alternate.table())
     if args.json:
         args.json.write_text(json.dumps({"seconds": alternate.seconds, "pictures": alternate.pictures}))
 
