@@ -89,7 +89,7 @@ EXTENSIONS = (
         "threestudio-3dgs",
         r"gaussian",
         "Gaussian splats, arXiv 2308.04079",
-        "geometry_type: implicit-volume with nerf-volume-renderer",
+        "geometry_type: gaussian-splatting in usd-text-to-3d-system, as in configs/splats-text.yaml",
     ),
     Extension(
         "threestudio-meshfitting",
