@@ -17,6 +17,7 @@ OTHERS = [
     "reconstruct-splats.yaml",
     "reconstruct-splats-scene.yaml",
     "scene.yaml",
+    "reconstruct-scene.yaml",
     *(f"nerf-{name}.yaml" for name in ("blender", "colmap")),
     *(f"neus-{name}.yaml" for name in ("blender", "colmap", "dtu", "dtu-wmask", "bmvs")),
     "specialise.yaml",

@@ -23,6 +23,7 @@ from usd.core.console import say
 from usd.core.errors import ConfigError, UserError
 from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
+from usd.core.unread import unread_options
 from usd.dialects import Translation
 from usd.dialects.threestudio import translated_key, translated_names
 from usd.viewer.options import ViewerOptions
@@ -182,7 +183,10 @@ def load_experiment(
     merged = merge_contents([content for file in configs for content in loading.chain(file)], overrides)
     for note in merged.notes:  # first, since what they tell may be why the rest is refused
         say(note)
-    return _stamped(merged.experiment()), merged.loaded.config
+    experiment = _stamped(merged.experiment())
+    for note in unread_options(experiment, merged.translation.values):
+        say(note)
+    return experiment, merged.loaded.config
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class Merged:
         try:
             experiment = parse(Experiment, self.translation.values, "", origins)
         except ConfigError as error:
-            raise ConfigError(self.translation.as_written(str(error))) from error
+            raise ConfigError(dialects.with_place(self.translation.as_written(str(error)))) from error
         return experiment
 
 
@@ -240,12 +244,19 @@ def hoisted_key(key: str) -> str:
 
 
 def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
-    """Raise ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
+    """Raise ``UserError`` where a prompt of the library, the picture, or the checkpoint to start from is missing.
+
+    That is before Lightning is loaded, and before a model is downloaded.
+    """
     from usd.core import checkpoint
     from usd.data.pictures import read_rgba
+    from usd.prompt_processor.library import full_prompt
     from usd.system import SystemConfig
 
     config = experiment.system.config
+    prompts = getattr(config, "prompt_processor", None)
+    if mode == "train" and isinstance(prompts, Spec):
+        full_prompt(str(getattr(prompts.config, "prompt", "")))
     source = config.picture_source() if mode == "train" and isinstance(config, SystemConfig) else None
     if source is not None and source.image_path and not Path(source.image_path).is_file():
         read_rgba(source.image_path, source.keys[0])

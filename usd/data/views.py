@@ -226,12 +226,15 @@ def open_views(config: GivenViewsConfig) -> tuple[ViewSet, ViewSet]:
     views = views.select(kept)
     if config.eval_path is not None:
         test = read_views(config.eval_path, config, "data.eval_path")
-        return refuse_useless(views, f"data.path: {config.path}"), test
+        return _usable(views, config), test
     held = held_out_indices(len(views), config)
-    train = refuse_useless(
-        views.select([i for i in range(len(views)) if i not in held]), f"data.path: {config.path}"
-    )
+    train = _usable(views.select([i for i in range(len(views)) if i not in held]), config)
     return train, views.select(held) if held else train
+
+
+def _usable(views: ViewSet, config: GivenViewsConfig) -> ViewSet:
+    """Return the views. Raises ``UserError`` for those an object, or a scene around the cameras, cannot be made of."""
+    return refuse_useless(views, f"data.path: {config.path}", one_object=config.frame != "cameras")
 
 
 def held_out_indices(count: int, config: GivenViewsConfig) -> list[int]:
