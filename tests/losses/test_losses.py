@@ -43,6 +43,8 @@ def test_the_table_needs_what_its_losses_need() -> None:
         "mesh",
         "gradient",
         "laplacian",
+        "rgb",
+        "splats",
     }
     assert needs_of(REFERENCE_LOSSES.values()) == {"opacity", "foreground"}
     assert needs_of([]) == frozenset()
