@@ -50,6 +50,8 @@ PROGRAMS = {
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
+    "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
+    "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
