@@ -1,5 +1,6 @@
 """Systems that are trained on given views and judged by views kept from training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,19 @@ def single_view(batch: ViewBatch, index: int) -> ViewBatch:
 
 def write_scores(folder: Path, views: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> list[ViewScore]:
     """Write ``metrics.json``, rendered views against the truth; return the scores."""
-    scores = {i: score_picture(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(views)}
+    scores = {i: score_view(picture, view) for i, (view, picture) in enumerate(views)}
     frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in views]
     write_metrics(folder / "metrics.json", frames, scores)
     return list(scores.values())
+
+
+def score_view(picture: Float[Tensor, "4 H W"], view: ViewBatch) -> ViewScore:
+    """Return the score of a rendered view; its PSNR is that of the pixels that the truth has a source for."""
+    truth = view.views.picture(0)
+    if view.views.valid is None:
+        return score_picture(picture, truth)
+    valid = view.views.valid.view(0)[..., 0]
+    score = score_picture(torch.where(valid, picture, truth), truth)
+    # The others were given no error; the mean is one over fewer pixels.
+    share = max(float(valid.float().mean()), 1e-6)
+    return replace(score, psnr=score.psnr + 10 * math.log10(share))
