@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 from typing_extensions import override
@@ -41,7 +41,7 @@ from usd.exporter.mesh import MeshExporter  # noqa: E402
 from usd.geometry import Geometry, Level  # noqa: E402
 from usd.material import Material  # noqa: E402
 from usd.math.camera import Cameras  # noqa: E402
-from usd.math.mesh import face_cross, merge_vertices  # noqa: E402
+from usd.math.mesh import coincident, drop_unused, face_cross  # noqa: E402
 from usd.mesh_io.atlas import Atlas  # noqa: E402
 from usd.mesh_io.colored_mesh import BaseColor, ColoredMesh, Texture  # noqa: E402
 from usd.mesh_io.images import decode_image  # noqa: E402
@@ -58,6 +58,16 @@ LATTICE = 128
 LARGE_FACES = 200_000
 NEAREST = 4  # candidates for the face that a point is nearest to
 Y_UP = (".glb", ".gltf", ".obj")
+
+
+def merge_vertices(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], tolerance: float = 1e-6
+) -> tuple[Float[Tensor, "U 3"], Int[Tensor, "K 3"]]:
+    """Return the mesh with coincident vertices as one, and without the faces that collapse by that."""
+    label = coincident(vertices, tolerance)
+    merged = vertices.new_zeros(int(label.max()) + 1, 3).index_copy(0, label, vertices)
+    a, b, c = label[faces].unbind(1)
+    return drop_unused(merged, label[faces][(a != b) & (b != c) & (c != a)])
 
 
 class Colors(Material):

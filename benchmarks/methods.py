@@ -134,7 +134,10 @@ def table(bench: MethodBench) -> str:
         cells += [mean_of(found, column) for column in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
     captions = "; ".join(f"*{make_toy(seed).caption}*" for seed in bench.subjects)
-    return "\n".join([*lines, "", f"Objects: {captions}. Mean ± standard deviation over them."])
+    about = f"Objects: {captions}. Mean ± standard deviation over them."
+    if missing := [method for method in bench.methods if method not in rows]:
+        about += f" Not measured yet: {', '.join(missing)}."
+    return "\n".join([*lines, "", about])
 
 
 def mean_of(found: Mapping[str, tables.Figures], column: tables.Column) -> str:

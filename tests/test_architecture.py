@@ -51,6 +51,7 @@ def is_module(name: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ layers
 
+TRAVELERS = ("usd.math.camera", "usd.math.splats")  # types of objects that travel between components
 LAYERS = {
     **dict.fromkeys(["math", "kernels"], 0),
     "core": 1,
@@ -78,10 +79,10 @@ def forbidden(file: Path, module: str) -> str | None:
     if there is None:
         above = module.startswith("usd.") and module != "usd.core"
         return "a folder must not import the application above it" if above else None
-    if LAYERS[here] < LAYERS[there] and not (here == "core" and module == "usd.math.camera"):
+    if LAYERS[here] < LAYERS[there] and not (here == "core" and module in TRAVELERS):
         return f"layer {LAYERS[here]} ({here}) must not know layer {LAYERS[there]} ({there})"
-    if here == "core" and there in ("math", "kernels") and module not in ("usd.math", "usd.math.camera"):
-        return "core knows usd.math.camera only"
+    if here == "core" and there in ("math", "kernels") and module not in ("usd.math", *TRAVELERS):
+        return f"core knows of these rooms {TRAVELERS} only"
     other_kind = here in KINDS and there in KINDS and here != there
     if other_kind and LAYERS[here] == 2 and module.count(".") > 1:
         return f"{here} may know the interface usd.{there}, not an implementation"

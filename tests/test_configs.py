@@ -9,12 +9,15 @@ from usd.app.experiment import load_experiment
 from usd.app.stages import plans
 from usd.core.config import Schedule, plain
 
-STAGED = ["usd-text-to-3D-mini.yaml", "usd-full.yaml", "usd-full-mini.yaml"]
+STAGED = ["splats-two-stage-mini.yaml", "usd-text-to-3D-mini.yaml", "usd-full.yaml", "usd-full-mini.yaml"]
 OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
     "reconstruct-large.yaml",
+    "reconstruct-splats.yaml",
+    "reconstruct-splats-scene.yaml",
     "scene.yaml",
+    "reconstruct-scene.yaml",
     *(f"nerf-{name}.yaml" for name in ("blender", "colmap")),
     *(f"neus-{name}.yaml" for name in ("blender", "colmap", "dtu", "dtu-wmask", "bmvs")),
     "specialise.yaml",

@@ -46,7 +46,13 @@ LATENTS = [
 GRID = [item for item in SIZES if "isosurface" not in item]
 BARE = [item for item in GRID if "pos_encoding" not in item]
 
+SPLATS = [*BARE, "system.geometry.n_splats=50", "system.geometry.fusion.resolution=12"]
+
 SHRUNK = {
+    "splats-image.yaml": [*SPLATS, *VIEWS],
+    "splats-image-mini.yaml": [*SPLATS, *VIEWS],
+    "splats-text.yaml": [*SPLATS, *WORDS],
+    "splats-text-mini.yaml": [*SPLATS, *WORDS],
     "usd-patch.yaml": [*SIZES, *PATCHES, *VIEWS],
     "usd-patch-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
     "usd-text-to-3D-patch.yaml": [*SIZES, *PATCHES, *WORDS],

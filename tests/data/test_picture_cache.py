@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from usd.core.errors import UserError
-from usd.data import picture_cache, pixel_array
+from usd.data import picture_cache
 from usd.data.picture_cache import PixelLayout, ViewBytes, store_pixels
 from usd.data.pixel_array import PixelArray, unit_rgba
 
@@ -43,12 +43,13 @@ def test_what_is_mapped_is_what_was_decoded(cache, monkeypatch):
     assert len(asked) == 10 and len(list(cache.glob("*.pixels"))) == 2
     monkeypatch.setattr(picture_cache, "IN_MEMORY", 1 << 20)
     memory = store_pixels(decode, LAYOUT, ["key"], "x")
-    monkeypatch.setattr(pixel_array, "RELEASED_AFTER", 100)  # memory is given back at every look
     for stored in (found, memory):
         for number in range(5):
             truth = one_view(number)
             height = len(truth.colors)
             assert np.array_equal(stored.colors.view(number)[:height], truth.colors)
+            one = [torch.tensor([place]) for place in (number, 2, 3)]
+            assert np.array_equal(stored.colors.at(*one)[0], truth.colors[2, 3])
             assert stored.colors.view(number)[height:].sum() == 0
             assert np.array_equal(stored.depths.view(number)[:height, :, 0], truth.depth)
             valid = np.ones((height, 4), bool) if truth.valid is None else truth.valid

@@ -386,3 +386,18 @@ def test_every_so_many_th_view_is_kept_from_training(tmp_path) -> None:
     for options in ({"hold_out_every": 1}, {"hold_out_every": 4, "hold_out": 2}):
         with pytest.raises(ConfigError, match=r"data\.hold_out_every"):
             _ = ViewsData(parse(ViewsConfig, {"path": str(tmp_path), **options})).train_views
+
+
+def test_cameras_that_look_outward_are_a_scene(tmp_path) -> None:
+    """On a ring, each looking away from its middle: nothing is where lines of sight meet, and nothing is refused."""
+    around = sphere_cameras(8, 8)
+    c2w = around.c2w.clone()
+    c2w[:, :3, 0], c2w[:, :3, 2] = -c2w[:, :3, 0], -c2w[:, :3, 2]
+    c2w[:, :3, 3] = 100 * c2w[:, :3, 3] + torch.tensor([5.0, 6.0, 7.0])
+    views = balls(around)
+    write_views(replace(views, cameras=replace(views.cameras, c2w=c2w)), tmp_path)
+    given = {"path": str(tmp_path), "masks": "none"}
+    with pytest.raises(UserError, match="look away from the object"):
+        _ = ViewsData(parse(ViewsConfig, {**given, "frame": "fit"})).train_views
+    found = ViewsData(parse(ViewsConfig, {**given, "frame": "cameras"})).train_views.cameras.position
+    assert found.mean(0).abs().max() < 1e-4 and found.norm(dim=-1).max().item() == pytest.approx(1)

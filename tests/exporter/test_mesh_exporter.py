@@ -172,3 +172,15 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
 def test_an_unknown_format_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"exporter\.fmt: .*glb"):
         exporter(fmt="fbx")
+
+
+def test_a_crop_leaves_what_is_inside_the_box(tmp_path: Path) -> None:
+    whole = read(export(tmp_path / "whole", fmt="ply")[0])
+    part = read(export(tmp_path / "part", fmt="ply", crop=[-0.2, -1, -1, 0.05, 1, 1])[0])
+    np.testing.assert_allclose(part.bounds[:, 0], [-0.2, 0.05], atol=1e-5)
+    np.testing.assert_allclose(part.bounds[:, 1:], whole.bounds[:, 1:], atol=1e-5)
+    assert whole.is_watertight and not part.is_watertight
+    with pytest.raises(UserError, match=r"exporter.crop: nothing of the surface is in \[0.5"):
+        export(tmp_path, crop=[0.5, -0.1, -0.1, 0.6, 0.0, 0.0])
+    with pytest.raises(ConfigError, match="is no box; expected least before largest corner"):
+        exporter(crop=[0.0, 0, 0, 0, 1, 1])

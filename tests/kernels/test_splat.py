@@ -11,9 +11,10 @@ from torch import Tensor
 
 from usd.kernels import splat_gsplat
 from usd.kernels.runtime import Implementation
-from usd.kernels.splat import Projection, SplatPicture, Splats, SplatView, composite, project, splat_view
+from usd.kernels.splat import Projection, SplatPicture, SplatView, composite, project, splat_view
 from usd.kernels.splat_warp import _lists_by_counting, _lists_by_sorting, _visible_by_depth
 from usd.math.camera import Cameras, Window, orbit_cameras_deg, orthographic_cameras, pinhole_cameras
+from usd.math.splats import Splats
 
 NAMES = ("means", "scales", "rotations", "opacities", "features", "w2c")
 IMPLEMENTATIONS: list[Implementation] = ["warp", "torch"]

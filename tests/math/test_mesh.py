@@ -60,3 +60,22 @@ def test_unused_vertices_are_dropped() -> None:
     vertices, faces = together(cube(), cube(5.0))
     few, renamed = mesh.drop_unused(vertices, faces[12:])
     assert len(few) == 8 and torch.equal(few[renamed], vertices[faces[12:]])
+
+
+def test_a_mesh_is_cut_to_a_box_exactly_and_stays_one_surface():
+    # A tetrahedron's corner at the origin, cut at x = 0.25: a smaller copy is taken away.
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    cut, kept = mesh.clip_to_box(vertices, faces, torch.tensor([0.25, -9, -9]), torch.full((3,), 9.0))
+    share = 0.75**2  # the copy's edges are three quarters as long
+    whole = mesh.area(vertices, faces) - 0.5  # the face at x = 0 is gone
+    torch.testing.assert_close(mesh.area(cut, kept), share * whole)
+    assert float(cut[:, 0].min()) == 0.25
+    assert int(mesh.components(kept, len(cut)).max()) == 0
+    inside = cut.mean(0)
+    outward = (mesh.face_cross(cut, kept) * (cut[kept].mean(1) - inside)).sum(1)
+    assert (outward > 0).all(), "faces keep their sides"
+    everything = torch.full((3,), 9.0)
+    same, faces_again = mesh.clip_to_box(vertices, faces, -everything, everything)
+    torch.testing.assert_close(same[faces_again], vertices[faces])
+    assert len(mesh.clip_to_box(vertices, faces, everything - 1, everything)[1]) == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from usd.math.rotation import rotation_of_quaternion
+from usd.math.quaternions import rotation_of_quaternion
 from usd.math.spherical_harmonics import colors_of_harmonics, harmonics
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import launch
+from tests.data.test_capture_layouts import WRITERS
 from tests.system.test_reconstruct import history
 from tests.tiny_configs import CONFIGS, trial
 from usd.core.config import parse
@@ -40,7 +41,7 @@ TINY = [
 def train(name, out, *overrides):
     place = [f"exp_root_dir={out}", "use_timestamp=false", "tag=run", "name=small"]
     flags = ["--config", str(CONFIGS / name), "--train", "--gpu", "cpu"]
-    assert launch.main([*flags, *TINY, *place, *overrides]) == 0
+    assert launch.main([*flags, *place, *overrides]) == 0
     return trial(out, "run")
 
 
@@ -55,7 +56,7 @@ def room(tmp_path_factory):
 def test_a_scene_comes_to_look_like_its_views_without_masks(room, tmp_path, capsys):
     quick = ["trainer.max_steps=60", "trainer.val_check_interval=60", "data.frame=keep"]
     more = ["system.refine_poses=true", "system.appearance.n_dims=4"]
-    made = train("scene.yaml", tmp_path, f"data.path={room}", *quick, *more)
+    made = train("scene.yaml", tmp_path, f"data.path={room}", *TINY, *quick, *more)
     assert "9 pinhole views" in capsys.readouterr().out
     rows = history(made)
     first, last = (
@@ -74,6 +75,43 @@ def test_a_scene_comes_to_look_like_its_views_without_masks(room, tmp_path, caps
         launch.main(["--config", str(made.folder / "configs/parsed.yaml"), "--test", f"resume={made.last}"])
         == 0
     )
+
+
+LAYOUT_OF = {
+    "nerf-blender": "nerf_synthetic",
+    "nerf-colmap": "colmap",
+    "neus-blender": "nerf_synthetic",
+    "neus-colmap": "colmap",
+    "neus-dtu": "neus",
+    "neus-dtu-wmask": "neus",
+    "neus-bmvs": "neus",
+}
+"""instant-nsr-pl's recipes, and the layout of the data that each is for."""
+
+
+QUICK = ("nerf-colmap", "neus-blender", "neus-dtu-wmask")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LAYOUT_OF]
+)
+def test_a_recipe_takes_two_steps_on_data_in_its_layout(name, tmp_path, capsys):
+    write, cameras = WRITERS[LAYOUT_OF[name]]
+    write(tmp_path / "data", cameras())
+    quick = ["trainer.max_steps=2", "trainer.val_check_interval=0", "trainer.test_after_fit=false"]
+    plain = [option for option in TINY if "background" not in option and "hold_out" not in option]
+    given = plain if name in ("nerf-blender", "neus-blender", "neus-dtu-wmask") else TINY
+    more = [] if name.startswith("nerf") else ["system.field_points=64"]
+    made = train(f"{name}.yaml", tmp_path / "out", f"data.path={tmp_path / 'data'}", *given, *quick, *more)
+    said = capsys.readouterr().out
+    assert f"{4 if 'blender' in name else 3} pinhole views of 24 x 18 pixels" in said
+    losses = history(made)[1]
+    assert all(torch.isfinite(torch.tensor(float(value))) for value in losses.values())
+    expected = {"train/rgb_l1" if name == "neus-bmvs" else "train/rgb_mse"}
+    expected |= {"train/mask"} if name in ("neus-blender", "neus-dtu-wmask") else set()
+    expected |= {"train/eikonal", "train/surface_sparsity"} if name.startswith("neus") else set()
+    expected |= {"train/background_distortion"} if name == "nerf-colmap" else set()
+    assert expected <= set(losses)
 
 
 def rays(count: int) -> RayBatch:

@@ -1,11 +1,12 @@
 """Lightning's loops around a system and its data. The only class of ours that Lightning knows as a module."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -92,6 +93,19 @@ class Loop(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Pass the gradients, before the optimizer uses them, on to the system."""
         self.system.on_before_optimizer_step(optimizer)
+
+    @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: torch.optim.Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take an optimizer step, and let the system follow it up."""
+        step = self.trainer.global_step
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.system.after_optimizer_step(step)
 
     def on_validation_epoch_end(self) -> None:
         """Pass the end of a validation on to the system."""

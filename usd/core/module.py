@@ -48,7 +48,12 @@ class Component(Generic[C]):
 
 
 class Module(Component[C], torch.nn.Module):
-    """A component with weights or buffers."""
+    """A component with weights or buffers.
+
+    ``ragged`` names those whose number of rows a checkpoint says, because training changes it.
+    """
+
+    ragged: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: C) -> None:
         torch.nn.Module.__init__(self)
@@ -63,6 +68,12 @@ class Module(Component[C], torch.nn.Module):
 
     def update(self, step: int, generator: torch.Generator) -> None:
         """Prepare a training step (occupancy grids, progressive levels). Nothing by default."""
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+        """Follow up an optimizer step whose gradients are still there. Nothing by default.
+
+        What changes the number of a parameter's rows changes the optimizer's state of them, too.
+        """
 
 
 Kind = TypeVar("Kind", bound=Component[object])

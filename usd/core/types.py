@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from usd.math.splats import Splats
+
 
 @dataclass(frozen=True)
 class Field:
@@ -91,6 +93,7 @@ class Render:
     normal: Float[Tensor, "B 3 H W"] | None = None
     samples: Samples | None = None
     mesh: Mesh | None = None
+    splats: Splats | None = None
     behind: Behind | None = None
 
 

@@ -49,6 +49,8 @@ def read_depth_file(file: DepthFile, where: str) -> Float[Tensor, "h w"]:
 
 
 def _numbers(file: DepthFile, where: str) -> NDArray[np.float32]:
+    if file.path.suffix.lower() == ".pfm":
+        return _read_pfm(file.path, where)
     if file.path.suffix.lower() != ".npy":
         with open_picture(file.path, where) as picture:
             stored = np.asarray(picture.image)
@@ -59,6 +61,20 @@ def _numbers(file: DepthFile, where: str) -> NDArray[np.float32]:
         return np.asarray(np.load(file.path, allow_pickle=False), dtype=np.float32).squeeze()
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{where}: {file.path}: cannot be read as an array ({error})") from error
+
+
+def _read_pfm(path: Path, where: str) -> NDArray[np.float32]:
+    """Read a portable float map: a text head of three lines, then rows from the bottom up."""
+    try:
+        kind, size, scale, pixels = path.read_bytes().split(b"\n", 3)
+        width, height = (int(word) for word in size.split())
+        order = "<f4" if float(scale) < 0 else ">f4"
+        rows = np.frombuffer(pixels, order, width * height).reshape(height, width)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where}: {path}: cannot be read as a portable float map ({error})") from error
+    if kind.strip() != b"Pf":
+        raise UserError(f"{where}: {path}: is a {kind[:4]!r} map; expected a gray one, Pf")
+    return np.ascontiguousarray(rows[::-1], dtype=np.float32)
 
 
 def depth_along_rays(

@@ -1,4 +1,4 @@
-"""Pictures decoded once: the pixels of all views of a capture in one file of bytes, which trainings read like memory.
+"""Pictures decoded once: the pixels of all views of a capture in one file of bytes, which trainings read from.
 
 The file lies in the user's cache, under a digest of the pictures' files (their names, sizes and times of change) and of
 all that is done with them. Decoding uses every core. Old files go where new ones would exceed the budget. Pixels of
@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from usd.core import files
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import temporary_cache, user_cache
-from usd.data.pixel_array import MappedFile, Numbers, PixelArray
+from usd.data.pixel_array import FilePart, Numbers, PixelArray, PixelFile
 
 FORMAT = "usd-pictures-1"
 IN_MEMORY = 16 << 20
@@ -40,6 +40,20 @@ class ViewBytes:
     valid: NDArray[np.bool_] | None
     depth: NDArray[np.float16] | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """The pixels of a capture's views, and remarks on their files, each with a count."""
+
+    colors: PixelArray
+    valid: PixelArray | None
+    depths: PixelArray | None
+    notes: tuple[str, ...] = ()
+
+
+Part = Callable[[str, tuple[int, int, int, int], int], "Numbers | FilePart"]
+"""Returns a section by its type, shape and first byte."""
 
 
 @dataclass(frozen=True)
@@ -91,24 +105,14 @@ class PixelLayout:
         out[: values.shape[0], : values.shape[1]] = values
         return out
 
-    def arrays(self, part: Callable[[str, tuple[int, ...], int], Numbers]) -> list[Numbers | None]:
+    def arrays(self, part: Part) -> StoredPixels:
         """Return the sections as arrays, of what gives a part by type, shape and first byte."""
-        shape, starts = (self.views, self.height, self.width), self.places(0)
-        return [
-            part("u1", (*shape, self.channels), starts[0]),
-            part("?", (*shape, 1), starts[1]) if self.valid else None,
-            part("f2", (*shape, 1), starts[2]) if self.depth else None,
-        ]
-
-
-@dataclass(frozen=True)
-class StoredPixels:
-    """The pixels of a capture's views, and remarks on their files, each with a count."""
-
-    colors: PixelArray
-    valid: PixelArray | None
-    depths: PixelArray | None
-    notes: tuple[str, ...]
+        views, starts, index = (self.views, self.height, self.width), self.places(0), torch.arange(self.views)
+        return StoredPixels(
+            PixelArray(part("u1", (*views, self.channels), starts[0]), index),
+            PixelArray(part("?", (*views, 1), starts[1]), index) if self.valid else None,
+            PixelArray(part("f2", (*views, 1), starts[2]), index) if self.depth else None,
+        )
 
 
 Decode = Callable[[int], ViewBytes]
@@ -135,7 +139,7 @@ def store_pixels(decode: Decode, layout: PixelLayout, key: Sequence[str], where:
         record = _write(decode, layout, file, where)
     os.utime(file)  # the last to go
     notes = record.get("notes")
-    return _mapped(layout, file, tuple(map(str, notes)) if isinstance(notes, list) else ())
+    return _in_file(layout, file, tuple(map(str, notes)) if isinstance(notes, list) else ())
 
 
 def cache_folder() -> Path:
@@ -181,10 +185,10 @@ def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
         for start, row in zip(layout.places(view), layout.rows(pixels)):
             memory[start : start + len(row)] = row
 
-    def part(dtype: str, shape: tuple[int, ...], offset: int) -> Numbers:
+    def part(dtype: str, shape: tuple[int, int, int, int], offset: int) -> Numbers:
         return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
 
-    return _stored(layout, part, None, _counted(remarks, layout.views))
+    return replace(layout.arrays(part), notes=_counted(remarks, layout.views))
 
 
 def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[str, object]:
@@ -195,7 +199,8 @@ def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[
             for view, pixels in enumerate(decoded(decode, layout.views)):
                 remarks.update(pixels.notes)
                 for start, row in zip(layout.places(view), layout.rows(pixels)):
-                    os.pwrite(out.fileno(), row, start)
+                    out.seek(start)
+                    out.write(row)
     except OSError as error:
         raise UserError(
             f"{where}: its decoded pictures ({layout.size / 1e9:.1f} GB) cannot be kept in {file.parent} "
@@ -215,21 +220,7 @@ def _counted(remarks: Counter[str], total: int) -> tuple[str, ...]:
     return tuple(f"{count} of {total} pictures: {note}" for note, count in remarks.items())
 
 
-def _mapped(layout: PixelLayout, file: Path, notes: tuple[str, ...]) -> StoredPixels:
+def _in_file(layout: PixelLayout, path: Path, notes: tuple[str, ...]) -> StoredPixels:
     """Return the pixels of a file."""
-    mapped = MappedFile(file)
-    return _stored(layout, mapped.array, mapped, notes)
-
-
-def _stored(
-    layout: PixelLayout,
-    part: Callable[[str, tuple[int, ...], int], Numbers],
-    file: MappedFile | None,
-    notes: tuple[str, ...],
-) -> StoredPixels:
-    index = torch.arange(layout.views)
-    colors, valid, depths = (
-        None if values is None else PixelArray(values, index, file) for values in layout.arrays(part)
-    )
-    assert colors is not None
-    return StoredPixels(colors, valid, depths, notes)
+    file = PixelFile(path)
+    return replace(layout.arrays(lambda *where: FilePart(file, *where)), notes=notes)

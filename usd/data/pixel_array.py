@@ -1,14 +1,15 @@
-"""Numbers of the pixels of many views of one size, in memory or mapped from a file, of which some are looked at.
+"""Numbers of the pixels of many views of one size, in memory or in a file, of which some are looked at.
 
 Thousands of pictures as floats would fill any memory. Here they stay what files hold, bytes, and only what is asked for
-becomes floats. What a mapped file brought into memory is given back every now and then: the system keeps as much of the
-file as it likes, and the training no more than it needs.
+becomes floats. Pixels of a file are read one by one: the system keeps as much of the file at hand as it likes, and the
+training no more than it needs.
 """
 
-import mmap
 import os
+import sys
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,45 +18,48 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-RELEASED_AFTER = 1 << 28
-"""Bytes of a file that may have come into memory before they are given back."""
-PAGE = 4096
-
 Numbers = NDArray[np.uint8] | NDArray[np.bool_] | NDArray[np.float16] | NDArray[np.float32]
 """Colors, valid pixels, depths; colors that were made here and never in a file."""
 
 
-class MappedFile:
-    """A file that is read as if it were memory, and what of it may have come into memory."""
+class PixelFile:
+    """A file of numbers, a part of which is read at a time: what was read leaves nothing behind in this process."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self.memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.advisable = os.name == "posix"
-        if self.advisable:
-            self.memory.madvise(mmap.MADV_RANDOM)  # single pixels are asked for, not their neighbors
-        self._touched = 0
+        self._file = path.open("rb", buffering=0)
+        self._alone = threading.Lock()
 
-    def array(self, dtype: str, shape: tuple[int, ...], offset: int) -> Numbers:
-        """Return a part of the file as an array."""
-        count = int(np.prod(shape))
-        return np.frombuffer(self.memory, dtype, count, offset).reshape(shape)
+    def read(self, offset: int, size: int) -> bytes:
+        """Return so many bytes from a place on."""
+        if sys.platform != "win32":
+            return os.pread(self._file.fileno(), size, offset)
+        with self._alone:
+            self._file.seek(offset)
+            return self._file.read(size)
 
-    def touch(self, size: int) -> None:
-        """Note that so many bytes were read; give them back where they are many."""
-        self._touched += size
-        if self._touched > RELEASED_AFTER and self.advisable:
-            self.memory.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+
+@dataclass(frozen=True)
+class FilePart:
+    """The numbers of V views in a file: their type, shape (V, H, W, C) and first byte."""
+
+    file: PixelFile
+    dtype: str
+    shape: tuple[int, int, int, int]
+    offset: int
+
+    def rows(self, first: list[int], count: int) -> Numbers:
+        """Return stretches of ``count`` pixels, by the numbers of their first ones, one after the other."""
+        step = self.shape[3] * np.dtype(self.dtype).itemsize
+        parts = [self.file.read(self.offset + step * number, step * count) for number in first]
+        return np.frombuffer(bytearray().join(parts), self.dtype).reshape(-1, self.shape[3])
 
 
 @dataclass(frozen=True)
 class PixelArray:
-    """V views of H x W pixels of C numbers: rows ``index`` of ``stored``, a part of ``file`` if there is one."""
+    """V views of H x W pixels of C numbers: rows ``index`` of ``stored``, an array or a part of a file."""
 
-    stored: Numbers
+    stored: Numbers | FilePart
     index: Int[Tensor, "V"]
-    file: MappedFile | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, values: Shaped[Tensor, "V H W C"]) -> "PixelArray":
@@ -82,13 +86,15 @@ class PixelArray:
 
     def select(self, views: Sequence[int]) -> "PixelArray":
         """Return some of the views, without a copy of their pixels."""
-        return PixelArray(self.stored, self.index[list(views)], self.file)
+        return PixelArray(self.stored, self.index[list(views)])
 
     def view(self, number: int) -> Shaped[Tensor, "H W C"]:
         """Return one view's pixels, as stored."""
-        values = np.array(self.stored[int(self.index[number])])
-        self._touch(values.nbytes)
-        return torch.from_numpy(values)
+        size, which = self.height * self.width, int(self.index[number])
+        if isinstance(self.stored, FilePart):
+            values = self.stored.rows([which * size], size)
+            return torch.from_numpy(values).view(self.height, self.width, self.channels)
+        return torch.from_numpy(np.array(self.stored[which]))
 
     def all(self) -> Shaped[Tensor, "V H W C"]:
         """Return all views' pixels, as stored: of a large capture, ask for single views instead."""
@@ -97,13 +103,9 @@ class PixelArray:
     def at(self, view: Int[Tensor, "R"], y: Int[Tensor, "R"], x: Int[Tensor, "R"]) -> Shaped[Tensor, "R C"]:
         """Return single pixels, as stored."""
         rows = (self.index[view] * self.height + y) * self.width + x
-        values = self.stored.reshape(-1, self.channels)[rows.numpy()]
-        self._touch(PAGE * len(rows))
-        return torch.from_numpy(values)
-
-    def _touch(self, size: int) -> None:
-        if self.file is not None:
-            self.file.touch(size)
+        if isinstance(self.stored, FilePart):
+            return torch.from_numpy(self.stored.rows(rows.tolist(), 1))
+        return torch.from_numpy(self.stored.reshape(-1, self.channels)[rows.numpy()])
 
 
 def unit_rgba(values: Shaped[Tensor, "*N C"]) -> Float[Tensor, "*N 4"]:

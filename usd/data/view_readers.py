@@ -1,6 +1,9 @@
 """From a folder to views: whichever of the known layouts it has.
 
     transforms.json                nerfstudio, Blender (also transforms_train.json, transforms_test.json)
+    cameras_sphere.npz             NeuS's DTU and BlendedMVS scans, with image/ and perhaps mask/
+    poses_bounds.npy               LLFF's captures, with images/
+    cams/00000000_cam.txt          MVSNet's and BlendedMVS's scenes, with blended_images/ or images/
     sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
     images/ below a category       a sequence of CO3D
     save/it<step>-<name>/          the trial folder of an image-to-3D run: its newest rendered views
@@ -24,16 +27,17 @@ import torch
 from usd.core.config import UserError, option
 from usd.core.places import command
 from usd.core.registry import import_custom
-from usd.data import co3d_sequence, colmap, syncdreamer, wonder3d, zero123_views
+from usd.data import co3d_sequence, colmap, llff, mvsnet, neus, syncdreamer, wonder3d, zero123_views
 from usd.data.capture import Capture, CapturedView, TrackedPoints, assemble
 from usd.data.file_names import PICTURES, Folder
 from usd.data.masks import MaskPolicy, apply_masks
 from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import FrameFiles, Transforms, read_transforms_file
-from usd.data.view_set import ViewSet, fit_sphere, fit_world, rotate_world, view_set
+from usd.data.view_set import ViewSet, fit_cameras, fit_sphere, fit_world, rotate_world, view_set
 
 LAYOUTS = (
-    "transforms.json, a COLMAP model (sparse/0), a trial folder, "
+    "transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, poses_bounds.npy, cams/*_cam.txt, "
+    "a trial folder, "
     "a CO3D sequence, or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
 )
 
@@ -49,10 +53,10 @@ class ViewOptions:
     size: int | None = option(
         None, "longest side of the pictures after resampling; null: as they are", ge=1, le=16384
     )
-    frame: Literal["auto", "keep", "fit"] = option(
+    frame: Literal["auto", "keep", "fit", "cameras"] = option(
         "auto",
         "world of the views. fit: center the object, turn mean up to +z, scale its bounding radius to 0.5; "
-        "keep: the file's world; "
+        "keep: the file's world; cameras: center the cameras, the furthest at distance 1, which look wherever they do; "
         "auto: fit for COLMAP and CO3D, whose worlds are arbitrary, keep for all others",
     )
     input_azimuth_deg: float = option(
@@ -77,6 +81,8 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
     if not path.exists():
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
     views, capture = _read_layout(path, options, where)
+    if options.frame == "cameras":
+        return fit_cameras(views)
     arbitrary = capture is not None and capture.arbitrary
     wanted = arbitrary if options.frame == "auto" else options.frame == "fit"
     if wanted and capture is not None and capture.sphere is not None:
@@ -292,7 +298,29 @@ def _co3d(path: Path, where: str) -> Capture | None:
     return co3d_sequence.read_capture(path, where) if co3d_sequence.is_sequence(path) else None
 
 
-CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (_transforms, _colmap, _co3d)
+def _neus(path: Path, where: str) -> Capture | None:
+    file = neus.find_archive(path)
+    return neus.read_scan(file, where) if file else None
+
+
+def _llff(path: Path, where: str) -> Capture | None:
+    file = llff.find_poses(path)
+    return llff.read_scene(file, where) if file else None
+
+
+def _mvsnet(path: Path, where: str) -> Capture | None:
+    files = mvsnet.find_cameras(path)
+    return mvsnet.read_scene(files, where) if files else None
+
+
+CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (
+    _transforms,
+    _neus,
+    _llff,
+    _mvsnet,
+    _colmap,
+    _co3d,
+)
 """Readers of the layouts of captures, in the order in which they are tried; None where a path has another layout."""
 
 

@@ -25,6 +25,8 @@ PARALLEL = 1e-4
 
 SIGHT_RAYS = 65536
 """Pixels of a silhouette that are looked at, at most, to find where the object is."""
+LATTICE = 32
+"""Rows and columns of a picture without mask that are looked at, at most, to find where it looks."""
 
 
 @dataclass(frozen=True)
@@ -339,11 +341,21 @@ def _sight_rays(
     views: ViewSet, index: int, whole: bool = False
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
     """Return origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
-    # Without masks alpha says nothing, and no pixel needs to be looked at.
-    inside = torch.arange(views.height * views.width) if whole or not views.masked else _solid(views, index)
+    if (
+        whole or not views.masked
+    ):  # nothing is to be found in the pixels, and a lattice of them is the picture
+        rows, columns = (_spread(size) for size in (views.height, views.width))
+        y, x = (each.flatten() for each in torch.meshgrid(rows, columns, indexing="ij"))
+        return views.cameras.rays_at(torch.full_like(x, index), x, y)
+    inside = _solid(views, index)
     chosen = inside[:: -(-len(inside) // SIGHT_RAYS) or 1]
     y, x = chosen // views.width, chosen % views.width
     return views.cameras.rays_at(torch.full_like(x, index), x, y)
+
+
+def _spread(size: int) -> Int[Tensor, "N"]:
+    """Return numbers of rows or columns that are evenly spread, at most ``LATTICE``."""
+    return torch.linspace(0, size - 1, min(size, LATTICE)).round().long()
 
 
 def _solid(views: ViewSet, index: int) -> Int[Tensor, "N"]:
@@ -377,7 +389,7 @@ def fit_world(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> 
     if not views.masked and sights.spread(kept) < PARALLEL:
         raise UserError(
             f"{where}: the cameras look in one direction and there are no masks: how far away the object is cannot be "
-            "told; expected masks, or data.frame=keep with the object about the origin"
+            "told; expected masks, data.frame=keep with the object about the origin, or data.frame=cameras of a scene"
         )
     center, sure = focus(views, sights), views.select(kept.nonzero()[:, 0].tolist())
     rotation = _turn_to_z(torch.nn.functional.normalize(sure.cameras.c2w[:, :3, 1].mean(0), dim=0))
@@ -390,6 +402,20 @@ def fit_world(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> 
         distance = (sure.cameras.position - center).norm(dim=-1).median()
         scale, how = 1.5 / max(float(distance), 1e-9), "median camera distance to 1.5"
     note = f"world fitted: center {_coordinates(center)}, scaled by {scale:.4g} ({how}), mean up of the cameras to +z"
+    return transform_world(views, rotation, center, scale).noting(note)
+
+
+def fit_cameras(views: ViewSet) -> ViewSet:
+    """Return the views in a world about their cameras: mean position 0, mean up +z, the furthest at distance 1.
+
+    Nothing is assumed of where they look: outward, along a corridor, or at an object.
+    """
+    positions = views.cameras.position
+    center = positions.mean(0)
+    up = views.cameras.c2w[:, :3, 1].mean(0)
+    scale = 1 / max(float((positions - center).norm(dim=-1).max()), 1e-9)
+    note = f"world fitted to the cameras: center {_coordinates(center)}, scaled by {scale:.4g}, mean up to +z"
+    rotation = _turn_to_z(torch.nn.functional.normalize(up, dim=0))
     return transform_world(views, rotation, center, scale).noting(note)
 
 
@@ -489,8 +515,11 @@ def cameras_turned_away(views: ViewSet, sights: SightLines | None = None) -> lis
     return (depth < 0).nonzero()[:, 0].tolist()
 
 
-def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
-    """Return the views, if an object can be made of them. Raises UserError that says which view is wrong."""
+def refuse_useless(views: ViewSet, where: str, at_least: int = 2, one_object: bool = True) -> ViewSet:
+    """Return the views, if an object can be made of them. Raises UserError that says which view is wrong.
+
+    Of a scene without ``one_object`` that all cameras look at, only their number and their places matter.
+    """
     if len(views) < at_least:
         raise UserError(
             f"{where}: has {len(views)} view{'s' * (len(views) != 1)}; expected at least {at_least}: depth cannot be "
@@ -499,6 +528,9 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     empty = [name for i, name in enumerate(views.names) if views.masked and not len(_solid(views, i))]
     if len(empty) == len(views):
         raise UserError(f"{where}: all masks are empty; expected the object in at least one view")
+    _refuse_one_viewpoint(views, where)
+    if not one_object:
+        return views
     sights = SightLines.of(views)
     _refuse_cameras(views, sights, where)
     lost = (~sights.agreeing()).nonzero()[:, 0].tolist()
@@ -516,14 +548,18 @@ def refuse_useless(views: ViewSet, where: str, at_least: int = 2) -> ViewSet:
     return views
 
 
-def _refuse_cameras(views: ViewSet, sights: SightLines, where: str) -> None:
-    """Raise UserError for cameras that cannot have taken views of one object."""
+def _refuse_one_viewpoint(views: ViewSet, where: str) -> None:
+    """Raise UserError for cameras from which no depth can be told."""
     if one_viewpoint(views):
         what = "stand at one place" if views.cameras.span_y is None else "look in one direction"
         raise UserError(
             f"{where}: all {len(views)} cameras {what}: depth cannot be told; expected cameras around the object: are "
             "the matrices world-to-camera?"
         )
+
+
+def _refuse_cameras(views: ViewSet, sights: SightLines, where: str) -> None:
+    """Raise UserError for cameras that cannot have taken views of one object."""
     away = cameras_turned_away(views, sights)
     if 2 * len(away) > len(views):
         raise UserError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import TypeVar, override
 
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
@@ -108,7 +108,7 @@ class ViewBatch:
 
 
 @dataclass(frozen=True)
-class ViewsConfig(ViewOptions):
+class GivenViewsConfig(ViewOptions):
     """Options of the views to reconstruct from, and of those held out to judge by."""
 
     path: str = option(
@@ -125,6 +125,19 @@ class ViewsConfig(ViewOptions):
     hold_out_every: int = option(
         0, "keep every so many-th view, from the first on, from training for the test; 0: none", ge=0
     )
+    view_weights: tuple[float, ...] = option(
+        (), "weight of each view, one number a view; empty: as the reader says, mostly 1", ge=0
+    )
+    drop_views: tuple[int, ...] = option((), "indices of views to leave out entirely", ge=0)
+    n_val_views: int = option(
+        4, "views of a validation grid, evenly chosen from those of the test", ge=1, le=1000
+    )
+
+
+@dataclass(frozen=True)
+class ViewsConfig(GivenViewsConfig):
+    """Options of the rays of views."""
+
     n_rays: int = option(2048, "number of rays a batch", ge=1, le=2**24)
     object_share: float = option(
         0.5,
@@ -133,10 +146,6 @@ class ViewsConfig(ViewOptions):
         le=1,
     )
     margin: int = option(8, "pixels about the silhouette that count as its surroundings", ge=0, le=16384)
-    view_weights: tuple[float, ...] = option(
-        (), "weight of each view, one number a view; empty: as the reader says, mostly 1", ge=0
-    )
-    drop_views: tuple[int, ...] = option((), "indices of views to leave out entirely", ge=0)
     use_normals: bool = option(True, "whether the views' normals are used where there are any")
     depth_share: float = option(
         0.0,
@@ -144,23 +153,21 @@ class ViewsConfig(ViewOptions):
         ge=0,
         le=1,
     )
-    n_val_views: int = option(
-        4, "views of a validation grid, evenly chosen from those of the test", ge=1, le=1000
-    )
 
 
-@register("views-datamodule")
-class ViewsData(Data[ViewsConfig]):
-    """Rays of given views. ``train_views`` and ``test_views`` are read on first use."""
+G = TypeVar("G", bound=GivenViewsConfig, default=GivenViewsConfig, covariant=True)
 
-    def __init__(self, config: ViewsConfig) -> None:
+
+class GivenViews(Data[G]):
+    """Views of a file or folder. ``train_views`` and ``test_views`` are read on first use."""
+
+    def __init__(self, config: G) -> None:
         super().__init__(config)
         if not config.path:
             raise ConfigError(
                 "data.path: required but not given; expected a folder of views, or a toybox seed"
             )
         self._split: tuple[ViewSet, ViewSet] | None = None
-        self._pool: RayPool | None = None
 
     @property
     def train_views(self) -> ViewSet:
@@ -176,6 +183,22 @@ class ViewsData(Data[ViewsConfig]):
         if self._split is None:
             self._split = open_views(self.config)
         return self._split
+
+    def eval_batches(self, split: Split) -> list[ViewBatch]:
+        """Return validation views in one batch; test views one by one."""
+        views = self.test_views
+        if split == "val":
+            return [ViewBatch(views.select(spread_indices(len(views), self.config.n_val_views)), "val", 0)]
+        return [ViewBatch(views.select([i]), "test", i) for i in range(len(views))]
+
+
+@register("views-datamodule")
+class ViewsData(GivenViews[ViewsConfig]):
+    """Rays of given views."""
+
+    def __init__(self, config: ViewsConfig) -> None:
+        super().__init__(config)
+        self._pool: RayPool | None = None
 
     def refuse_uneven(self, processes: int) -> None:
         """Raise ``ConfigError`` where a process would be without any ray."""
@@ -195,30 +218,26 @@ class ViewsData(Data[ViewsConfig]):
             )
         return self._pool.draw(count, self.config.object_share, generator)
 
-    def eval_batches(self, split: Split) -> list[ViewBatch]:
-        """Return validation views in one batch; test views one by one."""
-        views = self.test_views
-        if split == "val":
-            return [ViewBatch(views.select(spread_indices(len(views), self.config.n_val_views)), "val", 0)]
-        return [ViewBatch(views.select([i]), "test", i) for i in range(len(views))]
 
-
-def open_views(config: ViewsConfig) -> tuple[ViewSet, ViewSet]:
+def open_views(config: GivenViewsConfig) -> tuple[ViewSet, ViewSet]:
     """Return views to train on and views to judge by. Raises UserError for views an object cannot be made of."""
     views = with_weights(read_views(config.path, config), config)
     kept = [i for i in range(len(views)) if i not in config.drop_views]
     views = views.select(kept)
     if config.eval_path is not None:
         test = read_views(config.eval_path, config, "data.eval_path")
-        return refuse_useless(views, f"data.path: {config.path}"), test
+        return _usable(views, config), test
     held = held_out_indices(len(views), config)
-    train = refuse_useless(
-        views.select([i for i in range(len(views)) if i not in held]), f"data.path: {config.path}"
-    )
+    train = _usable(views.select([i for i in range(len(views)) if i not in held]), config)
     return train, views.select(held) if held else train
 
 
-def held_out_indices(count: int, config: ViewsConfig) -> list[int]:
+def _usable(views: ViewSet, config: GivenViewsConfig) -> ViewSet:
+    """Return the views. Raises ``UserError`` for those an object, or a scene around the cameras, cannot be made of."""
+    return refuse_useless(views, f"data.path: {config.path}", one_object=config.frame != "cameras")
+
+
+def held_out_indices(count: int, config: GivenViewsConfig) -> list[int]:
     """Return indices of the views that are kept from training. Raises ``ConfigError`` where too few are left."""
     every = config.hold_out_every
     if every and config.hold_out:
@@ -232,7 +251,7 @@ def held_out_indices(count: int, config: ViewsConfig) -> list[int]:
     return held
 
 
-def with_weights(views: ViewSet, config: ViewsConfig) -> ViewSet:
+def with_weights(views: ViewSet, config: GivenViewsConfig) -> ViewSet:
     """Return the views with the configured weights, and drops that exist."""
     if config.view_weights and len(config.view_weights) != len(views):
         raise ConfigError(

@@ -16,8 +16,10 @@ from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.module import C, Module
 from usd.core.types import Field, Mesh
+from usd.kernels.splat import Projection
 from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
+from usd.math.splats import Splats
 
 Level = float | Literal["auto"]
 COARSE = 4  # the object is looked for on a lattice this many times coarser
@@ -181,6 +183,31 @@ class ExplicitSurface(Geometry[C]):
         if mesh.empty:
             raise UserError("empty surface: the mesh has no faces")
         return Mesh(mesh.vertices.detach(), mesh.faces)
+
+
+class SplatCloud(Geometry[C]):
+    """Gaussians in space with colors of their own: what the splat renderer draws."""
+
+    n_features: int = 3
+
+    @abstractmethod
+    def splats(self) -> Splats:
+        """Return the Gaussians as they are now, differentiable with respect to the geometry's parameters."""
+
+    @abstractmethod
+    def harmonics(self) -> Float[Tensor, "N K 3"]:
+        """Return the coefficients of the colors (``usd.math.spherical_harmonics``)."""
+
+    @abstractmethod
+    def start_at(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> None:
+        """Take Gaussians at points, with colors in [0, 1], in the place of those that there are."""
+
+    @abstractmethod
+    def paint(self, colors: Float[Tensor, "N 3"]) -> None:
+        """Give the Gaussians colors in [0, 1], the same from everywhere."""
+
+    def watch(self, seen: Projection) -> None:
+        """Take note of what a picture that is trained on shows of each Gaussian. Nothing by default."""
 
 
 @dataclass(frozen=True)

@@ -25,28 +25,13 @@ from torch.utils.checkpoint import checkpoint
 
 from usd.kernels.runtime import Implementation, accelerator_of, choose
 from usd.math.camera import Cameras, Window
-from usd.math.rotation import rotation_of_quaternion
+from usd.math.quaternions import rotation_of_quaternion
+from usd.math.splats import Splats
 
 LEAST_ALPHA, MOST_ALPHA, LEAST_LIGHT = 1 / 255, 0.999, 1e-4
 BLUR, LEAST_SHARE, MARGIN = 0.3, 1e-6, 0.15
 NEAR = 0.01
 CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Splats:
-    """N Gaussians of world space. ``rotations`` are quaternions, real part first, of any length but 0.
-
-    ``scales`` are standard deviations along the axes, ``opacities`` those in the middle, in [0, 1].
-    """
-
-    means: Float[Tensor, "N 3"]
-    scales: Float[Tensor, "N 3"]
-    rotations: Float[Tensor, "N 4"]
-    opacities: Float[Tensor, "N"]
-
-    def __len__(self) -> int:
-        return self.means.shape[0]
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class SplatPicture:
-    """What pixels show: the sums of features by weight, and of the weights alone."""
+    """Pictures: the sums of features by weight, and of the weights alone."""
 
     sums: Float[Tensor, "B H W C"]
     opacity: Float[Tensor, "B H W"]
@@ -94,6 +79,7 @@ class SplatPicture:
 
 def splat_view(cameras: Cameras, at: Window | None = None) -> SplatView:
     """Return cameras, or a window of their pictures, as splats are projected; differentiable by ``cameras.c2w``."""
+    # Our cameras look along -z with y up; here z is depth and y points down, as rows are counted.
     flip = cameras.c2w.new_tensor([1.0, -1.0, -1.0])
     w2c = cameras.world_to_camera()[:, :3] * flip[:, None]
     at = at or Window(0, 0, cameras.height, cameras.width)
@@ -138,7 +124,9 @@ def project_torch(splats: Splats, view: SplatView, antialias: bool) -> Projectio
     # What is behind the camera is moved ahead of it, so that no gradient divides by zero.
     place = torch.where(ahead[..., None], place, place.new_tensor([0.0, 0.0, 1.0]))
     center, slope = _center_and_slope(place, view)
+    # The covariance of a Gaussian is the square of this matrix: kept as it is, it can never be indefinite.
     shape = rotation_of_quaternion(splats.rotations) * splats.scales[:, None]
+    # Its three axes as arrows in the picture.
     axes = slope @ view.w2c[:, None, :, :3] @ shape
     inner = axes @ axes.transpose(-1, -2)
     conic, variance, fade = _blurred(inner, antialias)
@@ -169,10 +157,12 @@ def _blurred(
 ) -> tuple[Float[Tensor, "B N 3"], Float[Tensor, "B N 2"], Float[Tensor, "B N"]]:
     """Return conics, variances along x and y, and factors of opacity of covariances in the picture."""
     a0, b, c0 = inner[..., 0, 0], inner[..., 0, 1], inner[..., 1, 1]
+    # A pixel is not a point: variances of what is seen and of the pixel add up.
     a, c = a0 + BLUR, c0 + BLUR
     det = a * c - b * b
     fade = torch.ones_like(det)
     if antialias:
+        # What the blur adds to the area, the opacity gives back.
         fade = ((a0 * c0 - b * b) / det).clamp_min(LEAST_SHARE).sqrt()
     return torch.stack([c / det, -b / det, a / det], -1), torch.stack([a, c], -1), fade
 
@@ -182,6 +172,7 @@ def _boxes(
 ) -> Int[Tensor, "B N 4"]:
     """Return the pixels where splats are opaque enough to be drawn."""
     opacity = ellipse[..., 5:]
+    # The squared distance at which the splat is as faint as what is no longer drawn.
     reach = 2 * (opacity / LEAST_ALPHA).clamp_min(1e-30).log()
     half = (reach.clamp_min(0) * variance).sqrt() + 0.01
     size = half.new_tensor([view.width, view.height])
@@ -223,12 +214,15 @@ def composite_torch(seen: Projection, features: Float[Tensor, "B N C"]) -> Splat
 
 def _composite_view(seen: Projection, features: Float[Tensor, "B N C"], view: int) -> tuple[Tensor, Tensor]:
     """Return the sums (H W C) and the opacity (H W) of one view, some rows of pixels at a time."""
+    # Stable, so that splats of one depth keep their order here and in the kernels.
     order = seen.depth[view].argsort(stable=True)
     ellipse, values, box = (each[view][order] for each in (seen.ellipse, features, seen.box))
+    # As many rows as a table of their pixels and all splats has room for.
     rows = max(1, min(16, CHUNK // max(1, seen.width * len(order))))
     parts = []
     for top in range(0, seen.height, rows):
         bottom = min(top + rows, seen.height)
+        # Most splats touch a few rows only.
         near = (box[:, 2] < bottom) & (box[:, 3] > top)
         # Computed again for the gradient: a table of all pixels and splats is not kept.
         parts.append(
@@ -251,6 +245,7 @@ def _composite_rows(
     dx, dy = x[:, None] - u, (y[:, None] - v)[:, None]
     alpha = (opacity * torch.exp(-0.5 * (a * dx**2 + c * dy**2) - b * dx * dy)).clamp_max(MOST_ALPHA)
     alpha = torch.where(alpha >= LEAST_ALPHA, alpha, torch.zeros_like(alpha))
+    # Light that is left behind each splat, were all of them drawn.
     after = (1 - alpha).cumprod(-1)
     # A pixel ends before the splat that would leave it too little light, and light never comes back.
     drawn = after > LEAST_LIGHT

@@ -14,7 +14,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from usd.kernels import runtime
 from usd.kernels.native import native_body
-from usd.kernels.splat import NEAR, Projection, SplatPicture, Splats, SplatView
+from usd.kernels.splat import NEAR, Projection, SplatPicture, SplatView
+from usd.math.splats import Splats
 
 wp = runtime.import_warp()
 kernel = wp.kernel(module="usd_splat", enable_backward=False)
@@ -371,21 +372,21 @@ def kernels() -> list[runtime.WarpKernel]:
 if TYPE_CHECKING:
 
     class ProjectContext(FunctionCtx):
-        """What projecting keeps for its backward pass."""
+        """Values that projecting keeps for its backward pass."""
 
         view: SplatView
         antialias: bool
         saved_tensors: tuple[Tensor, ...]
         needs_input_grad: tuple[bool, ...]
 
-    class CompositeContext(FunctionCtx):
-        """What compositing keeps for its backward pass."""
+    class SplatCompositeContext(FunctionCtx):
+        """Values that compositing keeps for its backward pass."""
 
         size: tuple[int, int]
         saved_tensors: tuple[Tensor, ...]
 
 else:  # autograd makes classes of its own
-    ProjectContext = CompositeContext = FunctionCtx
+    ProjectContext = SplatCompositeContext = FunctionCtx
 
 
 def _arrays(*tensors: Tensor) -> list[object]:
@@ -411,6 +412,7 @@ class _Project(torch.autograd.Function):
         boxes = torch.empty(b, n, 4, dtype=torch.int32, device=means.device)
         arguments = (*_project_arguments(inputs, ctx.view, ctx.antialias), *_flat(ellipses, depths, boxes))
         runtime.launch(project_splats, runtime.Split((n,), grain=512), arguments, means.device)
+        # Which pixels a splat may touch has no gradient: beyond them it is not drawn anyway.
         ctx.mark_non_differentiable(boxes)
         return ellipses, depths, boxes
 
@@ -432,6 +434,7 @@ class _Project(torch.autograd.Function):
 
 def _project_arguments(inputs: tuple[Tensor, ...], view: SplatView, antialias: bool) -> list[object]:
     """Return the arguments that both directions of the projection begin with."""
+    # One array for both: fx, fy, cx, cy, and the four ends of the rim.
     lens = runtime.array(torch.cat([view.lens, view.rim], 1))
     return [*_flat(*inputs), lens, view.width, view.height, view.perspective, antialias, NEAR]
 
@@ -447,7 +450,7 @@ def project_warp(splats: Splats, view: SplatView, antialias: bool) -> Projection
 
 
 class TileLists(NamedTuple):
-    """Which splats touch each tile, near to far: those of tile k stand at ``starts[k]`` to ``starts[k + 1]``.
+    """The splats that touch each tile, near to far: those of tile k stand at ``starts[k]`` to ``starts[k + 1]``.
 
     ``slots`` counts the tiles of the splats before each, so that every pair of splat and tile has a number.
     """
@@ -459,10 +462,12 @@ class TileLists(NamedTuple):
 
 def tile_lists(boxes: Tensor, depths: Tensor, height: int, width: int) -> TileLists:
     """List the splats of each tile. Raises ``MemoryError`` where there are more pairs than can be counted."""
+    # Each pair of splat and tile gets a place for its gradients, before anything is drawn.
     covered = _covered_tiles(boxes).prod(-1)
     slots = torch.nn.functional.pad(covered.flatten().cumsum(0), (1, 0))
     if int(slots[-1]) >= 2**31:
         raise MemoryError(f"{boxes.shape[1]} splats cover {int(slots[-1])} tiles; expected below 2^31")
+    # Both make the same lists: a CPU counts faster than it sorts, and a GPU the other way round.
     listed = _lists_by_sorting if boxes.is_cuda else _lists_by_counting
     by_depth = _visible_by_depth(covered > 0, depths)
     starts, tiles = listed(boxes, by_depth, (-(-height // SIDE), -(-width // SIDE)))
@@ -477,9 +482,11 @@ def _covered_tiles(boxes: Tensor) -> Tensor:
 
 def _visible_by_depth(visible: Tensor, depths: Tensor) -> Tensor:
     """Return the numbers of the ellipses that are seen, view after view, near to far."""
+    # What is not seen is left out before sorting, which takes longest.
     found = visible.flatten().nonzero().squeeze(1)
     found = found[depths.flatten()[found].argsort(stable=True)]
     if len(visible) > 1:
+        # By view last: a stable sort keeps the order of depths within each.
         found = found[found.div(visible.shape[1], rounding_mode="floor").argsort(stable=True)]
     return found
 
@@ -494,6 +501,7 @@ def _lists_by_counting(boxes: Tensor, by_depth: Tensor, grid: tuple[int, int]) -
     counts, split = boxes.new_zeros(n_views * rows * columns), runtime.Split((n_views * rows,), grain=1)
     given = (rows, columns, *_flat(ends, by_depth.int(), sorted_boxes))
     runtime.launch(list_rows, split, (*given, *_arrays(counts, boxes.new_empty(0)), True), boxes.device)
+    # Where the splats of each tile begin follows from how many those before it have.
     starts = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
     tiles = boxes.new_empty(int(starts[-1]))
     runtime.launch(list_rows, split, (*given, *_arrays(starts[:-1].clone(), tiles), False), boxes.device)
@@ -505,10 +513,12 @@ def _lists_by_sorting(boxes: Tensor, by_depth: Tensor, grid: tuple[int, int]) ->
     rows, columns = grid
     box = boxes.view(-1, 4)[by_depth]
     wide, count = _covered_tiles(box)[:, 0], _covered_tiles(box).prod(-1)
+    # A row for each tile of each splat; which of its tiles follows from the row's place among them.
     pair = torch.repeat_interleave(torch.arange(len(count), device=boxes.device), count)
     nth = torch.arange(len(pair), device=boxes.device) - (count.cumsum(0) - count)[pair]
     x, y = box[pair, 0] // SIDE + nth % wide[pair], box[pair, 2] // SIDE + nth // wide[pair]
     tile = (by_depth[pair] // boxes.shape[1] * rows + y) * columns + x
+    # Pairs come by depth, and a stable sort leaves them so within each tile.
     by_tile = tile.argsort(stable=True)
     counts = torch.bincount(tile, minlength=len(boxes) * rows * columns)
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int(), by_depth[pair[by_tile]].int()
@@ -519,7 +529,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: CompositeContext, given: tuple[Projection, TileLists], ellipses: Tensor, features: Tensor
+        ctx: SplatCompositeContext, given: tuple[Projection, TileLists], ellipses: Tensor, features: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen, lists = given
         ctx.size, (b, _, c) = (seen.width, seen.height), features.shape
@@ -533,9 +543,10 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: CompositeContext, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: SplatCompositeContext, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
         starts, tiles, slots, box, ellipses, features, sums, opacity = ctx.saved_tensors
         c, device = features.shape[-1], features.device
+        # Zeros: of pixels that ended early the rest of the list is never visited.
         rows = runtime.zeros((len(tiles), ELLIPSE + c), device)
         arrays = _flat(starts, tiles, box, slots, ellipses, features, sums, opacity)
         incoming = _flat(*(g.contiguous() for g in grads), rows)

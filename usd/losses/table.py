@@ -17,6 +17,15 @@ from usd.losses.normals import convexity, normal_smoothness, normal_smoothness_3
 from usd.losses.opacity import opaque, sparsity
 from usd.losses.reference import reference_mask, reference_rgb
 from usd.losses.samples import emptiness, orientation, z_variance
+from usd.losses.splats import (
+    depth_total_variation,
+    splat_opacity,
+    splat_opacity_mean,
+    splat_position,
+    splat_scale,
+    splat_scale_mean,
+    total_variation,
+)
 
 REGULARIZERS: dict[str, Loss] = {
     "sparsity": sparsity,
@@ -34,6 +43,13 @@ REGULARIZERS: dict[str, Loss] = {
     "normal_consistency": normal_consistency,
     "laplacian_smoothness": laplacian_smoothness,
     "sign_changes": sign_changes,
+    "position": splat_position,
+    "scales": splat_scale,
+    "opacity": splat_opacity,
+    "mean_scale": splat_scale_mean,
+    "mean_opacity": splat_opacity_mean,
+    "tv_loss": total_variation,
+    "depth_tv_loss": depth_total_variation,
 }
 REFERENCE_LOSSES: dict[str, ReferenceLoss] = {"rgb": reference_rgb, "mask": reference_mask}
 ESTIMATE_LOSSES: dict[str, EstimateLoss] = {

@@ -43,3 +43,8 @@ def trunc_exp(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     Instant-NGP's activation of densities (arXiv 2201.05989).
     """
     return _TruncExp.apply(x)
+
+
+def logit(p: Float[Tensor, "..."], least: float = 1e-4) -> Float[Tensor, "..."]:
+    """Return the inverse of the sigmoid, of shares kept at least ``least`` away from 0 and 1."""
+    return torch.logit(p, least)

@@ -57,3 +57,20 @@ def colors_of_harmonics(
     else:
         colors = torch.einsum("...k,...kc->...c", harmonics(directions, degree), coefficients)
     return (colors + 0.5).clamp_min(0)
+
+
+def turned_harmonics(
+    coefficients: Float[Tensor, "N K C"], rotation: Float[Tensor, "3 3"]
+) -> Float[Tensor, "N K C"]:
+    """Return the coefficients of the same colors after everything is turned."""
+    degree = math.isqrt(coefficients.shape[1]) - 1
+    if degree == 0:
+        return coefficients
+    # The functions of a degree turn among themselves: how, follows from their values in enough directions.
+    angle = torch.arange(64, dtype=torch.float64) + 0.5
+    z, turn = 1 - angle / 32, angle * (math.pi * (3 - math.sqrt(5)))
+    flat = (1 - z * z).sqrt()
+    directions = torch.stack([flat * turn.cos(), flat * turn.sin(), z], -1)
+    before, after = harmonics(directions @ rotation.cpu().double(), degree), harmonics(directions, degree)
+    change = torch.linalg.lstsq(after, before).solution.to(coefficients)
+    return torch.einsum("jk,nkc->njc", change, coefficients)

@@ -70,6 +70,22 @@ def read_ply(path: Path, content: bytes) -> tuple[list[Primitive], list[str]]:
     return _primitives(path, vertices, vertex, face, comments, notes), notes
 
 
+def read_vertex_columns(path: Path, content: bytes) -> dict[str, np.ndarray]:
+    """Return the columns of a file's vertices, whatever else it has. Raises UserError."""
+    elements, form, _, place = _header(path, content)
+    vertex = next((element for element in elements if element.name == "vertex"), None)
+    if vertex is None:
+        raise UserError(f"{path}: has no vertices")
+    try:
+        if form == "ascii":
+            _read_ascii(elements, content[place:])
+        else:
+            _read_binary(elements, content[place:], form)
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read: is the file cut off? ({error})") from error
+    return vertex.columns
+
+
 def _header(path: Path, content: bytes) -> tuple[list[Element], str, list[str], int]:
     """Return the tables, the form, the comments and where the data starts."""
     match = re.search(rb"end_header[ \t]*(\r\n|\n|\r)", content)

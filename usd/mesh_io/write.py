@@ -146,7 +146,7 @@ def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: ExportMe
         tree["textures"] = [{"source": i, "sampler": 0} for i in range(len(maps))]
     if surface.unlit:
         tree["extensionsUsed"] = [UNLIT]
-    return _container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(padded))
+    return container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(padded))
 
 
 def _glb_pictures(surface: ExportMesh) -> list[tuple[bytes, str]]:
@@ -178,7 +178,8 @@ def _accessor(view: int, array: np.ndarray) -> dict:
     return {"bufferView": view, "componentType": FLOAT, "count": len(array), "type": kind, **bounds}
 
 
-def _container(text: bytes, data: bytes) -> bytes:
+def container(text: bytes, data: bytes) -> bytes:
+    """Return a GLB of a document and its buffer."""
     text += b" " * (-len(text) % 4)
     chunks = (
         struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(data), 0x004E4942) + data

@@ -20,7 +20,7 @@ from usd.material import Material
 from usd.math.camera import Cameras, Window
 
 G = TypeVar("G")
-ALIASES = {"nvdiff-rasterizer": "rasterizer"}  # threestudio's name
+ALIASES = {"nvdiff-rasterizer": "rasterizer", "diff-gaussian-rasterizer": "splat"}  # threestudio's names
 
 
 @dataclass(frozen=True)

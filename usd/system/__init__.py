@@ -1,6 +1,6 @@
 """Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic
@@ -278,8 +278,18 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def on_fit_end(self) -> None:
         """Write what training made."""
 
+    def after_optimizer_step(self, step: int) -> None:
+        """Let every module follow up a step, before anything is saved. Skipped steps have nothing to follow up."""
+        if self.skipped.reason:
+            return
+        source = generator(self.device, self.seed, "after", 0, step)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, Module):
+                    module.after_step(step, self.trainer.optimizers[0], source)
+
     def on_train_batch_end(self) -> None:
-        """Follow up a step."""
+        """Follow up a batch."""
 
     def on_validation_epoch_end(self) -> None:
         """Follow up all validation batches."""
@@ -403,7 +413,9 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> object:
         """Take the weights of a checkpoint. Raises ``UserError`` for those of another system."""
-        check_weights(self.state_dict(), state_dict, type(self).__name__)
+        modules = [(name, module) for name, module in self.named_modules() if isinstance(module, Module)]
+        ragged = {f"{name}.{key}" for name, module in modules for key in module.ragged}
+        check_weights(self.state_dict(), state_dict, type(self).__name__, ragged)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -420,13 +432,16 @@ def _is_below(key: str, module: str) -> bool:
     return key == module or key.startswith(f"{module}.")
 
 
-def check_weights(own: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> None:
-    """Raise ``UserError`` when a checkpoint's weights are not those of this system."""
+def check_weights(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str, ragged: Collection[str] = ()
+) -> None:
+    """Raise ``UserError`` when a checkpoint's weights are not those of this system; ``ragged`` have any length."""
     wrong = sorted(set(own) ^ set(given))
     if wrong:
         side = "lacks" if wrong[0] in own else "has"
         raise UserError(f"the checkpoint is of another system: it {side} {wrong[0]}, unlike this {name}")
     for key, value in given.items():
-        if value.shape != own[key].shape:
+        first = 1 if key in ragged else 0
+        if value.shape[first:] != own[key].shape[first:]:
             shapes = f"{list(value.shape)} there, {list(own[key].shape)} in this {name}"
             raise UserError(f"the checkpoint is of another configuration: {key} is {shapes}")

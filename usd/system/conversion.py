@@ -19,7 +19,7 @@ from usd.core.config import Spec, plain, plain_options, spec
 from usd.core.errors import UserError
 from usd.core.registry import build, find
 from usd.core.types import Mesh
-from usd.geometry import Geometry
+from usd.geometry import Geometry, SplatCloud
 from usd.geometry.features import FeatureSurface, copy_features
 from usd.material import Material
 from usd.math.mesh import surface_samples, vertex_normals
@@ -70,6 +70,9 @@ def initialize_object(
         device = next(iter(target.geometry.state_dict().values())).device
         source = load_source(options.path, options.override, device)
         copy_shape(target, source, options.inherit_texture)
+        if isinstance(target.geometry, SplatCloud):
+            paint_splats(target.geometry, source, options.inherit_texture)
+            return
         if not options.inherit_texture or copy_networks(target, source):
             return
         colored = has_features(target.geometry) and has_features(source.geometry)
@@ -77,6 +80,14 @@ def initialize_object(
     if start is not None and start.color is not None:
         error = fit_colors(target.geometry, target.material, start, generator)
         log.info("colors to start from are fitted to %.3f (root mean square)", error)
+
+
+def paint_splats(geometry: SplatCloud, source: ConversionSource, inherit_texture: bool) -> None:
+    """Give Gaussians the colors of a source where they are; those of other Gaussians came with these."""
+    if inherit_texture and not isinstance(source.geometry, SplatCloud) and has_features(source.geometry):
+        with torch.no_grad():
+            x = geometry.splats().means
+            geometry.paint(source.material.displayed(frontal_color(source.geometry, source.material, x, x)))
 
 
 def load_source(path: Path, override: Mapping[str, object], device: torch.device) -> ConversionSource:

@@ -5,27 +5,21 @@ rays of the given views and compares colors and, where the views have them, mask
 rays follows the number of samples they take, so that a step costs the same throughout. No diffusion model is involved.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import override
 
 from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.console import say
 from usd.core.registry import register
 from usd.core.types import Render
-from usd.data.pictures import contact_sheet, write_picture
-from usd.data.transforms import Frame, write_transforms
 from usd.data.view_set import refuse_outside
-from usd.data.views import RayBatch, ViewBatch, ViewsData, views_summary
-from usd.evaluation.gallery import rendered_rgba, validation_grid, write_contact_sheet
-from usd.evaluation.views import ViewScore, score_picture, write_metrics
+from usd.data.views import RayBatch, ViewsData, views_summary
 from usd.geometry import SignedDistance
 from usd.losses import Loss, needs_of
 from usd.losses.curvature import curvature
@@ -45,8 +39,9 @@ from usd.math.rng import BatchShare, use_share
 from usd.renderer import RayRenderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.renderer.occupancy_marcher import MarchOptions
-from usd.system.scene import SceneConfig, SceneSystem
+from usd.system.scene import SceneConfig
 from usd.system.view_corrections import Appearance, AppearanceConfig, PoseCorrections
+from usd.system.view_evaluation import EvaluatedViews
 from usd.system.weighted_losses import Weights, read_weights
 
 PICTURE_LOSSES = {"rgb_l1": 1.0, "rgb_mse": 10.0, "mask": 0.1, "normal": 0.0, "depth": 0.0}
@@ -109,7 +104,7 @@ class ReconstructConfig(SceneConfig):
 
 
 @register("reconstruct-system", "reconstruct")
-class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
+class ReconstructSystem(EvaluatedViews[ReconstructConfig, RayBatch]):
     """Reconstruction from ``views-datamodule``. Test views are scored against pictures kept from training."""
 
     transient: ClassVar[frozenset[str]] = frozenset()
@@ -123,7 +118,6 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
         self.register_buffer("n_rays", torch.tensor(self.config.first_rays))
         self.poses = PoseCorrections(self.config.refine_poses)
         self.appearance = Appearance(self.config.appearance)
-        self.test_views: list[tuple[ViewBatch, Float[Tensor, "4 H W"]]] = []
 
     def build_renderer(self) -> RayRenderer:
         """Build the renderer. Raises ``ConfigError`` for one that follows no single rays."""
@@ -294,58 +288,6 @@ class ReconstructSystem(SceneSystem[ReconstructConfig, RayBatch, ViewBatch]):
             now = 0.9 * rays + 0.1 * rays * wanted / max(taken, 1)
             self.n_rays.fill_(int(min(max(now, LEAST_RAYS), 2 * rays, most)))
 
-    # ------------------------------------------------------------------------------------------------- pictures
-
-    def validate(self, batch: ViewBatch, index: int) -> None:
-        """Write ``it<step>-<index>.png``: the truth; colors, opacity, depth and, if there are any, normals."""
-        needs = ["depth", "normal"] if self._has_normals() else ["depth"]
-        render = self.render_views(batch.cameras, *needs)
-        if not batch.views.masked:  # what is behind the object is in the pictures, and so it is shown
-            render = replace(render, foreground=render.rgb * render.opacity)
-        truth = contact_sheet(batch.over().cpu(), columns=len(batch))
-        gap = torch.ones_like(truth[:, :2])
-        picture = torch.cat([truth, gap, validation_grid(render)], 1)
-        write_picture(self.save_dir / f"it{self.step}-{index}.png", picture)
-
-    def _has_normals(self) -> bool:
-        """Return whether the geometry's configuration says how normals are made."""
-        return getattr(self.geometry.config, "normal_type", None) is not None
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the views of an earlier test."""
-        self.test_views = []
-
-    @override
-    def test(self, batch: ViewBatch, index: int) -> None:
-        """Write the views of a batch as straight-alpha RGBA, ``it<step>-test/<index>.png``."""
-        render = self.evaluation_views(batch.cameras)
-        rgba = rendered_rgba(render)
-        if not batch.views.masked:
-            rgba = torch.cat([render.rgb.clamp(0, 1), torch.ones_like(render.opacity)], 1)
-        for i, picture in enumerate(rgba):
-            write_picture(self._test_folder() / f"{batch.first + i}.png", picture)
-            self.test_views.append((single_view(batch, i), picture))
-
-    def _test_folder(self) -> Path:
-        """Return the folder of test views."""
-        return self.save_dir / f"it{self.step}-test"
-
-    def on_test_epoch_end(self) -> None:
-        """Write cameras, a contact sheet (truth above), and ``metrics.json`` beside the views."""
-        folder, views = self._test_folder(), self.test_views
-        if not views:
-            return
-        write_transforms(
-            folder / "transforms.json",
-            [view.cameras.to("cpu") for view, _ in views],
-            [f"{view.first}.png" for view, _ in views],
-        )
-        eight = views[:8]
-        pictures = [view.views.rgba[0].cpu() for view, _ in eight] + [picture for _, picture in eight]
-        write_contact_sheet(self.save_dir / f"{folder.name}.png", pictures, len(pictures), len(eight))
-        self.log_scores(write_scores(folder, views))
-        self.test_views = []
-
 
 def scene_depth(render: Render) -> Float[Tensor, "R"]:
     """Return expected distances along rays, of the object and of a background that has any."""
@@ -353,16 +295,3 @@ def scene_depth(render: Render) -> Float[Tensor, "R"]:
     depth, opacity = render.depth.flatten(), render.opacity.flatten()
     behind = None if render.behind is None else render.behind.depth
     return depth if behind is None else depth * opacity + behind * (1 - opacity)
-
-
-def single_view(batch: ViewBatch, index: int) -> ViewBatch:
-    """Return one view of a batch."""
-    return ViewBatch(batch.views.select([index]), batch.name, batch.first + index)
-
-
-def write_scores(folder: Path, views: Sequence[tuple[ViewBatch, Float[Tensor, "4 H W"]]]) -> list[ViewScore]:
-    """Write ``metrics.json``, rendered views against the truth; return the scores."""
-    scores = {i: score_picture(picture, view.views.rgba[0].cpu()) for i, (view, picture) in enumerate(views)}
-    frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in views]
-    write_metrics(folder / "metrics.json", frames, scores)
-    return list(scores.values())

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Captures of real scenes: held-out pictures after so many minutes, thousands of pictures, and objects in a room.
+
+    python benchmarks/captures.py views FOLDER --minutes 5 15 60      PSNR and SSIM of every 8th view, and pictures
+    python benchmarks/captures.py scale --pictures 50 2000            memory, the first step, and time of a batch
+    python benchmarks/captures.py objects 1000022 a.glb               surfaces in a room, through bent lenses, with and
+                                                                      without masks
+
+``views`` trains configs/scene.yaml once for each budget, with as many steps as that takes by the pace of a short run
+before, and writes ``<minutes>.json`` and truth beside render as ``<minutes>.png``. ``key=value`` arguments apply to
+every training. Minutes are wall clock of the training alone; CPU minutes stand beside, for a machine that is not idle.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import ROOT, runs
+from benchmarks.reconstruct import FileObject, Object, ToyObject, newest
+from usd.core.config import parse
+from usd.core.console import say
+from usd.data.convert import write_views
+from usd.data.lens import Intrinsics
+from usd.data.pictures import write_picture
+from usd.data.toy_room import in_room
+from usd.data.toy_views import render_toy_views, sphere_cameras
+from usd.data.view_set import ViewSet
+from usd.data.views import ViewsConfig, ViewsData
+from usd.evaluation.mesh_views import mesh_views, open_mesh
+from usd.evaluation.protocol import compare_surfaces
+
+CONFIGS = ROOT / "configs"
+PACE_STEPS = 100
+SIZE = 1000, 1000
+"""Width and height of generated pictures: a megapixel."""
+
+
+def schedule(steps: int) -> str:
+    """Return the recipe's learning rate for another number of steps."""
+    at = [0, max(1, steps // 60), max(2, steps // 3), max(3, steps)]
+    return f"system.optimizer.args.lr={{steps: {at}, values: [0.001, 0.01, 0.01, 0.001]}}"
+
+
+# ------------------------------------------------------------------------------------------------- held-out pictures
+
+
+def train_views(folder: str, out: Path, steps: int, overrides: Sequence[str]) -> dict[str, float]:
+    """Train the recipe for so many steps; return its times, and where it tested its figures."""
+    given = (f"data.path={folder}", f"trainer.max_steps={steps}", schedule(steps), *overrides)
+    launch = runs.Launch(out, (CONFIGS / "scene.yaml",), given, "cpu")
+    if "trainer.test_after_fit=false" in overrides:
+        launch()
+    else:
+        launch.trained({})
+    tested = sorted((out / "save").glob("it*-test/metrics.json"))
+    scores = json.loads(tested[-1].read_text()) if tested else {}
+    return {**launch.times, "steps": steps, **{key: scores[key] for key in ("psnr", "ssim") if key in scores}}
+
+
+def measure_views(args: argparse.Namespace) -> None:
+    """Train for each budget, at the pace of a first short run, and write the table."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    quiet = ["trainer.val_check_interval=0", *args.overrides]
+    pace = train_views(args.folder, args.out / "pace", PACE_STEPS, ["trainer.test_after_fit=false", *quiet])
+    lines = ["| minutes | steps | CPU minutes | PSNR | SSIM |", "|---|---|---|---|---|"]
+    for minutes in args.minutes:
+        steps = max(1, round(PACE_STEPS * minutes / pace["minutes"]))
+        found = train_views(args.folder, args.out / f"{minutes:g}", steps, quiet)
+        (args.out / f"{minutes:g}.json").write_text(json.dumps(found, indent=1))
+        sheet = newest(args.out / f"{minutes:g}", "it*-test.png")
+        (args.out / f"{minutes:g}.png").write_bytes(sheet.read_bytes())
+        lines.append(
+            f"| {found['minutes']:.1f} | {steps} | {found['cpu_minutes']:.1f} | {found['psnr']:.2f} "
+            f"| {found['ssim']:.3f} |"
+        )
+        (args.out / "table.md").write_text("\n".join(lines) + "\n")
+        say(lines[-1])
+
+
+# ----------------------------------------------------------------------------------------------- thousands of pictures
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Write a capture of smooth random pictures of a megapixel, and cameras around the origin."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    cameras = sphere_cameras(count, SIZE[1])
+
+    def write(index: int) -> None:
+        small = np.random.default_rng(index).integers(0, 256, (25, 25, 3), np.uint8)
+        Image.fromarray(small).resize(SIZE, Image.Resampling.BICUBIC).save(
+            folder / f"images/{index:05d}.jpg", quality=90
+        )
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(count)))
+    frames = [
+        {"file_path": f"images/{i:05d}.jpg", "transform_matrix": cameras.c2w[i].tolist()}
+        for i in range(count)
+    ]
+    lens = {"w": SIZE[0], "h": SIZE[1], "camera_angle_x": float(cameras.fov_y[0])}
+    (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+
+
+def decode_seconds(folder: Path) -> float:
+    """Return how long decoding all pictures takes on all cores, and nothing else."""
+    begun = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_decode, sorted((folder / "images").iterdir())))
+    return time.monotonic() - begun
+
+
+def _decode(file: Path) -> int:
+    with Image.open(file) as picture:
+        return len(picture.convert("RGB").tobytes())
+
+
+@dataclass(frozen=True)
+class ScaleFigures:
+    """What a number of pictures costs: seconds, GB at peak, and milliseconds of a batch."""
+
+    pictures: int
+    decode_s: float
+    first_batch_s: float
+    again_s: float
+    peak_gb: float
+    batch_ms: float
+
+
+def measure_capture(folder: Path, count: int) -> ScaleFigures:
+    """Open a capture as a training does, cold and again; measured in a process of its own."""
+    options = {"path": str(folder), "masks": "none", "frame": "fit", "n_rays": 8192, "hold_out_every": 8}
+    draw, seconds = torch.Generator().manual_seed(0), []
+    for _ in range(2):
+        begun = time.monotonic()
+        data = ViewsData(parse(ViewsConfig, options))
+        data.batch(0, draw)
+        seconds.append(time.monotonic() - begun)
+    begun = time.process_time()
+    for step in range(100):
+        data.batch(step, draw)
+    batch_ms = 10 * (time.process_time() - begun)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return ScaleFigures(count, 0.0, *seconds, peak, batch_ms)
+
+
+def measure_scale(args: argparse.Namespace) -> None:
+    """Print the table of numbers of pictures."""
+    lines = [
+        "| pictures | decoding alone, s | first batch, s | again, s | peak, GB | a batch, CPU ms |",
+        "|---" * 6 + "|",
+    ]
+    say(lines[0])
+    for count in args.pictures:
+        folder = args.out / f"{count}-pictures"
+        if not (folder / "transforms.json").is_file():
+            write_pictures(folder, count)
+        alone = decode_seconds(folder)
+        with tempfile.TemporaryDirectory(dir=args.out) as cache:
+            os.environ["XDG_CACHE_HOME"] = cache
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found = pool.submit(measure_capture, folder, count).result()
+        found = replace(found, decode_s=alone)
+        lines.append(
+            f"| {count} | {alone:.1f} | {found.first_batch_s:.1f} | {found.again_s:.1f} | {found.peak_gb:.2f} | "
+            f"{found.batch_ms:.1f} |"
+        )
+        say(lines[-1])
+    (args.out / "scale.md").write_text("\n".join(lines) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------- objects in a room
+
+VIEWS, PIXELS = 48, 128
+BENT = Intrinsics(PIXELS, PIXELS, 150.0, 148.0, 59.0, 66.0, (0.08, -0.05, 0.001, -0.001))
+"""A lens with distortion, another focal length across and a principal point off the middle."""
+KINDS = {
+    "masks": ("reconstruct.yaml", False, False),
+    "room": ("reconstruct-scene.yaml", True, False),
+    "room, bent": ("reconstruct-scene.yaml", True, True),
+}
+"""Kinds of views: the recipe, and whether there is a room around and a real lens before."""
+
+
+def bent_views(views: ViewSet, folder: Path) -> None:
+    """Write views, rendered wide and large, as a camera with the lens ``BENT`` takes them."""
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(PIXELS) + 0.5, torch.arange(PIXELS) + 0.5, indexing="xy"), -1
+    )
+    matrix = np.array([[BENT.fx, 0, BENT.cx], [0, BENT.fy, BENT.cy], [0, 0, 1]])
+    plane = cv2.undistortPoints(grid.view(-1, 1, 2).double().numpy(), matrix, np.array(BENT.distortion))
+    focal = views.cameras.focals[0].double()
+    middle = torch.tensor([views.width, views.height]) / 2
+    at = torch.from_numpy(plane).view(PIXELS, PIXELS, 2) * focal + middle
+    at = (2 * at / torch.tensor([views.width, views.height]) - 1).float()
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    frames = []
+    for index in range(len(views)):
+        rgba = views.picture(index)[None]
+        seen = torch.nn.functional.grid_sample(rgba, at[None], align_corners=False)[0]
+        write_picture(folder / f"images/{index:04d}.png", seen[:3])
+        pose = views.cameras.c2w[index].tolist()
+        frames.append({"file_path": f"images/{index:04d}.png", "transform_matrix": pose})
+    names = dict(zip(("k1", "k2", "p1", "p2"), BENT.distortion))
+    lens = {"w": PIXELS, "h": PIXELS, "fl_x": BENT.fx, "fl_y": BENT.fy, "cx": BENT.cx, "cy": BENT.cy, **names}
+    (folder / "transforms.json").write_text(json.dumps({"camera_model": "OPENCV", **lens, "frames": frames}))
+
+
+def object_views(it: Object, room: bool, bent: bool) -> ViewSet:
+    """Return views of an object all around, in a room or not; wide and large ones for a lens to bend."""
+    cameras = sphere_cameras(VIEWS, 4 * PIXELS if bent else PIXELS)
+    if bent:
+        cameras = replace(cameras, fov_y=cameras.fov_y * 1.3)
+    views = (
+        render_toy_views(it.seed, cameras)
+        if isinstance(it, ToyObject)
+        else mesh_views(open_mesh(it.path), cameras)
+    )
+    return in_room(views) if room else views
+
+
+def measure_objects(args: argparse.Namespace) -> None:
+    """Train each object under each kind of views, and print the distances of surfaces."""
+    lines = ["| object | views | Chamfer | minutes |", "|---" * 4 + "|"]
+    for text in args.subjects:
+        it = ToyObject(int(text)) if text.isdigit() else FileObject(Path(text))
+        for kind, (recipe, room, bent) in KINDS.items():
+            name = f"{it.name}-{kind.replace(', ', '-')}"
+            folder = args.out / "views" / name
+            if not (folder / "transforms.json").is_file():
+                views = object_views(it, room, bent)
+                bent_views(views, folder) if bent else write_views(views, folder)
+            given = (
+                f"data.path={folder}",
+                "data.frame=keep",
+                "trainer.val_check_interval=0",
+                *args.overrides,
+            )
+            launch = runs.Launch(args.out / "trials" / name, (CONFIGS / recipe,), given, "cpu")
+            launch.trained({})
+            launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
+            mesh = open_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
+            figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
+            lines.append(
+                f"| {it.name} | {kind} | {figures['chamfer_area']:.4f} | {launch.times['minutes']:.1f} |"
+            )
+            say(lines[-1])
+            (args.out / "objects.md").write_text("\n".join(lines) + "\n")
+
+
+def captures_parser() -> argparse.ArgumentParser:
+    """Return the parser of the three measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    views = commands.add_parser("views", help="held-out pictures of a capture after so many minutes")
+    views.add_argument("folder", help="a capture in any layout")
+    views.add_argument(
+        "--minutes", type=float, nargs="+", default=[5.0, 15.0, 60.0], help="budgets of training"
+    )
+    views.set_defaults(measure=measure_views)
+    scale = commands.add_parser("scale", help="memory and time of thousands of pictures")
+    scale.add_argument("--pictures", type=int, nargs="+", default=[50, 2000], help="numbers of pictures")
+    scale.set_defaults(measure=measure_scale)
+    objects = commands.add_parser("objects", help="surfaces in a room, with and without masks")
+    objects.add_argument("subjects", nargs="+", help="seeds of toys, or mesh files")
+    objects.set_defaults(measure=measure_objects)
+    for command in (views, scale, objects):
+        command.add_argument(
+            "--out", type=Path, default=ROOT / "outputs" / "captures", help="folder to write to"
+        )
+    return parser
+
+
+def main() -> bool:
+    """Measure what the command line asks for."""
+    args, rest = captures_parser().parse_known_args()
+    args.overrides = runs.key_values(rest)
+    args.measure(args)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(runs.command(main))

@@ -1,0 +1,315 @@
+"""Every layout of captures has a writer here, and gives the same rays and pixels back."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.data.test_colmap import options, poses, write_text
+from usd.core.errors import UserError
+from usd.data.co3d_sequence import write_sequence
+from usd.data.colmap import pose_of
+from usd.data.neus import upper_times_rotation
+from usd.data.pictures import read_rgba, write_picture
+from usd.data.transforms import write_transforms
+from usd.data.view_readers import read_views
+from usd.data.view_set import view_set
+from usd.math.camera import Cameras, orbit_cameras_deg, pinhole_cameras
+
+HEIGHT, WIDTH, COUNT = 18, 24, 4
+FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+SPHERE = ((0.3, -0.2, 0.1), 0.8)
+
+
+def plain() -> Cameras:
+    made = orbit_cameras_deg([10.0, 30.0, -5.0, 45.0], [0.0, 80.0, 170.0, 260.0], 2.0, 40.0, HEIGHT)
+    return made.resize(HEIGHT, WIDTH)
+
+
+def each_its_own() -> Cameras:
+    """Focal lengths apart, principal points beside the middle, other ones for each picture."""
+    numbers = torch.tensor([30.0, 28.0, 11.0, 8.0]) + torch.arange(COUNT)[:, None] * torch.tensor(
+        [1, 0.5, 0.7, 0.3]
+    )
+    return pinhole_cameras(plain().c2w, numbers, HEIGHT, WIDTH)
+
+
+def pixels() -> torch.Tensor:
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    disc = ((x - 11) ** 2 + (y - 8) ** 2 < 36).float()
+    shade = torch.stack([x / WIDTH, y / HEIGHT, 0 * x], 0).float()
+    made = [torch.cat([(shade + i / 9).clamp(0, 1), disc[None]]) for i in range(COUNT)]
+    return (torch.stack(made) * 255).round() / 255
+
+
+def opencv(cameras: Cameras) -> torch.Tensor:
+    """World-to-camera matrices with OpenCV's axes (B, 4, 4)."""
+    return torch.linalg.inv(cameras.c2w.double() @ FLIP)
+
+
+def matrix_of(cameras: Cameras, index: int) -> np.ndarray:
+    """The intrinsic matrix for pixels counted from the middle of the first one."""
+    fx, fy = cameras.focals[index].double().tolist()
+    cx, cy = cameras.principal_point[index].double().tolist()
+    return np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+
+
+def write_transforms_layout(folder, cameras):
+    for i, picture in enumerate(pixels()):
+        write_picture(folder / f"images/{i}.png", picture)
+    write_transforms(folder / "transforms.json", [cameras], [f"images/{i}.png" for i in range(COUNT)])
+
+
+def write_nerf_synthetic(folder, cameras):
+    for i, picture in enumerate(pixels()):
+        write_picture(folder / f"train/r_{i}.png", picture)
+    angle = 2 * np.arctan(0.5 * WIDTH / cameras.focal_px[0].item())
+    frames = [
+        {"file_path": f"./train/r_{i}", "rotation": 0.01, "transform_matrix": cameras.c2w[i].tolist()}
+        for i in range(COUNT)
+    ]
+    (folder / "transforms_train.json").write_text(json.dumps({"camera_angle_x": angle, "frames": frames}))
+
+
+def write_neus(folder, cameras):
+    arrays = {}
+    for i, (picture, w2c) in enumerate(zip(pixels(), opencv(cameras).numpy())):
+        write_picture(folder / f"image/{i:06d}.png", picture[:3])
+        write_picture(folder / f"mask/{i:03d}.png", picture[3:])
+        arrays[f"world_mat_{i}"] = np.eye(4)
+        arrays[f"world_mat_{i}"][:3] = -3.0 * matrix_of(cameras, i) @ w2c[:3]  # any factor is the same camera
+        arrays[f"scale_mat_{i}"] = np.diag([SPHERE[1]] * 3 + [1.0])
+        arrays[f"scale_mat_{i}"][:3, 3] = SPHERE[0]
+    np.savez(folder / "cameras_sphere.npz", **arrays)
+
+
+def write_llff(folder, cameras):
+    rows = []
+    for i, picture in enumerate(pixels()):
+        write_picture(folder / f"images/IMG_{i}.png", picture)
+        right, up, back, position = cameras.c2w[i, :3].double().unbind(1)
+        size = torch.tensor([HEIGHT, WIDTH, cameras.focal_px[i].item()]).double()
+        rows.append([*torch.stack([-up, right, back, position, size], 1).flatten().tolist(), 0.5, 4.0])
+    np.save(folder / "poses_bounds.npy", np.array(rows))
+
+
+def write_mvsnet(folder, cameras):
+    (folder / "cams").mkdir()
+    for i, picture in enumerate(pixels()):
+        write_picture(folder / f"blended_images/{i:08d}.png", picture)
+        lines = ["extrinsic", *(" ".join(map(str, row)) for row in opencv(cameras)[i].tolist()), ""]
+        lines += [
+            "intrinsic",
+            *(" ".join(map(str, row)) for row in matrix_of(cameras, i)),
+            "",
+            "425.0 2.5 128 745",
+        ]
+        (folder / f"cams/{i:08d}_cam.txt").write_text("\n".join(lines) + "\n")
+    (folder / "cams/pair.txt").write_text("4\n")
+
+
+def write_colmap(folder, cameras):
+    """One camera for each picture, in subfolders; and a smaller model beside."""
+    sparse = write_text(folder / "sparse/1", cameras)
+    lines = []
+    for i in range(COUNT):
+        numbers = [*cameras.focals[i].tolist(), *cameras.principal_point[i].tolist()]
+        lines.append(f"{i + 1} PINHOLE {WIDTH} {HEIGHT} " + " ".join(map(str, numbers)))
+    (sparse / "cameras.txt").write_text("\n".join(lines) + "\n")
+    rows = []
+    for i, (q, t) in enumerate(poses(cameras)):
+        rows += [" ".join(map(str, [i + 1, *q, *t, i + 1, f"left/{i}.png"])), ""]
+        write_picture(folder / f"images/left/{i}.png", pixels()[i])
+    (sparse / "images.txt").write_text("\n".join(rows) + "\n")
+    write_text(folder / "sparse/0", cameras[:2])
+
+
+def write_co3d(folder, cameras):
+    write_sequence(view_set(list(pixels()), cameras, [str(i) for i in range(COUNT)]), folder)
+
+
+WRITERS = {
+    "transforms": (write_transforms_layout, each_its_own),
+    "nerf_synthetic": (write_nerf_synthetic, plain),
+    "neus": (write_neus, each_its_own),
+    "llff": (write_llff, plain),
+    "mvsnet": (write_mvsnet, each_its_own),
+    "colmap": (write_colmap, each_its_own),
+    "co3d": (write_co3d, each_its_own),
+}
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_a_layout_gives_the_rays_and_pixels_that_were_written(tmp_path, layout):
+    write, cameras = WRITERS[layout]
+    folder = tmp_path / "toys/a scan"
+    folder.mkdir(parents=True)
+    write(folder, cameras())
+    found = read_views(folder, options(frame="keep"))
+    for given, true in zip(found.cameras.rays(), cameras().rays()):
+        assert torch.allclose(given, true, atol=2e-5)
+    assert found.masked and torch.allclose(found.rgba[:, 3], pixels()[:, 3], atol=0.01)
+    solid = pixels()[:, 3] > 0.5
+    for channel in range(3):
+        assert torch.allclose(found.rgba[:, channel][solid], pixels()[:, channel][solid], atol=0.01)
+
+
+def test_the_largest_colmap_model_is_taken_and_said(tmp_path):
+    write_colmap(tmp_path, each_its_own())
+    notes = read_views(tmp_path, options(frame="keep")).notes
+    assert "COLMAP model 1: 4 of 4 pictures have a camera; the largest of 2 models, not 0 with 2" in notes
+
+
+def test_a_scans_sphere_becomes_ours(tmp_path):
+    """What scale_mat says is the object's: its center at the origin, its radius 0.5, the mean camera upright."""
+    write_neus(tmp_path, each_its_own())
+    found = read_views(tmp_path, options())
+    away = (each_its_own().position - torch.tensor(SPHERE[0])).norm(dim=1) * (0.5 / SPHERE[1])
+    assert torch.allclose(found.cameras.position.norm(dim=1), away, atol=1e-5)
+    assert found.cameras.c2w[:, :3, 1].mean(0)[:2].abs().max() < 1e-5
+
+
+def test_a_camera_matrix_is_taken_apart_whatever_its_sign():
+    upper = torch.tensor([[30.0, 0.2, 11.0], [0, 28.0, 8.0], [0, 0, 1.0]], dtype=torch.float64)
+    rotation = plain().c2w[1, :3, :3].double()
+    for factor in (1.0, -2.5):
+        k, r = upper_times_rotation(factor * upper @ rotation)
+        assert torch.allclose(k / k[2, 2], upper, atol=1e-6) and torch.allclose(r, rotation, atol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------- phones: masks and depths
+
+
+def depth_planes() -> list[np.ndarray]:
+    """Millimeters along the view axis: a plane at 1.5 m, with a hole."""
+    made = [np.full((HEIGHT, WIDTH), 1500 + 10 * i, np.uint16) for i in range(COUNT)]
+    for plane in made:
+        plane[2:4, 3:6] = 0
+    return made
+
+
+@pytest.mark.parametrize("program", ["polycam", "record3d", "instant-ngp"])
+def test_a_phones_depths_and_masks_come_along(tmp_path, program):
+    """Points at the depths along the rays lie on the planes that the files describe."""
+    cameras = each_its_own()
+    frames = []
+    for i, picture in enumerate(pixels()):
+        write_picture(tmp_path / f"images/{i}.png", picture[:3])
+        write_picture(tmp_path / f"confidence/{i}.png", picture[3:])
+        Image.fromarray(depth_planes()[i]).save(tmp_path / f"depth_{i}.png")
+        (fx, fy), (cx, cy) = cameras.focals[i].tolist(), cameras.principal_point[i].tolist()
+        frame = {"file_path": f"images/{i}.png", "transform_matrix": cameras.c2w[i].tolist()}
+        frame = {**frame, "fl_x": fx, "fl_y": fy, "cx": cx, "cy": cy, "w": WIDTH, "h": HEIGHT}
+        key = "depth_path" if program == "instant-ngp" else "depth_file_path"
+        frames.append({**frame, "mask_path": f"confidence/{i}.png", key: f"depth_{i}.png"})
+    head = (
+        {"integer_depth_scale": 0.001, "aabb_scale": 4}
+        if program == "instant-ngp"
+        else {"camera_model": "OPENCV"}
+    )
+    head = {**head, "depth_unit_scale_factor": 0.001} if program == "record3d" else head
+    (tmp_path / "transforms.json").write_text(json.dumps({**head, "frames": frames}))
+    found = read_views(tmp_path, options())
+    assert found.masked and torch.allclose(found.rgba[:, 3], pixels()[:, 3], atol=0.01)
+    origins, directions = found.cameras.rays()
+    points = origins + found.depths[..., None] * directions
+    for i in range(COUNT):
+        _, depth = found.cameras[[i]].project(points[i].reshape(-1, 3))
+        known = found.depths[i].flatten() > 0
+        assert torch.allclose(depth[0][known], torch.full((int(known.sum()),), 1.5 + 0.01 * i), atol=1e-4)
+        assert int((~known).sum()) == 6
+    scaled = read_views(tmp_path, options(frame="fit"))
+    zoom = (scaled.cameras.position[0] - scaled.cameras.position[1]).norm() / (
+        cameras.position[0] - cameras.position[1]
+    ).norm()
+    assert torch.allclose(scaled.depths, found.depths * zoom, rtol=1e-3)
+
+
+def test_points_of_a_model_are_depths_where_they_were_found(tmp_path):
+    """Known points; a track says which picture found which. The second picture is half as large."""
+    write_colmap(tmp_path, each_its_own())
+    cameras = each_its_own()
+    xyz = 0.2 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    sparse = tmp_path / "sparse/1"
+    rows = sparse.joinpath("images.txt").read_text().splitlines()
+    tracks = {0: [7, 8], 2: [7, 9, 11], 3: [10]}
+    for view, found in tracks.items():
+        rows[2 * view + 1] = " ".join(f"1.0 2.0 {number}" for number in [*found, -1])
+    sparse.joinpath("images.txt").write_text("\n".join(rows) + "\n")
+    lines = [f"{7 + i} {' '.join(map(str, p.tolist()))} 10 20 30 0.5 1 0 3 1" for i, p in enumerate(xyz)]
+    sparse.joinpath("points3D.txt").write_text("# Number of points: 5\n" + "\n".join(lines) + "\n")
+    views = read_views(tmp_path, options(frame="keep"))
+    expected = [(view, number - 7) for view, numbers in sorted(tracks.items()) for number in numbers]
+    assert views.points.view.tolist() == [view for view, _ in expected]
+    for row, (view, number) in enumerate(expected):
+        place = cameras[[view]].project(xyz[[number]])[0][0, 0]
+        assert torch.allclose(views.points.pixel[row], place, atol=1e-3)
+        distance = (xyz[number] - cameras.position[view]).norm()
+        assert float(views.points.depth[row]) == pytest.approx(float(distance), rel=1e-5)
+    some = views.select([3, 0]).points
+    assert sorted(some.view.tolist()) == [0, 1, 1] and len(some) == 3
+    assert torch.allclose(views.resized(HEIGHT * 2, WIDTH * 2).points.pixel, 2 * views.points.pixel)
+
+
+def test_a_world_of_map_coordinates_keeps_its_digits(tmp_path):
+    """UTM: half a million meters east, five million north. 32 bits there are half a meter."""
+    write_colmap(tmp_path, each_its_own())
+    truth = read_views(tmp_path, options())
+    shift = torch.tensor([500_000.0, 5_300_000.0, 400.0], dtype=torch.float64)
+    file = tmp_path / "sparse/1/images.txt"
+    rows = file.read_text().splitlines()
+    for i in range(COUNT):
+        words = rows[2 * i].split(" ")
+        numbers = [float(word) for word in words[1:8]]
+        w2c = torch.linalg.inv(pose_of(numbers[:4], numbers[4:], "x") @ FLIP)
+        words[5:8] = map(str, (w2c[:3, 3] - w2c[:3, :3] @ shift).tolist())
+        rows[2 * i] = " ".join(words)
+    file.write_text("\n".join(rows) + "\n")
+    found = read_views(tmp_path, options())
+    assert torch.allclose(found.cameras.c2w, truth.cameras.c2w, atol=2e-4)
+    assert any(note.startswith("world centered: the cameras are 5.32e+06 from") for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "said"),
+    [
+        ("neus", lambda f: (f / "cameras_sphere.npz").write_bytes(b"no"), "cannot be read as an archive"),
+        ("neus", lambda f: (f / "mask/000.png").unlink(), "3 masks of 4 pictures; expected one each"),
+        (
+            "llff",
+            lambda f: (f / "images/IMG_1.png").unlink(),
+            "has 4 cameras, images/ 3 pictures; expected as many",
+        ),
+        (
+            "llff",
+            lambda f: np.save(f / "poses_bounds.npy", np.zeros(17)),
+            r"has shape \(17,\); expected finite",
+        ),
+        (
+            "mvsnet",
+            lambda f: (f / "cams/00000001_cam.txt").write_text("extrinsic"),
+            "expected `extrinsic` with 16",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_layout_is_one_clear_line(tmp_path, layout, change, said):
+    WRITERS[layout][0](tmp_path, WRITERS[layout][1]())
+    change(tmp_path)
+    with pytest.raises(UserError, match=said) as caught:
+        read_views(tmp_path, options())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["neus", "mvsnet"])
+def test_what_has_no_counterpart_is_left_out_and_counted(tmp_path, layout):
+    WRITERS[layout][0](tmp_path, WRITERS[layout][1]())
+    if layout == "neus":
+        for kind, name in (("image", "000004.png"), ("mask", "004.png")):
+            write_picture(tmp_path / kind / name, read_rgba(tmp_path / "image/000000.png"))
+    else:
+        (tmp_path / "blended_images/00000003.png").unlink()
+    found = read_views(tmp_path, options(frame="keep"))
+    said = {"neus": "1 of 5 pictures have no camera", "mvsnet": "1 of 4 cameras have no picture"}
+    assert said[layout] in found.notes and len(found) == (4 if layout == "neus" else 3)

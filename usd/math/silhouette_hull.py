@@ -1,0 +1,67 @@
+"""The visual hull: all points that every silhouette allows, and colors for those on its surface."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from usd.math.camera import Cameras
+from usd.math.isosurface import grid_points
+
+SIDE = 96
+INSIDE = 0.5
+
+
+@torch.no_grad()
+def hull_points(
+    rgba: Float[Tensor, "V 4 H W"], cameras: Cameras, radius: float, count: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Return ``count`` random points near the hull's surface in the cube [-radius, radius]^3, and their mean colors.
+
+    Straight colors and alpha. Views that do not see a point say nothing about it. Both are empty where no point is
+    inside all silhouettes.
+    """
+    grid = grid_points(0, SIDE, SIDE, -radius, radius, rgba.new_zeros(1)).view(-1, 3)
+    inside = _allowed(grid, rgba, cameras).view(SIDE, SIDE, SIDE)
+    # What is inside with all its neighbors is never seen.
+    buried = -torch.nn.functional.max_pool3d(-inside[None, None].float(), 3, 1, 1)[0, 0] > 0
+    shell = grid[(inside & ~buried).flatten()]
+    if len(shell) == 0:
+        return grid[:0], grid[:0]
+    chosen = torch.randint(len(shell), (count,), generator=generator)
+    jitter = torch.rand(count, 3, generator=generator) - 0.5
+    points = shell[chosen] + jitter * (2 * radius / (SIDE - 1))
+    return points, _mean_colors(points, rgba, cameras)
+
+
+def _allowed(x: Float[Tensor, "N 3"], rgba: Tensor, cameras: Cameras) -> Bool[Tensor, "N"]:
+    """Return which points lie inside the silhouettes of all views that see them."""
+    allowed, seen = torch.ones_like(x[:, 0], dtype=torch.bool), torch.zeros_like(x[:, 0])
+    for i in range(len(rgba)):
+        # Points that are out already are not asked again.
+        rest = allowed.nonzero()[:, 0]
+        value, visible = _pixels(x[rest], rgba[i, 3:], cameras[i : i + 1])
+        allowed[rest] = ~visible | (value[:, 0] > INSIDE)
+        seen[rest] += visible
+    return allowed & (seen > 0)
+
+
+def _mean_colors(x: Float[Tensor, "N 3"], rgba: Tensor, cameras: Cameras) -> Float[Tensor, "N 3"]:
+    """Return the mean of the pixels that points fall on: rough, since nothing hides a point here."""
+    total, weight = torch.zeros_like(x), torch.zeros_like(x[:, :1])
+    for i in range(len(rgba)):
+        value, visible = _pixels(x, rgba[i], cameras[i : i + 1])
+        share = value[:, 3:] * visible[:, None]
+        total += value[:, :3] * share
+        weight += share
+    return total / weight.clamp_min(1e-6)
+
+
+def _pixels(
+    x: Float[Tensor, "N 3"], picture: Float[Tensor, "C H W"], camera: Cameras
+) -> tuple[Float[Tensor, "N C"], Bool[Tensor, "N"]]:
+    """Return the pixels that points fall on, and whether they fall on the picture at all."""
+    place, depth = camera.project(x)
+    column, row = place[0].floor().long().unbind(-1)
+    height, width = picture.shape[1:]
+    visible = (depth[0] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return picture[:, row.clamp(0, height - 1), column.clamp(0, width - 1)].T, visible
