@@ -1,8 +1,6 @@
 """SyncDreamer (arXiv 2309.03453): 16 fixed views of a picture at once, held together by a feature volume."""
 
 from dataclasses import dataclass
-from typing import cast
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -101,7 +99,7 @@ class SyncDreamerDenoiser(Zero123Denoiser, ViewGroupDenoiser["Zero123Denoiser.Co
     def _group(self, xt: Tensor, t: Tensor, condition: SyncDreamerInput, first: int) -> Tensor:
         """Return the prediction for one group: the cube once, then its views in chunks."""
         rows = torch.arange(first, first + self.group_size, device=xt.device)
-        ours = cast(SyncDreamerInput, condition.select(rows)).map(lambda _, x: x.to(xt.device))
+        ours = condition.select(rows).map(lambda _, x: x.to(xt.device))
         x, time = xt[rows], t[rows]
         if bool((time != time[0]).any()):
             raise ValueError("the views of a group have one t")
