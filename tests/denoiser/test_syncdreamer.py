@@ -4,11 +4,11 @@ import gzip
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.denoiser.golden_models import GOLDEN, read_golden, write_syncdreamer
 from usd.core.errors import UserError
 from usd.denoiser import ViewGroupDenoiser, open_view_denoiser
 from usd.denoiser.layouts import (
@@ -28,24 +28,19 @@ from usd.denoiser.weights import empty_network
 from usd.math.camera import orbit_cameras_deg
 from usd.math.view_groups import opencv_world_to_camera, syncdreamer_cameras
 
-GOLDEN = Path(__file__).parent / "golden"
 REFERENCE = orbit_cameras_deg(20.0, 90.0, 1.5, 49.1, 256)
 VIEWS = [0, 3, 9, 15]
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Tensor]:
-    stored = np.load(GOLDEN / "syncdreamer_tiny.npz")
-    return {name: torch.from_numpy(stored[name]) for name in stored.files}
+    return read_golden("syncdreamer_tiny.npz")
 
 
 @pytest.fixture(scope="module")
 def model(golden: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> SyncDreamerDenoiser:
     """The published layout at tiny size, opened as any model is."""
-    weights = {k.removeprefix("state_dict/"): v for k, v in golden.items() if k.startswith("state_dict/")}
-    weights = {k: v.float() if v.dtype == torch.float16 else v for k, v in weights.items()}
-    file = tmp_path_factory.mktemp("syncdreamer") / "syncdreamer-pretrain.ckpt"
-    torch.save({"state_dict": weights, "global_step": 80000}, file)
+    file = write_syncdreamer(golden, tmp_path_factory.mktemp("syncdreamer"))
     opened = open_view_denoiser(str(file), "x")
     assert isinstance(opened, SyncDreamerDenoiser) and isinstance(opened, ViewGroupDenoiser)
     return opened

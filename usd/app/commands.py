@@ -51,6 +51,7 @@ PROGRAMS = {
     ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
+    "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "convert-model": Program("usd.denoiser.convert", "a diffusion model in another form"),
