@@ -1,6 +1,7 @@
 """SyncDreamer (arXiv 2309.03453): 16 fixed views of a picture at once, held together by a feature volume."""
 
 from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
