@@ -86,10 +86,11 @@ class Recipes:
         """Return what a recipe's dry run leaves. Raises ``UserError`` where it does not run."""
         if file not in self.checkpoints:
             root = self.work / f"{len(self.checkpoints)}-{file.stem}"
-            self.checkpoints[file] = dry_run.run_experiment(self._load(file), root, "cpu").checkpoint
+            self.checkpoints[file] = dry_run.run_experiment(self.load(file), root, "cpu").checkpoint
         return self.checkpoints[file]
 
-    def _load(self, file: Path) -> Experiment:
+    def load(self, file: Path) -> Experiment:
+        """Return a recipe with stand-ins for what it asks for. Raises ``UserError``."""
         given = {key: self._given(key, file) for key in open_values(file)}
         is_number = {key: re.fullmatch(r"-?[0-9.]+", value) is not None for key, value in given.items()}
         overrides = [f"{k}={v}" if is_number[k] else loading.override(k, v) for k, v in given.items()]

@@ -16,7 +16,7 @@ author = PROJECT["authors"][0]["name"]
 copyright = f"2026, {author}"
 release = version = usd.__version__
 
-extensions = ["myst_parser", "reference"]
+extensions = ["myst_parser", "reference", "gallery"]
 exclude_patterns = ["notebooks"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

@@ -25,6 +25,8 @@ OTHERS = [
     "refine.yaml",
     "refine-mini.yaml",
     "playground.yaml",
+    "usd-improve.yaml",
+    "usd-improve-mini.yaml",
 ]
 METHODS = [
     *(f"{name}.yaml" for name in ("prolificdreamer", "textmesh", "latent-nerf", "sjc", "hifa", "sdi")),

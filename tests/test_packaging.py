@@ -65,8 +65,11 @@ def test_the_metadata_is_complete(metadata):
         "deep-floyd",
         "draco",
         "gsplat",
+        "heic",
         "lpips",
+        "matting",
         "nerfacc",
+        "poses",
         "viewer",
         "wandb",
     }

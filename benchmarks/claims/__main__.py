@@ -27,6 +27,8 @@ from benchmarks.claims import shared
 from usd.app.experiment import short_path
 from usd.core.errors import UserError
 from usd.core.progress import Work
+from usd.report.gallery import Card, write_gallery
+from usd.report.inline import picture_uri
 
 HERE = Path(__file__).parent
 
@@ -96,6 +98,22 @@ def perform(claim: Claim, extra: Sequence[str], out: Path) -> bool:
     return done.returncode == 0
 
 
+def write_page(claims: Sequence[Claim], out: Path) -> Path:
+    """One page of what the claims that were run say: a card each with its pictures and its table."""
+    cards = [card(claim, out / claim.name) for claim in claims if (out / claim.name).is_dir()]
+    return write_gallery(
+        out / "report.html", "The paper's claims", cards, "each one a command (docs/claims.md)"
+    )
+
+
+def card(claim: Claim, folder: Path) -> Card:
+    table = folder / "table.md"
+    text = table.read_text("utf-8") if table.is_file() else "no table: it did not end"
+    pictures = [picture_uri(file, 640) for file in sorted(folder.glob("*.png"))[:2]]
+    link = f"{claim.name}/log.txt" if (folder / "log.txt").is_file() else ""
+    return Card(f"{claim.name}: {claim.asks}", pictures, note=text, link=link)
+
+
 def performed(claim: Claim, extra: Sequence[str], out: Path, work: Work) -> bool:
     """Runs one claim, and shows that it is done."""
     went = perform(claim, extra, out)
@@ -149,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> bool:
         args.docs
     ):  # one after another: they write into one page; their figures are kept, so that this is quick
         went += [perform(claim, [*extra, "--docs"], out) for claim in claims]
+    print(f"page: {short_path(write_page(claims, out))}", flush=True)
     return all(went)
 
 

@@ -1,5 +1,7 @@
 """Files into pictures: orientation, size, frames, and what cannot be read."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +186,23 @@ def test_a_git_lfs_pointer_is_named(tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(UserError, match=r"a\.png: is a Git LFS pointer"):
         read_rgba(path)
+
+
+def test_a_phones_heic_picture_is_read_with_the_right_pixels(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = quadrants()
+    file = pillow_heif.from_pillow(Image.fromarray(pixels))
+    file.save(tmp_path / "IMG_1.HEIC", quality=95)
+    found = read_picture(tmp_path / "IMG_1.HEIC", "x")
+    assert (found.width, found.height) == pixels.shape[1::-1]
+    expected = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[:3]
+    assert (found.rgba[:3] - expected).abs().mean() < 0.02 and float(found.rgba[3].min()) == 1
+
+
+def test_a_heic_picture_without_the_package_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(
+        UserError, match=r"a\.heic: is a HEIC picture; expected the package pillow-heif: pip install"
+    ):
+        read_picture(tmp_path / "a.heic", "another")

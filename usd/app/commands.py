@@ -50,10 +50,14 @@ PROGRAMS = {
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
+    "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
+    "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
     "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
+    "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
+    "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),
     "convert-model": Program("usd.denoiser.convert", "a diffusion model in another form"),
     "convert-views": Program("usd.data.convert", "views in the file layouts of other systems"),
 }

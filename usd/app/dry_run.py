@@ -107,8 +107,11 @@ def _with_loadable_weights(tiny: Experiment) -> Experiment:
     weights, geometry = getattr(config, "weights", None), getattr(config, "geometry", None)
     if weights is None or not isinstance(config, System.Config) or not isinstance(geometry, Spec):
         return tiny
-    if _is_of_size(Path(weights), geometry):
-        return tiny
+    try:
+        if _is_of_size(Path(weights), geometry):
+            return tiny
+    except UserError as error:
+        raise UserError(f"system.weights: {error}") from error
     say(
         f"note: system.weights: {weights} can be read; its weights are not taken over, since a dry run is smaller"
     )

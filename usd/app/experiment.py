@@ -23,12 +23,14 @@ from usd.core.console import say
 from usd.core.errors import ConfigError, UserError
 from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
+from usd.core.unread import unread_options
 from usd.dialects import Translation
 from usd.dialects.threestudio import translated_key, translated_names
 from usd.viewer.options import ViewerOptions
 
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
+Changes = Mapping[str, Mapping[str, object]]
 KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
 PRECISIONS: tuple[Precision, ...] = (
     16,
@@ -182,7 +184,15 @@ def load_experiment(
     merged = merge_contents([content for file in configs for content in loading.chain(file)], overrides)
     for note in merged.notes:  # first, since what they tell may be why the rest is refused
         say(note)
-    return _stamped(merged.experiment()), merged.loaded.config
+    experiment = _stamped(merged.experiment())
+    for note in unread_options(experiment, merged.translation.values):
+        say(note)
+    return experiment, merged.loaded.config
+
+
+def recipe_changes(configs: Sequence["str | Path"], overrides: Sequence[str]) -> Changes:
+    """Return what overrides change of what files say, by key path. Raises ``ConfigError``."""
+    return merge_contents([content for file in configs for content in loading.chain(file)], overrides).changes
 
 
 @dataclass(frozen=True)
@@ -191,6 +201,7 @@ class Merged:
 
     loaded: MergedConfig
     translation: Translation
+    changes: Changes
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -203,7 +214,7 @@ class Merged:
         try:
             experiment = parse(Experiment, self.translation.values, "", origins)
         except ConfigError as error:
-            raise ConfigError(self.translation.as_written(str(error))) from error
+            raise ConfigError(dialects.with_place(self.translation.as_written(str(error)))) from error
         return experiment
 
 
@@ -214,13 +225,23 @@ def merge_contents(
 
     Raises ``ConfigError``.
     """
-    dialect = dialects.dialect_of(loading.merge(contents).plain())
+    recipe = loading.merge(contents).plain()
+    dialect = dialects.dialect_of(recipe)
     loaded = loading.merge(contents, overrides, reader(dialect))
+    changes = _changes(recipe, loaded.plain())
     if fixed:
         over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(dict(fixed))))
         loaded = MergedConfig(cast(DictConfig, over), loaded.origins, loaded.notes)
     values = hoisted(loaded.resolved())
-    return Merged(loaded, dialects.translate(values, None if "dialect" in values else dialect))
+    translation = dialects.translate(values, None if "dialect" in values else dialect)
+    return Merged(loaded, translation, changes)
+
+
+def _changes(recipe: Mapping[str, object], here: Mapping[str, object]) -> Changes:
+    """Return what differs: by key path, the value in the ``recipe`` and the one ``here``."""
+    before, after = dict(loading.leaf_values(recipe)), dict(loading.leaf_values(here))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return {key: {"recipe": before.get(key), "here": after.get(key)} for key in keys}
 
 
 def reader(dialect: str = "usd") -> OptionReader:
@@ -240,12 +261,19 @@ def hoisted_key(key: str) -> str:
 
 
 def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
-    """Raise ``UserError`` where the picture or the checkpoint to start from is missing, before Lightning is loaded."""
+    """Raise ``UserError`` where a prompt of the library, the picture, or the checkpoint to start from is missing.
+
+    That is before Lightning is loaded, and before a model is downloaded.
+    """
     from usd.core import checkpoint
     from usd.data.pictures import read_rgba
+    from usd.prompt_processor.library import full_prompt
     from usd.system import SystemConfig
 
     config = experiment.system.config
+    prompts = getattr(config, "prompt_processor", None)
+    if mode == "train" and isinstance(prompts, Spec):
+        full_prompt(str(getattr(prompts.config, "prompt", "")))
     source = config.picture_source() if mode == "train" and isinstance(config, SystemConfig) else None
     if source is not None and source.image_path and not Path(source.image_path).is_file():
         read_rgba(source.image_path, source.keys[0])
@@ -412,8 +440,19 @@ def _writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def snapshot(trial: Trial, experiment: Experiment, raw: DictConfig, argv: Sequence[str] = ()) -> None:
-    """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``."""
+def snapshot(
+    trial: Trial,
+    experiment: Experiment,
+    raw: DictConfig,
+    argv: Sequence[str] = (),
+    changes: Changes | None = None,
+) -> None:
+    """Write ``configs/raw.yaml`` (as merged) and ``configs/parsed.yaml`` (as understood); add a line to ``cmd.txt``.
+
+    What differs from the recipe goes to ``configs/changes.json``, unless the trial goes on from its own checkpoint.
+    """
+    if changes is not None and experiment.resume != trial.last:
+        files.write_record(trial.configs / "changes.json", changes)
     files.write_atomically(trial.configs / "raw.yaml", loading.ended(OmegaConf.to_yaml(raw)))
     files.write_atomically(
         trial.configs / "parsed.yaml", loading.ended(loading.dump(plain_options(experiment)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from usd.app.devices import single_device
 from usd.app.experiment import Experiment, Outcome, Trial, short_path
+from usd.app.reporting import report_trial
 from usd.core.config import spec
 from usd.core.console import LogLines, say
 from usd.core.registry import build
@@ -27,6 +28,7 @@ def export_object(
         say(f"wrote {short_path(file)}")
     if agreement:
         say(agreement)
+    report_trial(trial)
     return Outcome(trial, system.step, tuple(files))
 
 

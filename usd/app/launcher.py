@@ -128,7 +128,7 @@ def run_mode(
     """Train, validate, test or export what configurations say; ``command`` is written down. Raises ``UserError``."""
     if gpu and set(gpu) & set(",:"):  # torch warns of what several processes do on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from usd.app.experiment import load_experiment, refuse_missing_inputs
+    from usd.app.experiment import load_experiment, recipe_changes, refuse_missing_inputs
     from usd.app.open_viewer import viewer_until_the_end
     from usd.app.stages import is_staged, run_stages
 
@@ -141,7 +141,7 @@ def run_mode(
         # Lightning comes with it: once the configuration is known to be right
         from usd.app.modes import execute
 
-        execute(mode, experiment, raw, gpu, command)
+        execute(mode, experiment, raw, gpu, command, recipe_changes(configs, overrides))
 
 
 def run_dry(configs: Sequence["str | Path"], overrides: list[str], gpu: str | None) -> None:

@@ -13,11 +13,13 @@ from usd.app.callbacks import Interrupted
 from usd.app.devices import choose_devices, first_device
 from usd.app.elevation_estimate import resolve_data
 from usd.app.experiment import (
+    Changes,
     Experiment,
     Mode,
     Outcome,
     Trial,
     load_experiment,
+    recipe_changes,
     short_path,
     snapshot,
     trial_folder,
@@ -27,6 +29,7 @@ from usd.app.loop import Loop
 from usd.app.machine_errors import plain_errors
 from usd.app.open_viewer import viewer_until_the_end
 from usd.app.processes import ending_together, publish_timestamp, refuse_undivided
+from usd.app.reporting import recorded, report_trial
 from usd.app.resuming import compare_optimizers, how_to_resume, last_saved, say_differences
 from usd.app.trainer import make_trainer, silence_lightning
 from usd.core import checkpoint, ranks
@@ -52,13 +55,21 @@ def run(
     """
     experiment, raw = load_experiment(files, overrides)
     with viewer_until_the_end(stays=False):
-        return execute(mode, experiment, raw, gpu, argv)
+        return execute(mode, experiment, raw, gpu, argv, recipe_changes(files, overrides))
 
 
 def execute(
-    mode: Mode, experiment: Experiment, raw: DictConfig, gpu: str | None = None, argv: Sequence[str] = ()
+    mode: Mode,
+    experiment: Experiment,
+    raw: DictConfig,
+    gpu: str | None = None,
+    argv: Sequence[str] = (),
+    changes: Changes | None = None,
 ) -> Outcome:
-    """Do what ``run`` does for an experiment that is parsed already; ``raw`` is the YAML it came from."""
+    """Do what ``run`` does for an experiment that is parsed already; ``raw`` is the YAML it came from.
+
+    ``changes`` is what differs from the recipe.
+    """
     is_new = experiment.use_timestamp and raw.get("timestamp") is None
     with interrupts.listening() as stop, trial_folder(experiment, is_new, mode == "train") as (own, trial):
         say(f"{experiment.name}: {experiment.description}" if experiment.description else experiment.name)
@@ -71,7 +82,7 @@ def execute(
             if mode != "train":
                 return evaluate_checkpoint(mode, experiment, trial, gpu)
             if ranks.rank() == 0:
-                snapshot(trial, experiment, raw, argv)
+                snapshot(trial, experiment, raw, argv, changes)
             return train(experiment, trial, gpu)
 
 
@@ -105,7 +116,12 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     if trainer.world_size > 1:
         publish_timestamp(experiment)
     try:
-        with plain_errors(trial.folder), interruptible(trial), ending_together(trainer):
+        with (
+            plain_errors(trial.folder),
+            interruptible(trial),
+            ending_together(trainer),
+            recorded(trial, system),
+        ):
             trainer.fit(loop, ckpt_path=experiment.resume)
     except UserError as error:
         raise UserError(f"{error}{last_saved(trial)}") from error
@@ -114,6 +130,7 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
         with interruptible(trial), ending_together(trainer):
             trainer.test(loop, verbose=False)
     ranks.leave()
+    report_trial(trial, system)
     return Outcome(trial, system.step)
 
 

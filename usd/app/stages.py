@@ -30,7 +30,7 @@ import json
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -40,6 +40,7 @@ from typing_extensions import override
 
 from usd.app import interrupts
 from usd.app.experiment import (
+    Changes,
     Experiment,
     Mode,
     Outcome,
@@ -76,6 +77,7 @@ class Plan:
     raw: DictConfig
     inputs: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what was assumed of the command line
+    changes: Changes = field(default_factory=dict)  # what differs from the recipe
 
     @property
     def trial(self) -> Trial:
@@ -221,7 +223,7 @@ def _executed(plan: Plan, resumed: bool, gpu: str | None, argv: Sequence[str]) -
     experiment = replace(plan.experiment, resume=plan.trial.last) if resumed else plan.experiment
     try:
         with _named_errors(plan):
-            return execute(plan.mode, experiment, plan.raw, gpu, argv)
+            return execute(plan.mode, experiment, plan.raw, gpu, argv, plan.changes)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f" in stage {plan.name}; the same command goes on from there") from stop
     finally:
@@ -242,7 +244,7 @@ def same(there: Record, wanted: Record) -> bool:
 
 def changes(there: Record, wanted: Record) -> str:
     """Why a stage is made again."""
-    then, now = (dict(_leaves(record.settings)) for record in (there, wanted))
+    then, now = (dict(loading.leaf_values(record.settings)) for record in (there, wanted))
     changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
     if changed:
         key = changed[0]
@@ -250,12 +252,6 @@ def changes(there: Record, wanted: Record) -> str:
         return f"{key} is {now.get(key)}, but was {then.get(key)}{more}"
     others = [name for name, digest in wanted.inputs.items() if there.inputs.get(name) != digest]
     return f"stage {', '.join(others)}, which it stands on, was made again"
-
-
-def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
-    if not isinstance(value, Mapping):
-        return [(path, value)]
-    return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else key)]
 
 
 def set_aside(plan: Plan) -> str:
@@ -474,7 +470,7 @@ def _plan(
     if mode == "train" and not experiment.checkpoint.save_last:
         raise ConfigError("checkpoint.save_last: is false; expected true: resuming and later stages need it")
     used = list(dict.fromkeys(used))
-    return Plan(stage.name, mode, experiment, merged.loaded.config, tuple(used), merged.notes)
+    return Plan(stage.name, mode, experiment, merged.loaded.config, tuple(used), merged.notes, merged.changes)
 
 
 def _filled(value: object, found: Mapping[str, Plan], used: list[str], key: str) -> object:

@@ -20,7 +20,7 @@ from usd.batch import Result, Task
 from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
 from usd.batch.names import object_name
 from usd.batch.scheduler import run_all
-from usd.batch.summary import table, write_sheet, write_table
+from usd.batch.summary import table, write_page, write_sheet, write_table
 from usd.batch.tasks import PICTURE_KEY, PROMPT_KEY, Source, sources
 from usd.core import loading, process
 from usd.core.console import say
@@ -168,6 +168,7 @@ def run_batch(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
         say(f"note: no sheet: {error}")
     else:
         say(f"sheet  {short_path(sheet)}" if sheet else "note: no sheet: there is nothing to show")
+    say(f"page   {short_path(write_page(out / 'report.html', results))}")
     return results
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from usd.batch import Result, Task
 from usd.core import files
 from usd.core.errors import UserError
+from usd.report.gallery import object_card, write_gallery
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,14 @@ def write_sheet(file: Path, tasks: Sequence[Task], views: int = 6, size: int = 1
             pictures += [_thumbnail(view, size) for view in around]
             pictures += [blank] * (views - len(around))
     return write_picture(file, contact_sheet(torch.stack(pictures), views + 1)) if pictures else None
+
+
+def write_page(file: Path, results: Sequence[Result]) -> Path:
+    """Write a page with a card an object, its figures and the way to its own report; return its path."""
+    done = sum(result.status == "done" for result in results)
+    notes = {r.name: r.error if r.error else f"{r.status}, {r.seconds:.0f} s" for r in results}
+    cards = [object_card(file.parent / name, file.parent, name, note) for name, note in notes.items()]
+    return write_gallery(file, file.parent.name, cards, f"{done} of {len(results)} objects are done")
 
 
 def _thumbnail(path: Path, size: int) -> "torch.Tensor":

@@ -254,6 +254,15 @@ def _merge(
             origins.update(dict.fromkeys(_leaf_keys(value, full), origin))
 
 
+def leaf_values(value: object, path: str = "") -> list[tuple[str, object]]:
+    """Return key path and value of everything in nested mappings that is no mapping itself."""
+    if not isinstance(value, Mapping):
+        return [(path, value)]
+    return [
+        leaf for key, item in value.items() for leaf in leaf_values(item, f"{path}.{key}" if path else key)
+    ]
+
+
 def _leaf_keys(value: object, full: str) -> list[str]:
     """Return the key of a leaf; for a list, those of its items too."""
     items = value if isinstance(value, list) else []

@@ -86,7 +86,10 @@ def _number(value: object) -> float:
 
 def _step(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"step {value!r} must be an integer number of optimizer steps")
+        epochs = (
+            " (a float would count epochs, of which a training has one)" if isinstance(value, float) else ""
+        )
+        raise ValueError(f"step {value!r} must be an integer number of optimizer steps{epochs}")
     if not 0 <= value < 2**31:
         raise ValueError(f"step {value} is out of range; expected 0 or more")
     return value

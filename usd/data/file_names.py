@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from usd.core.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
 """Endings that a name may lack."""
 
 

@@ -4,6 +4,7 @@ Colors are sRGB and *straight*: a pixel's color is not multiplied by its alpha, 
 Only :func:`over` composites. Tensors are channel-first, ``4 H W``, row 0 on top.
 """
 
+import functools
 import struct
 import warnings
 import zlib
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from usd.data.decoding import plain_mode, rgba_of, srgb_of
 from usd.data.file_names import nearby
 
 Window = tuple[int, int, int, int]
+HEIC = (".heic", ".heif")
+"""Endings of files that need the extra package."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
 EXIF_TURNS = {
@@ -168,6 +172,8 @@ def open_picture(path: str | Path, where: str) -> Iterator[StoredImage]:
     """Open a picture file; whatever is wrong with it, now or while its pixels are read, becomes a UserError."""
     path = Path(path)
     name = f"{where}: {path}"
+    if path.suffix.lower() in HEIC:
+        _register_heic(name)
     if not path.is_file():
         raise UserError(f"{name}: no such file; expected a picture (PNG, JPEG, WebP ...){nearby(path)}")
     try:
@@ -186,6 +192,18 @@ def open_picture(path: str | Path, where: str) -> Iterator[StoredImage]:
                 f"{name}: is a Git LFS pointer, not the picture itself; fetch it with git lfs pull"
             ) from error
         raise UserError(f"{name}: cannot be read as a picture ({' '.join(str(error).split())})") from error
+
+
+@functools.cache
+def _register_heic(name: str) -> None:
+    """Let Pillow read the pictures of Apple's phones. Raises ``UserError`` without the package that can."""
+    try:
+        register = import_module("pillow_heif").register_heif_opener
+    except ImportError as error:
+        raise UserError(
+            f"{name}: is a HEIC picture; expected the package pillow-heif: pip install 'usd[heic]'"
+        ) from error
+    register()
 
 
 def _is_pointer(path: Path) -> bool:

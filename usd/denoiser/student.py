@@ -50,7 +50,9 @@ class LoraStudent(Student):
         device, self.model = model.alphas_cumprod.device, model
         with model.unet.use(device) as unet, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = copy.deepcopy(unet).to(torch.device("cpu"), torch.float32)
+            network = copy.deepcopy(unet)
+            assert isinstance(network, torch.nn.Module)
+            torch.nn.Module.to(network, torch.device("cpu"), torch.float32)  # not diffusers' own, which talks
             network = add_lora(network, LoraConfig(rank=rank))
             if camera_numbers:
                 add_camera(network, camera_numbers, model.name)

@@ -7,9 +7,11 @@ what it moves is remembered, so that paths stay relative to the file that says t
 from collections.abc import Mapping
 
 from usd.core.errors import ConfigError, did_you_mean
-from usd.dialects.draft import Translation
+from usd.dialects.draft import Draft, Translation
 from usd.dialects.threestudio import is_threestudio, translate_threestudio
 from usd.dialects.threestudio.extensions import refuse_extensions
+from usd.dialects.threestudio.places import with_place
+from usd.dialects.threestudio.trainer import translate_batches
 from usd.dialects.threestudio.unknown import refuse_unknown
 
 DIALECTS = ("usd", "threestudio")
@@ -31,7 +33,9 @@ def dialect_of(values: Mapping[str, object]) -> str:
 def translate(values: Mapping[str, object], dialect: str | None = None) -> Translation:
     """Return a configuration in this project's dialect. Raises ``ConfigError`` for keys that no dialect knows."""
     if (dialect or dialect_of(values)) != "threestudio":
-        return Translation({**values, "dialect": "usd"})
+        draft = Draft({**values, "dialect": "usd"})
+        translate_batches(draft)  # Lightning's, whoever's the file is
+        return draft.translation()
     translation = translate_threestudio(values)
     try:
         refuse_extensions(translation.values)
@@ -41,4 +45,4 @@ def translate(values: Mapping[str, object], dialect: str | None = None) -> Trans
     return translation
 
 
-__all__ = ["DIALECTS", "Translation", "dialect_of", "translate"]
+__all__ = ["DIALECTS", "Translation", "dialect_of", "translate", "with_place"]

@@ -20,6 +20,7 @@ from usd.core.types import Mesh
 from usd.exporter import Comparison, Exporter
 from usd.exporter.colors import SurfaceColors
 from usd.exporter.decimate import decimate
+from usd.exporter.ground import without_ground
 from usd.exporter.report import measure_export
 from usd.exporter.texels import TexelSamples, bake_texture
 from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, UnwrapSettings, check_options, unwrap
@@ -66,6 +67,9 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         threshold: Level | None = option(None, "density of the surface; null: the geometry's own", gt=0)
         crop: tuple[float, float, float, float, float, float] | None = option(
             None, "box that the surface is cut to: least x, y, z and largest x, y, z in world units"
+        )
+        drop_ground: bool = option(
+            False, "whether the plane that a captured object stands on is cut away, with all below and beside"
         )
         target_faces: int | None = option(
             30000, "number of faces down to which edges are collapsed; null: all faces stay", ge=4
@@ -195,7 +199,14 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         return self.config.axes == "y-up" or (self.config.axes == "format" and fmt in Y_UP)
 
     def _crop(self, mesh: Mesh) -> Mesh:
-        """Return the part of the mesh inside ``crop``. Raises ``UserError`` where nothing is left of it."""
+        """Return the part of the mesh inside ``crop``, without its ground if that is asked for.
+
+        Raises ``UserError`` where nothing is left of it.
+        """
+        cropped = self._in_box(mesh)
+        return without_ground(cropped) if self.config.drop_ground else cropped
+
+    def _in_box(self, mesh: Mesh) -> Mesh:
         if self.config.crop is None:
             return mesh
         corners = mesh.vertices.new_tensor(self.config.crop)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
-from usd.core.errors import ConfigError, did_you_mean
+from usd.core.errors import ConfigError, UserError, did_you_mean
 from usd.geometry.mesh_input import InitialShape, MeshPlacement, read_initial_shape
 from usd.kernels.mesh_distance import mesh_distance
 from usd.mesh_io.axes import Axis
@@ -61,9 +61,12 @@ def initial_mesh(config: ShapeConfig, radius: float) -> InitialShape:
     size = config.shape_init_params
     if isinstance(size, tuple):
         raise ConfigError("system.geometry.shape_init_params: a mesh has one size; expected a number or null")
-    return read_initial_shape(
-        file, MeshPlacement(config.shape_init_mesh_up, config.shape_init_mesh_front, size), radius
-    )
+    placement = MeshPlacement(config.shape_init_mesh_up, config.shape_init_mesh_front, size)
+    try:
+        return read_initial_shape(file, placement, radius)
+    except UserError as error:
+        where = "" if str(error).startswith("system.") else "system.geometry.shape_init: "
+        raise UserError(f"{where}{error}") from error
 
 
 def initial_distance(config: ShapeConfig, x: Float[Tensor, "N 3"], radius: float) -> Float[Tensor, "N"]:

@@ -50,25 +50,38 @@ class InitialShape:
     colored: Mesh | None
 
 
-def read_initial_shape(path: Path, placement: MeshPlacement, radius: float) -> InitialShape:
+def read_initial_shape(
+    path: Path, placement: MeshPlacement, radius: float, closed: bool = False
+) -> InitialShape:
     """Return the mesh of a file in the cube [-radius, radius]^3.
 
-    Raises ``UserError`` for what is no readable mesh or does not fit. What was assumed is logged.
+    Raises ``UserError`` for what is no readable mesh or does not fit, and for one with holes where it has to be
+    ``closed``. What was assumed is logged.
     """
-    raw = drop_strays(read_mesh(path, "z"))
-    turned = raw.move(raw.vertices @ file_rotation(placement, path).T)
-    placed = turned.move(_fit_to_cube(path, turned.vertices, placement.size, radius))
-    mesh = face_outward(weld(placed, WELD * radius))
+    mesh = face_outward(weld(placed_mesh(path, placement, radius), WELD * radius))
     if len(mesh.faces) == 0:
         raise UserError(f"{path}: all its faces have collapsed; expected a mesh with an area")
+    is_open = not is_closed(mesh.faces)
+    if closed and is_open:
+        raise UserError(f"{path}: has holes, so it has no inside; expected a closed mesh")
     for note in mesh.notes:
         log.warning("note: %s: %s", path, note)
     if mesh.has_cutouts:
         log.warning("note: %s: alpha cuts holes into it; the start shape is solid there", path)
-    if not is_closed(mesh.faces):
+    if is_open:
         log.warning("note: %s is not watertight; its inside is where most of it lies around", path)
     surface = Mesh(mesh.vertices.float(), mesh.faces)
     return InitialShape(surface, color_vertices(mesh, COLOR_EDGE * radius) if mesh.has_colors else None)
+
+
+def placed_mesh(path: Path, placement: MeshPlacement, radius: float) -> ColoredMesh:
+    """Return the mesh of a file in the cube [-radius, radius]^3, with its own faces, coordinates and materials.
+
+    Raises ``UserError`` for what is no readable mesh or does not fit.
+    """
+    raw = drop_strays(read_mesh(path, "z"))
+    turned = raw.move(raw.vertices @ file_rotation(placement, path).T)
+    return turned.move(_fit_to_cube(path, turned.vertices, placement.size, radius))
 
 
 def file_rotation(placement: MeshPlacement, path: Path) -> Float[Tensor, "3 3"]:

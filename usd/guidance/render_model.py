@@ -5,7 +5,7 @@ It starts as a diffusion model, learns a LoRA from the rendered views, and may b
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.schedule import Schedule
+from usd.core.unread import ReadWith
 from usd.denoiser import (
     Embedding,
     Execution,
@@ -36,6 +37,11 @@ DROPOUT = 0.1  # share of the steps in which the camera is left out, so that the
 @dataclass(frozen=True)
 class LoraOptions:
     """Options of the model that learns."""
+
+    read_with: ClassVar[ReadWith] = {
+        "lora_cfg_training": ("camera_condition_type", ("extrinsics", "mvp", "spherical")),
+        "guidance_scale_lora": ("camera_condition_type", ("extrinsics", "mvp", "spherical")),
+    }
 
     pretrained_model_name_or_path_lora: str | None = option(
         None, "model that the LoRA changes, may predict v; null: the one that scores the views", path=True

@@ -19,7 +19,6 @@ from usd.geometry.mesh_input import MeshPlacement, read_initial_shape
 from usd.kernels.mesh_distance import mesh_distance
 from usd.math import rng
 from usd.math.isosurface import grid_points
-from usd.math.mesh import is_closed
 from usd.mesh_io.axes import Axis
 
 SIDE = 65  # lattice points a side of the stored distance
@@ -52,11 +51,9 @@ def read_guide_shape(path: Path, radius: float, up: Axis | None = None) -> Guide
     and for a mesh with holes: it has no inside.
     """
     try:
-        mesh = read_initial_shape(path, MeshPlacement(up, size=radius / 2), radius).surface
+        mesh = read_initial_shape(path, MeshPlacement(up, size=radius / 2), radius, closed=True).surface
     except UserError as error:
         raise UserError(f"system.guide_shape: {error}") from error
-    if not is_closed(mesh.faces):
-        raise UserError(f"system.guide_shape: {path}: has holes, so it has no inside; expected a closed mesh")
     vertices = mesh.vertices * (SCALE * radius / mesh.vertices.norm(dim=-1).amax())
     x = grid_points(0, SIDE, SIDE, -radius, radius, vertices).view(SIDE, SIDE, SIDE, 3).transpose(0, 2)
     distance = mesh_distance(x.reshape(-1, 3), vertices, mesh.faces)

@@ -28,7 +28,7 @@ class Document:
     """The tree of a .gltf or .glb file and what its numbers mean. ``notes`` collects what was assumed."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        text, self._binary = _chunks(path, content)
+        text, self.binary = _chunks(path, content)
         self.path, self.notes = path, list[str]()
         self.tree: GltfTree = json.loads(decode_text(text))
         self._buffers: dict[int, bytes] = {}
@@ -56,7 +56,7 @@ class Document:
     def _buffer(self, index: int) -> bytes:
         if index not in self._buffers:
             uri = self.tree.get("buffers", [])[index].get("uri")
-            self._buffers[index] = self._binary if uri is None else self.resource(uri)
+            self._buffers[index] = self.binary if uri is None else self.resource(uri)
         return self._buffers[index]
 
     def view_bytes(self, index: int) -> bytes:

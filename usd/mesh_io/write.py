@@ -16,7 +16,6 @@ what was rendered. The turn is a rotation: nothing is mirrored.
 
 import io
 import json
-import struct
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +28,7 @@ from torch import Tensor
 from usd.core.types import Mesh
 from usd.math.color import linear_from_srgb
 from usd.mesh_io.atlas import Atlas
+from usd.mesh_io.gltf_rewrite import container
 
 PictureFormat = Literal["png", "jpg"]
 
@@ -176,15 +176,6 @@ def _accessor(view: int, array: np.ndarray) -> dict:
     bounds = {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
     kind = f"VEC{array.shape[1]}"
     return {"bufferView": view, "componentType": FLOAT, "count": len(array), "type": kind, **bounds}
-
-
-def container(text: bytes, data: bytes) -> bytes:
-    """Return a GLB of a document and its buffer."""
-    text += b" " * (-len(text) % 4)
-    chunks = (
-        struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(data), 0x004E4942) + data
-    )
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
 # ------------------------------------------------------------------------------------------------------------- obj

@@ -1,19 +1,31 @@
 """Encodings of positions and directions as modules: the multi-resolution hash grid, and spherical harmonics."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
+from usd.core.unread import ReadWith
 from usd.kernels.hash_grid import HashGridSpec, hash_grid
 
 
 @dataclass(frozen=True)
 class HashGridConfig:
     """``pos_encoding_config``."""
+
+    read_with: ClassVar[ReadWith] = {
+        **dict.fromkeys(
+            ("start_level", "start_step", "update_steps"), ("otype", ("ProgressiveBandHashGrid",))
+        ),
+        **dict.fromkeys(("n_frequencies", "n_masking_step"), ("otype", ("ProgressiveBandFrequency",))),
+        **dict.fromkeys(
+            ("n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution", "per_level_scale"),
+            ("otype", ("HashGrid", "ProgressiveBandHashGrid")),
+        ),
+    }
 
     otype: Literal["HashGrid", "ProgressiveBandHashGrid", "ProgressiveBandFrequency"] = option(
         "HashGrid",
@@ -126,6 +138,11 @@ def position_encoding(config: HashGridConfig) -> HashGrid | FrequencyBands:
 @dataclass(frozen=True)
 class DirectionEncodingConfig:
     """``dir_encoding_config``."""
+
+    read_with: ClassVar[ReadWith] = {
+        "degree": ("otype", ("SphericalHarmonics",)),
+        **dict.fromkeys(("n_frequencies", "n_masking_step"), ("otype", ("ProgressiveBandFrequency",))),
+    }
 
     otype: Literal["SphericalHarmonics", "ProgressiveBandFrequency"] = option(
         "SphericalHarmonics", "kind of encoding: SphericalHarmonics, or ProgressiveBandFrequency (waves)"

@@ -4,6 +4,7 @@ Letters: R rays of all cameras, S samples of all rays in one packed axis (see ``
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor
 from usd.core.config import option
 from usd.core.registry import register
 from usd.core.types import Render, Samples
+from usd.core.unread import ReadWith
 from usd.geometry import Geometry, Volumetric
 from usd.kernels.ray_march import RaySamples, composite_density, join_samples
 from usd.material import Material
@@ -38,6 +40,13 @@ class NerfVolumeRenderer(RayRenderer["NerfVolumeRenderer.Config"]):
     @dataclass(frozen=True)
     class Config(MarchOptions):
         """Options of samples along rays, and of the proposal network."""
+
+        read_with: ClassVar[ReadWith] = {
+            **MarchOptions.read_with,
+            "num_samples_per_ray_proposal": ("estimator", ("proposal",)),
+            "proposal_network_config": ("estimator", ("proposal",)),
+            "prop_optimizer_config": ("estimator", ("proposal",)),
+        }
 
         estimator: str = option(
             "occgrid",

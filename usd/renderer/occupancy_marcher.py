@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
+from usd.core.unread import ReadWith
 from usd.kernels import occupancy as grids
 from usd.kernels.occupancy import Occupancy
 from usd.kernels.ray_march import RaySamples, march
@@ -24,6 +26,11 @@ Values = Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]]
 @dataclass(frozen=True)
 class MarchOptions:
     """Options of renderers that take samples along rays."""
+
+    read_with: ClassVar[ReadWith] = {
+        **dict.fromkeys(("grid_prune", "grid_resolution", "grid_update_steps"), ("estimator", ("occgrid",))),
+        "num_samples_per_ray_importance": ("estimator", ("importance",)),
+    }
 
     radius: float = option(
         1.0, "half the side of the cube that the object lies in: [-radius, radius]^3", gt=0, le=10000

@@ -102,6 +102,10 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         )
         loggers: LoggersConfig = option({}, "loggers beside TensorBoard and CSV")
 
+        def unread(self) -> Mapping[str, str]:
+            """Return options of a start that there is none for."""
+            return {} if self.weights is not None else {"weights_ignore_modules": "where weights is null"}
+
         def picture_source(self) -> PictureSource | None:
             """Return the reference picture and its model, for ``data.reference_elevation_deg: auto``; None without."""
             return None

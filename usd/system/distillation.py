@@ -21,6 +21,7 @@ from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import find
 from usd.core.types import GuidanceOutput, LatentSpace, Render
+from usd.core.unread import ReadWith
 from usd.data import Data
 from usd.data.pictures import write_picture
 from usd.data.random_camera import CameraBatch
@@ -60,12 +61,20 @@ def known_losses() -> dict[str, Loss | ReferenceLoss | EstimateLoss]:
     return {**regularizers(), **REFERENCE_LOSSES, **ESTIMATE_LOSSES}
 
 
+IMAGE_KEYS = tuple(f"lambda_{name}" for name in ("img", "usd_img", "sds_img", "sd_img", "vsd_img"))
+"""Keys of the weight of the guidance's term on pictures."""
+
+
 @dataclass(frozen=True)
 class DistillationConfig(SceneConfig):
     """Components, and ``loss``: ``lambda_NAME`` is the weight of the loss NAME, a number or a schedule.
 
     NAME is usd (published as vsd, too), sparsity, opaque and so on.
     """
+
+    read_with: ClassVar[ReadWith] = {
+        **dict.fromkeys(("normal_background", "latent_steps"), ("stage", ("geometry",))),
+    }
 
     stage: Literal["coarse", "geometry", "texture"] = option(
         "coarse",
@@ -102,6 +111,18 @@ class DistillationConfig(SceneConfig):
     )
 
     exclusive_keys: ClassVar[Mapping[str, frozenset[str]]] = {"loss": GUIDANCE_WEIGHTS}
+
+    def unread(self) -> Mapping[str, str]:
+        """Return options of a stage before where there is none, and weights of pictures' terms that no guidance has."""
+        found = dict(super().unread())
+        if self.geometry_convert_from is None:
+            why = "where geometry_convert_from is null"
+            found |= dict.fromkeys(("geometry_convert_inherit_texture", "geometry_convert_override"), why)
+        guidances = [spec.config for spec in (self.guidance, self.guidance_3d) if spec is not None]
+        if any(getattr(options, "use_img_loss", False) for options in guidances):
+            return found
+        used = [key for key in IMAGE_KEYS if key in self.loss and self.loss[key].maximum > 0]
+        return found | {f"loss.{key}": "where guidance.use_img_loss is false" for key in used}
 
 
 @dataclass(frozen=True)

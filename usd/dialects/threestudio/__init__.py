@@ -16,6 +16,7 @@ from usd.dialects.threestudio import (
     losses,
     prompt_processor,
     schedules,
+    splats,
     system,
     trainer,
 )
@@ -50,6 +51,7 @@ def translate_threestudio(values: Mapping[str, object]) -> Translation:
     guidance.translate_guidance(draft)
     data.translate_data(draft)
     components.translate_components(draft)
+    splats.translate_splats(draft)
     return draft.translation()
 
 

@@ -27,7 +27,13 @@ KINDS = {
 
 RENAMED = {
     "data_type": {"dreamcraft3d-single-image-datamodule": "single-image-datamodule"},
-    "system.renderer_type": {"dreamcraft3d-mask-nvdiff-rasterizer": "nvdiff-rasterizer"},
+    "system.background_type": {"gaussiandreamer-background": "neural-environment-map-background"},
+    "system.renderer_type": {
+        "dreamcraft3d-mask-nvdiff-rasterizer": "nvdiff-rasterizer",
+        "diff-gaussian-rasterizer-advanced": "diff-gaussian-rasterizer",
+        "diff-gaussian-rasterizer-shading": "diff-gaussian-rasterizer",
+        "gaussiandreamer-rasterizer": "diff-gaussian-rasterizer",
+    },
 }
 """Components of extensions that do what one of threestudio's does."""
 
@@ -83,7 +89,7 @@ EXTENSIONS = (
         "threestudio-3dgs",
         r"gaussian",
         "Gaussian splats, arXiv 2308.04079",
-        "geometry_type: implicit-volume with nerf-volume-renderer",
+        "geometry_type: gaussian-splatting in usd-text-to-3d-system, as in configs/splats-text.yaml",
     ),
     Extension(
         "threestudio-meshfitting",

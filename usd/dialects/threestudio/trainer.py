@@ -56,7 +56,7 @@ def translate_trainer(draft: Draft) -> None:
         draft.pop(key)
     if draft.get("timestamp") == "":
         draft.pop("timestamp")
-    _translate_batches(draft)
+    translate_batches(draft)
     draft.drop(*[f"trainer.{key}" for key in UNNEEDED])
     for key in DEVICES:
         draft.drop_because(f"trainer.{key}", "is not read; --gpu says what to train on")
@@ -65,7 +65,7 @@ def translate_trainer(draft: Draft) -> None:
         draft.set("system.loggers.wandb.name", None)
 
 
-def _translate_batches(draft: Draft) -> None:
+def translate_batches(draft: Draft) -> None:
     """Accumulated batches become a larger one in as many parts; a limit of validation batches, a number of views."""
     parts = draft.get("trainer.accumulate_grad_batches")
     if isinstance(parts, int) and parts > 1:
@@ -82,13 +82,25 @@ def _translate_batches(draft: Draft) -> None:
             f"trainer.accumulate_grad_batches: a step's {parts} batches are one batch in {parts} parts here"
         )
     draft.pop("trainer.accumulate_grad_batches")
-    limit = draft.pop("trainer.limit_val_batches")
+    _translate_limit(draft)
+
+
+def _translate_limit(draft: Draft) -> None:
+    """Turn a limit of validation batches into a number of views, or into none."""
+    old, limit = "trainer.limit_val_batches", draft.get("trainer.limit_val_batches")
+    if limit is None or (limit == 1.0 and isinstance(limit, float)):  # all of them
+        draft.pop(old)
+        return
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise ConfigError(f"{old}: expected a number of views, 0 or more, got {limit!r}")
     if limit == 0:
-        draft.set("trainer.val_check_interval", 0)
-    elif isinstance(limit, int) and not isinstance(limit, bool):
-        key = f"{_cameras(draft)}.n_val_views"
-        views = draft.get(key)
-        draft.set(key, min(limit, views) if isinstance(views, int) else 1)
+        draft.write_from(old, "trainer.val_check_interval", 0)
+        draft.note(f"{old}: 0 is trainer.val_check_interval: 0 here, no validation")
+        return
+    key = f"{_cameras(draft)}.n_val_views"
+    views = draft.get(key)
+    draft.write_from(old, key, min(limit, views) if isinstance(views, int) else limit)
+    draft.note(f"{old}: is {key.replace('.random_camera', '')}: {draft.get(key)} here")
 
 
 def _cameras(draft: Draft) -> str:

@@ -31,7 +31,8 @@ def refuse_unknown(values: Mapping[str, object]) -> None:
             if key not in ours:
                 known = {*ours, *_known_there(kind)}
                 hint = did_you_mean(key, known) or f" Known keys: {listing(known)}."
-                raise ConfigError(f"{place}.{key}: unknown key, here and in threestudio.{hint}")
+                name = draft.get(f"{place}_type")
+                raise ConfigError(f"{place}.{key}: unknown key of {name}, here and in threestudio.{hint}")
 
 
 def _known_options(kind: str, name: object) -> set[str]:

@@ -1,0 +1,114 @@
+"""The page of a trial: what stands on it, that it needs nothing else, and that text in it is only text."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.report.trials import write_trial
+from usd.app import reporting
+from usd.app.experiment import Trial
+from usd.core.errors import UserError
+from usd.report import command
+from usd.report.curves import POINTS, read_curves
+from usd.report.page import VENDOR, write_report
+from usd.report.records import TrialRecord, plain_command
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory) -> Path:
+    return write_trial(tmp_path_factory.mktemp("trials") / "car")
+
+
+@pytest.fixture(scope="module")
+def page(trial) -> str:
+    return write_report(trial).read_text("utf-8")
+
+
+def without_scripts(page: str) -> str:
+    """What a browser without JavaScript makes of a page."""
+    return re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_a_report_says_everything_that_a_trial_knows(page):
+    text = without_scripts(page)
+    for words in ("21.40 dB", "0.120", "30.0 dB", "75 s", "0.8 GiB", "torch 2.13", "Apache-2.0"):
+        assert words in text
+    assert "usd train usd-patch-mini" in text and "toybox-sd" in text
+    row = re.search(r"system.guidance.guidance_scale</td><td>(.*?)</td><td>(.*?)</td>", text)
+    assert row and row.groups() == ("10.0", "2.0")
+
+
+def test_a_report_is_one_small_file_that_asks_for_nothing(page):
+    assert len(page.encode()) < 6e6
+    targets = re.findall(r"\b(?:src|href|poster)=\"([^\"]{1,40})", without_scripts(page))
+    assert targets
+    assert not [target for target in targets if re.match(r"(https?:)?//", target)]
+    assert "sourceMappingURL" not in page
+
+
+def test_a_report_can_be_read_without_scripts(page):
+    text = without_scripts(page)
+    assert text.count("<polyline") == 2
+    assert '<img slot="poster"' in text and "data:image/webp" in text
+
+
+def test_text_of_a_user_never_becomes_markup(page):
+    assert "<script>alert(1)" not in page and "<b>red</b>" not in page
+    assert "&lt;b&gt;red" in page
+
+
+def test_links_lead_to_files_wherever_the_page_lies(trial, tmp_path):
+    for out in (trial / "report.html", tmp_path / "elsewhere" / "page.html"):
+        out.parent.mkdir(exist_ok=True)
+        text = write_report(trial, out).read_text("utf-8")
+        links = re.findall(r'<li><a href="([^"]+)"', text)
+        assert len(links) >= 3
+        assert all((out.parent / link).is_file() for link in links)
+
+
+def test_a_trial_with_nothing_but_a_configuration_has_a_report(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "parsed.yaml").write_text("name: bare\n")
+    text = write_report(tmp_path).read_text("utf-8")
+    assert (
+        "Not written down" in text
+        and "model-viewer.min" not in text
+        and "<model-viewer" not in without_scripts(text)
+    )
+
+
+def test_a_folder_that_is_no_trial_is_a_line(tmp_path, capsys):
+    with pytest.raises(UserError, match="expected a trial's folder"):
+        TrialRecord.of(tmp_path)
+    assert command.main([str(tmp_path)]) == 2
+    assert "expected a trial's folder" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_made_fails_no_training(tmp_path, capsys):
+    assert reporting.report_trial(Trial(tmp_path / "not there")) is None
+    assert "note: no report.html (UserError" in capsys.readouterr().out
+
+
+def test_curves_are_thinned_to_means_and_half_a_row_is_left_out(tmp_path):
+    log = tmp_path / "csv_logs" / "version_0" / "metrics.csv"
+    log.parent.mkdir(parents=True)
+    rows = "".join(f"{step},{step},nan\n" for step in range(1000))
+    log.write_text("step,train/loss,train/mask\n" + rows + "1000,5")
+    (curve,) = read_curves(tmp_path)
+    assert len(curve.steps) <= POINTS and curve.steps[-1] == 999
+    assert sum(curve.values) / len(curve.values) == pytest.approx(499.5)
+
+
+def test_commands_are_shown_as_people_type_them():
+    assert plain_command("/a/b/.venv/bin/python -m usd train x 'tag=a b'") == "usd train x 'tag=a b'"
+    assert plain_command("/usr/bin/python3 launch.py --train") == "python launch.py --train"
+
+
+def test_vendored_scripts_come_with_their_licenses():
+    scripts = {file.name.split(".")[0] for file in VENDOR.glob("*.js")}
+    assert (
+        scripts
+        == {file.name.split(".")[0] for file in VENDOR.glob("*.LICENSE.txt")}
+        == {"model-viewer", "uPlot"}
+    )

@@ -1,0 +1,61 @@
+"""Colors that a reference picture gives to points of a surface, and how far it is to be believed at each of them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from usd.kernels.rasterize import Tracer, whole
+from usd.math.camera import Cameras
+
+SLANTED, FACING = 0.25, 0.6
+"""Cosines between normal and line of sight below which a picture says nothing, and above which it leads."""
+RIM = 0.015
+"""Share of the picture's side by which the object's outline is narrowed: on its rim colors mix with what is behind."""
+DEPTH = 0.01
+"""A point is hidden by what is nearer to the camera by more than this share of their distance."""
+
+
+@dataclass(frozen=True)
+class ReferenceProjection:
+    """A picture with straight alpha, the camera that took it, and the surface that it shows."""
+
+    rgba: Float[Tensor, "4 S S"]
+    camera: Cameras
+    tracer: Tracer
+
+    def __call__(
+        self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 1"]]:
+        """Return the picture's colors at points, and weights in [0, 1]: 0 where it does not show them."""
+        size = self.rgba.shape[-1]
+        camera = self.camera.resize(size, size)
+        pixel, _ = whole(camera).project(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+        # The grid of torch's sampling runs from -1 to 1 between the borders of the picture.
+        grid = (pixel / size * 2 - 1).view(1, 1, -1, 2)
+        found = torch.nn.functional.grid_sample(self._layers[None], grid, align_corners=False)[0, :, 0].T
+        weight = found[:, 3:] * self._facing(x, normal) * self._visible(x)
+        return found[:, :3], weight
+
+    @cached_property
+    def _layers(self) -> Float[Tensor, "4 S S"]:
+        """Colors, and the object's mask without its rim."""
+        reach = max(1, round(RIM * self.rgba.shape[-1]))
+        mask = -torch.nn.functional.max_pool2d(-self.rgba[None, 3:], 2 * reach + 1, 1, reach)[0]
+        return torch.cat([self.rgba[:3], mask])
+
+    def _facing(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """Return how squarely the camera sees points, smoothly from 0 to 1; a face is seen from both of its sides."""
+        sight = torch.nn.functional.normalize(self.camera.position - x, dim=-1)
+        cosine = (sight * normal).sum(-1, keepdim=True).abs()
+        share = ((cosine - SLANTED) / (FACING - SLANTED)).clamp(0, 1)
+        return share * share * (3 - 2 * share)
+
+    def _visible(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """Return 1 where nothing of the surface lies between a point and the camera, else 0."""
+        origin = self.camera.position.expand_as(x)
+        distance = (x - origin).norm(dim=-1, keepdim=True)
+        _, nearest = self.tracer.cast(origin.contiguous(), ((x - origin) / distance).contiguous())
+        return (nearest[:, None] >= distance * (1 - DEPTH)).to(x.dtype)

@@ -1,0 +1,209 @@
+"""A user's .glb with new textures: the same file, its shape, faces, texture coordinates and materials as they were.
+
+Each texel of a base color picture is a point of the surface. It gets the color that the object has there, and where
+the reference picture shows the point squarely, the picture's own: weights per texel blend the two.
+"""
+
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from usd.core import files
+from usd.core.config import option
+from usd.core.errors import UserError
+from usd.core.registry import register
+from usd.data.reference import ReferenceConfig, load_reference
+from usd.exporter import Exporter
+from usd.exporter.colors import SurfaceColors
+from usd.exporter.reference_projection import ReferenceProjection
+from usd.exporter.texels import MARGIN_PX, TexelSamples, covered_texels
+from usd.geometry import Geometry
+from usd.geometry.initial_shape import MESH
+from usd.geometry.mesh_input import MeshPlacement, placed_mesh
+from usd.kernels.rasterize import Tracer
+from usd.material import Material
+from usd.math.camera import orbit_cameras_deg
+from usd.math.color import linear_from_srgb, srgb_from_linear
+from usd.math.mesh import face_cross
+from usd.mesh_io.axes import Axis
+from usd.mesh_io.colored_mesh import ColoredMesh, Texture
+from usd.mesh_io.gltf_rewrite import BinaryGltf, EncodedPicture
+from usd.mesh_io.images import decode_image
+
+log = logging.getLogger(__name__)
+
+DARK = 1e-3
+"""A factor of a material below which no texture can say what is seen."""
+
+
+@register("texture-exporter")
+class TextureExporter(Exporter["TextureExporter.Config"]):
+    """New textures for a .glb of any origin. Needs texture coordinates and a base color texture in the file."""
+
+    @dataclass(frozen=True)
+    class Config:
+        source: str = option("", "the .glb whose textures are made anew; mesh:FILE or FILE", path=True)
+        up: Axis | None = option(None, "axis of the file that is up; null: as its format has it")
+        front: Axis | None = option(None, "axis of the file that becomes +x; null: +x")
+        size: float | None = option(None, "largest coordinate of the object; null: the file's", gt=0)
+        picture: str | None = option(
+            None, "reference picture that leads where it shows the surface; null: none", path=True
+        )
+        reference: ReferenceConfig = option(
+            ReferenceConfig(), "how the reference picture is cut out and framed"
+        )
+        picture_share: float = option(1.0, "weight of the reference picture where it leads", ge=0, le=1)
+        elevation_deg: float = option(15.0, "elevation of the reference camera in degrees", ge=-90, le=90)
+        azimuth_deg: float = option(90.0, "azimuth of the reference camera in degrees", ge=-360, le=360)
+        camera_distance: float = option(1.5, "distance of the reference camera from the origin", gt=0)
+        fovy_deg: float = option(
+            40.0, "vertical field of view of the reference camera in degrees", gt=0, lt=180
+        )
+        save_name: str = option("model", "file name without its ending")
+
+    @torch.no_grad()
+    def export(self, geometry: Geometry, material: Material, folder: Path) -> list[Path]:
+        """Write the file with new textures. Raises ``UserError`` where it has none to replace."""
+        config = self.config
+        path = Path(config.source.removeprefix(MESH))
+        model = BinaryGltf(path)
+        mesh = placed_mesh(path, MeshPlacement(config.up, config.front, config.size), geometry.radius)
+        reference = self._reference(mesh)
+        colors = SurfaceColors(geometry, material, 0.01 * geometry.radius)
+        pictures = {
+            image: self._texture(model.image_bytes(image), mesh, faces, colors, reference)
+            for image, faces in textured_faces(model, mesh)
+        }
+        if not pictures:
+            raise UserError(f"{path}: has no base color texture with coordinates; expected one to make anew")
+        return [files.write_atomically(folder / f"{config.save_name}.glb", model.replace_images(pictures))]
+
+    def _reference(self, mesh: ColoredMesh) -> ReferenceProjection | None:
+        """Return the reference picture on the surface; None where none is given."""
+        config = self.config
+        if config.picture is None or config.picture_share == 0:
+            return None
+        rgba = load_reference(config.picture, config.reference, "exporter.picture").rgba
+        camera = orbit_cameras_deg(
+            config.elevation_deg, config.azimuth_deg, config.camera_distance, config.fovy_deg, rgba.shape[-1]
+        )
+        return ReferenceProjection(rgba, camera, Tracer(mesh.vertices.float(), mesh.faces))
+
+    def _texture(
+        self,
+        content: bytes,
+        mesh: ColoredMesh,
+        faces: Int[Tensor, "K"],
+        colors: SurfaceColors,
+        reference: ReferenceProjection | None,
+    ) -> EncodedPicture:
+        """Return a picture with new colors at the texels of some faces, encoded as it was."""
+        pixels = decode_image(content)
+        total = torch.zeros(pixels.shape[0] * pixels.shape[1], 4)
+        for part in texels_of(mesh, faces, (pixels.shape[0], pixels.shape[1])):
+            x, normal = surface_points(mesh, part)
+            wanted = colors(x, normal)[:, :3].cpu()
+            if reference is not None:
+                seen, weight = reference(x, normal)
+                weight = weight * self.config.picture_share
+                wanted = wanted + weight * (seen - wanted)
+            texel = torch.cat([texel_colors(mesh, part, wanted), torch.ones(len(x), 1)], 1)
+            total.index_add_(0, part.pixel, texel)
+        return encoded_like(content, repainted(pixels, total))
+
+
+def textured_faces(model: BinaryGltf, mesh: ColoredMesh) -> Iterator[tuple[int, Int[Tensor, "K"]]]:
+    """Yield the number of each picture that is a base color, and the faces that show it.
+
+    A picture is known by its pixels: the reader keeps them as they are.
+    """
+    if mesh.uv is None:
+        return
+    for image in range(len(model.images)):
+        pixels = decode_image(model.image_bytes(image))
+        kinds = [k for k, color in enumerate(mesh.colors) if shows(color.texture, pixels)]
+        faces = torch.isin(mesh.color_of_face, torch.tensor(kinds, dtype=torch.long)).nonzero().flatten()
+        if len(faces):
+            yield image, faces
+
+
+def shows(texture: Texture | None, pixels: UInt8[Tensor, "H W 4"]) -> bool:
+    """Return whether a texture holds a picture's pixels."""
+    return texture is not None and torch.equal(texture.pixels, pixels)
+
+
+def texels_of(mesh: ColoredMesh, faces: Int[Tensor, "K"], size: tuple[int, int]) -> Iterator[TexelSamples]:
+    """Yield the texels of faces, inside them first, then those around that readers mix in and no face covers.
+
+    Faces whose coordinates leave the picture are moved back by whole pictures; those across its border are left out.
+    """
+    assert mesh.uv is not None
+    height, width = size
+    uv = mesh.uv[faces].double()
+    uv = uv - uv.amin(1, keepdim=True).floor()
+    whole = (uv <= 1 + 1e-6).all(2).all(1)
+    if not bool(whole.all()):
+        log.warning("note: %d faces lie across the border of their texture and keep it", int((~whole).sum()))
+    faces, corners = faces[whole], (uv[whole] * torch.tensor([width, height])).float()
+    covered = torch.zeros(height * width, dtype=torch.bool)
+    for inside in covered_texels(corners, height, width):
+        covered[inside.pixel] = True
+        yield TexelSamples(faces[inside.face], inside.pixel, inside.weights)
+    for border in covered_texels(corners, height, width, MARGIN_PX):
+        new = ~covered[border.pixel]
+        if bool(new.any()):
+            yield TexelSamples(faces[border.face[new]], border.pixel[new], border.weights[new])
+
+
+def surface_points(
+    mesh: ColoredMesh, texels: TexelSamples
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    """Return the points of texels, and the unit normals of their faces."""
+    x = (mesh.vertices[mesh.faces[texels.face]] * texels.weights[..., None]).sum(1).float()
+    normal = face_cross(mesh.vertices, mesh.faces)[texels.face].float()
+    return x, torch.nn.functional.normalize(normal, dim=-1)
+
+
+def texel_colors(
+    mesh: ColoredMesh, texels: TexelSamples, wanted: Float[Tensor, "N 3"]
+) -> Float[Tensor, "N 3"]:
+    """Return what a texture must hold so that, times the material's factor and vertex colors, ``wanted`` is seen."""
+    kind = mesh.color_of_face[texels.face]
+    factor = torch.tensor([color.factor for color in mesh.colors]).view(-1, 4)[kind, :3]
+    if mesh.corner_light is not None:
+        factor = factor * (mesh.corner_light[texels.face] * texels.weights[..., None]).sum(1)[:, :3]
+    light = linear_from_srgb(wanted.clamp(0, 1)) / factor.clamp_min(DARK)
+    return srgb_from_linear(light.clamp(0, 1))
+
+
+def repainted(pixels: UInt8[Tensor, "h w 4"], total: Float[Tensor, "T 4"]) -> UInt8[Tensor, "h w 4"]:
+    """Return a picture with the mean colors of ``total`` (sums, and counts) where there are any; alpha is kept."""
+    painted, flat = total[:, 3] > 0, pixels.reshape(-1, 4).clone()
+    mean = total[painted, :3] / total[painted, 3:]
+    flat[painted, :3] = (mean * 255).round().to(torch.uint8)
+    return flat.view_as(pixels)
+
+
+def encoded_like(content: bytes, pixels: UInt8[Tensor, "h w 4"]) -> EncodedPicture:
+    """Return a picture in the format, and with or without the alpha, of an encoded one."""
+    with Image.open(io.BytesIO(content)) as before:
+        form, alpha = before.format or "PNG", "A" in before.getbands() or "transparency" in before.info
+    image = Image.fromarray(np.ascontiguousarray(pixels.numpy()), "RGBA")
+    buffer = io.BytesIO()
+    if form == "JPEG":
+        image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
+        return EncodedPicture(buffer.getvalue(), "image/jpeg")
+    image = image if alpha else image.convert("RGB")
+    if form == "WEBP":
+        image.save(buffer, "WEBP", lossless=True)
+        return EncodedPicture(buffer.getvalue(), "image/webp")
+    image.save(buffer, "PNG")
+    return EncodedPicture(buffer.getvalue(), "image/png")
