@@ -53,6 +53,7 @@ PROGRAMS = {
     "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
     "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
     "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
+    "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),

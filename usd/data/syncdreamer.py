@@ -6,7 +6,6 @@ The cameras are the published ones: every 22.5 degrees from the azimuth of the i
 distance 1.5, focal length 280 at 256 pixels. View 0 shares the input picture's azimuth, not its elevation.
 """
 
-import math
 from pathlib import Path
 
 import torch
@@ -14,19 +13,9 @@ import torch
 from usd.core.config import UserError
 from usd.data.pictures import over, picture_size, read_picture, write_picture
 from usd.data.view_set import ViewSet, view_set
-from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.view_groups import SYNCDREAMER_VIEWS, syncdreamer_cameras
 
-VIEWS = 16
-SIZE = 256
-FOCAL = 280 / 256
-"""Focal length in picture heights."""
-ELEVATION_DEG, DISTANCE = 30.0, 1.5
-
-
-def target_cameras(size: int = SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
-    """Return the 16 published cameras, the input picture taken from ``azimuth_deg``."""
-    azimuth = [azimuth_deg + 360 / VIEWS * i for i in range(VIEWS)]
-    return orbit_cameras_deg(ELEVATION_DEG, azimuth, DISTANCE, math.degrees(2 * math.atan(0.5 / FOCAL)), size)
+VIEWS, target_cameras = SYNCDREAMER_VIEWS, syncdreamer_cameras
 
 
 def find_strip(path: Path) -> Path | None:

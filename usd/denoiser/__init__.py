@@ -64,6 +64,7 @@ class Denoiser(Module[C]):
     """
 
     components: ClassVar[tuple[str, ...]] = ()
+    group_size: ClassVar[int] = 1  # views that are denoised together, at one t
     latent: LatentSpace
     alphas_cumprod: Tensor
     name: str  # as the user wrote it, for messages
@@ -151,6 +152,17 @@ class ViewDenoiser(Denoiser[C]):
     @abstractmethod
     def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Embedding:
         """Return the condition of views of a reference, one row per camera."""
+
+
+class ViewGroupDenoiser(ViewDenoiser[C]):
+    """A view denoiser whose views are denoised together: V fixed cameras about the reference, at one t.
+
+    x_t, t and embeddings have the rows of whole groups, the views of a group adjacent and in the order of its cameras.
+    """
+
+    @abstractmethod
+    def group_cameras(self, reference: Cameras, size: int) -> Cameras:
+        """Return the V cameras, ``size`` pixels a side, that go with the reference picture's one camera."""
 
 
 def open_text_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> TextDenoiser:

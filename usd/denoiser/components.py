@@ -21,6 +21,7 @@ CLASSES = {
 }
 T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
 PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently
+VIEW_GROUP_VOLUME = "view_group_volume"  # our name of the networks that SyncDreamer adds to Zero-1-to-3
 PROJECTIONS = ("clip_camera_projection", "cc_projection")
 
 

@@ -75,6 +75,30 @@ def average_name(name: str) -> str:
     return AVERAGE + name.removeprefix("model.").replace(".", "")
 
 
+SYNCDREAMER_CLIP = "clip_image_encoder.model."
+SYNCDREAMER_VOLUME = (
+    "spatial_volume.",
+    "time_embed.",
+    f"{UNET}middle_conditions.",
+    f"{UNET}output_conditions.",
+)
+
+
+def with_zero123_names(stored: Mapping[str, Tensor]) -> LazyTensors:
+    """Return SyncDreamer's tensors under the names that Zero-1-to-3's files have for those of them that both hold."""
+    names = {
+        CLIP + name.removeprefix(SYNCDREAMER_CLIP) if name.startswith(SYNCDREAMER_CLIP) else name: name
+        for name in stored
+    }
+    return LazyTensors({name: partial(stored.__getitem__, theirs) for name, theirs in names.items()})
+
+
+def select_tensors(stored: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> LazyTensors:
+    """Return the tensors whose names begin with one of ``prefixes``, without the UNet's own prefix."""
+    names = [name for name in stored if name.startswith(prefixes)]
+    return LazyTensors({name.removeprefix(UNET): partial(stored.__getitem__, name) for name in names})
+
+
 # ---------------------------------------------------------------------------------------------------------------- UNet
 
 RESNET = {

@@ -19,7 +19,7 @@ from usd.core.errors import UserError, did_you_mean
 from usd.core.places import find_resource, output, resource
 from usd.core.registry import find
 from usd.denoiser import Denoiser, Execution, ImageTextDenoiser
-from usd.denoiser.components import ModelComponents, open_components
+from usd.denoiser.components import VIEW_GROUP_VOLUME, ModelComponents, open_components
 from usd.denoiser.lora_file import is_lora_folder, with_lora
 from usd.denoiser.weights import read_json, weight_files
 from usd.denoiser.zero123_condition import PoseConvention
@@ -276,6 +276,8 @@ def _kind_of(place: Path | None, name: str, role: str, where: str) -> str:
 
 def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
+    if model.has(VIEW_GROUP_VOLUME):
+        return "syncdreamer"
     if model.has("image_encoder"):
         return "zero123"
     if model.has("transformer"):

@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion 1.x and 2.x and of Zero-1-to-3, as their authors' training code wrote them.
+"""Single files of Stable Diffusion 1.x and 2.x, Zero-1-to-3 and SyncDreamer, as their authors' code wrote them.
 
 Such a file has weights and no configuration. Sizes follow from the shapes of the weights. What shapes do not say
 (heads, the latents' side, noise or velocity prediction) is read from the training configuration ``<same name>.yaml``
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import layouts
-from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, ModelComponents
+from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, VIEW_GROUP_VOLUME, ModelComponents
 from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, StoredTensor, Table
 from usd.denoiser.networks import UNet as UNetNetwork
 from usd.denoiser.weights import (
@@ -36,6 +36,7 @@ from usd.math.diffusion import scaled_linear_alphas_cumprod
 
 LOG = logging.getLogger(__name__)
 Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
+SYNCDREAMER_MARK = "spatial_volume.target_encoder.init_conv.weight"
 HEAD_WIDTH = 64  # of every CLIP tower, and of Stable Diffusion 2's UNet
 OURS = "usd"
 HEADS = 8  # of Stable Diffusion 1's UNet and of Zero-1-to-3's
@@ -60,6 +61,9 @@ class SingleFile(ModelComponents):
     def __init__(self, place: Path, averaged: bool = True) -> None:
         self.place = place
         self.stored, self.facts = open_checkpoint(place)
+        self.is_syncdreamer = SYNCDREAMER_MARK in self.stored
+        if self.is_syncdreamer:
+            self.stored = layouts.with_zero123_names(self.stored)
         self.family = family_of(self.stored, place)
         self.training = training_config(place)
         self.averaged = averaged and _has_average(self.stored)
@@ -69,7 +73,8 @@ class SingleFile(ModelComponents):
         encoders = (
             ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
         )
-        return component in ("unet", "vae", "scheduler", *encoders)
+        volume = (VIEW_GROUP_VOLUME,) if self.is_syncdreamer else ()
+        return component in ("unet", "vae", "scheduler", *encoders, *volume)
 
     def config(self, component: str) -> NetworkConfig:
         """Return a component's configuration. Raises UserError."""
@@ -77,6 +82,8 @@ class SingleFile(ModelComponents):
 
     def tensors(self, component: str) -> Mapping[str, Tensor]:
         """Return a component's weights, read when asked for. Raises UserError."""
+        if component == VIEW_GROUP_VOLUME:
+            return layouts.select_tensors(self.stored, layouts.SYNCDREAMER_VOLUME)
         return layouts.read_with_our_names(self._table(component), self.stored)
 
     def tokenizer(self) -> Path | None:

@@ -220,7 +220,13 @@ class Guidance(Module[G]):
         """Return z with noise at a random t of this step's range."""
         bars = self.model.alphas_cumprod.to(z.device)
         low, high = self.range(step)
-        t = sample_timesteps(len(z), low, high, generator, z.device)
+        group = self.model.group_size
+        if len(z) % group:
+            raise UserError(
+                f"data: the batch has {len(z)} views, and '{self.model.name}' denoises {group} at a time; "
+                "expected view-group-datamodule, which draws its cameras"
+            )
+        t = sample_timesteps(len(z) // group, low, high, generator, z.device).repeat_interleave(group)
         fixed = z.detach()
         noise = normal_like(fixed, generator)
         weight = time_weight(self.config.weighting_strategy, bars, t)
