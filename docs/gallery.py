@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from usd.report.gallery import Card, trial_card
+from usd.report.gallery import GalleryCard, trial_card
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "gallery.md"
@@ -28,7 +28,7 @@ def copied_name(report: Path, outputs: Path) -> str:
     return "-".join(report.parent.relative_to(outputs).parts).replace("@", "-") + ".html"
 
 
-def card_html(card: Card, target: str) -> str:
+def card_html(card: GalleryCard, target: str) -> str:
     """Return a card as a piece of HTML in a Markdown page."""
     pictures = "".join(f'<img src="{uri}" height="140" alt="">' for uri in card.pictures)
     words = ", ".join(f"{figure.name} {figure.value}" for figure in card.figures)

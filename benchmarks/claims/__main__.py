@@ -27,7 +27,7 @@ from benchmarks.claims import shared
 from usd.app.experiment import short_path
 from usd.core.errors import UserError
 from usd.core.progress import Work
-from usd.report.gallery import Card, write_gallery
+from usd.report.gallery import GalleryCard, write_gallery
 from usd.report.inline import picture_uri
 
 HERE = Path(__file__).parent
@@ -106,12 +106,12 @@ def write_page(claims: Sequence[Claim], out: Path) -> Path:
     )
 
 
-def card(claim: Claim, folder: Path) -> Card:
+def card(claim: Claim, folder: Path) -> GalleryCard:
     table = folder / "table.md"
     text = table.read_text("utf-8") if table.is_file() else "no table: it did not end"
     pictures = [picture_uri(file, 640) for file in sorted(folder.glob("*.png"))[:2]]
     link = f"{claim.name}/log.txt" if (folder / "log.txt").is_file() else ""
-    return Card(f"{claim.name}: {claim.asks}", pictures, note=text, link=link)
+    return GalleryCard(f"{claim.name}: {claim.asks}", pictures, note=text, link=link)
 
 
 def performed(claim: Claim, extra: Sequence[str], out: Path, work: Work) -> bool:

@@ -57,7 +57,7 @@ def write_run(trial: Trial, system: System, seconds: float) -> Path:
         "memory_of": "of the GPU" if on_gpu else "of the process",
         "device": device_name(system),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": {"usd": usd.__version__, **{name: version(name) for name in PACKAGES}},
+        "versions": {"usd": usd.__version__, **{name: package_version(name) for name in PACKAGES}},
         "finished": datetime.now().isoformat(" ", "minutes"),
     }
     return files.write_record(file, content)
@@ -71,7 +71,7 @@ def device_name(system: System) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def version(package: str) -> str:
+def package_version(package: str) -> str:
     """Return a package's version."""
     try:
         return importlib.metadata.version(package)

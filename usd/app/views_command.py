@@ -82,10 +82,10 @@ def _sampled(
 
 def main(argv: list[str] | None = None) -> int:
     """Run ``usd views``; return the exit code."""
-    return process.run_command(lambda: _report(make_views(views_arguments(argv))))
+    return process.run_command(lambda: _say_written(make_views(views_arguments(argv))))
 
 
-def _report(written: list[Path]) -> None:
+def _say_written(written: list[Path]) -> None:
     say(f"{len(written)} files, {written[0]} first")
 
 

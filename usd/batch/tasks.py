@@ -135,14 +135,14 @@ def _is_prompt(text: str) -> bool:
 
 def _lines(file: Path) -> list[str]:
     """Sentences, without empty lines and comments. Raises ``UserError`` where there are none."""
-    lines = [line.strip().strip("\ufeff") for line in re.split(r"\r\n|\r|\n", _decoded(file))]
+    lines = [line.strip().strip("\ufeff") for line in re.split(r"\r\n|\r|\n", _text_of(file))]
     sentences = [line for line in lines if line and not line.startswith("#")]
     if not sentences:
         raise UserError(f"{file}: holds no sentences; expected one a line")
     return sentences
 
 
-def _decoded(file: Path) -> str:
+def _text_of(file: Path) -> str:
     """Text as UTF-8, or as UTF-16 where its first bytes say so. Raises ``UserError``."""
     content = file.read_bytes()
     wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")

@@ -26,22 +26,22 @@ def find_poses(path: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def read_scene(file: Path, where: str) -> Capture:
+def read_llff(file: Path, where: str) -> Capture:
     """Read the scene's pictures. Raises ``UserError`` with file and reason."""
     name = f"{where}: {file}"
-    rows = _rows(file, name)
-    folder, pictures = _pictures(file.parent)
+    rows = _table_rows(file, name)
+    folder, pictures = _picture_files(file.parent)
     if len(pictures) != len(rows):
         raise UserError(
             f"{name}: has {len(rows)} cameras, {folder} {len(pictures)} pictures; expected as many"
         )
-    views = [_view(picture, row, name) for picture, row in zip(pictures, rows)]
+    views = [_llff_view(picture, row, name) for picture, row in zip(pictures, rows)]
     return Capture(
         tuple(views), (f"scene {file.parent.name} in LLFF's layout: {len(views)} pictures",), arbitrary=True
     )
 
 
-def _rows(file: Path, name: str) -> NDArray[np.float64]:
+def _table_rows(file: Path, name: str) -> NDArray[np.float64]:
     try:
         rows = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
     except (OSError, ValueError, EOFError) as error:
@@ -51,7 +51,7 @@ def _rows(file: Path, name: str) -> NDArray[np.float64]:
     return rows
 
 
-def _pictures(folder: Path) -> tuple[str, list[Path]]:
+def _picture_files(folder: Path) -> tuple[str, list[Path]]:
     """Return the pictures as they were taken, or else the largest copies."""
     copies = sorted(
         folder.glob("images_*"), key=lambda path: int("0" + path.name.removeprefix("images_").split("_")[0])
@@ -64,7 +64,7 @@ def _pictures(folder: Path) -> tuple[str, list[Path]]:
     return "images/", []
 
 
-def _view(picture: Path, row: NDArray[np.float64], name: str) -> CapturedView:
+def _llff_view(picture: Path, row: NDArray[np.float64], name: str) -> CapturedView:
     matrix = torch.from_numpy(row[:15].reshape(3, 5))
     height, width, focal = matrix[:, 4].tolist()
     if min(height, width, focal) <= 0:
@@ -73,10 +73,10 @@ def _view(picture: Path, row: NDArray[np.float64], name: str) -> CapturedView:
             "expected positive numbers"
         )
     lens = Intrinsics(round(width), round(height), focal, focal, width / 2, height / 2)
-    return CapturedView(picture.name, picture, lens, _pose(matrix[:, :4]))
+    return CapturedView(picture.name, picture, lens, _pose_of(matrix[:, :4]))
 
 
-def _pose(matrix: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
+def _pose_of(matrix: Float[Tensor, "3 4"]) -> Float[Tensor, "4 4"]:
     """Return camera-to-world with OpenGL axes from one whose columns point down, right and backwards."""
     down, right, back, position = matrix.unbind(1)
     c2w = torch.eye(4, dtype=torch.float64)

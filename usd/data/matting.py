@@ -64,7 +64,7 @@ class InputInfo(Protocol):
 
 
 @runtime_checkable
-class Session(Protocol):
+class OnnxSession(Protocol):
     """A network of onnxruntime."""
 
     def get_inputs(self) -> list[InputInfo]:
@@ -98,7 +98,7 @@ class MattingModel:
         return cls(path, CONVENTIONS[kind], fixed or CONVENTIONS[kind].side)
 
     @cached_property
-    def session(self) -> Session:
+    def session(self) -> OnnxSession:
         """The network, ready to run."""
         return _session(self.path, "--model")
 
@@ -126,7 +126,7 @@ class MattingModel:
         return (found - least) / (most - least).clamp_min(1e-6)
 
 
-def _session(path: Path, where: str) -> Session:
+def _session(path: Path, where: str) -> OnnxSession:
     try:
         runtime = import_module("onnxruntime")
     except ImportError as error:
@@ -134,7 +134,7 @@ def _session(path: Path, where: str) -> Session:
             "matting: needs the package onnxruntime; expected pip install 'usd[matting]'"
         ) from error
     try:
-        return cast(Session, runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]))
+        return cast(OnnxSession, runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"]))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: {path}: cannot be read as an ONNX network ({reason})") from error

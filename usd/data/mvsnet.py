@@ -34,11 +34,11 @@ def find_cameras(path: Path) -> list[Path]:
     )
 
 
-def read_scene(files: list[Path], where: str) -> Capture:
+def read_mvsnet(files: list[Path], where: str) -> Capture:
     """Read the cameras that have a picture. Raises ``UserError`` with file and reason."""
     root = files[0].parent.parent
     pictures = Folder(next(root / name for name in FOLDERS if (root / name).is_dir()), f"{where}: {root}")
-    views = [view for file in files if (view := _view(file, pictures, where)) is not None]
+    views = [view for file in files if (view := _mvs_view(file, pictures, where)) is not None]
     if not views:
         raise UserError(
             f"{where}: {root}: none of the {len(files)} pictures of its cameras exist; expected them in "
@@ -51,7 +51,7 @@ def read_scene(files: list[Path], where: str) -> Capture:
     return Capture(tuple(views), tuple(notes), arbitrary=True)
 
 
-def _view(file: Path, pictures: Folder, where: str) -> CapturedView | None:
+def _mvs_view(file: Path, pictures: Folder, where: str) -> CapturedView | None:
     stem = file.name.removesuffix("_cam.txt")
     picture = pictures.find(stem)
     if picture is None:

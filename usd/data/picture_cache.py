@@ -161,7 +161,7 @@ def make_room(folder: Path, size: int) -> None:
         file.with_suffix(".json").unlink(missing_ok=True)
 
 
-def decoded(decode: Decode, count: int) -> Iterable[ViewBytes]:
+def decode_all(decode: Decode, count: int) -> Iterable[ViewBytes]:
     """Yield the pixels of views in order, decoded on all cores, a few ahead of what was taken."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # views are worked on beside each other, not rows of one
@@ -180,7 +180,7 @@ def decoded(decode: Decode, count: int) -> Iterable[ViewBytes]:
 def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
     """Return the pixels without a file."""
     memory, remarks = bytearray(layout.size), Counter[str]()
-    for view, pixels in enumerate(decoded(decode, layout.views)):
+    for view, pixels in enumerate(decode_all(decode, layout.views)):
         remarks.update(pixels.notes)
         for start, row in zip(layout.places(view), layout.rows(pixels)):
             memory[start : start + len(row)] = row
@@ -196,7 +196,7 @@ def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[
     begun, remarks = time.monotonic(), Counter[str]()
     try:
         with files.replace_atomically(file) as partial, partial.open("wb") as out:
-            for view, pixels in enumerate(decoded(decode, layout.views)):
+            for view, pixels in enumerate(decode_all(decode, layout.views)):
                 remarks.update(pixels.notes)
                 for start, row in zip(layout.places(view), layout.rows(pixels)):
                     out.seek(start)

@@ -85,7 +85,7 @@ def find_poses(images: Path, out: Path, ordered: bool) -> tuple[int, int]:
     sparse = out / "sparse"
     shutil.rmtree(sparse, ignore_errors=True)
     sparse.mkdir(parents=True)
-    models = sorted(colmap.incremental_mapping(database, images, sparse).values(), key=_size, reverse=True)
+    models = sorted(colmap.incremental_mapping(database, images, sparse).values(), key=_count_of, reverse=True)
     if not models:
         raise UserError(
             f"source: {images}: COLMAP found no cameras for its {total} pictures; expected sharp ones of something "
@@ -94,7 +94,7 @@ def find_poses(images: Path, out: Path, ordered: bool) -> tuple[int, int]:
     return models[0].num_reg_images(), total
 
 
-def _size(model: Reconstruction) -> int:
+def _count_of(model: Reconstruction) -> int:
     return model.num_reg_images()
 
 

@@ -314,7 +314,7 @@ def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: S
     single = [camera[i : i + 1].to("cpu") for camera in cameras for i in range(len(camera))]
     if len(single) != len(file_paths):
         raise ValueError(f"{len(single)} cameras but {len(file_paths)} file paths")
-    sizes = [_intrinsics(camera) for camera in single]
+    sizes = [_pinhole_entries(camera) for camera in single]
     shared = sizes[0] if sizes and all(size == sizes[0] for size in sizes) else {}
     frames = [
         {"file_path": name, **({} if shared else size), "transform_matrix": camera.c2w[0].tolist()}
@@ -325,7 +325,7 @@ def write_transforms(path: str | Path, cameras: Sequence[Cameras], file_paths: S
     return Path(path)
 
 
-def _intrinsics(camera: Cameras) -> dict[str, int | float | str]:
+def _pinhole_entries(camera: Cameras) -> dict[str, int | float | str]:
     height, width = camera.height, camera.width
     if camera.span_y is not None:
         return {"camera_model": "ORTHOGRAPHIC", "w": width, "h": height, "span_y": camera.span_y.item()}

@@ -305,12 +305,12 @@ def _neus(path: Path, where: str) -> Capture | None:
 
 def _llff(path: Path, where: str) -> Capture | None:
     file = llff.find_poses(path)
-    return llff.read_scene(file, where) if file else None
+    return llff.read_llff(file, where) if file else None
 
 
 def _mvsnet(path: Path, where: str) -> Capture | None:
     files = mvsnet.find_cameras(path)
-    return mvsnet.read_scene(files, where) if files else None
+    return mvsnet.read_mvsnet(files, where) if files else None
 
 
 CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (

@@ -223,7 +223,7 @@ def _widths(shapes: Mapping[str, Tensor], prefix: str, convolutions: tuple[str, 
     return tuple(shapes[f"{prefix}{name}.weight"].shape[0] for name in convolutions)
 
 
-def _intrinsics(side: int) -> Float[Tensor, "3 3"]:
+def _unit_intrinsics(side: int) -> Float[Tensor, "3 3"]:
     """Return the intrinsics of the published cameras for latents of ``side``, without half a pixel's shift."""
     focal, middle = SYNCDREAMER_FOCAL * side, side / 2
     return torch.tensor([[focal, 0, middle], [0, focal, middle], [0, 0, 1.0]])
@@ -234,7 +234,7 @@ def cube_pixels(side: int) -> Float[Tensor, "V 1 m 2"]:
     line = torch.linspace(-HALF_SIDE, HALF_SIDE, CUBE)
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
     points = torch.stack([x, y, z, torch.ones_like(x)], -1).reshape(-1, 4)
-    seen = points @ (_intrinsics(side) @ opencv_world_to_camera(syncdreamer_cameras())).transpose(1, 2)
+    seen = points @ (_unit_intrinsics(side) @ opencv_world_to_camera(syncdreamer_cameras())).transpose(1, 2)
     pixels = seen[..., :2] / seen[..., 2:].clamp_min(1e-4)
     return (pixels / ((side - 1) / 2) - 1)[:, None]
 
@@ -244,7 +244,7 @@ def frustum_places(side: int) -> Float[Tensor, "V D h w 3"]:
     depth = torch.linspace(SYNCDREAMER_DISTANCE - REACH, SYNCDREAMER_DISTANCE + REACH, DEPTHS)
     line = torch.arange(side).float()
     y, x = torch.meshgrid(line, line, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(_intrinsics(side)).T
+    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(_unit_intrinsics(side)).T
     local = depth[:, None, None, None] * rays
     matrices = opencv_world_to_camera(syncdreamer_cameras())
     rotation, shift = matrices[:, None, None, :, :3], matrices[:, None, None, None, :, 3]

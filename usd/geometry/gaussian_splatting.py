@@ -59,7 +59,7 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
         self._degree = config.sh_degree
         self._seen: list[Projection] = []
         self.density = DensityControl(config.density, config.radius)
-        self.register_load_state_dict_pre_hook(_make_room)
+        self.register_load_state_dict_pre_hook(_fit_to_state)
         self.take(blob(config, config.radius))
 
     # --------------------------------------------------------------------------------------------- the Gaussians
@@ -192,7 +192,7 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
         return fuse_surface(self.splats(), self.radius, self.config.fusion, resolution)
 
 
-def _make_room(geometry: torch.nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+def _fit_to_state(geometry: torch.nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
     """Let a state hold any number of Gaussians."""
     assert isinstance(geometry, GaussianSplatting)
     if (means := state.get(f"{prefix}means")) is not None:

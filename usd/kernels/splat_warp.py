@@ -524,7 +524,7 @@ def _lists_by_sorting(boxes: Tensor, by_depth: Tensor, grid: tuple[int, int]) ->
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int(), by_depth[pair[by_tile]].int()
 
 
-class _Composite(torch.autograd.Function):
+class _CompositeSplats(torch.autograd.Function):
     """(ellipses, features) -> sums, opacity."""
 
     @staticmethod
@@ -567,5 +567,5 @@ def _split(starts: Tensor) -> runtime.Split:
 def composite_warp(seen: Projection, features: Tensor) -> SplatPicture:
     """Composite as ``composite_torch`` does, by the kernels."""
     lists = tile_lists(seen.box, seen.depth.detach(), seen.height, seen.width)
-    sums, opacity = _Composite.apply((seen, lists), seen.ellipse.contiguous(), features.contiguous())
+    sums, opacity = _CompositeSplats.apply((seen, lists), seen.ellipse.contiguous(), features.contiguous())
     return SplatPicture(sums, opacity)

@@ -39,7 +39,7 @@ def _allowed(x: Float[Tensor, "N 3"], rgba: Tensor, cameras: Cameras) -> Bool[Te
     for i in range(len(rgba)):
         # Points that are out already are not asked again.
         rest = allowed.nonzero()[:, 0]
-        value, visible = _pixels(x[rest], rgba[i, 3:], cameras[i : i + 1])
+        value, visible = _pixels_of(x[rest], rgba[i, 3:], cameras[i : i + 1])
         allowed[rest] = ~visible | (value[:, 0] > INSIDE)
         seen[rest] += visible
     return allowed & (seen > 0)
@@ -49,14 +49,14 @@ def _mean_colors(x: Float[Tensor, "N 3"], rgba: Tensor, cameras: Cameras) -> Flo
     """Return the mean of the pixels that points fall on: rough, since nothing hides a point here."""
     total, weight = torch.zeros_like(x), torch.zeros_like(x[:, :1])
     for i in range(len(rgba)):
-        value, visible = _pixels(x, rgba[i], cameras[i : i + 1])
+        value, visible = _pixels_of(x, rgba[i], cameras[i : i + 1])
         share = value[:, 3:] * visible[:, None]
         total += value[:, :3] * share
         weight += share
     return total / weight.clamp_min(1e-6)
 
 
-def _pixels(
+def _pixels_of(
     x: Float[Tensor, "N 3"], picture: Float[Tensor, "C H W"], camera: Cameras
 ) -> tuple[Float[Tensor, "N C"], Bool[Tensor, "N"]]:
     """Return the pixels that points fall on, and whether they fall on the picture at all."""

@@ -80,10 +80,10 @@ def read_spz(path: Path, content: bytes) -> ColoredSplats:
         table = np.frombuffer(data, np.uint8, count * width, place)
         tables.append(table.reshape(count, width))
         place += count * width
-    return _decoded(tables, bits, version)
+    return _splats_of(tables, bits, version)
 
 
-def _decoded(tables: list[Bytes], bits: int, version: int) -> ColoredSplats:
+def _splats_of(tables: list[Bytes], bits: int, version: int) -> ColoredSplats:
     """Return the splats of a file's six tables."""
     position, opacity, color, scale, turn, rest = (
         torch.from_numpy(table.astype(np.int32)) for table in tables

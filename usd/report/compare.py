@@ -103,10 +103,10 @@ def render_models(models: Sequence[Path | None], size: int) -> list[Float[Tensor
     radius = max((float(mesh.vertices.norm(dim=1).max()) for mesh in meshes if mesh is not None), default=1.0)
     distance = 1.05 * radius / math.sin(math.radians(FOV_Y / 2))
     cameras = orbit_cameras_deg(ELEVATION, list(AZIMUTHS), distance, FOV_Y, size)
-    return [None if mesh is None else over_white(mesh, cameras) for mesh in meshes]
+    return [None if mesh is None else mesh_over_white(mesh, cameras) for mesh in meshes]
 
 
-def over_white(mesh: ColoredMesh, cameras: Cameras) -> Float[Tensor, "V 3 H W"]:
+def mesh_over_white(mesh: ColoredMesh, cameras: Cameras) -> Float[Tensor, "V 3 H W"]:
     """Return what cameras see of a mesh, over white."""
     rgba = pictures(mesh, cameras)
     return rgba[:, :3] + 1 - rgba[:, 3:]

@@ -52,7 +52,7 @@ def read_curves(trial: Path) -> list[Curve]:
     """Return the curves of a trial's CSV logs: the loss first, then its parts, then measures."""
     values: dict[str, dict[int, float]] = defaultdict(dict)
     for file in sorted(trial.glob("csv_logs/version_*/metrics.csv"), key=log_number):
-        for row in _rows(file):
+        for row in _csv_rows(file):
             _add_row(values, row)
     curves = [_thinned(name, points) for name, points in values.items() if len(points) > 1]
     return sorted(curves, key=_order)
@@ -64,7 +64,7 @@ def log_number(file: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _rows(file: Path) -> Iterable[Mapping[str, str]]:
+def _csv_rows(file: Path) -> Iterable[Mapping[str, str]]:
     text = file.read_text("utf-8", "replace")
     # A run that was killed leaves half a row.
     return csv.DictReader(text[: text.rfind("\n") + 1].splitlines())

@@ -17,7 +17,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Card:
+class GalleryCard:
     """What a gallery shows of a thing: pictures side by side, figures, words, and where more is."""
 
     title: str
@@ -27,18 +27,18 @@ class Card:
     link: str = ""
 
 
-def write_gallery(file: Path, title: str, cards: Sequence[Card], subtitle: str = "") -> Path:
+def write_gallery(file: Path, title: str, cards: Sequence[GalleryCard], subtitle: str = "") -> Path:
     """Write a page of cards, and return its path."""
     text = render_page("gallery.html", title=title, subtitle=subtitle, cards=cards)
     return files.write_atomically(file, text.encode("utf-8", "replace"))
 
 
-def trial_card(folder: Path, home: Path, title: str = "", note: str = "") -> Card:
+def trial_card(folder: Path, home: Path, title: str = "", note: str = "") -> GalleryCard:
     """Return the card of a trial for a page in the folder ``home``. Raises ``UserError`` where it is no trial."""
     record = TrialRecord.of(folder)
     page = folder / NAME
     found = [record.input_picture, *record.views[:1]]
-    return Card(
+    return GalleryCard(
         title or record.title,
         [picture_uri(file, 320) for file in found if file is not None],
         figures(record)[:SHOWN],
@@ -47,7 +47,7 @@ def trial_card(folder: Path, home: Path, title: str = "", note: str = "") -> Car
     )
 
 
-def object_card(folder: Path, home: Path, title: str, note: str = "") -> Card:
+def object_card(folder: Path, home: Path, title: str, note: str = "") -> GalleryCard:
     """Return the card of an object that several trials made: the last one's that says anything."""
     for trial in sorted(_trials(folder), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
@@ -56,7 +56,7 @@ def object_card(folder: Path, home: Path, title: str, note: str = "") -> Card:
             continue
         if card.figures or card.pictures:
             return card
-    return Card(title, [], note=note)
+    return GalleryCard(title, [], note=note)
 
 
 def _trials(folder: Path) -> list[Path]:

@@ -146,7 +146,7 @@ def model_view(record: TrialRecord) -> ModelView | None:
 def first_orbit(record: TrialRecord) -> str:
     """Return where the reference picture was taken from as model-viewer says it: the file has +y up, we have +z."""
     azimuth, elevation = (
-        number(record.option(f"data.reference_{name}_deg")) for name in ("azimuth", "elevation")
+        as_number(record.option(f"data.reference_{name}_deg")) for name in ("azimuth", "elevation")
     )
     return f"{(azimuth or 0) + 90:g}{DEGREES} {90 - (15 if elevation is None else elevation):g}{DEGREES} auto"
 
@@ -165,7 +165,7 @@ def figures(record: TrialRecord) -> list[Figure]:
         _figure(
             "file against object", agreement.get("psnr"), "{:.1f} dB", "PSNR of the exported file, read back"
         ),
-        _duration(number(run.get("seconds"))),
+        _duration(as_number(run.get("seconds"))),
         _figure(
             "memory",
             run.get("peak_memory_gib"),
@@ -176,13 +176,13 @@ def figures(record: TrialRecord) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def number(value: object) -> float | None:
+def as_number(value: object) -> float | None:
     """Return a value as a number; None where it is none."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _figure(name: str, value: object, form: str, meaning: str) -> Figure | None:
-    known = number(value)
+    known = as_number(value)
     return None if known is None else Figure(name, form.format(known), meaning)
 
 

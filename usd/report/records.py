@@ -121,12 +121,12 @@ class TrialRecord:
     def scores(self) -> Mapping[str, object]:
         """Return how far held-out views were from the truth in the last test that had any."""
         file = self.newest("it*/metrics.json")
-        return read_json(file) if file else {}
+        return read_mapping(file) if file else {}
 
     def export_report(self) -> Mapping[str, object]:
         """Return the figures of the mesh that was exported last."""
         file = self.newest("it*-export/*-report.json")
-        return read_json(file) if file else {}
+        return read_mapping(file) if file else {}
 
     def option(self, path: str) -> object:
         """Return the value at a key path of the configuration; None where there is none."""
@@ -166,7 +166,7 @@ def mapping(value: object) -> Mapping[str, object]:
     return cast(Mapping[str, object], value) if isinstance(value, Mapping) else {}
 
 
-def read_json(file: Path) -> Mapping[str, object]:
+def read_mapping(file: Path) -> Mapping[str, object]:
     """Return the object in a JSON file; an empty one where it cannot be read."""
     try:
         return mapping(json.loads(file.read_text("utf-8")))

@@ -65,7 +65,7 @@ def guidance_pictures(
         biased = guidance.source.biased_at(look.cameras, look.pictures)
         return {
             "rendered": look.rendered,
-            f"with noise, t = {int(x.t)}": _decoded(guidance, x.xt),
+            f"with noise, t = {int(x.t)}": _decoded_picture(guidance, x.xt),
             **_estimates(guidance, x, scores, biased),
             **_gradient_pictures(guidance, x, scores),
         }
@@ -80,7 +80,7 @@ def _look(system: DistillationSystem, guidance: Guidance, cameras: Cameras) -> G
         z, pictures = guidance.model.encode(shown.rgb), guidance.source.default_pictures(shown)
         return GuidanceLook(guidance, cameras, z, pictures, shown.rgb[0])
     z = fit_latents(latents, guidance)
-    return GuidanceLook(guidance, cameras, z, None, _decoded(guidance, z))
+    return GuidanceLook(guidance, cameras, z, None, _decoded_picture(guidance, z))
 
 
 def _noisy(look: GuidanceLook, level: float, step: int) -> NoisyLatents:
@@ -99,7 +99,7 @@ def _estimates(
 
     def estimate(eps: EpsFn) -> Picture:
         bars = guidance.model.alphas_cumprod.to(x.xt.device)
-        return _decoded(guidance, x0_from_eps(x.xt, eps(x.xt, x.t), bars, x.t))
+        return _decoded_picture(guidance, x0_from_eps(x.xt, eps(x.xt, x.t), bars, x.t))
 
     if biased is not None:
         return {
@@ -142,7 +142,7 @@ def heat_map(values: Float[Tensor, "h w"]) -> Picture:
     return (table[low] * (1 - share) + table[low + 1] * share).permute(2, 0, 1)
 
 
-def _decoded(guidance: Guidance, z: Float[Tensor, "1 c h w"]) -> Picture:
+def _decoded_picture(guidance: Guidance, z: Float[Tensor, "1 c h w"]) -> Picture:
     return guidance.model.decode(z)[0].clamp(0, 1)
 
 
