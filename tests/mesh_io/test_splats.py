@@ -156,7 +156,7 @@ FULL = [
         "cut header",
         "cut body",
         "newer version",
-    ],  # fmt: skip
+    ],
 )
 def test_what_cannot_be_read_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "file.ply"
