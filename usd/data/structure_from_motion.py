@@ -85,7 +85,9 @@ def find_poses(images: Path, out: Path, ordered: bool) -> tuple[int, int]:
     sparse = out / "sparse"
     shutil.rmtree(sparse, ignore_errors=True)
     sparse.mkdir(parents=True)
-    models = sorted(colmap.incremental_mapping(database, images, sparse).values(), key=_count_of, reverse=True)
+    models = sorted(
+        colmap.incremental_mapping(database, images, sparse).values(), key=_count_of, reverse=True
+    )
     if not models:
         raise UserError(
             f"source: {images}: COLMAP found no cameras for its {total} pictures; expected sharp ones of something "

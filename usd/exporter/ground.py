@@ -53,6 +53,7 @@ def _largest_plane(
     """Return the upward unit normal, offset and area of the plane with the most area within ``reach``; None without."""
     if len(points) < 3:
         return None
+    # By area: of faces drawn evenly, finely cut ones would decide.
     rng = torch.Generator().manual_seed(seed)
     chosen = torch.multinomial(area.cpu().double(), 3 * TRIALS, replacement=True, generator=rng).view(
         TRIALS, 3
@@ -73,6 +74,7 @@ def _largest_plane(
 def _fit(points: Float[Tensor, "N 3"], area: Float[Tensor, "N"]) -> tuple[Float[Tensor, "3"], float, float]:
     """Return the plane of least squares, weighted by area."""
     middle = (points * area[:, None]).sum(0) / area.sum()
+    # Each point counts as its area: the root of it enters the square.
     offset = (points - middle) * area[:, None].sqrt()
     # The direction in which the points differ least is the normal.
     normal = torch.linalg.eigh(offset.T @ offset).eigenvectors[:, 0]
@@ -88,6 +90,7 @@ def largest_piece(mesh: Mesh, kept: Bool[Tensor, "F"]) -> Mesh:
     area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
     total = torch.zeros(int(piece.max()) + 1, dtype=area.dtype, device=area.device).index_add(0, piece, area)
     faces = faces[piece == total.argmax()]
+    # Vertices are numbered anew, those of other pieces left out.
     used, number = torch.unique(faces, return_inverse=True)
     return Mesh(mesh.vertices[used], number.view(-1, 3))
 

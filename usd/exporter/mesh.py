@@ -175,6 +175,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         read = read_mesh(path, "y" if self._is_y_up(fmt) else "z")
         # The file's units and axes are undone, so that the training cameras see what they saw.
         rgba = pictures(read.move(read.vertices / self.config.scale), cameras.to("cpu"))
+        # Over white, as the renders are: the file says nothing about a background.
         mse = (rgba[:, :3] + 1 - rgba[:, 3:] - truth.cpu()).square().mean((1, 2, 3))
         psnr = float((-10 * torch.log10(mse.clamp_min(1e-10))).mean())
         figures = {"file": path.name, "psnr": round(psnr, 2), "views": len(truth), "size": cameras.height}
@@ -210,6 +211,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         if self.config.crop is None:
             return mesh
         corners = mesh.vertices.new_tensor(self.config.crop)
+        # Cut, not sorted out: whole faces would leave a ragged edge.
         vertices, faces = clip_to_box(mesh.vertices, mesh.faces, corners[:3], corners[3:])
         if not len(faces):
             raise UserError(f"exporter.crop: nothing of the surface is in {list(self.config.crop)}")

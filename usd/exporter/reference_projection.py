@@ -43,6 +43,7 @@ class ReferenceProjection:
     def _layers(self) -> Float[Tensor, "4 S S"]:
         """Colors, and the object's mask without its rim."""
         reach = max(1, round(RIM * self.rgba.shape[-1]))
+        # The least value around a pixel: a maximum of the negative, since there is no pooling by minimum.
         mask = -torch.nn.functional.max_pool2d(-self.rgba[None, 3:], 2 * reach + 1, 1, reach)[0]
         return torch.cat([self.rgba[:3], mask])
 
@@ -50,6 +51,7 @@ class ReferenceProjection:
         """Return how squarely the camera sees points, smoothly from 0 to 1; a face is seen from both of its sides."""
         sight = torch.nn.functional.normalize(self.camera.position - x, dim=-1)
         cosine = (sight * normal).sum(-1, keepdim=True).abs()
+        # Without a slope at either end, so that no line shows where the picture starts to lead.
         share = ((cosine - SLANTED) / (FACING - SLANTED)).clamp(0, 1)
         return share * share * (3 - 2 * share)
 
@@ -58,4 +60,5 @@ class ReferenceProjection:
         origin = self.camera.position.expand_as(x)
         distance = (x - origin).norm(dim=-1, keepdim=True)
         _, nearest = self.tracer.cast(origin.contiguous(), ((x - origin) / distance).contiguous())
+        # Relative, since rays meet the very surface that the points lie on, and rounding grows with the distance.
         return (nearest[:, None] >= distance * (1 - DEPTH)).to(x.dtype)

@@ -46,6 +46,7 @@ class SplatExporter(Exporter["SplatExporter.Config"]):
                 "mesh-exporter"
             )
         found = geometry.splats()
+        # One step of a display: what is fainter cannot be seen by itself, and viewers pay for each.
         keep = (found.opacities >= self.config.least_opacity).nonzero()[:, 0]
         if len(keep) == 0:
             raise UserError(

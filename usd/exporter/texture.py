@@ -111,11 +111,13 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         for part in texels_of(mesh, faces, (pixels.shape[0], pixels.shape[1])):
             x, normal = surface_points(mesh, part)
             wanted = colors(x, normal)[:, :3].cpu()
+            # Blended as displayed: both are pictures, and light would give the brighter one more than its share.
             if reference is not None:
                 seen, weight = reference(x, normal)
                 weight = weight * self.config.picture_share
                 wanted = wanted + weight * (seen - wanted)
             texel = torch.cat([texel_colors(mesh, part, wanted), torch.ones(len(x), 1)], 1)
+            # Faces may share a texel, and mirrored halves do: what they want is averaged.
             total.index_add_(0, part.pixel, texel)
         return encoded_like(content, repainted(pixels, total))
 
@@ -148,6 +150,7 @@ def texels_of(mesh: ColoredMesh, faces: Int[Tensor, "K"], size: tuple[int, int])
     assert mesh.uv is not None
     height, width = size
     uv = mesh.uv[faces].double()
+    # Textures repeat, so a face may stand in any copy of the picture; its corners move together.
     uv = uv - uv.amin(1, keepdim=True).floor()
     whole = (uv <= 1 + 1e-6).all(2).all(1)
     if not bool(whole.all()):
@@ -158,6 +161,7 @@ def texels_of(mesh: ColoredMesh, faces: Int[Tensor, "K"], size: tuple[int, int])
         covered[inside.pixel] = True
         yield TexelSamples(faces[inside.face], inside.pixel, inside.weights)
     for border in covered_texels(corners, height, width, MARGIN_PX):
+        # Readers mix neighbors: texels just outside of a face must not keep another color than inside.
         new = ~covered[border.pixel]
         if bool(new.any()):
             yield TexelSamples(faces[border.face[new]], border.pixel[new], border.weights[new])
@@ -178,6 +182,7 @@ def texel_colors(
     """Return what a texture must hold so that, times the material's factor and vertex colors, ``wanted`` is seen."""
     kind = mesh.color_of_face[texels.face]
     factor = torch.tensor([color.factor for color in mesh.colors]).view(-1, 4)[kind, :3]
+    # Vertex colors are light, too, and interpolated over a face as light.
     if mesh.corner_light is not None:
         factor = factor * (mesh.corner_light[texels.face] * texels.weights[..., None]).sum(1)[:, :3]
     light = linear_from_srgb(wanted.clamp(0, 1)) / factor.clamp_min(DARK)
@@ -198,6 +203,7 @@ def encoded_like(content: bytes, pixels: UInt8[Tensor, "h w 4"]) -> EncodedPictu
         form, alpha = before.format or "PNG", "A" in before.getbands() or "transparency" in before.info
     image = Image.fromarray(np.ascontiguousarray(pixels.numpy()), "RGBA")
     buffer = io.BytesIO()
+    # Colors at full resolution: halved, as JPEG does unless told, they would run over the borders of charts.
     if form == "JPEG":
         image.convert("RGB").save(buffer, "JPEG", quality=95, subsampling=0)
         return EncodedPicture(buffer.getvalue(), "image/jpeg")

@@ -95,6 +95,7 @@ def unwrap_with_xatlas(
     pack = {"resolution": min(settings.size, PACK_SIZE), "padding": 2, **settings.pack}
     with tempfile.TemporaryDirectory(prefix="unwrap-") as name:
         folder = Path(name)
+        # Arrays go by file: nothing of the parent's memory is shared with a library that may crash.
         np.savez(
             folder / "mesh.npz",
             vertices=vertices.float().numpy(),
@@ -153,6 +154,7 @@ def _read_atlas(file: Path, n_faces: int) -> Atlas | str:
     width, height = (float(side) for side in found["size"])
     # A sheet is seldom square: both axes are scaled by its longer side, so that charts keep their shape.
     uv = torch.from_numpy(found["uv"]).float() * torch.tensor([width, height]) / max(width, height)
+    # Seams double vertices: the atlas has faces and corners of its own.
     faces = torch.from_numpy(found["faces"].astype(np.int64))
     if len(faces) != n_faces or not bool(uv.isfinite().all()):
         return "xatlas returned coordinates that are not usable"
