@@ -16,6 +16,16 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 keep_memory()
 
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_reports():
+    """Keep trainings from writing report.html, which takes longer than they do; tests/report has its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("modes", "export"):
+            patch.setattr(f"usd.app.{module}.report_trial", lambda trial, system=None: None)
+        yield
+
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 WORDS = [
     "<pad>",

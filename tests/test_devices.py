@@ -38,7 +38,13 @@ def test_gradients_stay_on_the_strange_device(monkeypatch):
         torch.testing.assert_close(layer.weight.grad.cpu(), expected)
 
 
-@pytest.mark.parametrize("name", SHRUNK)
+# Splats compile a kernel for each number of features: half a minute a recipe.
+RECIPES = [
+    pytest.param(name, marks=pytest.mark.slow) if name.startswith("splats") else name for name in SHRUNK
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_there_is_looked_at_and_exported(name, tmp_path, monkeypatch):
     with elsewhere(monkeypatch):
         assert launch.main(command(name, tmp_path, *QUICK)) == 0

@@ -99,6 +99,7 @@ def stage(folder: Path, name: str, which: str = "whole") -> Path:
     return folder / which / "USD-full-mini" / "disc.png" / name
 
 
+@pytest.mark.slow
 def test_a_picture_becomes_a_textured_file_through_all_stages(runs):
     folder, ended = runs
     assert ended[0].code == 0, ended[0].text
@@ -110,6 +111,7 @@ def test_a_picture_becomes_a_textured_file_through_all_stages(runs):
     assert f"file        {file}" in ended[0].text and "GiB at most" in ended[0].text
 
 
+@pytest.mark.slow
 def test_the_surface_is_made_of_refined_views(runs):
     folder, _ = runs
     views, refined = stage(folder, "views"), stage(folder, "refine")
@@ -120,6 +122,7 @@ def test_the_surface_is_made_of_refined_views(runs):
     assert min(heights) < 0 < max(heights), "from below and from above"
 
 
+@pytest.mark.slow
 def test_killed_twice_it_goes_on_and_does_nothing_twice(runs):
     _, (_, first, second, third, again) = runs
     assert first.code == -signal.SIGKILL and "stage object: starting" in first.text
@@ -133,6 +136,7 @@ def test_killed_twice_it_goes_on_and_does_nothing_twice(runs):
     assert again.code == 0 and again.text.count(": done (") == len(STAGES)
 
 
+@pytest.mark.slow
 def test_killed_or_not_the_result_is_the_same(runs):
     folder, _ = runs
     for name in ("object", "specialise", "surface"):

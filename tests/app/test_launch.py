@@ -76,7 +76,11 @@ def test_a_trial_has_the_folders_that_scripts_rely_on(tmp_path):
         "csv_logs",
         "cmd.txt",
     }
-    assert {item.name for item in (trial / "configs").iterdir()} == {"raw.yaml", "parsed.yaml"}
+    assert {item.name for item in (trial / "configs").iterdir()} == {
+        "raw.yaml",
+        "parsed.yaml",
+        "changes.json",
+    }
     assert {item.name for item in (trial / "ckpts").iterdir()} == {"last.ckpt", "epoch=0-step=3.ckpt"}
     assert (trial / "save" / "it3-test" / "1.txt").exists()
 
@@ -211,7 +215,8 @@ def message(capsys, *argv: str) -> str:
 MISTAKES = {
     "system.tagret=2": "system.tagret: unknown key. Did you mean 'target'?",
     "system.target=high": "system.target: expected a number, got 'high'",
-    "system.weight=[1.5,0,1,3]": "system.weight: step 1.5 must be an integer number of optimizer steps; "
+    "system.weight=[1.5,0,1,3]": "system.weight: step 1.5 must be an integer number of optimizer steps "
+    "(a float would count epochs, of which a training has one); "
     "expected a number, [start_step, start_value, end_value, end_step] or {steps: [...], values: [...]}",
     "system.weight=-1": "system.weight: -1 is out of range; expected >= 0",
     "trainer.max_steps=0": "trainer.max_steps: 0 is out of range; expected >= 1",

@@ -13,14 +13,17 @@ def bench(tmp_path) -> MethodBench:
     )
 
 
-def test_a_run_is_given_the_sentence_or_the_picture_and_never_both(bench):
+def test_a_run_is_given_what_its_method_starts_from(bench):
     for method in METHODS:
         words = bench.launch(SEEDS[0], method).overrides
         assert words[-1] == "trainer.max_steps=3"
         keys = {word.partition("=")[0] for word in words}
-        given = {"system.guidance.image_path", "system.prompt_processor.prompt"} & keys
-        wanted = "guidance.image_path" if METHODS[method].from_picture else "prompt_processor.prompt"
-        assert given == {f"system.{wanted}"}
+        given = {METHODS[method].picture_key, "system.prompt_processor.prompt"} & keys
+        wanted = {
+            "a picture": METHODS[method].picture_key,
+            "a sentence": "system.prompt_processor.prompt",
+        }
+        assert given == {wanted[what] for what in METHODS[method].given} != set()
 
 
 def test_figures_belong_to_a_recipe_and_its_overrides(bench):

@@ -64,7 +64,8 @@ MESSAGES = [
     ({"weight": [0, 0.5, 3, 10]}, "at.weight: 3 is out of range; expected >= 0 and <= 1"),
     (
         {"weight": [1e3, 0.5, 0, 10]},
-        "at.weight: step 1000.0 must be an integer number of optimizer steps; "
+        "at.weight: step 1000.0 must be an integer number of optimizer steps "
+        "(a float would count epochs, of which a training has one); "
         "expected a number, [start_step, start_value, end_value, end_step] or {steps: [...], values: [...]}",
     ),
     (

@@ -25,9 +25,10 @@ def test_what_can_be_asked_for_follows_from_the_types() -> None:
 def test_a_misspelled_need_is_one_line_with_the_nearest_name() -> None:
     with pytest.raises(UserError) as said:
         check_needs({"normal", "depht"}, "SteadyGuidance.needs")
+    middle = "distance, foreground, gradient, laplacian, length, mesh, normal, normal_perturb, opacity, rgb, "
     assert str(said.value) == (
-        "SteadyGuidance.needs: 'depht' is nothing that a renderer gives; expected some of depth, distance, "
-        "foreground, gradient, laplacian, mesh, normal, normal_perturb, opacity, rgb, samples. Did you mean 'depth'?"
+        "SteadyGuidance.needs: 'depht' is nothing that a renderer gives; expected some of behind, depth, "
+        f"{middle}samples, splats. Did you mean 'depth'?"
     )
     assert check_needs(["normal", "depth"], "x") == {"normal", "depth"}
 

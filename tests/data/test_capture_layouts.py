@@ -214,7 +214,8 @@ def test_a_phones_depths_and_masks_come_along(tmp_path, program):
     found = read_views(tmp_path, options())
     assert found.masked and torch.allclose(found.rgba[:, 3], pixels()[:, 3], atol=0.01)
     origins, directions = found.cameras.rays()
-    points = origins + found.depths[..., None] * directions
+    assert found.depths is not None
+    points = origins + found.depths.all() * directions
     for i in range(COUNT):
         _, depth = found.cameras[[i]].project(points[i].reshape(-1, 3))
         known = found.depths[i].flatten() > 0

@@ -12,6 +12,7 @@ from usd.core.types import Mesh
 from usd.data.convert import write_views
 from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.data.transforms import write_transforms
+from usd.data.view_set import view_set
 from usd.evaluation import command, protocol
 from usd.evaluation.align import Similarity, apply, unit_box
 from usd.evaluation.mesh_views import mesh_views, open_mesh
@@ -205,7 +206,7 @@ def test_figures_of_pictures_are_means_of_views_and_views_can_be_left_out(tmp_pa
     spoilt = truth.rgba.clone()
     spoilt[1] *= 0
     write_views(truth, tmp_path / "truth")
-    write_views(type(truth)(spoilt, truth.cameras, truth.names, truth.weights), tmp_path / "spoilt")
+    write_views(view_set(list(spoilt), truth.cameras, truth.names), tmp_path / "spoilt")
     a, b = open_source(str(tmp_path / "spoilt"), "a"), open_source(str(tmp_path / "truth"), "b")
     one = evaluate(a, b)
     wrong = psnr(torch.ones(1, 3, 32, 32), see_white(truth, 1)).item()

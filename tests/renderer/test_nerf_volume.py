@@ -149,7 +149,10 @@ def test_gradients_reach_every_parameter() -> None:
     geometry = volume(normal_type="analytic")
     one = renderer(geometry)
     rendered = one.render(cameras(), ALL | {"normal_perturb"}, seeded())
-    others = {name for name, loss in REGULARIZERS.items() if "mesh" in loss.needs} | {"eikonal", "curvature"}
+    others = {name for name, loss in REGULARIZERS.items() if {"mesh", "splats"} & loss.needs} | {
+        "eikonal",
+        "curvature",
+    }
     losses = [loss(rendered) for name, loss in REGULARIZERS.items() if name not in others]
     (rendered.rgb.square().sum() + sum(losses)).backward()
     for name, parameter in geometry.named_parameters():

@@ -202,7 +202,9 @@ def test_what_cannot_be_done_is_one_line(capsys, views, tmp_path):
     assert "data.path" in refused(capsys, tmp_path)
     assert "pass data.frame=fit" in refused(capsys, tmp_path, path, "system.geometry.radius=0.1")
     density = ["system.renderer_type=nerf-volume-renderer", "system.geometry_type=implicit-volume"]
-    assert "renders no signed distance" in refused(capsys, tmp_path, path, *density)
+    assert "is a loss of distances, which implicit-volume has not" in refused(
+        capsys, tmp_path, path, *density
+    )
 
 
 def test_loss_weights():

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from usd.kernels import ahead
 from usd.toybox import distance, render
 
 
+@pytest.mark.slow
 def test_every_kernel_of_the_toybox_compiles_for_cuda(tmp_path: Path) -> None:
     kernels = (distance.distance_kernel, render.first_pass, render.edge_pass, render.color_kernel)
     modules = {kernel.module.name: kernel.module for kernel in kernels}

@@ -20,6 +20,7 @@ from usd.app.experiment import Trial, short_path
 from usd.core import files, ranks
 from usd.core.config import spec
 from usd.core.console import say
+from usd.core.errors import UserError
 from usd.core.registry import build
 from usd.exporter import Exporter
 from usd.report.page import write_report
@@ -41,7 +42,8 @@ def recorded(trial: Trial, system: System) -> Iterator[None]:
         yield
     finally:
         if ranks.rank() == 0 and trial.last.is_file():
-            write_run(trial, system, time.monotonic() - began)
+            with contextlib.suppress(OSError, UserError):  # what ended the training is what has to be said
+                write_run(trial, system, time.monotonic() - began)
 
 
 def write_run(trial: Trial, system: System, seconds: float) -> Path:

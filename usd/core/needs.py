@@ -7,7 +7,7 @@ cannot do without: ``needs = frozenset({"rgb", "depth"})``.
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 
-from usd.core.errors import UserError, did_you_mean, listing
+from usd.core.errors import UserError, did_you_mean
 from usd.core.types import Render, Samples
 
 RENDERABLE = frozenset(field.name for field in fields(Render)) | frozenset(
@@ -23,7 +23,7 @@ def check_needs(names: Iterable[str], where: str) -> frozenset[str]:
     needs = frozenset(names)
     for name in sorted(needs - RENDERABLE):
         raise UserError(
-            f"{where}: '{name}' is nothing that a renderer gives; expected some of {listing(RENDERABLE)}."
+            f"{where}: '{name}' is nothing that a renderer gives; expected some of {', '.join(sorted(RENDERABLE))}."
             f"{did_you_mean(name, RENDERABLE)}"
         )
     return needs

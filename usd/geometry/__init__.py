@@ -24,6 +24,8 @@ from usd.math.splats import Splats
 Level = float | Literal["auto"]
 COARSE = 4  # the object is looked for on a lattice this many times coarser
 
+ALIASES = {"gaussian-splats": "gaussian_splatting"}  # of another file's name
+
 
 class Geometry(Module[C]):
     """An object's shape, and features for a material to color it with."""

@@ -34,7 +34,9 @@ inline void project_splat(
         // Beyond this squared distance, in standard deviations, the splat is fainter than what is drawn at all.
         const float reach = opaque > LEAST_ALPHA ? 2.0f * logf(opaque / LEAST_ALPHA) : 0.0f;
         const float wide = sqrtf(reach * a) + 0.01f, high = sqrtf(reach * c) + 0.01f;
-        const auto pixel = [](float x, int size) { return (int)(x < 0.0f ? 0.0f : (x > (float)size ? (float)size : x)); };
+        const auto pixel = [](float x, int size) {
+            return (int)(x < 0.0f ? 0.0f : (x > (float)size ? (float)size : x));
+        };
         // A pixel is covered where its center is, half a pixel from its corner.
         const int x0 = pixel(ceilf(u - wide - 0.5f), width), x1 = pixel(floorf(u + wide + 0.5f), width);
         const int y0 = pixel(ceilf(v - high - 0.5f), height), y1 = pixel(floorf(v + high + 0.5f), height);

@@ -9,7 +9,14 @@ from usd.core.config import ConfigError, parse
 from usd.data.multiview_camera import PictureBatch
 from usd.dialects.threestudio import translate_threestudio
 from usd.math.camera import Window, orbit_cameras_deg
-from usd.system.control4d import FREE, GUIDED, REBUILT, Control4DConfig, Control4DSystem, Discriminator
+from usd.system.control4d_multiview import (
+    FREE,
+    GUIDED,
+    REBUILT,
+    Control4DConfig,
+    Control4DSystem,
+    Discriminator,
+)
 from usd.system.optimizer import make_optimizer
 
 SCENE = {
