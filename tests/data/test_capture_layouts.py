@@ -215,17 +215,19 @@ def test_a_phones_depths_and_masks_come_along(tmp_path, program):
     assert found.masked and torch.allclose(found.rgba[:, 3], pixels()[:, 3], atol=0.01)
     origins, directions = found.cameras.rays()
     assert found.depths is not None
-    points = origins + found.depths.all() * directions
+    depths = found.depths.all().float() * found.depth_unit
+    points = origins + depths * directions
     for i in range(COUNT):
         _, depth = found.cameras[[i]].project(points[i].reshape(-1, 3))
-        known = found.depths[i].flatten() > 0
-        assert torch.allclose(depth[0][known], torch.full((int(known.sum()),), 1.5 + 0.01 * i), atol=1e-4)
+        known = depths[i].flatten() > 0
+        assert torch.allclose(depth[0][known], torch.full((int(known.sum()),), 1.5 + 0.01 * i), atol=1e-3)
         assert int((~known).sum()) == 6
     scaled = read_views(tmp_path, options(frame="fit"))
     zoom = (scaled.cameras.position[0] - scaled.cameras.position[1]).norm() / (
         cameras.position[0] - cameras.position[1]
     ).norm()
-    assert torch.allclose(scaled.depths, found.depths * zoom, rtol=1e-3)
+    assert scaled.depths is not None
+    assert torch.allclose(scaled.depths.all().float() * scaled.depth_unit, depths * zoom, rtol=1e-3)
 
 
 def test_points_of_a_model_are_depths_where_they_were_found(tmp_path):

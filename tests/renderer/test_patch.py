@@ -44,10 +44,11 @@ def test_the_patch_is_the_base_picture_and_the_rest_is_near_it(height: int, widt
 
 def test_it_gives_what_its_base_gives() -> None:
     one = renderer()
-    assert one.outputs == one.base.outputs == {"rgb", "opacity", "samples", "normal_perturb", "behind", *ALL}
+    shared = {"rgb", "opacity", "samples", "normal_perturb", "length", *ALL}
+    assert one.outputs == one.base.outputs - {"behind"} == shared
     asked = one.render(cameras(), one.outputs, seeded())
     assert asked.samples is not None and asked.samples.normal_perturb is not None
-    assert all(getattr(asked, name) is not None for name in one.outputs - {"normal_perturb"})
+    assert all(getattr(asked, name) is not None for name in one.outputs - {"normal_perturb", "length"})
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 20), (6, 5)])

@@ -88,15 +88,15 @@ class PixelLayout:
         return [int(start) + view * size for start, size in zip(starts, self.sections)]
 
     def rows(self, pixels: ViewBytes) -> list[bytes]:
-        """Return the parts of a view; pixels it does not fill are zeros."""
-        parts: list[Numbers] = [self._filled(pixels.colors)]
-        if self.valid:
-            valid = np.ones(pixels.colors.shape[:2], np.bool_) if pixels.valid is None else pixels.valid
-            parts.append(self._filled(valid))
-        if self.depth:
-            nothing = np.zeros(pixels.colors.shape[:2], np.float16)
-            parts.append(self._filled(nothing if pixels.depth is None else pixels.depth))
-        return [part.tobytes() for part in parts]
+        """Return the parts of a view, one for each section; pixels it does not fill are zeros."""
+        shape = pixels.colors.shape[:2]
+        valid = np.ones(shape, np.bool_) if pixels.valid is None else pixels.valid
+        depth = np.zeros(shape, np.float16) if pixels.depth is None else pixels.depth
+        return [
+            self._filled(pixels.colors).tobytes(),
+            self._filled(valid).tobytes() if self.valid else b"",
+            self._filled(depth).tobytes() if self.depth else b"",
+        ]
 
     def _filled(self, values: Numbers) -> Numbers:
         if values.shape[:2] == (self.height, self.width):

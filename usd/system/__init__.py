@@ -40,7 +40,11 @@ if TYPE_CHECKING:  # importing Lightning takes longer than telling most mistakes
     from lightning.pytorch import Trainer
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
-ALIASES = {"elevation-system": "elevation_training"}
+ALIASES = {
+    "elevation-system": "elevation_training",
+    "specialise-system": "specialize",
+    "specialise": "specialize",
+}
 
 
 @dataclass(frozen=True)
