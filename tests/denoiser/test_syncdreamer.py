@@ -11,6 +11,8 @@ from torch import Tensor
 from tests.denoiser.golden_models import GOLDEN, read_golden, write_syncdreamer
 from usd.core.errors import UserError
 from usd.denoiser import ViewGroupDenoiser, open_view_denoiser
+from usd.denoiser.components import open_components
+from usd.denoiser.convert import convert
 from usd.denoiser.layouts import (
     CLIP,
     SYNCDREAMER_CLIP,
@@ -131,3 +133,10 @@ def test_at_full_size_names_and_shapes_are_the_published_ones() -> None:
     buffers = {n for n in unread if "." not in n}
     assert unread == text | buffers and not (ours | set(added)) - set(stored)
     assert len(published) == 1618 and any(name.startswith(SYNCDREAMER_CLIP) for name in published)
+
+
+def test_it_is_not_converted_into_a_model_without_its_volume(golden, tmp_path):
+    file = write_syncdreamer(golden, tmp_path)
+    with pytest.raises(UserError, match="SyncDreamer has one published form"):
+        convert(open_components(file), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

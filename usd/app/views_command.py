@@ -27,7 +27,7 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="usd views", description=__doc__.splitlines()[0])
     parser.add_argument("picture", help="any file that image-to-3D takes")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--model", default="syncdreamer", help="model of view groups: alias or single file")
+    parser.add_argument("--model", required=True, help="model of view groups: SyncDreamer's single file")
     parser.add_argument(
         "--rectify", help="text model whose unconditional prediction replaces the model's own"
     )

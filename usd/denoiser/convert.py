@@ -16,7 +16,7 @@ from torch import Tensor
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
-from usd.denoiser.components import PROJECTION, PROJECTIONS, ModelComponents
+from usd.denoiser.components import PROJECTION, PROJECTIONS, VIEW_GROUP_VOLUME, ModelComponents
 from usd.denoiser.load import components_of
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.single_file import PREDICTIONS
@@ -83,6 +83,10 @@ def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], ove
         raise UserError(f"{out}: is there already; expected a new name, or --overwrite")
     if out.resolve() == model.place.resolve():
         raise UserError(f"{out}: is the model itself; expected another place")
+    if model.has(VIEW_GROUP_VOLUME):
+        raise UserError(
+            f"{model.place}: SyncDreamer has one published form, its single file; expected another model"
+        )
     if out.suffix in SINGLE:
         return write_single_file(model, out)
     return write_folder(model, out, layout)
