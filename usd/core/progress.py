@@ -62,7 +62,7 @@ class Work:
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody sees it."""
+        """True where progress is drawn: in a terminal or a notebook."""
         return self._display is not None
 
     def close(self) -> None:

@@ -117,7 +117,7 @@ class ViewPixels:
 
 @dataclass(frozen=True)
 class PicturePlan:
-    """How a view's files become its pixels, without a look at any other view.
+    """The way from one view's files to its pixels, which depends on no other view.
 
     ``stored`` is the picture's size (width, height) as it will be read, ``upright`` whether it is turned for that,
     ``size`` the longest side after resampling.
@@ -156,12 +156,12 @@ class PicturePlan:
 
     @property
     def bent(self) -> bool:
-        """Whether the picture has to be undistorted."""
+        """True where the picture has to be undistorted."""
         return self.view.lens.distorted and self.view.span_y is None
 
     @property
     def key(self) -> str:
-        """What the pixels depend on: the files as they are now, and what is done with them."""
+        """A text of all that the pixels depend on: the files as they are now, and the steps applied to them."""
         depth = self.view.depth
         used = [self.view.picture, self.view.mask, None if depth is None else depth.path]
         found = [(str(file.resolve()), *_stamp(file)) for file in used if file is not None]

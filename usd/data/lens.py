@@ -64,12 +64,12 @@ class Intrinsics:
 
     @property
     def distorted(self) -> bool:
-        """Whether straight lines come out bent: a fisheye's do whatever its numbers are."""
+        """True where straight lines come out bent: a fisheye's do whatever its numbers are."""
         return self.model in NEVER_PLAIN or any(abs(value) > 1e-9 for value in self.distortion)
 
     @property
     def square(self) -> bool:
-        """Whether pixels are square and the principal point is the picture's middle."""
+        """True where pixels are square and the principal point is the picture's middle."""
         off = (self.fx / self.fy - 1, 2 * self.cx / self.width - 1, 2 * self.cy / self.height - 1)
         return max(map(abs, off)) < 1e-6
 
@@ -196,7 +196,7 @@ NEVER_PLAIN = ("fisheye", "thin-prism", "rad-tan")
 
 @dataclass(frozen=True)
 class SourceMap:
-    """Where each pixel of a pinhole's picture comes from in a distorted one, in pixels; ``valid`` where from inside."""
+    """Places in a distorted picture, in pixels, of each pixel of a pinhole's; ``valid`` where they lie inside."""
 
     x: Float[Tensor, "h w"]
     y: Float[Tensor, "h w"]

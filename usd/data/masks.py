@@ -92,7 +92,7 @@ def _guess_masks(
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What all pictures of a capture are cut out by, so that each can be cut without a look at the others.
+    """The rule that all pictures of a capture are cut out by, so that each can be cut by itself.
 
     ``known`` is whether alpha then means anything; ``padded`` whether all have the same bars of padding.
     """
@@ -102,7 +102,7 @@ class MaskRule:
 
     @property
     def known(self) -> bool:
-        """Whether alpha means anything."""
+        """True where alpha is a mask, not a constant."""
         return self.policy != "none"
 
     def cut(

@@ -36,7 +36,7 @@ LONGEST_REFINED = 1024
 
 @dataclass(frozen=True)
 class Convention:
-    """How a kind of network takes colors and gives alpha; ``side`` where its file leaves the size free."""
+    """The convention of a kind of network: colors in, alpha out; ``side`` where its file leaves the size free."""
 
     side: int
     by_maximum: bool
@@ -56,7 +56,7 @@ NAMES = {"u2net": "u2net", "silueta": "u2net", "isnet": "isnet", "dis": "isnet",
 
 @runtime_checkable
 class InputInfo(Protocol):
-    """What onnxruntime says about a network's input."""
+    """The description of a network's input by onnxruntime."""
 
     name: str
     shape: list[object]
@@ -191,7 +191,7 @@ def own_colors(rgb: Float[Tensor, "3 H W"], alpha: Float[Tensor, "H W"]) -> Floa
 
 @runtime_checkable
 class Pymatting(Protocol):
-    """What is used of the package."""
+    """The functions of the package that are used."""
 
     def estimate_alpha_cf(
         self, image: NDArray[np.float64], trimap: NDArray[np.float64], /

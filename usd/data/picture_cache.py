@@ -58,7 +58,7 @@ Part = Callable[[str, tuple[int, int, int, int], int], "Numbers | FilePart"]
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """What a capture's file holds: colors of V views, one after the other, then valid pixels, then depths."""
+    """The layout of a capture's file: colors of V views, one after the other, then valid pixels, then depths."""
 
     views: int
     height: int

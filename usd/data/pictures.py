@@ -216,7 +216,7 @@ def _is_pointer(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class PictureHeader:
-    """What a picture's file says before its pixels are decoded.
+    """The header of a picture's file, known before its pixels are decoded.
 
     ``size`` is (width, height) as stored, ``upright_size`` after the turn of its EXIF orientation; ``alpha`` is whether
     it has a channel of transparency, or a color that counts as transparent.

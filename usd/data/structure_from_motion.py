@@ -37,7 +37,7 @@ class Reconstruction(Protocol):
 
 @runtime_checkable
 class Pycolmap(Protocol):
-    """What is used of the package."""
+    """The functions of the package that are used."""
 
     def extract_features(self, database: Path, images: Path, /, *, camera_mode: str) -> None:
         """Find points in all pictures."""

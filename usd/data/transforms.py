@@ -52,7 +52,7 @@ MILLIMETER = 1e-3
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """What a file says about a frame beyond its pinhole: the lens as it is, the 64-bit pose, mask and depth map.
+    """A frame of a file beyond its pinhole: the lens as it is, the 64-bit pose, mask and depth map.
 
     ``span_y`` is the picture's height in world units of an orthographic camera, of whose lens only the size counts.
     """

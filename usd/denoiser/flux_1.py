@@ -27,7 +27,7 @@ class Flux1Denoiser(FlowDenoiser):
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the network takes its guidance as a number."""
+        """True where the network takes its guidance as a number."""
         return bool(self.files.config("transformer").get("guidance_embeds"))
 
     def _read_prompts(self, pipeline: PromptReader, prompts: list[str], device: torch.device) -> PromptTokens:

@@ -31,7 +31,7 @@ DEFAULT_SIZE = (
 
 @dataclass(frozen=True)
 class PromptTokens(Embedding):
-    """What a pipeline makes of prompts: tokens, 1 where one is meant, a vector of the whole; latents of pictures."""
+    """A pipeline's condition: tokens, 1 where one is meant, a vector of the whole prompt; latents of pictures."""
 
     tokens: Float[Tensor, "B T W"]
     mask: Float[Tensor, "B T"] | None = None

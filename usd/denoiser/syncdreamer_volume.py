@@ -276,7 +276,7 @@ class DepthAttention(nn.Module):
 
 
 class DepthTransformer(nn.Module):
-    """What the UNet's features read from the frustum, added to them."""
+    """The layers by which the UNet's features read from the frustum."""
 
     def __init__(self, channels: int, context: int) -> None:
         super().__init__()

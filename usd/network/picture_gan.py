@@ -20,7 +20,7 @@ EDGE = 1e-3  # distance that colors keep from 0 and 1, whose logits are infinite
 
 @dataclass(frozen=True)
 class PictureCodes:
-    """What a generator knows of a picture beside rendered features; zeros say nothing."""
+    """The codes of a picture that a generator is given beside rendered features; zeros say nothing."""
 
     local: Float[Tensor, "B L h w"]
     overall: Float[Tensor, "B G"]

@@ -28,7 +28,7 @@ class Curve:
 
     @property
     def is_logarithmic(self) -> bool:
-        """Whether the curve spans so much that only a logarithmic axis shows it."""
+        """True where the curve spans so much that only a logarithmic axis shows it."""
         low, high = min(self.values), max(self.values)
         return low > 0 and high / low > LOGARITHMIC
 

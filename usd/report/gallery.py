@@ -18,7 +18,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class GalleryCard:
-    """What a gallery shows of a thing: pictures side by side, figures, words, and where more is."""
+    """An entry of a gallery: pictures side by side, figures, words, and a link to more."""
 
     title: str
     pictures: list[str]

@@ -57,7 +57,7 @@ class TrialRecord:
 
     @cached_property
     def run(self) -> Mapping[str, object]:
-        """What the training took, and on what: ``run.json``."""
+        """The time, memory and machine of the training: ``run.json``."""
         return files.read_record(self.folder / RUN) or {}
 
     @property

@@ -17,34 +17,26 @@ from usd.data.view_set import ViewSet
 from usd.data.views import ViewBatch, views_summary
 from usd.geometry import SplatCloud
 from usd.losses import Loss, needs_of
-from usd.losses.opacity import opaque, sparsity
-from usd.losses.splats import (
-    depth_total_variation,
-    splat_opacity,
-    splat_opacity_mean,
-    splat_position,
-    splat_scale,
-    splat_scale_mean,
-    structural_dissimilarity,
-    total_variation,
-)
+from usd.losses.splats import structural_dissimilarity
+from usd.losses.table import REGULARIZERS
 from usd.math.silhouette_hull import hull_points
 from usd.system.scene import SceneConfig
 from usd.system.view_evaluation import EvaluatedViews
 from usd.system.weighted_losses import Weights, read_weights
 
 PICTURE_LOSSES = {"rgb_l1": 0.8, "dssim": 0.2, "rgb_mse": 0.0, "mask": 0.1}
-RENDER_LOSSES: dict[str, Loss] = {
-    "position": splat_position,
-    "scales": splat_scale,
-    "opacity": splat_opacity,
-    "mean_scale": splat_scale_mean,
-    "mean_opacity": splat_opacity_mean,
-    "tv_loss": total_variation,
-    "depth_tv_loss": depth_total_variation,
-    "sparsity": sparsity,
-    "opaque": opaque,
-}
+RENDERED = (
+    "position",
+    "scales",
+    "opacity",
+    "mean_scale",
+    "mean_opacity",
+    "tv_loss",
+    "depth_tv_loss",
+    "sparsity",
+    "opaque",
+)
+RENDER_LOSSES: dict[str, Loss] = {name: REGULARIZERS[name] for name in RENDERED}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ HERE = "127.0.0.1"
 
 @dataclass(frozen=True)
 class ViewerOptions:
-    """Where the viewer is served, and how much of a training's time it may take."""
+    """The address of the viewer, and the share of a training's time it may take."""
 
     enable: bool = option(False, "whether the training is shown in the browser; the flag --viewer sets it")
     host: str = option(
@@ -32,7 +32,7 @@ class ViewerOptions:
 
     @property
     def is_public(self) -> bool:
-        """Whether other machines can reach the address."""
+        """True where other machines can reach the address."""
         try:
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:

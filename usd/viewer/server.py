@@ -46,7 +46,7 @@ class ViewerServer:
 
     @property
     def address(self) -> str:
-        """What to type into a browser."""
+        """The address to type into a browser."""
         host = HERE if self.options.host in ("0.0.0.0", "::", HERE) else self.options.host
         return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 

@@ -49,7 +49,7 @@ class Request:
 
 @dataclass
 class Subject:
-    """What is looked at: a system with an object, the folder that its files go to, and how it would be exported."""
+    """A system with an object that is looked at, the folder that its files go to, and how it would be exported."""
 
     system: Scene
     save: Path
