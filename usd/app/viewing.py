@@ -102,7 +102,9 @@ class LiveViewer(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say that it is done."""
+        """Finish what was asked for, and say that it is done."""
+        if self.viewer is not None:
+            self.viewer.finish_video()
         if self.viewer is not None and self.viewer.panel is not None:
             self.viewer.panel.show_finished()
             self.viewer.panel.status.content = f"**finished** at step {trainer.global_step}"

@@ -112,6 +112,8 @@ class Viewer:
     def _video(self, subject: Subject, value: Plain) -> None:
         if not isinstance(value, Mapping) or not isinstance(value["path"], Mapping):
             raise UserError("a video needs a camera path")
+        if self.session.background is not None:
+            raise UserError("one is being made already; ask again when it is written")
         size = int(float(str(value["size"])))
         self.session.background = self._video_job(subject, value["path"], size)
 
@@ -123,6 +125,15 @@ class Viewer:
             if files:
                 self.stage.say(f"Wrote {names(files)} to {files[0].parent}")
             yield
+
+    def finish_video(self) -> None:
+        """Make the rest of a video that was asked for: the page may close with the training."""
+        job, self.session.background = self.session.background, None
+        try:
+            for _ in job or ():
+                pass
+        except FAILURES as error:
+            self.stage.say(f"video: {error}")
 
 
 def crop_corners(crop: Plain) -> list[float] | None:
