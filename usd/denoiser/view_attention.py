@@ -1,0 +1,39 @@
+"""Attention of views that are denoised together: each reads the tokens of all views of its group."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def transformer_blocks(unet: torch.nn.Module) -> Iterator[tuple[torch.nn.ModuleList, int]]:
+    """Yield each transformer block of one of diffusers' UNets: the list that holds it, and its number there."""
+    for name, module in unet.named_modules():
+        if name.endswith("transformer_blocks") and isinstance(module, torch.nn.ModuleList):
+            yield from ((module, i) for i in range(len(module)))
+
+
+def attend_across_views(attention: torch.nn.Module, views: int) -> None:
+    """Have every ``views`` adjacent rows of a self-attention's input be one sequence: all tokens read all."""
+
+    def join(_module: torch.nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
+        x, *rest = inputs
+        assert isinstance(x, Tensor)
+        return (join_views(x, views), *rest)
+
+    def part(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return split_views(output, views)
+
+    attention.register_forward_pre_hook(join)
+    attention.register_forward_hook(part)
+
+
+def join_views(x: Float[Tensor, "R N C"], views: int) -> Float[Tensor, "G M C"]:
+    """Return the tokens of every ``views`` adjacent rows one after the other."""
+    return x.unflatten(0, (-1, views)).flatten(1, 2)
+
+
+def split_views(x: Float[Tensor, "G M C"], views: int) -> Float[Tensor, "R N C"]:
+    """Return the tokens of each view in a row of its own: the inverse of ``join_views``."""
+    return x.unflatten(1, (views, -1)).flatten(0, 1)
