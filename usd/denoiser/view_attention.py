@@ -1,6 +1,7 @@
 """Attention of views that are denoised together: each reads the tokens of all views of its group."""
 
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,20 @@ def transformer_blocks(unet: torch.nn.Module) -> Iterator[tuple[torch.nn.ModuleL
     for name, module in unet.named_modules():
         if name.endswith("transformer_blocks") and isinstance(module, torch.nn.ModuleList):
             yield from ((module, i) for i in range(len(module)))
+
+
+@runtime_checkable
+class AttentionLayer(Protocol):
+    """The parts of an attention layer of diffusers that say its sizes."""
+
+    heads: int
+    to_q: torch.nn.Linear
+
+
+def attention_sizes(attention: torch.nn.Module) -> tuple[int, int, int]:
+    """Return the width of an attention's input, that of its queries, and the number of its heads."""
+    assert isinstance(attention, AttentionLayer)
+    return attention.to_q.in_features, attention.to_q.out_features, attention.heads
 
 
 def attend_across_views(attention: torch.nn.Module, views: int) -> None:

@@ -11,7 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.denoiser.view_attention import attend_across_views, join_views, split_views, transformer_blocks
+from usd.denoiser.view_attention import (
+    attend_across_views,
+    attention_sizes,
+    join_views,
+    split_views,
+    transformer_blocks,
+)
 from usd.denoiser.weights import NetworkConfig, empty_network, texts, whole
 
 DOMAINS = 2
@@ -62,14 +68,19 @@ def plain_config(config: Mapping[str, object]) -> NetworkConfig:
 class CrossDomainBlock(torch.nn.Module):
     """A transformer block of diffusers with attention across views, and between the domains of a view."""
 
+    norm1: torch.nn.Module
+    attn1: torch.nn.Module
+    norm2: torch.nn.Module
+    attn2: torch.nn.Module
+    norm3: torch.nn.Module
+    ff: torch.nn.Module
+
     def __init__(self, block: torch.nn.Module, views: int) -> None:
         super().__init__()
         for name in ("norm1", "attn1", "norm2", "attn2", "norm3", "ff"):
             self.add_module(name, block.get_submodule(name))
         attend_across_views(self.attn1, views)
-        width, inner = self.attn1.to_q.in_features, self.attn1.to_q.out_features
-        heads = self.attn1.heads
-        assert isinstance(width, int) and isinstance(inner, int) and isinstance(heads, int)
+        width, inner, heads = attention_sizes(self.attn1)
         self.attn_joint_mid = type(self.attn1)(query_dim=width, heads=heads, dim_head=inner // heads)
         self.norm_joint_mid = torch.nn.LayerNorm(width)
         self.views = views
