@@ -64,7 +64,9 @@ def make_views(args: argparse.Namespace) -> list[Path]:
     size = model.latent.image_size
     source = orbit_cameras_deg(args.elevation, 0.0, 1.5, 49.1, size).to(args.device)
     cameras = model.group_cameras(source, size)
-    pictures = _sampled(model, reference.over(size).to(args.device), source, cameras, given, args).cpu()
+    pictures = _sampled(
+        model, reference.over(size, model.backdrop).to(args.device), source, cameras, given, args
+    ).cpu()
     by_domain = dict(zip(model.domains, pictures.chunk(len(model.domains)), strict=True))
     return write_group(by_domain, cameras.to("cpu"), args.out)
 

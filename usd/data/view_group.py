@@ -17,7 +17,9 @@ from usd.math.view_groups import VIEW_GROUPS
 class ViewGroupConfig(UsdRandomCameraConfig):
     """The ranges of random cameras have no effect on training views; evaluation and reference cameras are as theirs."""
 
-    group: Literal["syncdreamer", "wonder3d"] = option("syncdreamer", "model whose cameras a batch is")
+    group: Literal["syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2"] = option(
+        "syncdreamer", "model whose cameras a batch is"
+    )
 
 
 @register("view-group-datamodule")

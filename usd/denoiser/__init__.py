@@ -67,6 +67,7 @@ class Denoiser(Module[C]):
     components: ClassVar[tuple[str, ...]] = ()
     group_size: ClassVar[int] = 1  # rows of a batch that are denoised together, at one t
     domains: ClassVar[tuple[str, ...]] = ("color",)  # what each camera's rows are pictures of
+    backdrop: ClassVar[float] = 1.0  # gray level behind the object of a reference picture
     needs: ClassVar[frozenset[str]] = (
         frozenset()
     )  # outputs of the renderer beside colors that ``pictures`` reads
@@ -156,7 +157,7 @@ class ViewDenoiser(Denoiser[C]):
 
     @abstractmethod
     def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> EncodedReference:
-        """Return the encoded reference picture, in [0, 1] over white, with its one camera."""
+        """Return the encoded reference picture, in [0, 1] over ``backdrop``, with its one camera."""
 
     @abstractmethod
     def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Embedding:
@@ -184,7 +185,7 @@ class ViewGroupDenoiser(ViewDenoiser[C]):
     order of the group's cameras, and the domains follow one another. ``group`` is its name in ``VIEW_GROUPS``.
     """
 
-    group: ClassVar[str]
+    group: str
     conventions: ClassVar[GroupConventions] = GroupConventions()
 
     def group_cameras(self, reference: Cameras, size: int) -> Cameras:

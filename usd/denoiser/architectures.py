@@ -147,6 +147,14 @@ VISION: NetworkConfig = {
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
 }
+LARGE_VISION: NetworkConfig = VISION | {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+"""CLIP ViT-H/14 of OpenCLIP."""
 SCHEDULER: NetworkConfig = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -199,6 +207,7 @@ NARROW: dict[str, NetworkConfig] = {
         "projection_dim": WIDTH,
     },
 }
+NARROW["vision_encoder"] = NARROW["image_encoder"]
 
 
 @dataclass(frozen=True)
@@ -308,6 +317,11 @@ ARCHITECTURES: dict[str, Architecture] = {
             "vae": VAE | {"sample_size": 256},
             "image_encoder": VISION,
         },
+    ),
+    "zero123plus": Architecture(
+        "zero123plus",
+        {"unet": UNET | HEADS_2, "vae": VAE, "text_encoder": TEXT_2, "vision_encoder": LARGE_VISION},
+        SCHEDULER | {"beta_schedule": "linear", "prediction_type": "v_prediction"},
     ),
     "instruct-pix2pix": Architecture(
         "instruct-pix2pix",

@@ -280,6 +280,8 @@ def denoiser_of(model: ModelComponents) -> str:
         return "syncdreamer"
     if _option_of(model, "unet", "_class_name") == "UNetMV2DConditionModel":
         return "wonder3d"
+    if model.has("vision_encoder"):
+        return "zero123plus"
     if model.has("image_encoder"):
         return "zero123"
     if model.has("transformer"):

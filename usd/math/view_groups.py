@@ -19,6 +19,8 @@ SYNCDREAMER_FOCAL = 280 / 256
 """Focal length in picture heights."""
 SYNCDREAMER_ELEVATION_DEG, SYNCDREAMER_DISTANCE = 30.0, 1.5
 
+ZERO123_FOV_DEG, ZERO123_DISTANCE = math.degrees(2 * math.atan(16 / 35)), 1.5
+
 WONDER3D_AZIMUTH_DEG = (-90.0, -45.0, 0.0, 90.0, 180.0, -135.0)
 """Of front, front right, right, back, left, front left, in the system's own frame."""
 WONDER3D_DISTANCE = (1.3, 1.3 * math.sqrt(2), 1.3, 1.3, 1.3, 1.3 * math.sqrt(2))
@@ -55,13 +57,39 @@ def wonder3d_group(reference: Cameras, size: int) -> Cameras:
     return orthographic_cameras(turn @ cameras.c2w, WONDER3D_SPAN, size, size)
 
 
+def zero123plus_1_1_group(reference: Cameras, size: int) -> Cameras:
+    """Return Zero123++ 1.1's six cameras (arXiv 2310.15110): the lens and the distance of Zero-1-to-3."""
+    return _zero123plus(reference, size, (30.0, -20.0), ZERO123_FOV_DEG, ZERO123_DISTANCE)
+
+
+def zero123plus_1_2_group(reference: Cameras, size: int) -> Cameras:
+    """Return Zero123++ 1.2's six cameras: 30 degrees wide, at a distance that shows as much as 1.1's.
+
+    No distance is published: objects are shown at one size, and whatever the distance, the result is as large.
+    """
+    distance = ZERO123_DISTANCE * math.tan(math.radians(ZERO123_FOV_DEG / 2)) / math.tan(math.radians(15))
+    return _zero123plus(reference, size, (20.0, -10.0), 30.0, distance)
+
+
+def _zero123plus(
+    reference: Cameras, size: int, elevations: tuple[float, float], fov_deg: float, distance: float
+) -> Cameras:
+    azimuth = [_azimuth_deg(reference) + 30.0 + 60.0 * i for i in range(6)]
+    return orbit_cameras_deg([*elevations] * 3, azimuth, distance, fov_deg, size).to(reference.device)
+
+
 def _azimuth_deg(reference: Cameras) -> float:
     return float(reference.spherical.azimuth[0].rad2deg())
 
 
 ViewGroup = Callable[[Cameras, int], Cameras]
 """The cameras of a group, given the picture's one camera and the pixels of a side."""
-VIEW_GROUPS: dict[str, ViewGroup] = {"syncdreamer": syncdreamer_group, "wonder3d": wonder3d_group}
+VIEW_GROUPS: dict[str, ViewGroup] = {
+    "syncdreamer": syncdreamer_group,
+    "wonder3d": wonder3d_group,
+    "zero123plus-1.1": zero123plus_1_1_group,
+    "zero123plus-1.2": zero123plus_1_2_group,
+}
 """By the name of the model."""
 
 
