@@ -78,6 +78,23 @@ def _zero123plus(
     return orbit_cameras_deg([*elevations] * 3, azimuth, distance, fov_deg, size).to(reference.device)
 
 
+def mvdream_group(reference: Cameras, size: int) -> Cameras:
+    """Return four cameras around, 15 degrees up, the first at the reference's azimuth (arXiv 2308.16512).
+
+    The model knows where cameras stand and not their lens; they show as much as Zero-1-to-3's.
+    """
+    azimuth = [_azimuth_deg(reference) + 90.0 * i for i in range(4)]
+    made = orbit_cameras_deg(15.0, azimuth, ZERO123_DISTANCE, ZERO123_FOV_DEG, size)
+    return made.to(reference.device)
+
+
+def quarter_turns(cameras: Cameras) -> Cameras:
+    """Return each camera with the three at quarter turns from it, together."""
+    four = cameras[[i for i in range(len(cameras)) for _ in range(4)]]
+    turns = torch.arange(4, device=cameras.device).repeat(len(cameras)) * (math.pi / 2)
+    return four.turned(turns.to(cameras.c2w))
+
+
 def _azimuth_deg(reference: Cameras) -> float:
     return float(reference.spherical.azimuth[0].rad2deg())
 
@@ -89,8 +106,11 @@ VIEW_GROUPS: dict[str, ViewGroup] = {
     "wonder3d": wonder3d_group,
     "zero123plus-1.1": zero123plus_1_1_group,
     "zero123plus-1.2": zero123plus_1_2_group,
+    "mvdream": mvdream_group,
 }
 """By the name of the model."""
+FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns}
+"""Of models that are given any cameras: the groups that belong to single ones."""
 
 
 def opencv_world_to_camera(cameras: Cameras) -> torch.Tensor:
