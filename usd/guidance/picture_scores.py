@@ -108,19 +108,20 @@ class PictureScores(ScoreSource):
     @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of these cameras, given the reference picture (and the prompt)."""
-        count = len(cameras)
-        uncond = self._unconditional(count)
+        rows = cameras[list(range(len(cameras))) * len(self.model.domains)]
+        uncond = self._unconditional(len(rows))
         condition = partial(self._condition, cameras)
         cond = predictor(self.model, condition, "conditional")
         if self.options.prompt_scale > 0:
-            cond = self._with_prompt(cond, cameras)
-        return Scores(cond, uncond, condition, cameras)
+            cond = self._with_prompt(cond, rows)
+        return Scores(cond, uncond, condition, rows)
 
     def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:
         """Return the scores with the picture model's own unconditional prediction alone; None where it is that."""
         if self.prior is None or self.options.unconditional == "own":
             return None
-        return replace(self.at(cameras, pictures), uncond=self._own(len(cameras)))
+        scores = self.at(cameras, pictures)
+        return replace(scores, uncond=self._own(len(scores.cameras)))
 
     def change_options(self, options: object) -> None:
         """Take other numbers."""
