@@ -34,6 +34,24 @@ def test_psnr_does_not_mix_pictures_of_a_batch():
     assert torch.isinf(first) and second.item() == pytest.approx(20, abs=1e-3)
 
 
+def direct_ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The definition, window by window, in double precision."""
+    line = torch.exp(-0.5 * ((torch.arange(11).double() - 5) / 1.5).square())
+    weight = torch.outer(line, line).flatten() / line.sum() ** 2
+    x, y = (each.double().unfold(2, 11, 1).unfold(3, 11, 1).flatten(4) for each in (a, b))
+    mean_x, mean_y = (each @ weight for each in (x, y))
+    dx, dy = x - mean_x[..., None], y - mean_y[..., None]
+    var_x, var_y, both = dx.square() @ weight, dy.square() @ weight, (dx * dy) @ weight
+    luminance = (2 * mean_x * mean_y + 1e-4) / (mean_x.square() + mean_y.square() + 1e-4)
+    return (luminance * (2 * both + 9e-4) / (var_x + var_y + 9e-4)).mean((1, 2, 3))
+
+
+def test_ssim_is_its_definition_to_a_millionth():
+    truth = noise(2, 3, 40, 56)
+    picture = (truth + 0.3 * (noise(2, 3, 40, 56, seed=1) - 0.5)).clamp(0, 1)
+    assert torch.allclose(ssim(picture, truth).double(), direct_ssim(picture, truth), rtol=0, atol=1e-6)
+
+
 def test_ssim_of_identical_pictures_is_one():
     picture = noise(3, 3, 32, 24)
     assert torch.allclose(ssim(picture, picture), torch.ones(3), atol=1e-5)

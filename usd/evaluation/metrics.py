@@ -25,28 +25,32 @@ def ssim(
     """
     # Odd, so that the window has a middle pixel.
     window = min(window, (min(picture.shape[-2:]) - 1) // 2 * 2 + 1)
-    channels = picture.shape[1]
-    kernel = _gaussian(window, sigma).to(picture).expand(channels, 1, window, window)
-
-    def mean(x: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(x, kernel, groups=channels)
-
-    mean_a, mean_b = mean(picture), mean(truth)
+    bell = _bell(window, sigma).to(picture)
+    maps = [picture, truth, picture.square(), truth.square(), picture * truth]
+    mean_a, mean_b, square_a, square_b, product = _blurred(torch.cat(maps, 1), bell).chunk(5, 1)
     # Variance as mean of squares minus square of mean: one convolution a term.
-    var_a, var_b = mean(picture.square()) - mean_a.square(), mean(truth.square()) - mean_b.square()
-    covariance = mean(picture * truth) - mean_a * mean_b
+    var_a, var_b = square_a - mean_a.square(), square_b - mean_b.square()
+    covariance = product - mean_a * mean_b
     # C1 = (K1 L)^2 and C2 = (K2 L)^2 with L = 1; both keep dark or flat windows from dividing by nothing.
     luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
     structure = (2 * covariance + 9e-4) / (var_a + var_b + 9e-4)
     return (luminance * structure).mean(dim=(1, 2, 3))
 
 
-def _gaussian(window: int, sigma: float) -> Tensor:
+def _blurred(x: Float[Tensor, "B c H W"], bell: Float[Tensor, "n"]) -> Float[Tensor, "B c h w"]:
+    """Return averages over whole windows, weighted by ``bell`` along both axes."""
+    # The Gaussian separates: n + n products a pixel instead of n n.
+    for kernel in (bell[:, None], bell[None]):
+        x = torch.nn.functional.conv2d(x, kernel.expand(x.shape[1], 1, *kernel.shape), groups=x.shape[1])
+    return x
+
+
+def _bell(window: int, sigma: float) -> Float[Tensor, "n"]:
+    """Return the weights of a Gaussian window along one axis."""
     x = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
     # In double precision: weights must add up to 1 for flat pictures to have no variance.
     bell = torch.exp(-0.5 * (x / sigma).square())
-    bell = bell / bell.sum()
-    return bell[:, None] * bell[None]
+    return bell / bell.sum()
 
 
 def mask_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
@@ -91,10 +95,8 @@ def _smoothed(rgba: Float[Tensor, "B 4 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Return straight colors averaged by a Gaussian of 1 px over what is object."""
     # Normalized convolution: background neither bleeds in nor darkens the rim.
     object_ = (rgba[:, 3:] > 0.5).to(rgba)
-    kernel = _gaussian(7, 1.0).to(rgba).expand(4, 1, 7, 7)
-    sums = torch.nn.functional.conv2d(
-        torch.cat([rgba[:, :3] * object_, object_], 1), kernel, padding=3, groups=4
-    )
+    padded = torch.nn.functional.pad(torch.cat([rgba[:, :3] * object_, object_], 1), (3,) * 4)
+    sums = _blurred(padded, _bell(7, 1.0).to(rgba))
     return sums[:, :3] / sums[:, 3:].clamp_min(1e-6)
 
 
