@@ -1,0 +1,96 @@
+"""A training step on a GPU, counted without one: how often the CPU waits for it, and how many operators it is given.
+
+Waits are counted on the strange device, where single numbers and copies that reach the CPU show themselves; operators on
+the CPU, whose kernels are the GPU's. Networks are tiny, but as deep as their configuration says: fewer operators than the
+published ones have, and as many waits.
+"""
+
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import launch
+from tests.fake_device import StrangeTensor, elsewhere
+from tests.tiny_configs import command, save_disc
+from usd.system import System
+
+STEPS = 5
+DEPENDS_ON_NUMBERS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal"}
+COPIES = {"_to_copy", "_copy_from", "copy_"}
+
+
+class StepCounter(TorchDispatchMode):
+    """Operators so far, and the places of the package that waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators, self.waits = 0, Counter[str]()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.operators += 1
+        if self._waits(func.overloadpacket.__name__, args, out):
+            self.waits[place()] += 1
+        return out
+
+    @staticmethod
+    def _waits(name, args, out) -> bool:
+        far = [x for x in tree_leaves(args) if isinstance(x, StrangeTensor)]
+        if name == "index":
+            return bool(far) and any(x is not None and x.dtype == torch.bool for x in args[1])
+        if name in COPIES:
+            return bool(far) and not isinstance(out, StrangeTensor)
+        return bool(far) and name in DEPENDS_ON_NUMBERS
+
+
+def place() -> str:
+    """The innermost lines of the package that run now; those of Lightning and PyTorch where there are none."""
+    lines = [x for x in traceback.extract_stack() if "/usd/" in x.filename]
+    return " < ".join(f"{x.filename.rsplit('/usd/', 1)[1]}:{x.lineno} {x.name}" for x in reversed(lines[-3:]))
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, Counter[str]]]]:
+    """Inside, every step's operators and waits are counted, those of the loop around it included."""
+    counter, marks, steps = StepCounter(), [], []
+    begin = System.on_train_batch_start
+
+    def mark(system: System, batch_idx: int) -> None:
+        marks.append((counter.operators, counter.waits.copy()))
+        begin(system, batch_idx)
+
+    monkeypatch.setattr(System, "on_train_batch_start", mark)
+    with counter:
+        yield steps
+    steps += [(b[0] - a[0], b[1] - a[1]) for a, b in zip(marks, marks[1:])]
+
+
+def steps_of(tmp_path, monkeypatch, tiny, far: bool) -> list[tuple[int, Counter[str]]]:
+    """Train ``usd-patch.yaml`` with tiny networks; return what each step took."""
+    options = [
+        f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
+        f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
+        f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
+        "trainer.val_check_interval=0",
+        "trainer.test_after_fit=false",
+        f"trainer.max_steps={STEPS}",
+    ]
+    with elsewhere(monkeypatch) if far else nullcontext(), counted(monkeypatch) as steps:
+        assert launch.main(command("usd-patch.yaml", tmp_path, *options)) == 0
+    return steps
+
+
+def test_a_step_waits_for_the_gpu_at_most_twenty_times(tmp_path, monkeypatch, tiny):
+    waits = steps_of(tmp_path, monkeypatch, tiny, far=True)[2][1]
+    assert waits.total() <= 0, "\n".join(f"{count} {where}" for where, count in waits.most_common())
+
+
+def test_a_step_has_at_most_thirty_five_hundred_operators(tmp_path, monkeypatch, tiny):
+    operators, _ = steps_of(tmp_path, monkeypatch, tiny, far=False)[2]
+    assert 500 < operators <= 500, operators
