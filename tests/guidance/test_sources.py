@@ -11,8 +11,9 @@ from tests.fake_device import elsewhere
 from usd.core.config import ConfigError, spec
 from usd.core.registry import build, find
 from usd.core.types import Render
+from usd.denoiser import open_text_denoiser
 from usd.guidance import Guidance, NoisyLatents
-from usd.guidance.scores import predictor, with_scores
+from usd.guidance.scores import NotFiniteError, checks_at_once, predictor, require_finite, with_scores
 from usd.guidance.text_scores import TextOptions
 from usd.guidance.usd import UsdGuidance
 from usd.math import diffusion as d
@@ -356,3 +357,24 @@ def test_a_lora_without_weight_learns_nothing_and_its_guidance_is_by_the_camera(
     weak.renders.opened().network.class_embedding[2].bias.data.fill_(0.5)
     assert all(torch.equal(a, b) for a, b in zip(before, frozen.renders.student.learned(), strict=True))
     close(strong, gradient(weak, x), 1e-4)  # a bias alone says the same of every camera
+
+
+def test_checks_at_once_name_the_first_tensor_that_is_not_finite():
+    good, bad = torch.ones(3), torch.tensor([1.0, torch.nan, torch.inf])
+    reached = []
+    with pytest.raises(NotFiniteError, match="the second has 2 of 3 values not finite"), checks_at_once():
+        for tensor, name in ((good, "the first"), (bad, "the second"), (bad * 2, "the third")):
+            reached.append(require_finite(tensor, name))
+    assert len(reached) == 3
+    with pytest.raises(NotFiniteError, match="alone"):
+        require_finite(bad, "alone")
+
+
+def test_an_embedding_serves_several_batches_of_its_views_at_once(tiny: TinyModels) -> None:
+    model = open_text_denoiser(str(tiny.sd), "x")
+    eps = predictor(model, model.embed_text(["a", "b"]), "unconditional")
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    t = torch.tensor([100, 700])
+    both = eps(torch.cat([x, y]), t.repeat(2))
+    torch.testing.assert_close(both, torch.cat([eps(x, t), eps(y, t)]), rtol=1e-4, atol=1e-5)

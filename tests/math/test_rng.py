@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.fake_device import elsewhere
 from usd.math import rng
 from usd.math.rng import BatchShare, ShareGenerator
 
@@ -64,3 +65,14 @@ def test_without_parts_nothing_changes():
 def test_rows_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="7 rows are no multiple of the 2"):
         rng.uniform((7,), ShareGenerator.seeded("cpu", 0, BatchShare(0, 2, 4)))
+
+
+def test_numbers_that_python_reads_come_from_the_cpu_and_from_the_same_seed(monkeypatch):
+    here = whole()
+    assert rng.on_host(here) is here
+    with elsewhere(monkeypatch) as device:
+        there, again = (ShareGenerator.seeded(device, 3, None) for _ in range(2))
+        host = rng.on_host(there)
+        assert host is not there and host.device.type == "cpu" and rng.on_host(there) is host
+        drawn = [torch.rand(2, generator=rng.on_host(each)) for each in (there, again, there)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])

@@ -12,6 +12,7 @@ from typing_extensions import TypeVar
 from usd.core.config import ConfigError, option
 from usd.core.module import C, Module
 from usd.core.types import Behind
+from usd.math.rng import on_host
 
 Backdrop = Callable[[Float[Tensor, "R"]], Behind]
 """What R rays meet behind the object, from the share of light that it lets through (R)."""
@@ -87,8 +88,9 @@ def random_color(
 
     The generator gives the same count of numbers either way.
     """
-    draw = torch.rand(1 + n_channels, generator=generator, device=generator.device).to(like)
-    return draw[1:] if float(draw[0]) < probability else None
+    source = on_host(generator)
+    draw = torch.rand(1 + n_channels, generator=source, device=source.device)
+    return draw[1:].to(like) if float(draw[0]) < probability else None
 
 
 def require_color(key: str, color: tuple[float, ...], n_channels: int) -> tuple[float, ...]:

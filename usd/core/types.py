@@ -116,6 +116,6 @@ class GuidanceOutput:
     """
 
     loss: Float[Tensor, ""]
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float | Tensor] = field(default_factory=dict)
     trouble: str = ""
     losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)

@@ -7,7 +7,9 @@ source of your own; ``with_scores`` (``scores.py``) gives one formula another so
 The base class encodes the view, draws t and noise, asks ``gradient`` for the formula, guards it and wraps it as a loss.
 """
 
+import contextlib
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -23,7 +25,7 @@ from usd.core.needs import check_needs
 from usd.core.schedule import Schedule
 from usd.core.types import GuidanceOutput, Render
 from usd.denoiser import Denoiser, Execution
-from usd.guidance.scores import NotFiniteError, Pictures, Scores, ScoreSource, require_finite
+from usd.guidance.scores import NotFiniteError, Pictures, Scores, ScoreSource, checks_at_once, require_finite
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise, normal_like, sample_timesteps, timestep_range, x0_from_eps
 from usd.math.distill import clip_gradient, image_gradient, surrogate_loss, time_weight
@@ -151,12 +153,17 @@ class Guidance(Module[G]):
         what it was.
         """
         rgb = self.model.pictures(render, cameras)
+        given = self.source.default_pictures(render) if pictures is None else pictures
         try:
-            require_finite(rgb, "the rendered picture")
+            with self._checks():
+                z = self.model.encode(require_finite(rgb, "the rendered picture"))
+                return self._output(self.noisy_latents(z, step, generator), z, cameras, given, rgb)
         except NotFiniteError as problem:
             return self._failure(rgb, problem)
-        given = self.source.default_pictures(render) if pictures is None else pictures
-        return self.from_latents(self.model.encode(rgb), cameras, step, generator, given, rgb)
+
+    def _checks(self) -> AbstractContextManager[None]:
+        """Return a block whose checks are asked at its end; at once where something would learn what is not finite."""
+        return contextlib.nullcontext() if self.learns else checks_at_once()
 
     def from_latents(
         self,
@@ -165,16 +172,26 @@ class Guidance(Module[G]):
         step: int,
         generator: torch.Generator | None,
         pictures: Pictures | None = None,
-        rgb: Float[Tensor, "B 3 H W"] | None = None,
     ) -> GuidanceOutput:
-        """Return the same for latents, wherever they come from; ``rgb`` is the render that they are of, if any."""
-        x = self.noisy_latents(z, step, generator)
+        """Return the same for latents, wherever they come from."""
         try:
-            grad = self._finite_gradient(x, cameras, pictures)
-            losses = {} if rgb is None else self._image_loss(x, grad, rgb)
+            with self._checks():
+                return self._output(self.noisy_latents(z, step, generator), z, cameras, pictures)
         except NotFiniteError as problem:
             return self._failure(z, problem)
-        grad = self._limited(grad, step)
+
+    def _output(
+        self,
+        x: NoisyLatents,
+        z: Float[Tensor, "B c h w"],
+        cameras: Cameras,
+        pictures: Pictures | None,
+        rgb: Float[Tensor, "B 3 H W"] | None = None,
+    ) -> GuidanceOutput:
+        """Return loss and figures; ``rgb`` is the render that the latents are of, if any. Raises ``NotFiniteError``."""
+        grad = self._finite_gradient(x, cameras, pictures)
+        losses = {} if rgb is None else self._image_loss(x, grad, rgb)
+        grad = self._limited(grad, x.step)
         return GuidanceOutput(surrogate_loss(z, grad), self.figures(x, grad), losses=losses)
 
     def _failure(self, like: Tensor, problem: NotFiniteError) -> GuidanceOutput:
@@ -249,14 +266,14 @@ class Guidance(Module[G]):
         share = done**0.5 if self.config.sqrt_anneal else done
         return highest * (1 - share) + low * share
 
-    def figures(self, x: NoisyLatents, grad: Float[Tensor, "B c h w"]) -> dict[str, float]:
+    def figures(self, x: NoisyLatents, grad: Float[Tensor, "B c h w"]) -> dict[str, float | Tensor]:
         """Return what is logged: size of the gradient per picture, and the range t was drawn from."""
         low, high = self.range(x.step)
         return {
-            "guidance_grad_norm": float(grad.flatten(1).norm(dim=1).mean()),
+            "guidance_grad_norm": grad.flatten(1).norm(dim=1).mean(),
             "min_step": float(low),
             "max_step": float(high),
-            "t": float(x.t.float().mean()),
+            "t": x.t.float().mean(),
         }
 
 

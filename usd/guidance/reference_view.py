@@ -9,6 +9,7 @@ them apart, at all noise levels in [2 %, 98 %].
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,5 +51,6 @@ class ReferenceViewGuidance(Guidance["ReferenceViewGuidance.Config"]):
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the difference of psi's scores of render and picture."""
         yt = add_noise(self.source.reference_latents(x.z), x.noise, self.model.alphas_cumprod, x.t)
-        rendered = scores.uncond(x.xt, x.t)
-        return score_difference(x.weight, rendered, scores.uncond(yt, x.t))
+        # One call of the model for both: it costs little more than one for either.
+        rendered, reference = scores.uncond(torch.cat([x.xt, yt]), x.t.repeat(2)).chunk(2)
+        return score_difference(x.weight, rendered, reference)

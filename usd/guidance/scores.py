@@ -5,9 +5,11 @@
 source each, ``with_scores`` gives a formula written for one of them another one.
 """
 
+import contextlib
 import types
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import cast
 
@@ -31,12 +33,44 @@ class NotFiniteError(Exception):
     """A tensor of a guidance has values that are not finite. The message says which tensor, and how many values."""
 
 
+_waiting: ContextVar[list[tuple[Tensor, str]] | None] = ContextVar("waiting checks", default=None)
+
+
 def require_finite(tensor: Tensor, name: str) -> Tensor:
-    """Return ``tensor``. Raises ``NotFiniteError`` where it has values that are not finite."""
-    if not bool(torch.isfinite(tensor).all()):
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise NotFiniteError(f"{name} has {bad} of {tensor.numel()} values not finite")
+    """Return ``tensor``. Raises ``NotFiniteError`` where it has values that are not finite.
+
+    Inside ``checks_at_once`` that is asked, and raised, at the end of the block.
+    """
+    if (waiting := _waiting.get()) is None:
+        _raise_first([(tensor, name)])
+    else:
+        waiting.append((tensor.detach(), name))
     return tensor
+
+
+@contextlib.contextmanager
+def checks_at_once() -> Iterator[None]:
+    """Ask all that ``require_finite`` is asked inside at the end, so that a GPU is waited for once.
+
+    Raises ``NotFiniteError`` for the first tensor that is not finite.
+    """
+    checks: list[tuple[Tensor, str]] = []
+    outer = _waiting.set(checks)
+    try:
+        yield
+    finally:
+        _waiting.reset(outer)
+    _raise_first(checks)
+
+
+def _raise_first(checks: Sequence[tuple[Tensor, str]]) -> None:
+    if not checks:
+        return
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor, _ in checks]).tolist()
+    for (tensor, name), good in zip(checks, finite, strict=True):
+        if not good:
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise NotFiniteError(f"{name} has {bad} of {tensor.numel()} values not finite")
 
 
 @dataclass(frozen=True)
@@ -59,7 +93,8 @@ class Scores:
 def predictor(model: Denoiser, embedding: Embedding | Callable[[], Embedding], name: str) -> EpsFn:
     """Return the noise prediction of ``model`` under an embedding, which may be made at the first call.
 
-    The same (x_t, t) asked for twice in a row is computed once. The predictor raises ``NotFiniteError``, which says
+    The same (x_t, t) asked for twice in a row is computed once; of several x_t of the views, one after the other in a
+    batch, each gets the views' embedding. The predictor raises ``NotFiniteError``, which says
     ``name``.
     """
     last: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -69,10 +104,24 @@ def predictor(model: Denoiser, embedding: Embedding | Callable[[], Embedding], n
         if not made:
             made.append(embedding if isinstance(embedding, Embedding) else embedding())
         if not last or last[0][0] is not xt or last[0][1] is not t:
-            last[:] = [(xt, t, require_finite(model.eps(xt, t, made[0]), f"the {name} prediction"))]
+            last[:] = [
+                (
+                    xt,
+                    t,
+                    require_finite(model.eps(xt, t, _for_rows(made[0], len(xt))), f"the {name} prediction"),
+                )
+            ]
         return last[0][2]
 
     return eps
+
+
+def _for_rows(embedding: Embedding, count: int) -> Embedding:
+    """Return an embedding as often, one after the other, as makes ``count`` rows."""
+    rows = {len(x) for x in embedding.tensors().values()}
+    if rows in (set(), {count}):
+        return embedding
+    return embedding.select(torch.arange(count) % max(rows))
 
 
 class ScoreSource(torch.nn.Module):

@@ -229,7 +229,8 @@ if sys.platform != "win32":
 
 def array(tensor: Tensor, dtype: object = None) -> object:
     """Return a view of a contiguous tensor for a kernel; ``dtype`` may be a Warp vector that takes up the last axis."""
-    return import_warp().from_torch(tensor.detach(), dtype=dtype, return_ctype=True)
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    return import_warp().from_torch(plain, dtype=dtype, return_ctype=True)
 
 
 def zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:

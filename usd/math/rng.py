@@ -44,6 +44,9 @@ class ShareGenerator(torch.Generator):
     """A generator that knows for which share of a batch it is asked for numbers; None: of all of it."""
 
     share: BatchShare | None = None
+    host: torch.Generator | None = (
+        None  # draws numbers that Python reads, where this one is on another device
+    )
 
     @classmethod
     def seeded(cls, device: "torch.device | str", seed: int, share: BatchShare | None) -> "ShareGenerator":
@@ -59,6 +62,18 @@ def fresh(like: torch.Generator, seed: int) -> torch.Generator:
     if isinstance(like, ShareGenerator):
         return ShareGenerator.seeded(like.device, seed, like.share)
     return torch.Generator(like.device).manual_seed(seed)
+
+
+def on_host(generator: torch.Generator) -> torch.Generator:
+    """Return a generator of the same seed for numbers that Python reads: on a GPU each would be waited for.
+
+    A generator on the CPU is its own; so is one that knows no share, wherever it is.
+    """
+    if generator.device.type == "cpu" or not isinstance(generator, ShareGenerator):
+        return generator
+    if generator.host is None:
+        generator.host = torch.Generator().manual_seed(generator.initial_seed())
+    return generator.host
 
 
 @contextlib.contextmanager

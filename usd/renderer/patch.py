@@ -57,7 +57,8 @@ class PatchRenderer(Renderer["PatchRenderer.Config"]):
 
 
 def _draw(stop: int, generator: torch.Generator) -> int:
-    return int(torch.randint(stop, (), generator=generator, device=generator.device))
+    source = rng.on_host(generator)
+    return int(torch.randint(stop, (), generator=source, device=source.device))
 
 
 def _restart(seed: int | None, like: torch.Generator | None) -> torch.Generator | None:

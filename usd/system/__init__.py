@@ -34,7 +34,7 @@ from usd.math.rng import BatchShare, ShareGenerator
 from usd.system.optimizer import Group, OptimizerConfig, gradient_norm, make_optimizer
 from usd.system.scheduler import SchedulerConfig, make_scheduler
 from usd.system.skipped import SkippedSteps, first_infinite
-from usd.system.weighted_losses import loss_without_effect, process_averages, total_loss
+from usd.system.weighted_losses import as_scalar, loss_without_effect, process_averages, total_loss
 
 if TYPE_CHECKING:  # importing Lightning takes longer than telling most mistakes
     from lightning.pytorch import Trainer
@@ -131,7 +131,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         self.register_buffer("_place", torch.zeros(1), persistent=False)
         self.seed = 0
         self.save_dir = Path("outputs")
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, float | Tensor] = {}
         self.losses: dict[str, float] = {}
         self.skipped = SkippedSteps()
         self._restored_step = 0
@@ -197,7 +197,8 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
 
     def log_dict(self, figures: Mapping[str, float | Tensor]) -> None:
         """Log figures of this step."""
-        self.trainer.lightning_module.log_dict(figures)
+        # Numbers stay on the CPU: the loggers would wait for each of them on a GPU.
+        self.trainer.lightning_module.log_dict({name: as_scalar(value) for name, value in figures.items()})
 
     def log(self, name: str, value: float | Tensor) -> None:
         """Log one figure of this step."""
@@ -329,7 +330,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         with ranks.together():
             losses = self.compute(self.batch_share(batch), step, self.step_generator(step))
             total = total_loss(losses, step)
-            figures = {name: torch.tensor(float(value)) for name, value in self.figures.items()}
+            figures = {name: as_scalar(value) for name, value in self.figures.items()}
             averages = process_averages({"loss": total, **losses, **figures})
         self.skipped.reject(first_infinite({name: averages[name] for name in losses}))
         self.losses = {name: averages[name] for name in ("loss", *losses)}

@@ -283,7 +283,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             self.figures.update({prefix + key: value for key, value in output.figures.items()})
             losses[name] = output.loss
             losses.update({prefix + key: loss for key, loss in output.losses.items()})
-        self.figures["opacity"] = float(render.opacity.detach().mean())
+        self.figures["opacity"] = render.opacity.detach().mean()
         return losses
 
     def _render_batch(self, batch: CameraBatch, needs: frozenset[str], generator: torch.Generator) -> Render:

@@ -192,6 +192,6 @@ def gradient_norm(parameters: Iterable[tuple[str, Tensor]]) -> tuple[Float[Tenso
     gradients = {name: p.grad for name, p in parameters if p.grad is not None}
     if not gradients:
         return torch.zeros(()), ""
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients.values()))])
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients.values()))]).cpu()
     finite = zip(gradients, torch.isfinite(norms).tolist(), strict=True)
     return norms.norm(), next((name for name, good in finite if not good), "")
