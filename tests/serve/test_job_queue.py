@@ -204,3 +204,31 @@ def test_this_queue_is_closed_twice_without_harm(tmp_path):
     queue.close()
     queue.close()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_real_training_is_paused_and_done_by_another_server(tmp_path):
+    options = (
+        "trainer.max_steps=60",
+        "trainer.val_check_interval=60",
+        "data.n_test_views=2",
+        "stages.mesh=null",
+    )
+    queue = JobQueue(JobStore(tmp_path))
+    picture = check_picture((ROOT / "load" / "images" / "duck.png").read_bytes())
+    job = queue.submit(JobRequest("usd-patch-mini", "duck", "", options), picture)
+    metrics = queue.store.result(job) / "object" / "csv_logs" / "version_0" / "metrics.csv"
+    wait_until(metrics.exists, 300)
+    queue.ask(job.id, "pause")
+    wait_until(lambda: states(queue) == ["paused"], 120)
+    queue.close()
+    again = JobQueue(JobStore(tmp_path))
+    try:
+        again.ask(job.id, "resume")
+        wait_until(lambda: states(again) in (["done"], ["failed"]), 400)
+    finally:
+        again.close()
+    (ended,) = again.store.all()
+    assert (ended.state, ended.error, ended.figures["step"]) == ("done", "", 60)
+    log = (queue.store.result(job) / "log.txt").read_text()
+    assert log.count("stage object: starting") == log.count("stage object: going on") == 1

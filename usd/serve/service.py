@@ -20,7 +20,7 @@ from usd.serve.uploads import LARGEST_MB, check_picture
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"": "page.html", "page.css": "page.css", "page.js": "page.js"}
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 ISOLATED = "sandbox allow-scripts allow-downloads allow-popups"

@@ -85,7 +85,8 @@ function stateOf(job) {
   const { progress: at } = job;
   const took = job.seconds >= 60 ? `${Math.round(job.seconds / 60)} min` : `${Math.round(job.seconds)} s`;
   if (job.state === "done") return `done in ${took}`;
-  return at && at.steps ? `${job.state}, ${at.stage}: step ${at.step} of ${at.steps}` : job.state;
+  if (!at) return job.state;
+  return `${job.state}, ${at.stage}` + (at.steps ? `: step ${at.step} of ${at.steps}` : "");
 }
 
 async function act(card, job, name) {
