@@ -8,8 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
-from usd.core.process import keep_memory
+PACKAGE = Path(__file__).parents[1] / "usd"
+
+
+def modules_with_shapes() -> list[str]:
+    """Modules that annotate arrays; elsewhere mypy suffices, and checks of every call took as long as the tests."""
+    files = [file for file in PACKAGE.rglob("*.py") if "jaxtyping" in file.read_text(encoding="utf-8")]
+    names = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+install_import_hook(modules_with_shapes(), "beartype.beartype")  # before the first of them is imported
+
+from usd.core.process import keep_memory  # noqa: E402
 
 # on a machine with other work to do, examples are slow to come by; that says nothing about the code
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

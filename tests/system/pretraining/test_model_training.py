@@ -21,7 +21,7 @@ from usd.system.pretraining.clip import ClipSystem, contrastive
 from usd.system.pretraining.diffusion_training import draw_timesteps, make_unet, noise_and_target
 from usd.system.pretraining.elevation_training import ElevationSystem
 from usd.system.pretraining.model_training import save_half
-from usd.system.pretraining.novel_view import NovelViewSystem, widen
+from usd.system.pretraining.novel_view import Condition, NovelView, NovelViewSystem, kept_conditions, widen
 from usd.system.pretraining.text_to_image import TextToImageSystem, drop_caption
 from usd.system.pretraining.view_volume import ViewVolumeSystem
 from usd.toybox import dataset
@@ -144,6 +144,47 @@ def test_a_widened_unet_computes_what_it_did() -> None:
         told = torch.cat([x, extra], 1)
         after = wide(told, t, encoder_hidden_states=tokens, class_labels=torch.randn(2, 16)).sample
     torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("below", [1000, 500])
+def test_conditions_are_dropped_in_their_shares_and_never_above_the_limit(below: int) -> None:
+    given = {
+        "drop_all": 0.2,
+        "drop_tokens": 0.1,
+        "drop_beside": 0.3,
+        "drop_below": below,
+        "optimizer": OPTIMIZER,
+    }
+    config = parse(NovelViewSystem.Config, given, "system")
+    draw, t = torch.rand(20000, generator=generator()), torch.arange(20000) % 1000
+    tokens, beside = kept_conditions(config, draw, t)
+    low = t < below
+    assert (tokens[~low] == 1).all() and (beside[~low] == 1).all()
+    shares = [float(x[low].mean()) for x in (tokens, beside, tokens * beside, (1 - tokens) * (1 - beside))]
+    assert shares == pytest.approx([0.7, 0.5, 0.4, 0.2], abs=0.02)
+
+
+def test_a_frozen_conditional_path_gets_no_gradient_and_the_rest_does() -> None:
+    torch.manual_seed(0)
+    projection = CameraProjection(CameraProjectionConfig(embedding_dim=6, width=32))
+    network = NovelView(widen(make_unet((64, 64), 4, 8, 32), 4, 0), projection)
+    condition = Condition(torch.randn(2, 6), torch.randn(2, 3, 6), torch.randn(2, 4), torch.randn(2, 4, 8, 8))
+
+    def learning() -> set[str]:
+        network.zero_grad(set_to_none=True)
+        network(torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), condition).square().mean().backward()
+        return {name for name, p in network.named_parameters() if p.grad is not None}
+
+    everything = learning()
+    network.learn_condition(False)
+    frozen = everything - learning()
+    assert {name.split(".")[0] for name in everything} == {"unet", "projection"}
+    assert {name for name in everything if name.startswith("projection.") or ".attn2." in name} < frozen
+    assert {name for name in frozen if name.startswith("unet.") and "attn2" not in name} == {
+        "unet.conv_in.weight", "unet.conv_in.bias",
+    }  # fmt: skip
+    network.learn_condition(True)
+    assert learning() == everything
 
 
 def test_turning_pairs_is_a_rotation_that_adds_up() -> None:
