@@ -100,8 +100,9 @@ def place_view_attention(unet: "UNet2DConditionModel", config: ViewAttentionConf
 
 
 def view_layers(unet: nn.Module) -> list[ViewAttention]:
-    """Return a UNet's layers across views, in the order in which they are stored."""
-    return [layer for layer in unet.modules() if isinstance(layer, ViewAttention)]
+    """Return a UNet's layers across views, in the order in which they are stored: the middle's, then those upwards."""
+    parts = [unet.get_submodule(name) for name in ("mid_block", "up_blocks")]
+    return [layer for part in parts for layer in part.modules() if isinstance(layer, ViewAttention)]
 
 
 @contextmanager
