@@ -130,7 +130,9 @@ class PipelineBench(runs.Bench[Subject]):
         places = [self.config.parent / given, ROOT / "configs" / given]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise UserError(f"{self.config}: {method}.recipe: there is no '{given}'; expected a file of configs/")
+            raise UserError(
+                f"{self.config}: {method}.recipe: there is no '{given}'; expected a file of configs/"
+            )
         return found
 
     def settings(self, method: str) -> dict[str, object]:
@@ -252,7 +254,9 @@ def view_figures(launch: runs.Launch, views: Path, subject: Subject) -> tables.F
     made = open_source(str(views), "views")
     right = evaluate(made, open_source(str(mesh_of(subject.truth)), "truth")).figures
     words = (*launch.overrides, f"data.eval_path={views}")
-    again = runs.Launch(launch.trial.with_name(f"{launch.trial.name}-agree"), launch.configs, words, launch.gpu)
+    again = runs.Launch(
+        launch.trial.with_name(f"{launch.trial.name}-agree"), launch.configs, words, launch.gpu
+    )
     again("--test", f"resume={launch.last}")
     folder = runs.newest_views(again.trial)
     if folder is None:
@@ -334,7 +338,9 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[PipelineBench, argpars
     file = first.parse_known_args(argv)[0].config
     parser = runs.bench_parser(__doc__, read_pipelines(file), "pipelines", "--only")
     parser.add_argument("--pipelines", dest="config", type=Path, default=PIPELINES, help="file of pipelines")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="toys", help="how many objects, and alignment")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="toys", help="how many objects, and alignment"
+    )
     parser.add_argument("--folder", type=Path, help="folder of objects, in place of toys")
     parser.add_argument("--irregular", type=int, default=0, help="toys that are also seen from other heights")
     parser.add_argument("--docs", action="store_true", help="put table and sheet into docs/pipelines.md")

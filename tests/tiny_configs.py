@@ -70,6 +70,7 @@ SHRUNK = {
     "hifa-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "sdi-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
+    "wonder3d.yaml": [*SIZES, *VOLUME],
     "magic123-mini.yaml": [*SIZES, *VOLUME, *WORDS, *PICTURES],
 }
 

@@ -71,7 +71,9 @@ def test_a_run_is_given_the_picture_or_the_views_that_were_made_of_it(bench: Pip
 
 def test_views_are_made_once_for_the_same_words(bench: PipelineBench, monkeypatch) -> None:
     calls = []
-    monkeypatch.setattr(pipelines, "make_views", lambda args: (calls.append(args), args.out.mkdir(parents=True)))
+    monkeypatch.setattr(
+        pipelines, "make_views", lambda args: (calls.append(args), args.out.mkdir(parents=True))
+    )
     hat = bench.subjects[1]
     first = pipelines.generated(bench, hat, "zero123plus-style")
     assert pipelines.generated(bench, hat, "zero123plus-style") == first and len(calls) == 1

@@ -114,7 +114,10 @@ def test_targets_around_a_reference_are_different_views_and_toys_may_start_later
     tmp_path: Path, small_shards: None
 ) -> None:
     """The second shard's toys are those that follow the first's, and no target stands where references do."""
-    both, later = _data(tmp_path, n_toys=4), _data(tmp_path, first_toy=2, targets_per_reference=4, around=True)
+    both, later = (
+        _data(tmp_path, n_toys=4),
+        _data(tmp_path, first_toy=2, targets_per_reference=4, around=True),
+    )
     for data in (both, later):
         data.prepare_data()
         data.setup("fit")

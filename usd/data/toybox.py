@@ -83,7 +83,9 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_toys: int = option(16000, "number of training toys: so many seeds from first_toy up", ge=1, lt=TEST_SEED)
+        n_toys: int = option(
+            16000, "number of training toys: so many seeds from first_toy up", ge=1, lt=TEST_SEED
+        )
         first_toy: int = option(0, "seed of the first training toy, a multiple of 250", ge=0, lt=TEST_SEED)
         nameless_share: float = option(
             UNCAPTIONED_SHARE, "share of the toys that are random compositions without a caption", ge=0, le=1
@@ -127,7 +129,9 @@ class ToyboxData(Data["ToyboxData.Config"]):
                 f"stay below the test split ({TEST_SEED})"
             )
         if config.around and config.targets_per_reference > VIEWS - REFERENCES:
-            raise ConfigError(f"data.targets_per_reference: expected at most {VIEWS - REFERENCES} views around")
+            raise ConfigError(
+                f"data.targets_per_reference: expected at most {VIEWS - REFERENCES} views around"
+            )
         if config.normal_share > 0 and config.targets_per_reference > 0:
             raise ConfigError("data.normal_share: pairs have no normal maps; expected 0")
         self._shards: Shards | None = None

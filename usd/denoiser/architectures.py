@@ -62,6 +62,21 @@ CONTROLNET: NetworkConfig = {
         "norm_num_groups",
     )
 } | {"conditioning_channels": 3, "conditioning_embedding_out_channels": [16, 32, 96, 256]}
+CROSS_DOMAIN: NetworkConfig = {
+    "_class_name": "UNetMV2DConditionModel",
+    "sample_size": 32,
+    "in_channels": 8,
+    "down_block_types": ["CrossAttnDownBlockMV2D"] * 3 + ["DownBlock2D"],
+    "mid_block_type": "UNetMidBlockMV2DCrossAttn",
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlockMV2D"] * 3,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 10,
+    "num_views": 6,
+    "multiview_attention": True,
+    "cd_attention_mid": True,
+    "cd_attention_last": False,
+}
+"""Of Wonder3D."""
 VAE: NetworkConfig = {
     "sample_size": 512,
     "in_channels": 3,
@@ -199,7 +214,12 @@ class Architecture:
         counts = {
             component: count_parameters(component, config) for component, config in self.configs.items()
         }
-        return counts | ({PROJECTION: self._projection()} if "image_encoder" in self.configs else {})
+        return counts | ({PROJECTION: self._projection()} if self.has_projection else {})
+
+    @property
+    def has_projection(self) -> bool:
+        """Return whether a layer makes tokens of image embedding and pose, as in Zero-1-to-3."""
+        return self.denoiser == "zero123"
 
     def shrink(self) -> "Architecture":
         """Return the same networks at a size for trying things out: small latents, layers of 8 to 32 channels."""
@@ -277,6 +297,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         "zero123",
         {
             "unet": UNET | HEADS_1 | {"sample_size": 32, "in_channels": 8},
+            "vae": VAE | {"sample_size": 256},
+            "image_encoder": VISION,
+        },
+    ),
+    "wonder3d": Architecture(
+        "wonder3d",
+        {
+            "unet": UNET | HEADS_1 | CROSS_DOMAIN,
             "vae": VAE | {"sample_size": 256},
             "image_encoder": VISION,
         },

@@ -19,6 +19,8 @@ CLASSES = {
     "text_encoder": ("transformers", "CLIPTextModel"),
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
 }
+OWN_CLASSES = {"UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet"}
+"""Modules of the classes that diffusers lacks, by the name in their config.json."""
 T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
 PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently
 VIEW_GROUP_VOLUME = "view_group_volume"  # our name of the networks that SyncDreamer adds to Zero-1-to-3
@@ -30,6 +32,8 @@ def network_class(component: str, config: Mapping[str, object]) -> tuple[str, st
     if component == "text_encoder" and config.get("model_type") == "t5":
         return T5
     named = config.get("_class_name")
+    if isinstance(named, str) and named in OWN_CLASSES:
+        return OWN_CLASSES[named], named
     if component in ("transformer", "vae") and isinstance(named, str):
         return "diffusers", named
     return CLASSES[component]

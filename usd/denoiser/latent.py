@@ -95,17 +95,20 @@ class UNetDenoiser(Denoiser[L]):
         given = condition.map(lambda _, tensor: tensor.to(device, dtype))
         with torch.autocast(device.type, enabled=False), self.unet.use(device) as unet:
             self._check_width(given.tokens.shape[-1])
-            chunks = [self._run(unet, x[a:b], t[a:b], _rows(given, a, b)) for a, b in self._ranges(len(x))]
+            chunks = [
+                self._run(unet, x[a:b], t[a:b], _rows(given, a, b))
+                for a, b in self._ranges(len(x), self.group_size)
+            ]
             return torch.cat(chunks)
 
     def _run(self, unet: UNet, x: Tensor, t: Tensor, condition: NetworkInput) -> Tensor:
         """Return the UNet's output for a chunk of the batch."""
         return unet(x, t, encoder_hidden_states=condition.tokens, class_labels=condition.time).sample
 
-    def _ranges(self, count: int) -> list[tuple[int, int]]:
-        """Return the ranges of views that go through a network together: the first, and the one after the last."""
-        size = self.execution.views_at_once or count
-        return [(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
+    def _ranges(self, count: int, group: int = 1) -> list[tuple[int, int]]:
+        """Return the ranges of rows that go through a network together, in whole groups: [first, end)."""
+        size = max((self.execution.views_at_once or count) // group, 1) * group
+        return [(first, first + size) for first in range(0, max(count, 1), size)]
 
     def _chunks(self, batch: Tensor) -> list[Tensor]:
         return [batch[first:end] for first, end in self._ranges(len(batch))]

@@ -278,6 +278,8 @@ def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
     if model.has(VIEW_GROUP_VOLUME):
         return "syncdreamer"
+    if _option_of(model, "unet", "_class_name") == "UNetMV2DConditionModel":
+        return "wonder3d"
     if model.has("image_encoder"):
         return "zero123"
     if model.has("transformer"):

@@ -59,7 +59,7 @@ class RandomComponents(ModelComponents):
 
     def has(self, component: str) -> bool:
         """Return whether the architecture has such a component."""
-        projection = component == PROJECTION and "image_encoder" in self.architecture.configs
+        projection = component == PROJECTION and self.architecture.has_projection
         return component in self.architecture.configs or component == "scheduler" or projection
 
     def config(self, component: str) -> NetworkConfig:

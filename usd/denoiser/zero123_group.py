@@ -16,13 +16,13 @@ from usd.denoiser.components import ModelComponents
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import NetworkInput, compile_network
 from usd.denoiser.networks import UNet
-from usd.denoiser.view_attention import (
-    VIEW_ATTENTION,
+from usd.denoiser.group_attention import (
+    GROUP_ATTENTION,
     across,
-    load_view_attention,
-    place_view_attention,
-    read_view_attention,
-    view_layers,
+    load_group_attention,
+    place_group_attention,
+    read_group_attention,
+    group_layers,
     view_rays,
 )
 from usd.denoiser.zero123 import Zero123Denoiser, Zero123Reference
@@ -44,19 +44,19 @@ class GroupInput(NetworkInput):
 
 @register("zero123-group")
 class Zero123GroupDenoiser(Zero123Denoiser, ViewGroupDenoiser["Zero123Denoiser.Config"]):
-    """A Zero-1-to-3 folder with ``view_attention``. What is embedded together is a group, from whatever cameras.
+    """A Zero-1-to-3 folder with ``group_attention``. What is embedded together is a group, from whatever cameras.
 
     Its unconditional prediction is that of the model for single views.
     """
 
-    components = (*Zero123Denoiser.components, VIEW_ATTENTION)
+    components = (*Zero123Denoiser.components, GROUP_ATTENTION)
     group = "toybox"
     group_size = TOYBOX_VIEWS
-    conventions = GroupConventions(fraction=None, fovy_deg=None, steps=25, scale=2.0, noise_share=0.0)
+    conventions = GroupConventions(fraction=None, fovy_deg=39.6, steps=25, scale=2.0, noise_share=0.0)
 
     def __init__(self, config: Zero123Denoiser.Config, name: str = "") -> None:
         super().__init__(config, name)
-        files, place, execution = self.files, self.folder / VIEW_ATTENTION, config.execution
+        files, place, execution = self.files, self.folder / GROUP_ATTENTION, config.execution
         self.unet: Frozen[UNet] = Frozen(
             lambda: load_group_unet(files, place),
             execution.weights,
@@ -97,13 +97,13 @@ class Zero123GroupDenoiser(Zero123Denoiser, ViewGroupDenoiser["Zero123Denoiser.C
         if condition.rays is None or condition.views is None or condition.share is None:
             return super()._run(unet, x, t, condition)
         views = int(condition.views.max())
-        with across(view_layers(unet), condition.rays, condition.share, views):
+        with across(group_layers(unet), condition.rays, condition.share, views):
             return super()._run(unet, x, t, condition)
 
 
 def load_group_unet(files: ModelComponents, place: Path) -> torch.nn.Module:
     """Return the UNet for single views with the layers across views that a folder holds. Raises ``UserError``."""
     unet = files.network("unet")
-    layers = place_view_attention(cast("UNet2DConditionModel", unet), read_view_attention(place))
-    load_view_attention(layers, place)
+    layers = place_group_attention(cast("UNet2DConditionModel", unet), read_group_attention(place))
+    load_group_attention(layers, place)
     return unet

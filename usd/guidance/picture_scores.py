@@ -91,20 +91,21 @@ class PictureScores(ScoreSource):
     @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of these cameras, given the reference picture (and the prompt)."""
-        count = len(cameras)
-        uncond = predictor(*self._unconditional(count), "unconditional")
+        rows = cameras[list(range(len(cameras))) * len(self.model.domains)]
+        uncond = predictor(*self._unconditional(len(rows)), "unconditional")
         condition = partial(self._condition, cameras)
         cond = predictor(self.model, condition, "conditional")
         if self.options.prompt_scale > 0:
-            cond = self._with_prompt(cond, cameras)
-        return Scores(cond, uncond, condition, cameras)
+            cond = self._with_prompt(cond, rows)
+        return Scores(cond, uncond, condition, rows)
 
     def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:
         """Return the scores with the picture model's own unconditional prediction in place of the text model's."""
         if self.prior is None or self.options.unconditional == "own":
             return None
-        own = predictor(self.model, partial(self.model.unconditional, len(cameras)), "unconditional")
-        return replace(self.at(cameras, pictures), uncond=own)
+        scores = self.at(cameras, pictures)
+        own = partial(self.model.unconditional, len(scores.cameras))
+        return replace(scores, uncond=predictor(self.model, own, "unconditional"))
 
     def change_options(self, options: object) -> None:
         """Take other numbers."""

@@ -15,7 +15,7 @@ from usd.app.loop import Loop
 from usd.core.config import ConfigError, parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_text_denoiser, open_view_denoiser
-from usd.denoiser.view_attention import learned_weights, view_layers
+from usd.denoiser.group_attention import learned_weights, group_layers
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, rotate_pairs
 from usd.denoiser.zero123_group import Zero123GroupDenoiser
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
@@ -302,7 +302,7 @@ def test_views_of_a_group_are_trained_beside_the_single_ones_and_open_as_a_model
     single = UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
     trained = {name.replace(".own.", "."): x for name, x in system.network.unet.state_dict().items()}
     assert all(torch.equal(trained[name], x) for name, x in single.items())
-    assert all(float(x.abs().max()) > 0 for x in learned_weights(view_layers(system.network.unet)).values())
+    assert all(float(x.abs().max()) > 0 for x in learned_weights(group_layers(system.network.unet)).values())
 
     model = Zero123GroupDenoiser(parse(Zero123GroupDenoiser.Config, {"folder": str(folder)}, "test"))
     views = held_out_views(range(1_000_000, 1_000_001), 3)

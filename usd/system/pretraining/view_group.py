@@ -15,15 +15,15 @@ from typing_extensions import override
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data.toybox import ViewPairs
-from usd.denoiser.view_attention import (
-    VIEW_ATTENTION,
-    ViewAttentionConfig,
+from usd.denoiser.group_attention import (
+    GROUP_ATTENTION,
+    GroupAttentionConfig,
     across,
-    load_view_attention,
-    place_view_attention,
-    view_layers,
+    load_group_attention,
+    place_group_attention,
+    group_layers,
     view_rays,
-    write_view_attention,
+    write_group_attention,
 )
 from usd.math.camera import Cameras
 from usd.system.pretraining.diffusion_training import draw_timesteps, error_by_noise, noise_and_target
@@ -40,10 +40,10 @@ class GroupCondition(Condition):
 class NovelViews(NovelView):
     """Zero-1-to-3's UNet and projection, as they are, and attention across views, which learns."""
 
-    def __init__(self, single: NovelView, config: ViewAttentionConfig, views: int) -> None:
+    def __init__(self, single: NovelView, config: GroupAttentionConfig, views: int) -> None:
         super().__init__(single.unet.requires_grad_(False), single.projection.requires_grad_(False))
         self.views, self.config = views, config
-        for layer in place_view_attention(self.unet, config):
+        for layer in place_group_attention(self.unet, config):
             layer.requires_grad_(True).own.requires_grad_(False)
 
     def forward(
@@ -57,7 +57,7 @@ class NovelViews(NovelView):
         """Return the v of x_t; where the tokens are dropped, the views of a group do not know of each other."""
         assert isinstance(condition, GroupCondition)
         share = torch.ones(len(xt), device=xt.device) if keep_tokens is None else keep_tokens
-        with across(view_layers(self.unet), condition.rays, share, self.views):
+        with across(group_layers(self.unet), condition.rays, share, self.views):
             return super().forward(xt, t, condition, keep_tokens, keep_beside)
 
 
@@ -71,7 +71,8 @@ class ViewGroupSystem(NovelViewSystem):
 
         start_from: str = option("load/toybox/zero123", "Zero-1-to-3 folder to go on from", path=True)
         views: int = option(6, "views that are made together: targets_per_reference of the data", ge=1, le=64)
-        attention: ViewAttentionConfig = option({}, "shape of the layers across views")
+        draws: int = option(1, "noise levels at which each group of a batch is seen", ge=1, le=64)
+        attention: GroupAttentionConfig = option({}, "shape of the layers across views")
         attention_from: str | None = option(None, "folder of layers across views to go on from", path=True)
 
         def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class ViewGroupSystem(NovelViewSystem):
         """Build the network for single views with layers across views, which alone learn."""
         network = NovelViews(super().build_network(), self.config.attention, self.config.views)
         if self.config.attention_from is not None:
-            load_view_attention(view_layers(network.unet), Path(self.config.attention_from))
+            load_group_attention(group_layers(network.unet), Path(self.config.attention_from))
         return network
 
     @override
@@ -109,6 +110,8 @@ class ViewGroupSystem(NovelViewSystem):
         reference, x0, latents = batch.reference, batch.target.latents, batch.reference.latents
         assert x0 is not None and latents is not None and reference.pictures is not None
         condition = self.condition(reference.pictures, latents, reference.cameras, batch.target.cameras)
+        rows = torch.arange(len(x0), device=self.device).repeat(self.config.draws)
+        x0, condition = x0[rows], GroupCondition(*(value[rows] for value in vars(condition).values()))
         groups = len(x0) // self.config.views
         t = draw_timesteps(groups, self.config.high_noise_share, generator, self.device)
         t = t.repeat_interleave(self.config.views)
@@ -123,4 +126,4 @@ class ViewGroupSystem(NovelViewSystem):
     def publish(self, folder: Path) -> None:
         """Write the layers across views; the rest of the model is where the training started from."""
         assert isinstance(self.average, NovelViews)
-        write_view_attention(view_layers(self.average.unet), self.average.config, folder / VIEW_ATTENTION)
+        write_group_attention(group_layers(self.average.unet), self.average.config, folder / GROUP_ATTENTION)

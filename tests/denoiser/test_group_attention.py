@@ -5,22 +5,22 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from usd.core.errors import UserError
-from usd.denoiser.view_attention import (
-    ViewAttention,
-    ViewAttentionConfig,
+from usd.denoiser.group_attention import (
+    GroupAttention,
+    GroupAttentionConfig,
     across,
     learned_weights,
-    load_view_attention,
-    place_view_attention,
-    read_view_attention,
+    load_group_attention,
+    place_group_attention,
+    read_group_attention,
     view_rays,
-    write_view_attention,
+    write_group_attention,
 )
 from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.system.pretraining.diffusion_training import make_unet
 
 VIEWS = 3
-CONFIG = ViewAttentionConfig(hidden=8)
+CONFIG = GroupAttentionConfig(hidden=8)
 
 
 def _unet() -> UNet2DConditionModel:
@@ -29,9 +29,9 @@ def _unet() -> UNet2DConditionModel:
 
 
 @pytest.fixture(scope="module")
-def layers() -> list[ViewAttention]:
+def layers() -> list[GroupAttention]:
     """Layers that do something: their last weights are random, not zero."""
-    found = place_view_attention(_unet(), CONFIG)
+    found = place_group_attention(_unet(), CONFIG)
     torch.manual_seed(1)
     for weight in learned_weights(found).values():
         torch.nn.init.normal_(weight, std=0.1)
@@ -52,7 +52,7 @@ def _repeat(camera: Cameras, count: int) -> Cameras:
 @torch.no_grad()
 def test_new_layers_change_nothing_and_only_the_middle_and_the_way_up_have_them(rays) -> None:
     unet, plain = _unet(), _unet()
-    found = place_view_attention(unet, CONFIG)
+    found = place_group_attention(unet, CONFIG)
     assert len(found) == 1 + 2
     x, t, tokens = torch.randn(6, 4, 8, 8), torch.full((6,), 500), torch.randn(6, 2, 16)
     expected = plain(x, t, encoder_hidden_states=tokens).sample
@@ -96,13 +96,13 @@ def test_rays_that_meet_are_told_by_a_product_and_turn_with_the_reference() -> N
 
 
 def test_layers_come_back_from_their_folder_and_others_are_refused(layers, tmp_path) -> None:
-    write_view_attention(layers, CONFIG, tmp_path)
-    assert read_view_attention(tmp_path) == CONFIG
-    again = place_view_attention(_unet(), CONFIG)
-    load_view_attention(again, tmp_path)
+    write_group_attention(layers, CONFIG, tmp_path)
+    assert read_group_attention(tmp_path) == CONFIG
+    again = place_group_attention(_unet(), CONFIG)
+    load_group_attention(again, tmp_path)
     kept, wanted = learned_weights(again), learned_weights(layers)
     assert kept.keys() == wanted.keys() and not any("own" in name for name in kept)
     for name, weight in wanted.items():
         torch.testing.assert_close(kept[name], weight.half().float())
     with pytest.raises(UserError, match="attention across views"):
-        load_view_attention(again[:1], tmp_path)
+        load_group_attention(again[:1], tmp_path)
