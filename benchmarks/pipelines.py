@@ -3,8 +3,8 @@
 
     python -m benchmarks.pipelines                                  every pipeline of pipelines.yaml, two toys
     python -m benchmarks.pipelines --objects 4 --irregular 2 --only usd zero123plus-style
-    python -m benchmarks.pipelines --docs                           also put the table and the sheet into docs/pipelines.md
-    python -m benchmarks.pipelines --pipelines benchmarks/pipelines-published.yaml --protocol gso-30 --folder gso --gpu 0
+    python -m benchmarks.pipelines --docs                           also put table and sheet into docs/pipelines.md
+    python -m benchmarks.pipelines --pipelines benchmarks/pipelines-published.yaml --protocol gso-30 --folder gso
 
 ``--pipelines`` names a file of pipelines: what is run, and with which models, is configuration. Objects are toys of the
 test split, or with ``--folder`` folders of files: ``input.png``, ``mesh.glb`` (or another mesh), and if need be

@@ -14,17 +14,17 @@ from usd.core.registry import register
 from usd.denoiser import EncodedReference, GroupConventions, ViewGroupDenoiser
 from usd.denoiser.components import ModelComponents
 from usd.denoiser.frozen import Frozen
-from usd.denoiser.latent import NetworkInput, compile_network
-from usd.denoiser.networks import UNet
 from usd.denoiser.group_attention import (
     GROUP_ATTENTION,
     across,
+    group_layers,
     load_group_attention,
     place_group_attention,
     read_group_attention,
-    group_layers,
     view_rays,
 )
+from usd.denoiser.latent import NetworkInput, compile_network
+from usd.denoiser.networks import UNet
 from usd.denoiser.zero123 import Zero123Denoiser, Zero123Reference
 from usd.math.camera import Cameras
 from usd.math.view_groups import TOYBOX_VIEWS

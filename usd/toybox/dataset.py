@@ -179,7 +179,10 @@ class Shards:
 def open_shards(
     folder: Path, n_toys: int, uncaptioned_share: float, normals: bool = False, first_toy: int = 0
 ) -> Shards:
-    """Open the shards of ``n_toys`` toys from ``first_toy`` up, rendering what is missing; with normal maps if asked for."""
+    """Open the shards of ``n_toys`` toys from ``first_toy`` up, with normal maps if asked for.
+
+    What is missing is rendered.
+    """
     home = folder / f"nameless-{uncaptioned_share:.2f}"
     indices = range(first_toy // SHARD, -(-(first_toy + n_toys) // SHARD))
     parts = [build_shard(home, index, uncaptioned_share) for index in indices]

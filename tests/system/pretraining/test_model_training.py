@@ -15,7 +15,7 @@ from usd.app.loop import Loop
 from usd.core.config import ConfigError, parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_text_denoiser, open_view_denoiser
-from usd.denoiser.group_attention import learned_weights, group_layers
+from usd.denoiser.group_attention import group_layers, learned_weights
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, rotate_pairs
 from usd.denoiser.zero123_group import Zero123GroupDenoiser
 from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod

@@ -19,9 +19,9 @@ from usd.denoiser.group_attention import (
     GROUP_ATTENTION,
     GroupAttentionConfig,
     across,
+    group_layers,
     load_group_attention,
     place_group_attention,
-    group_layers,
     view_rays,
     write_group_attention,
 )
