@@ -77,6 +77,11 @@ CROSS_DOMAIN: NetworkConfig = {
     "cd_attention_last": False,
 }
 """Of Wonder3D."""
+CAMERAS: NetworkConfig = {
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 16,
+}
+"""Of UNets that are given the matrix of each camera."""
 VAE: NetworkConfig = {
     "sample_size": 512,
     "in_channels": 3,
@@ -147,6 +152,14 @@ VISION: NetworkConfig = {
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
 }
+LARGE_VISION: NetworkConfig = VISION | {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+"""CLIP ViT-H/14 of OpenCLIP."""
 SCHEDULER: NetworkConfig = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -199,6 +212,7 @@ NARROW: dict[str, NetworkConfig] = {
         "projection_dim": WIDTH,
     },
 }
+NARROW["vision_encoder"] = NARROW["image_encoder"]
 
 
 @dataclass(frozen=True)
@@ -307,6 +321,19 @@ ARCHITECTURES: dict[str, Architecture] = {
             "unet": UNET | HEADS_1 | CROSS_DOMAIN,
             "vae": VAE | {"sample_size": 256},
             "image_encoder": VISION,
+        },
+    ),
+    "zero123plus": Architecture(
+        "zero123plus",
+        {"unet": UNET | HEADS_2, "vae": VAE, "text_encoder": TEXT_2, "vision_encoder": LARGE_VISION},
+        SCHEDULER | {"beta_schedule": "linear", "prediction_type": "v_prediction"},
+    ),
+    "mvdream": Architecture(
+        "mvdream",
+        {
+            "unet": UNET | HEADS_2 | CAMERAS | {"sample_size": 32},
+            "vae": VAE | {"sample_size": 256},
+            "text_encoder": TEXT_2,
         },
     ),
     "instruct-pix2pix": Architecture(

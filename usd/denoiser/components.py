@@ -18,6 +18,7 @@ CLASSES = {
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
+    "vision_encoder": ("transformers", "CLIPVisionModelWithProjection"),
 }
 OWN_CLASSES = {"UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet"}
 """Modules of the classes that diffusers lacks, by the name in their config.json."""

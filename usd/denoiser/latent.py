@@ -144,7 +144,10 @@ class LatentDenoiser(UNetDenoiser[L]):
 
     def latent_mode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """Return the most likely latent, *not* scaled."""
-        picture = resize_square(image.float(), self.latent.image_size) * 2 - 1
+        return self.mode_of(resize_square(image.float(), self.latent.image_size) * 2 - 1)
+
+    def mode_of(self, picture: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
+        """Return the autoencoder's own most likely latent of pictures in its own units, of any size. Differentiable."""
         device, dtype = picture.device, self.vae.dtype(picture.device)
         with torch.autocast(device.type, enabled=False), self.vae.use(device) as vae:
             latents = [vae.encode(chunk.to(dtype)).latent_dist.mode() for chunk in self._chunks(picture)]
@@ -152,10 +155,13 @@ class LatentDenoiser(UNetDenoiser[L]):
 
     def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
         """Return pictures in [0, 1]. Differentiable."""
-        latent = (z.float() / self.latent.scaling_factor).to(self.vae.dtype(z.device))
-        with torch.autocast(z.device.type, enabled=False), self.vae.use(z.device) as vae:
-            picture = torch.cat([vae.decode(chunk).sample for chunk in self._chunks(latent)])
-        return (picture.float() * 0.5 + 0.5).clamp(0, 1)
+        return (self.picture_of(z.float() / self.latent.scaling_factor) * 0.5 + 0.5).clamp(0, 1)
+
+    def picture_of(self, mode: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Return the autoencoder's own picture, in its own units, of latents that are not scaled. Differentiable."""
+        latent = mode.to(self.vae.dtype(mode.device))
+        with torch.autocast(mode.device.type, enabled=False), self.vae.use(mode.device) as vae:
+            return torch.cat([vae.decode(chunk).sample for chunk in self._chunks(latent)]).float()
 
 
 def compile_network(network: object, mode: str) -> None:

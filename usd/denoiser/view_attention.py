@@ -52,3 +52,40 @@ def join_views(x: Float[Tensor, "R N C"], views: int) -> Float[Tensor, "G M C"]:
 def split_views(x: Float[Tensor, "G M C"], views: int) -> Float[Tensor, "R N C"]:
     """Return the tokens of each view in a row of its own: the inverse of ``join_views``."""
     return x.unflatten(1, (views, -1)).flatten(0, 1)
+
+
+class ReferenceUNet(torch.nn.Module):
+    """A UNet of diffusers whose self-attention also reads what it made of a reference (arXiv 2310.15110, section 2.2).
+
+    The reference goes through first, and the input of each self-attention is kept; then x goes through, and its queries
+    find those tokens beside its own.
+    """
+
+    def __init__(self, unet: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self._kept: dict[torch.nn.Module, Tensor] = {}
+        self._writes = False
+        for blocks, i in transformer_blocks(unet):
+            attention = blocks[i].get_submodule("attn1")
+            attention.register_forward_pre_hook(self._keep_or_add, with_kwargs=True)
+
+    def _keep_or_add(
+        self, attention: torch.nn.Module, inputs: tuple[object, ...], options: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        x = inputs[0]
+        assert isinstance(x, Tensor)
+        if self._writes:
+            self._kept[attention] = x
+            return inputs, options
+        return inputs, options | {"encoder_hidden_states": torch.cat([x, self._kept.pop(attention)], 1)}
+
+    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, reference: Tensor) -> Tensor:
+        """Return the prediction in x, given references at the same t, a row for each of x."""
+        try:
+            self._writes = True
+            self.unet(reference, t, encoder_hidden_states=tokens)
+            self._writes = False
+            return self.unet(x, t, encoder_hidden_states=tokens).sample
+        finally:
+            self._kept = {}

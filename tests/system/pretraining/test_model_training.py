@@ -18,7 +18,7 @@ from usd.denoiser import open_text_denoiser, open_view_denoiser
 from usd.denoiser.group_attention import group_layers, learned_weights
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, rotate_pairs
 from usd.denoiser.zero123_group import Zero123GroupDenoiser
-from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
+from usd.math.diffusion import ddim_timesteps, eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.pretraining.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.pretraining.clip import ClipSystem, contrastive
 from usd.system.pretraining.diffusion_training import draw_timesteps, make_unet, noise_and_target
@@ -59,6 +59,15 @@ class Convolutions(TorchDispatchMode):
 CONVOLUTIONS: dict[str, Convolutions] = {}
 
 
+class WatchedLoop(Loop):
+    """A loop whose training steps, not its validations, are seen by ``CONVOLUTIONS``."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        name = Path(self.trainer.default_root_dir).name
+        with CONVOLUTIONS.setdefault(name, Convolutions()):
+            super().optimizer_step(*args, **kwargs)
+
+
 def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
     """Two training steps, one validation, and what it publishes."""
     system.save_dir = folder / "save"
@@ -66,8 +75,7 @@ def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
         max_steps=2, val_check_interval=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
     )  # fmt: skip
-    with CONVOLUTIONS.setdefault(folder.name, Convolutions()):
-        trainer.fit(Loop(system, data))
+    trainer.fit(WatchedLoop(system, data))
     return system
 
 
@@ -77,6 +85,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home, patch = tmp_path_factory.mktemp("family"), pytest.MonkeyPatch()
     patch.setattr(dataset, "SHARD", 2)
     patch.setattr("usd.data.toybox.SHARD", 2)
+    for sampler in ("text_to_image", "novel_view"):
+        patch.setattr(f"usd.system.pretraining.{sampler}.ddim_timesteps", lambda steps: ddim_timesteps(2))
     options = {"n_toys": 4, "batch_size": 4, "cache": str(home / "cache"), "n_val_toys": 6, "val_views": 3}
     common = {"optimizer": OPTIMIZER}
 
