@@ -319,7 +319,7 @@ def _read_latents(folder: Path, count: int, first: int) -> list[NDArray[np.float
     return [np.load(folder / f"shard-{index:05d}.npy") for index in range(first, first + count)]
 
 
-def _views_around(n: int, k: int, generator: torch.Generator) -> Int[Tensor, "n*k"]:
+def _views_around(n: int, k: int, generator: torch.Generator) -> Int[Tensor, "B"]:
     """Draw ``k`` different views from all around, for each of ``n`` toys."""
     order = torch.rand(n, VIEWS - REFERENCES, generator=generator).argsort(1)
     return (REFERENCES + order[:, :k]).flatten()
