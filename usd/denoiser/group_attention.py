@@ -53,10 +53,11 @@ class GroupAttention(nn.Module):
         super().__init__()
         self.own, self.heads = own, own.heads
         width, inner = own.to_q.in_features, own.to_q.out_features
-        self.places = nn.Sequential(nn.Linear(6, hidden), nn.SiLU(), nn.Linear(hidden, width))
+        places = nn.Linear(hidden, width)
+        self.places = nn.Sequential(nn.Linear(6, hidden), nn.SiLU(), places)
         self.query, self.key, self.value = (copy.deepcopy(x) for x in (own.to_q, own.to_k, own.to_v))
         self.out = nn.Linear(inner, width)
-        for last in (self.places[-1], self.out):
+        for last in (places, self.out):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
