@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from usd.core.config import option, parse
-from usd.denoiser.view_attention import join_views, split_views
+from usd.denoiser.view_attention import join_views, split_views, transformer_blocks
 from usd.denoiser.view_volume import face_reference
 from usd.denoiser.weights import load_tensors, read_json, readable
 from usd.math.camera import Cameras
@@ -93,10 +93,13 @@ def place_group_attention(unet: "UNet2DConditionModel", config: GroupAttentionCo
 
     Outside ``across`` the UNet computes what it did.
     """
-    parts = (unet.mid_block, unet.up_blocks)
-    blocks = [block for part in parts for block in part.modules() if hasattr(block, "attn1")]
-    for block in blocks:
-        block.attn1 = GroupAttention(block.attn1, config.hidden)
+    from diffusers.models.attention_processor import Attention
+
+    for part in (unet.mid_block, unet.up_blocks):
+        for blocks, index in transformer_blocks(part):
+            own = blocks[index].attn1
+            assert isinstance(own, Attention)
+            blocks[index].attn1 = GroupAttention(own, config.hidden)
     return group_layers(unet)
 
 
