@@ -1,5 +1,7 @@
 """Batches that are a model's fixed cameras."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 
@@ -31,3 +33,8 @@ def test_the_first_of_a_group_that_turns_stands_where_the_picture_was_taken() ->
     for group in ("syncdreamer", "mvdream", "imagedream"):
         azimuth = VIEW_GROUPS[group](reference, 32).spherical.azimuth[0].rad2deg()
         torch.testing.assert_close(azimuth, torch.tensor(40.0), atol=1e-4, rtol=0)
+
+
+def test_data_can_draw_every_group() -> None:
+    annotation = get_type_hints(find(Data, "view-group-datamodule").Config)["group"]
+    assert set(get_args(annotation)) == set(VIEW_GROUPS)

@@ -21,7 +21,7 @@ class ViewGroupConfig(UsdRandomCameraConfig):
     """
 
     group: Literal[
-        "syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2", "mvdream", "imagedream"
+        "syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2", "mvdream", "imagedream", "toybox"
     ] = option("syncdreamer", "model whose cameras a batch is")
 
 

@@ -180,11 +180,12 @@ class ViewDenoiser(Denoiser[C]):
 class GroupConventions:
     """What a model of view groups was published with: its input picture, and how its views are sampled.
 
-    ``fraction`` is the object's longest side as a share of the picture's; ``steps``, ``scale`` and ``noise_share`` are
-    those of DDIM.
+    ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
+    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.
     """
 
-    fraction: float = 200 / 256
+    fraction: float | None = 200 / 256
+    fovy_deg: float = 49.1
     steps: int = 50
     scale: float = 2.0
     noise_share: float = 1.0

@@ -146,7 +146,7 @@ def _open_located(name: str, role: str, where: str, execution: Execution) -> Den
     cls = find(Denoiser, found.kind)
     if found.place is None:
         return cls(parse(cls.Config, {}, where), name=name)
-    key = f"{found.place} + {found.lora} x {found.scale}"
+    key = f"{found.kind}: {found.place} + {found.lora} x {found.scale}"
     denoiser = _open.get((key, execution))
     if denoiser is None:
         denoiser = _open[key, execution] = cls(

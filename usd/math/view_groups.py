@@ -9,6 +9,7 @@ from usd.math.camera import (
     Cameras,
     Spherical,
     look_at,
+    orbit_cameras,
     orbit_cameras_deg,
     orthographic_cameras,
 )
@@ -26,6 +27,9 @@ WONDER3D_AZIMUTH_DEG = (-90.0, -45.0, 0.0, 90.0, 180.0, -135.0)
 WONDER3D_DISTANCE = (1.3, 1.3 * math.sqrt(2), 1.3, 1.3, 1.3, 1.3 * math.sqrt(2))
 WONDER3D_SPAN, WONDER3D_SIZE = 1.35, 256
 """World units and pixels of a side."""
+TOYBOX_VIEWS = 6
+TOYBOX_ELEVATION_DEG = (30.0, 0.0)
+"""In turn."""
 
 
 def syncdreamer_cameras(size: int = SYNCDREAMER_SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
@@ -102,6 +106,19 @@ def quarter_turns(cameras: Cameras) -> Cameras:
     return four.turned(turns.to(cameras.c2w))
 
 
+def toybox_group(reference: Cameras, size: int) -> Cameras:
+    """Return the embedded model's six cameras, as far from the object as the reference and with its field of view.
+
+    They stand every 60 degrees, none at the reference's azimuth.
+    """
+    angle = 360 / TOYBOX_VIEWS
+    azimuth = torch.arange(TOYBOX_VIEWS).add(0.5).mul(angle).deg2rad().to(reference.device)
+    elevation = torch.tensor(TOYBOX_ELEVATION_DEG).repeat(TOYBOX_VIEWS // 2).deg2rad().to(reference.device)
+    place = reference.spherical
+    around = Spherical(elevation, azimuth + place.azimuth[0], place.distance[0].expand(TOYBOX_VIEWS))
+    return orbit_cameras(around, reference.fov_y[0].expand(TOYBOX_VIEWS), size, size)
+
+
 def _azimuth_deg(reference: Cameras) -> float:
     return float(reference.spherical.azimuth[0].rad2deg())
 
@@ -115,6 +132,7 @@ VIEW_GROUPS: dict[str, ViewGroup] = {
     "zero123plus-1.2": zero123plus_1_2_group,
     "mvdream": mvdream_group,
     "imagedream": imagedream_group,
+    "toybox": toybox_group,
 }
 """By the name of the model."""
 FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns, "imagedream": quarter_turns}
