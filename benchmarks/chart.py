@@ -107,7 +107,7 @@ def scatter_chart(axes: Axes, groups: Mapping[str, Sequence[Point]]) -> Image.Im
     for number, (name, points) in enumerate(groups.items()):
         color = COLORS[number % len(COLORS)]
         for point in points:
-            _point(draw, frame, point, color)
+            _point(draw, frame, point, color, left=number % 2 == 0)
         top = frame.top + (10 + 16 * number) * k
         draw.ellipse((frame.left + 10 * k, top - 4 * k, frame.left + 18 * k, top + 4 * k), color)
         draw.text((frame.left + 24 * k, top), name, "black", font(11 * k), "lm")
@@ -123,13 +123,16 @@ def _zero(draw: ImageDraw.ImageDraw, frame: _Frame) -> None:
         draw.line([(frame.left, level), (frame.right, level)], "#888888", OVERSAMPLING)
 
 
-def _point(draw: ImageDraw.ImageDraw, frame: _Frame, point: Point, color: str) -> None:
+def _point(draw: ImageDraw.ImageDraw, frame: _Frame, point: Point, color: str, left: bool) -> None:
     k = OVERSAMPLING
     across, level = frame.at(point.x, point.y)
     ends = [frame.at(point.x, point.y + sign * point.spread) for sign in (-1, 1)]
     draw.line(ends, color, k)
     draw.ellipse((across - 4 * k, level - 4 * k, across + 4 * k, level + 4 * k), color)
-    draw.text((across + 7 * k, level), point.name, "#444444", font(10 * k), "lm")
+    beside, anchor = (
+        (-7 * k, "rb") if left else (7 * k, "lt")
+    )  # names of neighbors keep out of each other's way
+    draw.text((across + beside, level), point.name, color, font(10 * k), anchor)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

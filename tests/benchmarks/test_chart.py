@@ -40,7 +40,7 @@ def test_the_legend_keeps_out_of_the_curve_s_way(level: float, half: str) -> Non
 
 
 def test_a_scatter_chart_has_its_points_where_they_belong() -> None:
-    groups = {"a": [Point(-0.8, -2.0, 0.5), Point(0.8, 2.0, 0.5)], "b": [Point(0.0, 0.0, 0.0, "named")]}
+    groups = {"a": [Point(-0.8, -2.0, 0.5), Point(0.8, 2.0, 0.5)], "b": [Point(0.0, 0.0, 0.0)]}
     image = np.asarray(scatter_chart(Axes("title", "x", "y"), groups)).astype(int)
     centers = []
     for color in COLORS[:2]:
