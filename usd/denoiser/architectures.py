@@ -77,6 +77,11 @@ CROSS_DOMAIN: NetworkConfig = {
     "cd_attention_last": False,
 }
 """Of Wonder3D."""
+CAMERAS: NetworkConfig = {
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 16,
+}
+"""Of UNets that are given the matrix of each camera."""
 VAE: NetworkConfig = {
     "sample_size": 512,
     "in_channels": 3,
@@ -322,6 +327,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         "zero123plus",
         {"unet": UNET | HEADS_2, "vae": VAE, "text_encoder": TEXT_2, "vision_encoder": LARGE_VISION},
         SCHEDULER | {"beta_schedule": "linear", "prediction_type": "v_prediction"},
+    ),
+    "mvdream": Architecture(
+        "mvdream",
+        {
+            "unet": UNET | HEADS_2 | CAMERAS | {"sample_size": 32},
+            "vae": VAE | {"sample_size": 256},
+            "text_encoder": TEXT_2,
+        },
     ),
     "instruct-pix2pix": Architecture(
         "instruct-pix2pix",
