@@ -36,7 +36,12 @@ def test_alias_file_is_complete() -> None:
     assert {"gaussian", "toybox-sd", "toybox-zero123", "sd-2.1-base", "sd-1.5", "zero123-xl"} <= set(entries)
     for name, entry in entries.items():
         assert entry.license and entry.note, name
-        known = {*(a.denoiser for a in ARCHITECTURES.values()), *load.TRANSFORMERS.values(), "gaussian"}
+        known = {
+            *(a.denoiser for a in ARCHITECTURES.values()),
+            *load.TRANSFORMERS.values(),
+            "gaussian",
+            "zero123-group",
+        }
         assert entry.denoiser in known
         assert (entry.path or entry.repository) or entry.denoiser == "gaussian"
     assert entries["toybox-sd"].path == "load/toybox/stable-diffusion"

@@ -97,6 +97,18 @@ class Denoiser(Module[C]):
     def unconditional(self, batch: int) -> Embedding:
         """Return the condition that says nothing, as the model was trained on it."""
 
+    def with_cameras(
+        self,
+        embedding: Embedding,
+        cameras: Cameras,  # noqa: ARG002 - for overrides
+        reference: "EncodedReference | None" = None,  # noqa: ARG002 - for overrides
+    ) -> Embedding:
+        """Return a condition, or none, with each row's camera, if the model is given cameras without a condition, too.
+
+        ``reference`` is the picture's, where there is one.
+        """
+        return embedding
+
     def pictures(self, render: Render, cameras: Cameras) -> Float[Tensor, "R 3 H W"]:  # noqa: ARG002 - for overrides
         """Return the pictures of a render that the model scores: its colors, unless it has other ``domains``."""
         return render.rgb
@@ -168,18 +180,19 @@ class ViewDenoiser(Denoiser[C]):
 class GroupConventions:
     """What a model of view groups was published with: its input picture, and how its views are sampled.
 
-    ``fraction`` is the object's longest side as a share of the picture's; ``steps``, ``scale`` and ``noise_share`` are
-    those of DDIM.
+    ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
+    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.
     """
 
-    fraction: float = 200 / 256
+    fraction: float | None = 200 / 256
+    fovy_deg: float = 49.1
     steps: int = 50
     scale: float = 2.0
     noise_share: float = 1.0
 
 
-class ViewGroupDenoiser(ViewDenoiser[C]):
-    """A view denoiser whose views are denoised together: V cameras about the reference, at one t.
+class GroupDenoiser(Denoiser[C]):
+    """A denoiser of V views together, from cameras that go with each other, at one t.
 
     x_t, t and embeddings have the rows of whole groups, ``group_size`` each: the views of a domain are adjacent, in the
     order of the group's cameras, and the domains follow one another. ``group`` is its name in ``VIEW_GROUPS``.
@@ -189,8 +202,16 @@ class ViewGroupDenoiser(ViewDenoiser[C]):
     conventions: ClassVar[GroupConventions] = GroupConventions()
 
     def group_cameras(self, reference: Cameras, size: int) -> Cameras:
-        """Return the V cameras, ``size`` pixels a side, that go with the reference picture's one camera."""
+        """Return the V cameras, ``size`` pixels a side, that go with the picture's (or the first view's) one camera."""
         return VIEW_GROUPS[self.group](reference, size)
+
+
+class TextGroupDenoiser(GroupDenoiser[C], TextDenoiser[C]):
+    """A text denoiser of groups, which is given the cameras of its views (``with_cameras``)."""
+
+
+class ViewGroupDenoiser(GroupDenoiser[C], ViewDenoiser[C]):
+    """A view denoiser whose views are denoised together, from the cameras of its group."""
 
     def refuse_other_cameras(self, cameras: Cameras, reference: Cameras) -> None:
         """Raise ``UserError`` unless these are the group's cameras, once or several times."""
@@ -234,6 +255,16 @@ def open_view_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXE
     denoiser = open_model(name, "view", where, execution)
     if not isinstance(denoiser, ViewDenoiser):
         raise _other_role(name, where, "a picture model such as 'zero123-xl'")
+    return denoiser
+
+
+def open_group_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> GroupDenoiser:
+    """Open a model of view groups, from a picture or from a sentence; see ``open_text_denoiser``."""
+    from usd.denoiser.load import open_model
+
+    denoiser = open_model(name, "view", where, execution)
+    if not isinstance(denoiser, GroupDenoiser):
+        raise UserError(f"{where}: '{name}' has no cameras of its own; expected a model of view groups")
     return denoiser
 
 

@@ -39,6 +39,10 @@ TRANSFORMERS = {
     "QwenImageTransformer2DModel": "qwen-image",
 }
 """Denoisers by the class of their transformer."""
+UNETS = {"UNetMV2DConditionModel": "wonder3d", "ImageDreamUNet": "imagedream"}
+"""Denoisers by the class of their UNet, where that says it."""
+MATRIX = 16
+"""Numbers of a camera's matrix, by which UNets that are given cameras are known."""
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
 
 
@@ -50,6 +54,7 @@ class ModelEntry:
     path: str | None = option(None, "folder or single file of a model that comes with the package")
     repository: str | None = option(None, "Hugging Face id of the model")
     revision: str = option("main", "branch, tag or commit of the repository")
+    file: str | None = option(None, "single file of the repository, where the model is that")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
     license: str = option("", "license of the model's weights")
@@ -141,7 +146,7 @@ def _open_located(name: str, role: str, where: str, execution: Execution) -> Den
     cls = find(Denoiser, found.kind)
     if found.place is None:
         return cls(parse(cls.Config, {}, where), name=name)
-    key = f"{found.place} + {found.lora} x {found.scale}"
+    key = f"{found.kind}: {found.place} + {found.lora} x {found.scale}"
     denoiser = _open.get((key, execution))
     if denoiser is None:
         denoiser = _open[key, execution] = cls(
@@ -214,7 +219,9 @@ def find_published(name: str, role: str, where: str) -> ModelLocation:
     kind = entry.denoiser if entry else _kind_of(place, base, role, where)
     components = find(Denoiser, kind).components
     if components and place is None:
-        place = _find_or_fetch(base, entry, components, where)
+        single = entry.file if entry else None
+        place = _find_or_fetch(base, entry, (f"./{single}",) if single else components, where)
+        place = place / single if single else place
     if place is None:
         return ModelLocation(name, kind)
     missing = missing_components(place, components) if place.is_dir() else []
@@ -278,8 +285,13 @@ def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
     if model.has(VIEW_GROUP_VOLUME):
         return "syncdreamer"
-    if _option_of(model, "unet", "_class_name") == "UNetMV2DConditionModel":
-        return "wonder3d"
+    own = UNETS.get(str(_option_of(model, "unet", "_class_name")))
+    if own is not None:
+        return own
+    if _option_of(model, "unet", "projection_class_embeddings_input_dim") == MATRIX and model.has(
+        "text_encoder"
+    ):
+        return "mvdream"
     if model.has("vision_encoder"):
         return "zero123plus"
     if model.has("image_encoder"):
@@ -343,8 +355,14 @@ def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
     return [
         component
         for component in components
-        if not any((folder / choice).is_dir() for choice in component.split("|"))
+        if not any(_is_there(folder, choice) for choice in component.split("|"))
     ]
+
+
+def _is_there(folder: Path, component: str) -> bool:
+    """Return whether a folder has a component: a subfolder, or a file that is written ``./name``."""
+    place = folder / component
+    return place.is_file() if component.startswith("./") else place.is_dir()
 
 
 # ------------------------------------------------------------------------------------------------------------- the hub
@@ -428,6 +446,7 @@ def files_to_fetch(files: Sequence[str], components: Sequence[str], half: bool =
     """Return the files of a repository to fetch: each component's small files and one form of its weights."""
     folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]
+    wanted += [file for file in files if f"./{file}" in folders]
     for folder in folders:
         inside = [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")]
         if folder == ".":  # a network published by itself
