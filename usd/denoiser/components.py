@@ -20,7 +20,10 @@ CLASSES = {
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
     "vision_encoder": ("transformers", "CLIPVisionModelWithProjection"),
 }
-OWN_CLASSES = {"UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet"}
+OWN_CLASSES = {
+    "UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet",
+    "ImageDreamUNet": "usd.denoiser.imagedream_unet",
+}
 """Modules of the classes that diffusers lacks, by the name in their config.json."""
 T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
 PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently
