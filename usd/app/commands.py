@@ -58,6 +58,7 @@ PROGRAMS = {
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
     "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),
+    "models": Program("usd.app.models_command", "models on this machine, or what a recipe would fetch"),
     "convert-model": Program("usd.denoiser.convert", "a diffusion model in another form"),
     "convert-views": Program("usd.data.convert", "views in the file layouts of other systems"),
 }
