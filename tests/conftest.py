@@ -1,6 +1,7 @@
 """Tiny diffusion models with random weights, as real folders in every published layout."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,12 +31,15 @@ settings.load_profile("patient")
 keep_memory()
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _no_reports():
-    """Keep trainings from writing report.html, which takes longer than they do; tests/report has its own."""
+    """Keep trainings from writing report.html, which takes longer than they do; tests/report has its own.
+
+    Only what is imported already is changed: importing the application takes longer than most files of tests.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("modes", "export"):
-            patch.setattr(f"usd.app.{module}.report_trial", lambda trial, system=None: None)
+        for module in {"usd.app.modes", "usd.app.export"} & sys.modules.keys():
+            patch.setattr(f"{module}.report_trial", lambda trial, system=None: None)
         yield
 
 

@@ -28,7 +28,7 @@ RECIPE = ROOT / "configs" / "toybox" / "zero123.yaml"
 OUT = shared.OUT / "fine_tunings"
 NARROW = ("data.nameless_share=1.0", "data.n_toys=1000")
 NEVER = ("system.drop_all=0", "system.drop_tokens=0", "system.drop_beside=0")
-ON = ("system.start_from=load/toybox/zero123",)
+ON = ("system.start_from=load/toybox/zero123", "data.batch_size=16")
 SMALL = (
     "data.batch_size=32",
     "data.n_val_toys=1",

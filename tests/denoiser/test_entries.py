@@ -20,7 +20,10 @@ def entries_of(tmp_path: Path, text: str):
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("repository: a/b\n  memory: {card-9gb: 3}", r"x\.memory: 'card-9gb' is no preset; expected card-8gb"),
+        (
+            "repository: a/b\n  memory: {card-9gb: 3}",
+            r"x\.memory: 'card-9gb' is no preset; expected card-8gb",
+        ),
         ("repository: a/b\n  checksums: {unet/a.bin: abc}", r"'abc' of unet/a\.bin is no SHA-256"),
         ("path: load/x\n  size: 3.0", r"x\.size: is said of a model without a repository"),
         ("gated: true", r"x\.gated: is said of a model without a repository"),
@@ -42,7 +45,9 @@ def test_an_entry_with_everything_is_read(tmp_path):
         f"x:\n  denoiser: zero123\n  repository: a/b\n  revision: v1\n  mirrors: [c/d@v2, e/f]\n  gated: true\n"
         f"  size: 2.5\n  needs: [T5-XXL]\n  memory: {{card-8gb: 2}}\n  checksums: {{unet/a.bin: {digest}}}\n",
     )["x"]
-    assert entry.gated and entry.size == 2.5 and entry.needs == ("T5-XXL",) and entry.memory == {"card-8gb": 2.0}
+    assert (
+        entry.gated and entry.size == 2.5 and entry.needs == ("T5-XXL",) and entry.memory == {"card-8gb": 2.0}
+    )
     assert entry.checksums == {"unet/a.bin": digest}
     assert repositories("x", entry) == [("a/b", "v1"), ("c/d", "v2"), ("e/f", "main")]
 

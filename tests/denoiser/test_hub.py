@@ -33,11 +33,15 @@ def cache_of(root: Path, *components: str) -> Path:
 class Hub:
     """The hub's client with one repository in its cache, and a network that answers ``problem`` or a listing."""
 
-    def __init__(self, monkeypatch, folder: Path | None, problem: Exception | None, published: str = GOOD) -> None:
+    def __init__(
+        self, monkeypatch, folder: Path | None, problem: Exception | None, published: str = GOOD
+    ) -> None:
         self.asked: list[str] = []
         self.folder, self.problem, self.published = folder, problem, published
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.snapshot)
-        monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda _, repository, **__: self.info(repository))
+        monkeypatch.setattr(
+            "huggingface_hub.HfApi.model_info", lambda _, repository, **__: self.info(repository)
+        )
 
     def snapshot(self, repository: str, **options: object) -> str:
         if options.get("local_files_only") and (self.folder is None or repository != "a/b"):
@@ -82,7 +86,9 @@ def test_a_gated_repository_says_how_to_get_access_and_its_mirror_is_tried(monke
         pass
 
     client = Hub(monkeypatch, None, GatedRepoError("403"))
-    with pytest.raises(UserError, match=r"gated: accept its terms and log in: https://huggingface.co/a/b, then"):
+    with pytest.raises(
+        UserError, match=r"gated: accept its terms and log in: https://huggingface.co/a/b, then"
+    ):
         hub.find_or_fetch("mine", ENTRY, ("unet",), "model")
     assert client.asked == ["a/b", "c/d"]
 
@@ -104,7 +110,9 @@ def test_a_file_that_is_what_was_published_is_taken(tmp_path, monkeypatch):
 def test_the_checksum_of_the_list_is_compared_too(tmp_path, monkeypatch):
     folder = cache_of(tmp_path, "unet")
     Hub(monkeypatch, folder, None)
-    wrong = ModelEntry(denoiser="stable-diffusion", repository="a/b", revision="v1", checksums={FILE: "1" * 64})
+    wrong = ModelEntry(
+        denoiser="stable-diffusion", repository="a/b", revision="v1", checksums={FILE: "1" * 64}
+    )
     with pytest.raises(UserError, match="it was removed: fetch it again"):
         hub.find_or_fetch("mine", wrong, ("unet", "vae"), "model")
 

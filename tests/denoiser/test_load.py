@@ -15,7 +15,15 @@ import torch
 from tests.conftest import TinyModels
 from usd.core import places
 from usd.core.config import UserError
-from usd.denoiser import Execution, check_shared_latents, entries, hub, load, open_text_denoiser, open_view_denoiser
+from usd.denoiser import (
+    Execution,
+    check_shared_latents,
+    entries,
+    hub,
+    load,
+    open_text_denoiser,
+    open_view_denoiser,
+)
 from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.frozen import Frozen
 
@@ -33,10 +41,17 @@ def _message(name: str, role: str = "view") -> str:
 
 def test_alias_file_is_complete() -> None:
     known_models = entries.model_entries()
-    assert {"gaussian", "toybox-sd", "toybox-zero123", "sd-2.1-base", "sd-1.5", "zero123-xl"} <= set(known_models)
+    assert {"gaussian", "toybox-sd", "toybox-zero123", "sd-2.1-base", "sd-1.5", "zero123-xl"} <= set(
+        known_models
+    )
     for name, entry in known_models.items():
         assert entry.license and entry.note, name
-        known = {*(a.denoiser for a in ARCHITECTURES.values()), *load.TRANSFORMERS.values(), "gaussian"}
+        known = {
+            *(a.denoiser for a in ARCHITECTURES.values()),
+            *load.TRANSFORMERS.values(),
+            "gaussian",
+            "zero123-group",
+        }
         assert entry.denoiser in known
         assert (entry.path or entry.repository) or entry.denoiser == "gaussian"
     assert known_models["toybox-sd"].path == "load/toybox/stable-diffusion"

@@ -1,5 +1,6 @@
 """Stable Diffusion XL, PixArt and Kolors at tiny size, compared with their own pipelines of diffusers."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -8,8 +9,8 @@ from safetensors.torch import save_file
 
 from usd.core.errors import UserError
 from usd.denoiser import Execution, check_shared_latents, open_student, open_text_denoiser, tiny_pipelines
-from usd.denoiser.load import denoiser_of
 from usd.denoiser.components import open_components
+from usd.denoiser.load import denoiser_of
 from usd.denoiser.noise_pipeline import NoiseDenoiser
 from usd.denoiser.pixart import PixArtDenoiser
 from usd.math.diffusion import ddim_step
@@ -101,7 +102,7 @@ def test_a_lora_changes_the_network_as_far_as_it_is_asked_to(family, tmp_path):
             {f"base_model.model.{k}": v for k, v in lora.items()}, tmp_path / "adapter_model.safetensors"
         )
         (tmp_path / "adapter_config.json").write_text(
-            '{"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["%s"]}' % layer
+            json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": [layer]})
         )
     else:
         file = tmp_path / "change.safetensors"
@@ -139,7 +140,9 @@ def test_the_empty_prompt_of_xl_is_zeros_where_it_was_trained_so(xl):
     index = xl.folder / "model_index.json"
     text = index.read_text()
     try:
-        index.write_text(text.replace('"force_zeros_for_empty_prompt": true', '"force_zeros_for_empty_prompt": false'))
+        index.write_text(
+            text.replace('"force_zeros_for_empty_prompt": true', '"force_zeros_for_empty_prompt": false')
+        )
         assert xl.embed_text([""]).tokens.any()
     finally:
         index.write_text(text)

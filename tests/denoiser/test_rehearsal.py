@@ -12,7 +12,7 @@ from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.entries import ModelEntry
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.load import components_of, find_network
-from usd.denoiser.rehearsal import RehearsedModel, Rehearsal, rehearsal
+from usd.denoiser.rehearsal import Rehearsal, RehearsedModel, rehearsal
 from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor.cache import embed_with_cache
 

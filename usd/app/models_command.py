@@ -54,7 +54,13 @@ class ModelStatus:
         )
         place = "embedded" if entry and entry.path else str(self.place or "")
         lacks = f"; missing: {', '.join(self.missing)}" if self.missing else ""
-        return [self.name, entry.denoiser if entry else "", size, terms, f"{self.state} {place}".strip() + lacks]
+        return [
+            self.name,
+            entry.denoiser if entry else "",
+            size,
+            terms,
+            f"{self.state} {place}".strip() + lacks,
+        ]
 
 
 def status_of(name: str) -> ModelStatus:
@@ -81,6 +87,8 @@ def _components(entry: ModelEntry | None) -> tuple[str, ...]:
     """Return the folders that a model needs; those of Stable Diffusion for one that is not in the list."""
     if entry is None:
         return ()
+    if entry.file is not None:
+        return (f"./{entry.file}",)
     return (".",) if entry.denoiser == "language-model" else find(Denoiser, entry.denoiser).components
 
 
@@ -148,7 +156,9 @@ def _explanation(status: ModelStatus) -> list[str]:
     if entry is None:
         if "/" not in status.name:
             return [f"{status.name}: neither an alias, nor a folder or file that is here"]
-        return [f"{status.name}: not here; size and license unknown, see https://huggingface.co/{status.name}"]
+        return [
+            f"{status.name}: not here; size and license unknown, see https://huggingface.co/{status.name}"
+        ]
     size = f"{entry.size:.1f} GB" if entry.size else "size unknown"
     lacks = f"; missing: {', '.join(status.missing)}" if status.missing else ""
     lines = [f"{status.name}: not here{lacks}; {size} from {entry.repository}; license: {entry.license}"]
@@ -194,7 +204,9 @@ def model_lines(argv: Sequence[str] | None) -> list[str]:
     """Return what ``usd models`` prints for its arguments. Raises ``UserError``."""
     parser = argparse.ArgumentParser(prog="usd models", description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="*", help="YAML file or bare name of a recipe, and key=value")
-    parser.add_argument("--verify", action="store_true", help="compare the cache with the published checksums")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare the cache with the published checksums"
+    )
     args = parser.parse_args(argv)
     if args.verify:
         return verify_lines()

@@ -64,6 +64,26 @@ CONTROLNET: NetworkConfig = {
         "norm_num_groups",
     )
 } | {"conditioning_channels": 3, "conditioning_embedding_out_channels": [16, 32, 96, 256]}
+CROSS_DOMAIN: NetworkConfig = {
+    "_class_name": "UNetMV2DConditionModel",
+    "sample_size": 32,
+    "in_channels": 8,
+    "down_block_types": ["CrossAttnDownBlockMV2D"] * 3 + ["DownBlock2D"],
+    "mid_block_type": "UNetMidBlockMV2DCrossAttn",
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlockMV2D"] * 3,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 10,
+    "num_views": 6,
+    "multiview_attention": True,
+    "cd_attention_mid": True,
+    "cd_attention_last": False,
+}
+"""Of Wonder3D."""
+CAMERAS: NetworkConfig = {
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 16,
+}
+"""Of UNets that are given the matrix of each camera."""
 VAE: NetworkConfig = {
     "sample_size": 512,
     "in_channels": 3,
@@ -134,6 +154,14 @@ VISION: NetworkConfig = {
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
 }
+LARGE_VISION: NetworkConfig = VISION | {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "projection_dim": 1024,
+    "hidden_act": "gelu",
+}
+"""CLIP ViT-H/14 of OpenCLIP."""
 SCHEDULER: NetworkConfig = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -186,6 +214,7 @@ NARROW: dict[str, NetworkConfig] = {
         "projection_dim": WIDTH,
     },
 }
+NARROW["vision_encoder"] = NARROW["image_encoder"]
 
 
 @dataclass(frozen=True)
@@ -201,7 +230,12 @@ class Architecture:
         counts = {
             component: count_parameters(component, config) for component, config in self.configs.items()
         }
-        return counts | ({PROJECTION: self._projection()} if "image_encoder" in self.configs else {})
+        return counts | ({PROJECTION: self._projection()} if self.has_projection else {})
+
+    @property
+    def has_projection(self) -> bool:
+        """Return whether a layer makes tokens of image embedding and pose, as in Zero-1-to-3."""
+        return self.denoiser == "zero123"
 
     def gigabytes(self, bytes_a_weight: int) -> float:
         """Return the size of its weights in GB, in a precision."""
@@ -234,7 +268,11 @@ class Architecture:
 
 def reads_conditions(component: str) -> bool:
     """Return whether a network only reads conditions, and is freed when they are read."""
-    return component.startswith("text_encoder") or component in ("image_encoder", PROJECTION)
+    return component.startswith("text_encoder") or component in (
+        "image_encoder",
+        "vision_encoder",
+        PROJECTION,
+    )
 
 
 def count_parameters(component: str, config: NetworkConfig) -> int:
@@ -304,6 +342,27 @@ ARCHITECTURES: dict[str, Architecture] = {
             "unet": UNET | HEADS_1 | {"sample_size": 32, "in_channels": 8},
             "vae": VAE | {"sample_size": 256},
             "image_encoder": VISION,
+        },
+    ),
+    "wonder3d": Architecture(
+        "wonder3d",
+        {
+            "unet": UNET | HEADS_1 | CROSS_DOMAIN,
+            "vae": VAE | {"sample_size": 256},
+            "image_encoder": VISION,
+        },
+    ),
+    "zero123plus": Architecture(
+        "zero123plus",
+        {"unet": UNET | HEADS_2, "vae": VAE, "text_encoder": TEXT_2, "vision_encoder": LARGE_VISION},
+        SCHEDULER | {"beta_schedule": "linear", "prediction_type": "v_prediction"},
+    ),
+    "mvdream": Architecture(
+        "mvdream",
+        {
+            "unet": UNET | HEADS_2 | CAMERAS | {"sample_size": 32},
+            "vae": VAE | {"sample_size": 256},
+            "text_encoder": TEXT_2,
         },
     ),
     "instruct-pix2pix": Architecture(

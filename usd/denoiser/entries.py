@@ -28,6 +28,7 @@ class ModelEntry:
     path: str | None = option(None, "folder or single file of a model that comes with the package")
     repository: str | None = option(None, "Hugging Face id of the model")
     revision: str = option("main", "branch, tag or commit of the repository")
+    file: str | None = option(None, "single file of the repository, where the model is that")
     mirrors: tuple[str, ...] = option((), "other ids of the same weights")
     former_ids: tuple[str, ...] = option((), "older ids that mean this model")
     license: str = option("", "license of the model's weights")
@@ -36,9 +37,7 @@ class ModelEntry:
     stored: Literal["fp32", "fp16", "bf16"] = option("fp32", "precision of the weights that are fetched")
     size: float | None = option(None, "GB (10^9 bytes) that are fetched", gt=0)
     needs: tuple[str, ...] = option((), "the networks that read its conditions, which are fetched with it")
-    memory: dict[str, float] = option(
-        {}, "GiB of its weights that stay on a card while training, by preset"
-    )
+    memory: dict[str, float] = option({}, "GiB of its weights that stay on a card while training, by preset")
     checksums: dict[str, str] = option({}, "SHA-256 of files of the repository, by their paths in it")
     unverified: tuple[str, ...] = option((), "fields of the entry that nobody has checked against the hub")
     note: str = option("", "sentence on the model")

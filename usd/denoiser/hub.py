@@ -23,8 +23,14 @@ def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
     return [
         component
         for component in components
-        if not any((folder / choice).is_dir() for choice in component.split("|"))
+        if not any(_is_there(folder, choice) for choice in component.split("|"))
     ]
+
+
+def _is_there(folder: Path, component: str) -> bool:
+    """Return whether a folder has a component: a subfolder, or a file that is written ``./name``."""
+    place = folder / component
+    return place.is_file() if component.startswith("./") else place.is_dir()
 
 
 def find_or_fetch(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
@@ -125,6 +131,7 @@ def files_to_fetch(files: Sequence[str], components: Sequence[str], half: bool =
     """Return the files of a repository to fetch: each component's small files and one form of its weights."""
     folders = [choice for component in components for choice in component.split("|")]
     wanted = [file for file in files if file == "model_index.json"]
+    wanted += [file for file in files if f"./{file}" in folders]
     for folder in folders:
         inside = [file.removeprefix(f"{folder}/") for file in files if file.startswith(f"{folder}/")]
         if folder == ".":  # a network published by itself
@@ -153,15 +160,23 @@ def failure(problem: Exception, repository: str) -> str:
 
 def access_to(repository: str) -> str:
     """Return how one gets access to a gated repository."""
-    return f"accept its terms and log in: https://huggingface.co/{repository}, then `hf auth login` or HF_TOKEN"
+    return (
+        f"accept its terms and log in: https://huggingface.co/{repository}, then `hf auth login` or HF_TOKEN"
+    )
 
 
 def download_command(name: str, entry: ModelEntry | None, components: Sequence[str] = ()) -> str:
     """Return the command that fetches a model, or some of its components, on a machine with a network."""
     repository, revision = repositories(name, entry)[0]
     at = "" if revision == "main" else f" --revision {revision}"
-    parts = "".join(f" --include '{part}/*'" for each in components if each != "." for part in each.split("|"))
+    patterns = [part for each in components if each != "." for part in each.split("|")]
+    parts = "".join(f" --include '{_pattern(part)}'" for part in patterns)
     return f"hf download {repository}{at}{parts}"
+
+
+def _pattern(component: str) -> str:
+    """Return the pattern of a component's files in a repository."""
+    return component.removeprefix("./") if component.startswith("./") else f"{component}/*"
 
 
 def _absence(

@@ -125,6 +125,8 @@ def unet_modules(config: Mapping[str, object]) -> dict[str, str]:
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
+        "class_embedding.linear_1": "camera_embed.0",
+        "class_embedding.linear_2": "camera_embed.2",
         "mid_block.resnets.0": "middle_block.0",
         "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": "middle_block.2",

@@ -33,6 +33,8 @@ TRANSFORMERS = {
     "PixArtTransformer2DModel": "pixart",
 }
 """Denoisers by the class of their transformer."""
+MATRIX = 16
+"""Numbers of a camera's matrix, by which UNets that are given cameras are known."""
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
 
 
@@ -78,7 +80,7 @@ def _open_located(name: str, role: str, where: str, execution: Execution) -> Den
     cls = find(Denoiser, found.kind)
     if found.place is None:
         return cls(parse(cls.Config, {}, where), name=name)
-    key = f"{found.place} + {found.lora} x {found.scale}"
+    key = f"{found.kind}: {found.place} + {found.lora} x {found.scale}"
     denoiser = _open.get((key, execution))
     if denoiser is None:
         denoiser = _open[key, execution] = cls(
@@ -151,7 +153,9 @@ def find_published(name: str, role: str, where: str) -> ModelLocation:
     kind = entry.denoiser if entry else _kind_of(place, base, role, where)
     components = find(Denoiser, kind).components
     if components and place is None:
-        place = find_or_fetch(base, entry, components, where)
+        single = entry.file if entry else None
+        place = find_or_fetch(base, entry, (f"./{single}",) if single else components, where)
+        place = place / single if single else place
     if place is None:
         return ModelLocation(name, kind)
     missing = missing_components(place, components) if place.is_dir() else []
@@ -215,6 +219,14 @@ def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
     if model.has(VIEW_GROUP_VOLUME):
         return "syncdreamer"
+    if _option_of(model, "unet", "_class_name") == "UNetMV2DConditionModel":
+        return "wonder3d"
+    if _option_of(model, "unet", "projection_class_embeddings_input_dim") == MATRIX and model.has(
+        "text_encoder"
+    ):
+        return "mvdream"
+    if model.has("vision_encoder"):
+        return "zero123plus"
     if model.has("image_encoder"):
         return "zero123"
     if model.has("transformer"):

@@ -213,7 +213,9 @@ class PipelineDenoiser(TextDenoiser[P]):
         )
         read = partial(read_pretrained, folder, "vae", files.config("vae"), execution.autoencoder)
         self.vae: Frozen[PictureCoder] = Frozen(read, execution.autoencoder, execution)
-        read_prompts = partial(read_prompt_encoders, folder, self.pipeline, self.network_name, execution.weights)
+        read_prompts = partial(
+            read_prompt_encoders, folder, self.pipeline, self.network_name, execution.weights
+        )
         self.prompts: Frozen[PromptEncoders] = Frozen(read_prompts, execution.weights, execution, half=half)
         self.latent = self._latent_space()
 

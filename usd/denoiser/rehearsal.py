@@ -25,7 +25,14 @@ from usd.core.files import digest
 from usd.core.random import generator
 from usd.denoiser import tiny_pipelines
 from usd.denoiser.architectures import ARCHITECTURES, Architecture
-from usd.denoiser.components import CLASSES, PIPELINE_COMPONENTS, PROJECTION, ModelComponents, network_class, open_components
+from usd.denoiser.components import (
+    CLASSES,
+    PIPELINE_COMPONENTS,
+    PROJECTION,
+    ModelComponents,
+    network_class,
+    open_components,
+)
 from usd.denoiser.entries import ModelEntry, entry_of
 from usd.denoiser.load import (
     ModelLocation,
@@ -58,7 +65,7 @@ class RandomComponents(ModelComponents):
 
     def has(self, component: str) -> bool:
         """Return whether the architecture has such a component."""
-        projection = component == PROJECTION and "image_encoder" in self.architecture.configs
+        projection = component == PROJECTION and self.architecture.has_projection
         return component in self.architecture.configs or component == "scheduler" or projection
 
     def config(self, component: str) -> NetworkConfig:

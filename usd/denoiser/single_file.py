@@ -55,6 +55,11 @@ SCHEDULER = {
 }
 
 
+CAMERA_EMBEDDING = f"{UNET}camera_embed.0.weight"
+GROUP_LATENTS = 32
+"""Side of the latents of models of view groups, whose base is Stable Diffusion 2 all the same."""
+
+
 class SingleFile(ModelComponents):
     """One file as components. Raises UserError at once when it is none of the three families."""
 
@@ -109,10 +114,14 @@ class SingleFile(ModelComponents):
 
     @cached_property
     def _configs(self) -> dict[str, NetworkConfig]:
-        prediction = prediction_type(self.family, self.training, self.facts) or self._measure_prediction()
+        prediction = prediction_type(self.family, self.training, self.facts)
+        if prediction is None:  # models that are given cameras were trained from the one that predicts noise
+            prediction = "epsilon" if CAMERA_EMBEDDING in self.stored else self._measure_prediction()
         check_prediction(prediction, self.family, self.training, self.place)
         velocity = prediction == "v_prediction"
         side = _image_size(self.family, velocity, self.training)
+        if CAMERA_EMBEDDING in self.stored:
+            side = min(side, GROUP_LATENTS)
         unet = self._shapes["unet"] | {"sample_size": side, "upcast_attention": velocity}
         vae = self._shapes["vae"]
         vae = vae | {"sample_size": side * 2 ** (len(whole_numbers(vae, "block_out_channels")) - 1)}
@@ -242,7 +251,11 @@ def unet_config(stored: Mapping[str, Tensor], training: Mapping[str, object], pl
     if inner is None:
         raise UserError(f"{place}: its UNet has no cross attention; expected Stable Diffusion or Zero-1-to-3")
     linear = len(_shape(stored, f"{inner.split('.transformer_blocks')[0]}.proj_in.weight", place)) == 2
-    return {
+    cameras = {}
+    if CAMERA_EMBEDDING in stored:  # diffusers' layers of the same form, for other labels
+        numbers = _shape(stored, CAMERA_EMBEDDING, place)[1]
+        cameras = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": numbers}
+    return cameras | {
         "_class_name": "UNet2DConditionModel",
         "in_channels": _shape(stored, f"{UNET}input_blocks.0.0.weight", place)[1],
         "out_channels": _shape(stored, f"{UNET}out.2.weight", place)[0],

@@ -92,7 +92,9 @@ def _vision_language() -> (
             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
             "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]},
         },
-        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": LANGUAGE_WIDTH, "intermediate_size": 16},
+        vision_config={
+            "depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": LANGUAGE_WIDTH, "intermediate_size": 16,
+        },
     )  # fmt: skip
     return Qwen2_5_VLForConditionalGeneration(config), Qwen2Tokenizer(
         vocab=vocab, merges=[], model_max_length=512
@@ -230,7 +232,8 @@ def flux_1(distilled: bool = False) -> "diffusers.FluxPipeline":
     t5, pieces = _t5()
     network = FluxTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=T5_WIDTH, pooled_projection_dim=CLIP_WIDTH, axes_dims_rope=(2, 2, 4), guidance_embeds=distilled,
+        joint_attention_dim=T5_WIDTH, pooled_projection_dim=CLIP_WIDTH, axes_dims_rope=(2, 2, 4),
+        guidance_embeds=distilled,
     )  # fmt: skip
     return FluxPipeline(_flow(3.0), _coder(4), clip, words, t5, pieces, network)
 

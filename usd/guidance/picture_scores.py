@@ -1,19 +1,23 @@
 """Scores from a reference picture: Zero-1-to-3, given the picture and where the camera stands.
 
-The unconditional prediction is the model's own, as most formulas were published, or that of a text model of the same
-latent space (``unconditional: prior``; arXiv 2312.06198). With ``prompt_scale`` a sentence counts, too: what it changes
+The unconditional prediction is the model's own, as most formulas were published, that of a text model of the same
+latent space (``unconditional: prior``; arXiv 2312.06198), or a mixture of both that changes with the noise level
+(``unconditional: mixed``; usd/math/rectification.py). With ``prompt_scale`` a sentence counts, too: what it changes
 in the text model's prediction is added to the conditional one (conjunction of conditions, arXiv 2206.01714).
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
 from usd.core.config import ConfigError, option
+from usd.core.schedule import Schedule
+from usd.core.unread import ReadWith
 from usd.denoiser import (
     Embedding,
     EncodedReference,
@@ -28,6 +32,7 @@ from usd.guidance import ReferenceOptions
 from usd.guidance.scores import Pictures, Scores, ScoreSource, predictor, unconditional
 from usd.math.camera import Cameras
 from usd.math.diffusion import EpsFn
+from usd.math.rectification import mixed_fn
 from usd.prompt_processor import PromptProcessor
 
 WHERE = "system.guidance.pretrained_model_name_or_path"
@@ -38,15 +43,27 @@ WHERE_VIEWS = "system.guidance.zero123_model_name_or_path"
 class PictureOptions(ReferenceOptions):
     """Options of every formula on a picture model."""
 
+    read_with: ClassVar[ReadWith] = {"own_share": ("unconditional", ("mixed",))}
+
     zero123_model_name_or_path: str = option(
         "zero123-xl", "picture model: an alias of load/models.yaml, a folder or a hub id", path=True
     )
     pretrained_model_name_or_path: str = option(
-        "sd-2.1-base", "text model of the same latent space (read where unconditional: prior)", path=True
+        "sd-2.1-base",
+        "text model of the same latent space (read where unconditional: prior, mixed)",
+        path=True,
     )
     guidance_scale: float = option(7.5, "guidance scale: s of the formula", ge=0, le=10000)
-    unconditional: Literal["prior", "own"] = option(
-        "own", "the unconditional prediction: the picture model's own, or the text model's (unbiased)"
+    unconditional: Literal["prior", "own", "mixed"] = option(
+        "own",
+        "the unconditional prediction: own, the picture model's; prior, the text model's (unbiased); mixed, of both",
+    )
+    own_share: Schedule = option(
+        1.0,
+        "share of the picture model's own prediction in unconditional: mixed, a schedule over the noise level in "
+        "thousandths instead of steps",
+        ge=0,
+        le=1,
     )
     prompt_scale: float = option(
         0.0, "how much of what the prompt changes in the text model's prediction is added", ge=0, le=10000
@@ -76,7 +93,7 @@ class PictureScores(ScoreSource):
     def __init__(self, options: PictureOptions, prompts: PromptProcessor | None) -> None:
         super().__init__()
         self.options, self.prompts = options, prompts
-        with_prior = options.unconditional == "prior" or options.prompt_scale > 0
+        with_prior = options.unconditional != "own" or options.prompt_scale > 0
         if not with_prior and prompts is not None and prompts.negative:
             raise ConfigError(
                 "system.prompt_processor.negative_prompt: a picture model's own unconditional prediction has no "
@@ -97,20 +114,20 @@ class PictureScores(ScoreSource):
     @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of these cameras, given the reference picture (and the prompt)."""
-        count = len(cameras)
-        uncond = predictor(*self._unconditional(count), "unconditional")
+        rows = cameras[list(range(len(cameras))) * len(self.model.domains)]
+        uncond = self._unconditional(len(rows))
         condition = partial(self._condition, cameras)
         cond = predictor(self.model, condition, "conditional")
         if self.options.prompt_scale > 0:
-            cond = self._with_prompt(cond, cameras)
-        return Scores(cond, uncond, condition, cameras)
+            cond = self._with_prompt(cond, rows)
+        return Scores(cond, uncond, condition, rows)
 
     def biased_at(self, cameras: Cameras, pictures: Pictures | None) -> Scores | None:
-        """Return the scores with the picture model's own unconditional prediction in place of the text model's."""
+        """Return the scores with the picture model's own unconditional prediction alone; None where it is that."""
         if self.prior is None or self.options.unconditional == "own":
             return None
-        own = predictor(self.model, partial(self.model.unconditional, len(cameras)), "unconditional")
-        return replace(self.at(cameras, pictures), uncond=own)
+        scores = self.at(cameras, pictures)
+        return replace(scores, uncond=self._own(len(scores.cameras)))
 
     def change_options(self, options: object) -> None:
         """Take other numbers."""
@@ -134,11 +151,24 @@ class PictureScores(ScoreSource):
             raise RuntimeError("PictureScores: set_reference has not been called")
         return self.model.embed_view(self._encoded, cameras)
 
-    def _unconditional(self, count: int) -> tuple[ViewDenoiser | TextDenoiser, partial[Embedding]]:
-        """Return the model of the unconditional prediction, and the maker of its embedding."""
+    def _own(self, count: int) -> EpsFn:
+        """Return the picture model's own unconditional prediction."""
+        return predictor(self.model, partial(self.model.unconditional, count), "unconditional")
+
+    def _unconditional(self, count: int) -> EpsFn:
+        """Return the unconditional prediction that the options ask for."""
         if self.prior is None or self.options.unconditional == "own":
-            return self.model, partial(self.model.unconditional, count)
-        return self.prior, partial(unconditional, self.prior, self.prompts, count)
+            return self._own(count)
+        base = predictor(self.prior, partial(unconditional, self.prior, self.prompts, count), "unconditional")
+        if self.options.unconditional == "prior":
+            return base
+        return mixed_fn(self._own(count), base, self._own_shares)
+
+    def _own_shares(self, t: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Return ``own_share`` at these times."""
+        count = len(self.model.alphas_cumprod)
+        levels = [round(1000 * time / count) for time in t.tolist()]
+        return torch.tensor([self.options.own_share(level) for level in levels], device=t.device)
 
     def _with_prompt(self, cond: EpsFn, cameras: Cameras) -> EpsFn:
         """Return ``cond`` plus what the prompt changes in the text model's prediction."""
