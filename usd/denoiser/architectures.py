@@ -84,6 +84,11 @@ CAMERAS: NetworkConfig = {
     "projection_class_embeddings_input_dim": 16,
 }
 """Of UNets that are given the matrix of each camera."""
+IMAGE_TOKENS: NetworkConfig = {
+    "_class_name": "ImageDreamUNet",
+    "image_tokens": 16,
+    "image_embedding_dim": 1280,
+}
 VAE: NetworkConfig = {
     "sample_size": 512,
     "in_channels": 3,
@@ -315,6 +320,8 @@ def _narrow_unet(config: NetworkConfig) -> NetworkConfig:
         narrow["sample_size"] = 16 if pixels else 8
     if pixels:
         narrow |= {"encoder_hid_dim": WIDTH, "addition_embed_type_num_heads": 2}
+    if "image_tokens" in config:
+        narrow["image_embedding_dim"] = WIDTH
     if "conditioning_channels" in config:
         narrow["conditioning_embedding_out_channels"] = [4, 4, 8, 8]
     return narrow
@@ -363,6 +370,15 @@ ARCHITECTURES: dict[str, Architecture] = {
             "unet": UNET | HEADS_2 | CAMERAS | {"sample_size": 32},
             "vae": VAE | {"sample_size": 256},
             "text_encoder": TEXT_2,
+        },
+    ),
+    "imagedream": Architecture(
+        "imagedream",
+        {
+            "unet": UNET | HEADS_2 | CAMERAS | IMAGE_TOKENS | {"sample_size": 32},
+            "vae": VAE | {"sample_size": 256},
+            "text_encoder": TEXT_2,
+            "image_encoder": LARGE_VISION | {"num_hidden_layers": 31},  # the last layer is not read
         },
     ),
     "instruct-pix2pix": Architecture(

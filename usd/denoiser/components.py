@@ -24,7 +24,10 @@ PIPELINE_COMPONENTS = ("transformer", "text_encoder_2", "text_encoder_3")
 """Networks of pipelines of diffusers; their configurations say of which class they are."""
 LIBRARIES = {"ChatGLMModel": "diffusers.pipelines.kolors.text_encoder"}
 """Modules of text encoders that are not in transformers."""
-OWN_CLASSES = {"UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet"}
+OWN_CLASSES = {
+    "UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet",
+    "ImageDreamUNet": "usd.denoiser.imagedream_unet",
+}
 """Modules of the classes that diffusers lacks, by the name in their config.json."""
 T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
 PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently

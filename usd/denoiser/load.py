@@ -33,6 +33,8 @@ TRANSFORMERS = {
     "PixArtTransformer2DModel": "pixart",
 }
 """Denoisers by the class of their transformer."""
+UNETS = {"UNetMV2DConditionModel": "wonder3d", "ImageDreamUNet": "imagedream"}
+"""Denoisers by the class of their UNet, where that says it."""
 MATRIX = 16
 """Numbers of a camera's matrix, by which UNets that are given cameras are known."""
 ROLE_DENOISER = {"text": "stable-diffusion", "view": "zero123"}
@@ -219,8 +221,9 @@ def denoiser_of(model: ModelComponents) -> str:
     """Return which denoiser runs a model with these components."""
     if model.has(VIEW_GROUP_VOLUME):
         return "syncdreamer"
-    if _option_of(model, "unet", "_class_name") == "UNetMV2DConditionModel":
-        return "wonder3d"
+    own = UNETS.get(str(_option_of(model, "unet", "_class_name")))
+    if own is not None:
+        return own
     if _option_of(model, "unet", "projection_class_embeddings_input_dim") == MATRIX and model.has(
         "text_encoder"
     ):

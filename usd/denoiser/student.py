@@ -19,6 +19,10 @@ from usd.math.diffusion import alpha_sigma, eps_from_v, gaussian_eps
 
 def student_of(model: Denoiser, rank: int, camera_numbers: int = 0) -> Student:
     """Return a LoRA on a copy of the model's network, or a normal distribution to fit. Raises ``UserError``."""
+    if model.group_size > 1:
+        raise UserError(
+            f"'{model.name}' cannot learn: it denoises its views together; expected a model of single views"
+        )
     if isinstance(model, LatentDenoiser):
         return LoraStudent(model, rank, camera_numbers)
     if isinstance(model, PipelineDenoiser):

@@ -92,6 +92,13 @@ def mvdream_group(reference: Cameras, size: int) -> Cameras:
     return made.to(reference.device)
 
 
+def imagedream_group(reference: Cameras, size: int) -> Cameras:
+    """Return the four cameras that ImageDream's authors sample (arXiv 2312.02201): those of MVDream, 5 degrees up."""
+    azimuth = [_azimuth_deg(reference) + 90.0 * i for i in range(4)]
+    made = orbit_cameras_deg(5.0, azimuth, ZERO123_DISTANCE, ZERO123_FOV_DEG, size)
+    return made.to(reference.device)
+
+
 def quarter_turns(cameras: Cameras) -> Cameras:
     """Return each camera with the three at quarter turns from it, together."""
     four = cameras[[i for i in range(len(cameras)) for _ in range(4)]]
@@ -124,10 +131,11 @@ VIEW_GROUPS: dict[str, ViewGroup] = {
     "zero123plus-1.1": zero123plus_1_1_group,
     "zero123plus-1.2": zero123plus_1_2_group,
     "mvdream": mvdream_group,
+    "imagedream": imagedream_group,
     "toybox": toybox_group,
 }
 """By the name of the model."""
-FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns}
+FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns, "imagedream": quarter_turns}
 """Of models that are given any cameras: the groups that belong to single ones."""
 
 
