@@ -117,7 +117,7 @@ def recipe_models(value: object) -> Iterator[str]:
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from recipe_models(item)
     elif dataclasses.is_dataclass(value):
-        unread = getattr(value, "unread_models", frozenset())
+        unread: frozenset[str] = getattr(value, "unread_models", frozenset())
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)
             if isinstance(item, str) and item and KEY in field.name:

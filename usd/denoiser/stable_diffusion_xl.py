@@ -1,5 +1,7 @@
 """Stable Diffusion XL: a UNet under two of CLIP's readings of a sentence, and the size that its picture would have."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ class StableDiffusionXlDenoiser(NoiseDenoiser):
     The network is told a picture of ``models.image_size``, whole: original and target size, no crop.
     """
 
-    components = (
+    components: ClassVar[tuple[str, ...]] = (
         "unet",
         "vae",
         "text_encoder",

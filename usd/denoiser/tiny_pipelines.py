@@ -310,7 +310,7 @@ def _flow(shift: float) -> "diffusers.FlowMatchEulerDiscreteScheduler":
     return FlowMatchEulerDiscreteScheduler(shift=shift)
 
 
-FAMILIES: dict[str, Callable[[], object]] = {
+FAMILIES: "dict[str, Callable[[], diffusers.DiffusionPipeline]]" = {
     "stable-diffusion-3": stable_diffusion_3,
     "flux-1": flux_1,
     "flux-2": flux_2,
