@@ -108,7 +108,9 @@ def check_view_groups(report: Report) -> None:
     for name, published in VIEW_GROUPS.items():
         built = ARCHITECTURES[name].parameters()
         for part, count in published.items():
-            require(built[part] == count, f"{name}: {part} has {built[part]:,} parameters; expected {count:,}")
+            require(
+                built[part] == count, f"{name}: {part} has {built[part]:,} parameters; expected {count:,}"
+            )
             rows.append([name, part, f"{count:,}", "as published"])
     report.say("## models of view groups, built without memory\n")
     report.table(["model", "part", "parameters", ""], rows)
