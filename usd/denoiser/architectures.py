@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from usd.denoiser.components import PROJECTION, network_class
+from usd.denoiser.entries import CARDS
+from usd.denoiser.pipeline_architectures import FLOW, PIPELINES
 from usd.denoiser.weights import NetworkConfig, empty_network, whole, whole_numbers
 
 UNET: NetworkConfig = {
@@ -240,6 +242,24 @@ class Architecture:
         """Return whether a layer makes tokens of image embedding and pose, as in Zero-1-to-3."""
         return self.denoiser == "zero123"
 
+    def gigabytes(self, bytes_a_weight: int) -> float:
+        """Return the size of its weights in GB, in a precision."""
+        return bytes_a_weight * sum(self.parameters().values()) / 1e9
+
+    def memory(self) -> dict[str, float]:
+        """Return the most GiB of its weights that lie on a card at once, by preset (``entries.CARDS``).
+
+        Encoders of conditions are read, used and freed before the others are needed; with 8gb-models networks visit
+        the card one after the other. Half floats, and whole ones for the autoencoder.
+        """
+        sizes = {
+            name: count * (4 if name == "vae" else 2) / 2**30 for name, count in self.parameters().items()
+        }
+        encoders = sum(size for name, size in sizes.items() if reads_conditions(name))
+        kept = [size for name, size in sizes.items() if not reads_conditions(name)]
+        together = max(encoders, sum(kept))
+        return dict(zip(CARDS, (max(encoders, *kept), together, together)))
+
     def shrink(self) -> "Architecture":
         """Return the same networks at a size for trying things out: small latents, layers of 8 to 32 channels."""
         configs = {component: shrink_config(component, config) for component, config in self.configs.items()}
@@ -249,6 +269,15 @@ class Architecture:
         """Return the number of weights of Zero-1-to-3's layer from image embedding and pose to a token."""
         inward = whole(self.configs["image_encoder"], "projection_dim") + 4
         return (inward + 1) * whole(self.configs["unet"], "cross_attention_dim")
+
+
+def reads_conditions(component: str) -> bool:
+    """Return whether a network only reads conditions, and is freed when they are read."""
+    return component.startswith("text_encoder") or component in (
+        "image_encoder",
+        "vision_encoder",
+        PROJECTION,
+    )
 
 
 def count_parameters(component: str, config: NetworkConfig) -> int:
@@ -361,5 +390,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deep-floyd-xl": Architecture(
         "deep-floyd", {"unet": PIXEL_UNET, "text_encoder": T5_XXL}, COSINE_SCHEDULER
     ),
+    **{name: Architecture(denoiser, configs, FLOW) for name, (denoiser, configs) in PIPELINES.items()},
 }
 """By the name that ``architecture`` of load/models.yaml gives."""

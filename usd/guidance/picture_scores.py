@@ -76,6 +76,12 @@ class PictureOptions(ReferenceOptions):
         """Return whether the prompt itself, and not only the negative one, reaches a model."""
         return self.prompt_scale > 0
 
+    @property
+    def unread_models(self) -> frozenset[str]:
+        """Return the options of models that are not opened: the text model's, where nothing asks for it."""
+        with_prior = self.unconditional != "own" or self.prompt_scale > 0
+        return frozenset() if with_prior else frozenset({"pretrained_model_name_or_path"})
+
     def open_source(self, prompts: PromptProcessor | None) -> "PictureScores":
         """Open the models. Raises ``UserError``."""
         return PictureScores(self, prompts)
