@@ -61,6 +61,7 @@ PROGRAMS = {
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
     "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),
+    "models": Program("usd.app.models_command", "models on this machine, or what a recipe would fetch"),
     "evaluate-rectification": Program(
         "usd.app.rectification_command", "whether another model's unconditional prediction helps"
     ),
