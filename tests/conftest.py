@@ -1,6 +1,7 @@
 """Tiny diffusion models with random weights, as real folders in every published layout."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,8 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
-from usd.core.process import keep_memory
+PACKAGE = Path(__file__).parents[1] / "usd"
+
+
+def modules_with_shapes() -> list[str]:
+    """Modules that annotate arrays; elsewhere mypy suffices, and checks of every call took as long as the tests."""
+    files = [file for file in PACKAGE.rglob("*.py") if "jaxtyping" in file.read_text(encoding="utf-8")]
+    names = [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+install_import_hook(modules_with_shapes(), "beartype.beartype")  # before the first of them is imported
+
+from usd.core.process import keep_memory  # noqa: E402
 
 # on a machine with other work to do, examples are slow to come by; that says nothing about the code
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -17,12 +31,15 @@ settings.load_profile("patient")
 keep_memory()
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _no_reports():
-    """Keep trainings from writing report.html, which takes longer than they do; tests/report has its own."""
+    """Keep trainings from writing report.html, which takes longer than they do; tests/report has its own.
+
+    Only what is imported already is changed: importing the application takes longer than most files of tests.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("modes", "export"):
-            patch.setattr(f"usd.app.{module}.report_trial", lambda trial, system=None: None)
+        for module in {"usd.app.modes", "usd.app.export"} & sys.modules.keys():
+            patch.setattr(f"{module}.report_trial", lambda trial, system=None: None)
         yield
 
 

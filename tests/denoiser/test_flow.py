@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.denoiser import tiny_pipelines
 from usd.core.config import spec
 from usd.core.errors import UserError
 from usd.core.registry import build
 from usd.core.types import Render
-from usd.denoiser import Execution, open_edit_denoiser, open_text_denoiser
+from usd.denoiser import Execution, open_edit_denoiser, open_text_denoiser, tiny_pipelines
 from usd.denoiser.flow import FlowDenoiser, pack, unpack
 from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import ddim_step
@@ -191,8 +190,8 @@ def test_a_lora_changes_the_transformer_as_far_as_it_is_asked_to(flux_2, tmp_pat
     save_file({f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}, file)
     changed = open_text_denoiser(f"{model.folder} + {file} x 0.5", "model", Execution(image_size=SIZE))
     with (
-        changed.transformer.use(torch.device("cpu")) as network,
-        model.transformer.use(torch.device("cpu")) as plain,
+        changed.network.use(torch.device("cpu")) as network,
+        model.network.use(torch.device("cpu")) as plain,
     ):
         moved = network.get_submodule(layer).weight - plain.get_submodule(layer).weight
     torch.testing.assert_close(moved, 0.5 * up @ down, atol=1e-5, rtol=1e-5)

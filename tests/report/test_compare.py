@@ -8,8 +8,15 @@ import torch
 from tests.report.trials import write_trial
 from usd.core.errors import UserError
 from usd.report import command
-from usd.report.compare import comparison_page, difference, render_models, write_comparison
-from usd.report.gallery import trial_card, write_gallery
+from usd.report.compare import (
+    comparison_page,
+    difference,
+    different_options,
+    render_models,
+    shared_curves,
+    write_comparison,
+)
+from usd.report.gallery import GalleryCard, object_card, trial_card, write_gallery
 from usd.report.page import write_report
 from usd.report.records import TrialRecord
 
@@ -54,3 +61,41 @@ def test_a_gallery_links_to_the_reports_of_its_trials(trials, tmp_path):
     page = write_gallery(tmp_path / "gallery.html", "all", cards)
     (link,) = re.findall(r'<h3><a href="([^"]+)"', page.read_text("utf-8"))
     assert (tmp_path / link).resolve() == (trials[0] / "report.html").resolve()
+
+
+def test_an_object_has_the_card_of_its_last_trial_that_says_anything(tmp_path):
+    old, new = write_trial(tmp_path / "duck" / "a"), tmp_path / "duck" / "b"
+    (new / "configs").mkdir(parents=True)
+    (new / "configs" / "parsed.yaml").write_text("name: x\n")
+    write_trial(tmp_path / "duck" / "c~set-aside")
+    card = object_card(tmp_path / "duck", tmp_path, "a duck", "seen from above")
+    assert (card.title, card.note, card.link) == ("a duck", "seen from above", "")
+    assert len(card.pictures) == 2 and card.figures[0].value == "21.40 dB"
+    write_report(old)
+    assert object_card(tmp_path / "duck", tmp_path, "a duck").link == "duck/a/report.html"
+    assert object_card(tmp_path / "nothing", tmp_path, "a boat").pictures == []
+
+
+def test_a_card_shows_text_as_text(tmp_path):
+    page = write_gallery(tmp_path / "g.html", "<i>all</i>", [GalleryCard("<b>x</b>", [], note="a & b")])
+    text = page.read_text("utf-8")
+    assert "<b>x" not in text and "<i>all" not in text and "a &amp; b" in text
+
+
+def test_only_options_that_differ_and_are_no_names_are_compared(trials, tmp_path):
+    records = [TrialRecord.of(trial) for trial in trials]
+    assert different_options([records[0], records[0]]) == []
+    bare = tmp_path / "bare"
+    (bare / "configs").mkdir(parents=True)
+    (bare / "configs" / "parsed.yaml").write_text("tag: other\nseed: 8\n")
+    found = dict(different_options([records[0], TrialRecord.of(bare)]))
+    assert found["seed"] == ["7", "8"] and "tag" not in found
+
+
+def test_curves_are_compared_where_all_trials_have_them(trials, tmp_path):
+    bare = tmp_path / "bare"
+    (bare / "configs").mkdir(parents=True)
+    (bare / "configs" / "parsed.yaml").write_text("tag: other\n")
+    records = [TrialRecord.of(trial) for trial in trials]
+    assert [name for name, _ in shared_curves(records)] == ["loss", "opacity"]
+    assert shared_curves([*records, TrialRecord.of(bare)]) == []

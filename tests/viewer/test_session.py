@@ -5,10 +5,7 @@ import math
 import pytest
 import torch
 
-from usd.core.config import spec
-from usd.core.registry import build
 from usd.math.camera import orbit_cameras_deg
-from usd.system import System
 from usd.viewer.budget import PixelRate, TimeBudget
 from usd.viewer.history import History
 from usd.viewer.options import ViewerOptions
@@ -104,18 +101,6 @@ class Page:
 
     def say(self, text):
         self.said.append(text)
-
-
-@pytest.fixture(scope="module")
-def system() -> System:
-    options = {
-        "geometry": {"radius": 0.6, "pos_encoding_config": {"n_levels": 2, "log2_hashmap_size": 8}},
-        "renderer": {"radius": 0.6, "num_samples_per_ray": 8},
-        "guidance_type": "usd-guidance",
-        "optimizer": {"args": {"lr": 0.01}},
-    }
-    torch.manual_seed(0)
-    return build(spec("system", "usd-system", options), System)
 
 
 def view(azimuth: float = 0.0) -> Pose:

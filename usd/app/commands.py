@@ -50,18 +50,27 @@ PROGRAMS = {
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
+    "serve": Program("usd.serve.command", "a job service: a page that takes pictures and sentences"),
     "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
     "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
-    "evaluate": Program("usd.evaluation.command", "how far a mesh, views or a trial are from the truth"),
+    "evaluate": Program(
+        "usd.evaluation.command", "how far a mesh, views or a trial are from the truth; rectification PICTURE"
+    ),
     "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
     "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),
+    "models": Program("usd.app.models_command", "models on this machine, or what a recipe would fetch"),
+    "evaluate-rectification": Program(
+        "usd.app.rectification_command", "whether another model's unconditional prediction helps"
+    ),
     "convert-model": Program("usd.denoiser.convert", "a diffusion model in another form"),
     "convert-views": Program("usd.data.convert", "views in the file layouts of other systems"),
 }
 CONVERT = {"model": "convert-model", "views": "convert-views"}
+NESTED = {"convert": CONVERT, "evaluate": {"rectification": "evaluate-rectification"}}
+"""Commands of two words: the program that the second one names."""
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -82,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
             made_mode.add_argument("--dry-run", action="store_true", help=launcher.DRY_RUN)
             made_mode.add_argument("--viewer", action="store_true", help=launcher.VIEWER)
     for name, program in PROGRAMS.items():
-        if name not in CONVERT.values():
+        if not any(name in seconds.values() for seconds in NESTED.values()):
             commands.add_parser(name, help=program.help)
     convert = commands.add_parser("convert", help="models and views in other forms")
     convert.add_argument("what", choices=CONVERT)
@@ -131,8 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _program(given: Sequence[str]) -> tuple[str, list[str]] | None:
     """Return the called sub-command that has a command line of its own, and its arguments; None for any other."""
-    if given[:1] == ["convert"] and given[1:2] and given[1] in CONVERT:
-        return CONVERT[given[1]], list(given[2:])
+    seconds = NESTED.get(given[0], {}) if given else {}
+    if len(given) > 1 and given[1] in seconds:
+        return seconds[given[1]], list(given[2:])
     return (given[0], list(given[1:])) if given and given[0] in PROGRAMS else None
 
 

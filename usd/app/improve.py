@@ -26,10 +26,10 @@ from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import output
 from usd.data.reference import load_reference
-from usd.data.usd_random_camera import UsdRandomCameraConfig
+from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_camera
 from usd.geometry.custom_mesh import CustomMesh
 from usd.geometry.mesh_input import MeshPlacement, placed_mesh
-from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.camera import Cameras
 from usd.mesh_io.axes import Axis, default_up
 from usd.mesh_io.gltf_rewrite import BinaryGltf
 from usd.mesh_io.pictures import pictures
@@ -136,14 +136,7 @@ def target_of(experiment: Experiment) -> Target:
         raise UserError("--config: expected a recipe whose geometry is custom-mesh, such as usd-improve")
     picture, key = system.reference_path()
     rgba = load_reference(picture, system.reference, key).at(SIZE, SIZE)
-    elevation = data.reference_elevation_deg
-    camera = orbit_cameras_deg(
-        15.0 if elevation == "auto" else float(elevation),
-        float(data.reference_azimuth_deg),
-        float(data.reference_camera_distance or data.eval_camera_distance),
-        float(data.reference_fovy_deg or data.eval_fovy_deg),
-        SIZE,
-    )
+    camera = reference_camera(data, SIZE)
     return Target(torch.cat([rgba[:3] * rgba[3:], rgba[3:]]), camera, float(geometry.radius))
 
 

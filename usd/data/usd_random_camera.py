@@ -130,6 +130,14 @@ def reference_lens(config: UsdRandomCameraConfig) -> tuple[float, float]:
     )
 
 
+def reference_camera(config: UsdRandomCameraConfig, size: int, unknown_deg: float = 15.0) -> Cameras:
+    """Return the reference camera, ``size`` pixels a side; an elevation of ``auto`` is ``unknown_deg``."""
+    elevation = config.reference_elevation_deg
+    distance, fovy = reference_lens(config)
+    degrees = unknown_deg if elevation == "auto" else float(elevation)
+    return orbit_cameras_deg(degrees, config.reference_azimuth_deg, distance, fovy, size)
+
+
 def stored_elevation(saved: Mapping[str, object]) -> float | None:
     """Return the reference elevation (degrees) that a checkpoint was trained with; None where it does not say."""
     stored = saved.get(UsdRandomCameras.__qualname__)

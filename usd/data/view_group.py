@@ -1,4 +1,4 @@
-"""``view-group-datamodule``: every batch is the fixed cameras of a model that denoises its views together."""
+"""``view-group-datamodule``: every batch is cameras whose views a model denoises together."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,25 +10,32 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.random_camera import CameraBatch, at_step
 from usd.data.usd_random_camera import UsdRandomCameraConfig, UsdRandomCameras
-from usd.math.view_groups import syncdreamer_cameras
-
-GROUPS = {"syncdreamer": syncdreamer_cameras}
+from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS
 
 
 @dataclass(frozen=True)
 class ViewGroupConfig(UsdRandomCameraConfig):
-    """The ranges of random cameras have no effect on training views; evaluation and reference cameras are as theirs."""
+    """Of a group with fixed cameras, the ranges of random ones have no effect on training views.
 
-    group: Literal["syncdreamer"] = option("syncdreamer", "model whose fixed cameras a batch is")
+    Evaluation and reference cameras are as theirs.
+    """
+
+    group: Literal[
+        "syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2", "mvdream", "imagedream", "toybox"
+    ] = option("syncdreamer", "model whose cameras a batch is")
 
 
 @register("view-group-datamodule")
 class ViewGroups(UsdRandomCameras[ViewGroupConfig]):
-    """The reference camera's group, at every step."""
+    """The reference camera's group at every step; of a model that is given cameras, ``batch_size`` random groups."""
 
     @override
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
-        """Return the group's cameras, as large as training pictures are at this step."""
+        """Return the groups' cameras, as large as training pictures are at this step."""
+        group = self.config.group
+        if group in FREE_GROUPS:
+            batch = super().batch(step, generator)
+            return CameraBatch(FREE_GROUPS[group](batch.cameras), batch.reference)
         size = at_step(self.config.height, self.config.resolution_milestones, step)
-        cameras = GROUPS[self.config.group](size, self.config.reference_azimuth_deg)
-        return CameraBatch(cameras, self.reference(step))
+        reference = self.reference(step)
+        return CameraBatch(VIEW_GROUPS[group](reference, size), reference)

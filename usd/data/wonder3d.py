@@ -11,7 +11,6 @@ at -y. They are not corrected, although its users find views at other angles tha
 weights of the views.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,20 +23,12 @@ from usd.data.file_names import Folder
 from usd.data.masks import PLAIN, apply_masks
 from usd.data.pictures import over, read_pictures, read_values, write_picture
 from usd.data.view_set import ViewSet, same_size, view_set
-from usd.math.camera import Cameras, Spherical, look_at, orthographic_cameras
+from usd.math.camera import Cameras
+from usd.math.view_groups import WONDER3D_SIZE, WONDER3D_SPAN, wonder3d_cameras
 
 VIEWS = ("front", "front_right", "right", "back", "left", "front_left")
-AZIMUTH_DEG = (-90.0, -45.0, 0.0, 90.0, 180.0, -135.0)
-DISTANCE = (1.3, 1.3 * math.sqrt(2), 1.3, 1.3, 1.3, 1.3 * math.sqrt(2))
 WEIGHTS = (1.0, 0.8, 0.2, 1.0, 0.4, 0.7)
-SPAN, SIZE = 1.35, 256
-
-
-def target_cameras(size: int = SIZE, azimuth_deg: float | int = -90.0) -> Cameras:
-    """Return the six published cameras, the front one at ``azimuth_deg`` (-90 in the system's own frame)."""
-    azimuth = (torch.tensor(AZIMUTH_DEG) + 90.0 + azimuth_deg).deg2rad()
-    place = Spherical(torch.zeros(len(VIEWS)), azimuth, torch.tensor(DISTANCE)).xyz()
-    return orthographic_cameras(look_at(place, torch.zeros_like(place)), SPAN, size, size)
+SPAN, SIZE, target_cameras = WONDER3D_SPAN, WONDER3D_SIZE, wonder3d_cameras
 
 
 def find_scene(path: Path) -> Path | None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.core.module import C, Module
-from usd.core.types import LatentSpace
+from usd.core.types import LatentSpace, Render
 from usd.denoiser.execution import DEFAULT_EXECUTION, Execution
-from usd.math.camera import Cameras
+from usd.math.camera import Cameras, camera_differences
+from usd.math.view_groups import VIEW_GROUPS
 
 Same = TypeVar("Same", bound="Embedding")
 
@@ -64,7 +65,12 @@ class Denoiser(Module[C]):
     """
 
     components: ClassVar[tuple[str, ...]] = ()
-    group_size: ClassVar[int] = 1  # views that are denoised together, at one t
+    group_size: ClassVar[int] = 1  # rows of a batch that are denoised together, at one t
+    domains: ClassVar[tuple[str, ...]] = ("color",)  # what each camera's rows are pictures of
+    backdrop: ClassVar[float] = 1.0  # gray level behind the object of a reference picture
+    needs: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # outputs of the renderer beside colors that ``pictures`` reads
     latent: LatentSpace
     alphas_cumprod: Tensor
     name: str  # as the user wrote it, for messages
@@ -90,6 +96,22 @@ class Denoiser(Module[C]):
     @abstractmethod
     def unconditional(self, batch: int) -> Embedding:
         """Return the condition that says nothing, as the model was trained on it."""
+
+    def with_cameras(
+        self,
+        embedding: Embedding,
+        cameras: Cameras,  # noqa: ARG002 - for overrides
+        reference: "EncodedReference | None" = None,  # noqa: ARG002 - for overrides
+    ) -> Embedding:
+        """Return a condition, or none, with each row's camera, if the model is given cameras without a condition, too.
+
+        ``reference`` is the picture's, where there is one.
+        """
+        return embedding
+
+    def pictures(self, render: Render, cameras: Cameras) -> Float[Tensor, "R 3 H W"]:  # noqa: ARG002 - for overrides
+        """Return the pictures of a render that the model scores: its colors, unless it has other ``domains``."""
+        return render.rgb
 
     def release_encoders(self) -> None:
         """Free the networks that only encode conditions; they are loaded again when needed."""
@@ -147,22 +169,69 @@ class ViewDenoiser(Denoiser[C]):
 
     @abstractmethod
     def encode_reference(self, rgb: Float[Tensor, "1 3 H W"], cameras: Cameras) -> EncodedReference:
-        """Return the encoded reference picture, in [0, 1] over white, with its one camera."""
+        """Return the encoded reference picture, in [0, 1] over ``backdrop``, with its one camera."""
 
     @abstractmethod
     def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Embedding:
         """Return the condition of views of a reference, one row per camera."""
 
 
-class ViewGroupDenoiser(ViewDenoiser[C]):
-    """A view denoiser whose views are denoised together: V fixed cameras about the reference, at one t.
+@dataclasses.dataclass(frozen=True)
+class GroupConventions:
+    """What a model of view groups was published with: its input picture, and how its views are sampled.
 
-    x_t, t and embeddings have the rows of whole groups, the views of a group adjacent and in the order of its cameras.
+    ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
+    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.
     """
 
-    @abstractmethod
+    fraction: float | None = 200 / 256
+    fovy_deg: float = 49.1
+    steps: int = 50
+    scale: float = 2.0
+    noise_share: float = 1.0
+
+
+class GroupDenoiser(Denoiser[C]):
+    """A denoiser of V views together, from cameras that go with each other, at one t.
+
+    x_t, t and embeddings have the rows of whole groups, ``group_size`` each: the views of a domain are adjacent, in the
+    order of the group's cameras, and the domains follow one another. ``group`` is its name in ``VIEW_GROUPS``.
+    """
+
+    group: str
+    conventions: ClassVar[GroupConventions] = GroupConventions()
+
     def group_cameras(self, reference: Cameras, size: int) -> Cameras:
-        """Return the V cameras, ``size`` pixels a side, that go with the reference picture's one camera."""
+        """Return the V cameras, ``size`` pixels a side, that go with the picture's (or the first view's) one camera."""
+        return VIEW_GROUPS[self.group](reference, size)
+
+
+class TextGroupDenoiser(GroupDenoiser[C], TextDenoiser[C]):
+    """A text denoiser of groups, which is given the cameras of its views (``with_cameras``)."""
+
+
+class ViewGroupDenoiser(GroupDenoiser[C], ViewDenoiser[C]):
+    """A view denoiser whose views are denoised together, from the cameras of its group."""
+
+    def refuse_other_cameras(self, cameras: Cameras, reference: Cameras) -> None:
+        """Raise ``UserError`` unless these are the group's cameras, once or several times."""
+        expected = self.group_cameras(reference, cameras.height)
+        groups = [cameras[first : first + len(expected)] for first in range(0, len(cameras), len(expected))]
+        fits = [
+            len(group) == len(expected)
+            and (group.span_y is None) == (expected.span_y is None)
+            and float(camera_differences(group, expected).max()) < CAMERA_TOLERANCE
+            for group in groups
+        ]
+        if not fits or not all(fits):
+            raise UserError(
+                f"'{self.name}' makes its own {len(expected)} views, and was asked for others; expected data that "
+                f"draws them: view-group-datamodule with data.group {self.group}"
+            )
+
+
+CAMERA_TOLERANCE = 0.01
+"""Difference of cameras, as ``camera_differences`` counts, below which they are the same."""
 
 
 def open_text_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> TextDenoiser:
@@ -186,6 +255,16 @@ def open_view_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXE
     denoiser = open_model(name, "view", where, execution)
     if not isinstance(denoiser, ViewDenoiser):
         raise _other_role(name, where, "a picture model such as 'zero123-xl'")
+    return denoiser
+
+
+def open_group_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> GroupDenoiser:
+    """Open a model of view groups, from a picture or from a sentence; see ``open_text_denoiser``."""
+    from usd.denoiser.load import open_model
+
+    denoiser = open_model(name, "view", where, execution)
+    if not isinstance(denoiser, GroupDenoiser):
+        raise UserError(f"{where}: '{name}' has no cameras of its own; expected a model of view groups")
     return denoiser
 
 

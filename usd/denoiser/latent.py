@@ -95,17 +95,20 @@ class UNetDenoiser(Denoiser[L]):
         given = condition.map(lambda _, tensor: tensor.to(device, dtype))
         with torch.autocast(device.type, enabled=False), self.unet.use(device) as unet:
             self._check_width(given.tokens.shape[-1])
-            chunks = [self._run(unet, x[a:b], t[a:b], _rows(given, a, b)) for a, b in self._ranges(len(x))]
+            chunks = [
+                self._run(unet, x[a:b], t[a:b], _rows(given, a, b))
+                for a, b in self._ranges(len(x), self.group_size)
+            ]
             return torch.cat(chunks)
 
     def _run(self, unet: UNet, x: Tensor, t: Tensor, condition: NetworkInput) -> Tensor:
         """Return the UNet's output for a chunk of the batch."""
         return unet(x, t, encoder_hidden_states=condition.tokens, class_labels=condition.time).sample
 
-    def _ranges(self, count: int) -> list[tuple[int, int]]:
-        """Return the ranges of views that go through a network together: the first, and the one after the last."""
-        size = self.execution.views_at_once or count
-        return [(first, first + size) for first in range(0, max(count, 1), max(size, 1))]
+    def _ranges(self, count: int, group: int = 1) -> list[tuple[int, int]]:
+        """Return the ranges of rows that go through a network together, in whole groups: [first, end)."""
+        size = max((self.execution.views_at_once or count) // group, 1) * group
+        return [(first, first + size) for first in range(0, max(count, 1), size)]
 
     def _chunks(self, batch: Tensor) -> list[Tensor]:
         return [batch[first:end] for first, end in self._ranges(len(batch))]
@@ -141,7 +144,10 @@ class LatentDenoiser(UNetDenoiser[L]):
 
     def latent_mode(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
         """Return the most likely latent, *not* scaled."""
-        picture = resize_square(image.float(), self.latent.image_size) * 2 - 1
+        return self.mode_of(resize_square(image.float(), self.latent.image_size) * 2 - 1)
+
+    def mode_of(self, picture: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B c h w"]:
+        """Return the autoencoder's own most likely latent of pictures in its own units, of any size. Differentiable."""
         device, dtype = picture.device, self.vae.dtype(picture.device)
         with torch.autocast(device.type, enabled=False), self.vae.use(device) as vae:
             latents = [vae.encode(chunk.to(dtype)).latent_dist.mode() for chunk in self._chunks(picture)]
@@ -149,10 +155,13 @@ class LatentDenoiser(UNetDenoiser[L]):
 
     def decode(self, z: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 S S"]:
         """Return pictures in [0, 1]. Differentiable."""
-        latent = (z.float() / self.latent.scaling_factor).to(self.vae.dtype(z.device))
-        with torch.autocast(z.device.type, enabled=False), self.vae.use(z.device) as vae:
-            picture = torch.cat([vae.decode(chunk).sample for chunk in self._chunks(latent)])
-        return (picture.float() * 0.5 + 0.5).clamp(0, 1)
+        return (self.picture_of(z.float() / self.latent.scaling_factor) * 0.5 + 0.5).clamp(0, 1)
+
+    def picture_of(self, mode: Float[Tensor, "B c h w"]) -> Float[Tensor, "B 3 H W"]:
+        """Return the autoencoder's own picture, in its own units, of latents that are not scaled. Differentiable."""
+        latent = mode.to(self.vae.dtype(mode.device))
+        with torch.autocast(mode.device.type, enabled=False), self.vae.use(mode.device) as vae:
+            return torch.cat([vae.decode(chunk).sample for chunk in self._chunks(latent)]).float()
 
 
 def compile_network(network: object, mode: str) -> None:

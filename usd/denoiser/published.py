@@ -18,6 +18,7 @@ from usd.denoiser.weights import NetworkConfig, texts, whole, whole_numbers
 FILES = {
     "text_encoder": "model",
     "image_encoder": "model",
+    "vision_encoder": "model",
     "language_model": "model",
 }  # transformers' name; diffusers' is the other
 PIPELINES = {PROJECTIONS[0]: "Zero123Pipeline", PROJECTIONS[1]: "Zero1to3StableDiffusionPipeline"}
@@ -75,12 +76,28 @@ def write_folder(
     index["scheduler"] = ["diffusers", model.config("scheduler").get("_class_name", "DDIMScheduler")]
     if model.has(PROJECTION):
         index |= _write_projection(model, folder, layout, pickled)
+    if model.has("vision_encoder"):
+        index |= _write_zero123plus(model, folder)
     tokenizer = model.tokenizer()
     if tokenizer is not None and model.has("text_encoder"):
         shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
         index["tokenizer"] = ["transformers", "CLIPTokenizer"]
     _write_json(folder / "model_index.json", index)
     return folder
+
+
+def _write_zero123plus(model: ModelComponents, folder: Path) -> NetworkConfig:
+    """Write how Zero123++ prepares pictures; return what its index says, with a ramp that rises evenly."""
+    sides = {"clip": model.config("vision_encoder")["image_size"], "vae": model.config("vae")["sample_size"]}
+    spread = {"clip": CLIP_PICTURE["image_std"], "vae": [0.8] * 3}
+    center = {"clip": CLIP_PICTURE["image_mean"], "vae": [0.5] * 3}
+    for kind, side in sides.items():
+        sizes = {"crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side}}
+        picture = CLIP_PICTURE | sizes | {"image_mean": center[kind], "image_std": spread[kind]}
+        _write_json(folder / f"feature_extractor_{kind}" / "preprocessor_config.json", picture)
+    tokens = whole(model.config("text_encoder"), "max_position_embeddings", 77)
+    ramp = [i / max(tokens - 1, 1) for i in range(tokens)]
+    return {"_class_name": "Zero123PlusPipeline", "ramping_coefficients": ramp}
 
 
 def write_network(model: ModelComponents, component: str, folder: Path) -> Path:

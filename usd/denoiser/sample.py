@@ -12,6 +12,7 @@ from usd.denoiser import (
     Embedding,
     EncodedReference,
     TextDenoiser,
+    TextGroupDenoiser,
     ViewDenoiser,
     check_shared_latents,
 )
@@ -35,14 +36,36 @@ def sample_views(
     sampler: Sampler,
     generator: torch.Generator | None,
     prior: TextDenoiser | None = None,
-) -> Float[Tensor, "B 3 S S"]:
-    """Sample novel views in [0, 1]. With ``prior`` its unconditional prediction replaces the model's own."""
+) -> Float[Tensor, "R 3 S S"]:
+    """Sample novel views in [0, 1], a row for each camera and domain.
+
+    With ``prior`` its unconditional prediction replaces the model's own.
+    """
     if prior is not None:
         check_shared_latents(model, prior, "sampling")
     base = model if prior is None else prior
     cond = conditional_eps(model, model.embed_view(reading, cameras))
-    uncond = conditional_eps(base, base.unconditional(len(cameras)))
-    return _sample(model, guided_fn(cond, uncond, sampler.scale), len(cameras), sampler, generator)
+    rows = len(cameras) * len(model.domains)
+    uncond = conditional_eps(base, base.with_cameras(base.unconditional(rows), cameras, reading))
+    return _sample(model, guided_fn(cond, uncond, sampler.scale), rows, sampler, generator)
+
+
+def sample_group(
+    model: TextGroupDenoiser,
+    prompt: str,
+    cameras: Cameras,
+    sampler: Sampler,
+    generator: torch.Generator | None,
+    prior: TextDenoiser | None = None,
+) -> Float[Tensor, "R 3 S S"]:
+    """Sample a sentence's views from the cameras of a group, in [0, 1]; see ``sample_views`` for ``prior``."""
+    rows, base = len(cameras), model if prior is None else prior
+    if prior is not None:
+        check_shared_latents(model, prior, "sampling")
+    given = model.with_cameras(model.embed_text([prompt] * rows), cameras)
+    nothing = base.with_cameras(base.unconditional(rows), cameras)
+    cond, uncond = conditional_eps(model, given), conditional_eps(base, nothing)
+    return _sample(model, guided_fn(cond, uncond, sampler.scale), rows, sampler, generator)
 
 
 def sample_text(

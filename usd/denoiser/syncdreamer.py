@@ -17,8 +17,8 @@ from usd.denoiser.syncdreamer_volume import DepthConditionedUNet, DepthCondition
 from usd.denoiser.weights import one_dtype, readable
 from usd.denoiser.zero123 import Zero123Denoiser, Zero123Reference
 from usd.denoiser.zero123_condition import relative_pose
-from usd.math.camera import Cameras, camera_differences
-from usd.math.view_groups import SYNCDREAMER_VIEWS, syncdreamer_cameras
+from usd.math.camera import Cameras
+from usd.math.view_groups import SYNCDREAMER_VIEWS
 
 CONDITIONS = ("middle_conditions.", "output_conditions.")
 
@@ -35,7 +35,7 @@ class SyncDreamerInput(NetworkInput):
 class SyncDreamerDenoiser(Zero123Denoiser, ViewGroupDenoiser["Zero123Denoiser.Config"]):
     """The published single file. Rows are (object, view)."""
 
-    group_size = SYNCDREAMER_VIEWS
+    group, group_size = "syncdreamer", SYNCDREAMER_VIEWS
     assumes_elevation = False
 
     def __init__(self, config: Zero123Denoiser.Config, name: str = "") -> None:
@@ -48,35 +48,18 @@ class SyncDreamerDenoiser(Zero123Denoiser, ViewGroupDenoiser["Zero123Denoiser.Co
             lambda: load_conditioned_unet(files), config.execution.weights, config.execution
         )
 
-    def group_cameras(self, reference: Cameras, size: int) -> Cameras:
-        """Return the 16 published cameras, the first at the reference's azimuth."""
-        azimuth = float(reference.spherical.azimuth[0].rad2deg())
-        return syncdreamer_cameras(size, azimuth).to(reference.device)
-
     @torch.no_grad()
     def embed_view(self, reference: EncodedReference, cameras: Cameras) -> SyncDreamerInput:
         """Return the condition of whole groups of the published cameras. Raises ``UserError`` for other cameras."""
         assert isinstance(reference, Zero123Reference)
         device = reference.latent.device
         target, source = cameras.to(device), reference.cameras.to(device)
-        self._refuse_other_cameras(target, source)
+        self.refuse_other_cameras(target, source)
         pose = relative_pose(target, source)
         pose[:, 3] = 0  # all views were trained at one distance
         tokens, _ = self._project(reference.embedding, reference.patches, pose)
         latent = reference.latent.expand(len(cameras), -1, -1, -1)
         return SyncDreamerInput(tokens, latent, None, pose, torch.ones_like(pose[:, 0]))
-
-    def _refuse_other_cameras(self, target: Cameras, source: Cameras) -> None:
-        expected = self.group_cameras(source, target.height)
-        whole = len(target) % self.group_size == 0
-        apart = [
-            camera_differences(target[[i]], expected[[i % self.group_size]]).max() for i in range(len(target))
-        ]
-        if not whole or not apart or float(torch.stack(apart).max()) > 0.01:
-            raise UserError(
-                f"'{self.name}' makes its own {self.group_size} views, at elevation 30 and distance 1.5, and was asked "
-                "for others; expected data that draws them: view-group-datamodule"
-            )
 
     @torch.no_grad()
     def unconditional(self, batch: int) -> SyncDreamerInput:

@@ -277,12 +277,14 @@ def build(
 
 
 def empty_network(library: str, name: str, config: Mapping[str, object]) -> torch.nn.Module:
-    """Return a network of diffusers or transformers without memory for its weights."""
+    """Return a network of diffusers, transformers or a module of ours without memory for its weights."""
     cls = getattr(importlib.import_module(library), name)
     options = {key: value for key, value in config.items() if key != "weights_of"}
     with quiet(), torch.device("meta"):
         made = (
-            cls.from_config(options) if library == "diffusers" else cls(cls.config_class.from_dict(options))
+            cls(cls.config_class.from_dict(options))
+            if getattr(cls, "config_class", None) is not None  # of transformers, wherever it lies
+            else cls.from_config(options)
         )
     assert isinstance(made, torch.nn.Module)
     return made

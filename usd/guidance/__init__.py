@@ -108,7 +108,7 @@ class Guidance(Module[G]):
         super().__init__(config)
         check_needs(self.needs, f"{type(self).__name__}.needs")
         self.source = config.open_source(prompts)
-        self.needs = self.needs | self.source.needs
+        self.needs = self.needs | self.source.needs | self.model.needs
         self.build()
 
     def build(self) -> None:
@@ -150,7 +150,7 @@ class Guidance(Module[G]):
         reference picture or the render. Where anything is not finite the loss is not, either, and ``trouble`` says
         what it was.
         """
-        rgb = render.rgb
+        rgb = self.model.pictures(render, cameras)
         try:
             require_finite(rgb, "the rendered picture")
         except NotFiniteError as problem:
@@ -223,7 +223,7 @@ class Guidance(Module[G]):
         group = self.model.group_size
         if len(z) % group:
             raise UserError(
-                f"data: the batch has {len(z)} views, and '{self.model.name}' denoises {group} at a time; "
+                f"data: the batch has {len(z)} pictures, and '{self.model.name}' denoises {group} at a time; "
                 "expected view-group-datamodule, which draws its cameras"
             )
         t = sample_timesteps(len(z) // group, low, high, generator, z.device).repeat_interleave(group)

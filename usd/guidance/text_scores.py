@@ -82,7 +82,7 @@ class TextScores(ScoreSource):
     @override
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of the prompt, with words for these cameras."""
-        prompts = self.prompts(cameras)
+        prompts = self._prompts_of(cameras)
         uncond = predictor(self.model, prompts.uncond, "unconditional")
         cond = predictor(self.model, prompts.cond, "conditional")
         if prompts.weights is not None:
@@ -96,8 +96,14 @@ class TextScores(ScoreSource):
         """Return the scores with the prompt's model's own unconditional prediction in place of another model's."""
         if self.prior is None:
             return None
-        own = predictor(self.model, self.prompts(cameras).uncond, "unconditional")
+        own = predictor(self.model, self._prompts_of(cameras).uncond, "unconditional")
         return replace(self.at(cameras, pictures), uncond=own)
+
+    def _prompts_of(self, cameras: Cameras) -> Prompts:
+        """Return the prompts for these cameras, and with them where the model sees cameras."""
+        prompts, seen = self.prompts(cameras), partial(self.model.with_cameras, cameras=cameras)
+        negatives = tuple(map(seen, prompts.negatives))
+        return replace(prompts, cond=seen(prompts.cond), uncond=seen(prompts.uncond), negatives=negatives)
 
     def at_reference(self, count: int) -> Scores:
         """Return the scores of the sentence that describes the reference picture."""

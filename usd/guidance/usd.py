@@ -30,8 +30,9 @@ class UsdGuidance(Guidance["UsdGuidance.Config"]):
         lambda_: float = option(
             0.0, "lambda of the formula; 1 is SDS, less gives richer detail", ge=0, le=10000
         )
-        unconditional: Literal["prior", "own"] = option(
-            "prior", "eps_psi: the text model's (unbiased), or the picture model's own (SDS, CSD)"
+        unconditional: Literal["prior", "own", "mixed"] = option(
+            "prior",
+            "eps_psi: the text model's (unbiased), the picture model's own (SDS, CSD), or mixed, of both",
         )
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:

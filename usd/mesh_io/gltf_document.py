@@ -18,6 +18,7 @@ TYPES = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: 
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 MESHOPT: Final = "EXT_meshopt_compression"
 JSON_CHUNK, BINARY_CHUNK = 0x4E4F534A, 0x004E4942
+MAGIC = b"glTF"
 
 
 class MissingFileError(UserError):
@@ -30,7 +31,10 @@ class Document:
     def __init__(self, path: Path, content: bytes) -> None:
         text, self.binary = _chunks(path, content)
         self.path, self.notes = path, list[str]()
-        self.tree: GltfTree = json.loads(decode_text(text))
+        try:
+            self.tree: GltfTree = json.loads(decode_text(text))
+        except ValueError as error:
+            raise UserError(f"{path}: cannot be read as a mesh: its JSON is broken ({error})") from error
         self._buffers: dict[int, bytes] = {}
         version = str(self.tree.get("asset", {}).get("version", "?"))
         if not version.startswith("2."):
@@ -121,8 +125,10 @@ def fractions(stored: np.ndarray, normalized: bool) -> np.ndarray:
 
 def _chunks(path: Path, content: bytes) -> tuple[bytes, bytes]:
     """Return the JSON text and the binary chunk of a file of either form."""
-    if not content.startswith(b"glTF"):
+    if not content.startswith(MAGIC):
         return content, b""
+    if len(content) < 12:
+        raise UserError(f"{path}: cannot be read as a mesh: the file is cut off")
     version, place, found = struct.unpack_from("<I", content, 4)[0], 12, dict[int, bytes]()
     if version != 2:
         raise UserError(f"{path}: is binary glTF {version}; expected glTF 2.0")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from usd.core.errors import UserError
-from usd.mesh_io.gltf_document import BINARY_CHUNK, JSON_CHUNK, Document
+from usd.mesh_io.gltf_document import BINARY_CHUNK, JSON_CHUNK, MAGIC, Document
 
 ALIGNMENT = 4
 WEBP = "EXT_texture_webp"
@@ -31,7 +31,10 @@ class BinaryGltf:
     """
 
     def __init__(self, path: Path) -> None:
-        self.document = Document(path, path.read_bytes())
+        content = path.read_bytes()
+        if not content.startswith(MAGIC):
+            raise UserError(f"{path}: is no binary glTF; expected a .glb file")
+        self.document = Document(path, content)
         self.tree = cast(dict[str, list[dict[str, object]]], self.document.tree)
         buffers = self.tree.get("buffers", [])
         if any("uri" in buffer for buffer in buffers) or len(buffers) != 1:
@@ -90,8 +93,9 @@ class BinaryGltf:
 def container(text: bytes, data: bytes) -> bytes:
     """Return a .glb file of its two chunks (glTF 2.0, section 4.4)."""
     text += b" " * (-len(text) % ALIGNMENT)
+    data += b"\0" * (-len(data) % ALIGNMENT)
     chunks = b"".join(
         struct.pack("<II", len(chunk), kind) + chunk
         for kind, chunk in ((JSON_CHUNK, text), (BINARY_CHUNK, data))
     )
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+    return struct.pack("<4sII", MAGIC, 2, 12 + len(chunks)) + chunks

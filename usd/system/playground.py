@@ -82,7 +82,7 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
         picture = torch.full((1, 3, size, size), 0.5, device=device)
         if reference is not None:
             assert views.reference is not None
-            picture = reference.over(size).to(device)
+            picture = reference.over(size, guidance.model.backdrop).to(device)
             guidance.set_reference(picture, views.reference.to(device))
         self._make_canvas(self._first(picture, len(views)))
 

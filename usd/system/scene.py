@@ -1,11 +1,13 @@
 """Systems of one object: geometry, material, background and renderer, weighted losses, evaluation views and export."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from typing_extensions import TypeVar
 
 from usd.background import Background
@@ -99,8 +101,21 @@ class SceneSystem(System[O, B, E]):
 
     def export(self, exporter: Exporter, folder: Path) -> list[Path]:
         """Write the object to ``folder``; return the files."""
-        self.eval()
-        return exporter.export(self.geometry, self.material, folder)
+        with evaluating(self):
+            return exporter.export(self.geometry, self.material, folder)
+
+
+@contextlib.contextmanager
+def evaluating(*roots: Module) -> Iterator[None]:
+    """Evaluate modules inside the block: afterwards each is in the mode that it was in before."""
+    training = [module for root in roots for module in root.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def merge_renders(views: Sequence[Render]) -> Render:

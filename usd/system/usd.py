@@ -209,9 +209,10 @@ class UsdSystem(DistillationSystem[UsdConfig]):
 
     def _set_reference(self, camera: Cameras) -> None:
         """Give the picture to the guidances, once, on the training device."""
-        picture = over(self.references[0].rgba)[None].to(self.device)
+        rgba = self.references[0].rgba
         for guidance in (self.guidance, self.guidance_3d, self.reference_view):
             if guidance is not None:
+                picture = over(rgba, guidance.model.backdrop)[None].to(self.device)
                 guidance.set_reference(picture, camera)
         self._reference_is_set = True
 

@@ -16,7 +16,7 @@ from usd.data.pictures import over, to_bytes
 from usd.evaluation.gallery import depth_shade, rendered_rgba
 from usd.math.camera import Cameras, Window
 from usd.math.normal_map import normal_colors
-from usd.system.scene import SceneConfig, SceneSystem
+from usd.system.scene import SceneConfig, SceneSystem, evaluating
 from usd.viewer.budget import PixelRate
 
 Scene = SceneSystem[SceneConfig, Any, Any]
@@ -43,16 +43,9 @@ def available_kinds(system: Scene) -> list[PictureKind]:
 def undisturbed(system: Scene) -> Iterator[None]:
     """Evaluate inside the block: afterwards random numbers and the modes of modules are what they were before."""
     own = [module for name, module in system.named_children() if name not in system.transient]
-    training = [module for child in own for module in child.modules() if module.training]
     devices = [system.device] if system.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
+    with torch.random.fork_rng(devices), torch.no_grad(), evaluating(*own):
+        yield
 
 
 def render_in_bands(

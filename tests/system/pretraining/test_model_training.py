@@ -1,5 +1,6 @@
 """Training the embedded family at tiny size: the pieces as theorems, and what is published loads through the denoisers."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,21 @@ from lightning.pytorch import Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from usd.app.loop import Loop
-from usd.core.config import parse
+from usd.core.config import ConfigError, parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_text_denoiser, open_view_denoiser
+from usd.denoiser.group_attention import group_layers, learned_weights
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, rotate_pairs
-from usd.math.diffusion import eps_from_v, scaled_linear_alphas_cumprod
+from usd.denoiser.zero123_group import Zero123GroupDenoiser
+from usd.math.diffusion import ddim_timesteps, eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.pretraining.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.pretraining.clip import ClipSystem, contrastive
 from usd.system.pretraining.diffusion_training import draw_timesteps, make_unet, noise_and_target
 from usd.system.pretraining.elevation_training import ElevationSystem
 from usd.system.pretraining.model_training import save_half
-from usd.system.pretraining.novel_view import NovelViewSystem, widen
+from usd.system.pretraining.novel_view import Condition, NovelView, NovelViewSystem, kept_conditions, widen
 from usd.system.pretraining.text_to_image import TextToImageSystem, drop_caption
+from usd.system.pretraining.view_group import ViewGroupSystem
 from usd.system.pretraining.view_volume import ViewVolumeSystem
 from usd.toybox import dataset
 from usd.toybox.objects import normal_caption
@@ -55,6 +59,15 @@ class Convolutions(TorchDispatchMode):
 CONVOLUTIONS: dict[str, Convolutions] = {}
 
 
+class WatchedLoop(Loop):
+    """A loop whose training steps, not its validations, are seen by ``CONVOLUTIONS``."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        name = Path(self.trainer.default_root_dir).name
+        with CONVOLUTIONS.setdefault(name, Convolutions()):
+            super().optimizer_step(*args, **kwargs)
+
+
 def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
     """Two training steps, one validation, and what it publishes."""
     system.save_dir = folder / "save"
@@ -62,8 +75,7 @@ def fitted(system: Any, data: ToyboxData, folder: Path) -> Any:
         max_steps=2, val_check_interval=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
     )  # fmt: skip
-    with CONVOLUTIONS.setdefault(folder.name, Convolutions()):
-        trainer.fit(Loop(system, data))
+    trainer.fit(WatchedLoop(system, data))
     return system
 
 
@@ -73,6 +85,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home, patch = tmp_path_factory.mktemp("family"), pytest.MonkeyPatch()
     patch.setattr(dataset, "SHARD", 2)
     patch.setattr("usd.data.toybox.SHARD", 2)
+    for sampler in ("text_to_image", "novel_view"):
+        patch.setattr(f"usd.system.pretraining.{sampler}.ddim_timesteps", lambda steps: ddim_timesteps(2))
     options = {"n_toys": 4, "batch_size": 4, "cache": str(home / "cache"), "n_val_toys": 6, "val_views": 3}
     common = {"optimizer": OPTIMIZER}
 
@@ -144,6 +158,47 @@ def test_a_widened_unet_computes_what_it_did() -> None:
         told = torch.cat([x, extra], 1)
         after = wide(told, t, encoder_hidden_states=tokens, class_labels=torch.randn(2, 16)).sample
     torch.testing.assert_close(after, before)
+
+
+@pytest.mark.parametrize("below", [1000, 500])
+def test_conditions_are_dropped_in_their_shares_and_never_above_the_limit(below: int) -> None:
+    given = {
+        "drop_all": 0.2,
+        "drop_tokens": 0.1,
+        "drop_beside": 0.3,
+        "drop_below": below,
+        "optimizer": OPTIMIZER,
+    }
+    config = parse(NovelViewSystem.Config, given, "system")
+    draw, t = torch.rand(20000, generator=generator()), torch.arange(20000) % 1000
+    tokens, beside = kept_conditions(config, draw, t)
+    low = t < below
+    assert (tokens[~low] == 1).all() and (beside[~low] == 1).all()
+    shares = [float(x[low].mean()) for x in (tokens, beside, tokens * beside, (1 - tokens) * (1 - beside))]
+    assert shares == pytest.approx([0.7, 0.5, 0.4, 0.2], abs=0.02)
+
+
+def test_a_frozen_conditional_path_gets_no_gradient_and_the_rest_does() -> None:
+    torch.manual_seed(0)
+    projection = CameraProjection(CameraProjectionConfig(embedding_dim=6, width=32))
+    network = NovelView(widen(make_unet((64, 64), 4, 8, 32), 4, 0), projection)
+    condition = Condition(torch.randn(2, 6), torch.randn(2, 3, 6), torch.randn(2, 4), torch.randn(2, 4, 8, 8))
+
+    def learning() -> set[str]:
+        network.zero_grad(set_to_none=True)
+        network(torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), condition).square().mean().backward()
+        return {name for name, p in network.named_parameters() if p.grad is not None}
+
+    everything = learning()
+    network.learn_condition(False)
+    frozen = everything - learning()
+    assert {name.split(".")[0] for name in everything} == {"unet", "projection"}
+    assert {name for name in everything if name.startswith("projection.") or ".attn2." in name} < frozen
+    assert {name for name in frozen if name.startswith("unet.") and "attn2" not in name} == {
+        "unet.conv_in.weight", "unet.conv_in.bias",
+    }  # fmt: skip
+    network.learn_condition(True)
+    assert learning() == everything
 
 
 def test_turning_pairs_is_a_rotation_that_adds_up() -> None:
@@ -232,6 +287,47 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     alphas = scaled_linear_alphas_cumprod()
     close = {"atol": 2e-2, "rtol": 2e-2}  # the folder holds float16
     torch.testing.assert_close(model.eps(x, t, told), eps_from_v(x, said, alphas, t), **close)
+    torch.testing.assert_close(
+        model.eps(x, t, model.unconditional(2)), eps_from_v(x, nothing, alphas, t), **close
+    )
+
+
+def test_views_of_a_group_are_trained_beside_the_single_ones_and_open_as_a_model(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the layers across views learn, and the published folder through the public path computes the same."""
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    monkeypatch.setattr("usd.data.toybox.SHARD", 2)
+    folder = Path(shutil.copytree(family / "zero123" / "out", tmp_path / "model"))
+    options = {"n_toys": 2, "first_toy": 2, "batch_size": 4, "targets_per_reference": 2, "around": True}
+    options |= {"autoencoder": str(family / "stable-diffusion" / "vae"), "cache": str(family / "cache")}
+    options |= {"n_val_toys": 2, "val_views": 3}
+    view = {"start_from": str(folder), "clip": str(family / "clip" / "out"), "views": 2, "bf16": False}
+    view |= {"volume": str(family / "view_volume"), "optimizer": OPTIMIZER}
+    with pytest.raises(ConfigError, match="drop_"):
+        parse(ViewGroupSystem.Config, view, "system")
+    view |= {"drop_all": 0, "drop_tokens": 0, "drop_beside": 0}
+    system = ViewGroupSystem(parse(ViewGroupSystem.Config, view, "system"))
+    fitted(system, ToyboxData(parse(ToyboxData.Config, options, "data")), tmp_path).publish(folder)
+    single = UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
+    trained = {name.replace(".own.", "."): x for name, x in system.network.unet.state_dict().items()}
+    assert all(torch.equal(trained[name], x) for name, x in single.items())
+    assert all(float(x.abs().max()) > 0 for x in learned_weights(group_layers(system.network.unet)).values())
+
+    model = Zero123GroupDenoiser(parse(Zero123GroupDenoiser.Config, {"folder": str(folder)}, "test"))
+    views = held_out_views(range(1_000_000, 1_000_001), 3)
+    assert views.pictures is not None
+    reading = model.encode_reference(views.pictures[:1], views.cameras[[0]])
+    x, t = torch.randn(2, 4, 16, 16, generator=generator()), torch.tensor([700, 700])
+    latents, others = model.latent_mode(views.pictures[:1]), views.cameras[[1, 2]]
+    condition = system.condition(views.pictures[:1], latents, views.cameras[[0]], others)
+    alphas, close = scaled_linear_alphas_cumprod(), {"atol": 2e-2, "rtol": 2e-2}
+    with torch.no_grad():
+        said = system.average(x, t, condition)
+        nothing = system.average(x, t, condition, torch.zeros(2), torch.zeros(2))
+    torch.testing.assert_close(
+        model.eps(x, t, model.embed_view(reading, others)), eps_from_v(x, said, alphas, t), **close
+    )
     torch.testing.assert_close(
         model.eps(x, t, model.unconditional(2)), eps_from_v(x, nothing, alphas, t), **close
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import override
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 POSE_TIMES = (500, 700, 850)
 LAYOUT = "clip_camera_projection"
+CONDITIONAL = ("projection.", "unet.conv_in.", "unet.class_embedding.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,12 @@ class NovelView(nn.Module):
         x = torch.cat([xt, beside.to(xt)], 1)
         return self.unet(x, t, encoder_hidden_states=tokens, class_labels=time).sample
 
+    def learn_condition(self, learns: bool) -> None:
+        """Let the conditional path learn or not: all that only it uses, and the input layer that takes ``beside``."""
+        for name, parameter in self.named_parameters():
+            if name.startswith(CONDITIONAL) or ".attn2." in name:
+                parameter.requires_grad_(learns)
+
 
 @register("novel-view-system")
 class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyViews, NovelView]):
@@ -141,6 +148,17 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         drop_all: float = option(0.1, "share of samples without any condition", ge=0, le=1)
         drop_tokens: float = option(0.05, "share of samples without embedding and pose", ge=0, le=1)
         drop_beside: float = option(0.05, "share of samples without reference latent and hint", ge=0, le=1)
+        drop_below: int = option(
+            1000,
+            "noise level, of 1000, from which on no sample lacks its conditions; 1000: anywhere",
+            ge=0,
+            le=1000,
+        )
+        freeze_condition_after: int | None = option(
+            None,
+            "step after which the conditional path learns no more: projection, cross-attention, input layer",
+            ge=0,
+        )
         high_noise_share: float = option(0.5, "share of times drawn from above 450 of 1000 only", ge=0, le=1)
 
     def build_network(self) -> NovelView:
@@ -210,21 +228,16 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         assert x0 is not None and latents is not None and reference.pictures is not None
         condition = self.condition(reference.pictures, latents, reference.cameras, batch.target.cameras)
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
-        keep_tokens, keep_beside = self._kept(draw)
         t = draw_timesteps(len(x0), self.config.high_noise_share, generator, self.device)
+        keep_tokens, keep_beside = kept_conditions(self.config, draw, t)
+        after = self.config.freeze_condition_after
+        self.network.learn_condition(after is None or step < after)
         xt, v = noise_and_target(x0, t, generator)
         with self.autocast():
             output = self.network(xt, t, condition, keep_tokens, keep_beside)
         error = (output.float() - v).square().mean(dim=(1, 2, 3))
         self.figures.update(error_by_noise(error.detach(), t))
         return {"v": error.mean()}
-
-    def _kept(self, draw: Tensor) -> tuple[Tensor, Tensor]:
-        """Return 1 where uniform draws keep the tokens of a condition, and the picture beside x_t; else 0."""
-        c = self.config
-        tokens_end, beside_end = c.drop_all + c.drop_tokens, c.drop_all + c.drop_tokens + c.drop_beside
-        beside = (draw >= c.drop_all) & ((draw < tokens_end) | (draw >= beside_end))
-        return (draw >= tokens_end).float(), beside.float()
 
     # ------------------------------------------------------------------------------------------------ validation
 
@@ -338,6 +351,22 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         place.mkdir(parents=True)
         config = read_json(owner / "config.json") | {"weights_of": os.path.relpath(owner, place)}
         (place / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def kept_conditions(
+    config: NovelViewSystem.Config, draw: Float[Tensor, "B"], t: Int[Tensor, "B"]
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Return 1 where uniform draws keep the tokens of a condition, and the picture beside x_t; else 0.
+
+    At noise levels from ``drop_below`` up all are kept.
+    """
+    tokens_end = config.drop_all + config.drop_tokens
+    beside_end = tokens_end + config.drop_beside
+    beside, high = (
+        (draw >= config.drop_all) & ((draw < tokens_end) | (draw >= beside_end)),
+        t >= config.drop_below,
+    )
+    return ((draw >= tokens_end) | high).float(), (beside | high).float()
 
 
 MODEL_INDEX = {
