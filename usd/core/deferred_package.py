@@ -22,11 +22,12 @@ TAKEN_BY_LIGHTNING = {
 class DeferredPackage(Loader, MetaPathFinder):
     """Finds one package, and runs its ``__init__`` at the first access to a name that is not in ``parts``.
 
-    ``parts`` are the names that a module below the package defines, and that module.
+    ``parts`` are the names that a module below the package defines, and that module. ``first`` is imported with the
+    package, where its modules import each other and so depend on an order.
     """
 
-    def __init__(self, name: str, parts: Mapping[str, str]) -> None:
-        self.name, self.parts = name, parts
+    def __init__(self, name: str, parts: Mapping[str, str], first: str | None = None) -> None:
+        self.name, self.parts, self.first = name, parts, first
 
     def find_spec(
         self,
@@ -52,6 +53,8 @@ class DeferredPackage(Loader, MetaPathFinder):
             return self._attribute(module, name)
 
         vars(module).update(_logger=logging.getLogger(self.name), __getattr__=find)
+        if self.first is not None:
+            importlib.import_module(self.first)
 
     def _attribute(self, module: ModuleType, name: str) -> object:
         """Return what the package calls ``name``. Raises ``AttributeError``."""
@@ -69,4 +72,4 @@ def defer_torchmetrics() -> None:
     """Let ``import lightning`` load of torchmetrics what it uses; for everybody else it is as it always was."""
     known = any(isinstance(finder, DeferredPackage) for finder in sys.meta_path)
     if "torchmetrics" not in sys.modules and not known:
-        sys.meta_path.insert(0, DeferredPackage("torchmetrics", TAKEN_BY_LIGHTNING))
+        sys.meta_path.insert(0, DeferredPackage("torchmetrics", TAKEN_BY_LIGHTNING, "torchmetrics.utilities"))
