@@ -44,7 +44,7 @@ def test_a_picture_is_made_into_an_object_on_the_page(browser, address, tmp_path
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(address)
     page.set_input_files("#picture", str(tmp_path / "my duck.png"))
-    page.wait_for_function("document.querySelector('#recipe option').textContent === 'usd-patch-mini'")
+    page.wait_for_selector("#recipe option:text-is('usd-patch-mini')", state="attached")
     page.click("#make")
     page.wait_for_selector("article[data-state=done]", timeout=30_000)
     assert page.inner_text("article h2") == "my duck"
@@ -65,7 +65,7 @@ def test_a_refusal_is_said_on_the_page_and_another_browser_shows_the_same_jobs(b
     page = browser.new_page()
     page.goto(address)
     page.click("#make")
-    page.wait_for_function("document.querySelector('#problem').textContent.includes('both are missing')")
+    page.wait_for_selector("#problem:has-text('both are missing')")
     page.fill("#sentence", "a red car")
     page.click("#make")
     page.close()
