@@ -37,7 +37,7 @@ class GroupCondition(Condition):
     rays: Float[Tensor, "B 6 r r"]
 
 
-class NovelViews(NovelView):
+class JointNovelView(NovelView):
     """Zero-1-to-3's UNet and projection, as they are, and attention across views, which learns."""
 
     def __init__(self, single: NovelView, config: GroupAttentionConfig, views: int) -> None:
@@ -85,7 +85,7 @@ class ViewGroupSystem(NovelViewSystem):
     @override
     def build_network(self) -> NovelView:
         """Build the network for single views with layers across views, which alone learn."""
-        network = NovelViews(super().build_network(), self.config.attention, self.config.views)
+        network = JointNovelView(super().build_network(), self.config.attention, self.config.views)
         if self.config.attention_from is not None:
             load_group_attention(group_layers(network.unet), Path(self.config.attention_from))
         return network
@@ -125,5 +125,5 @@ class ViewGroupSystem(NovelViewSystem):
     @override
     def publish(self, folder: Path) -> None:
         """Write the layers across views; the rest of the model is where the training started from."""
-        assert isinstance(self.average, NovelViews)
+        assert isinstance(self.average, JointNovelView)
         write_group_attention(group_layers(self.average.unet), self.average.config, folder / GROUP_ATTENTION)
