@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,58 @@ def line_chart(axes: Axes, x: Sequence[float], lines: Sequence[Line]) -> Image.I
     _words(draw, frame, axes)
     _legend(draw, frame, x, lines)
     return canvas.resize((axes.width, axes.height), Image.Resampling.LANCZOS)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a scatter chart: where it is, half the height of its bar, and its name."""
+
+    x: float
+    y: float
+    spread: float
+    name: str = ""
+
+
+def scatter_chart(axes: Axes, groups: Mapping[str, Sequence[Point]]) -> Image.Image:
+    """Points with bars, a color for each group, with lines through zero where zero is within."""
+    k, every = OVERSAMPLING, [point for points in groups.values() for point in points]
+    canvas = Image.new("RGB", (axes.width * k, axes.height * k), "white")
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    xs = ticks(min(p.x for p in every), max(p.x for p in every))
+    ys = ticks(min(p.y - p.spread for p in every), max(p.y + p.spread for p in every))
+    edge = (64 * k, 34 * k, (axes.width - 24) * k, (axes.height - 46) * k)
+    frame = _Frame(*edge, (xs[0], xs[-1]), (ys[0], ys[-1]))
+    _grid(draw, frame, xs, ys)
+    _zero(draw, frame)
+    for number, (name, points) in enumerate(groups.items()):
+        color = COLORS[number % len(COLORS)]
+        for point in points:
+            _point(draw, frame, point, color, left=number % 2 == 0)
+        top = frame.top + (10 + 16 * number) * k
+        draw.ellipse((frame.left + 10 * k, top - 4 * k, frame.left + 18 * k, top + 4 * k), color)
+        draw.text((frame.left + 24 * k, top), name, "black", font(11 * k), "lm")
+    _words(draw, frame, axes)
+    return canvas.resize((axes.width, axes.height), Image.Resampling.LANCZOS)
+
+
+def _zero(draw: ImageDraw.ImageDraw, frame: _Frame) -> None:
+    across, level = frame.at(0, 0)
+    if frame.left <= across <= frame.right:
+        draw.line([(across, frame.top), (across, frame.bottom)], "#888888", OVERSAMPLING)
+    if frame.top <= level <= frame.bottom:
+        draw.line([(frame.left, level), (frame.right, level)], "#888888", OVERSAMPLING)
+
+
+def _point(draw: ImageDraw.ImageDraw, frame: _Frame, point: Point, color: str, left: bool) -> None:
+    k = OVERSAMPLING
+    across, level = frame.at(point.x, point.y)
+    ends = [frame.at(point.x, point.y + sign * point.spread) for sign in (-1, 1)]
+    draw.line(ends, color, k)
+    draw.ellipse((across - 4 * k, level - 4 * k, across + 4 * k, level + 4 * k), color)
+    beside, anchor = (
+        (-7 * k, "rb") if left else (7 * k, "lt")
+    )  # names of neighbors keep out of each other's way
+    draw.text((across + beside, level), point.name, color, font(10 * k), anchor)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

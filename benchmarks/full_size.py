@@ -26,9 +26,10 @@ import torch
 
 import launch
 from benchmarks import ROOT
-from benchmarks.published_models import MODELS, Published, parameters_of, shrunk, write
+from benchmarks.published_models import MODELS, VIEW_GROUPS, Published, parameters_of, shrunk, write
 from benchmarks.tensor_memory import Call, Live, gib, resident, watched
 from usd.denoiser import Execution
+from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.components import PROJECTION, open_components
 from usd.denoiser.load import open_model
 
@@ -99,6 +100,20 @@ def check_layouts(model: Published, folder: Path, report: Report) -> None:
     report.table(["layout", "on disk", "written in", "read and compared in", "tensors bit-equal"], rows)
     count_rows = [[part, f"{count:,}", "as published"] for part, count in model.parameters.items()]
     report.table(["part", "parameters", ""], count_rows)
+
+
+def check_view_groups(report: Report) -> None:
+    """Builds the networks of models of view groups at full size, without memory, and counts their parameters."""
+    rows = []
+    for name, published in VIEW_GROUPS.items():
+        built = ARCHITECTURES[name].parameters()
+        for part, count in published.items():
+            require(
+                built[part] == count, f"{name}: {part} has {built[part]:,} parameters; expected {count:,}"
+            )
+            rows.append([name, part, f"{count:,}", "as published"])
+    report.say("## models of view groups, built without memory\n")
+    report.table(["model", "part", "parameters", ""], rows)
 
 
 def size_of(place: Path) -> int:
@@ -256,6 +271,7 @@ def run(flags: argparse.Namespace, report: Report) -> None:
     models = {name: shrunk(MODELS[name]) if flags.small else MODELS[name] for name in flags.models}
     for name, model in models.items():
         check_layouts(model, flags.folder / name, report)
+    check_view_groups(report)
     for prior in flags.priors:
         if prior in models and "zero123-xl" in models:
             report_training(flags, prior, report)

@@ -64,6 +64,16 @@ ZERO123 = Published(
     ("folder", "folder-b", "ckpt"),
 )
 MODELS = {model.name: model for model in (SD_1, SD_2, ZERO123)}
+VIEW_GROUPS: Mapping[str, Mapping[str, int]] = {
+    "wonder3d": {"unet": 910_785_284, "image_encoder": 303_966_208},
+    "zero123plus": {
+        "unet": 865_910_724,
+        "vae": 83_653_863,
+        "text_encoder": 340_387_840,
+        "vision_encoder": 632_076_800,
+    },
+}
+"""Models of view groups, by architecture: numbers of parameters in their authors' files."""
 
 
 def shrunk(model: Published) -> Published:

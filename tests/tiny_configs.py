@@ -72,6 +72,7 @@ SHRUNK = {
     "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
     "wonder3d.yaml": [*SIZES, *VOLUME],  # this and the next three have random stand-ins
     "zero123plus.yaml": [*SIZES, *VOLUME],
+    "imagedream.yaml": [*SIZES, *VOLUME],
     "mvdream.yaml": [*SIZES, *VOLUME, "system.prompt_processor.prompt=a chair"],
     "magic123-mini.yaml": [*SIZES, *VOLUME, *WORDS, *PICTURES],
 }

@@ -63,6 +63,7 @@ CLAIMS = (
     Claim("lambda_analysis", "how much of the term that removes noise is wanted", 105),
     Claim("irregular_views", "pictures from any height, known, wrong or estimated", 61),
     Claim("rectified", "novel views with the base model's unconditional prediction", 4),
+    Claim("criterion", "when rectification helps: predicted and measured gain of many networks", 8),
     Claim("drift", "pictures denoised by each unconditional prediction", 15),
     Claim("bias", "the bias of unconditional predictions", 10),
     Claim("elevation", "how well the elevation of a picture is estimated", 10),

@@ -13,8 +13,8 @@ from usd.data.view_readers import ViewOptions, read_views
 from usd.denoiser import GroupConventions
 from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.rehearsal import RandomComponents
-from usd.math.camera import camera_differences
-from usd.math.view_groups import syncdreamer_cameras, wonder3d_cameras
+from usd.math.camera import camera_differences, orbit_cameras_deg
+from usd.math.view_groups import syncdreamer_cameras, toybox_group, wonder3d_cameras
 
 
 def _picture(folder: Path) -> Path:
@@ -78,6 +78,23 @@ def test_settings_are_the_models_own_where_the_command_line_says_nothing() -> No
     assert found == GroupConventions(fraction=0.75, steps=50, scale=1.0, noise_share=0.0)
     with pytest.raises(UserError, match="--steps of at least 1"):
         command.settings(command.views_arguments([*words, "--steps", "0"]), published)
+
+
+@pytest.mark.parametrize("model", ["toybox-zero123", "toybox-views"])
+def test_a_model_of_views_from_anywhere_makes_those_of_another(model: str, tmp_path: Path) -> None:
+    """The cameras that are asked for, turned to where the picture was taken from."""
+    words = [str(_picture(tmp_path)), str(tmp_path / "out"), "--model", model, "--cameras", "toybox"]
+    words += ["--steps", "1", "--fovy", "39.6", "--elevation", "15", "--azimuth", "90"]
+    command.make_views(command.views_arguments(words))
+    views = read_views(tmp_path / "out", ViewOptions(masks="none"), "x")
+    reference = orbit_cameras_deg(15.0, 90.0, 1.5, 39.6, 64)
+    expected = toybox_group(reference, 64)
+    assert len(views) == len(expected) == 6
+    assert float(camera_differences(expected, expected[[0]])[1:].min()) > 0.1  # six different cameras
+    for i in range(6):
+        assert float(camera_differences(views.cameras[[i]], expected[[i]]).max()) < 1e-4
+    turns = expected.relative_to(reference[torch.zeros(6, dtype=torch.long)]).azimuth.rad2deg() % 360
+    torch.testing.assert_close(turns, torch.arange(30.0, 360.0, 60.0), atol=1e-2, rtol=0)
 
 
 def test_a_model_without_cameras_of_its_own_is_refused_in_one_line(tmp_path: Path) -> None:

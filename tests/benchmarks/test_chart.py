@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.chart import COLORS, Axes, Line, line_chart, write_animation, write_image
+from benchmarks.chart import (
+    COLORS,
+    Axes,
+    Line,
+    Point,
+    line_chart,
+    scatter_chart,
+    write_animation,
+    write_image,
+)
 
 RED = Image.new("RGB", (4, 3), "red")
 
@@ -28,3 +37,17 @@ def test_the_legend_keeps_out_of_the_curve_s_way(level: float, half: str) -> Non
     rows = np.nonzero((np.abs(pixels[:, 358:370] - color).max(-1) < 12).all(1))[0]
     assert len(rows) > 0
     assert ("upper" if rows.mean() < len(pixels) / 2 else "lower") == half
+
+
+def test_a_scatter_chart_has_its_points_where_they_belong() -> None:
+    groups = {"a": [Point(-0.8, -2.0, 0.5), Point(0.8, 2.0, 0.5)], "b": [Point(0.0, 0.0, 0.0)]}
+    image = np.asarray(scatter_chart(Axes("title", "x", "y"), groups)).astype(int)
+    centers = []
+    for color in COLORS[:2]:
+        wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+        rows, columns = np.nonzero(np.abs(image - wanted).max(-1) < 12)
+        centers.append((rows[columns > 90], columns[columns > 90]))  # the legend is further left
+    (rows, columns), (row, column) = centers
+    left, right = columns < column.mean(), columns > column.mean()
+    assert rows[left].mean() > row.mean() > rows[right].mean()
+    assert columns[right].mean() - column.mean() == pytest.approx(column.mean() - columns[left].mean(), abs=3)

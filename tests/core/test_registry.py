@@ -64,6 +64,21 @@ def test_a_dropped_in_file_is_found_listed_and_used(custom):
     assert registry.find("background", "plain-one").__name__ == "Plain"
 
 
+def test_of_files_that_do_not_hold_the_name_none_is_parsed(custom, monkeypatch):
+    """A kind has dozens of files; parsing them all for every name took a second."""
+    for stem in ("one", "two", "three"):
+        (custom / f"{stem}.py").write_text(EXAMPLE.format(name=f"plain-{stem}"))
+    (custom / "elsewhere.py").write_text(EXAMPLE.format(name="plain-sought"))
+    parsed, parse = [], registry.ast.parse
+    monkeypatch.setattr(
+        registry.ast,
+        "parse",
+        lambda text, *args, **options: parsed.append(text) or parse(text, *args, **options),
+    )
+    assert registry.find("background", "plain-sought").__module__ == "custom.background.elsewhere"
+    assert [text for text in parsed if "plain-" in text] == [EXAMPLE.format(name="plain-sought")]
+
+
 def test_the_example_in_custom_works():
     assert registry.find("background", "sky-background").__name__ == "Sky"
 

@@ -1,23 +1,40 @@
 """Batches that are a model's fixed cameras."""
 
+from typing import get_args, get_type_hints
+
+import pytest
 import torch
 
 from usd.core.config import parse
 from usd.core.registry import find
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
-from usd.math.camera import camera_differences
-from usd.math.view_groups import syncdreamer_cameras
+from usd.math.camera import camera_differences, orbit_cameras_deg
+from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS, syncdreamer_cameras
 
 
-def test_every_batch_is_the_group_that_goes_with_the_reference() -> None:
+@pytest.mark.parametrize("group", sorted(set(VIEW_GROUPS) - set(FREE_GROUPS)))
+def test_every_batch_is_the_group_that_goes_with_the_reference(group: str) -> None:
     cls = find(Data, "view-group-datamodule")
-    options = {"group": "syncdreamer", "height": 32, "width": 32, "reference_azimuth_deg": 40.0}
+    options = {"group": group, "height": 32, "width": 32, "reference_azimuth_deg": 40.0}
     data = cls(parse(cls.Config, options, "data"))
     first, later = (data.batch(step, torch.Generator().manual_seed(step)) for step in (0, 7))
     assert isinstance(first, CameraBatch) and isinstance(later, CameraBatch) and first.reference is not None
     assert torch.equal(first.cameras.c2w, later.cameras.c2w) and first.cameras.height == 32
-    expected = syncdreamer_cameras(32, 40.0)
-    for i in range(16):
+    expected = VIEW_GROUPS[group](first.reference, 32)
+    for i in range(len(expected)):
         assert float(camera_differences(first.cameras[[i]], expected[[i]]).max()) < 1e-6
     torch.testing.assert_close(first.reference.spherical.azimuth[0].rad2deg(), torch.tensor(40.0))
+
+
+def test_the_first_of_a_group_that_turns_stands_where_the_picture_was_taken() -> None:
+    reference = orbit_cameras_deg(20.0, 40.0, 1.5, 49.1, 32)
+    assert torch.equal(VIEW_GROUPS["syncdreamer"](reference, 32).c2w, syncdreamer_cameras(32, 40.0).c2w)
+    for group in ("syncdreamer", "mvdream", "imagedream"):
+        azimuth = VIEW_GROUPS[group](reference, 32).spherical.azimuth[0].rad2deg()
+        torch.testing.assert_close(azimuth, torch.tensor(40.0), atol=1e-4, rtol=0)
+
+
+def test_data_can_draw_every_group() -> None:
+    annotation = get_type_hints(find(Data, "view-group-datamodule").Config)["group"]
+    assert set(get_args(annotation)) == set(VIEW_GROUPS)

@@ -8,8 +8,10 @@ import torch
 
 from tests.data.test_views import RADIUS, balls
 from usd.core.errors import UserError
+from usd.data.pixel_array import PixelArray
 from usd.data.toy_views import sphere_cameras
 from usd.data.view_set import (
+    SightLines,
     ViewSet,
     cameras_inside,
     fit_world,
@@ -140,3 +142,22 @@ def test_the_radius_of_large_silhouettes_is_that_of_small_ones():
         for n in (64, 600)
     )
     assert large == pytest.approx(small, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_without_masks_lines_of_sight_are_optical_axes_however_many_views_there_are(count):
+    cameras = sphere_cameras(count, 8)
+    sights = SightLines.of(replace(balls(cameras), masked=False))
+    torch.testing.assert_close(sights.origins, cameras.position)
+    torch.testing.assert_close(sights.directions, -cameras.c2w[:, :3, 2], atol=1e-4, rtol=0)
+
+
+def test_an_empty_silhouette_has_the_line_of_sight_of_its_view():
+    cameras = sphere_cameras(3, SIZE)
+    full = balls(cameras)
+    alpha = full.pictures.all().clone()
+    alpha[1, ..., 3] = 0
+    empty = replace(full, pictures=PixelArray.of(alpha))
+    sights = SightLines.of(empty)
+    assert torch.equal(sights.directions[[0, 2]], SightLines.of(full).directions[[0, 2]])
+    torch.testing.assert_close(sights.directions[1], -cameras.c2w[1, :3, 2], atol=1e-4, rtol=0)

@@ -4,7 +4,7 @@ import pytest
 
 from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.components import network_class
-from usd.denoiser.load import model_entries
+from usd.denoiser.entries import model_entries
 from usd.denoiser.weights import empty_network
 
 PUBLISHED = {  # weights in the authors' files

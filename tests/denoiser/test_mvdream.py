@@ -15,7 +15,8 @@ from usd.data import Data
 from usd.denoiser import TextGroupDenoiser, open_group_denoiser, open_text_denoiser
 from usd.denoiser.architectures import ARCHITECTURES, CAMERAS
 from usd.denoiser.components import CLASSES, MemoryComponents
-from usd.denoiser.load import ModelEntry, files_to_fetch, missing_components
+from usd.denoiser.entries import ModelEntry
+from usd.denoiser.hub import files_to_fetch, missing_components
 from usd.denoiser.mvdream import MVDreamDenoiser, camera_numbers
 from usd.denoiser.published import state_of
 from usd.denoiser.rehearsal import rehearsal

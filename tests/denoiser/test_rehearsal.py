@@ -7,10 +7,12 @@ import torch
 
 from tests.conftest import TinyModels
 from usd.core.errors import UserError
-from usd.denoiser import load, open_text_denoiser, open_view_denoiser
+from usd.denoiser import Execution, hub, open_text_denoiser, open_view_denoiser
+from usd.denoiser.architectures import ARCHITECTURES
+from usd.denoiser.entries import ModelEntry
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.load import components_of, find_network
-from usd.denoiser.rehearsal import Rehearsal, rehearsal
+from usd.denoiser.rehearsal import Rehearsal, RehearsedModel, rehearsal
 from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor.cache import embed_with_cache
 
@@ -24,8 +26,8 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a rehearsal asked the hub")
 
-    monkeypatch.setattr(load, "_fetch", refuse)
-    monkeypatch.setattr(load, "_find_in_cache", refuse)
+    monkeypatch.setattr(hub, "fetch", refuse)
+    monkeypatch.setattr(hub, "find_in_cache", refuse)
 
 
 def test_published_text_models_are_stood_in_for_by_random_ones_of_their_architecture() -> None:
@@ -107,6 +109,41 @@ def test_a_single_network_is_stood_in_for_by_its_role(tmp_path: Path) -> None:
         assert (find_network("controlnet-canny", "control", "here") / "config.json").is_file()
 
 
-def test_a_model_without_a_stand_in_is_not_rehearsed_as_another_one() -> None:
-    with rehearsal(), pytest.raises(UserError, match=r"no stand-in for 'sd-3\.5-medium'"):
-        open_text_denoiser("sd-3.5-medium", "model")
+PIPELINES = [
+    "flux-1-dev",
+    "flux-2-klein-base",
+    "kolors",
+    "pixart-sigma",
+    "qwen-image",
+    "sana-0.6b",
+    "sd-3.5-medium",
+    "sdxl",
+    "z-image",
+]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_family_of_pipelines_is_stood_in_for(name: str) -> None:
+    if name == "kolors":
+        pytest.importorskip("sentencepiece")
+    with rehearsal() as models:
+        model = open_text_denoiser(name, "here", Execution(image_size=32))
+        z = model.encode(torch.rand(1, 3, 32, 32))
+        eps = model.eps(z, torch.tensor([400]), model.embed_text(["a red car"]))
+        assert eps.shape == z.shape and bool(eps.isfinite().all())
+    assert models.models and name in models.lines()[0]
+
+
+def test_a_model_without_an_architecture_is_not_rehearsed_as_another_one(monkeypatch) -> None:
+    entry = ModelEntry(denoiser="flux-2", repository="a/b")
+    monkeypatch.setattr("usd.denoiser.rehearsal.entry_of", lambda _: entry)
+    with rehearsal(), pytest.raises(UserError, match=r"names no architecture of 'a/b' \(flux-2\)"):
+        open_text_denoiser("a/b", "model")
+
+
+def test_the_estimate_of_memory_counts_what_stays_on_the_card() -> None:
+    from usd.app.memory_estimate import encoder_bytes, network_bytes
+
+    model = RehearsedModel("x", ARCHITECTURES["flux-2-klein"])
+    assert network_bytes(model) == 2 * model.parameters["transformer"] + 4 * model.parameters["vae"]
+    assert encoder_bytes(model) > 0

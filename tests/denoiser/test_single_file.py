@@ -503,7 +503,7 @@ def test_the_empty_prompt_needs_no_vocabulary_and_a_prompt_says_what_it_needs(
     model = _opened(path, "sd1")
     assert isinstance(model, StableDiffusionDenoiser)
     nothing = model.unconditional(1).tokens
-    monkeypatch.setattr("usd.denoiser.load._find_or_fetch", _no_hub)
+    monkeypatch.setattr("usd.denoiser.load.find_or_fetch", _no_hub)
     with pytest.raises(UserError, match=r"expected the folder 'tokenizer' of 'sd-1.5' beside it"):
         model.embed_text(["red"])
     tokenizer(tmp_path / "tokenizer")

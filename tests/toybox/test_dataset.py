@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from usd.core.config import ConfigError, parse
-from usd.data.toybox import ToyboxData
+from usd.data.toybox import ToyboxData, ViewPairs
 from usd.math.normal_map import normal_colors
 from usd.toybox import dataset
 from usd.toybox.cameras import cameras_at
@@ -108,3 +108,27 @@ def test_without_a_share_nothing_changes(tmp_path: Path, small_shards: None) -> 
 def test_pairs_have_no_normal_maps(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.normal_share: pairs have no normal maps"):
         _data(tmp_path, normal_share=0.2, targets_per_reference=2)
+
+
+def test_targets_around_a_reference_are_different_views_and_toys_may_start_later(
+    tmp_path: Path, small_shards: None
+) -> None:
+    """The second shard's toys are those that follow the first's, and no target stands where references do."""
+    both, later = (
+        _data(tmp_path, n_toys=4),
+        _data(tmp_path, first_toy=2, targets_per_reference=4, around=True),
+    )
+    for data in (both, later):
+        data.prepare_data()
+        data.setup("fit")
+    assert later.shards.captions == both.shards.captions[2:]
+    pairs = later.batch(0, torch.Generator().manual_seed(0))
+    assert isinstance(pairs, ViewPairs) and len(pairs.target.cameras) == 8
+    around = torch.from_numpy(later.shards.c2w[:, dataset.REFERENCES :]).flatten(0, 1)
+    for group in pairs.target.cameras.c2w.split(4):
+        places = [int((pose == around).all((1, 2)).nonzero()[0]) for pose in group]
+        assert len(set(places)) == 4 and len({place // 8 for place in places}) == 1
+    with pytest.raises(ConfigError, match="multiple of 2"):
+        _data(tmp_path, first_toy=1)
+    with pytest.raises(ConfigError, match="at most 8"):
+        _data(tmp_path, targets_per_reference=9, around=True)

@@ -50,6 +50,7 @@ PROGRAMS = {
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
+    "serve": Program("usd.serve.command", "a job service: a page that takes pictures and sentences"),
     "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
     "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
     "evaluate": Program(
@@ -60,6 +61,7 @@ PROGRAMS = {
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
     "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),
+    "models": Program("usd.app.models_command", "models on this machine, or what a recipe would fetch"),
     "evaluate-rectification": Program(
         "usd.app.rectification_command", "whether another model's unconditional prediction helps"
     ),

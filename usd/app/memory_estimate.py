@@ -7,12 +7,12 @@ pass of rays and of the autoencoder. What libraries take for themselves (a CUDA 
 from usd.app.experiment import Experiment
 from usd.core.config import Spec
 from usd.core.registry import build
+from usd.denoiser.architectures import reads_conditions
 from usd.denoiser.rehearsal import Rehearsal, RehearsedModel
 from usd.system import System
 
 GIB = 2**30
 STATES = 4  # a weight, its gradient, and Adam's two moments
-USED_ONCE = ("text_encoder", "image_encoder", "clip_camera_projection")  # read, used and freed
 ENCODER_AT_256 = 0.74 * GIB  # activations of the autoencoder for one picture of 256 px, docs/real-models.md
 FILLED = 0.1  # share of the samples that are left where empty space is skipped, of a typical object
 
@@ -37,7 +37,7 @@ def memory_lines(experiment: Experiment, models: Rehearsal) -> list[str]:
 
 def network_bytes(model: RehearsedModel) -> float:
     """Return the bytes of the networks that a training keeps: half floats, and whole ones for the autoencoder."""
-    kept = {name: count for name, count in model.parameters.items() if name not in USED_ONCE}
+    kept = {name: count for name, count in model.parameters.items() if not reads_conditions(name)}
     return float(sum(count * (4 if name == "vae" else 2) for name, count in kept.items()))
 
 
@@ -45,7 +45,7 @@ def encoder_bytes(model: RehearsedModel) -> float:
     """Return the bytes that encoding one view keeps for the backward pass; a model of pixels encodes nothing."""
     if "vae" not in model.parameters:
         return 0.0
-    latents = model.architecture.configs["unet"].get("sample_size")
+    latents = model.architecture.configs.get("unet", {}).get("sample_size")
     size = 8 * latents if isinstance(latents, int) else 512
     return ENCODER_AT_256 * (min(size, 512) / 256) ** 2
 

@@ -29,13 +29,15 @@ from usd.denoiser import (
     GroupDenoiser,
     TextDenoiser,
     TextGroupDenoiser,
-    ViewGroupDenoiser,
+    ViewDenoiser,
     check_shared_latents,
     open_group_denoiser,
     open_text_denoiser,
+    open_view_denoiser,
 )
 from usd.denoiser.sample import Sampler, sample_group, sample_views
 from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.view_groups import VIEW_GROUPS
 
 
 def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +51,14 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rectify", help="text model whose unconditional prediction replaces the model's own"
     )
+    parser.add_argument(
+        "--cameras",
+        choices=sorted(VIEW_GROUPS),
+        help="cameras of another model, for one that makes views from anywhere (default: the model's own)",
+    )
     parser.add_argument("--elevation", type=float, default=0.0, help="elevation of the picture, degrees")
+    parser.add_argument("--azimuth", type=float, default=0.0, help="azimuth of the picture, degrees")
+    parser.add_argument("--fovy", type=float, help="vertical field of view of the picture, degrees")
     parser.add_argument("--fraction", type=float, help="object's longest side, of the picture's")
     parser.add_argument("--steps", type=int, help="steps of DDIM")
     parser.add_argument("--scale", type=float, help="guidance scale")
@@ -61,42 +70,62 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_views(args: argparse.Namespace) -> list[Path]:
     """Sample the views that the command line asks for, and write them. Raises ``UserError``."""
-    model = open_group_denoiser(args.model, "--model").to(args.device)
-    given = settings(args, model.conventions)
+    model = _opened(args).to(args.device)
+    given = settings(args, model.conventions if isinstance(model, GroupDenoiser) else SINGLE_VIEWS)
     size = model.latent.image_size
-    source = orbit_cameras_deg(args.elevation, 0.0, 1.5, 49.1, size).to(args.device)
-    cameras = model.group_cameras(source, size)
+    source = orbit_cameras_deg(args.elevation, args.azimuth, 1.5, given.fovy_deg, size).to(args.device)
+    group = model.group_cameras if isinstance(model, GroupDenoiser) else VIEW_GROUPS[args.cameras]
+    cameras = (VIEW_GROUPS[args.cameras] if args.cameras else group)(source, size)
     if isinstance(model, TextGroupDenoiser):
         pictures = _from_sentence(model, cameras, given, args).cpu()
     else:
-        assert isinstance(model, ViewGroupDenoiser)
+        assert isinstance(model, ViewDenoiser)
         pictures = _from_picture(model, source, cameras, given, args).cpu()
     by_domain = dict(zip(model.domains, pictures.chunk(len(model.domains)), strict=True))
     return write_group(by_domain, cameras.to("cpu"), args.out)
 
 
+SINGLE_VIEWS = GroupConventions(fraction=None, scale=3.0, noise_share=0.0)
+"""Settings for a model whose views are made one by one."""
+
+
+def _opened(args: argparse.Namespace) -> GroupDenoiser | ViewDenoiser:
+    """Return the model; with cameras said, one that makes its views one by one will do. Raises ``UserError``."""
+    if args.cameras is None:
+        return open_group_denoiser(args.model, "--model")
+    return open_view_denoiser(args.model, "--model")
+
+
 def settings(args: argparse.Namespace, published: GroupConventions) -> GroupConventions:
     """Return the published settings with those of the command line in their place. Raises ``UserError``."""
-    names = {"fraction": "fraction", "steps": "steps", "scale": "scale", "noise_share": "eta"}
+    names = {
+        "fraction": "fraction",
+        "fovy_deg": "fovy",
+        "steps": "steps",
+        "scale": "scale",
+        "noise_share": "eta",
+    }
     given = {field: getattr(args, name) for field, name in names.items() if getattr(args, name) is not None}
     all_ = replace(published, **given)
-    fits = all_.steps >= 1 and 0 <= all_.noise_share <= 1 and 0 < all_.fraction <= 1
-    if not fits or abs(args.elevation) > 90:
+    fits = all_.steps >= 1 and 0 <= all_.noise_share <= 1 and 0 < all_.fovy_deg < 180
+    if not fits or abs(args.elevation) > 90 or not (all_.fraction is None or 0 < all_.fraction <= 1):
         raise UserError(
-            "usd views: expected --steps of at least 1, --eta from 0 to 1, --fraction above 0 and up to 1, and "
-            "--elevation from -90 to 90"
+            "usd views: expected --steps of at least 1, --eta from 0 to 1, --fraction above 0 and up to 1, --fovy "
+            "above 0 and below 180, and --elevation from -90 to 90"
         )
     return all_
 
 
 def _from_picture(
-    model: ViewGroupDenoiser,
+    model: ViewDenoiser,
     source: Cameras,
     cameras: Cameras,
     given: GroupConventions,
     args: argparse.Namespace,
 ) -> Float[Tensor, "R 3 S S"]:
-    framing = ReferenceConfig(framing="recenter", fraction=given.fraction)
+    framing = ReferenceConfig()
+    if given.fraction is not None:
+        framing = ReferenceConfig(framing="recenter", fraction=given.fraction)
     reference = load_reference(Path(args.picture), framing, "PICTURE")
     prior = _prior(model, args)
     rgb = reference.over(source.height, model.backdrop).to(args.device)
@@ -121,7 +150,7 @@ def _sampler(given: GroupConventions) -> Sampler:
     return Sampler(given.steps, given.scale, given.noise_share)
 
 
-def _prior(model: GroupDenoiser, args: argparse.Namespace) -> TextDenoiser | None:
+def _prior(model: GroupDenoiser | ViewDenoiser, args: argparse.Namespace) -> TextDenoiser | None:
     """Return the model that rectifies the sampling, if one is named. Raises ``UserError``."""
     if args.rectify is None:
         return None

@@ -65,7 +65,8 @@ def refuse_threestudio(file: Path, name: str) -> None:
 def imports_threestudio(file: Path) -> bool:
     """Return whether a file imports ``threestudio`` anywhere."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text if "threestudio" in text else "")
     except (SyntaxError, UnicodeDecodeError):
         return False
     for node in ast.walk(tree):

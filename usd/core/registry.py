@@ -16,6 +16,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import sys
@@ -167,16 +168,17 @@ def registered(kind: str) -> list[str]:
 def _candidates(kind: str, name: str) -> Iterator[Callable[[], ModuleType]]:
     """Yield ways to import ``name``, likeliest first: by the file rule, by the kind's ALIASES, by reading the files."""
     tried = [*stems(name), *[stem for stem in [_aliases(kind).get(name)] if stem]]
-    files = [folder / f"{stem}.py" for stem in tried for folder in _folders(kind)]
-    declared = _names_in_folders(kind).get(name)
-    for file in [*files, *([declared] if declared else [])]:
+    folders = _folders(kind)
+    files = (folder / f"{stem}.py" for stem in tried for folder in folders)
+    declaring = (file for folder in folders for file in sorted(folder.glob("*.py")) if _defines(file, name))
+    for file in itertools.chain(files, itertools.islice(declaring, 1)):  # the second are read if need be
         if file.is_file():
             _refuse_outside(file)
             extensions.refuse_threestudio(file, name)
             yield functools.partial(_load, kind, file)
     for package in extensions.find_packages(custom_folders(), KINDS):
         for file in extensions.modules(package):
-            if name in _names_in(file):
+            if _defines(file, name):
                 extensions.refuse_threestudio(file, name)
                 yield functools.partial(extensions.load_module, package, file)
 
@@ -253,10 +255,20 @@ def _import(load: Callable[[], ModuleType], name: str) -> None:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
 
 
+def _defines(file: Path, name: str) -> bool:
+    """Return whether a file gives a component this name. Most files do not hold it and need not be parsed."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return name in text and name in _names_in(file)
+
+
 def _names_in(file: Path) -> list[str]:
     """Return the names that a file gives to components, by ``@register("name")`` or ``preset("name", ...)``."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text if "register" in text or "preset" in text else "")
     except (SyntaxError, UnicodeDecodeError):
         return []
     nodes = list(ast.walk(tree))

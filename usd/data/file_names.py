@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from usd.core.errors import UserError
@@ -35,7 +36,7 @@ class Folder:
 
     def find(self, name: str) -> Path | None:
         """Return the file that ``name`` means, None where there is none. Raise UserError where several fit."""
-        if not name or "\0" in name:
+        if not name or "\0" in name or not self._exists:
             return None
         if _is_file(self.path / name):
             return self.path / name
@@ -49,6 +50,10 @@ class Folder:
                     self.otherwise += number > 0 or not exact
                     return found[0]
         return None
+
+    @cached_property
+    def _exists(self) -> bool:
+        return self.path.is_dir()
 
     def nearest(self, name: str) -> str:
         """Return ``". Did you mean 'x'?"`` for the nearest file, first of all one with another ending; else nothing."""

@@ -83,7 +83,10 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     @dataclass(frozen=True)
     class Config:
-        n_toys: int = option(16000, "number of training toys: seeds from 0 up to this", ge=1, lt=TEST_SEED)
+        n_toys: int = option(
+            16000, "number of training toys: so many seeds from first_toy up", ge=1, lt=TEST_SEED
+        )
+        first_toy: int = option(0, "seed of the first training toy, a multiple of 250", ge=0, lt=TEST_SEED)
         nameless_share: float = option(
             UNCAPTIONED_SHARE, "share of the toys that are random compositions without a caption", ge=0, le=1
         )
@@ -95,6 +98,9 @@ class ToyboxData(Data["ToyboxData.Config"]):
         )
         normal_share: float = option(
             0.0, "share of the views that are normal maps over white, captioned 'normals of ...'", ge=0, le=1
+        )
+        around: bool = option(
+            False, "whether targets of a reference are different views from all around, at most 8"
         )
         target_pictures: bool = option(
             False, "whether targets come with their pictures besides their latents"
@@ -117,6 +123,15 @@ class ToyboxData(Data["ToyboxData.Config"]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if config.first_toy % SHARD or config.first_toy + config.n_toys > TEST_SEED:
+            raise ConfigError(
+                f"data.first_toy: is {config.first_toy}; expected a multiple of {SHARD}, and data.n_toys from there to "
+                f"stay below the test split ({TEST_SEED})"
+            )
+        if config.around and config.targets_per_reference > VIEWS - REFERENCES:
+            raise ConfigError(
+                f"data.targets_per_reference: expected at most {VIEWS - REFERENCES} views around"
+            )
         if config.normal_share > 0 and config.targets_per_reference > 0:
             raise ConfigError("data.normal_share: pairs have no normal maps; expected 0")
         self._shards: Shards | None = None
@@ -132,22 +147,23 @@ class ToyboxData(Data["ToyboxData.Config"]):
         """Render missing shards and encode missing latents (once, on one process)."""
         shards = self._open()
         if self.config.autoencoder:
-            encode_shards(shards.rgba, Path(self.config.autoencoder), self._latent_folder())
-            encode_shards(shards.normals, Path(self.config.autoencoder), self._latent_folder() / "normals")
+            folder, first = self._latent_folder(), self.config.first_toy // SHARD
+            encode_shards(shards.rgba, Path(self.config.autoencoder), folder, first)
+            encode_shards(shards.normals, Path(self.config.autoencoder), folder / "normals", first)
 
     def setup(self, stage: str) -> None:
         """Open the shards, and latents where an autoencoder is named."""
         if stage == "fit":
             self._shards = self._open()
             if self.config.autoencoder:
-                folder, count = self._latent_folder(), len(self._shards.rgba)
-                self._latents = _read_latents(folder, count)
-                self._normal_latents = _read_latents(folder / "normals", len(self._shards.normals))
+                folder, first = self._latent_folder(), self.config.first_toy // SHARD
+                self._latents = _read_latents(folder, len(self._shards.rgba), first)
+                self._normal_latents = _read_latents(folder / "normals", len(self._shards.normals), first)
 
     def _open(self) -> Shards:
         """Return the shards, with normal maps where some views are to be such."""
         c = self.config
-        return open_shards(self.cache, c.n_toys, c.nameless_share, c.normal_share > 0)
+        return open_shards(self.cache, c.n_toys, c.nameless_share, c.normal_share > 0, c.first_toy)
 
     def _latent_folder(self) -> Path:
         assert self.config.autoencoder is not None
@@ -176,7 +192,7 @@ class ToyboxData(Data["ToyboxData.Config"]):
         toys = self._draw(len(self.shards), n, generator)
         front = torch.rand(n, generator=generator) < self.config.front_share
         reference = torch.where(front, self._draw(REFERENCES, n, generator), self._draw(VIEWS, n, generator))
-        target = self._draw(VIEWS, n * k, generator)
+        target = _views_around(n, k, generator) if self.config.around else self._draw(VIEWS, n * k, generator)
         return ViewPairs(
             self._views(toys, reference, True),
             self._views(toys.repeat_interleave(k), target, self.config.target_pictures),
@@ -270,8 +286,13 @@ def join_toy_views(views: list[ToyViews]) -> ToyViews:
 
 
 @torch.no_grad()
-def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder: Path) -> None:
-    """Encode every picture (RGBA bytes) to scaled latents (mode), a float16 file a shard; standing files are kept."""
+def encode_shards(
+    shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder: Path, first: int = 0
+) -> None:
+    """Encode every picture (RGBA bytes) to scaled latents (mode), a float16 file a shard; standing files are kept.
+
+    ``first`` is the number of the first shard.
+    """
     from diffusers import AutoencoderKL
 
     if not shards:
@@ -283,7 +304,7 @@ def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder
         return vae.encode(picture).latent_dist.mode().float() * vae.config.scaling_factor
 
     for index, rgba in enumerate(each(shards, "encoding toys")):
-        target = folder / f"shard-{index:05d}.npy"
+        target = folder / f"shard-{first + index:05d}.npy"
         if target.exists():
             continue
         flat = torch.from_numpy(np.asarray(rgba)).flatten(0, 1)
@@ -293,9 +314,15 @@ def encode_shards(shards: Sequence[NDArray[np.uint8]], autoencoder: Path, folder
             np.save(partial, latents.numpy().astype(np.float16))
 
 
-def _read_latents(folder: Path, count: int) -> list[NDArray[np.float16]]:
-    """Return the latents of the first ``count`` shards."""
-    return [np.load(folder / f"shard-{index:05d}.npy") for index in range(count)]
+def _read_latents(folder: Path, count: int, first: int) -> list[NDArray[np.float16]]:
+    """Return the latents of ``count`` shards."""
+    return [np.load(folder / f"shard-{index:05d}.npy") for index in range(first, first + count)]
+
+
+def _views_around(n: int, k: int, generator: torch.Generator) -> Int[Tensor, "B"]:
+    """Draw ``k`` different views from all around, for each of ``n`` toys."""
+    order = torch.rand(n, VIEWS - REFERENCES, generator=generator).argsort(1)
+    return (REFERENCES + order[:, :k]).flatten()
 
 
 def _encode_pictures(encode: Callable[[Tensor], Tensor], rgba: Tensor) -> Tensor:

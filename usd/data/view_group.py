@@ -20,9 +20,9 @@ class ViewGroupConfig(UsdRandomCameraConfig):
     Evaluation and reference cameras are as theirs.
     """
 
-    group: Literal["syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2", "mvdream"] = option(
-        "syncdreamer", "model whose cameras a batch is"
-    )
+    group: Literal[
+        "syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2", "mvdream", "imagedream", "toybox"
+    ] = option("syncdreamer", "model whose cameras a batch is")
 
 
 @register("view-group-datamodule")

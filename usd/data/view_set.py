@@ -27,6 +27,8 @@ SIGHT_RAYS = 65536
 """Pixels of a silhouette that are looked at, at most, to find where the object is."""
 LATTICE = 32
 """Rows and columns of a picture without mask that are looked at, at most, to find where it looks."""
+CAMERAS_AT_ONCE = 256
+"""Cameras whose lattices are looked at at once, so that thousands of views take no memory to speak of."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,10 @@ class SightLines:
     @classmethod
     def of(cls, views: ViewSet) -> "SightLines":
         """Return the lines of sight of views, one through the middle of each silhouette."""
+        if not views.masked:
+            chunks = [views.cameras[i : i + CAMERAS_AT_ONCE] for i in range(0, len(views), CAMERAS_AT_ONCE)]
+            lines = [_middle_rays(chunk) for chunk in chunks]
+            return cls(torch.cat([o for o, _ in lines]), torch.cat([d for _, d in lines]))
         lines = [_line_of_sight(views, i) for i in range(len(views))]
         return cls(torch.stack([o for o, _ in lines]), torch.stack([d for _, d in lines]))
 
@@ -330,27 +336,39 @@ def _point_of_sizes(
 
 
 def _line_of_sight(views: ViewSet, index: int) -> tuple[Tensor, Tensor]:
-    """Return origin and unit direction (3,) of the middle ray of a view, or of its silhouette."""
-    origins, directions = _sight_rays(views, index, whole=not views.masked)
+    """Return origin and unit direction (3,) of the middle ray of a view's silhouette; of the view where it is empty."""
+    origins, directions = _sight_rays(views, index)
     if not len(origins):
-        origins, directions = _sight_rays(views, index, whole=True)
+        origins, directions = (each[0] for each in _lattice_rays(views.cameras[index : index + 1]))
     return origins.mean(0), torch.nn.functional.normalize(directions.mean(0), dim=0)
 
 
-def _sight_rays(
-    views: ViewSet, index: int, whole: bool = False
-) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+def _sight_rays(views: ViewSet, index: int) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
     """Return origins and directions of the rays through a silhouette (or all pixels), of large ones evenly chosen."""
-    if (
-        whole or not views.masked
-    ):  # nothing is to be found in the pixels, and a lattice of them is the picture
-        rows, columns = (_spread(size) for size in (views.height, views.width))
-        y, x = (each.flatten() for each in torch.meshgrid(rows, columns, indexing="ij"))
-        return views.cameras.rays_at(torch.full_like(x, index), x, y)
+    # One camera alone: looked up among all, thousands of views would take the square of their number.
+    camera = views.cameras[index : index + 1]
+    if not views.masked:
+        origins, directions = _lattice_rays(camera)
+        return origins[0], directions[0]
     inside = _solid(views, index)
     chosen = inside[:: -(-len(inside) // SIGHT_RAYS) or 1]
-    y, x = chosen // views.width, chosen % views.width
-    return views.cameras.rays_at(torch.full_like(x, index), x, y)
+    return camera.rays_at(torch.zeros_like(chosen), chosen % views.width, chosen // views.width)
+
+
+def _middle_rays(cameras: Cameras) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V 3"]]:
+    """Return origins and unit directions of cameras' middle rays, the means of those through a lattice."""
+    origins, directions = _lattice_rays(cameras)
+    return origins.mean(1), torch.nn.functional.normalize(directions.mean(1), dim=-1)
+
+
+def _lattice_rays(cameras: Cameras) -> tuple[Float[Tensor, "V N 3"], Float[Tensor, "V N 3"]]:
+    """Return origins and directions of rays through evenly spread pixels: a lattice of them is the picture."""
+    rows, columns = (_spread(size) for size in (cameras.height, cameras.width))
+    y, x = (each.flatten().repeat(len(cameras)) for each in torch.meshgrid(rows, columns, indexing="ij"))
+    count = len(y) // len(cameras)
+    which = torch.arange(len(cameras)).repeat_interleave(count)
+    origins, directions = cameras.rays_at(which, x, y)
+    return origins.view(-1, count, 3), directions.view(-1, count, 3)
 
 
 def _spread(size: int) -> Int[Tensor, "N"]:

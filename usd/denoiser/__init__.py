@@ -97,6 +97,18 @@ class Denoiser(Module[C]):
     def unconditional(self, batch: int) -> Embedding:
         """Return the condition that says nothing, as the model was trained on it."""
 
+    def with_cameras(
+        self,
+        embedding: Embedding,
+        cameras: Cameras,  # noqa: ARG002 - for overrides
+        reference: "EncodedReference | None" = None,  # noqa: ARG002 - for overrides
+    ) -> Embedding:
+        """Return a condition, or none, with each row's camera, if the model is given cameras without a condition, too.
+
+        ``reference`` is the picture's, where there is one.
+        """
+        return embedding
+
     def pictures(self, render: Render, cameras: Cameras) -> Float[Tensor, "R 3 H W"]:  # noqa: ARG002 - for overrides
         """Return the pictures of a render that the model scores: its colors, unless it has other ``domains``."""
         return render.rgb
@@ -117,10 +129,6 @@ class TextDenoiser(Denoiser[C]):
     def vocabulary(self) -> frozenset[str] | None:
         """Return the words it knows, where it reads whole words and knows only some; None where it reads anything."""
         return None
-
-    def with_cameras(self, embedding: Embedding, cameras: Cameras) -> Embedding:  # noqa: ARG002 - for overrides
-        """Return a condition, of prompts or of none, with the camera of each row where the model is given cameras."""
-        return embedding
 
     def overflow(self, prompt: str) -> tuple[int, int] | None:  # noqa: ARG002 - for overrides
         """Return (tokens of the prompt, tokens it can read) where a prompt is too long for it, else None."""
@@ -172,11 +180,12 @@ class ViewDenoiser(Denoiser[C]):
 class GroupConventions:
     """What a model of view groups was published with: its input picture, and how its views are sampled.
 
-    ``fraction`` is the object's longest side as a share of the picture's; ``steps``, ``scale`` and ``noise_share`` are
-    those of DDIM.
+    ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
+    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.
     """
 
-    fraction: float = 200 / 256
+    fraction: float | None = 200 / 256
+    fovy_deg: float = 49.1
     steps: int = 50
     scale: float = 2.0
     noise_share: float = 1.0

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from usd.denoiser.components import PROJECTION, network_class
+from usd.denoiser.entries import CARDS
+from usd.denoiser.pipeline_architectures import FLOW, PIPELINES
 from usd.denoiser.weights import NetworkConfig, empty_network, whole, whole_numbers
 
 UNET: NetworkConfig = {
@@ -82,6 +84,11 @@ CAMERAS: NetworkConfig = {
     "projection_class_embeddings_input_dim": 16,
 }
 """Of UNets that are given the matrix of each camera."""
+IMAGE_TOKENS: NetworkConfig = {
+    "_class_name": "ImageDreamUNet",
+    "image_tokens": 16,
+    "image_embedding_dim": 1280,
+}
 VAE: NetworkConfig = {
     "sample_size": 512,
     "in_channels": 3,
@@ -235,6 +242,24 @@ class Architecture:
         """Return whether a layer makes tokens of image embedding and pose, as in Zero-1-to-3."""
         return self.denoiser == "zero123"
 
+    def gigabytes(self, bytes_a_weight: int) -> float:
+        """Return the size of its weights in GB, in a precision."""
+        return bytes_a_weight * sum(self.parameters().values()) / 1e9
+
+    def memory(self) -> dict[str, float]:
+        """Return the most GiB of its weights that lie on a card at once, by preset (``entries.CARDS``).
+
+        Encoders of conditions are read, used and freed before the others are needed; with 8gb-models networks visit
+        the card one after the other. Half floats, and whole ones for the autoencoder.
+        """
+        sizes = {
+            name: count * (4 if name == "vae" else 2) / 2**30 for name, count in self.parameters().items()
+        }
+        encoders = sum(size for name, size in sizes.items() if reads_conditions(name))
+        kept = [size for name, size in sizes.items() if not reads_conditions(name)]
+        together = max(encoders, sum(kept))
+        return dict(zip(CARDS, (max(encoders, *kept), together, together)))
+
     def shrink(self) -> "Architecture":
         """Return the same networks at a size for trying things out: small latents, layers of 8 to 32 channels."""
         configs = {component: shrink_config(component, config) for component, config in self.configs.items()}
@@ -244,6 +269,15 @@ class Architecture:
         """Return the number of weights of Zero-1-to-3's layer from image embedding and pose to a token."""
         inward = whole(self.configs["image_encoder"], "projection_dim") + 4
         return (inward + 1) * whole(self.configs["unet"], "cross_attention_dim")
+
+
+def reads_conditions(component: str) -> bool:
+    """Return whether a network only reads conditions, and is freed when they are read."""
+    return component.startswith("text_encoder") or component in (
+        "image_encoder",
+        "vision_encoder",
+        PROJECTION,
+    )
 
 
 def count_parameters(component: str, config: NetworkConfig) -> int:
@@ -286,6 +320,8 @@ def _narrow_unet(config: NetworkConfig) -> NetworkConfig:
         narrow["sample_size"] = 16 if pixels else 8
     if pixels:
         narrow |= {"encoder_hid_dim": WIDTH, "addition_embed_type_num_heads": 2}
+    if "image_tokens" in config:
+        narrow["image_embedding_dim"] = WIDTH
     if "conditioning_channels" in config:
         narrow["conditioning_embedding_out_channels"] = [4, 4, 8, 8]
     return narrow
@@ -336,6 +372,15 @@ ARCHITECTURES: dict[str, Architecture] = {
             "text_encoder": TEXT_2,
         },
     ),
+    "imagedream": Architecture(
+        "imagedream",
+        {
+            "unet": UNET | HEADS_2 | CAMERAS | IMAGE_TOKENS | {"sample_size": 32},
+            "vae": VAE | {"sample_size": 256},
+            "text_encoder": TEXT_2,
+            "image_encoder": LARGE_VISION | {"num_hidden_layers": 31},  # the last layer is not read
+        },
+    ),
     "instruct-pix2pix": Architecture(
         "instruct-pix2pix",
         {"unet": UNET | HEADS_1 | {"in_channels": 8}, "vae": VAE, "text_encoder": TEXT_1},
@@ -345,5 +390,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deep-floyd-xl": Architecture(
         "deep-floyd", {"unet": PIXEL_UNET, "text_encoder": T5_XXL}, COSINE_SCHEDULER
     ),
+    **{name: Architecture(denoiser, configs, FLOW) for name, (denoiser, configs) in PIPELINES.items()},
 }
 """By the name that ``architecture`` of load/models.yaml gives."""

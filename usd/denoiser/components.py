@@ -20,7 +20,14 @@ CLASSES = {
     "image_encoder": ("transformers", "CLIPVisionModelWithProjection"),
     "vision_encoder": ("transformers", "CLIPVisionModelWithProjection"),
 }
-OWN_CLASSES = {"UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet"}
+PIPELINE_COMPONENTS = ("transformer", "text_encoder_2", "text_encoder_3")
+"""Networks of pipelines of diffusers; their configurations say of which class they are."""
+LIBRARIES = {"ChatGLMModel": "diffusers.pipelines.kolors.text_encoder"}
+"""Modules of text encoders that are not in transformers."""
+OWN_CLASSES = {
+    "UNetMV2DConditionModel": "usd.denoiser.wonder3d_unet",
+    "ImageDreamUNet": "usd.denoiser.imagedream_unet",
+}
 """Modules of the classes that diffusers lacks, by the name in their config.json."""
 T5 = ("transformers", "T5EncoderModel")  # the text encoder of models whose config.json says model_type t5
 PROJECTION = "camera_projection"  # our name of the component that the two published layouts call differently
@@ -32,11 +39,15 @@ def network_class(component: str, config: Mapping[str, object]) -> tuple[str, st
     """Return the library and the class of a component with this configuration."""
     if component == "text_encoder" and config.get("model_type") == "t5":
         return T5
-    named = config.get("_class_name")
+    named, written = config.get("_class_name"), config.get("architectures")
     if isinstance(named, str) and named in OWN_CLASSES:
         return OWN_CLASSES[named], named
     if component in ("transformer", "vae") and isinstance(named, str):
         return "diffusers", named
+    if component.startswith("text_encoder") and isinstance(written, list | tuple):
+        name = str(written[0])
+        if component not in CLASSES or not name.startswith("CLIP"):
+            return LIBRARIES.get(name, "transformers"), name
     return CLASSES[component]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
-from usd.denoiser.components import PROJECTION, PROJECTIONS, VIEW_GROUP_VOLUME, ModelComponents
+from usd.denoiser.components import OWN_CLASSES, PROJECTION, PROJECTIONS, VIEW_GROUP_VOLUME, ModelComponents
 from usd.denoiser.load import components_of
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.single_file import PREDICTIONS
@@ -88,8 +88,18 @@ def convert(model: ModelComponents, out: Path, layout: str = PROJECTIONS[0], ove
             f"{model.place}: SyncDreamer has one published form, its single file; expected another model"
         )
     if out.suffix in SINGLE:
+        _refuse_without_file(model)
         return write_single_file(model, out)
     return write_folder(model, out, layout)
+
+
+def _refuse_without_file(model: ModelComponents) -> None:
+    """Raise UserError for networks that our single files have no names for, or no place."""
+    named = model.config("unet").get("_class_name") if model.has("unet") else None
+    if named in OWN_CLASSES or model.has("vision_encoder"):
+        raise UserError(
+            f"{model.place}: {named or 'it'} cannot be written as a single file; expected a folder"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

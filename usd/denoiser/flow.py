@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.denoiser import Embedding
 from usd.denoiser.pipeline import P, PipelineDenoiser, PromptTokens, Transformer
 from usd.math.flow import eps_from_velocity, flow_alphas_cumprod, flow_levels, flow_sample
 
@@ -23,15 +22,6 @@ class FlowDenoiser(PipelineDenoiser[P]):
         self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("alphas_cumprod", flow_alphas_cumprod(levels), persistent=False)
 
-    @torch.no_grad()
-    def eps(
-        self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
-    ) -> Float[Tensor, "B c h w"]:
-        """Return the noise predicted in x_t by way of the velocity at the level of the same noise."""
-        assert isinstance(embedding, PromptTokens)
-        with self.transformer.use(xt.device) as network:
-            return self.eps_of(network, xt, t, embedding, self.transformer.dtype(xt.device))
-
     def level(self, t: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """Return the levels of timesteps, on their device."""
         return self.get_buffer("levels").to(t.device)[t]
@@ -44,13 +34,17 @@ class FlowDenoiser(PipelineDenoiser[P]):
         embedding: PromptTokens,
         dtype: torch.dtype,
     ) -> Float[Tensor, "B c h w"]:
-        """Return the noise that a network of this kind predicts in x_t, with gradients where they are kept."""
+        """Return the noise in x_t by way of the velocity at the level of the same noise."""
         level = self.level(t.to(xt.device))
         z = flow_sample(xt.float(), level)
         given = embedding.map(lambda _, tensor: tensor.to(xt.device, dtype))
         with torch.autocast(xt.device.type, enabled=False):
             velocity = self.velocity(network, z.to(dtype), level, given)
         return eps_from_velocity(z, velocity.float(), level)
+
+    def noise_per_prediction(self, t: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Return how much the noise grows with the velocity."""
+        return 1 - self.level(t)
 
     @abstractmethod
     def velocity(

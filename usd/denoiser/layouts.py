@@ -84,13 +84,22 @@ SYNCDREAMER_VOLUME = (
 )
 
 
+IMAGEDREAM_PREFIXES = {"clip_model.model.": CLIP, "vae_model.": AUTOENCODER}
+
+
 def with_zero123_names(stored: Mapping[str, Tensor]) -> LazyTensors:
     """Return SyncDreamer's tensors under the names that Zero-1-to-3's files have for those of them that both hold."""
-    names = {
-        CLIP + name.removeprefix(SYNCDREAMER_CLIP) if name.startswith(SYNCDREAMER_CLIP) else name: name
-        for name in stored
-    }
-    return LazyTensors({name: partial(stored.__getitem__, theirs) for name, theirs in names.items()})
+    return with_other_prefixes(stored, {SYNCDREAMER_CLIP: CLIP})
+
+
+def with_other_prefixes(stored: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> LazyTensors:
+    """Return the tensors with ``prefixes`` (theirs: ours) at the heads of their names changed."""
+
+    def renamed(name: str) -> str:
+        theirs = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        return prefixes.get(theirs, "") + name.removeprefix(theirs)
+
+    return LazyTensors({renamed(name): partial(stored.__getitem__, name) for name in stored})
 
 
 def select_tensors(stored: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> LazyTensors:
@@ -127,6 +136,7 @@ def unet_modules(config: Mapping[str, object]) -> dict[str, str]:
         "time_embedding.linear_2": "time_embed.2",
         "class_embedding.linear_1": "camera_embed.0",
         "class_embedding.linear_2": "camera_embed.2",
+        "image_embed": "image_embed",
         "mid_block.resnets.0": "middle_block.0",
         "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": "middle_block.2",

@@ -49,18 +49,21 @@ def add_lora(unet: object, config: LoraConfig) -> torch.nn.Module:
     A is drawn from torch's global generator.
     """
     from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
 
-    assert isinstance(unet, Adaptable) and isinstance(unet, torch.nn.Module)
+    assert isinstance(unet, torch.nn.Module)
     unet.requires_grad_(False)
-    unet.add_adapter(
-        PeftConfig(
-            r=config.rank,
-            lora_alpha=config.alpha or config.rank,
-            lora_dropout=config.dropout,
-            init_lora_weights="gaussian",
-            target_modules=list(LAYERS),
-        )
+    options = PeftConfig(
+        r=config.rank,
+        lora_alpha=config.alpha or config.rank,
+        lora_dropout=config.dropout,
+        init_lora_weights="gaussian",
+        target_modules=list(LAYERS),
     )
+    if isinstance(unet, Adaptable):
+        unet.add_adapter(options)
+    else:  # a network of diffusers that has no way of its own
+        inject_adapter_in_model(options, unet)
     return unet
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.registry import register
-from usd.denoiser import Embedding, GroupConventions, TextGroupDenoiser
+from usd.denoiser import Embedding, EncodedReference, GroupConventions, TextGroupDenoiser
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import NetworkInput, UNetConfig
 from usd.denoiser.networks import UNet
@@ -32,7 +32,12 @@ class MVDreamDenoiser(StableDiffusionDenoiser[UNetConfig], TextGroupDenoiser[UNe
             lambda: joint_attention(files.network("unet"), VIEWS), config.execution.weights, config.execution
         )
 
-    def with_cameras(self, embedding: Embedding, cameras: Cameras) -> NetworkInput:
+    def with_cameras(
+        self,
+        embedding: Embedding,
+        cameras: Cameras,
+        reference: EncodedReference | None = None,  # noqa: ARG002 - there is none
+    ) -> NetworkInput:
         """Return the condition, of prompts or of none, with the matrix of each row's camera beside the time."""
         assert isinstance(embedding, NetworkInput)
         return dataclasses.replace(embedding, time=camera_numbers(cameras).to(embedding.tokens.device))

@@ -1,6 +1,7 @@
 """Models that diffusers runs as a pipeline: its classes read the folder, its own code turns prompts into tokens."""
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -96,7 +97,9 @@ class LatentOutput(Protocol):
 class AdapterHost(Protocol):
     """A network of diffusers that LoRAs can be put into."""
 
-    def load_lora_adapter(self, weights: dict[str, Tensor], prefix: str) -> None:
+    def load_lora_adapter(
+        self, weights: dict[str, Tensor], prefix: str, network_alphas: dict[str, float] | None
+    ) -> None:
         """Put a LoRA beside its layers."""
         ...
 
@@ -123,11 +126,15 @@ class PromptEncoders(torch.nn.Module):
         self.encoders = torch.nn.ModuleList(found)
 
 
-def read_prompt_encoders(folder: Path, name: str, weights: Weights) -> PromptEncoders:
-    """Return the text encoders of a diffusers folder, by the pipeline of this name. Raises ``UserError``."""
+def read_prompt_encoders(folder: Path, name: str, network: str, weights: Weights) -> PromptEncoders:
+    """Return the text encoders of a diffusers folder, by the pipeline of this name. Raises ``UserError``.
+
+    ``network`` is what the pipeline calls its denoising network, which is not read.
+    """
+    unread = {network: None, "vae": None}
     with readable(folder, name), quiet():
         pipeline = getattr(importlib.import_module("diffusers"), name).from_pretrained(
-            folder, transformer=None, vae=None, **reading(weights)
+            folder, **unread, **reading(weights)
         )
     return PromptEncoders(pipeline)
 
@@ -149,28 +156,50 @@ def reading(weights: Weights) -> dict[str, object]:
     return {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
 
 
-def with_adapter(network: torch.nn.Module, pipeline: str, file: Path, scale: float) -> torch.nn.Module:
-    """Return the network with ``scale`` times a LoRA added to its weights. Raises ``UserError``."""
+def with_adapter(
+    network: torch.nn.Module, pipeline: str, prefix: str, file: Path, scale: float
+) -> torch.nn.Module:
+    """Return the network with ``scale`` times a LoRA added to its weights; text encoders stay. Raises ``UserError``."""
     with readable(file, "a LoRA of this model"), quiet():
-        tensors = getattr(importlib.import_module("diffusers"), pipeline).lora_state_dict(file)
-        assert isinstance(network, AdapterHost)
-        network.load_lora_adapter(tensors, prefix="transformer")
+        loader = getattr(importlib.import_module("diffusers"), pipeline)
+        if not isinstance(network, AdapterHost):  # PixArt: diffusers leaves its LoRAs to peft
+            return _with_peft_folder(network, file, scale)
+        asked = {"unet_config": getattr(network, "config", None)} if prefix == "unet" else {}
+        found = loader.lora_state_dict(file, **asked)
+        tensors, alphas = found if isinstance(found, tuple) else (found, None)
+        network.load_lora_adapter(tensors, prefix=prefix, network_alphas=alphas)
         network.set_adapters(["default_0"], [scale])
         network.fuse_lora()
         network.unload_lora()
     return network
 
 
-class PipelineDenoiser(TextDenoiser[P]):
-    """A model in a diffusers folder: ``transformer``, ``vae``, text encoders.
+def _with_peft_folder(network: torch.nn.Module, folder: Path, scale: float) -> torch.nn.Module:
+    """Return the network with ``scale`` times the LoRA of a folder of peft added to its weights."""
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
 
-    ``pipeline`` is the class of diffusers that reads its prompts; ``patch`` the side in latents of its tokens.
+    changed = PeftModel.from_pretrained(network, folder)
+    for layer in changed.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scale_layer(scale)
+    merged = changed.merge_and_unload()
+    assert isinstance(merged, torch.nn.Module)
+    return merged
+
+
+class PipelineDenoiser(TextDenoiser[P]):
+    """A model in a diffusers folder: a denoising network, ``vae``, text encoders.
+
+    ``pipeline`` is the class of diffusers that reads its prompts, ``network_name`` what it calls its network;
+    ``patch`` is the side in latents of its tokens.
     Subclasses say what a latent is (``normalized`` and ``raw``) and what the network predicts.
     """
 
     Config = PipelineConfig
     embedding = PromptTokens
     pipeline: ClassVar[str]
+    network_name: ClassVar[str] = "transformer"
     patch: ClassVar[int] = 2
 
     def __init__(self, config: P, name: str = "") -> None:
@@ -179,24 +208,27 @@ class PipelineDenoiser(TextDenoiser[P]):
         self.execution = execution = config.execution
         self.files = files = open_components(folder)
         compiled, half = partial(compile_network, mode=execution.compile), torch.bfloat16
-        self.transformer: Frozen[Transformer] = Frozen(
-            partial(self._read_transformer, config), execution.weights, execution, compiled, half
+        self.network: Frozen[Transformer] = Frozen(
+            partial(self._read_network, config), execution.weights, execution, compiled, half
         )
         read = partial(read_pretrained, folder, "vae", files.config("vae"), execution.autoencoder)
         self.vae: Frozen[PictureCoder] = Frozen(read, execution.autoencoder, execution)
-        read_prompts = partial(read_prompt_encoders, folder, self.pipeline, execution.weights)
+        read_prompts = partial(
+            read_prompt_encoders, folder, self.pipeline, self.network_name, execution.weights
+        )
         self.prompts: Frozen[PromptEncoders] = Frozen(read_prompts, execution.weights, execution, half=half)
         self.latent = self._latent_space()
 
     @classmethod
-    def _read_transformer(cls, config: PipelineConfig) -> torch.nn.Module:
+    def _read_network(cls, config: PipelineConfig) -> torch.nn.Module:
         """Return the network, with the change of a LoRA in its weights. Raises ``UserError``."""
         folder = Path(config.folder)
-        about = open_components(folder).config("transformer")
-        network = read_pretrained(folder, "transformer", about, config.execution.weights)
+        about = open_components(folder).config(cls.network_name)
+        network = read_pretrained(folder, cls.network_name, about, config.execution.weights)
         if config.lora_file is None:
             return network
-        return with_adapter(network, cls.pipeline, Path(config.lora_file), config.lora_scale)
+        lora = Path(config.lora_file)
+        return with_adapter(network, cls.pipeline, cls.network_name, lora, config.lora_scale)
 
     def _latent_space(self) -> LatentSpace:
         """Return the latent space of pictures of the size that is asked for. Raises ``UserError``."""
@@ -218,6 +250,30 @@ class PipelineDenoiser(TextDenoiser[P]):
     def channels(self) -> int:
         """Channels of a latent."""
         return whole(self.files.config("vae"), "latent_channels")
+
+    @torch.no_grad()
+    def eps(
+        self, xt: Float[Tensor, "B c h w"], t: Int[Tensor, "B"], embedding: Embedding
+    ) -> Float[Tensor, "B c h w"]:
+        """Return the noise predicted in x_t."""
+        assert isinstance(embedding, PromptTokens)
+        with self.network.use(xt.device) as network:
+            return self.eps_of(network, xt, t, embedding, self.network.dtype(xt.device))
+
+    @abstractmethod
+    def eps_of(
+        self,
+        network: Transformer,
+        xt: Float[Tensor, "B c h w"],
+        t: Int[Tensor, "B"],
+        embedding: PromptTokens,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B c h w"]:
+        """Return the noise that a network of this kind predicts in x_t, with gradients where they are kept."""
+
+    @abstractmethod
+    def noise_per_prediction(self, t: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Return by how much the noise grows with what the network predicts."""
 
     # ---------------------------------------------------------------------------------------------------- latents
 

@@ -23,14 +23,20 @@ from torch import Tensor
 from usd.core.errors import UserError
 from usd.core.files import digest
 from usd.core.random import generator
+from usd.denoiser import tiny_pipelines
 from usd.denoiser.architectures import ARCHITECTURES, Architecture
-from usd.denoiser.components import CLASSES, PROJECTION, ModelComponents, network_class, open_components
+from usd.denoiser.components import (
+    CLASSES,
+    PIPELINE_COMPONENTS,
+    PROJECTION,
+    ModelComponents,
+    network_class,
+    open_components,
+)
+from usd.denoiser.entries import ModelEntry, entry_of
 from usd.denoiser.load import (
-    TRANSFORMERS,
-    ModelEntry,
     ModelLocation,
     denoiser_of,
-    entry_of,
     find_published,
     finding_by,
     formulas,
@@ -42,7 +48,7 @@ from usd.denoiser.weights import LazyTensors, NetworkConfig, empty_network, whol
 
 ROLES = {"text": "stable-diffusion-2-base", "view": "zero123", "control": "controlnet-1", "language": "bert"}
 """The architecture of a model that is not in load/models.yaml, by the role that it is opened for."""
-BYTES = {"fp32": 4, "fp16": 2}
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 SMALL = 100e6  # weights of a model on this disk that is used as it is
 
 
@@ -102,6 +108,9 @@ class RandomComponents(ModelComponents):
 
 def write_stand_in(architecture: Architecture, folder: Path) -> Path:
     """Write a random model of this architecture, shrunk, as a diffusers folder; return the folder."""
+    if architecture.denoiser in tiny_pipelines.FAMILIES:
+        tiny_pipelines.make(architecture.denoiser, folder / "model")
+        return folder / "model"
     tiny = architecture.shrink()
     reads = "text_encoder" in tiny.configs or "language_model" in tiny.configs
     words = write_tokenizer(folder / "words") if reads else None
@@ -220,10 +229,10 @@ def architecture_of(name: str, role: str, where: str) -> Architecture:
     entry, place = entry_of(name), local_model(name)
     if place is not None:
         return _stored_architecture(open_components(place))
-    if entry is not None and not entry.architecture and entry.denoiser in set(TRANSFORMERS.values()):
+    if entry is not None and not entry.architecture:
         raise UserError(
-            f"{where}: there is no stand-in for '{name}' ({entry.denoiser}), so it cannot be rehearsed; expected "
-            "a model with a UNet, or no --dry-run"
+            f"{where}: load/models.yaml names no architecture of '{name}' ({entry.denoiser}), so it cannot be "
+            f"rehearsed; expected one of {', '.join(ARCHITECTURES)}"
         )
     known = entry.architecture if entry and entry.architecture else ROLES[role]
     if known not in ARCHITECTURES:
@@ -233,7 +242,8 @@ def architecture_of(name: str, role: str, where: str) -> Architecture:
 
 def _stored_architecture(model: ModelComponents) -> Architecture:
     """Return the architecture of a model that is on this disk."""
-    configs = {component: model.config(component) for component in CLASSES if model.has(component)}
+    names = (*CLASSES, *PIPELINE_COMPONENTS)
+    configs = {component: model.config(component) for component in names if model.has(component)}
     return Architecture(denoiser_of(model), configs, model.config("scheduler"))
 
 

@@ -46,7 +46,7 @@ def sample_views(
     base = model if prior is None else prior
     cond = conditional_eps(model, model.embed_view(reading, cameras))
     rows = len(cameras) * len(model.domains)
-    uncond = conditional_eps(base, base.unconditional(rows))
+    uncond = conditional_eps(base, base.with_cameras(base.unconditional(rows), cameras, reading))
     return _sample(model, guided_fn(cond, uncond, sampler.scale), rows, sampler, generator)
 
 

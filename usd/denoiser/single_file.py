@@ -19,7 +19,14 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import layouts
-from usd.denoiser.components import CLASSES, PROJECTION, PROJECTIONS, VIEW_GROUP_VOLUME, ModelComponents
+from usd.denoiser.components import (
+    CLASSES,
+    PROJECTION,
+    PROJECTIONS,
+    VIEW_GROUP_VOLUME,
+    ModelComponents,
+    network_class,
+)
 from usd.denoiser.layouts import AUTOENCODER, CLIP, CLIP_TEXT, UNET, StoredTensor, Table
 from usd.denoiser.networks import UNet as UNetNetwork
 from usd.denoiser.weights import (
@@ -38,6 +45,7 @@ LOG = logging.getLogger(__name__)
 Family = Literal["stable-diffusion-1", "stable-diffusion-2", "zero123"]
 SYNCDREAMER_MARK = "spatial_volume.target_encoder.init_conv.weight"
 HEAD_WIDTH = 64  # of every CLIP tower, and of Stable Diffusion 2's UNet
+OPEN_HEAD_WIDTH = 80  # of OpenCLIP's ViT-H/14, its picture's tower
 OURS = "usd"
 HEADS = 8  # of Stable Diffusion 1's UNet and of Zero-1-to-3's
 PREDICTION_AT_STEP = {875000: "epsilon", 110000: "v_prediction"}  # published Stable Diffusion 2 checkpoints
@@ -56,6 +64,7 @@ SCHEDULER = {
 
 
 CAMERA_EMBEDDING = f"{UNET}camera_embed.0.weight"
+IMAGEDREAM_MARK = f"{UNET}image_embed.latents"
 GROUP_LATENTS = 32
 """Side of the latents of models of view groups, whose base is Stable Diffusion 2 all the same."""
 
@@ -69,6 +78,9 @@ class SingleFile(ModelComponents):
         self.is_syncdreamer = SYNCDREAMER_MARK in self.stored
         if self.is_syncdreamer:
             self.stored = layouts.with_zero123_names(self.stored)
+        self.is_imagedream = IMAGEDREAM_MARK in self.stored
+        if self.is_imagedream:
+            self.stored = layouts.with_other_prefixes(self.stored, layouts.IMAGEDREAM_PREFIXES)
         self.family = family_of(self.stored, place)
         self.training = training_config(place)
         self.averaged = averaged and _has_average(self.stored)
@@ -78,8 +90,9 @@ class SingleFile(ModelComponents):
         encoders = (
             ("image_encoder", PROJECTION) if self.family == "zero123" else ("text_encoder", "tokenizer")
         )
-        volume = (VIEW_GROUP_VOLUME,) if self.is_syncdreamer else ()
-        return component in ("unet", "vae", "scheduler", *encoders, *volume)
+        more = (VIEW_GROUP_VOLUME,) if self.is_syncdreamer else ()
+        more = ("image_encoder",) if self.is_imagedream else more
+        return component in ("unet", "vae", "scheduler", *encoders, *more)
 
     def config(self, component: str) -> NetworkConfig:
         """Return a component's configuration. Raises UserError."""
@@ -108,6 +121,8 @@ class SingleFile(ModelComponents):
             if self.family == "zero123"
             else {"text_encoder": text_config(self.stored, self.family, self.place)}
         )
+        if self.is_imagedream:
+            encoder["image_encoder"] = open_vision_config(self.stored, self.place)
         unet = unet_config(self.stored, self.training, self.place)
         check_sizes(self.training, unet, self.place)
         return {"unet": unet, "vae": autoencoder_config(self.stored, self.training, self.place), **encoder}
@@ -150,7 +165,7 @@ class SingleFile(ModelComponents):
         if component == PROJECTION:
             return layouts.camera_projection_table()
         config = self._shapes[component]
-        names = list(empty_network(*CLASSES[component], config).state_dict())
+        names = list(empty_network(*network_class(component, config), config).state_dict())
         table = table_of(component, self.family, names, config)
         if component == "text_encoder" and not any(o.name in self.stored for o in table.values()):
             table = layouts.clip_text_table(names, inner="")
@@ -251,11 +266,17 @@ def unet_config(stored: Mapping[str, Tensor], training: Mapping[str, object], pl
     if inner is None:
         raise UserError(f"{place}: its UNet has no cross attention; expected Stable Diffusion or Zero-1-to-3")
     linear = len(_shape(stored, f"{inner.split('.transformer_blocks')[0]}.proj_in.weight", place)) == 2
-    cameras = {}
+    cameras: NetworkConfig = {}
     if CAMERA_EMBEDDING in stored:  # diffusers' layers of the same form, for other labels
         numbers = _shape(stored, CAMERA_EMBEDDING, place)[1]
         cameras = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": numbers}
-    return cameras | {
+    if IMAGEDREAM_MARK in stored:
+        cameras |= {
+            "_class_name": "ImageDreamUNet",
+            "image_tokens": _shape(stored, IMAGEDREAM_MARK, place)[1],
+            "image_embedding_dim": _shape(stored, f"{UNET}image_embed.proj_in.weight", place)[1],
+        }
+    return {
         "_class_name": "UNet2DConditionModel",
         "in_channels": _shape(stored, f"{UNET}input_blocks.0.0.weight", place)[1],
         "out_channels": _shape(stored, f"{UNET}out.2.weight", place)[0],
@@ -266,6 +287,7 @@ def unet_config(stored: Mapping[str, Tensor], training: Mapping[str, object], pl
         "cross_attention_dim": _shape(stored, inner, place)[1],
         "attention_head_dim": _heads(channels, linear, training),  # heads, under diffusers' misleading name
         "use_linear_projection": linear,
+        **cameras,
     }
 
 
@@ -380,6 +402,14 @@ def vision_config(stored: Mapping[str, Tensor], place: Path) -> NetworkConfig:
         "projection_dim": out[1],
         "hidden_act": "quick_gelu",
     }
+
+
+def open_vision_config(stored: Mapping[str, Tensor], place: Path) -> NetworkConfig:
+    """Return the configuration of OpenCLIP's large tower, without its last layer, which ImageDream does not read."""
+    config = vision_config(stored, place)
+    heads = max(whole(config, "hidden_size") // OPEN_HEAD_WIDTH, 1)
+    layers = whole(config, "num_hidden_layers") - 1
+    return config | {"num_attention_heads": heads, "num_hidden_layers": layers, "hidden_act": "gelu"}
 
 
 def prediction_type(

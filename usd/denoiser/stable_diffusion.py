@@ -11,7 +11,7 @@ from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.denoiser.latent import L, LatentDenoiser, NetworkInput
 from usd.denoiser.load import folder_of
-from usd.denoiser.text_encoder import PromptDenoiser
+from usd.denoiser.text_encoder import PromptDenoiser, empty_numbers
 from usd.denoiser.weights import whole
 
 
@@ -37,10 +37,7 @@ class StableDiffusionDenoiser(LatentDenoiser[L], PromptDenoiser[L]):
         """Return the prompts as numbers. Nothing but empty prompts needs no vocabulary: single files have none."""
         if any(prompts) or self.files.tokenizer() is not None:
             return self.tokens(prompts)[0]
-        config = self.files.config("text_encoder")
-        first, last, pad = (whole(config, f"{name}_token_id") for name in ("bos", "eos", "pad"))
-        empty = [first, last, *[pad] * (self.longest - 2)]
-        return torch.tensor([empty] * len(prompts), device="cpu")
+        return empty_numbers(self.files.config("text_encoder"), len(prompts), self.longest)
 
     def tokenizer_folder(self) -> Path:
         """Return its own, or for a single file that of the published model of its family. Raises UserError."""

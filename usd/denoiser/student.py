@@ -10,20 +10,23 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.denoiser import Denoiser, Embedding, Student
-from usd.denoiser.flow import FlowDenoiser
 from usd.denoiser.gaussian import GaussianDenoiser, Normal
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
 from usd.denoiser.lora import LoraConfig, add_lora
-from usd.denoiser.pipeline import PromptTokens, Transformer
+from usd.denoiser.pipeline import PipelineDenoiser, PromptTokens, Transformer
 from usd.math.diffusion import alpha_sigma, eps_from_v, gaussian_eps
 
 
 def student_of(model: Denoiser, rank: int, camera_numbers: int = 0) -> Student:
     """Return a LoRA on a copy of the model's network, or a normal distribution to fit. Raises ``UserError``."""
+    if model.group_size > 1:
+        raise UserError(
+            f"'{model.name}' cannot learn: it denoises its views together; expected a model of single views"
+        )
     if isinstance(model, LatentDenoiser):
         return LoraStudent(model, rank, camera_numbers)
-    if isinstance(model, FlowDenoiser):
-        return FlowStudent(model, rank, camera_numbers)
+    if isinstance(model, PipelineDenoiser):
+        return PipelineStudent(model, rank, camera_numbers)
     if isinstance(model, GaussianDenoiser):
         return NormalStudent(model)
     raise UserError(f"'{model.name}' cannot learn; expected a model with a UNet or a transformer")
@@ -104,16 +107,16 @@ def add_camera(unet: torch.nn.Module, numbers: int, name: str) -> None:
     unet.class_embedding = CameraEmbedding(numbers, width)
 
 
-class FlowStudent(Student):
-    """A copy of a rectified flow's transformer, fp32, of which only the LoRA learns. It takes no camera."""
+class PipelineStudent(Student):
+    """A copy of the network of a pipeline's model, fp32, of which only the LoRA learns. It takes no camera."""
 
-    def __init__(self, model: FlowDenoiser, rank: int, camera_numbers: int = 0) -> None:
+    def __init__(self, model: PipelineDenoiser, rank: int, camera_numbers: int = 0) -> None:
         if camera_numbers:
             raise UserError(
                 f"system.guidance.camera_condition_type: '{model.name}' takes no camera; expected none"
             )
         device, self.model = model.alphas_cumprod.device, model
-        with model.transformer.use(device) as network, torch.random.fork_rng(devices=[]):
+        with model.network.use(device) as network, torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             assert isinstance(network, torch.nn.Module)
             copied = copy.deepcopy(network).to(torch.device("cpu"), torch.float32)
@@ -133,8 +136,8 @@ class FlowStudent(Student):
     def in_own_terms(
         self, difference: Float[Tensor, "B c h w"], t: Int[Tensor, "B"]
     ) -> Float[Tensor, "B c h w"]:
-        """Return a difference of two noises as one of the velocities that the network predicts."""
-        return difference / (1 - self.model.level(t)).view(-1, 1, 1, 1)
+        """Return a difference of two noises as one of what the network predicts."""
+        return difference / self.model.noise_per_prediction(t).view(-1, 1, 1, 1)
 
 
 class NormalStudent(Student):

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from usd.core import files
 from usd.core.errors import UserError
 from usd.denoiser import TextDenoiser
+from usd.denoiser.components import ModelComponents
 from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import L, NetworkInput, UNetDenoiser
 from usd.denoiser.load import in_rehearsal
@@ -110,6 +111,31 @@ class PromptDenoiser(UNetDenoiser[L], TextDenoiser[L]):
     def release_encoders(self) -> None:
         """Free the text encoder; it is loaded again when needed."""
         self.text_encoder.drop()
+
+
+@torch.no_grad()
+def empty_prompt(files: ModelComponents, device: torch.device) -> Float[Tensor, "1 T W"]:
+    """Return the last hidden state of the empty prompt, float32; the text encoder is read for it alone.
+
+    Without a tokenizer, as in single files, its tokens are those that the text encoder's configuration says.
+    """
+    config, folder = files.config("text_encoder"), files.tokenizer()
+    length = whole(config, "max_position_embeddings", 77)
+    if folder is None:
+        numbers = empty_numbers(config, 1, length)
+    else:
+        tokenizer = read_tokenizer(folder)
+        numbers = tokenizer(
+            [""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+    encoder = files.network("text_encoder").float().to(device)
+    return encoder(numbers.to(device))[0].float()
+
+
+def empty_numbers(config: Mapping[str, object], count: int, length: int) -> Int[Tensor, "B T"]:
+    """Return the numbers of ``count`` empty prompts, by the special tokens of a text encoder's configuration."""
+    first, last, pad = (whole(config, f"{name}_token_id") for name in ("bos", "eos", "pad"))
+    return torch.tensor([[first, last, *[pad] * (length - 2)]] * count, device="cpu")
 
 
 def read_tokenizer(folder: Path) -> TextTokenizer:

@@ -283,7 +283,7 @@ def empty_network(library: str, name: str, config: Mapping[str, object]) -> torc
     with quiet(), torch.device("meta"):
         made = (
             cls(cls.config_class.from_dict(options))
-            if library == "transformers"
+            if getattr(cls, "config_class", None) is not None  # of transformers, wherever it lies
             else cls.from_config(options)
         )
     assert isinstance(made, torch.nn.Module)

@@ -1,7 +1,7 @@
 """Zero-1-to-3: the noise predicted in a latent under a picture and the relative pose of the camera."""
 
 from dataclasses import dataclass, fields
-from typing import cast, get_args
+from typing import ClassVar, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -43,7 +43,13 @@ class Zero123Reference(EncodedReference):
 class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Zero123Denoiser.Config"]):
     """Zero-1-to-3 in either diffusers layout (``clip_camera_projection`` or ``cc_projection``)."""
 
-    components = ("unet", "vae", "image_encoder", "scheduler", "|".join(PROJECTIONS))
+    components: ClassVar[tuple[str, ...]] = (
+        "unet",
+        "vae",
+        "image_encoder",
+        "scheduler",
+        "|".join(PROJECTIONS),
+    )
 
     @dataclass(frozen=True)
     class Config(UNetConfig):

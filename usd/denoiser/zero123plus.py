@@ -19,9 +19,9 @@ from usd.denoiser.frozen import Frozen
 from usd.denoiser.latent import LatentDenoiser, NetworkInput, UNetConfig
 from usd.denoiser.networks import ImageEncoder
 from usd.denoiser.picture import ClipPicture, resize_square
-from usd.denoiser.text_encoder import read_tokenizer
+from usd.denoiser.text_encoder import empty_prompt
 from usd.denoiser.view_attention import ReferenceUNet
-from usd.denoiser.weights import nested, read_json, whole
+from usd.denoiser.weights import nested, read_json
 from usd.math.camera import Cameras
 from usd.math.diffusion import add_noise
 
@@ -68,7 +68,7 @@ class Zero123PlusDenoiser(LatentDenoiser[UNetConfig], ViewGroupDenoiser[UNetConf
     def __init__(self, config: UNetConfig, name: str = "") -> None:
         super().__init__(config, name)
         files, execution = self.files, config.execution
-        version = "1.1" if any(map(FIRST_VERSION.search, _names(self.folder))) else "1.2"
+        version = "1.1" if any(map(FIRST_VERSION.search, _version_texts(self.folder))) else "1.2"
         self.group = f"zero123plus-{version}"
         self.image_encoder: Frozen[ImageEncoder] = Frozen(
             lambda: files.network("vision_encoder"), execution.weights, execution
@@ -155,12 +155,7 @@ class Zero123PlusDenoiser(LatentDenoiser[UNetConfig], ViewGroupDenoiser[UNetConf
         """Return the tokens of the empty prompt, and the latent of a gray picture; both are made once."""
         device = self.alphas_cumprod.device
         if self._empty is None:
-            tokenizer, encoder = read_tokenizer(self.folder / "tokenizer"), self.files.network("text_encoder")
-            length = whole(self.files.config("text_encoder"), "max_position_embeddings", 77)
-            numbers = tokenizer(
-                [""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-            )
-            tokens = encoder.float().to(device)(numbers.input_ids.to(device))[0]
+            tokens = empty_prompt(self.files, device)
             side = self._latent_picture.size
             self._empty = tokens, self.mode_of(torch.zeros(1, 3, side, side, device=device))
         tokens, latent = self._empty
@@ -196,7 +191,7 @@ def _tile_space(space: LatentSpace) -> LatentSpace:
     return LatentSpace(space.channels, side, side, side * pixels, space.scaling_factor * LATENT_SCALE)
 
 
-def _names(folder: Path) -> tuple[str, str]:
+def _version_texts(folder: Path) -> tuple[str, str]:
     """Return the names that may tell a version: the folder's, and that of the hub's snapshots that it lies in."""
     return folder.name, folder.parent.parent.name
 

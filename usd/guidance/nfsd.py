@@ -37,6 +37,11 @@ class NfsdGuidance(Guidance["NfsdGuidance.Config"]):
             "prompt for bad pictures; empty: none",
         )
 
+        @property
+        def unread_models(self) -> frozenset[str]:
+            """Return nothing: bad pictures are predicted by the text model, whoever predicts without a condition."""
+            return frozenset()
+
     def build(self) -> None:
         """Open the text model that sees bad pictures."""
         self.critic = self.source.text_model()

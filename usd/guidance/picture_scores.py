@@ -6,6 +6,7 @@ latent space (``unconditional: prior``; arXiv 2312.06198), or a mixture of both 
 in the text model's prediction is added to the conditional one (conjunction of conditions, arXiv 2206.01714).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -19,6 +20,7 @@ from usd.core.config import ConfigError, option
 from usd.core.schedule import Schedule
 from usd.core.unread import ReadWith
 from usd.denoiser import (
+    Denoiser,
     Embedding,
     EncodedReference,
     Execution,
@@ -74,6 +76,12 @@ class PictureOptions(ReferenceOptions):
         """Return whether the prompt itself, and not only the negative one, reaches a model."""
         return self.prompt_scale > 0
 
+    @property
+    def unread_models(self) -> frozenset[str]:
+        """Return the options of models that are not opened: the text model's, where nothing asks for it."""
+        with_prior = self.unconditional != "own" or self.prompt_scale > 0
+        return frozenset() if with_prior else frozenset({"pretrained_model_name_or_path"})
+
     def open_source(self, prompts: PromptProcessor | None) -> "PictureScores":
         """Open the models. Raises ``UserError``."""
         return PictureScores(self, prompts)
@@ -109,7 +117,7 @@ class PictureScores(ScoreSource):
     def at(self, cameras: Cameras, pictures: Pictures | None) -> Scores:
         """Return the scores of these cameras, given the reference picture (and the prompt)."""
         rows = cameras[list(range(len(cameras))) * len(self.model.domains)]
-        uncond = self._unconditional(len(rows))
+        uncond = self._unconditional(rows)
         condition = partial(self._condition, cameras)
         cond = predictor(self.model, condition, "conditional")
         if self.options.prompt_scale > 0:
@@ -121,7 +129,7 @@ class PictureScores(ScoreSource):
         if self.prior is None or self.options.unconditional == "own":
             return None
         scores = self.at(cameras, pictures)
-        return replace(scores, uncond=self._own(len(scores.cameras)))
+        return replace(scores, uncond=self._own(scores.cameras))
 
     def change_options(self, options: object) -> None:
         """Take other numbers."""
@@ -145,18 +153,21 @@ class PictureScores(ScoreSource):
             raise RuntimeError("PictureScores: set_reference has not been called")
         return self.model.embed_view(self._encoded, cameras)
 
-    def _own(self, count: int) -> EpsFn:
-        """Return the picture model's own unconditional prediction."""
-        return predictor(self.model, partial(self.model.unconditional, count), "unconditional")
-
-    def _unconditional(self, count: int) -> EpsFn:
+    def _unconditional(self, rows: Cameras) -> EpsFn:
         """Return the unconditional prediction that the options ask for."""
-        if self.prior is None or self.options.unconditional == "own":
-            return self._own(count)
-        base = predictor(self.prior, partial(unconditional, self.prior, self.prompts, count), "unconditional")
+        prior = self.prior
+        if prior is None or self.options.unconditional == "own":
+            return self._own(rows)
+        embedding = partial(_at, prior, partial(unconditional, prior, self.prompts), rows)
+        base = predictor(prior, embedding, "unconditional")
         if self.options.unconditional == "prior":
             return base
-        return mixed_fn(self._own(count), base, self._own_shares)
+        return mixed_fn(self._own(rows), base, self._own_shares)
+
+    def _own(self, rows: Cameras) -> EpsFn:
+        """Return the picture model's own unconditional prediction."""
+        embedding = partial(_at, self.model, self.model.unconditional, rows, self._encoded)
+        return predictor(self.model, embedding, "unconditional")
 
     def _own_shares(self, t: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """Return ``own_share`` at these times."""
@@ -172,6 +183,16 @@ class PictureScores(ScoreSource):
         given = predictor(prior, embedded.cond, "prompt's")
         without = predictor(prior, embedded.uncond, "promptless")
         return lambda xt, t: cond(xt, t) + scale * (given(xt, t) - without(xt, t))
+
+
+def _at(
+    model: Denoiser,
+    unconditional_of: Callable[[int], Embedding],
+    rows: Cameras,
+    reference: EncodedReference | None = None,
+) -> Embedding:
+    """Return a model's unconditional embedding, with cameras where the model keeps them."""
+    return model.with_cameras(unconditional_of(len(rows)), rows, reference)
 
 
 class PriorScores(ScoreSource):

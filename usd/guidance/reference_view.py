@@ -43,6 +43,11 @@ class ReferenceViewGuidance(Guidance["ReferenceViewGuidance.Config"]):
             "Zero-1-to-3's (256 px, 32 x 32: a quarter of the memory, a gradient about 8 times weaker)",
         )
 
+        @property
+        def unread_models(self) -> frozenset[str]:
+            """Return the options of models that are not opened: the picture model's, unless it encodes."""
+            return frozenset({"zero123_model_name_or_path"} if self.latents == "prior" else ())
+
         def open_source(self, prompts: PromptProcessor | None) -> PriorScores:
             """Open the models. Raises ``UserError``."""
             encoder = self.zero123_model_name_or_path if self.latents == "view" else None

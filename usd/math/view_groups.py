@@ -9,6 +9,7 @@ from usd.math.camera import (
     Cameras,
     Spherical,
     look_at,
+    orbit_cameras,
     orbit_cameras_deg,
     orthographic_cameras,
 )
@@ -26,6 +27,9 @@ WONDER3D_AZIMUTH_DEG = (-90.0, -45.0, 0.0, 90.0, 180.0, -135.0)
 WONDER3D_DISTANCE = (1.3, 1.3 * math.sqrt(2), 1.3, 1.3, 1.3, 1.3 * math.sqrt(2))
 WONDER3D_SPAN, WONDER3D_SIZE = 1.35, 256
 """World units and pixels of a side."""
+TOYBOX_VIEWS = 6
+TOYBOX_ELEVATION_DEG = (30.0, 0.0)
+"""In turn."""
 
 
 def syncdreamer_cameras(size: int = SYNCDREAMER_SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
@@ -88,11 +92,31 @@ def mvdream_group(reference: Cameras, size: int) -> Cameras:
     return made.to(reference.device)
 
 
+def imagedream_group(reference: Cameras, size: int) -> Cameras:
+    """Return the four cameras that ImageDream's authors sample (arXiv 2312.02201): those of MVDream, 5 degrees up."""
+    azimuth = [_azimuth_deg(reference) + 90.0 * i for i in range(4)]
+    made = orbit_cameras_deg(5.0, azimuth, ZERO123_DISTANCE, ZERO123_FOV_DEG, size)
+    return made.to(reference.device)
+
+
 def quarter_turns(cameras: Cameras) -> Cameras:
     """Return each camera with the three at quarter turns from it, together."""
     four = cameras[[i for i in range(len(cameras)) for _ in range(4)]]
     turns = torch.arange(4, device=cameras.device).repeat(len(cameras)) * (math.pi / 2)
     return four.turned(turns.to(cameras.c2w))
+
+
+def toybox_group(reference: Cameras, size: int) -> Cameras:
+    """Return the embedded model's six cameras, as far from the object as the reference and with its field of view.
+
+    They stand every 60 degrees, none at the reference's azimuth.
+    """
+    angle = 360 / TOYBOX_VIEWS
+    azimuth = torch.arange(TOYBOX_VIEWS).add(0.5).mul(angle).deg2rad().to(reference.device)
+    elevation = torch.tensor(TOYBOX_ELEVATION_DEG).repeat(TOYBOX_VIEWS // 2).deg2rad().to(reference.device)
+    place = reference.spherical
+    around = Spherical(elevation, azimuth + place.azimuth[0], place.distance[0].expand(TOYBOX_VIEWS))
+    return orbit_cameras(around, reference.fov_y[0].expand(TOYBOX_VIEWS), size, size)
 
 
 def _azimuth_deg(reference: Cameras) -> float:
@@ -107,9 +131,11 @@ VIEW_GROUPS: dict[str, ViewGroup] = {
     "zero123plus-1.1": zero123plus_1_1_group,
     "zero123plus-1.2": zero123plus_1_2_group,
     "mvdream": mvdream_group,
+    "imagedream": imagedream_group,
+    "toybox": toybox_group,
 }
 """By the name of the model."""
-FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns}
+FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns, "imagedream": quarter_turns}
 """Of models that are given any cameras: the groups that belong to single ones."""
 
 

@@ -134,6 +134,12 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         )
         half_precision_weights: bool = option(True, "fp16 text encoder on CUDA; CPUs always use fp32")
 
+        @property
+        def unread_models(self) -> frozenset[str]:
+            """Return the options of models that are not opened: the language model's, without debiasing."""
+            unread = () if self.use_prompt_debiasing else ("pretrained_model_name_or_path_prompt_debiasing",)
+            return frozenset(unread)
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._table: tuple[Embedding, Embedding] | None = None

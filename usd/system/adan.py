@@ -38,7 +38,7 @@ class Adan(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float | Tensor] | None = None) -> float | Tensor | None:
         """Take a step; return what ``closure``, which computes the gradients anew, returns."""
         loss = None
         if closure is not None:

@@ -176,11 +176,17 @@ class Shards:
         return Cameras(torch.from_numpy(self.c2w[t, v]), torch.from_numpy(self.fov[t]), size, size)
 
 
-def open_shards(folder: Path, n_toys: int, uncaptioned_share: float, normals: bool = False) -> Shards:
-    """Open the shards of the first ``n_toys`` toys, rendering what is missing; with normal maps if asked for."""
+def open_shards(
+    folder: Path, n_toys: int, uncaptioned_share: float, normals: bool = False, first_toy: int = 0
+) -> Shards:
+    """Open the shards of ``n_toys`` toys from ``first_toy`` up, with normal maps if asked for.
+
+    What is missing is rendered.
+    """
     home = folder / f"nameless-{uncaptioned_share:.2f}"
-    parts = [build_shard(home, index, uncaptioned_share) for index in range(-(-n_toys // SHARD))]
-    maps = [build_normals(part, i, uncaptioned_share) for i, part in enumerate(parts)] if normals else []
+    indices = range(first_toy // SHARD, -(-(first_toy + n_toys) // SHARD))
+    parts = [build_shard(home, index, uncaptioned_share) for index in indices]
+    maps = [build_normals(part, i, uncaptioned_share) for i, part in zip(indices, parts)] if normals else []
     words = [json.loads((part / "words.json").read_text()) for part in parts]
     return Shards(
         [np.load(part / "rgba.npy", mmap_mode="r") for part in parts],

@@ -1,5 +1,6 @@
 """Training the embedded family at tiny size: the pieces as theorems, and what is published loads through the denoisers."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from lightning.pytorch import Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from usd.app.loop import Loop
-from usd.core.config import parse
+from usd.core.config import ConfigError, parse
 from usd.data.toybox import ToyboxData, held_out_views
 from usd.denoiser import open_text_denoiser, open_view_denoiser
+from usd.denoiser.group_attention import group_layers, learned_weights
 from usd.denoiser.zero123_condition import CameraProjection, CameraProjectionConfig, rotate_pairs
+from usd.denoiser.zero123_group import Zero123GroupDenoiser
 from usd.math.diffusion import ddim_timesteps, eps_from_v, scaled_linear_alphas_cumprod
 from usd.system.pretraining.autoencoder import AutoencoderSystem, fold_whitening
 from usd.system.pretraining.clip import ClipSystem, contrastive
@@ -23,6 +26,7 @@ from usd.system.pretraining.elevation_training import ElevationSystem
 from usd.system.pretraining.model_training import save_half
 from usd.system.pretraining.novel_view import Condition, NovelView, NovelViewSystem, kept_conditions, widen
 from usd.system.pretraining.text_to_image import TextToImageSystem, drop_caption
+from usd.system.pretraining.view_group import ViewGroupSystem
 from usd.system.pretraining.view_volume import ViewVolumeSystem
 from usd.toybox import dataset
 from usd.toybox.objects import normal_caption
@@ -283,6 +287,47 @@ def test_what_training_publishes_is_what_the_denoiser_computes(family: Path) -> 
     alphas = scaled_linear_alphas_cumprod()
     close = {"atol": 2e-2, "rtol": 2e-2}  # the folder holds float16
     torch.testing.assert_close(model.eps(x, t, told), eps_from_v(x, said, alphas, t), **close)
+    torch.testing.assert_close(
+        model.eps(x, t, model.unconditional(2)), eps_from_v(x, nothing, alphas, t), **close
+    )
+
+
+def test_views_of_a_group_are_trained_beside_the_single_ones_and_open_as_a_model(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the layers across views learn, and the published folder through the public path computes the same."""
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    monkeypatch.setattr("usd.data.toybox.SHARD", 2)
+    folder = Path(shutil.copytree(family / "zero123" / "out", tmp_path / "model"))
+    options = {"n_toys": 2, "first_toy": 2, "batch_size": 4, "targets_per_reference": 2, "around": True}
+    options |= {"autoencoder": str(family / "stable-diffusion" / "vae"), "cache": str(family / "cache")}
+    options |= {"n_val_toys": 2, "val_views": 3}
+    view = {"start_from": str(folder), "clip": str(family / "clip" / "out"), "views": 2, "bf16": False}
+    view |= {"volume": str(family / "view_volume"), "optimizer": OPTIMIZER}
+    with pytest.raises(ConfigError, match="drop_"):
+        parse(ViewGroupSystem.Config, view, "system")
+    view |= {"drop_all": 0, "drop_tokens": 0, "drop_beside": 0}
+    system = ViewGroupSystem(parse(ViewGroupSystem.Config, view, "system"))
+    fitted(system, ToyboxData(parse(ToyboxData.Config, options, "data")), tmp_path).publish(folder)
+    single = UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
+    trained = {name.replace(".own.", "."): x for name, x in system.network.unet.state_dict().items()}
+    assert all(torch.equal(trained[name], x) for name, x in single.items())
+    assert all(float(x.abs().max()) > 0 for x in learned_weights(group_layers(system.network.unet)).values())
+
+    model = Zero123GroupDenoiser(parse(Zero123GroupDenoiser.Config, {"folder": str(folder)}, "test"))
+    views = held_out_views(range(1_000_000, 1_000_001), 3)
+    assert views.pictures is not None
+    reading = model.encode_reference(views.pictures[:1], views.cameras[[0]])
+    x, t = torch.randn(2, 4, 16, 16, generator=generator()), torch.tensor([700, 700])
+    latents, others = model.latent_mode(views.pictures[:1]), views.cameras[[1, 2]]
+    condition = system.condition(views.pictures[:1], latents, views.cameras[[0]], others)
+    alphas, close = scaled_linear_alphas_cumprod(), {"atol": 2e-2, "rtol": 2e-2}
+    with torch.no_grad():
+        said = system.average(x, t, condition)
+        nothing = system.average(x, t, condition, torch.zeros(2), torch.zeros(2))
+    torch.testing.assert_close(
+        model.eps(x, t, model.embed_view(reading, others)), eps_from_v(x, said, alphas, t), **close
+    )
     torch.testing.assert_close(
         model.eps(x, t, model.unconditional(2)), eps_from_v(x, nothing, alphas, t), **close
     )

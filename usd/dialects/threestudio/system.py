@@ -136,7 +136,8 @@ def _translate_optimizer(draft: Draft) -> None:
 def _split_network(draft: Draft) -> None:
     """Give the settings of a volume's one network to the two that it has since, where those have none."""
     groups = draft.section("system.optimizer.params")
-    if draft.get("system.geometry_type") != "implicit-volume" or NETWORK not in groups:
+    volume = draft.get("system.geometry_type") in (None, "implicit-volume")  # which is the default
+    if not volume or NETWORK not in groups:
         return
     settings = groups.pop(NETWORK)
     for network in NETWORKS:

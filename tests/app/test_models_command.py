@@ -1,0 +1,106 @@
+"""``usd models``: what is on this machine, and what a recipe would fetch, without a network."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from usd.app import models_command
+from usd.core.errors import UserError
+from usd.guidance.picture_scores import PictureOptions
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and a network that must not be asked."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def put(cache: Path, repository: str, *components: str, commit: str = "c0ffee") -> Path:
+    """Lay a repository into the cache as the hub's client does."""
+    place = cache / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    folder = place / "snapshots" / commit
+    for component in components:
+        (folder / component).mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def test_the_table_says_what_is_here_what_is_partly_here_and_what_is_not(cache, capsys):
+    put(cache, "stabilityai/stable-diffusion-xl-base-1.0", "unet", "vae")
+    put(cache, "someone/else", "unet")
+    (cache / "load" / "zero123").mkdir(parents=True)
+    (cache / "load" / "zero123" / "mine.ckpt").write_bytes(b"x")
+    assert models_command.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = {line.split()[0]: line for line in lines}
+    assert lines[0].split()[:3] == ["MODEL", "KIND", "FETCHES"]
+    assert row["toybox-sd"].endswith("here embedded") and row["sd-1.5"].endswith(" -")
+    assert "partly" in row["sdxl"] and "missing: text_encoder, text_encoder_2" in row["sdxl"]
+    assert "(gated)" in row["sd-3.5-medium"] and "15.8 GB" in row["sd-3.5-medium"]
+    assert row["someone/else"].split()[1] == "here"
+    assert any(line.startswith(str(cache / "load" / "zero123" / "mine.ckpt")) for line in lines)
+
+
+def test_a_recipe_names_what_it_would_fetch_and_how_to_get_access(cache, monkeypatch, capsys):
+    model = "sd-3.5-medium"
+    words = [
+        "usd-text-to-3D-patch",
+        f"system.guidance.pretrained_model_name_or_path={model}",
+        f"system.prompt_processor.pretrained_model_name_or_path={model}",
+        "system.prompt_processor.prompt=a cup",
+    ]
+    assert models_command.main(words) == 0
+    text = capsys.readouterr().out
+    assert "15.8 GB from stabilityai/stable-diffusion-3.5-medium; license: Stability AI" in text
+    assert "reads its conditions with CLIP ViT-L/14 (text), OpenCLIP ViT-bigG/14 (text), T5-XXL" in text
+    assert "gated: accept its terms and log in: https://huggingface.co/stabilityai" in text
+    assert "10.4 GiB with card-24gb" in text and text.strip().endswith("would fetch 15.8 GB")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    models_command.main(words)
+    assert "offline (HF_HUB_OFFLINE): it would stop" in capsys.readouterr().out
+
+
+def test_models_that_a_recipe_does_not_read_are_not_counted(cache, capsys):
+    for rectified, names in (("own", ["zero123-xl"]), ("prior", ["zero123-xl", "sd-2.1-base"])):
+        options = PictureOptions(image_path="x.png", unconditional=rectified)
+        assert list(models_command.recipe_models(options)) == names
+    assert "mirrors, in this order: ashawkey/" in "".join(models_command.recipe_lines(["zero123-xl"]))
+    models_command.main(["usd-patch-mini", "system.guidance.image_path=x.png"])
+    assert capsys.readouterr().out.strip().endswith("would fetch nothing")
+
+
+def test_a_recipe_with_stages_names_the_models_of_all_of_them(cache, capsys):
+    models_command.main(["usd-full", "stages.object.system.guidance.image_path=x.png"])
+    text = capsys.readouterr().out
+    assert "zero123-xl: not here" in text and "sd-2.1-base: not here" in text
+
+
+def test_what_is_in_the_cache_is_compared_with_the_published_checksums(cache, capsys):
+    folder = put(cache, "stabilityai/stable-diffusion-xl-base-1.0", "unet")
+    assert models_command.main(["--verify"]) == 0
+    blob = folder.parents[1] / "blobs" / hashlib.sha256(b"good").hexdigest()
+    blob.parent.mkdir()
+    blob.write_bytes(b"good")
+    (folder / "unet" / "model.safetensors").symlink_to(blob)
+    assert models_command.main(["--verify"]) == 0
+    assert "sdxl: 1 files as published" in capsys.readouterr().out
+    blob.write_bytes(b"bad")
+    assert models_command.main(["--verify"]) == 2
+    assert "is not the file that was published" in capsys.readouterr().err
+
+
+def test_names_that_mean_nothing_are_said(cache):
+    (line, total) = models_command.recipe_lines(["nothing"])
+    assert "neither an alias" in line and "of unknown size" in total
+    with pytest.raises(UserError):
+        models_command.model_lines(["no-such-recipe"])
