@@ -65,6 +65,7 @@ def view_moments(
     """Return the moments of B known latents, each under its row of a condition, at the probe's times."""
     found = []
     for i in range(len(z)):
+        # The same noises for every picture and network: their chance cancels in what is compared.
         noise = torch.cat([probe.noise(z[:1], time) for time in probe.times])
         t = torch.tensor(probe.times, device=z.device).repeat_interleave(probe.draws)
         x = add_noise(z[i : i + 1].expand_as(noise), noise, models.view.alphas_cumprod, t)
@@ -72,6 +73,7 @@ def view_moments(
         cond = _predicted(models.view, x, t, row, probe.rows)
         own = _predicted(models.own, x, t, models.own.unconditional(len(t)), probe.rows)
         base = _predicted(models.base, x, t, models.base.unconditional(len(t)), probe.rows)
+        # The noise that was added is the truth of a known latent: no other network is asked.
         each = error_moments(*(e.flatten(1) for e in (cond, own, base, noise)))
         found.append(each.unflatten(0, (len(probe.times), probe.draws)).mean(1))
     return torch.stack(found)
@@ -107,6 +109,7 @@ def looking_back(
     """
     picture, camera = reference
     z, encoded = models.view.encode(picture).detach(), models.view.encode_reference(picture, camera)
+    # At the picture's own place a view model copies; what it errs by elsewhere shows only from another side.
     sides = [azimuth for azimuth in azimuths_deg if azimuth % 360]
     given = iter(
         _seen_from(models.view, encoded, turned(camera, sides), probe.seed, sampler) if sides else []
@@ -122,6 +125,7 @@ def _seen_from(
     model: ViewDenoiser, encoded: EncodedReference, cameras: Cameras, seed: int, sampler: Sampler
 ) -> Iterator[EncodedReference]:
     """Yield what the model reads from a view that it sampled itself, for each camera."""
+    # All at once: a call of many rows costs less than many of one.
     seen = sample_views(model, encoded, cameras, sampler, torch.Generator("cpu").manual_seed(seed))
     for i in range(len(cameras)):
         yield model.encode_reference(seen[i : i + 1], cameras[[i]])

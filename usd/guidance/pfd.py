@@ -1,4 +1,4 @@
-"""Posterior-flow distillation (PFD, arXiv 2605.09071): the view moves towards what the model makes of its inversion.
+"""PFD (arXiv 2605.09071): the view moves towards what the model makes of its inversion.
 
     x_t = inversion of the view z, guided by a negative scale,   grad = w [ z - x0(x_t) ],
 
