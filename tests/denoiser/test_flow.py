@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from usd.core.config import spec
+from tests.denoiser.formula_matrix import take_two_steps
 from usd.core.errors import UserError
-from usd.core.registry import build
-from usd.core.types import Render
 from usd.denoiser import Execution, open_edit_denoiser, open_text_denoiser, tiny_pipelines
 from usd.denoiser.flow import FlowDenoiser, pack, unpack
-from usd.math.camera import orbit_cameras_deg
 from usd.math.diffusion import ddim_step
-from usd.math.flow import flow_sample
+from usd.math.flow import eps_from_velocity, flow_sample
 
 SIZE = 32
 STEPS = (0.8, 0.4)  # levels at which the pipelines are asked
@@ -122,34 +119,27 @@ def test_latents_of_pictures_follow_each_familys_convention(family):
     torch.testing.assert_close(family.denoiser.encode(picture), expected, atol=1e-5, rtol=1e-4)
 
 
-FORMULAS: dict[str, dict[str, object]] = {
-    "stable-diffusion-guidance": {},
-    "stable-diffusion-csd-guidance": {},
-    "stable-diffusion-nfsd-guidance": {},
-    "stable-diffusion-ism-guidance": {"inversion_steps": 1},
-    "stable-diffusion-sdi-guidance": {"inversion_steps": 2},
-    "stable-diffusion-sjc-guidance": {},
-    "stable-diffusion-vsd-guidance": {"camera_condition_type": "none"},
-    "stable-diffusion-rfds-guidance": {},
-    "stable-diffusion-rfds-rev-guidance": {},
-    "stable-diffusion-ucm-guidance": {"coupling_steps": 2},
-}
-
-
+@pytest.mark.slow
 def test_every_formula_takes_two_steps_with_every_family(family):
-    model = {"pretrained_model_name_or_path": str(family.denoiser.folder)}
-    prompt = {**model, "prompt": PROMPT, "use_cache": False}
-    prompts = build(spec("prompt_processor", "stable-diffusion-prompt-processor", prompt))
-    cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, SIZE)
-    for name, options in FORMULAS.items():
-        common = {**model, "models": {"image_size": SIZE}, **options}
-        guidance = build(spec("guidance", name, common), prompts=prompts)
-        for step in range(2):
-            rgb = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(step)).requires_grad_()
-            render = Render(rgb, torch.ones(1, 1, SIZE, SIZE))
-            out = guidance(render, cameras, step, torch.Generator().manual_seed(step))
-            out.loss.backward()
-            assert out.trouble == "" and float(rgb.grad.abs().sum()) > 0, name
+    take_two_steps(family.denoiser, PROMPT)
+
+
+def test_one_guided_ddim_step_is_one_euler_step_of_the_scheduler_in_double_precision(family):
+    model, z = family.denoiser, noise(family.denoiser)
+    shift = family.pipeline.scheduler.config.shift
+    scheduler = type(family.pipeline.scheduler).from_config(family.pipeline.scheduler.config)
+    scheduler.set_timesteps(sigmas=[level / (shift - (shift - 1) * level) for level in STEPS])
+    with torch.no_grad(), model.network.use(torch.device("cpu")) as network:
+        conditions = (model.embed_text([PROMPT]), model.unconditional(1))
+        cond, uncond = (model.velocity(network, z, torch.tensor([STEPS[0]]), given) for given in conditions)
+    velocity, z = (uncond + 3.0 * (cond - uncond)).double(), z.double()
+    theirs = scheduler.step(velocity, scheduler.timesteps[0], z, return_dict=False)[0]
+    start, end = (torch.tensor([level], dtype=torch.float64) for level in STEPS)
+    bars = [(1 - s) ** 2 / ((1 - s) ** 2 + s**2) for s in STEPS]
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    x = ddim_step(z / flow_sample(one, start), eps_from_velocity(z, velocity, start), *bars)
+    ours = flow_sample(x, end)
+    torch.testing.assert_close(ours, theirs.double(), atol=1e-5 * float(theirs.abs().max()), rtol=0)
 
 
 @pytest.fixture(scope="module")

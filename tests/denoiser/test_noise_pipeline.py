@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.denoiser.formula_matrix import take_two_steps
 from usd.core.errors import UserError
 from usd.denoiser import Execution, check_shared_latents, open_student, open_text_denoiser, tiny_pipelines
 from usd.denoiser.components import open_components
@@ -125,6 +126,11 @@ def test_the_schedule_is_that_of_the_scheduler(family):
     torch.testing.assert_close(
         family.denoiser.alphas_cumprod, family.pipeline.scheduler.alphas_cumprod, atol=1e-6, rtol=1e-6
     )
+
+
+@pytest.mark.slow
+def test_every_formula_takes_two_steps_with_every_family(family):
+    take_two_steps(family.denoiser, PROMPT)
 
 
 @pytest.fixture(scope="module")

@@ -315,3 +315,26 @@ def test_the_coupled_noise_is_where_the_flow_carries_the_view() -> None:
     assert float((found - expected).abs().max()) < 0.05 * float(expected.abs().max())
     warm = gradient(exact("ucm-guidance", guidance_scale=1.0, warm_up_steps=1), now)
     close(warm, gradient(exact("zero123-guidance", guidance_scale=1.0), now))
+
+
+# -------------------------------------------------------------------------------------------------------------- PFD
+
+
+def test_pfd_with_one_step_back_is_sdi_weighted_as_clean_pictures():
+    options = {"guidance_scale": 3.0, "inversion_scale": -2.0, "inversion_steps": 4}
+    pfd = exact("pfd-guidance", sampling_steps=1, weighting_strategy="uniform", **options)
+    sdi = exact("sdi-guidance", weighting_strategy="x0", **options)
+    now = noised(pfd)
+    expected = gradient(sdi, replace(now, weight=noised(sdi).weight))
+    torch.testing.assert_close(gradient(pfd, now), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_pfd_asks_for_nothing_where_the_way_back_is_the_way_there():
+    sizes = []
+    for steps in (4, 64):
+        options = {"inversion_steps": steps, "sampling_steps": steps, "weighting_strategy": "uniform"}
+        guidance = exact(
+            "pfd-guidance", guidance_scale=1.0, inversion_scale=1.0, max_step_percent=0.5, **options
+        )
+        sizes.append(float(gradient(guidance, noised(guidance)).abs().mean()))
+    assert sizes[1] < 0.35 * sizes[0]

@@ -50,6 +50,7 @@ PROGRAMS = {
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
     "batch": Program("usd.batch.command", "many objects, here or on a Ray cluster"),
+    "serve": Program("usd.serve.command", "a job service: a page that takes pictures and sentences"),
     "improve": Program("usd.app.improve", "a mesh file with a better texture, from a picture of it"),
     "report": Program("usd.report.command", "a trial's page, made again; or several side by side"),
     "evaluate": Program(

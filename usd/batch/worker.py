@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from usd.batch import Result, Status, Task, log_of
 from usd.batch.tasks import digest, fingerprint, from_json, read_task_record, to_json, write_task_record
@@ -24,18 +25,20 @@ from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 
 PATIENCE = 60.0  # seconds that a predecessor gets to leave
+Watch = Callable[[Task, IO[bytes]], int]
+"""Runs a task's process, its output to a file; returns its exit code."""
 STATUS: dict[int, Status] = {0: "done", 2: "failed", 130: "interrupted"}
 
 
-def run_task(task: Task) -> Result:
-    """Run a task to its end in a process of its own."""
+def run_task(task: Task, watch: "Watch | None" = None) -> Result:
+    """Run a task to its end in a process of its own, which ``watch`` starts and waits for."""
     began = time.monotonic()
     log, before = log_of(task), 0
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as out:
             before = out.tell()
-            code = _watched(task, out)
+            code = (watch or _watched)(task, out)
     except OSError as problem:
         error = f"{problem.filename or log}: {problem.strerror}"
         return Result(task.name, "failed", time.monotonic() - began, 1, error, platform.node())
@@ -45,8 +48,11 @@ def run_task(task: Task) -> Result:
     return Result(task.name, status, time.monotonic() - began, 1, error, platform.node(), figures)
 
 
-def _watched(task: Task, out: object) -> int:
-    """Run the task's process, its output to ``out``; return its exit code."""
+def start_process(task: Task, out: IO[bytes], own_session: bool = False) -> "subprocess.Popen[bytes]":
+    """Start the task's process, its output to ``out``; it saves its step and leaves when its stdin is closed.
+
+    In a session of its own it does not hear the terminal's Ctrl-C.
+    """
     paths = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {
         **os.environ,
@@ -56,15 +62,20 @@ def _watched(task: Task, out: object) -> int:
         "PYTHONUTF8": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
-    command = [sys.executable, "-m", "usd.batch.worker", to_json(task)]
-    process = subprocess.Popen(
-        command,
+    return subprocess.Popen(
+        [sys.executable, "-m", "usd.batch.worker", to_json(task)],
         env=env,
         cwd=task.here,
         stdin=subprocess.PIPE,
         stdout=out,
-        stderr=out,  # type: ignore[call-overload]
+        stderr=out,
+        start_new_session=own_session,
     )
+
+
+def _watched(task: Task, out: IO[bytes]) -> int:
+    """Run the task's process, its output to ``out``; return its exit code."""
+    process = start_process(task, out)
     try:
         return process.wait()
     finally:

@@ -9,6 +9,7 @@ from usd.guidance.dds import DdsGuidance
 from usd.guidance.image_prompt_scores import ControlOptions, EditOptions
 from usd.guidance.ism import IsmGuidance
 from usd.guidance.nfsd import NfsdGuidance
+from usd.guidance.pfd import PfdGuidance
 from usd.guidance.rfds_rev import RfdsRevGuidance
 from usd.guidance.scores import with_scores
 from usd.guidance.sdi import SdiGuidance
@@ -119,6 +120,12 @@ preset(
     pretrained_model_name_or_path="sd-3.5-medium",
     weighting_strategy="flow",
     guidance_scale=50.0,
+)
+preset(
+    "stable-diffusion-pfd-guidance",
+    with_scores(TextOptions, PfdGuidance),
+    "PFD from a sentence.",
+    weighting_strategy="uniform",
 )
 StableDiffusionVsdGuidance = preset(
     "stable-diffusion-vsd-guidance",
