@@ -7,7 +7,11 @@ import threading
 import pytest
 
 from tests.serve.conftest import png, wait_until
-from usd.serve.service import make_service
+
+pytest.importorskip("fastapi")
+pytest.importorskip("python_multipart")
+
+from usd.serve.service import make_service  # noqa: E402
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="no chromium on this machine")]
