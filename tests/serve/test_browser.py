@@ -11,7 +11,7 @@ from tests.serve.conftest import png, wait_until
 pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
 
-from usd.serve.service import make_service  # noqa: E402
+from usd.serve.service import make_service
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="no chromium on this machine")]
