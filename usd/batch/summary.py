@@ -23,12 +23,12 @@ def figures_of(folder: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
     for trial in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime):
         if (trial / "configs").is_dir() and "~" not in trial.name:
-            figures |= {**_last_losses(trial), **_scores(trial), **_measures(trial)}
+            figures |= {**last_losses(trial), **_scores(trial), **_measures(trial)}
     return figures
 
 
-def _last_losses(trial: Path) -> dict[str, float]:
-    """Losses of the last step that was logged, and that step."""
+def last_losses(trial: Path) -> dict[str, float]:
+    """Return the losses of a trial's last step that was logged, and the number of steps; empty without a log."""
     for file in sorted(trial.glob("csv_logs/version_*/metrics.csv"), key=_version, reverse=True):
         text = file.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1].splitlines()  # a run that was killed leaves half a row

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from usd.core.console import say, say_error
+from usd.core.deferred_package import defer_torchmetrics
 from usd.core.errors import UserError
 from usd.core.places import is_writable, temporary_cache, user_cache
 
@@ -65,9 +66,10 @@ def _refused(reason: str) -> int:
 
 
 def prepare() -> None:
-    """Make output, caches, threads and memory usable; one line says what was assumed."""
+    """Make output, caches, threads, memory and imports usable; one line says what was assumed."""
     wait_without_spinning()
     keep_memory()
+    defer_torchmetrics()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

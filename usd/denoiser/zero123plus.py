@@ -68,7 +68,7 @@ class Zero123PlusDenoiser(LatentDenoiser[UNetConfig], ViewGroupDenoiser[UNetConf
     def __init__(self, config: UNetConfig, name: str = "") -> None:
         super().__init__(config, name)
         files, execution = self.files, config.execution
-        version = "1.1" if any(map(FIRST_VERSION.search, _pipeline_names(self.folder))) else "1.2"
+        version = "1.1" if any(map(FIRST_VERSION.search, _version_texts(self.folder))) else "1.2"
         self.group = f"zero123plus-{version}"
         self.image_encoder: Frozen[ImageEncoder] = Frozen(
             lambda: files.network("vision_encoder"), execution.weights, execution
@@ -191,7 +191,7 @@ def _tile_space(space: LatentSpace) -> LatentSpace:
     return LatentSpace(space.channels, side, side, side * pixels, space.scaling_factor * LATENT_SCALE)
 
 
-def _pipeline_names(folder: Path) -> tuple[str, str]:
+def _version_texts(folder: Path) -> tuple[str, str]:
     """Return the names that may tell a version: the folder's, and that of the hub's snapshots that it lies in."""
     return folder.name, folder.parent.parent.name
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from usd.batch.summary import figures_of
+from usd.batch.summary import last_losses
 from usd.core.errors import UserError
 from usd.report.page import NAME as REPORT
 from usd.report.records import TrialRecord
@@ -98,7 +98,7 @@ def progress_of(result: Path) -> JobProgress | None:
         return None
     try:
         steps = int(str(TrialRecord.of(latest[-1]).option("trainer.max_steps") or 0))
-        step = int(figures_of(result).get("step", 0))
+        step = int(last_losses(latest[-1]).get("step", 0))
     except (UserError, OSError, ValueError):  # it is being written
         return JobProgress(latest[-1].name, 0, 0)
     return JobProgress(latest[-1].name, min(step, steps), steps)

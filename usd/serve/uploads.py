@@ -29,14 +29,14 @@ def check_picture(content: bytes) -> CheckedPicture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            image = _picture_of(content)
+            image = _image_of(content)
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise UserError(
                     f"picture: has {width} x {height} pixels; expected at most {MOST_PIXELS / 1e6:.0f} million"
                 )
             image.verify()  # checksums; it leaves the object unusable
-            _picture_of(content).load()  # what is cut off shows only here
+            _image_of(content).load()  # what is cut off shows only here
     except UserError:
         raise
     except Image.DecompressionBombError as error:
@@ -48,5 +48,5 @@ def check_picture(content: bytes) -> CheckedPicture:
     return CheckedPicture(content, SUFFIXES[str(image.format)])
 
 
-def _picture_of(content: bytes) -> Image.Image:
+def _image_of(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=list(SUFFIXES))

@@ -1,0 +1,80 @@
+"""The page in a real browser: a picture chosen, an object watched, its file fetched; nothing asked of elsewhere."""
+
+import shutil
+import socket
+import threading
+
+import pytest
+
+from tests.serve.conftest import png, wait_until
+
+pytest.importorskip("fastapi")
+pytest.importorskip("python_multipart")
+
+from usd.serve.service import make_service
+
+EXECUTABLE = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="no chromium on this machine")]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def address(tmp_path, make_queue):
+    uvicorn = pytest.importorskip("uvicorn")
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_service(make_queue(tmp_path)), log_level="critical"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_picture_is_made_into_an_object_on_the_page(browser, address, tmp_path, width):
+    (tmp_path / "my duck.png").write_bytes(png(64, 64))
+    requests, problems = [], []
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(address)
+    page.set_input_files("#picture", str(tmp_path / "my duck.png"))
+    page.wait_for_selector("#recipe option:text-is('usd-patch-mini')", state="attached")
+    page.click("#make")
+    page.wait_for_selector("article[data-state=done]", timeout=30_000)
+    assert page.inner_text("article h2") == "my duck"
+    assert page.locator("article a", has_text="Report").count() == 1
+    page.fill("#sentence", "<img src=x onerror=alert(1)>")
+    page.click("summary")
+    page.fill("#overrides", "mode=wait")
+    page.click("#make")
+    page.click("article[data-state=running] button:has-text('Cancel')")
+    page.wait_for_selector("article[data-state=cancelled] button:has-text('Go on')")
+    assert page.inner_text("article[data-state=cancelled] h2") == "<img src=x onerror=alert(1)>"
+    assert [url for url in requests if not url.startswith((address, "blob:", "data:"))] == []
+    assert problems == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+def test_a_refusal_is_said_on_the_page_and_another_browser_shows_the_same_jobs(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    page.click("#make")
+    page.wait_for_selector("#problem:has-text('both are missing')")
+    page.fill("#sentence", "a red car")
+    page.click("#make")
+    page.close()
+    other = browser.new_page()
+    other.goto(address)
+    other.wait_for_selector("article[data-state=done]", timeout=30_000)
+    assert other.inner_text("article h2") == "a red car"
+    other.close()
