@@ -8,9 +8,6 @@ import time
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi")
-pytest.importorskip("python_multipart")
-
 SCRIPT = """
 import os, pathlib, sys, threading, time
 folder, mode = pathlib.Path(sys.argv[1]), sys.argv[2]

@@ -7,6 +7,10 @@ import threading
 import pytest
 
 from tests.serve.conftest import png, wait_until
+
+pytest.importorskip("fastapi")
+pytest.importorskip("python_multipart")
+
 from usd.serve.service import make_service
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("google-chrome")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.serve.conftest import png, wait_until
 
+pytest.importorskip("python_multipart")
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
 from usd.serve.service import make_service  # noqa: E402

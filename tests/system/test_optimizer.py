@@ -66,3 +66,15 @@ def test_a_schedule_is_still_a_learning_rate():
     optimizer = made(args={"lr": [0, 0.1, 0.01, 100], "betas": [0.9, 0.99]})
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)
+
+
+def test_a_module_that_two_names_lead_to_is_trained_by_either_of_them():
+    """A second name found no parameters, said nothing, and trained nothing."""
+    module = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2), "other": torch.nn.Linear(2, 2)})
+    module["second"] = module["first"]
+    for name in ("first", "second"):
+        config = parse(OptimizerConfig, {"name": "AdamW", "args": {"lr": 0.1}, "params": {name: {"lr": 0.2}}})
+        optimizer = make_optimizer(module, config)
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        assert {id(p) for p in module["first"].parameters()} <= {id(p) for p in trained}
+        assert len(trained) == len({id(p) for p in trained})

@@ -70,7 +70,7 @@ def status_of(name: str) -> ModelStatus:
     place = local_model(entry.path if entry else base)
     if place is not None:
         return ModelStatus(base, entry, HERE, place)
-    components = _components(entry)
+    components = _parts_of(entry)
     if not components and (entry is not None or base in formulas()):
         return ModelStatus(base, entry, HERE)
     choices = repositories(base, entry)
@@ -83,7 +83,7 @@ def status_of(name: str) -> ModelStatus:
     return ModelStatus(base, entry, PARTLY, part, tuple(missing_components(part, components)))
 
 
-def _components(entry: ModelEntry | None) -> tuple[str, ...]:
+def _parts_of(entry: ModelEntry | None) -> tuple[str, ...]:
     """Return the folders that a model needs; those of Stable Diffusion for one that is not in the list."""
     if entry is None:
         return ()
@@ -132,7 +132,7 @@ def inventory_lines() -> list[str]:
     known = {status_of(name).place for name, entry in model_entries().items() if entry.path}
     rows += [[str(place), "", "", "", HERE] for place in local_models() if place.resolve() not in known]
     rows += [status_of(name).row() for name in other_cached()]
-    return table([["MODEL", "KIND", "FETCHES", "LICENSE", "ON THIS MACHINE"], *rows])
+    return aligned_rows([["MODEL", "KIND", "FETCHES", "LICENSE", "ON THIS MACHINE"], *rows])
 
 
 def recipe_lines(names: Sequence[str]) -> list[str]:
@@ -194,7 +194,7 @@ def verify_lines() -> list[str]:
     return lines or ["no model of the list is in the cache"]
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned_rows(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows with their columns aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -65,13 +65,16 @@ def view_moments(
     """Return the moments of B known latents, each under its row of a condition, at the probe's times."""
     found = []
     for i in range(len(z)):
+        # All noise levels of a picture go through each network together, so that it is called as seldom as can be.
         noise = torch.cat([probe.noise(z[:1], time) for time in probe.times])
         t = torch.tensor(probe.times, device=z.device).repeat_interleave(probe.draws)
         x = add_noise(z[i : i + 1].expand_as(noise), noise, models.view.alphas_cumprod, t)
+        # The same x_t for all three predictions: what their errors share is what is asked for.
         row = condition.select(torch.full((len(t),), i, device=z.device))
         cond = _predicted(models.view, x, t, row, probe.rows)
         own = _predicted(models.own, x, t, models.own.unconditional(len(t)), probe.rows)
         base = _predicted(models.base, x, t, models.base.unconditional(len(t)), probe.rows)
+        # Products are averaged, not errors: errors of different noises have other signs.
         each = error_moments(*(e.flatten(1) for e in (cond, own, base, noise)))
         found.append(each.unflatten(0, (len(probe.times), probe.draws)).mean(1))
     return torch.stack(found)
@@ -107,6 +110,7 @@ def looking_back(
     """
     picture, camera = reference
     z, encoded = models.view.encode(picture).detach(), models.view.encode_reference(picture, camera)
+    # A picture asked for as a view of itself is copied from the reference latent; from a side it has to be imagined.
     sides = [azimuth for azimuth in azimuths_deg if azimuth % 360]
     given = iter(
         _seen_from(models.view, encoded, turned(camera, sides), probe.seed, sampler) if sides else []

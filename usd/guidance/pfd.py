@@ -1,4 +1,4 @@
-"""Posterior-flow distillation (PFD, arXiv 2605.09071): the view moves towards what the model makes of its inversion.
+"""PFD (arXiv 2605.09071): the view moves towards what the model makes of its inversion.
 
     x_t = inversion of the view z, guided by a negative scale,   grad = w [ z - x0(x_t) ],
 
@@ -34,7 +34,8 @@ class PfdGuidance(Guidance["PfdGuidance.Config"]):
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the difference of the view and of its own sample, times eta."""
-        c, bars = self.config, self.model.alphas_cumprod
-        xt = inverted(scores.guided(c.inversion_scale), x.z, x.t, c.inversion_steps, bars)
-        sample = solved(scores.guided(c.guidance_scale), xt, x.t, c.sampling_steps, bars)
-        return torch.mul(x.weight * c.eta, x.z - sample)
+        options, levels = self.config, self.model.alphas_cumprod
+        there = scores.guided(options.inversion_scale)
+        xt = inverted(there, x.z, x.t, options.inversion_steps, levels)
+        sample = solved(scores.guided(options.guidance_scale), xt, x.t, options.sampling_steps, levels)
+        return torch.mul(x.weight * options.eta, x.z - sample)

@@ -178,13 +178,17 @@ def _at_step_0(settings: Settings) -> Group:
 
 
 def _parameters_at(module: torch.nn.Module, path: str, key: str) -> list[torch.nn.Parameter]:
-    """Return those of a parameter or module; none where a module has none, as a plain background does."""
-    found = [p for name, p in module.named_parameters() if name == path or name.startswith(f"{path}.")]
+    """Return those of a parameter or module; none where a module has none, as a plain background does.
+
+    A module that two names lead to is found by either of them.
+    """
+    below = module.named_parameters(remove_duplicate=False)
+    found = {id(p): p for name, p in below if name == path or name.startswith(f"{path}.")}
     if not found and path not in dict(module.named_modules()):
         known = {name.rsplit(".", 1)[0] for name, _ in module.named_parameters()}
         hint = did_you_mean(path, known) or f" Known: {listing(known)}."
         raise ConfigError(f"{key}.params.{path}: no parameters there.{hint}")
-    return [p for p in found if p.requires_grad]
+    return [p for p in found.values() if p.requires_grad]
 
 
 def gradient_norm(parameters: Iterable[tuple[str, Tensor]]) -> tuple[Float[Tensor, ""], str]:
