@@ -12,7 +12,7 @@ setup(
     package_dir={f"usd.{name}": name for name in RESOURCES},
     package_data={
         "": ["py.typed", "*.h", "*.cuh", "*.cu", "*.cpp"],
-        "usd.serve": ["page/*"],
+        "usd.serve": ["page/*", "blender/*"],
         "usd.report": ["templates/*.html", "vendor/*"],
         **{f"usd.{name}": ["**/*"] for name in RESOURCES},
     },

@@ -362,9 +362,14 @@ def test_a_lora_without_weight_learns_nothing_and_its_guidance_is_by_the_camera(
 def test_checks_at_once_name_the_first_tensor_that_is_not_finite():
     good, bad = torch.ones(3), torch.tensor([1.0, torch.nan, torch.inf])
     reached = []
-    with pytest.raises(NotFiniteError, match="the second has 2 of 3 values not finite"), checks_at_once():
-        for tensor, name in ((good, "the first"), (bad, "the second"), (bad * 2, "the third")):
-            reached.append(require_finite(tensor, name))
+
+    def check_all() -> None:
+        with checks_at_once():
+            for tensor, name in ((good, "the first"), (bad, "the second"), (bad * 2, "the third")):
+                reached.append(require_finite(tensor, name))
+
+    with pytest.raises(NotFiniteError, match="the second has 2 of 3 values not finite"):
+        check_all()
     assert len(reached) == 3
     with pytest.raises(NotFiniteError, match="alone"):
         require_finite(bad, "alone")

@@ -28,6 +28,7 @@ save = folder / "object" / "save"
 (folder / "object" / "configs").mkdir(parents=True, exist_ok=True)
 save.mkdir(exist_ok=True)
 (save / "it5-0.png").write_bytes(b"picture of step 5")
+(save / "model.glb").write_bytes(b"glTF")
 (folder / "object" / "report.html").write_text("<p>report</p>")
 os._exit(0)
 """

@@ -89,7 +89,8 @@ def test_recipes_are_those_that_a_picture_or_a_sentence_is_enough_for(client):
     assert (
         found["usd-text-to-3D-mini"]["input"] == "sentence" and found["usd-full-mini"]["input"] == "picture"
     )
-    assert not {"nerf-blender", "usd-improve-mini", "usd-text-to-3D-texture-mini", "8gb"} & set(found)
+    assert found["usd-improve-mini"]["input"] == "mesh"
+    assert not {"nerf-blender", "usd-text-to-3D-texture-mini", "8gb"} & set(found)
 
 
 def test_the_description_names_every_request(client):

@@ -31,7 +31,7 @@ from usd.geometry.custom_mesh import CustomMesh
 from usd.geometry.mesh_input import MeshPlacement, placed_mesh
 from usd.math.camera import Cameras
 from usd.mesh_io.axes import Axis, default_up
-from usd.mesh_io.gltf_rewrite import BinaryGltf
+from usd.mesh_io.gltf_rewrite import require_textured
 from usd.mesh_io.pictures import pictures
 from usd.system.usd import UsdConfig
 
@@ -80,15 +80,8 @@ def improve(args: argparse.Namespace, overrides: list[str]) -> Path:
     out = output(args.out or args.mesh.with_name(f"{args.mesh.stem}-improved.glb"))
     if out.resolve() == args.mesh.resolve():
         raise UserError(f"--out {args.out}: is the mesh itself; expected another file")
-    require_textured(args.mesh)
-    settings = [
-        loading.override(f"{GEOMETRY}.shape_init", f"mesh:{args.mesh.resolve()}"),
-        loading.override("system.guidance.image_path", str(args.picture.resolve())),
-    ]
     config = loading.find_config(args.config)
-    experiment, _ = load_experiment([config], [*settings, *overrides])
-    if not any(item.startswith(f"{GEOMETRY}.shape_init_") for item in overrides):
-        settings += fitted_settings(args.mesh, experiment)
+    settings = settings_for(args.mesh, args.picture, config, overrides)
     trained = run("train", [config], [*settings, *overrides], args.gpu)
     snapshot = trained.trial.configs / "parsed.yaml"
     made = run("export", [snapshot], [loading.override("resume", str(trained.trial.last))], args.gpu)
@@ -97,14 +90,17 @@ def improve(args: argparse.Namespace, overrides: list[str]) -> Path:
     return out
 
 
-def require_textured(path: Path) -> None:
-    """Raise ``UserError`` for a file whose texture cannot be made anew, before anything is trained."""
-    if path.suffix.lower() != ".glb":
-        raise UserError(f"{path}: expected a .glb (Blender and others write them: File, Export, glTF Binary)")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if not BinaryGltf(path).images:
-        raise UserError(f"{path}: has no texture; expected texture coordinates and a base color texture")
+def settings_for(mesh: Path, picture: Path, config: Path, overrides: list[str]) -> list[str]:
+    """Return the options of a recipe that make a file's texture anew from a picture. Raises ``UserError``."""
+    require_textured(mesh)
+    settings = [
+        loading.override(f"{GEOMETRY}.shape_init", f"mesh:{mesh.resolve()}"),
+        loading.override("system.guidance.image_path", str(picture.resolve())),
+    ]
+    experiment, _ = load_experiment([config], [*settings, *overrides])
+    if not any(item.startswith(f"{GEOMETRY}.shape_init_") for item in overrides):
+        settings += fitted_settings(mesh, experiment)
+    return settings
 
 
 def fitted_settings(path: Path, experiment: Experiment) -> list[str]:

@@ -18,6 +18,7 @@ Status = Literal["done", "failed", "crashed", "interrupted"]
 class Task:
     """One object: its name, what it is made of (a picture, or words) and how. Plain data: it travels.
 
+    ``mesh`` is a file whose texture is made anew from the picture; empty where an object is made from nothing.
     ``problem`` says why nothing can be made of it, where that is known before it is tried.
     """
 
@@ -32,6 +33,7 @@ class Task:
     here: str = "."
     is_picture: bool = False
     problem: str = ""
+    mesh: str = ""
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,17 @@ def _made(task: Task) -> dict[str, float]:
     from usd.app.stages import run_stages
     from usd.batch.summary import figures_of
 
-    run_stages("train", [configuration(task)], task.overrides, task.gpu, sys.argv)
+    run_stages("train", [configuration(task)], [*task.overrides, *_placement(task)], task.gpu, sys.argv)
     return figures_of(Path(task.folder))
+
+
+def _placement(task: Task) -> list[str]:
+    """Return the options that put the task's mesh where its picture shows it; none where it has no mesh."""
+    if not task.mesh:
+        return []
+    from usd.app.improve import settings_for
+
+    return settings_for(Path(task.mesh), Path(task.source), Path(task.configs[0]), list(task.overrides))
 
 
 def configuration(task: Task) -> Path:

@@ -99,3 +99,13 @@ def container(text: bytes, data: bytes) -> bytes:
         for kind, chunk in ((JSON_CHUNK, text), (BINARY_CHUNK, data))
     )
     return struct.pack("<4sII", MAGIC, 2, 12 + len(chunks)) + chunks
+
+
+def require_textured(path: Path) -> None:
+    """Raise ``UserError`` for a file whose texture cannot be made anew, before anything is trained."""
+    if path.suffix.lower() != ".glb":
+        raise UserError(f"{path}: expected a .glb (Blender and others write them: File, Export, glTF Binary)")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if not BinaryGltf(path).images:
+        raise UserError(f"{path}: has no texture; expected texture coordinates and a base color texture")

@@ -2,6 +2,7 @@
 
 usd serve                                  # http://127.0.0.1:7008/, and the ssh line for a machine elsewhere
 usd serve --jobs 2 --out outputs/serve     # two jobs at a time; a folder for each job
+usd serve --blender-addon usd.zip          # write the Blender add-on, a client of the service, and leave
 usd serve --host 0.0.0.0                   # for the network; then every request needs the token that is printed
 
 Ctrl-C ends it with every job's step saved. The same command again goes on, also after the server was killed.
@@ -14,9 +15,11 @@ import importlib.util
 import os
 import secrets
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from usd.app.experiment import short_path
 from usd.core import files, process
 from usd.core.console import say
 from usd.core.errors import UserError
@@ -30,6 +33,7 @@ TOKEN = "USD_SERVE_TOKEN"
 SHORTEST_TOKEN = 16
 NEXT_PORTS = 20
 PATIENCE = 5.0
+ADDON = Path(__file__).with_name("blender")
 
 
 def serve_parser() -> argparse.ArgumentParser:
@@ -44,7 +48,25 @@ def serve_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=float, help="GPUs a job takes; 0.5: two share one. By default 1, or 0")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of a job")
     parser.add_argument("--largest", type=float, default=20, metavar="MB", help="size of the largest upload")
+    parser.add_argument(
+        "--blender-addon", type=Path, metavar="ZIP", help="write the Blender add-on and leave"
+    )
     return parser
+
+
+def write_addon(path: Path) -> Path:
+    """Write the Blender add-on as a zip that Blender installs from disk. Raises ``UserError``."""
+    if path.suffix.lower() != ".zip":
+        raise UserError(f"--blender-addon {path}: expected the name of a .zip file")
+    parts = [*sorted(ADDON.glob("*.py")), *sorted(ADDON.glob("*.toml"))]
+    with (
+        files.writable(path),
+        files.replace_atomically(output(path)) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for file in parts:
+            archive.write(file, f"usd_jobs/{file.name}")
+    return path
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -127,6 +149,9 @@ def devices(args: argparse.Namespace) -> list[str]:
 
 def serve(args: argparse.Namespace) -> None:
     """Serve until Ctrl-C. Raises ``UserError``."""
+    if args.blender_addon is not None:
+        say(f"add-on: {short_path(write_addon(args.blender_addon))}")
+        return
     check_options(args)
     for package in ("fastapi", "uvicorn", "python_multipart"):
         if importlib.util.find_spec(package) is None:

@@ -68,12 +68,12 @@ class JobQueue:
 
     # ------------------------------------------------------------------------------------------------- requests
 
-    def submit(self, request: JobRequest, picture: CheckedPicture | None = None) -> Job:
+    def submit(self, request: JobRequest, picture: CheckedPicture | None = None, mesh: bytes = b"") -> Job:
         """Add a job to the end of the queue. Raises ``QueueFullError`` and ``UserError``."""
         with self._changed:
             if sum(job.state == "queued" for job in self.store.all()) >= MOST_WAITING:
                 raise QueueFullError(f"{MOST_WAITING} jobs wait already; try again later")
-            job = self.store.add(request, picture)
+            job = self.store.add(request, picture, mesh)
             self._changed.notify()
         return job
 

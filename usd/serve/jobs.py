@@ -16,7 +16,7 @@ from usd.core import files, loading, places
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.serve.recipes import source_overrides
-from usd.serve.uploads import CheckedPicture
+from usd.serve.uploads import MESH, CheckedPicture
 
 State = Literal["queued", "running", "pausing", "paused", "cancelling", "cancelled", "done", "failed"]
 AFTER_RESTART: dict[State, State] = {"running": "queued", "pausing": "paused", "cancelling": "cancelled"}
@@ -39,11 +39,12 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as its record says it. ``picture`` is the name of a file in its folder; ``created`` is Unix time."""
+    """A job as its record says it. ``picture`` and ``mesh`` name files in its folder; ``created`` is Unix time."""
 
     id: str
     request: JobRequest
     picture: str = ""
+    mesh: str = ""
     state: State = "queued"
     created: float = 0.0
     seconds: float = 0.0
@@ -105,16 +106,18 @@ class JobStore:
         """Return the folder of what the job makes."""
         return self.path(job) / RESULT
 
-    def add(self, request: JobRequest, picture: CheckedPicture | None = None) -> Job:
+    def add(self, request: JobRequest, picture: CheckedPicture | None = None, mesh: bytes = b"") -> Job:
         """Write down a new job, whole or not at all, and return it. Raises ``UserError``."""
         name = f"input{picture.suffix}" if picture else ""
         with self._lock:
-            job = Job(self._new_id(), request, name, created=time.time())
+            job = Job(self._new_id(), request, name, MESH if mesh else "", created=time.time())
             half = self.folder / f".new-{job.id}"
             with files.writable(half):
                 half.mkdir()
                 if picture:
                     (half / name).write_bytes(picture.content)
+                if mesh:
+                    (half / MESH).write_bytes(mesh)
                 files.write_record(half / RECORD, asdict(job))
                 half.rename(self.path(job))
             self._jobs[job.id] = job
@@ -144,6 +147,7 @@ class JobStore:
             threads=threads,
             here=str(Path.cwd()),
             is_picture=bool(job.picture),
+            mesh=str(self.path(job) / job.mesh) if job.mesh else "",
         )
 
 

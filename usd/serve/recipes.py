@@ -8,9 +8,14 @@ from usd.batch.tasks import PICTURE_KEY, PROMPT_KEY
 from usd.core import loading, places
 from usd.core.errors import UserError, did_you_mean, listing
 
-Input = Literal["picture", "sentence"]
-DEFAULTS: dict[Input, str] = {"picture": "usd-patch-mini", "sentence": "usd-text-to-3D-mini"}
+Input = Literal["picture", "sentence", "mesh"]
+DEFAULTS: dict[Input, str] = {
+    "picture": "usd-patch-mini",
+    "sentence": "usd-text-to-3D-mini",
+    "mesh": "usd-improve-mini",
+}
 ENDINGS: dict[Input, str] = {"picture": "guidance.image_path", "sentence": PROMPT_KEY}
+MESH_KEY = "system.geometry.shape_init"
 MISSING = "???"
 
 
@@ -22,8 +27,10 @@ def values_of(recipe: Path) -> dict[str, object]:
 
 @functools.cache
 def input_of(recipe: Path) -> Input | None:
-    """Return what a recipe is made from: a picture, a sentence, or None where it needs something else."""
+    """Return what a recipe is made from: a picture, a sentence, a mesh with a picture of it; None for anything else."""
     values = values_of(recipe)
+    if values.get(MESH_KEY) == MISSING:
+        return "mesh"
     kind: Input = "picture" if any(key.endswith(ENDINGS["picture"]) for key in values) else "sentence"
     missing = [key for key, value in values.items() if value == MISSING]
     sufficient = all(key.endswith(ENDINGS[kind]) for key in missing)

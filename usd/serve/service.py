@@ -15,7 +15,7 @@ from usd.serve.access import AccessControl
 from usd.serve.job_queue import JobQueue, QueueFullError, StateConflictError
 from usd.serve.jobs import Job, JobRequest, State, checked_overrides
 from usd.serve.recipes import DEFAULTS, Input, chosen_recipe, offered
-from usd.serve.uploads import LARGEST_MB, check_picture
+from usd.serve.uploads import LARGEST_MB, check_mesh, check_picture
 
 PAGE = Path(__file__).with_name("page")
 PAGE_FILES = {"": "page.html", "page.css": "page.css", "page.js": "page.js"}
@@ -111,21 +111,25 @@ def list_recipes() -> list[RecipeOffer]:
 def submit_job(
     jobs: Jobs,
     picture: Annotated[UploadFile | None, File(description=f"PNG, JPEG or WebP, {LARGEST_MB} MB")] = None,
+    mesh: Annotated[UploadFile | None, File(description="a .glb with a texture")] = None,
     sentence: Annotated[str, Form(max_length=LONGEST_SENTENCE)] = "",
     recipe: Annotated[str, Form(description="name of a recipe; by default the usual one")] = "",
     overrides: Annotated[list[str], Form(description="key=value, each")] = [],  # noqa: B006 - read only
 ) -> JobStatus:
-    """Queue an object to be made from a picture or a sentence, or from a picture that a sentence describes."""
+    """Queue an object: from a picture, a sentence, both, or a mesh and a picture of it (its texture is made anew)."""
     sentence = " ".join(sentence.split())
     checked = check_picture(picture.file.read()) if picture is not None else None
+    if mesh is not None and checked is None:
+        raise UserError("mesh: a picture of it is missing; expected both")
     if checked is None and not sentence:
         raise UserError("picture, sentence: both are missing; expected one of them")
     if len(overrides) > MOST_OVERRIDES:
         raise UserError(f"overrides: {len(overrides)} of them; expected at most {MOST_OVERRIDES}")
-    name = chosen_recipe(recipe.strip(), "picture" if checked else "sentence")
+    content = check_mesh(mesh.file.read()) if mesh is not None else b""
+    name = chosen_recipe(recipe.strip(), "mesh" if content else "picture" if checked else "sentence")
     upload = Path((picture.filename if picture else "") or "picture").stem[:80]
     request = JobRequest(name, sentence or upload, sentence, checked_overrides(overrides))
-    return status_of(jobs, jobs.submit(request, checked))
+    return status_of(jobs, jobs.submit(request, checked, content))
 
 
 @router.get("/jobs")

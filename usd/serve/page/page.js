@@ -47,6 +47,7 @@ async function submit(event) {
   event.preventDefault();
   const form = new FormData();
   if (picture) form.append("picture", picture);
+  if ($("mesh").files[0]) form.append("mesh", $("mesh").files[0]);
   form.append("sentence", $("sentence").value);
   form.append("recipe", $("recipe").value);
   for (const line of $("overrides").value.split("\n")) if (line.trim()) form.append("overrides", line.trim());
@@ -55,7 +56,7 @@ async function submit(event) {
   try {
     await ask("api/jobs", { method: "POST", body: form });
     choose(null);
-    $("sentence").value = "";
+    $("sentence").value = $("mesh").value = "";
     await refresh();
   } catch (error) {
     $("problem").textContent = error.message;
