@@ -65,7 +65,7 @@ class JobClient:
 
     def progress(self, job: str) -> Progress:
         """Ask how far a job is. Raises ``JobError``."""
-        told = self._object(f"/{quoted(job)}")
+        told = self._object(f"/{address_part(job)}")
         state, steps = str(told["state"]), told.get("progress")
         text = (
             f"{steps['stage']}, step {steps['step']} of {steps['steps']}" if isinstance(steps, dict) else ""
@@ -75,18 +75,18 @@ class JobClient:
 
     def _mesh(self, job: str) -> str:
         """Return the name of the last .glb that a job made, which is its last stage's; empty where there is none."""
-        listed = self._json(f"/{quoted(job)}/files")
+        listed = self._json(f"/{address_part(job)}/files")
         names = [str(one["path"]) for one in listed] if isinstance(listed, list) else []
         return next((name for name in reversed(names) if name.endswith(".glb") and "/" in name), "")
 
     def download(self, job: str, name: str, path: Path) -> Path:
         """Write a file that a job made to ``path``, and return it. Raises ``JobError``."""
-        path.write_bytes(self._bytes(f"/{quoted(job)}/files/{urllib.parse.quote(name)}"))
+        path.write_bytes(self._bytes(f"/{address_part(job)}/files/{urllib.parse.quote(name)}"))
         return path
 
     def order(self, job: str, what: str) -> None:
         """Pause, resume or cancel a job. Raises ``JobError``."""
-        self._object(f"/{quoted(job)}/{what}", b"")
+        self._object(f"/{address_part(job)}/{what}", b"")
 
     def _json(self, path: str, body: "bytes | None" = None, kind: str = "") -> object:
         try:
@@ -115,7 +115,7 @@ class JobClient:
             raise JobError(f"{self.address}: does not answer; is `usd serve` running?") from error
 
 
-def quoted(name: str) -> str:
+def address_part(name: str) -> str:
     """Return a name as one part of an address."""
     return urllib.parse.quote(name, safe="")
 
