@@ -14,6 +14,7 @@ STAGED = ["splats-two-stage-mini.yaml", "usd-text-to-3D-mini.yaml", "usd-full.ya
 OTHERS = [
     "reconstruct.yaml",
     "reconstruct-generated.yaml",
+    "reconstruct-generated-mini.yaml",
     "reconstruct-large.yaml",
     "reconstruct-splats.yaml",
     "reconstruct-splats-scene.yaml",

@@ -70,6 +70,7 @@ SHRUNK = {
     "hifa-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "sdi-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
+    "usd-views-mini.yaml": [*SIZES, *VOLUME],
     "wonder3d.yaml": [*SIZES, *VOLUME],  # this and the next three have random stand-ins
     "zero123plus.yaml": [*SIZES, *VOLUME],
     "imagedream.yaml": [*SIZES, *VOLUME],

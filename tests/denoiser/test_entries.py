@@ -66,11 +66,14 @@ def test_size_and_memory_are_those_of_the_networks(name):
     assert entry.memory == pytest.approx(architecture.memory(), abs=0.06)
 
 
+PICTURES = ("image_encoder", "vision_encoder")
+
+
 def test_every_published_alias_says_what_it_takes_and_needs():
     for name, entry in published().items():
         assert entry.size and set(entry.memory) == set(CARDS), name
         networks = ARCHITECTURES[entry.architecture].configs
-        reads = [part for part in networks if part.startswith("text_encoder") or part == "image_encoder"]
+        reads = [part for part in networks if part.startswith("text_encoder") or part in PICTURES]
         assert len(entry.needs) == len(reads), name
         if entry.gated:
             assert "accepted on its page" in entry.license, name

@@ -59,7 +59,7 @@ def total_loss(losses: Mapping[str, Tensor], step: int) -> Float[Tensor, ""]:
     return torch.stack([loss.float().reshape(()) for loss in losses.values()]).sum()
 
 
-def as_scalar(value: float | Tensor) -> Float[Tensor, ""]:
+def as_scalar(value: float | int | Tensor) -> Float[Tensor, ""]:
     """Return a figure as a tensor without gradient: where it is if it is one already, on the CPU otherwise."""
     return value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
 
