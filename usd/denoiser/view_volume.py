@@ -103,7 +103,8 @@ class ViewVolume(nn.Module):
     def see(self, volumes: Float[Tensor, "R C n n n"], reference: Cameras, target: Cameras) -> VolumeView:
         """Return the views of R volumes (R references) by R * k target cameras: target j sees volume j // k."""
         side, count = 2 * self.config.latent, len(target) // len(volumes)
-        theirs = reference[torch.arange(len(volumes)).repeat_interleave(count)]
+        rows = torch.arange(len(volumes), device=reference.c2w.device).repeat_interleave(count)
+        theirs = reference[rows]
         origins, directions = face_reference(target, theirs).resize(side, side).rays()
         depth, spacing = self._depths(origins, directions)
         places = (origins[..., None, :] + depth[..., None] * directions[..., None, :]) / self.config.extent
