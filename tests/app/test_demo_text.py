@@ -3,6 +3,7 @@
 import trimesh
 
 from usd.app import demo_text
+from usd.report.records import TrialRecord
 
 SMALL = [
     *[f"data.{key}=16" for key in ("width", "height", "eval_width", "eval_height")],
@@ -35,6 +36,8 @@ def test_a_sentence_becomes_a_textured_file(tmp_path, capsys):
         assert said in out
     assert "text score" in out and "of 8 views found among all categories" in out
     assert (run / "geometry" / "save" / "it2-test" / "1.png").is_file()
+    made_by = TrialRecord.of(run / "mesh")
+    assert made_by.option("resume") == str(run / "texture" / "ckpts" / "last.ckpt") and made_by.model == file
     assert demo_text.main(given) == 0
     assert capsys.readouterr().out.count(": done (") == 4, "the second call only looks"
 

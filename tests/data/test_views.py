@@ -9,7 +9,6 @@ import torch
 from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.random import generator
-from usd.data import wonder3d
 from usd.data.convert import write_views
 from usd.data.pictures import read_rgba, write_picture
 from usd.data.pixel_array import PixelArray
@@ -29,6 +28,7 @@ from usd.data.view_set import (
 )
 from usd.data.views import RayPool, ViewsConfig, ViewsData, spread_indices, views_summary
 from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.math.view_groups import wonder3d_cameras
 
 RADIUS = 0.4
 
@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "cameras", [sphere_cameras(5, 24), wonder3d.target_cameras(24)], ids=["pinhole", "orthographic"]
+    "cameras", [sphere_cameras(5, 24), wonder3d_cameras(24)], ids=["pinhole", "orthographic"]
 )
 def test_rays_of_single_pixels_are_those_of_the_pictures(cameras):
     origins, directions = cameras.rays()
@@ -77,7 +77,7 @@ def test_rays_of_single_pixels_are_those_of_the_pictures(cameras):
 
 
 @pytest.mark.parametrize(
-    "cameras", [sphere_cameras(5, 24), wonder3d.target_cameras(24)], ids=["pinhole", "orthographic"]
+    "cameras", [sphere_cameras(5, 24), wonder3d_cameras(24)], ids=["pinhole", "orthographic"]
 )
 def test_what_a_ray_carries_is_what_it_meets(cameras):
     """Rays marked as object meet the ball where its color and normal say."""
@@ -181,7 +181,7 @@ def test_the_focus_is_where_the_object_is():
 
 
 def test_fitting_gives_the_wanted_radius_and_keeps_pictures_and_normals_true():
-    views = balls(wonder3d.target_cameras(48))
+    views = balls(wonder3d_cameras(48))
     turn = torch.tensor([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1.0]])
     found = fit_world(transform_world(views, turn, torch.tensor([1.0, 0, 0]), 3.0), radius=0.5)
     assert silhouette_radius(found, torch.zeros(3)) == pytest.approx(0.5, abs=0.01)

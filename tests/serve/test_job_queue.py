@@ -10,8 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.report.trials import textured_cube
 from tests.serve.conftest import png, start_script, wait_until
 from usd.core.loading import override
+from usd.data.pictures import write_picture
+from usd.math.camera import orbit_cameras_deg
+from usd.mesh_io.gltf_rewrite import BinaryGltf
+from usd.mesh_io.pictures import pictures
+from usd.mesh_io.read import read_mesh
 from usd.serve.job_queue import RETRIES, JobQueue, QueueFullError, StateConflictError
 from usd.serve.jobs import JobRequest, JobStore, job_from
 from usd.serve.uploads import check_picture
@@ -232,3 +238,30 @@ def test_a_real_training_is_paused_and_done_by_another_server(tmp_path):
     assert (ended.state, ended.error, ended.figures["step"]) == ("done", "", 60)
     log = (queue.store.result(job) / "log.txt").read_text()
     assert log.count("stage object: starting") == log.count("stage object: going on") == 1
+
+
+@pytest.mark.slow
+def test_a_mesh_gets_another_texture_and_keeps_everything_else(tmp_path):
+    """From the upload through both stages to the file and its report."""
+    (tmp_path / "cube.glb").write_bytes(textured_cube())
+    camera = orbit_cameras_deg(15.0, 30.0, 2.5, 40.0, 64)
+    seen = pictures(read_mesh(tmp_path / "cube.glb", "y"), camera)[0]
+    write_picture(tmp_path / "cube.png", seen)
+    queue = JobQueue(JobStore(tmp_path / "jobs"))
+    picture = check_picture((tmp_path / "cube.png").read_bytes())
+    options = ("trainer.max_steps=2", "trainer.val_check_interval=0", "data.n_test_views=2")
+    try:
+        job = queue.submit(JobRequest("usd-improve-mini", "cube", "", options), picture, textured_cube())
+        wait_until(lambda: states(queue) in (["done"], ["failed"]), 300)
+    finally:
+        queue.close()
+    (ended,) = queue.store.all()
+    assert (ended.state, ended.error) == ("done", "")
+    made = queue.store.result(job) / "mesh"
+    before = BinaryGltf(tmp_path / "cube.glb")
+    after = BinaryGltf(made / "save" / "it2-export" / "model.glb")
+    texture = before.images[0]["bufferView"]
+    for index in range(len(before.tree["bufferViews"])):
+        same = before.document.view_bytes(index) == after.document.view_bytes(index)
+        assert same == (index != texture), index
+    assert "model-viewer" in (made / "report.html").read_text("utf-8")

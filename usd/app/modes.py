@@ -79,10 +79,13 @@ def execute(
             prefer_kernels(experiment.kernels)
             experiment = resolve_data(own, mode, choose_devices(first_device(gpu)))
             stop.check()
+            # an export into a folder of its own is a trial, too: it says what it was made by, and has a report
+            is_export = mode == "export" and experiment.resume is not None
+            is_first = is_export and not (trial.configs / "parsed.yaml").is_file()
+            if ranks.rank() == 0 and (mode == "train" or is_first):
+                snapshot(trial, experiment, raw, argv, changes)
             if mode != "train":
                 return evaluate_checkpoint(mode, experiment, trial, gpu)
-            if ranks.rank() == 0:
-                snapshot(trial, experiment, raw, argv, changes)
             return train(experiment, trial, gpu)
 
 

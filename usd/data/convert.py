@@ -24,6 +24,7 @@ from usd.data.transforms import write_transforms
 from usd.data.view_readers import ViewOptions, read_views
 from usd.data.view_set import ViewSet
 from usd.math.camera import Cameras, camera_differences
+from usd.math.view_groups import wonder3d_cameras
 
 LAYOUTS = ("transforms", "syncdreamer", "wonder3d", "zero123", "co3d")
 REFERENCE_AZIMUTH_DEG = 90.0
@@ -35,7 +36,7 @@ def layout_cameras(layout: str, size: int, azimuth_deg: float, count: int = 12) 
     if layout == "syncdreamer":
         return syncdreamer.target_cameras(size, azimuth_deg)
     if layout == "wonder3d":
-        return wonder3d.target_cameras(size, azimuth_deg)
+        return wonder3d_cameras(size, azimuth_deg)
     cameras = sphere_cameras(count, size)
     if layout == "zero123":
         return Cameras(cameras.c2w, torch.full_like(cameras.fov_y, zero123_views.FOV), size, size)

@@ -15,9 +15,9 @@ from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS
 
 @dataclass(frozen=True)
 class ViewGroupConfig(UsdRandomCameraConfig):
-    """Of a group with fixed cameras, the ranges of random ones have no effect on training views.
+    """Cameras of view groups: training views of a group with fixed cameras ignore the ranges of random ones.
 
-    Evaluation and reference cameras are as theirs.
+    Evaluation and reference cameras are those of random-camera data.
     """
 
     group: Literal[

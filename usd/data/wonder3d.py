@@ -24,11 +24,10 @@ from usd.data.masks import PLAIN, apply_masks
 from usd.data.pictures import over, read_pictures, read_values, write_picture
 from usd.data.view_set import ViewSet, same_size, view_set
 from usd.math.camera import Cameras
-from usd.math.view_groups import WONDER3D_SIZE, WONDER3D_SPAN, wonder3d_cameras
+from usd.math.view_groups import wonder3d_cameras
 
 VIEWS = ("front", "front_right", "right", "back", "left", "front_left")
 WEIGHTS = (1.0, 0.8, 0.2, 1.0, 0.4, 0.7)
-SPAN, SIZE, target_cameras = WONDER3D_SPAN, WONDER3D_SIZE, wonder3d_cameras
 
 
 def find_scene(path: Path) -> Path | None:
@@ -47,7 +46,7 @@ def _is_scene(folder: Path) -> bool:
 def read_scene(folder: Path, where: str) -> ViewSet:
     """Read the six views in the system's own frame, with world normals. Raises ``UserError`` for a missing file."""
     colors, notes = _colors(folder, where)
-    cameras = target_cameras(colors[0].shape[-1])
+    cameras = wonder3d_cameras(colors[0].shape[-1])
     normals, note = _normals(folder, cameras, colors[0].shape[-1], where)
     names = tuple(f"rgb_000_{view}.png" for view in VIEWS)
     head = f"Wonder3D's scene {folder.name}: 6 orthographic views, cameras and weights as published"
@@ -100,7 +99,7 @@ def world_normals(maps: Float[Tensor, "V 4 H W"], front: Float[Tensor, "3 3"]) -
 
 
 def write_scene(views: ViewSet, folder: Path) -> list[Path]:
-    """Write the whole layout. The views must be those of ``target_cameras``, in their order, with normals."""
+    """Write the whole layout. The views must be those of ``wonder3d_cameras``, in their order, with normals."""
     if views.normals is None:
         raise UserError(f"{folder}: Wonder3D's layout holds normals, and these views have none")
     front = views.cameras.c2w[0, :3, :3]

@@ -178,7 +178,7 @@ class ViewDenoiser(Denoiser[C]):
 
 @dataclasses.dataclass(frozen=True)
 class GroupConventions:
-    """What a model of view groups was published with: its input picture, and how its views are sampled.
+    """Published settings of a model of view groups: its input picture, and how its views are sampled.
 
     ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
     ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.

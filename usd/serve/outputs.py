@@ -25,7 +25,7 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far the latest stage is: its name, its step, and its number of steps (0: not known yet)."""
+    """A job's latest stage: its name, the step it is at, and its number of steps (0: not known yet)."""
 
     stage: str
     step: int

@@ -25,6 +25,7 @@ PAGE_POLICY = (
 )
 ISOLATED = "sandbox allow-scripts allow-downloads allow-popups"
 """Policy of a job's own files: a script in them is a stranger to the service's address."""
+PICTURES_TAKEN = f"PNG, JPEG or WebP, {LARGEST_MB} MB"
 LONGEST_SENTENCE = 1000
 MOST_OVERRIDES = 100
 
@@ -110,7 +111,7 @@ def list_recipes() -> list[RecipeOffer]:
 @router.post("/jobs", status_code=201)
 def submit_job(
     jobs: Jobs,
-    picture: Annotated[UploadFile | None, File(description=f"PNG, JPEG or WebP, {LARGEST_MB} MB")] = None,
+    picture: Annotated[UploadFile | None, File(description=PICTURES_TAKEN)] = None,
     mesh: Annotated[UploadFile | None, File(description="a .glb with a texture")] = None,
     sentence: Annotated[str, Form(max_length=LONGEST_SENTENCE)] = "",
     recipe: Annotated[str, Form(description="name of a recipe; by default the usual one")] = "",

@@ -26,7 +26,7 @@ EVERY = 2.0
 
 
 class Settings(bpy.types.PropertyGroup):
-    """What the panel asks for."""
+    """Fields of the panel in Blender's sidebar: the server, what the object is made from, and the recipe."""
 
     address: bpy.props.StringProperty(name="Server", default="http://127.0.0.1:7008")
     token: bpy.props.StringProperty(name="Token", subtype="PASSWORD")

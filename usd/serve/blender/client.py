@@ -19,7 +19,7 @@ class JobError(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is; ``mesh`` is the name of the file to import, empty until there is one."""
+    """A job's state, in one line for the panel; ``mesh`` is the file to import, empty until there is one."""
 
     state: str
     text: str

@@ -230,8 +230,8 @@ class NovelViewSystem(ModelTraining["NovelViewSystem.Config", ViewPairs, ToyView
         draw = torch.rand(len(x0), generator=generator, device=generator.device).to(self.device)
         t = draw_timesteps(len(x0), self.config.high_noise_share, generator, self.device)
         keep_tokens, keep_beside = kept_conditions(self.config, draw, t)
-        after = self.config.freeze_condition_after
-        self.network.learn_condition(after is None or step < after)
+        if self.config.freeze_condition_after is not None:
+            self.network.learn_condition(step < self.config.freeze_condition_after)
         xt, v = noise_and_target(x0, t, generator)
         with self.autocast():
             output = self.network(xt, t, condition, keep_tokens, keep_beside)

@@ -67,7 +67,7 @@ class ViewGroupSystem(NovelViewSystem):
 
     @dataclass(frozen=True)
     class Config(NovelViewSystem.Config):
-        """Where to start, and the shape of the layers across views."""
+        """Options of the training: the model to start from, and the shape of the layers across views."""
 
         start_from: str = option("load/toybox/zero123", "Zero-1-to-3 folder to go on from", path=True)
         views: int = option(6, "views that are made together: targets_per_reference of the data", ge=1, le=64)
