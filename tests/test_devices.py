@@ -9,6 +9,7 @@ from tests.system import test_reconstruct as reconstruct
 from tests.tiny_configs import SHRUNK, command, save_disc, trial
 from usd.data.convert import write_views
 from usd.data.toy_views import render_toy_views, sphere_cameras
+from usd.denoiser import open_text_denoiser
 from usd.denoiser.rehearsal import rehearsal
 
 QUICK = ["trainer.max_steps=2", "trainer.val_check_interval=2"]
@@ -76,6 +77,16 @@ def test_diffusion_models_follow_their_input_there(guidance, models, tmp_path, m
     ]
     with elsewhere(monkeypatch):
         assert launch.main(command("usd-patch-mini.yaml", tmp_path, *ONLY, *options)) == 0
+
+
+def test_a_model_that_moves_takes_its_empty_prompt_along(monkeypatch, tiny):
+    model = open_text_denoiser(str(tiny.sd), "x")
+    here = model.unconditional(2).tokens.clone()
+    with elsewhere(monkeypatch) as device:
+        assert model.to(device).unconditional(2).tokens.device == device
+        again = model.to("cpu").unconditional(2).tokens
+    assert again.device.type == "cpu"
+    torch.testing.assert_close(again, here)
 
 
 def test_words_are_read_there(tmp_path, monkeypatch, tiny):

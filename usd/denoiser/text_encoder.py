@@ -106,7 +106,9 @@ class PromptDenoiser(UNetDenoiser[L], TextDenoiser[L]):
             self._empty = self.embed_text([""])
             if not in_use:
                 self.release_encoders()
-        return NetworkInput(self._empty.tokens.expand(batch, -1, -1))
+        # It may have been encoded where the model was before it moved.
+        tokens = self._empty.tokens.to(self.alphas_cumprod.device)
+        return NetworkInput(tokens.expand(batch, -1, -1))
 
     def release_encoders(self) -> None:
         """Free the text encoder; it is loaded again when needed."""
