@@ -249,10 +249,14 @@ def open_text_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXE
 
 
 def open_view_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> ViewDenoiser:
-    """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``."""
-    from usd.denoiser.load import open_model
+    """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``.
 
-    denoiser = open_model(name, "view", where, execution)
+    A pipeline that edits pictures is asked for views by their names (``named_views.py``).
+    """
+    from usd.denoiser.load import open_model
+    from usd.denoiser.named_views import as_view_denoiser
+
+    denoiser = as_view_denoiser(open_model(name, "view", where, execution))
     if not isinstance(denoiser, ViewDenoiser):
         raise _other_role(name, where, "a picture model such as 'zero123-xl'")
     return denoiser
