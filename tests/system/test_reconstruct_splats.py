@@ -9,10 +9,12 @@ import torch
 import launch
 from tests.data.test_view_points import tracked_views
 from tests.tiny_configs import CONFIGS, trial
+from usd.app import modes, reporting
 from usd.core import checkpoint
 from usd.core.config import ConfigError, spec
 from usd.core.registry import build
 from usd.data.convert import write_views
+from usd.data.pictures import read_rgba
 from usd.data.pixel_array import PixelArray
 from usd.data.toy_room import HALF as ROOM
 from usd.data.toy_room import in_room
@@ -68,10 +70,20 @@ def test_a_resumed_training_is_the_unbroken_one(strategy: str, views: str, tmp_p
     assert len(a["geometry.means"]) > len(first) > 300
 
 
-def test_they_come_to_look_like_the_views_and_are_written(views: str, tmp_path: object) -> None:
+def test_they_come_to_look_like_the_views_and_are_written(
+    views: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes, "report_trial", reporting.report_trial)
+    monkeypatch.setattr(reporting, "TURN_SIZE", 48)
     done = train(tmp_path, "run", views, "data.hold_out=2", "trainer.max_steps=60")
     found = json.loads((done.save / "it60-test/metrics.json").read_text())
     assert found["views"] == 2 and found["psnr"] > 13  # six views of 24 pixels
+    turned = [read_rgba(file) for file in sorted((done.save / "preview").glob("*.png"))]
+    assert len(turned) == 24 and all(picture.shape == (4, 48, 48) for picture in turned)
+    assert 0.02 < float(torch.stack(turned)[:, 3].mean()) < 0.6 and not torch.equal(turned[0], turned[6])
+    assert len(read_splats(done.save / "preview.ply")) > 100
+    page = (done.folder / "report.html").read_text("utf-8")
+    assert 'class="panel object turning"' in page and 'href="save/preview.ply"' in page
     place = [f"exp_root_dir={tmp_path}", "use_timestamp=false", "tag=run", "name=small"]
     config = str(CONFIGS / "reconstruct-splats.yaml")
     out = ["--config", config, "--export", "--gpu", "cpu", *TINY, views, *place]

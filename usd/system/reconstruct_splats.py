@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, Spec, component, option
 from usd.core.console import say
@@ -21,6 +22,7 @@ from usd.geometry import SplatCloud
 from usd.losses import Loss, needs_of
 from usd.losses.splats import structural_dissimilarity
 from usd.losses.table import REGULARIZERS
+from usd.math.camera import Cameras
 from usd.math.depth_sweep import swept_points
 from usd.math.point_cloud import PointCloud
 from usd.math.silhouette_hull import hull_points
@@ -115,6 +117,16 @@ class ReconstructSplatsSystem(EvaluatedViews[ReconstructSplatsConfig, ViewBatch]
         if getattr(geometry.config, "shape_init", None) is not None:
             return "geometry"
         return "hull" if views.masked else ("points" if known else "sweep")
+
+    @override
+    def preview_cameras(self, count: int, size: int) -> Cameras:
+        """Return cameras around the object; of a scene those that took its pictures, evenly chosen."""
+        data = self.data
+        if not isinstance(data, ViewPictures) or data.train_views.masked:
+            return super().preview_cameras(count, size)
+        cameras = data.train_views.cameras
+        shown = cameras[spread_indices(len(cameras), count)].to("cpu")
+        return shown.resize(size, max(1, round(size * shown.width / shown.height)))
 
     def compute(self, batch: ViewBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of some pictures."""
