@@ -85,8 +85,9 @@ def novel_views(
     """
     encoded = model.encode_reference(views.reference, reference_camera(views.reference.shape[-1]))
     source = torch.Generator("cpu").manual_seed(seed)
-    groups = isinstance(model, GroupDenoiser)
-    sampler = Sampler.of(model.conventions) if groups else Sampler(STEPS, scale)
+    sampler = Sampler(STEPS, scale)
+    if isinstance(model, GroupDenoiser):
+        sampler = Sampler.of(model.conventions)
     return sample_views(model, encoded, views.cameras, sampler, source, prior)
 
 
