@@ -175,13 +175,22 @@ class ViewDenoiser(Denoiser[C]):
     def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Embedding:
         """Return the condition of views of a reference, one row per camera."""
 
+    def expected_latents(
+        self,
+        reference: EncodedReference,  # noqa: ARG002 - for overrides
+        cameras: Cameras,  # noqa: ARG002 - for overrides
+    ) -> Float[Tensor, "B c h w"] | None:
+        """Return the mean of the latents of views, where the model knows it without sampling; None where not."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupConventions:
     """Published settings of a model of view groups: its input picture, and how its views are sampled.
 
     ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
-    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.
+    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM;
+    ``start`` and ``expected_share`` are those of ``Sampler``, of a model that has expected latents.
     """
 
     fraction: float | None = 200 / 256
@@ -189,6 +198,8 @@ class GroupConventions:
     steps: int = 50
     scale: float = 2.0
     noise_share: float = 1.0
+    start: float = 1.0
+    expected_share: float = 0.0
 
 
 class GroupDenoiser(Denoiser[C]):
