@@ -19,6 +19,7 @@ from usd.core.types import Field, Mesh
 from usd.kernels.splat import Projection
 from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
+from usd.math.point_cloud import PointCloud
 from usd.math.splats import Splats
 
 Level = float | Literal["auto"]
@@ -201,8 +202,8 @@ class SplatCloud(Geometry[C]):
         """Return the coefficients of the colors (``usd.math.spherical_harmonics``)."""
 
     @abstractmethod
-    def start_at(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> None:
-        """Take Gaussians at points, with colors in [0, 1], in the place of those that there are."""
+    def start_at(self, start: PointCloud) -> None:
+        """Take Gaussians at points, with their colors, in the place of those that there are."""
 
     @abstractmethod
     def paint(self, colors: Float[Tensor, "N 3"]) -> None:
