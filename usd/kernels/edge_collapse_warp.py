@@ -85,17 +85,16 @@ def collapse(x: Tensor, faces: Tensor, target: int, show: Callable[[int], None])
     """Return positions (V, 3) and faces (K, 3) of a mesh on the CPU, in double precision, with ``target`` faces."""
     cpu, n, alone = torch.device("cpu"), len(x), runtime.Split((1,))
     points, corners = x.clone().contiguous(), faces.to(torch.int32).clone().contiguous()
-    integers = {"dtype": torch.int32}
     # A closed mesh has 3 F / 2 edges; a heap of triangles that share none has twice as many.
     room = int(ROOM * 1.5 * len(faces)) + 64
     memory = torch.empty(CANDIDATE * room, dtype=torch.float64)
-    state = torch.tensor([0, len(faces), 0], **integers)
+    state = torch.tensor([0, len(faces), 0], dtype=torch.int32)
     tensors = [
         points.view(-1),
         x.new_zeros(10 * n),
         corners.view(-1),
-        torch.zeros(6, n, **integers),
-        torch.zeros(3 * len(faces), **integers),
+        torch.zeros((6, n), dtype=torch.int32),
+        torch.zeros(3 * len(faces), dtype=torch.int32),
         memory,
         state,
     ]
