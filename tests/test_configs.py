@@ -32,6 +32,7 @@ OTHERS = [
 ]
 METHODS = [
     *(f"{name}.yaml" for name in ("prolificdreamer", "textmesh", "latent-nerf", "sjc", "hifa", "sdi")),
+    "syncdreamer.yaml",
     *("zero123.yaml", "magic123.yaml"),
     *(f"{name}{size}.yaml" for name in ("magic3d", "fantasia3d") for size in ("", "-mini")),
 ]  # the minis of those above run; these are parsed

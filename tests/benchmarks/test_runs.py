@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import image_to_3d, runs, tables
 from usd.core.errors import UserError
+from usd.toybox.objects import make_toy
 
 
 def test_figures_are_measured_once_for_a_subject_and_its_settings(tmp_path: Path) -> None:
@@ -151,3 +152,10 @@ def test_a_method_that_is_told_otherwise_is_measured_anew(
     assert before["overrides"] == [*image_to_3d.METHODS["sds"], "k=1"]
     monkeypatch.setitem(image_to_3d.METHODS, "sds", ["system.guidance.guidance_scale=3"])
     assert bench.settings("sds") != before
+
+
+def test_toys_of_each_category_are_the_first_of_their_kind_in_the_order_of_seeds() -> None:
+    found = runs.seeds_by_category(1, 2_000_000)
+    named = [make_toy(seed).category for seed in found]
+    assert len(set(named)) == len(named) == 23 and list(found) == sorted(found)
+    assert all(make_toy(seed).category != "dog" for seed in range(2_000_000, found[named.index("dog")]))

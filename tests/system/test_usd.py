@@ -129,6 +129,7 @@ def test_a_negative_prompt_is_heard_and_a_prompt_is_said_not_to_be(tmp_path, tin
         f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
         "system.loss.lambda_reference_view=1",
         "system.prompt_processor.use_cache=false",
+        "system.expected_views.fit_steps=0",
         "trainer.max_steps=1",
     ]
     found = {}
