@@ -5,6 +5,7 @@
     python benchmarks/reconstruct.py --objects 1 trainer.max_steps=1000
     python benchmarks/reconstruct.py --inputs syncdreamer wonder3d     from those systems' views, made of the truth
     python benchmarks/reconstruct.py --meshes a.glb b.obj:picture.png  from 64 views of these mesh files instead of toys
+    python benchmarks/reconstruct.py --objects 6 --meshes a.glb        toys and mesh files
     python benchmarks/reconstruct.py --inputs views splats --docs      surfaces and splats, also into docs/splats.md
 
 ``views`` and ``splats`` are made of the same views, the one a surface and the other Gaussian splats, whose mesh is what
@@ -52,6 +53,7 @@ from usd.toybox.objects import make_toy
 
 CONFIGS = ROOT / "configs"
 VIEWS, SIZE, JUDGED, SHOWN = 64, 128, 16, (1, 6, 11, 15)
+TOYS = 6
 INPUTS = {
     "views": "reconstruct.yaml",
     "splats": "reconstruct-splats.yaml",
@@ -60,7 +62,7 @@ INPUTS = {
 }
 SPLATS = "splats"
 PAGE = ROOT / "docs" / "splats.md"
-SHEET = ROOT / "docs" / "pictures" / "reconstruct_splats.png"
+SHEET = ROOT / "docs" / "pictures" / "splats_objects.png"
 FIGURES = {
     "psnr": 1,
     "ssim": 3,
@@ -246,14 +248,24 @@ def arguments(argv: Sequence[str] | None = None) -> tuple[ViewsBench, argparse.N
     """Return what is asked for. Raises ``UserError``."""
     parser = runs.bench_parser(__doc__, INPUTS, "reconstruct-bench", flag="--inputs")
     parser.set_defaults(methods=["views"], config=CONFIGS)  # the input says which recipe
-    runs.object_flags(parser, 6, kind="all", first=TEST_SEED)
-    parser.add_argument("--meshes", nargs="+", default=[], metavar="FILE[:TEXTURE]", help="instead of toys")
+    runs.object_flags(parser, TOYS, kind="all", first=TEST_SEED)
+    parser.set_defaults(objects=None)  # so many toys, or none beside mesh files
+    parser.add_argument(
+        "--meshes",
+        nargs="+",
+        default=[],
+        metavar="FILE[:TEXTURE]",
+        help="instead of toys, or with --objects beside",
+    )
     parser.add_argument("--docs", action="store_true", help="put table and sheet into docs/splats.md")
     args, rest = parser.parse_known_args(argv)
     rest += [item for item in args.meshes if "=" in item]
     files: list[Object] = [FileObject(*map(Path, name.split(":"))) for name in args.meshes if "=" not in name]
-    objects = files or [ToyObject(seed) for seed in runs.chosen_seeds(args)]
-    return ViewsBench(tuple(objects), *runs.bench_fields(args, rest)), args
+    toys: list[Object] = []
+    if args.objects is not None or not files:
+        args.objects = TOYS if args.objects is None else args.objects
+        toys = [ToyObject(seed) for seed in runs.chosen_seeds(args)]
+    return ViewsBench((*files, *toys), *runs.bench_fields(args, rest)), args
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
