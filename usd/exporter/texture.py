@@ -103,14 +103,12 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         tracer = Tracer(mesh.vertices.float(), mesh.faces)
         start, after = geometry.at_start(), SurfaceColors(geometry, material, spacing)
         if start is None:
-            return WantedColors(mesh, after, self._reference(mesh, tracer, None))
+            return WantedColors(mesh, after, self._reference(tracer, None))
         before = SurfaceColors(start, material, spacing)
         change = Change(before, after, Evidence(self._training_cameras(), tracer), config.change_share)
-        return WantedColors(mesh, change, self._reference(mesh, tracer, mesh))
+        return WantedColors(mesh, change, self._reference(tracer, mesh))
 
-    def _reference(
-        self, mesh: ColoredMesh, tracer: Tracer, given: ColoredMesh | None
-    ) -> ReferenceProjection | None:
+    def _reference(self, tracer: Tracer, given: ColoredMesh | None) -> ReferenceProjection | None:
         """Return the reference picture on the surface, less a given mesh's own; None where there is no picture."""
         config = self.config
         if config.picture is None or config.picture_share == 0:
