@@ -77,6 +77,22 @@ def pose_retrieval(model: ViewDenoiser, toys: list[e.Toy], scale: float, out: Pa
     return {"accuracy": mean_and_spread(right), "chance": 1 / len(e.AZIMUTHS_DEG)}
 
 
+def other_figures(
+    view: ViewDenoiser, text: TextDenoiser, toys: list[e.Toy], args: argparse.Namespace
+) -> dict[str, object]:
+    """Return the figures of the autoencoder, of pictures from captions, and of poses; say each when it is there."""
+    pictures = torch.cat([e.held_out_views(toy, 4, view.latent.image_size).pictures for toy in toys])
+    result: dict[str, object] = {"autoencoder": e.autoencoder_figures(view, pictures)}
+    print("autoencoder", result["autoencoder"], flush=True)
+    clip, captioned = e.Clip.load(args.clip), e.split_toys(2 * args.toys)
+    result["text_to_image"] = text_figures(text, clip, captioned, args.out)
+    print("text to image", result["text_to_image"], flush=True)
+    asymmetric = e.split_toys(args.toys, e.asymmetric)
+    result["pose_retrieval"] = pose_retrieval(view, asymmetric, args.scale, args.out / "pose_retrieval.png")
+    print("pose retrieval", result["pose_retrieval"], flush=True)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -86,6 +102,10 @@ def main() -> None:
     parser.add_argument("--toys", type=int, default=32, help="toys of the test split for each figure")
     parser.add_argument("--scale", type=float, default=1.5, help="guidance scale of novel views")
     parser.add_argument("--zero123", default="toybox-zero123")
+    parser.add_argument(
+        "--views", default="toybox-views", help="model of view groups, sampled as it is published"
+    )
+    parser.add_argument("--only-views", action="store_true", help="only novel views")
     parser.add_argument("--stable-diffusion", default="toybox-sd")
     parser.add_argument("--clip", type=Path, default=ROOT / "load/toybox/clip")
     args = parser.parse_args()
@@ -93,26 +113,19 @@ def main() -> None:
     view = open_view_denoiser(args.zero123, "--zero123")
     text = open_text_denoiser(args.stable_diffusion, "--stable-diffusion")
     toys = e.split_toys(args.toys)
-    pictures = torch.cat([e.held_out_views(toy, 4, view.latent.image_size).pictures for toy in toys])
     result: dict[str, object] = {
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
-    result["autoencoder"] = e.autoencoder_figures(view, pictures)
-    print("autoencoder", result["autoencoder"], flush=True)
-    result["text_to_image"] = text_figures(
-        text, e.Clip.load(args.clip), e.split_toys(2 * args.toys), args.out
-    )
-    print("text to image", result["text_to_image"], flush=True)
-    result["pose_retrieval"] = pose_retrieval(
-        view, e.split_toys(args.toys, e.asymmetric), args.scale, args.out / "pose_retrieval.png"
-    )
-    print("pose retrieval", result["pose_retrieval"], flush=True)
-    for name, base in {"plain": None, "rectified": text}.items():
+    if not args.only_views:
+        result |= other_figures(view, text, toys, args)
+    together = open_view_denoiser(args.views, "--views")
+    ways = {"plain": (view, None), "rectified": (view, text), "together": (together, None)}
+    for name, (model, base) in ways.items():
         result[f"novel_views_{name}"] = novel_views(
-            view, base, toys, args.scale, args.out / f"novel_views_{name}.png"
+            model, base, toys, args.scale, args.out / f"novel_views_{name}.png"
         )
-        print(f"novel views, {name} guidance", result[f"novel_views_{name}"], flush=True)
+        print(f"novel views, {name}", result[f"novel_views_{name}"], flush=True)
     result["seconds"] = round(time.time() - started, 1)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

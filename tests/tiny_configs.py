@@ -71,7 +71,8 @@ SHRUNK = {
     "sdi-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "zero123-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
     "usd-views-mini.yaml": [*SIZES, *VOLUME],
-    "wonder3d.yaml": [*SIZES, *VOLUME],  # this and the next three have random stand-ins
+    "multiple-angles.yaml": [*SIZES, *PATCHES, "system.guidance.models.image_size=16"],
+    "wonder3d.yaml": [*SIZES, *VOLUME],  # this, that above and the next three have stand-ins
     "zero123plus.yaml": [*SIZES, *VOLUME],
     "imagedream.yaml": [*SIZES, *VOLUME],
     "mvdream.yaml": [*SIZES, *VOLUME, "system.prompt_processor.prompt=a chair"],

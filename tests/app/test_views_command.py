@@ -78,6 +78,12 @@ def test_settings_are_the_models_own_where_the_command_line_says_nothing() -> No
     assert found == GroupConventions(fraction=0.75, steps=50, scale=1.0, noise_share=0.0)
     with pytest.raises(UserError, match="--steps of at least 1"):
         command.settings(command.views_arguments([*words, "--steps", "0"]), published)
+    found = command.settings(
+        command.views_arguments([*words, "--start", "0.6", "--expected", "1"]), published
+    )
+    assert (found.start, found.expected_share) == (0.6, 1.0)
+    with pytest.raises(UserError, match="--start and --expected from 0 to 1"):
+        command.settings(command.views_arguments([*words, "--expected", "2"]), published)
 
 
 @pytest.mark.parametrize("model", ["toybox-zero123", "toybox-views"])

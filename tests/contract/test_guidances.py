@@ -64,7 +64,7 @@ def over_white(rgba: Tensor) -> Tensor:
 def given_draw(guidance: Guidance, t: Tensor, noise: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Has ``guidance`` draw this time and noise."""
 
-    def noisy_latents(z: Tensor, step: int, generator: Any) -> NoisyLatents:
+    def noisy_latents(z: Tensor, step: int, *_: object) -> NoisyLatents:
         bars, fixed = guidance.model.alphas_cumprod, z.detach()
         weight = time_weight(guidance.config.weighting_strategy, bars, t)
         return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step)

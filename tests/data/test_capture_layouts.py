@@ -1,13 +1,14 @@
 """Every layout of captures has a writer here, and gives the same rays and pixels back."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.data.test_colmap import options, poses, write_text
+from tests.data.test_colmap import options, poses, quaternion, write_text
 from usd.core.errors import UserError
 from usd.data.co3d_sequence import write_sequence
 from usd.data.colmap import pose_of
@@ -126,6 +127,48 @@ def write_colmap(folder, cameras):
     write_text(folder / "sparse/0", cameras[:2])
 
 
+def write_polycam(folder, cameras):
+    """Corrected cameras and pictures, beside raw ones that are wrong; their world has +y up."""
+    for i, picture in enumerate(pixels()):
+        (fx, fy), (cx, cy) = cameras.focals[i].tolist(), cameras.principal_point[i].tolist()
+        c2w = cameras.c2w[i][[1, 2, 0]]
+        numbers = {f"t_{row}{column}": float(c2w[row, column]) for row in range(3) for column in range(4)}
+        numbers |= {
+            "fx": fx,
+            "fy": fy,
+            "cx": cx,
+            "cy": cy,
+            "width": WIDTH,
+            "height": HEIGHT,
+            "blur_score": 90.0,
+        }
+        for kind, wrong in (("corrected_", {}), ("", {"t_03": 9.0})):
+            write_picture(folder / f"keyframes/{kind}images/{100 + i}.png", picture * (1 if kind else 0.5))
+            (folder / f"keyframes/{kind}cameras").mkdir(exist_ok=True)
+            file = folder / f"keyframes/{kind}cameras/{100 + i}.json"
+            file.write_text(json.dumps({**numbers, **wrong}))
+
+
+def write_record3d(folder, cameras):
+    """Frames 0 to 3 and a fourth pose without a picture; more than nine, names would not be in order of numbers."""
+    rows, lenses = [], []
+    for i, picture in enumerate(pixels()):
+        write_picture(folder / f"EXR_RGBD/rgb/{i}.png", picture)
+        c2w = cameras.c2w[i][[1, 2, 0]].double()
+        w, x, y, z = quaternion(c2w[:, :3])
+        rows.append([x, y, z, w, *c2w[:, 3].tolist()])
+        lenses.append([*cameras.focals[i].tolist(), *cameras.principal_point[i].tolist()])
+    content = {
+        "w": WIDTH,
+        "h": HEIGHT,
+        "K": [30, 0, 0, 0, 28, 0, 11, 8, 1],
+        "fps": 60,
+        "poses": [*rows, rows[0]],
+    }
+    content |= {"perFrameIntrinsicCoeffs": lenses, "dw": 256, "dh": 192}
+    (folder / "EXR_RGBD/metadata.json").write_text(json.dumps(content))
+
+
 def write_co3d(folder, cameras):
     write_sequence(view_set(list(pixels()), cameras, [str(i) for i in range(COUNT)]), folder)
 
@@ -137,6 +180,8 @@ WRITERS = {
     "llff": (write_llff, plain),
     "mvsnet": (write_mvsnet, each_its_own),
     "colmap": (write_colmap, each_its_own),
+    "polycam": (write_polycam, each_its_own),
+    "record3d": (write_record3d, each_its_own),
     "co3d": (write_co3d, each_its_own),
 }
 
@@ -279,6 +324,23 @@ def test_a_world_of_map_coordinates_keeps_its_digits(tmp_path):
     ("layout", "change", "said"),
     [
         ("neus", lambda f: (f / "cameras_sphere.npz").write_bytes(b"no"), "cannot be read as an archive"),
+        (
+            "polycam",
+            lambda f: (f / "keyframes/corrected_cameras/101.json").write_text("{}"),
+            "101.json: width is None; expected a number",
+        ),
+        (
+            "record3d",
+            lambda f: (f / "EXR_RGBD/metadata.json").write_text('{"w": 24, "h": 18, "poses": [[0, 0, 1]]}'),
+            "poses is no list of 7 numbers each",
+        ),
+        (
+            "record3d",
+            lambda f: [
+                file.rename(file.with_name("x" + file.name)) for file in (f / "EXR_RGBD/rgb").iterdir()
+            ],
+            r"none of its 5 frames has a picture; expected rgb/0\.jpg",
+        ),
         ("neus", lambda f: (f / "mask/000.png").unlink(), "3 masks of 4 pictures; expected one each"),
         (
             "llff",
@@ -303,6 +365,80 @@ def test_what_is_wrong_with_a_layout_is_one_clear_line(tmp_path, layout, change,
     with pytest.raises(UserError, match=said) as caught:
         read_views(tmp_path, options())
     assert "\n" not in str(caught.value)
+
+
+def test_a_phones_own_cameras_are_used_where_none_were_corrected(tmp_path):
+    write_polycam(tmp_path, each_its_own())
+    for kind in ("images", "cameras"):
+        shutil.rmtree(tmp_path / f"keyframes/corrected_{kind}")
+    for i, plane in enumerate(depth_planes()):
+        for kind, values in (("depth", plane), ("confidence", (plane > 0).astype(np.uint8) * 255)):
+            (tmp_path / f"keyframes/{kind}").mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / f"keyframes/{kind}/{100 + i}.png")
+    (tmp_path / "keyframes/cameras/103.json").rename(tmp_path / "keyframes/cameras/104.json")
+    found = read_views(tmp_path / "keyframes", options(frame="keep"))
+    assert found.notes[:2] == (
+        "Polycam's raw data: 3 pictures, the phone's own cameras",
+        "1 of 4 cameras have no picture",
+    )
+    assert found.cameras.position[:, 1].tolist() == [9.0] * 3 and found.depths is not None
+    along = found.depths.view(0)[..., 0].float() * found.depth_unit
+    assert float(along[along > 0].min()) == pytest.approx(1.5, rel=1e-2) and int((along == 0).sum()) == 6
+
+
+def test_a_scan_of_smaller_pictures_than_its_cameras_were_found_for_is_told_by_the_middle(tmp_path):
+    write_neus(tmp_path, each_its_own())
+    truth = read_views(tmp_path, options(frame="keep"))
+    (tmp_path / "image").rename(tmp_path / "images")
+    for file in (tmp_path / "images").iterdir():
+        Image.open(file).resize((WIDTH // 2, HEIGHT // 2)).save(file)
+    found = read_views(tmp_path, options(frame="keep"))
+    assert torch.allclose(found.cameras.focals * 2, truth.cameras.focals, rtol=1e-5)
+    assert torch.allclose(found.cameras.principal_point * 2, truth.cameras.principal_point, rtol=1e-5)
+    assert "4 of 4 pictures are smaller than those that their cameras were found for" in found.notes
+
+
+def test_poses_that_do_not_fit_their_pictures_give_way_to_the_model_beside(tmp_path):
+    """LLFF's cameras belong to pictures by their order alone, which one picture without a camera breaks."""
+    write_llff(tmp_path, plain())
+    write_picture(tmp_path / "images/IMG_00.png", pixels()[0])
+    (tmp_path / "images/._IMG_0.png").touch()
+    write_text(tmp_path / "sparse/0", plain(), f"1 PINHOLE {WIDTH} {HEIGHT} 30 30 12 9", "IMG_{}.png")
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.names == tuple(f"IMG_{i}.png" for i in range(COUNT))
+    assert found.notes[0] == "COLMAP model 0: 4 of 5 pictures have a camera"
+
+
+def test_points_beside_a_transforms_json_are_used_if_their_cameras_are_the_files(tmp_path):
+    """nerfstudio's applied_transform moves them, and applied_scale scales them."""
+    write_colmap(tmp_path / "colmap", each_its_own())
+    (tmp_path / "colmap/sparse/0").joinpath("images.txt").write_text("")
+    sparse, cameras = tmp_path / "colmap/sparse/1", each_its_own()
+    rows = sparse.joinpath("images.txt").read_text().splitlines()
+    rows[1] = "1.0 2.0 7"
+    sparse.joinpath("images.txt").write_text("\n".join(rows) + "\n")
+    sparse.joinpath("points3D.txt").write_text("7 0.1 -0.2 0.05 10 20 30 0.5 1 0\n")
+    turn = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    frames = []
+    for i in range(COUNT):
+        pose = torch.eye(4)
+        pose[:3, :3], pose[:3, 3] = turn @ cameras.c2w[i, :3, :3], 0.5 * turn @ cameras.position[i]
+        numbers = dict(zip(("fl_x", "fl_y"), cameras.focals[i].tolist()))
+        numbers |= dict(zip(("cx", "cy"), cameras.principal_point[i].tolist()))
+        frames.append(
+            {"file_path": f"colmap/images/left/{i}.png", "transform_matrix": pose.tolist(), **numbers}
+        )
+    content = {"frames": frames, "applied_transform": torch.cat([turn, torch.zeros(3, 1)], 1).tolist()}
+    for scale in (0.5, None):
+        (tmp_path / "transforms.json").write_text(
+            json.dumps({**content, **({"applied_scale": scale} if scale else {})})
+        )
+        found = read_views(tmp_path, options(frame="keep"))
+        if scale is None:
+            assert found.points is None and any("points of colmap/ left out" in note for note in found.notes)
+            continue
+        away = (torch.tensor([0.1, -0.2, 0.05]) - cameras.position[0]).norm() * scale
+        assert found.points.depth.tolist() == pytest.approx([float(away)], rel=1e-4)
 
 
 @pytest.mark.parametrize("layout", ["neus", "mvsnet"])

@@ -49,14 +49,17 @@ def poses(views: Cameras) -> list[tuple[list[float], list[float]]]:
 
 
 def write_text(
-    folder: Path, views: Cameras, camera=f"1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} 20 15"
+    folder: Path,
+    views: Cameras,
+    camera=f"1 PINHOLE {WIDTH} {HEIGHT} {FOCAL} {FOCAL} 20 15",
+    name="a view {}.png",
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cameras.txt").write_text(f"# Camera list\n# Number of cameras: 1\n{camera}\n")
     lines = [f"# Image list\n# Number of images: {len(views)}, mean observations per image: 1"]
     for i, (q, t) in enumerate(poses(views)):
         numbers = " ".join(f"{v:.9f}" for v in (*q, *t))
-        lines += [f"{i + 1} {numbers} 1 a view {i}.png", "1.0 2.0 -1" if i % 2 else ""]
+        lines += [f"{i + 1} {numbers} 1 {name.format(i)}", "1.0 2.0 -1" if i % 2 else ""]
     (folder / "images.txt").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -316,3 +319,39 @@ def test_a_model_that_claims_more_than_it_holds_is_not_preferred(tmp_path):
     write_binary(folder / "sparse/1", cameras())
     (folder / "sparse/1/images.bin").write_bytes(struct.pack("<Q", 999))
     assert any(note.startswith("COLMAP model 0: 6 of 6") for note in read_views(folder, options()).notes)
+
+
+def test_a_model_of_undistorted_pictures_takes_those_beside_it(tmp_path):
+    """They have the names of the pictures they were made from, which stand in the folder above."""
+    scene(tmp_path / "dense")
+    shutil.copytree(tmp_path / "dense/images", tmp_path / "images")
+    for file in (tmp_path / "images").iterdir():
+        write_picture(file, torch.zeros(3, 20, 31))
+    (tmp_path / "dense/sparse/0").rename(tmp_path / "dense/model")
+    (tmp_path / "dense/sparse").rmdir()
+    (tmp_path / "dense/model").rename(tmp_path / "dense/sparse")
+    found = read_views(tmp_path, options(frame="keep"))
+    assert (found.height, found.width) == (HEIGHT, WIDTH) and float(found.rgba[:, 0].max()) == 1
+
+
+def test_pictures_with_another_ending_than_in_the_model_are_taken_and_said(tmp_path):
+    """Pictures that were cut out since are PNG files."""
+    scene(tmp_path, name="a view {}.jpg")
+    found = read_views(tmp_path, options(frame="keep"))
+    assert len(found) == 6 and found.masked
+    assert "pictures have other names than in the model (a view 0.jpg): taken from images/" in found.notes
+
+
+def test_lines_of_observations_may_be_left_away(tmp_path):
+    scene(tmp_path)
+    truth = read_views(tmp_path, options(frame="keep"))
+    file = tmp_path / "sparse/0/images.txt"
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines() if line.endswith(".png")))
+    found = read_views(tmp_path, options(frame="keep"))
+    assert torch.equal(found.cameras.c2w, truth.cameras.c2w) and len(found) == 6
+
+
+def test_of_two_forms_the_whole_one_is_read(tmp_path):
+    scene(tmp_path)
+    (tmp_path / "sparse/0/cameras.bin").write_bytes(b"")
+    assert len(read_views(tmp_path, options(frame="keep"))) == 6

@@ -75,8 +75,8 @@ MIRROR = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
             r"k6: is 2, which OPENCV does",
         ),
         (
-            {**GOOD, "depth_file_path": "d.png", "frames": [{"transform_matrix": IDENTITY}]},
-            r"d\.png: no such file",
+            {**GOOD, "ftheta_p0": 0.1, "frames": [{"transform_matrix": IDENTITY}]},
+            r"frames\[0\]\.ftheta_p0: is a lens that no pinhole can follow",
         ),
         ({"w": 8, "h": 8, "frames": [{"transform_matrix": IDENTITY}]}, "has no fl_x"),
         (
@@ -133,3 +133,46 @@ def test_frames_without_a_camera_are_left_out_and_counted(tmp_path):
     frames = [{"file_path": "a.png"}, {"transform_matrix": IDENTITY}, {"transform_matrix": None}]
     found = read_transforms_file(write(tmp_path / "t.json", **GOOD, frames=frames), "x")
     assert len(found.frames) == 1 and found.without_camera == 2
+
+
+@pytest.mark.parametrize("said", [{}, {"w": 40}, {"h": 24}, {"w": None, "h": None}], ids=str)
+def test_a_side_that_the_file_does_not_say_is_the_pictures(tmp_path, said):
+    write_picture(tmp_path / "a.png", torch.rand(3, 12, 20))
+    frames = [{"file_path": "a.png", "transform_matrix": IDENTITY}]
+    (frame,) = read_transforms(write(tmp_path / "t.json", **said, camera_angle_x=0.7, frames=frames))
+    expected = (24, 40) if said.get("w") or said.get("h") else (12, 20)
+    assert (frame.camera.height, frame.camera.width) == expected
+
+
+def test_axes_of_another_length_are_taken_with_length_one_and_said(tmp_path):
+    """Blender's cameras have a scale where a parent has one."""
+    turn = orbit_cameras_deg([20.0], [70.0], 1.5, 40.0, 8).c2w[0]
+    scaled = turn.clone()
+    scaled[:3, :3] *= 2.5
+    path = write(tmp_path / "t.json", **GOOD, frames=[{"transform_matrix": scaled.tolist()}])
+    read = read_transforms_file(path, "here")
+    assert torch.allclose(read.frames[0].camera.c2w[0], turn, atol=1e-6)
+    assert read.notes == (
+        "1 of 1 frames: the matrix scales, which says nothing of a camera: its axes are taken with length 1",
+    )
+
+
+def test_maps_that_are_not_there_do_not_stop_a_reading(tmp_path):
+    """Depths are left out and said; of a frame without a picture nobody asks for maps."""
+    for name in ("a.png", "d.png"):
+        write_picture(tmp_path / name, torch.rand(1, 8, 8))
+    maps = {"mask_path": "m.png", "transform_matrix": IDENTITY}
+    frames = [
+        {**maps, "file_path": "a.png", "depth_file_path": "d.png"},
+        {**maps, "file_path": "a.png", "depth_file_path": "gone.png"},
+        {**maps, "file_path": "a.png", "depth_path": "d.png"},
+        {**maps, "file_path": "a.png", "depth_path": "d.png", "integer_depth_scale": -1},
+        {**maps, "file_path": "gone.png", "depth_file_path": "gone.png"},
+    ]
+    read = read_transforms_file(write(tmp_path / "t.json", **GOOD, frames=frames), "here")
+    assert [frame.files.depth is not None for frame in read.frames] == [True, False, False, False, False]
+    assert [frame.files.mask for frame in read.frames] == [tmp_path / "m.png"] * 4 + [None]
+    assert read.notes == (
+        "1 of 5 frames: depth map left out: its file is not there (depth_file_path)",
+        "2 of 5 frames: depth map left out: integer_depth_scale does not say what its numbers are",
+    )

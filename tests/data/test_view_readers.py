@@ -187,21 +187,92 @@ def test_pictures_that_are_not_there_are_counted_with_a_hint(tmp_path):
     renamed(tmp_path, lambda name: name.replace("000", "view_000"))
     with pytest.raises(UserError, match=r"none of its 6 pictures exist \(views/view_0000\.png\)"):
         read_views(tmp_path, options())
-    renamed(tmp_path, lambda name: name.replace("view_000", "000").replace(".png", ".tiff"))
-    with pytest.raises(UserError, match=r"expected them beside it\. Did you mean '0000\.png'\?"):
-        read_views(tmp_path, options())
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda name: name.replace(".png", ".JPG"), "views"),
+        (lambda name: "images/" + name, "views"),
+        (lambda name: name.replace("views/", "/home/me/scan/images_4/"), "views"),
+    ],
+    ids=["another ending", "a folder more", "another folder"],
+)
+def test_pictures_none_of_which_is_where_the_file_says_are_found_nearby(tmp_path, change, place):
+    write("transforms", tmp_path)
+    truth = read_views(tmp_path, options())
+    (tmp_path / "masks").mkdir()
+    for file in (tmp_path / "views").iterdir():
+        Image.open(file).getchannel("A").save(tmp_path / "masks" / file.name)
+    renamed(tmp_path, change)
+    found = read_views(tmp_path, options(masks="alpha"))
+    assert torch.equal(found.rgba, truth.rgba)
+    assert any(f"taken by their names from {place}/" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["masks/{}.png", "mask/{}.png", "masks/{}.png.png", "masks/{}_mask.png", "masks/views/{}.png"],
+    ids=["masks", "mask", "COLMAP", "Metashape", "subfolder"],
+)
+def test_masks_are_found_where_tools_write_them(tmp_path, mask):
+    write("transforms", tmp_path)
+    truth = read_views(tmp_path, options())
+    for file in sorted((tmp_path / "views").iterdir()):
+        there = tmp_path / mask.format(file.stem)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.open(file)
+        picture.getchannel("A").save(there)
+        picture.convert("RGB").save(file)
+    found = read_views(tmp_path, options())
+    assert found.masked and torch.equal(found.rgba[:, 3], truth.rgba[:, 3])
+
+
+def test_a_picture_above_the_file_is_not_its_own_mask(tmp_path):
+    write("transforms", tmp_path)
+    inner = tmp_path / "cameras"
+    inner.mkdir()
+    (tmp_path / "transforms.json").rename(inner / "transforms.json")
+    (inner / "masks").mkdir()
+    renamed(inner, lambda name: "../" + name)
+    assert "masks are the pictures' alpha" in read_views(inner, options()).notes
+    with pytest.raises(UserError, match="6 of 6 pictures have no mask"):
+        read_views(inner, options(masks="files"))
+
+
+def test_an_archive_may_have_been_unpacked_into_a_folder_more(tmp_path):
+    inner = tmp_path / "fox" / "fox"
+    inner.mkdir(parents=True)
+    write("transforms", inner)
+    (tmp_path / "fox" / "__MACOSX").mkdir()
+    (inner / "transforms.json").rename(inner / "base_cam.json")
+    assert len(read_views(tmp_path / "fox", options())) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("walk.MP4", r"is a video without cameras; find them first: usd poses \S+walk\.MP4 FOLDER"),
+        ("scan.r3d", "is an archive; expected the folder that it unpacks to"),
+        ("", r"has 1 picture but no cameras; expected transforms.*; or find them: usd poses \S+ FOLDER"),
+    ],
+)
+def test_what_has_no_cameras_is_answered_with_the_way_to_them(tmp_path, name, said):
+    (tmp_path / (name or "a.jpg")).touch()
+    with pytest.raises(UserError, match=said):
+        read_views(tmp_path / name if name else tmp_path, options())
 
 
 def test_a_mask_that_is_not_there_is_answered_with_the_nearest(tmp_path):
     write("transforms", tmp_path)
     content = json.loads((tmp_path / "transforms.json").read_text())
-    content["frames"][0]["mask_path"] = "views/0000.jpg"
+    for frame in content["frames"]:
+        frame["mask_path"] = "views/0000.jpg"
     (tmp_path / "transforms.json").write_text(json.dumps(content))
-    with pytest.raises(
-        UserError,
-        match=r"mask_path: .*0000\.jpg: no such file; expected a mask\. Did you mean '0000\.png'",
-    ):
-        read_views(tmp_path, options())
+    said = r"0000\.jpg: no such file; expected a mask\. Did you mean '0000\.png'\?, or `masks: none` \(5 more"
+    with pytest.raises(UserError, match=said):
+        read_views(tmp_path, options(masks="files"))
+    assert len(read_views(tmp_path, options(masks="none"))) == 6
 
 
 def test_large_captures_are_reduced_as_they_are_read(tmp_path):

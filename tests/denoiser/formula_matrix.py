@@ -19,6 +19,7 @@ FORMULAS: dict[str, dict[str, object]] = {
     "stable-diffusion-rfds-guidance": {},
     "stable-diffusion-rfds-rev-guidance": {},
     "stable-diffusion-ucm-guidance": {"coupling_steps": 2},
+    "stable-diffusion-cfd-guidance": {},
     "stable-diffusion-pfd-guidance": {"inversion_steps": 2, "sampling_steps": 2},
 }
 
@@ -35,7 +36,7 @@ def take_two_steps(denoiser: PipelineDenoiser, words: str) -> None:
         guidance = build(spec("guidance", name, common), prompts=prompts)
         for step in range(2):
             rgb = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(step)).requires_grad_()
-            render = Render(rgb, torch.ones(1, 1, size, size))
+            render = Render(rgb, torch.ones(1, 1, size, size), depth=torch.ones(1, 1, size, size))
             out = guidance(render, cameras, step, torch.Generator().manual_seed(step))
             out.loss.backward()
             assert out.trouble == "" and float(rgb.grad.abs().sum()) > 0, name

@@ -115,6 +115,7 @@ PIPELINES = [
     "kolors",
     "pixart-sigma",
     "qwen-image",
+    "qwen-image-edit-2511",
     "sana-0.6b",
     "sd-3.5-medium",
     "sdxl",

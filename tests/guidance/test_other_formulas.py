@@ -1,5 +1,6 @@
 """NFSD, DDS, SDI, ISM and VSD against closed forms, with exact predictions; and on real networks of tiny size."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,9 @@ from usd.core.registry import build
 from usd.core.types import Render
 from usd.denoiser import StudentStep, open_student, open_view_denoiser
 from usd.guidance import Guidance, NoisyLatents
+from usd.guidance.scores import Scores
 from usd.math import diffusion as d
-from usd.math.camera import orbit_cameras_deg
+from usd.math.camera import look_at, orbit_cameras_deg, orthographic_cameras
 from usd.math.distill import inverted
 
 REFERENCE = orbit_cameras_deg(15.0, 90.0, 1.5, 40.0, 16)
@@ -338,3 +340,68 @@ def test_pfd_asks_for_nothing_where_the_way_back_is_the_way_there():
         )
         sizes.append(float(gradient(guidance, noised(guidance)).abs().mean()))
     assert sizes[1] < 0.35 * sizes[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- CFD
+
+
+def test_cfd_is_sds_with_a_noise_that_stays():
+    guidance = exact("cfd-guidance", guidance_scale=1.0, t_anneal=False)
+    now, later = (noised(guidance, seed) for seed in (0, 1))
+    assert torch.equal(now.noise, later.noise) and torch.equal(now.noise[0], now.noise[1])
+    alpha, sigma, variance = parts(now)
+    close(gradient(guidance, now), now.weight * (sigma * (now.xt - alpha * mean()) / variance - now.noise))
+    other = noised(exact("cfd-guidance", noise_seed=1))
+    assert not torch.allclose(other.noise, now.noise, atol=0.1)
+
+
+def test_cfd_without_a_fixed_share_is_sds():
+    loose, sds = exact("cfd-guidance", fixed_share=0.0, t_anneal=False), exact("zero123-guidance")
+    now = noised(loose)
+    assert torch.equal(now.xt, noised(sds).xt)
+    close(gradient(loose, now), gradient(sds, now))
+
+
+def test_down_the_noise_levels_cfd_ends_at_the_models_own_sample_of_its_noise():
+    """Steps d(sigma / alpha) (eps - n) are the sampling ODE: of N(mu, s^2) z = mu + sqrt(s^2 + r^2) b - r n at r."""
+    guidance = exact("cfd-guidance", guidance_scale=1.0)
+    z, noise = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    mu, std, one = torch.full_like(z, 0.3), torch.tensor([SPREAD]), torch.ones(1, 1, 1, 1)
+
+    def eps(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return d.gaussian_eps(x, mu, std, BARS, at)
+
+    scores = Scores(eps, eps, lambda: None, VIEWS[[0]])
+    levels = ((1 - BARS) / BARS).sqrt()
+    alpha, sigma = d.alpha_sigma(BARS, torch.tensor([999]))
+    began = (alpha * (z - mu) + sigma * noise) / ((alpha * SPREAD) ** 2 + sigma**2).sqrt()
+    times = range(999, -1, -3)
+    for t, after in itertools.pairwise(times):
+        at = torch.tensor([t])
+        x = NoisyLatents(z, d.add_noise(z, noise, BARS, at), noise, at, one, 0)
+        z = z - (levels[t] - levels[after]) * guidance.gradient(x, scores)
+    expected = mu + (SPREAD**2 + levels[0] ** 2).sqrt() * began - levels[0] * noise
+    assert float((z - expected).abs().mean()) < 0.04 * SPREAD
+
+
+def test_views_of_a_surface_share_the_noise_of_cfd():
+    """A wall is seen by one camera twice, the second time from a pixel of the latents farther right."""
+    guidance = exact("cfd-guidance", noise_cell=0.01)
+    size = guidance.model.latent.height
+    wall = orthographic_cameras(
+        look_at(torch.tensor([[2.0, 0, 0]]), torch.zeros(1, 3)), 1.0, 4 * size, 4 * size
+    )
+    moved = wall.c2w.clone()
+    moved[0, :3, 3] += moved[0, :3, 0] / size
+    depth = torch.full((1, 1, 4 * size, 4 * size), 1.5)
+    render = Render(torch.rand(1, 3, 4 * size, 4 * size), torch.ones_like(depth), depth=depth)
+    z = guidance.model.encode(render.rgb)
+    first, second = (
+        guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0), render, replace(wall, c2w=c2w)).noise
+        for c2w in (wall.c2w, moved)
+    )
+    agreement = torch.corrcoef(torch.stack([first[..., 1:].flatten(), second[..., :-1].flatten()]))[0, 1]
+    assert agreement > 0.8 and not torch.allclose(first, second, atol=0.5)
+    behind = replace(render, opacity=torch.zeros_like(depth))
+    screen = guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0), behind, wall).noise
+    torch.testing.assert_close(screen, noised(guidance).noise[:1])

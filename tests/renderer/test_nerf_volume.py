@@ -278,3 +278,31 @@ def test_published_options_are_read_and_misspelt_ones_are_refused() -> None:
     assert isinstance(renderer(Ball(1.0)), Renderer) and issubclass(Ball, Volumetric)
     with pytest.raises(ConfigError, match=r"system\.renderer\.num_sample_per_ray: unknown key"):
         renderer(Ball(1.0), num_sample_per_ray=3)
+
+
+def test_near_samples_have_the_square_of_their_distances_share_of_gradients() -> None:
+    """The same picture; along one ray through a thin fog the gradient of a slab falls with its distance's square."""
+
+    class Fog(Ball):
+        def __init__(self) -> None:
+            super().__init__(0.2)
+            self.near = torch.nn.Parameter(torch.zeros(()))
+
+        def query(self, x: torch.Tensor, needs: frozenset[str]) -> Field:
+            # A parameter that is felt in a slab at distance 1.35 to 1.45 from the camera alone.
+            field = super().query(x, needs)
+            slab = ((x[:, 0] - 0.1).abs() < 0.05).to(x)
+            return Field(density=0.2 + self.near * slab, features=field.features)
+
+    views = orbit_cameras_deg([0.0], [0.0], 1.5, 1.0, 1)
+    found = {}
+    for distance in (0.0, 2.8):
+        geometry = Fog()
+        made = renderer(
+            geometry, gradient_distance=distance, randomized=False, num_samples_per_ray=512
+        ).train()
+        rendered = made.render(views, frozenset({"foreground"}), seeded())
+        rendered.opacity.sum().backward()
+        found[distance] = rendered.opacity.detach(), float(geometry.near.grad)
+    assert torch.equal(found[0.0][0], found[2.8][0])
+    assert found[2.8][1] == pytest.approx(found[0.0][1] * (1.4 / 2.8) ** 2, rel=0.02)

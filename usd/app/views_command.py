@@ -63,6 +63,12 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of DDIM")
     parser.add_argument("--scale", type=float, help="guidance scale")
     parser.add_argument("--eta", type=float, help="share of fresh noise in each step of DDIM")
+    parser.add_argument(
+        "--start", type=float, help="noise level to start at, from the expected views: 1 is from noise alone"
+    )
+    parser.add_argument(
+        "--expected", type=float, help="share of the expected views (a view volume's) in those that are made"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1 ...")
     return parser.parse_args(argv)
@@ -104,14 +110,17 @@ def settings(args: argparse.Namespace, published: GroupConventions) -> GroupConv
         "steps": "steps",
         "scale": "scale",
         "noise_share": "eta",
+        "start": "start",
+        "expected_share": "expected",
     }
     given = {field: getattr(args, name) for field, name in names.items() if getattr(args, name) is not None}
     all_ = replace(published, **given)
-    fits = all_.steps >= 1 and 0 <= all_.noise_share <= 1 and 0 < all_.fovy_deg < 180
+    shares = all_.noise_share, all_.start, all_.expected_share
+    fits = all_.steps >= 1 and all(0 <= share <= 1 for share in shares) and 0 < all_.fovy_deg < 180
     if not fits or abs(args.elevation) > 90 or not (all_.fraction is None or 0 < all_.fraction <= 1):
         raise UserError(
-            "usd views: expected --steps of at least 1, --eta from 0 to 1, --fraction above 0 and up to 1, --fovy "
-            "above 0 and below 180, and --elevation from -90 to 90"
+            "usd views: expected --steps of at least 1, --eta, --start and --expected from 0 to 1, --fraction above "
+            "0 and up to 1, --fovy above 0 and below 180, and --elevation from -90 to 90"
         )
     return all_
 
@@ -132,7 +141,7 @@ def _from_picture(
     encoded = model.encode_reference(rgb, source)
     model.release_encoders()
     noise = generator("cpu", args.seed, "views")
-    return sample_views(model, encoded, cameras, _sampler(given), noise, prior)
+    return sample_views(model, encoded, cameras, Sampler.of(given), noise, prior)
 
 
 def _from_sentence(
@@ -143,11 +152,7 @@ def _from_sentence(
             f"PICTURE: {args.picture} is a file, and '{args.model}' takes a sentence; expected one"
         )
     noise = generator("cpu", args.seed, "views")
-    return sample_group(model, args.picture, cameras, _sampler(given), noise, _prior(model, args))
-
-
-def _sampler(given: GroupConventions) -> Sampler:
-    return Sampler(given.steps, given.scale, given.noise_share)
+    return sample_group(model, args.picture, cameras, Sampler.of(given), noise, _prior(model, args))
 
 
 def _prior(model: GroupDenoiser | ViewDenoiser, args: argparse.Namespace) -> TextDenoiser | None:

@@ -163,7 +163,8 @@ class PicturePlan:
     def key(self) -> str:
         """A text of all that the pixels depend on: the files as they are now, and the steps applied to them."""
         depth = self.view.depth
-        used = [self.view.picture, self.view.mask, None if depth is None else depth.path]
+        mask = self.view.mask if self.rule.policy == "files" else None
+        used = [self.view.picture, mask, None if depth is None else depth.path]
         found = [(str(file.resolve()), *_stamp(file)) for file in used if file is not None]
         what = (self.view.lens, self.view.span_y, depth, self.rule, self.size, self.stored, self.upright)
         return repr((found, what))

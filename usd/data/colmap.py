@@ -150,12 +150,18 @@ def count_pictures(model: Path) -> int:
     return -1
 
 
-def images_folder(path: Path, model: Model, where: str) -> Folder:
-    """Return the folder with the pictures of a model: of the usual ones, that with the most of them."""
-    above = (path, *path.absolute().parents[:3])  # a model may be named, three folders below
+def images_folder(path: Path, model_folder: Path, model: Model, where: str) -> Folder:
+    """Return the folder with the pictures of a model: of the usual ones, that with the most of them.
+
+    Those beside the model come first: undistorted pictures have the names of those they were made from.
+    """
+    above = [
+        folder for folder in model_folder.absolute().parents if path.absolute() in (folder, *folder.parents)
+    ]
+    above += [path, *path.absolute().parents[:3]]  # a model may be named, three folders below
     places = [place / name for place in above for name in ("images", "input", "")]
     places += [
-        place for place in sorted(above[0].iterdir()) if PLACES.fullmatch(place.name)
+        place for place in sorted(path.iterdir()) if PLACES.fullmatch(place.name)
     ]  # tried last: of equals the first is taken
     folders = [Folder(place, where) for place in places if place.is_dir()]
     sample = model.pictures[:: max(1, len(model.pictures) // 20)]
@@ -166,7 +172,13 @@ def coverage(path: Path, chosen: Path, model: Model, images: Path, present: int)
     """Return what a model covers, in sentences: of the pictures in the folder and in COLMAP's database, not its own."""
     names = {posed.name for posed in model.pictures}
     on_disk = (
-        {file for file in images.rglob("*") if file.suffix.lower() in PICTURES} if images != path else set()
+        {
+            file
+            for file in images.rglob("*")
+            if file.suffix.lower() in PICTURES and not file.name.startswith(".")
+        }
+        if images != path
+        else set()
     )
     total = max(len(names), len(on_disk) + len(names) - present, pictures_in_database(path))
     others = [f"{other.name} with {count_pictures(other)}" for other in find_models(path) if other != chosen]
@@ -195,7 +207,13 @@ def pictures_in_database(path: Path) -> int:
 
 def read_model(folder: Path, where: str) -> Model:
     """Return the model in ``folder``, binary if it is there. Raises ``UserError`` where it is not whole."""
-    end = "bin" if (folder / "images.bin").is_file() or (folder / "cameras.bin").is_file() else "txt"
+    whole = [
+        end
+        for end in ("bin", "txt")
+        if all((folder / f"{part}.{end}").is_file() for part in ("cameras", "images"))
+    ]
+    begun = "bin" if (folder / "images.bin").is_file() or (folder / "cameras.bin").is_file() else "txt"
+    end = whole[0] if whole else begun
     for part in ("cameras", "images"):
         if not (folder / f"{part}.{end}").is_file():
             raise UserError(f"{where}: {folder}: has no {part}.{end}; expected a whole COLMAP model")
@@ -403,24 +421,35 @@ def cameras_text(path: Path, where: str) -> dict[int, Intrinsics]:
 
 
 def images_text(path: Path, where: str) -> list[PosedPicture]:
-    """Read ``images.txt``: two lines a picture, IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME and observations."""
+    """Read ``images.txt``: two lines a picture, IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME and observations.
+
+    The second line may be empty; scripts that know nothing of observations leave it away.
+    """
     lines, promised = _data_lines(path, where)
-    while lines and not lines[0][1].strip():
-        lines = lines[1:]
-    pictures, name = [], f"{where}: {path}"
-    for index, (number, line) in enumerate(lines[::2]):
+    pictures, name, at = [], f"{where}: {path}", 0
+    while at < len(lines):
+        number, line = lines[at]
+        at += 1
         if not line.strip():
             continue
         parts = _fields(path, where, number, line, 10)
         pose = _parse_fields(name, number, parts[1:8], float)
         (camera,) = _parse_fields(name, number, parts[8:9], int)
-        observed = lines[2 * index + 1] if 2 * index + 1 < len(lines) else (number, "")
-        found = _parse_fields(name, observed[0], observed[1].split()[2::3], int)
-        points = torch.tensor([each for each in found if each >= 0], dtype=torch.int64)
+        points = torch.empty(0, dtype=torch.int64)
+        if at < len(lines) and not _is_picture_line(lines[at][1]):
+            found = _parse_fields(name, lines[at][0], lines[at][1].split()[2::3], int)
+            points = torch.tensor([each for each in found if each >= 0], dtype=torch.int64)
+            at += 1
         pose_there = pose_of(pose[:4], pose[4:], f"{name}: {parts[9]}")
         pictures.append(PosedPicture(parts[9].strip(), camera, pose_there, points))
     _refuse_cut_short(path, where, "pictures", len(pictures), promised)
     return pictures
+
+
+def _is_picture_line(line: str) -> bool:
+    """Return whether a line is a picture's, not one of observations: its tenth field is a name with an ending."""
+    parts = line.split(maxsplit=9)
+    return len(parts) == 10 and Path(parts[9].strip()).suffix.lower() in PICTURES
 
 
 def points_text(path: Path, where: str) -> dict[int, tuple[float, float, float]]:

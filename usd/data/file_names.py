@@ -7,15 +7,20 @@ where several do, an error names them.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from usd.core.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".avif")
 """Endings that a name may lack."""
+NO_PICTURES = re.compile(r"[._]|(dynamic_)?masks?|depths?|normals?|conf", re.IGNORECASE)
+"""Beginnings of the names of folders whose pictures are other maps."""
+MOST_FOLDERS = 200
+"""Pictures that moved are looked for in so many folders at most."""
 
 
 def fold_name(name: str) -> str:
@@ -23,15 +28,20 @@ def fold_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-class Folder:
-    """The files below a folder, by name.
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures of a folder in the order of their names, without hidden ones; none where it is not there."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")
+    )
 
-    ``where`` is blamed in errors; ``otherwise`` counts names of another case or another machine.
-    """
+
+class Folder:
+    """The files below a folder, by name. ``where`` is blamed in errors."""
 
     def __init__(self, path: Path, where: str) -> None:
         self.path, self.where = path, where
-        self.otherwise = 0
         self._listings: dict[Path, dict[str, list[Path]]] = {}
 
     def find(self, name: str) -> Path | None:
@@ -40,14 +50,13 @@ class Folder:
             return None
         if _is_file(self.path / name):
             return self.path / name
-        for number, parts in enumerate(_readings(name)):
+        for parts in _readings(name):
             for exact in (True, False):
                 found = self._matching(parts, exact)
                 if len(found) > 1:
                     shown = " or ".join(sorted(file.name for file in found)[:3])
                     raise UserError(f"{self.where}: {name}: could be {shown}; expected one such file")
                 if found:
-                    self.otherwise += number > 0 or not exact
                     return found[0]
         return None
 
@@ -67,7 +76,7 @@ class Folder:
 
     def _beside(self, name: str) -> list[Path]:
         """Return everything in the folder where ``name`` should be."""
-        folders = self._descend(_path_steps(name)[:-1])
+        folders = self._descend(path_steps(name)[:-1])
         return [file for folder in folders for group in self._listed(folder).values() for file in group]
 
     def _matching(self, parts: tuple[str, ...], exact: bool) -> list[Path]:
@@ -101,6 +110,47 @@ class Folder:
         return self._listings[folder]
 
 
+def moved_pictures(root: Path, names: Sequence[str]) -> tuple[Path, list[Path | None]] | None:
+    """Return where pictures are, none of which is where its name says: in another folder, or with another ending.
+
+    The folder is the one below ``root`` in which most names, or the longest ends of them, are found; at least half.
+    None where there is none.
+    """
+    stems = [_without_ending(name) for name in names]
+    places = [place for place in _folders_below(root) if pictures_in(place) or place == root]
+    for dropped in range(max((len(parts) for parts in stems), default=0)):
+        tails = [str(PurePosixPath(*parts[dropped:])) if len(parts) > dropped else "" for parts in stems]
+        found = [(place, _found_all(place, tails)) for place in places]
+        place, files = max(found, key=lambda pair: len(pair[1]) - pair[1].count(None))
+        if 2 * files.count(None) <= len(files):
+            return place, files
+    return None
+
+
+def _found_all(place: Path, names: Sequence[str]) -> list[Path | None]:
+    """Return the files of a folder by names without endings; none of them where a name fits several."""
+    folder = Folder(place, "")
+    try:
+        return [folder.find(name) for name in names]
+    except UserError:
+        return [None] * len(names)
+
+
+def _without_ending(name: str) -> tuple[str, ...]:
+    """Return the steps of a path, of a picture's without its ending."""
+    *above, last = path_steps(name) or ("",)
+    return (*above, Path(last).stem if Path(last).suffix.lower() in PICTURES else last)
+
+
+def _folders_below(root: Path) -> list[Path]:
+    """Return a folder and those two levels below it, in the order of their names, but folders of other maps."""
+    found = [root]
+    for level in ("*", "*/*"):
+        inside = islice((path for path in sorted(root.glob(level)) if path.is_dir()), MOST_FOLDERS)
+        found += [path for path in inside if not any(map(NO_PICTURES.match, path.relative_to(root).parts))]
+    return found
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -108,19 +158,19 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _path_steps(name: str) -> tuple[str, ...]:
+def path_steps(name: str) -> tuple[str, ...]:
     """Return the steps of a path, whichever slashes it has; without drive and root."""
     bare = re.sub(r"^[A-Za-z]:(?=[\\/])", "", name).replace("\\", "/")
     return tuple(part for part in PurePosixPath(bare).parts if part not in ("/", "//", "."))
 
 
 def _stem(name: str) -> str:
-    return fold_name(PurePosixPath(*_path_steps(name)).stem)
+    return fold_name(PurePosixPath(*path_steps(name)).stem)
 
 
 def _readings(name: str) -> Iterator[tuple[str, ...]]:
     """Return the relative paths that ``name`` can stand for: an absolute one also without the folders above."""
-    parts = _path_steps(name)
+    parts = path_steps(name)
     absolute = name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)
     for first in range(len(parts) if absolute else min(len(parts), 1)):
         yield parts[first:]

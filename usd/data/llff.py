@@ -16,7 +16,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.capture import Capture, CapturedView
-from usd.data.file_names import PICTURES
+from usd.data.file_names import pictures_in
 from usd.data.lens import Intrinsics
 
 
@@ -24,6 +24,14 @@ def find_poses(path: Path) -> Path | None:
     """Return the array of cameras in a scene's folder; None where there is none."""
     file = path / "poses_bounds.npy"
     return file if file.is_file() else None
+
+
+def is_whole(file: Path) -> bool:
+    """Return whether there are as many pictures as cameras, by whose order alone they belong together."""
+    try:
+        return len(np.load(file, mmap_mode="r", allow_pickle=False)) == len(_picture_files(file.parent)[1])
+    except (OSError, ValueError, EOFError, TypeError):
+        return False
 
 
 def read_llff(file: Path, where: str) -> Capture:
@@ -58,9 +66,7 @@ def _picture_files(folder: Path) -> tuple[str, list[Path]]:
     )
     for place in (folder / "images", *copies):
         if place.is_dir():
-            return f"{place.name}/", sorted(
-                file for file in place.iterdir() if file.suffix.lower() in PICTURES
-            )
+            return f"{place.name}/", pictures_in(place)
     return "images/", []
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.data.cutting import cut_opaque, find_padding, has_alpha, remove_plain_background
+from usd.data.file_names import nearby
 from usd.data.pictures import over, picture_header, read_picture, read_values, resize_rgba
 
 MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
@@ -140,6 +141,7 @@ def mask_rule(files: PictureFiles, policy: MaskPolicy, where: str) -> tuple[Mask
             raise UserError(f"{where}: no picture has transparency; expected RGBA, or another `masks` policy")
     if policy == "files" or (policy == "auto" and any(mask is not None for _, _, mask in files)):
         _refuse_missing([name for name, _, mask in files if mask is None], len(files), where)
+        _refuse_absent([mask for _, _, mask in files if mask is not None and not mask.is_file()], where)
         return MaskRule("files"), ["masks are the files beside the pictures"]
     try:
         return _background_rule(files, where if policy == "background" else ""), [PLAIN]
@@ -178,6 +180,15 @@ def _refuse_missing(missing: Sequence[str], total: int, where: str) -> None:
         raise UserError(
             f"{where}: {len(missing)} of {total} pictures have no mask ({missing[0]}); expected a mask for each, "
             "or `masks: none`"
+        )
+
+
+def _refuse_absent(files: Sequence[Path], where: str) -> None:
+    """Raise ``UserError`` for masks that were named and are not there."""
+    if files:
+        raise UserError(
+            f"{where}: {files[0]}: no such file; expected a mask{nearby(files[0])}, or `masks: none`"
+            + (f" ({len(files) - 1} more are missing)" if len(files) > 1 else "")
         )
 
 

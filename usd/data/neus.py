@@ -1,10 +1,12 @@
 """The layout of IDR and NeuS, in which DTU and BlendedMVS scans are shared: matrices in a NumPy archive.
 
     <scan>/cameras_sphere.npz      world_mat_<i> and scale_mat_<i> (4, 4) of each picture; also cameras.npz
-    <scan>/image/000000.png ...    <scan>/mask/000.png ... (optional, white is the object)
+    <scan>/image/000000.png ...    <scan>/mask/000.png ... (optional, white is the object); also images/, rgb/, masks/
 
 ``world_mat`` takes world points to pixels, K [R | t]. ``scale_mat`` takes the unit sphere, in which the object is, to
-the world. These pixels are counted from the middle of the first one, ours from its corner.
+the world. These pixels are counted from the middle of the first one, ours from its corner. Nothing says how large the
+pictures were that the matrices belong to: where the principal point is that of pictures 2, 3, 4 or 8 times as large,
+they were.
 """
 
 from pathlib import Path
@@ -18,11 +20,17 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.capture import Capture, CapturedView
-from usd.data.file_names import PICTURES
+from usd.data.file_names import pictures_in
 from usd.data.lens import Intrinsics
 from usd.data.pictures import picture_size
 
-ARCHIVES = ("cameras_sphere.npz", "cameras.npz")
+ARCHIVES = ("cameras_sphere.npz", "cameras.npz", "cameras_large.npz")
+FOLDERS = (("image", "images", "rgb"), ("mask", "masks"))
+"""Names of the folders of pictures, and of masks."""
+TIMES = (2, 3, 4, 8)
+"""Pictures may be so many times smaller than those that their cameras were found for."""
+MIDDLE = 0.2
+"""A principal point is at most so far from the middle, of half the picture, for the size to be told by it."""
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
 """From OpenCV's camera axes to OpenGL's and back."""
 Matrix: TypeAlias = Float[Tensor, "4 4"]
@@ -30,7 +38,7 @@ Matrix: TypeAlias = Float[Tensor, "4 4"]
 
 def find_archive(path: Path) -> Path | None:
     """Return the archive of cameras in a scan's folder; None where there is none, or no pictures."""
-    if not (path / "image").is_dir():
+    if not any((path / name).is_dir() for name in FOLDERS[0]):
         return None
     return next((path / name for name in ARCHIVES if (path / name).is_file()), None)
 
@@ -39,7 +47,9 @@ def read_scan(file: Path, where: str) -> Capture:
     """Read the pictures that have a camera. Raises ``UserError`` with file and reason."""
     name = f"{where}: {file}"
     archive = _archive(file, name)
-    pictures, masks = (sorted_pictures(file.parent / folder) for folder in ("image", "mask"))
+    pictures, masks = (
+        next((found for name in names if (found := pictures_in(file.parent / name))), []) for names in FOLDERS
+    )
     rows = [row for row in range(len(pictures)) if f"world_mat_{row}" in archive]
     if not rows:
         raise UserError(
@@ -57,6 +67,10 @@ def read_scan(file: Path, where: str) -> Capture:
     notes += [f"{len(pictures) - len(rows)} of {len(pictures)} pictures have no camera"] * (
         len(rows) < len(pictures)
     )
+    if smaller := sum(view.lens.width != picture_size(view.picture, name)[0] for view in views):
+        notes.append(
+            f"{smaller} of {len(views)} pictures are smaller than those that their cameras were found for"
+        )
     return Capture(tuple(views), tuple(notes), arbitrary=True, sphere=_sphere(archive, rows[0], name))
 
 
@@ -101,7 +115,15 @@ def camera_of(projection: Matrix, picture: Path, name: str) -> tuple[Intrinsics,
         )
     width, height = picture_size(picture, name)
     numbers = (float(k[0, 0]), float(k[1, 1]), float(k[0, 2]) + 0.5, float(k[1, 2]) + 0.5)
-    return Intrinsics(width, height, *numbers), c2w
+    times = times_smaller(width, height, *numbers[2:])
+    return Intrinsics(times * width, times * height, *numbers), c2w
+
+
+def times_smaller(width: int, height: int, cx: float, cy: float) -> int:
+    """Return how many times smaller a picture is than the one whose principal point (cx, cy) is: 1, 2, 3, 4 or 8."""
+    across, down = 2 * cx / width, 2 * cy / height
+    near = min((1, *TIMES), key=lambda times: abs(across / times - 1) + abs(down / times - 1))
+    return near if max(abs(across / near - 1), abs(down / near - 1)) < MIDDLE else 1
 
 
 def upper_times_rotation(matrix: Float[Tensor, "3 3"]) -> tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]:
@@ -112,10 +134,3 @@ def upper_times_rotation(matrix: Float[Tensor, "3 3"]) -> tuple[Float[Tensor, "3
     signs = torch.diag(torch.sign(torch.diagonal(upper)))
     upper, rotation = upper @ signs, signs @ rotation
     return (upper, rotation) if torch.det(rotation) > 0 else (upper, -rotation)
-
-
-def sorted_pictures(folder: Path) -> list[Path]:
-    """Return the pictures of a folder in the order of their names; none where it is not there."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)

@@ -9,12 +9,15 @@ OpenGL axes. Everything else stands at the top or in each frame (the frame wins)
 distortion (``k1`` ... ``p2`` of ``camera_model`` OPENCV, FULL_OPENCV or OPENCV_FISHEYE; ``is_fisheye``), masks
 (``mask_path``) and depths along the view axis (``depth_file_path`` in ``depth_unit_scale_factor``, ``depth_path`` in
 ``integer_depth_scale``). ``applied_transform`` says how nerfstudio moved COLMAP's world; the poses are moved already.
-A frame without a matrix has no camera and is left out. Orthographic cameras are an extension of ours:
+A frame without a matrix has no camera and is left out. What a file names and the disk does not have is said: depths are
+left out, masks matter where masks are used, and pictures are looked for nearby. Orthographic cameras are our extension:
 ``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height in world units.
 """
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,7 @@ from torch import Tensor
 from usd.core.config import UserError
 from usd.core.errors import listing
 from usd.data.depth_maps import DepthFile
-from usd.data.file_names import Folder, nearby
+from usd.data.file_names import Folder, moved_pictures, nearby
 from usd.data.lens import Intrinsics, LensModel
 from usd.data.pictures import picture_size, write_whole
 from usd.data.text_files import read_text
@@ -45,6 +48,8 @@ MODELS: dict[str, tuple[LensModel, tuple[str, ...]]] = {
     "FISHEYE": ("fisheye", ("k1", "k2", "k3", "k4")),
 }
 """Names of camera models, and the keys of their numbers in their order."""
+NO_PINHOLE = re.compile(r"ftheta_p\d|(is_)?latlong|(is_)?equirectangular")
+"""Keys of instant-ngp for pictures that no pinhole takes."""
 COEFFICIENTS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 MILLIMETER = 1e-3
 """The unit of nerfstudio's depths where the file says none, in meters."""
@@ -89,12 +94,13 @@ class Frame:
 class Transforms:
     """The frames of a file that have cameras, in its order, and how many have none.
 
-    ``applied`` (3, 4) is how the file says that COLMAP's world was moved to its own.
+    ``applied`` (3, 4) is how the file says that COLMAP's world was moved to its own. ``notes`` say what was assumed.
     """
 
     frames: tuple[Frame, ...]
     without_camera: int
     applied: Float[Tensor, "3 4"] | None
+    notes: tuple[str, ...] = ()
 
 
 def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tuple[Frame, ...]:
@@ -102,8 +108,11 @@ def read_transforms(path: str | Path, where: str = "data.eval_transforms") -> tu
     return read_transforms_file(path, where).frames
 
 
-def read_transforms_file(path: str | Path, where: str) -> Transforms:
-    """Read a transforms.json. Raises ``UserError`` with file, frame and key."""
+def read_transforms_file(path: str | Path, where: str, seek: bool = False) -> Transforms:
+    """Read a transforms.json. Raises ``UserError`` with file, frame and key.
+
+    With ``seek``, pictures none of which is where the file says are looked for nearby.
+    """
     path = Path(path)
     content = _read_json(path, where)
     entries = content.get("frames") if isinstance(content, dict) else None
@@ -111,14 +120,8 @@ def read_transforms_file(path: str | Path, where: str) -> Transforms:
         raise UserError(f"{where}: {path}: has no list of `frames`; expected nerfstudio's transforms.json")
     if not entries:
         raise UserError(f"{where}: {path}: has no frames; expected at least one")
-    files = Folder(path.parent, f"{where}: {path}")
-    if not {"w", "h"} & set(content):
-        entries = _with_sizes(files, entries, f"{where}: {path}")
-    frames = [
-        _frame(f"{where}: {path}: frames[{i}]", files, content, entry)
-        for i, entry in enumerate(entries)
-        if not isinstance(entry, dict) or entry.get("transform_matrix") is not None
-    ]
+    reader = FrameReader(f"{where}: {path}", Folder(path.parent, f"{where}: {path}"), content)
+    frames = reader.frames(entries, seek)
     if not frames:
         raise UserError(
             f"{where}: {path}: none of its {len(entries)} frames has a transform_matrix; expected one each"
@@ -126,19 +129,124 @@ def read_transforms_file(path: str | Path, where: str) -> Transforms:
     applied = None
     if content.get("applied_transform") is not None:
         applied = _matrix(f"{where}: {path}.applied_transform", content["applied_transform"])[:3]
-    return Transforms(tuple(frames), len(entries) - len(frames), applied)
+        applied = applied * (
+            _positive(f"{where}: {path}", content, "applied_scale") if content.get("applied_scale") else 1
+        )
+    return Transforms(tuple(frames), len(entries) - len(frames), applied, reader.notes(len(frames)))
 
 
-def _with_sizes(files: Folder, entries: list[object], name: str) -> list[object]:
+class FrameReader:
+    """A reader of the frames of one file, that counts what it assumes."""
+
+    def __init__(self, name: str, files: Folder, shared: Mapping[str, object]) -> None:
+        self.name, self.files = name, files
+        self.shared = {key: value for key, value in shared.items() if key != "frames"}
+        self.remarks: Counter[str] = Counter()
+        self.moved = ""
+
+    def notes(self, total: int) -> tuple[str, ...]:
+        """Return what was assumed, each with a count of the frames."""
+        counted = [f"{count} of {total} frames: {remark}" for remark, count in self.remarks.items()]
+        return (*([self.moved] if self.moved else []), *counted)
+
+    def frames(self, entries: Sequence[object], seek: bool) -> list[Frame]:
+        """Return the frames that have a camera. Raises ``UserError``."""
+        pictures = self._pictures(entries, seek)
+        if not {"w", "h"} & set(self.shared):
+            entries = _with_sizes(pictures, entries, self.name)
+        return [
+            self._frame(f"{self.name}: frames[{i}]", entry, pictures[i])
+            for i, entry in enumerate(entries)
+            if not isinstance(entry, dict) or entry.get("transform_matrix") is not None
+        ]
+
+    def _pictures(self, entries: Sequence[object], seek: bool) -> list[Path | None]:
+        """Return the file of each frame's picture, None where there is none."""
+        named = [entry.get("file_path") if isinstance(entry, dict) else None for entry in entries]
+        names = [name if isinstance(name, str) else "" for name in named]
+        found = [self.files.find(name) for name in names]
+        if not seek or any(found) or not any(names):
+            return found
+        moved = moved_pictures(self.files.path, names)
+        if moved is None:
+            return found
+        there = next(file.parent.name for file in moved[1] if file is not None)
+        self.moved = f"pictures are not where the file says ({names[0]}): taken by their names from {there}/"
+        return moved[1]
+
+    def _frame(self, name: str, entry: object, picture: Path | None) -> Frame:
+        if not isinstance(entry, dict):
+            raise UserError(f"{name}: is not a mapping; expected file_path and transform_matrix")
+        keys = {**self.shared, **entry}
+        file_path = keys.get("file_path", "")
+        if not isinstance(file_path, str):
+            raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
+        width, height = _size(name, keys, picture, self.files.nearest(file_path) if picture is None else "")
+        pose = self._pose(name, keys.get("transform_matrix"))
+        # Nobody asks for maps of a picture that is not there.
+        mask, depth = (self._mask(keys), self._depth(name, keys)) if picture else (None, None)
+        if str(keys.get("camera_model")).upper() == "ORTHOGRAPHIC":
+            lens = Intrinsics(width, height, 1.0, 1.0, width / 2, height / 2)
+            read = FrameFiles(lens, pose, mask, depth, _positive(name, keys, "span_y"))
+        else:
+            read = FrameFiles(_lens(name, keys, width, height), pose, mask, depth)
+        return Frame(read.camera, file_path, picture, read)
+
+    def _pose(self, name: str, matrix: object) -> Float[Tensor, "4 4"]:
+        """Return camera-to-world; a 3 x 4 matrix gets its last row, and axes of another length than 1 that length."""
+        pose = _matrix(f"{name}.transform_matrix", matrix)
+        length = pose[:3, :3].norm(dim=0)
+        rotation = pose[:3, :3] / length.clamp_min(1e-12)
+        if (
+            not torch.allclose(rotation.T @ rotation, torch.eye(3).double(), atol=1e-2)
+            or torch.det(rotation) < 0
+        ):
+            raise UserError(
+                f"{name}.transform_matrix: its 3 x 3 part is not a rotation; expected camera-to-world, OpenGL axes"
+            )
+        if not torch.allclose(length, torch.ones(()).double(), atol=1e-2):
+            self.remarks[
+                "the matrix scales, which says nothing of a camera: its axes are taken with length 1"
+            ] += 1
+            pose[:3, :3] = rotation
+        return pose
+
+    def _mask(self, keys: Mapping[str, object]) -> Path | None:
+        """Return the file that ``mask_path`` names, also one that is not there: masks may not be wanted."""
+        named = keys.get("mask_path")
+        if not isinstance(named, str) or not named:
+            return None
+        return self.files.find(named) or self.files.path / named
+
+    def _depth(self, name: str, keys: Mapping[str, object]) -> DepthFile | None:
+        """Return the depth map of a frame and the unit of its numbers; None where it is not there or has no unit."""
+        for key, unit, usual in (
+            ("depth_file_path", "depth_unit_scale_factor", MILLIMETER),
+            ("depth_path", "integer_depth_scale", None),
+        ):
+            named = keys.get(key)
+            if not isinstance(named, str) or not named:
+                continue
+            scale = usual if keys.get(unit) is None else _finite_number(name, keys, unit)
+            file = self.files.find(named)
+            if scale is None or scale <= 0 or keys.get("enable_depth_loading") is False:
+                self.remarks[f"depth map left out: {unit} does not say what its numbers are"] += 1
+            elif file is None:
+                self.remarks[f"depth map left out: its file is not there ({key})"] += 1
+            else:
+                return DepthFile(file, scale)
+        return None
+
+
+def _with_sizes(pictures: Sequence[Path | None], entries: Sequence[object], name: str) -> Sequence[object]:
     """Return frames without a common size, those whose picture is not there with the size of the first picture."""
-    found = [files.find(entry["file_path"]) if _names_picture(entry) else None for entry in entries]
-    first = next((file for file in found if file is not None), None)
-    if first is None or None not in found:
+    first = next((file for file in pictures if file is not None), None)
+    if first is None or None not in pictures:
         return entries
     width, height = picture_size(first, name)
     return [
         {"w": width, "h": height, **entry} if file is None and _names_picture(entry) else entry
-        for entry, file in zip(entries, found)
+        for entry, file in zip(entries, pictures)
     ]
 
 
@@ -156,27 +264,12 @@ def _read_json(path: Path, where: str) -> object:
         raise UserError(f"{where}: {path}: is not readable JSON, perhaps truncated ({error})") from error
 
 
-def _frame(name: str, files: Folder, shared: Mapping[str, object], entry: object) -> Frame:
-    if not isinstance(entry, dict):
-        raise UserError(f"{name}: is not a mapping; expected file_path and transform_matrix")
-    keys = {**{key: value for key, value in shared.items() if key != "frames"}, **entry}
-    file_path = keys.get("file_path", "")
-    if not isinstance(file_path, str):
-        raise UserError(f"{name}.file_path: is {file_path!r}; expected a path relative to the file")
-    picture = files.find(file_path)
-    width, height = _size(name, keys, picture, files.nearest(file_path) if picture is None else "")
-    pose = _pose(name, keys.get("transform_matrix"))
-    files_beside = _mask(name, files, keys), _depth(name, files, keys)
-    if str(keys.get("camera_model")).upper() == "ORTHOGRAPHIC":
-        lens = Intrinsics(width, height, 1.0, 1.0, width / 2, height / 2)
-        read = FrameFiles(lens, pose, *files_beside, _positive(name, keys, "span_y"))
-    else:
-        read = FrameFiles(_lens(name, keys, width, height), pose, *files_beside)
-    return Frame(read.camera, file_path, picture, read)
-
-
 def _lens(name: str, keys: Mapping[str, object], width: int, height: int) -> Intrinsics:
     """Return the lens of a frame. Raises ``UserError`` for a model that has no pinhole, and for wrong numbers."""
+    if odd := next((key for key in keys if NO_PINHOLE.fullmatch(key) and keys[key]), None):
+        raise UserError(
+            f"{name}.{odd}: is a lens that no pinhole can follow; expected a pinhole or a fisheye (k1 ... k4)"
+        )
     fx, fy = _focals(name, keys, width, height)
     cx, cy = (
         _finite_number(name, keys, key) if keys.get(key) is not None else size / 2
@@ -215,44 +308,19 @@ def _focals(name: str, keys: Mapping[str, object], width: int, height: int) -> t
     return fx, fy
 
 
-def _mask(name: str, files: Folder, keys: Mapping[str, object]) -> Path | None:
-    """Return the file that ``mask_path`` names. Raises UserError where it is named but not there."""
-    return _named_file(name, files, keys, "mask_path", "a mask")
-
-
-def _depth(name: str, files: Folder, keys: Mapping[str, object]) -> DepthFile | None:
-    """Return the depth map of a frame and the unit of its numbers. Raises UserError where it is named but not there."""
-    for key, unit, usual in (
-        ("depth_file_path", "depth_unit_scale_factor", MILLIMETER),
-        ("depth_path", "integer_depth_scale", None),
-    ):
-        file = _named_file(name, files, keys, key, "a depth map")
-        if file is not None:
-            missing = keys.get(unit) is None and usual is not None
-            return DepthFile(file, usual if missing and usual else _positive(name, keys, unit))
-    return None
-
-
-def _named_file(name: str, files: Folder, keys: Mapping[str, object], key: str, what: str) -> Path | None:
-    named = keys.get(key)
-    if not isinstance(named, str):
-        return None
-    file = files.find(named)
-    if file is None:
-        raise UserError(
-            f"{name}.{key}: {files.path / named}: no such file; expected {what}{files.nearest(named)}"
-        )
-    return file
-
-
 def _size(name: str, keys: Mapping[str, object], picture: Path | None, hint: str) -> tuple[int, int]:
-    if "w" in keys or "h" in keys:
-        return _pixels(name, keys, "w"), _pixels(name, keys, "h")
+    """Return width and height as the file says them; a side that it does not say is the picture's, in its shape."""
+    width, height = (None if keys.get(key) is None else _pixels(name, keys, key) for key in ("w", "h"))
+    if width is not None and height is not None:
+        return width, height
     if picture is None:
         raise UserError(
             f"{name}: has no w and h, and its picture does not exist; expected the size in pixels{hint}"
         )
-    return picture_size(picture, name)
+    across, down = picture_size(picture, name)
+    if width is not None:
+        return width, round(down * width / across)
+    return (across, down) if height is None else (round(across * height / down), height)
 
 
 def _pixels(name: str, keys: Mapping[str, object], key: str) -> int:
@@ -281,17 +349,6 @@ def _angle(name: str, keys: Mapping[str, object], key: str) -> float:
     if value >= math.pi:
         raise UserError(f"{name}.{key}: is {value:g}; expected radians below pi (is it in degrees?)")
     return value
-
-
-def _pose(name: str, matrix: object) -> Float[Tensor, "4 4"]:
-    """Return camera-to-world; a 3 x 4 matrix gets its last row."""
-    pose = _matrix(f"{name}.transform_matrix", matrix)
-    rotation = pose[:3, :3]
-    if not torch.allclose(rotation @ rotation.T, torch.eye(3).double(), atol=1e-2) or torch.det(rotation) < 0:
-        raise UserError(
-            f"{name}.transform_matrix: its 3 x 3 part is not a rotation; expected camera-to-world, OpenGL axes"
-        )
-    return pose
 
 
 def _matrix(name: str, matrix: object) -> Float[Tensor, "4 4"]:

@@ -10,7 +10,7 @@ from usd.core.config import option
 from usd.core.registry import register
 from usd.data.random_camera import CameraBatch, at_step
 from usd.data.usd_random_camera import UsdRandomCameraConfig, UsdRandomCameras
-from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS
+from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS, nearest_named_cameras
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,32 @@ class ViewGroupConfig(UsdRandomCameraConfig):
     """
 
     group: Literal[
-        "syncdreamer", "wonder3d", "zero123plus-1.1", "zero123plus-1.2", "mvdream", "imagedream", "toybox"
+        "syncdreamer",
+        "wonder3d",
+        "zero123plus-1.1",
+        "zero123plus-1.2",
+        "mvdream",
+        "imagedream",
+        "toybox",
+        "named",
     ] = option("syncdreamer", "model whose cameras a batch is")
 
 
 @register("view-group-datamodule")
 class ViewGroups(UsdRandomCameras[ViewGroupConfig]):
-    """The reference camera's group at every step; of a model that is given cameras, ``batch_size`` random groups."""
+    """The reference camera's group at every step; of a model that is given cameras, ``batch_size`` random groups.
+
+    Of ``named`` views, ``batch_size`` random ones: each random camera goes to the nearest that has a name.
+    """
 
     @override
     def batch(self, step: int, generator: torch.Generator) -> CameraBatch:
         """Return the groups' cameras, as large as training pictures are at this step."""
         group = self.config.group
+        if group == "named":
+            batch = super().batch(step, generator)
+            assert batch.reference is not None
+            return CameraBatch(nearest_named_cameras(batch.cameras, batch.reference), batch.reference)
         if group in FREE_GROUPS:
             batch = super().batch(step, generator)
             return CameraBatch(FREE_GROUPS[group](batch.cameras), batch.reference)

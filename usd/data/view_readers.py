@@ -2,6 +2,8 @@
 
     transforms.json                nerfstudio, Blender (also transforms_train.json, transforms_test.json)
     cameras_sphere.npz             NeuS's DTU and BlendedMVS scans, with image/ and perhaps mask/
+    keyframes/cameras/*.json       Polycam's raw data, with keyframes/images/ and perhaps depths
+    metadata.json                  Record3D's exports, with rgb/
     poses_bounds.npy               LLFF's captures, with images/
     cams/00000000_cam.txt          MVSNet's and BlendedMVS's scenes, with blended_images/ or images/
     sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
@@ -17,9 +19,9 @@ The order is the order in which they are looked for.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
@@ -27,19 +29,35 @@ import torch
 from usd.core.config import UserError, option
 from usd.core.places import command
 from usd.core.registry import import_custom
-from usd.data import co3d_sequence, colmap, llff, mvsnet, neus, syncdreamer, wonder3d, zero123_views
+from usd.data import (
+    co3d_sequence,
+    colmap,
+    llff,
+    mvsnet,
+    neus,
+    polycam,
+    record3d,
+    syncdreamer,
+    wonder3d,
+    zero123_views,
+)
 from usd.data.capture import Capture, CapturedView, TrackedPoints, assemble
-from usd.data.file_names import PICTURES, Folder
+from usd.data.file_names import PICTURES, Folder, moved_pictures, path_steps
 from usd.data.masks import MaskPolicy, apply_masks
+from usd.data.structure_from_motion import VIDEOS
+from usd.data.text_files import read_text
 from usd.data.toy_views import render_toy_views, sphere_cameras, toy_seed
 from usd.data.transforms import FrameFiles, Transforms, read_transforms_file
 from usd.data.view_set import ViewSet, fit_cameras, fit_sphere, fit_world, rotate_world, view_set
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, poses_bounds.npy, cams/*_cam.txt, "
-    "a trial folder, "
-    "a CO3D sequence, or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
+    "Polycam's keyframes/, Record3D's metadata.json, a trial folder, a CO3D sequence, or the output of SyncDreamer, "
+    "Wonder3D or Zero-1-to-3"
 )
+
+
+ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
@@ -113,11 +131,20 @@ def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet,
     for reader in CUSTOM_LAYOUTS.values():
         if (views := reader(path, options, where)) is not None:
             return views, None
-    for capture_of in CAPTURES:
-        if (capture := capture_of(path, where)) is not None:
-            capture = capture.centered() if capture.arbitrary else capture
-            return assemble(capture, options.masks, options.size, f"{where}: {path}"), capture
+    for folder in (path, *_only_folder(path)):
+        for capture_of in CAPTURES:
+            if (capture := capture_of(folder, where)) is not None:
+                capture = capture.centered() if capture.arbitrary else capture
+                return assemble(capture, options.masks, options.size, f"{where}: {folder}"), capture
     return _read_rendered(path, options, where), None
+
+
+def _only_folder(path: Path) -> list[Path]:
+    """Return the one folder in a folder, as archives unpack to; none where there are several."""
+    if not path.is_dir():
+        return []
+    folders = [each for each in path.iterdir() if each.is_dir() and not each.name.startswith((".", "__"))]
+    return folders if len(folders) == 1 else []
 
 
 def _read_rendered(path: Path, options: ViewOptions, where: str) -> ViewSet:
@@ -135,15 +162,19 @@ def _read_rendered(path: Path, options: ViewOptions, where: str) -> ViewSet:
 
 
 def _no_layout(path: Path, where: str) -> str:
+    if path.suffix.lower() in VIDEOS:
+        return f"{where}: {path}: is a video without cameras; find them first: usd poses {path} FOLDER"
+    if path.suffix.lower() in ARCHIVES:
+        return f"{where}: {path}: is an archive; expected the folder that it unpacks to"
     if path.is_file():
         return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
-    found = (
-        f"has {count} picture{'s' * (count != 1)} but no cameras"
-        if count
-        else "holds neither pictures nor cameras"
+    if not count:
+        return f"{where}: {path}: holds neither pictures nor cameras; expected {LAYOUTS}"
+    return (
+        f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
+        f"usd poses {path} FOLDER"
     )
-    return f"{where}: {path}: {found}; expected {LAYOUTS}"
 
 
 def _at_size(views: ViewSet, options: ViewOptions) -> ViewSet:
@@ -168,12 +199,25 @@ def _with_masks(views: ViewSet, files: list[Path | None], policy: MaskPolicy, wh
 
 
 def find_transforms(path: Path) -> Path | None:
-    """Return the cameras' file meant by a path: itself, or the usual names in a folder."""
+    """Return the cameras' file meant by a path: itself, in a folder that of the usual name, or the only such file."""
     if path.is_file():
         return path if path.suffix.lower() == ".json" else None
     names = ("transforms.json", "transforms_train.json", "transforms_test.json")
     files = Folder(path, str(path))
-    return next((file for name in names if (file := files.find(name))), None)
+    found = next((file for name in names if (file := files.find(name))), None)
+    return found or _only_cameras_file(path)
+
+
+def _only_cameras_file(path: Path) -> Path | None:
+    """Return the file of a folder that speaks of frames and their matrices, where it is the only JSON there."""
+    others = [file for file in path.iterdir() if file.suffix.lower() == ".json"] if path.is_dir() else []
+    if len(others) != 1:
+        return None
+    try:
+        text = read_text(others[0], "replace")
+    except OSError:
+        return None
+    return others[0] if '"frames"' in text and '"transform_matrix"' in text else None
 
 
 def read_transforms_views(file: Path, options: ViewOptions, where: str, interval: int = 1) -> ViewSet:
@@ -188,7 +232,7 @@ def read_transforms_views(file: Path, options: ViewOptions, where: str, interval
 
 def transforms_capture(file: Path, where: str, interval: int = 1) -> Capture:
     """Read the frames of a transforms.json that have a picture, every so many of them."""
-    read = read_transforms_file(file, where)
+    read = read_transforms_file(file, where, seek=True)
     frames = read.frames[::interval]
     shown = [
         (frame.file_path, frame.picture, frame.files)
@@ -202,39 +246,51 @@ def transforms_capture(file: Path, where: str, interval: int = 1) -> Capture:
             f"{where}: {file}: none of its {len(frames)} pictures exist ({lost or 'no file_path'}); expected them "
             f"beside it{beside.nearest(lost)}"
         )
-    notes = _missing(len(frames) - len(shown), len(frames), lost, beside.other_ending(lost))
+    notes = [*read.notes, *_missing(len(frames) - len(shown), len(frames), lost, beside.other_ending(lost))]
     if read.without_camera:
         notes.append(
             f"{read.without_camera} of {len(read.frames) + read.without_camera} frames have no camera"
         )
     if bent := sum(files.lens.distorted for _, _, files in shown):
         notes.append(f"{bent} of {len(shown)} pictures undistorted")
-    folder = Folder(file.parent / "masks", f"{where}: {file}")
-    views = [_captured(*frame, folder) for frame in shown]
-    return Capture(
-        tuple(views), tuple(notes), points=_colmap_points(file, read, [view.name for view in views], where)
-    )
+    masks = MaskFolders(file.parent, f"{where}: {file}")
+    views = [_captured(*frame, masks) for frame in shown]
+    points, remarks = _colmap_points(file, read, views, where)
+    return Capture(tuple(views), (*notes, *remarks), points=points)
 
 
-def _captured(name: str, picture: Path, files: FrameFiles, masks: Folder) -> CapturedView:
-    mask = files.mask or _mask_of(masks, Path(name.replace("\\", "/")).name)
+def _captured(name: str, picture: Path, files: FrameFiles, masks: "MaskFolders") -> CapturedView:
+    mask = files.mask or masks.find(name)
     return CapturedView(name, picture, files.lens, files.pose, mask, files.depth, files.span_y)
 
 
-def _colmap_points(file: Path, read: Transforms, names: list[str], where: str) -> TrackedPoints | None:
-    """Return the points of the COLMAP model that nerfstudio keeps beside its file, in its world; None without one."""
+def _colmap_points(
+    file: Path, read: Transforms, views: Sequence[CapturedView], where: str
+) -> tuple[TrackedPoints | None, list[str]]:
+    """Return the points of the COLMAP model that nerfstudio keeps beside its file, in its world; None without one.
+
+    Where the model's cameras, moved likewise, are not the file's, that is said and there are no points.
+    """
     models = colmap.find_models(file.parent / "colmap") if read.applied is not None else []
     if not models or read.applied is None:
-        return None
+        return None, []
     model = colmap.read_model(models[0], where)
     by_name = {Path(posed.name).name: posed for posed in model.pictures}
-    posed = [by_name.get(Path(name.replace("\\", "/")).name) for name in names]
-    rows = [row for row, each in enumerate(posed) if each is not None]
-    found = model.tracked_points([each for each in posed if each is not None])
+    posed = [by_name.get(Path(view.name.replace("\\", "/")).name) for view in views]
+    pairs = [(row, each) for row, each in enumerate(posed) if each is not None]
+    found = model.tracked_points([each for _, each in pairs])
     if found is None:
-        return None
+        return None, []
     rotation, shift = read.applied[:, :3], read.applied[:, 3]
-    return TrackedPoints(torch.tensor(rows)[found.view], found.xyz @ rotation.T + shift)
+    moved = torch.stack([each.c2w[:3, 3] for _, each in pairs]) @ rotation.T + shift
+    true = torch.stack([views[row].c2w[:3, 3] for row, _ in pairs])
+    off, spread = (moved - true).norm(dim=1).median(), (true - true.mean(0)).norm(dim=1).median()
+    if float(off) > 0.02 * float(spread):
+        return None, [
+            "points of colmap/ left out: its cameras, moved by applied_transform, are not those of the file"
+        ]
+    rows = torch.tensor([row for row, _ in pairs])
+    return TrackedPoints(rows[found.view], found.xyz @ rotation.T + shift), []
 
 
 def _missing(count: int, total: int, name: str, other: str | None) -> list[str]:
@@ -243,10 +299,31 @@ def _missing(count: int, total: int, name: str, other: str | None) -> list[str]:
     return [f"{count} of {total} frames have no picture{hint}"] if count else []
 
 
-def _mask_of(masks: Folder, name: str) -> Path | None:
-    """Return the mask of the picture ``name``: the same name, with ``.png`` behind it or in place of its ending."""
-    candidates = (name, f"{name}.png", str(Path(name).with_suffix(".png")))
-    return next((file for candidate in candidates if (file := masks.find(candidate))), None)
+class MaskFolders:
+    """Masks of pictures in the folders beside theirs that tools write them to, by the names of the pictures."""
+
+    def __init__(self, root: Path, where: str) -> None:
+        self.folders = [Folder(root / name, where) for name in ("masks", "mask")]
+
+    def find(self, name: str) -> Path | None:
+        """Return the mask of a picture: its name, or that without its ending or with more at its end, and ``.png``.
+
+        A picture in a subfolder has its mask in the same one, or in none.
+        """
+        # A way up and back would lead to the picture itself.
+        parts = [part for part in path_steps(name) if part != ".."]
+        for first in range(len(parts)):
+            path = PurePosixPath(*parts[first:])
+            candidates = (
+                path,
+                f"{path}.png",
+                path.with_suffix(".png"),
+                path.with_name(f"{path.stem}_mask.png"),
+            )
+            for folder in self.folders:
+                if file := next((file for each in candidates if (file := folder.find(str(each)))), None):
+                    return file
+        return None
 
 
 # --------------------------------------------------------------------------------------------------------- COLMAP
@@ -255,8 +332,13 @@ def _mask_of(masks: Folder, name: str) -> Path | None:
 def colmap_capture(path: Path, model_folder: Path, where: str) -> Capture:
     """Return the pictures of a COLMAP model, with its points."""
     model = colmap.read_model(model_folder, where)
-    images = colmap.images_folder(path, model, f"{where}: {path}")
-    found = {posed.name: images.find(posed.name) for posed in model.pictures}
+    images = colmap.images_folder(path, model_folder, model, f"{where}: {path}")
+    names = [posed.name for posed in model.pictures]
+    found, remarks = {name: images.find(name) for name in names}, []
+    if not any(found.values()) and (moved := moved_pictures(path, names)) is not None:
+        images, found = Folder(moved[0], f"{where}: {path}"), dict(zip(names, moved[1]))
+        there = next(file.parent.name for file in moved[1] if file is not None)
+        remarks = [f"pictures have other names than in the model ({names[0]}): taken from {there}/"]
     present = [posed for posed in model.pictures if found[posed.name] is not None]
     if not present:
         first = model.pictures[0].name
@@ -265,14 +347,14 @@ def colmap_capture(path: Path, model_folder: Path, where: str) -> Capture:
             f"({images.path / first}); expected them in images/{images.nearest(first)}"
         )
     root = images.path.parent if colmap.PLACES.fullmatch(images.path.name) else images.path
-    masks = Folder(root / "masks", f"{where}: {path}")
+    masks = MaskFolders(root, f"{where}: {path}")
     lenses = [model.cameras[posed.camera] for posed in present]
     views = [
-        CapturedView(posed.name, file, lens, posed.c2w, _mask_of(masks, posed.name))
+        CapturedView(posed.name, file, lens, posed.c2w, masks.find(posed.name))
         for posed, lens in zip(present, lenses)
         if (file := found[posed.name]) is not None
     ]
-    notes = colmap.coverage(path, model_folder, model, images.path, len(present))
+    notes = colmap.coverage(path, model_folder, model, images.path, len(present)) + remarks
     if bent := sum(lens.distorted for lens in lenses):
         notes.append(f"{bent} of {len(lenses)} pictures undistorted")
     points = model.tracked_points(present)
@@ -300,11 +382,15 @@ def _co3d(path: Path, where: str) -> Capture | None:
 
 def _neus(path: Path, where: str) -> Capture | None:
     file = neus.find_archive(path)
+    if file is not None and file.name != neus.ARCHIVES[0] and colmap.find_models(path):
+        return None  # made from the model for other pictures of the scan, perhaps
     return neus.read_scan(file, where) if file else None
 
 
 def _llff(path: Path, where: str) -> Capture | None:
     file = llff.find_poses(path)
+    if file is not None and not llff.is_whole(file) and colmap.find_models(path):
+        return None  # the model tells which pictures have a camera
     return llff.read_llff(file, where) if file else None
 
 
@@ -313,8 +399,20 @@ def _mvsnet(path: Path, where: str) -> Capture | None:
     return mvsnet.read_mvsnet(files, where) if files else None
 
 
+def _polycam(path: Path, where: str) -> Capture | None:
+    keyframes = polycam.find_keyframes(path)
+    return polycam.read_polycam(keyframes, where) if keyframes else None
+
+
+def _record3d(path: Path, where: str) -> Capture | None:
+    found = record3d.find_export(path)
+    return record3d.read_record3d(*found, where) if found else None
+
+
 CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (
     _transforms,
+    _polycam,
+    _record3d,
     _neus,
     _llff,
     _mvsnet,

@@ -175,13 +175,22 @@ class ViewDenoiser(Denoiser[C]):
     def embed_view(self, reference: EncodedReference, cameras: Cameras) -> Embedding:
         """Return the condition of views of a reference, one row per camera."""
 
+    def expected_latents(
+        self,
+        reference: EncodedReference,  # noqa: ARG002 - for overrides
+        cameras: Cameras,  # noqa: ARG002 - for overrides
+    ) -> Float[Tensor, "B c h w"] | None:
+        """Return the mean of the latents of views, where the model knows it without sampling; None where not."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupConventions:
     """Published settings of a model of view groups: its input picture, and how its views are sampled.
 
     ``fraction`` is the object's longest side as a share of the picture's; None leaves a picture that is framed already.
-    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM.
+    ``fovy_deg`` is the field of view of the picture; ``steps``, ``scale`` and ``noise_share`` are those of DDIM;
+    ``start`` and ``expected_share`` are those of ``Sampler``, of a model that has expected latents.
     """
 
     fraction: float | None = 200 / 256
@@ -189,6 +198,8 @@ class GroupConventions:
     steps: int = 50
     scale: float = 2.0
     noise_share: float = 1.0
+    start: float = 1.0
+    expected_share: float = 0.0
 
 
 class GroupDenoiser(Denoiser[C]):
@@ -249,10 +260,14 @@ def open_text_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXE
 
 
 def open_view_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> ViewDenoiser:
-    """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``."""
-    from usd.denoiser.load import open_model
+    """Open the picture model behind an alias, a folder, a file or a hub id; see ``open_text_denoiser``.
 
-    denoiser = open_model(name, "view", where, execution)
+    A pipeline that edits pictures is asked for views by their names (``named_views.py``).
+    """
+    from usd.denoiser.load import open_model
+    from usd.denoiser.named_views import as_view_denoiser
+
+    denoiser = as_view_denoiser(open_model(name, "view", where, execution))
     if not isinstance(denoiser, ViewDenoiser):
         raise _other_role(name, where, "a picture model such as 'zero123-xl'")
     return denoiser

@@ -37,7 +37,7 @@ class FlowDenoiser(PipelineDenoiser[P]):
         """Return the noise in x_t by way of the velocity at the level of the same noise."""
         level = self.level(t.to(xt.device))
         z = flow_sample(xt.float(), level)
-        given = embedding.map(lambda _, tensor: tensor.to(xt.device, dtype))
+        given = embedding.map(lambda _, x: x.to(xt.device, dtype if x.is_floating_point() else x.dtype))
         with torch.autocast(xt.device.type, enabled=False):
             velocity = self.velocity(network, z.to(dtype), level, given)
         return eps_from_velocity(z, velocity.float(), level)

@@ -103,6 +103,12 @@ class GaussianDenoiser(TextDenoiser["GaussianDenoiser.Config"], ViewDenoiser["Ga
         )
         return Normal(mean, mean.new_full((len(cameras),), self.config.view_std))
 
+    def expected_latents(
+        self, reference: EncodedReference, cameras: Cameras
+    ) -> Float[Tensor, "B 3 S S"] | None:
+        """Return the mean view for each camera."""
+        return self.embed_view(reference, cameras).mean
+
     def _flat(self, means: Sequence[float], std: float) -> Normal:
         size, like = self.config.size, self.alphas_cumprod
         mean = like.new_tensor(list(means)).view(-1, 1, 1, 1).expand(-1, 3, size, size)

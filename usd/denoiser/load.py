@@ -249,7 +249,8 @@ def _transformer_denoiser(model: ModelComponents) -> str:
             f"{model.place}: its transformer is {name}, which no denoiser runs; "
             f"expected one of {', '.join(TRANSFORMERS)}"
         )
-    return TRANSFORMERS[name]
+    edits = name == "QwenImageTransformer2DModel" and model.has("processor")
+    return "qwen-image-edit" if edits else TRANSFORMERS[name]
 
 
 def _option_of(model: ModelComponents, component: str, option: str) -> object:

@@ -40,6 +40,25 @@ class PromptTokens(Embedding):
     picture: Float[Tensor, "B c h w"] | None = None
 
 
+def stack_prompts(rows: Sequence[PromptTokens]) -> PromptTokens:
+    """Return the rows of several conditions as one; those that are shorter get tokens that are not meant behind.
+
+    What else a condition holds is of one shape in all of them.
+    """
+    length = max(row.tokens.shape[1] for row in rows)
+
+    def stack(name: str, _: Tensor) -> Tensor:
+        found = [row.tensors()[name] for row in rows]
+        return torch.cat([_fill(x, length) for x in found] if name in ("tokens", "mask") else found)
+
+    return rows[0].map(stack)
+
+
+def _fill(x: Float[Tensor, "B T *W"], length: int) -> Tensor:
+    """Return rows of tokens with zeros behind, up to a length."""
+    return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], 1)
+
+
 @dataclass(frozen=True)
 class PipelineConfig:
     """The options of a model that diffusers runs as a pipeline."""
@@ -126,15 +145,14 @@ class PromptEncoders(torch.nn.Module):
         self.encoders = torch.nn.ModuleList(found)
 
 
-def read_prompt_encoders(folder: Path, name: str, network: str, weights: Weights) -> PromptEncoders:
+def read_prompt_encoders(folder: Path, name: str, unread: Sequence[str], weights: Weights) -> PromptEncoders:
     """Return the text encoders of a diffusers folder, by the pipeline of this name. Raises ``UserError``.
 
-    ``network`` is what the pipeline calls its denoising network, which is not read.
+    ``unread`` are the components that are left out: the denoising network, the autoencoder.
     """
-    unread = {network: None, "vae": None}
     with readable(folder, name), quiet():
         pipeline = getattr(importlib.import_module("diffusers"), name).from_pretrained(
-            folder, **unread, **reading(weights)
+            folder, **dict.fromkeys(unread), **reading(weights)
         )
     return PromptEncoders(pipeline)
 
@@ -213,10 +231,9 @@ class PipelineDenoiser(TextDenoiser[P]):
         )
         read = partial(read_pretrained, folder, "vae", files.config("vae"), execution.autoencoder)
         self.vae: Frozen[PictureCoder] = Frozen(read, execution.autoencoder, execution)
-        read_prompts = partial(
-            read_prompt_encoders, folder, self.pipeline, self.network_name, execution.weights
+        self.prompts: Frozen[PromptEncoders] = Frozen(
+            self._read_encoders, execution.weights, execution, half=half
         )
-        self.prompts: Frozen[PromptEncoders] = Frozen(read_prompts, execution.weights, execution, half=half)
         self.latent = self._latent_space()
 
     @classmethod
@@ -229,6 +246,11 @@ class PipelineDenoiser(TextDenoiser[P]):
             return network
         lora = Path(config.lora_file)
         return with_adapter(network, cls.pipeline, cls.network_name, lora, config.lora_scale)
+
+    def _read_encoders(self) -> PromptEncoders:
+        """Return the text encoders, and the pipeline's way of asking them. Raises ``UserError``."""
+        unread = (self.network_name, "vae")
+        return read_prompt_encoders(self.folder, self.pipeline, unread, self.execution.weights)
 
     def _latent_space(self) -> LatentSpace:
         """Return the latent space of pictures of the size that is asked for. Raises ``UserError``."""

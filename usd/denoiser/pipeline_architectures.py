@@ -194,6 +194,14 @@ PIPELINES: dict[str, tuple[str, dict[str, NetworkConfig]]] = {
             "text_encoder": QWEN_2_5_VL,
         },
     ),
+    "qwen-image-edit": (
+        "qwen-image-edit",
+        {
+            "transformer": {"_class_name": "QwenImageTransformer2DModel", "zero_cond_t": True},
+            "vae": {"_class_name": "AutoencoderKLQwenImage"},
+            "text_encoder": QWEN_2_5_VL,
+        },
+    ),
     "stable-diffusion-xl": (
         "stable-diffusion-xl",
         {

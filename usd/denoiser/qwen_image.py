@@ -1,5 +1,7 @@
 """Qwen-Image: a rectified flow under a language model's reading of a sentence."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from usd.denoiser.weights import whole
 class QwenImageDenoiser(FlowDenoiser):
     """Qwen-Image. Its autoencoder is one of videos, of which a picture is one frame."""
 
-    components = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+    components: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
     pipeline = "QwenImagePipeline"
 
     @property
@@ -54,22 +56,27 @@ class QwenImageDenoiser(FlowDenoiser):
 
     def _read_prompts(self, pipeline: PromptReader, prompts: list[str], device: torch.device) -> PromptTokens:
         """Return tokens, and which are the sentence's."""
-        tokens, mask = pipeline.encode_prompt(prompts, device=device)
+        return self._tokens_of(pipeline.encode_prompt(prompts, device=device))
+
+    def _tokens_of(self, encoded: tuple[object, ...]) -> PromptTokens:
+        """Return what a pipeline encoded; without a mask every token is meant."""
+        tokens, mask = encoded
         assert isinstance(tokens, Tensor)
         whole_row = tokens.new_ones(tokens.shape[:2]) if mask is None else mask
         assert isinstance(whole_row, Tensor)
         return PromptTokens(tokens.float(), whole_row.float())
 
     def velocity(self, network: Transformer, z: Tensor, level: Tensor, given: PromptTokens) -> Tensor:
-        """Return the velocity in z."""
-        height, width = z.shape[2:]
+        """Return the velocity in z; tokens of a reference picture follow those of the picture that is made."""
+        pictures = [z] if given.picture is None else [z, given.picture]
         assert given.mask is not None
         found = network(
-            hidden_states=pack(z),
+            hidden_states=torch.cat([pack(x) for x in pictures], 1),
             timestep=level.to(z),
             encoder_hidden_states=given.tokens,
             encoder_hidden_states_mask=given.mask > 0,
-            img_shapes=[[(1, height // 2, width // 2)]] * len(z),
+            img_shapes=[[(1, x.shape[2] // 2, x.shape[3] // 2) for x in pictures]] * len(z),
             return_dict=False,
         )
-        return unpack(found[0], height, width)
+        height, width = z.shape[2:]
+        return unpack(found[0][:, : height * width // 4], height, width)

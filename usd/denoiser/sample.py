@@ -1,32 +1,46 @@
 """Ordinary sampling: pictures from noise, by DDIM, plain or rectified by a second model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core.errors import UserError
 from usd.denoiser import (
     Denoiser,
     Embedding,
     EncodedReference,
+    GroupConventions,
     TextDenoiser,
     TextGroupDenoiser,
     ViewDenoiser,
     check_shared_latents,
 )
 from usd.math.camera import Cameras
-from usd.math.diffusion import EpsFn, ddim_sample, ddim_timesteps, guided_fn
+from usd.math.diffusion import EpsFn, add_noise, ddim_sample, ddim_timesteps, guided_fn
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """DDIM with ``steps`` steps, guidance ``scale``, and eta ``noise_share``."""
+    """DDIM with ``steps`` steps, guidance ``scale``, and eta ``noise_share``.
+
+    Of a model with expected latents (``ViewDenoiser.expected_latents``): below 1 ``start`` is the noise level, as a
+    share of the schedule, that sampling starts at from them; ``expected_share`` is their share in what comes out. A
+    sample guesses what cannot be known, and costs more squared error there than the mean of all guesses.
+    """
 
     steps: int = 50
     scale: float = 3.0
     noise_share: float = 0.0
+    start: float = 1.0
+    expected_share: float = 0.0
+
+    @classmethod
+    def of(cls, conventions: GroupConventions) -> "Sampler":
+        """Return the sampler that a model of view groups is published with."""
+        return cls(**{each.name: getattr(conventions, each.name) for each in fields(cls)})
 
 
 def sample_views(
@@ -47,7 +61,16 @@ def sample_views(
     cond = conditional_eps(model, model.embed_view(reading, cameras))
     rows = len(cameras) * len(model.domains)
     uncond = conditional_eps(base, base.with_cameras(base.unconditional(rows), cameras, reading))
-    return _sample(model, guided_fn(cond, uncond, sampler.scale), rows, sampler, generator)
+    eps = guided_fn(cond, uncond, sampler.scale)
+    if sampler.start == 1 and sampler.expected_share == 0:
+        return _sample(model, eps, rows, sampler, generator)
+    expected = model.expected_latents(reading, cameras)
+    if expected is None:
+        raise UserError(
+            f"'{model.name}' expects no views before it samples; expected a model with a view volume, or --start 1 "
+            "and --expected 0"
+        )
+    return _sample(model, eps, rows, sampler, generator, expected)
 
 
 def sample_group(
@@ -84,12 +107,23 @@ def conditional_eps(model: Denoiser, embedding: Embedding) -> EpsFn:
 
 @torch.no_grad()
 def _sample(
-    model: Denoiser, eps_fn: EpsFn, batch: int, sampler: Sampler, generator: torch.Generator | None
+    model: Denoiser,
+    eps_fn: EpsFn,
+    batch: int,
+    sampler: Sampler,
+    generator: torch.Generator | None,
+    expected: Float[Tensor, "B c h w"] | None = None,
 ) -> Float[Tensor, "B 3 S S"]:
+    """Return pictures from noise, or from expected latents with noise; their share is in what comes out."""
     space, device = model.latent, model.alphas_cumprod.device
     source = device if generator is None else generator.device
     shape = (batch, space.channels, space.height, space.width)
     noise = torch.randn(shape, generator=generator, device=source).to(device)
-    times = ddim_timesteps(sampler.steps, len(model.alphas_cumprod) - 1)
-    z = ddim_sample(eps_fn, noise, times, model.alphas_cumprod, sampler.noise_share, generator)
+    bars = model.alphas_cumprod
+    highest = round(sampler.start * (len(bars) - 1))
+    times = ddim_timesteps(min(sampler.steps, highest + 1), highest)
+    if expected is not None and sampler.start < 1:
+        noise = add_noise(expected, noise, bars, torch.full((batch,), times[0], device=device))
+    z = ddim_sample(eps_fn, noise, times, bars, sampler.noise_share, generator)
+    z = z if expected is None else torch.lerp(z, expected, sampler.expected_share)
     return model.decode(z)

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from usd.core.errors import UserError
+from usd.denoiser.qwen_processor import QwenProcessor
+from usd.denoiser.weights import quiet
 
 if TYPE_CHECKING:
     import diffusers
     import transformers
 
 CHAT = "{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}<|assistant|>"
+VISION = ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
 CLIP_WIDTH, T5_WIDTH, LANGUAGE_WIDTH = 16, 32, 24
 
 
@@ -85,20 +88,22 @@ def _vision_language() -> (
 ):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-    vocab = _letters("<|endoftext|>")
+    vocab = _letters("<|endoftext|>", *VISION)
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(vocab), "hidden_size": LANGUAGE_WIDTH, "intermediate_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
             "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]},
         },
         vision_config={
             "depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": LANGUAGE_WIDTH, "intermediate_size": 16,
         },
+        **{f"{name}_token_id": vocab[sign] for name, sign in zip(("image", "vision_start", "vision_end"), VISION)},
     )  # fmt: skip
-    return Qwen2_5_VLForConditionalGeneration(config), Qwen2Tokenizer(
-        vocab=vocab, merges=[], model_max_length=512
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab, merges=[], model_max_length=4096, additional_special_tokens=list(VISION)
     )
+    return Qwen2_5_VLForConditionalGeneration(config), tokenizer
 
 
 def _chat_language() -> "tuple[torch.nn.Module, object]":
@@ -290,7 +295,30 @@ def sana() -> "diffusers.SanaPipeline":
 
 def qwen_image() -> "diffusers.QwenImagePipeline":
     """Qwen-Image."""
-    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    from diffusers import QwenImagePipeline
+
+    vae, language, words, network = _qwen_parts()
+    return QwenImagePipeline(_flow(1.0), vae, language, words, network)
+
+
+def qwen_image_edit() -> "diffusers.QwenImageEditPlusPipeline":
+    """Qwen-Image-Edit, whose reference stands at noise level 0 as in its 2511."""
+    from diffusers import QwenImageEditPlusPipeline
+    from transformers import Qwen2VLImageProcessorPil
+
+    vae, language, words, network = _qwen_parts(zero_cond_t=True)
+    pipeline = QwenImageEditPlusPipeline(_flow(1.0), vae, language, words, None, network)
+    pipeline.processor = QwenProcessor(Qwen2VLImageProcessorPil(), words)
+    return pipeline
+
+
+def _qwen_parts(
+    **options: object,
+) -> (
+    "tuple[diffusers.AutoencoderKLQwenImage, transformers.Qwen2_5_VLForConditionalGeneration, "
+    "transformers.Qwen2Tokenizer, diffusers.QwenImageTransformer2DModel]"
+):
+    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
     language, words = _vision_language()
     vae = AutoencoderKLQwenImage(
@@ -299,9 +327,9 @@ def qwen_image() -> "diffusers.QwenImagePipeline":
     )  # fmt: skip
     network = QwenImageTransformer2DModel(
         in_channels=16, out_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=LANGUAGE_WIDTH, axes_dims_rope=(2, 2, 4),
+        joint_attention_dim=LANGUAGE_WIDTH, axes_dims_rope=(2, 2, 4), **options,
     )  # fmt: skip
-    return QwenImagePipeline(_flow(1.0), vae, language, words, network)
+    return vae, language, words, network
 
 
 def _flow(shift: float) -> "diffusers.FlowMatchEulerDiscreteScheduler":
@@ -317,6 +345,7 @@ FAMILIES: "dict[str, Callable[[], diffusers.DiffusionPipeline]]" = {
     "z-image": z_image,
     "sana": sana,
     "qwen-image": qwen_image,
+    "qwen-image-edit": qwen_image_edit,
     "stable-diffusion-xl": stable_diffusion_xl,
     "kolors": kolors,
     "pixart": pixart,
@@ -333,5 +362,8 @@ def make(family: str, folder: Path) -> "diffusers.DiffusionPipeline":
         if name in ("transformer", "unet"):
             for weight in part.parameters():
                 torch.nn.init.normal_(weight, std=0.15 if weight.dim() > 1 else 0.1)
-    pipeline.save_pretrained(folder)
+    with quiet():  # a processor of our own is no component that diffusers saves
+        pipeline.save_pretrained(folder)
+    if isinstance(processor := getattr(pipeline, "processor", None), QwenProcessor):
+        processor.pictures.save_pretrained(folder / "processor")
     return pipeline

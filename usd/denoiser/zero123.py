@@ -105,6 +105,22 @@ class Zero123Denoiser(LatentDenoiser["Zero123Denoiser.Config"], ViewDenoiser["Ze
         return NetworkInput(tokens, channels, time)
 
     @torch.no_grad()
+    def expected_latents(
+        self, reference: EncodedReference, cameras: Cameras
+    ) -> Float[Tensor, "B c h w"] | None:
+        """Return the latents that the view volume shows, which it was trained on; None without one."""
+        assert isinstance(reference, Zero123Reference)
+        if self.volume is None or reference.volume is None:
+            return None
+        device = reference.latent.device
+        hint = (
+            self.volume.on(device)
+            .see(reference.volume, reference.cameras.to(device), cameras.to(device))
+            .hint
+        )
+        return hint[:, : self.latent.channels]
+
+    @torch.no_grad()
     def unconditional(self, batch: int) -> NetworkInput:
         """Return zeros for the tokens, the time embedding and all channels beside x_t."""
         like, vision = self.alphas_cumprod, self._vision

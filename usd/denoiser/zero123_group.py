@@ -52,7 +52,9 @@ class Zero123GroupDenoiser(Zero123Denoiser, ViewGroupDenoiser["Zero123Denoiser.C
     components = (*Zero123Denoiser.components, GROUP_ATTENTION)
     group = "toybox"
     group_size = TOYBOX_VIEWS
-    conventions = GroupConventions(fraction=None, fovy_deg=39.6, steps=25, scale=2.0, noise_share=0.0)
+    conventions = GroupConventions(
+        fraction=None, fovy_deg=39.6, steps=8, scale=1.5, noise_share=0.0, start=0.7, expected_share=0.5
+    )
 
     def __init__(self, config: Zero123Denoiser.Config, name: str = "") -> None:
         super().__init__(config, name)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from usd.denoiser import Denoiser, TextDenoiser, ViewDenoiser
+from usd.denoiser import Denoiser, GroupDenoiser, TextDenoiser, ViewDenoiser
 from usd.denoiser.sample import Sampler, sample_views
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.math.camera import Cameras
@@ -79,13 +79,16 @@ def ring_cameras(size: int) -> Cameras:
 def novel_views(
     model: ViewDenoiser, views: ToyTruth, scale: float, prior: TextDenoiser | None = None, seed: int = 0
 ) -> Float[Tensor, "V 3 S S"]:
-    """Sample views by DDIM from the reference alone.
+    """Sample views by DDIM from the reference alone; of a model of view groups as it is published, together.
 
     With ``prior`` its unconditional prediction is used (rectified).
     """
     encoded = model.encode_reference(views.reference, reference_camera(views.reference.shape[-1]))
     source = torch.Generator("cpu").manual_seed(seed)
-    return sample_views(model, encoded, views.cameras, Sampler(STEPS, scale), source, prior)
+    sampler = Sampler(STEPS, scale)
+    if isinstance(model, GroupDenoiser):
+        sampler = Sampler.of(model.conventions)
+    return sample_views(model, encoded, views.cameras, sampler, source, prior)
 
 
 # -------------------------------------------------------------------------------------------------------- figures

@@ -157,7 +157,8 @@ class Guidance(Module[G]):
         try:
             with self._checks():
                 z = self.model.encode(require_finite(rgb, "the rendered picture"))
-                return self._output(self.noisy_latents(z, step, generator), z, cameras, given, rgb)
+                x = self.noisy_latents(z, step, generator, render, cameras)
+                return self._output(x, z, cameras, given, rgb)
         except NotFiniteError as problem:
             return self._failure(rgb, problem)
 
@@ -232,9 +233,14 @@ class Guidance(Module[G]):
         return {"img": surrogate_loss(shown, require_finite(image_grad, "the gradient of the picture"))}
 
     def noisy_latents(
-        self, z: Float[Tensor, "B c h w"], step: int, generator: torch.Generator | None
+        self,
+        z: Float[Tensor, "B c h w"],
+        step: int,
+        generator: torch.Generator | None,
+        render: Render | None = None,
+        cameras: Cameras | None = None,
     ) -> NoisyLatents:
-        """Return z with noise at a random t of this step's range."""
+        """Return z with noise at a random t of this step's range; ``render`` and cameras are those that z is of."""
         bars = self.model.alphas_cumprod.to(z.device)
         low, high = self.range(step)
         group = self.model.group_size
@@ -245,9 +251,20 @@ class Guidance(Module[G]):
             )
         t = sample_timesteps(len(z) // group, low, high, generator, z.device).repeat_interleave(group)
         fixed = z.detach()
-        noise = normal_like(fixed, generator)
+        noise = self.noise(fixed, step, generator, render, cameras)
         weight = time_weight(self.config.weighting_strategy, bars, t)
         return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step, generator)
+
+    def noise(
+        self,
+        z: Float[Tensor, "B c h w"],
+        step: int,  # noqa: ARG002 - for overrides
+        generator: torch.Generator | None,
+        render: Render | None,  # noqa: ARG002 - for overrides
+        cameras: Cameras | None,  # noqa: ARG002 - for overrides
+    ) -> Float[Tensor, "B c h w"]:
+        """Return the noise that is added to latents z: here fresh."""
+        return normal_like(z, generator)
 
     def range(self, step: int) -> tuple[int, int]:
         """Return the first and the last t at this step. Raises ``UserError`` where they are the wrong way round."""

@@ -5,6 +5,7 @@
 """
 
 from usd.core.module import preset
+from usd.guidance.cfd import CfdGuidance
 from usd.guidance.dds import DdsGuidance
 from usd.guidance.image_prompt_scores import ControlOptions, EditOptions
 from usd.guidance.ism import IsmGuidance
@@ -127,6 +128,7 @@ preset(
     "PFD from a sentence.",
     weighting_strategy="uniform",
 )
+preset("stable-diffusion-cfd-guidance", with_scores(TextOptions, CfdGuidance), "CFD from a sentence.")
 StableDiffusionVsdGuidance = preset(
     "stable-diffusion-vsd-guidance",
     with_scores(TextOptions, VsdGuidance),

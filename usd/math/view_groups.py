@@ -1,9 +1,11 @@
 """The cameras of models that make all their views at once, by the camera that took the picture."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from usd.math.camera import (
     Cameras,
@@ -30,6 +32,11 @@ WONDER3D_SPAN, WONDER3D_SIZE = 1.35, 256
 TOYBOX_VIEWS = 6
 TOYBOX_ELEVATION_DEG = (30.0, 0.0)
 """In turn."""
+
+NAMED_AZIMUTH_STEP_DEG = 45.0
+NAMED_ELEVATION_DEG = (-30.0, 0.0, 30.0, 60.0)
+NAMED_DISTANCE = (0.6, 1.0, 1.8)
+"""Of the views that edit models are asked for by name; distances are shares of the picture's."""
 
 
 def syncdreamer_cameras(size: int = SYNCDREAMER_SIZE, azimuth_deg: float | int = 0.0) -> Cameras:
@@ -99,6 +106,46 @@ def imagedream_group(reference: Cameras, size: int) -> Cameras:
     return made.to(reference.device)
 
 
+def named_views(cameras: Cameras, reference: Cameras) -> Int[Tensor, "B 3"]:
+    """Return the number of azimuth, elevation and distance of the named view that is nearest to each camera.
+
+    Azimuths count from the reference's towards its right, distances are shares of the reference's, elevations are those
+    of the cameras.
+    """
+    place, front = cameras.spherical, reference.spherical
+    azimuth = (place.azimuth - front.azimuth[0]).rad2deg() / NAMED_AZIMUTH_STEP_DEG
+    share = (place.distance / front.distance[0]).log()
+    steps = round(360 / NAMED_AZIMUTH_STEP_DEG)
+    nearest = [azimuth.round().long() % steps, _nearest(place.elevation.rad2deg(), NAMED_ELEVATION_DEG)]
+    return torch.stack([*nearest, _nearest(share, [math.log(x) for x in NAMED_DISTANCE])], 1)
+
+
+def _nearest(values: Float[Tensor, "B"], choices: Sequence[float]) -> Int[Tensor, "B"]:
+    """Return the number of the choice that is nearest to each value."""
+    return (values[:, None] - values.new_tensor(choices)).abs().argmin(1)
+
+
+def nearest_named_cameras(cameras: Cameras, reference: Cameras) -> Cameras:
+    """Return the named view that is nearest to each camera, with the camera's field of view."""
+    azimuth, elevation, distance = named_views(cameras, reference).unbind(1)
+    front = reference.spherical
+    place = Spherical(
+        cameras.fov_y.new_tensor(NAMED_ELEVATION_DEG)[elevation].deg2rad(),
+        front.azimuth[0] + (azimuth * NAMED_AZIMUTH_STEP_DEG).deg2rad(),
+        front.distance[0] * cameras.fov_y.new_tensor(NAMED_DISTANCE)[distance],
+    )
+    return orbit_cameras(place, cameras.fov_y, cameras.height, cameras.width)
+
+
+def named_group(reference: Cameras, size: int) -> Cameras:
+    """Return 16 named views: the eight azimuths at eye level, and elevated, as far away as the reference."""
+    turns = torch.arange(8).mul(NAMED_AZIMUTH_STEP_DEG).repeat(2).deg2rad().to(reference.device)
+    place = reference.spherical
+    elevation = torch.tensor(NAMED_ELEVATION_DEG[1:3]).repeat_interleave(8).deg2rad().to(reference.device)
+    around = Spherical(elevation, place.azimuth[0] + turns, place.distance[0].expand(16))
+    return orbit_cameras(around, reference.fov_y[0].expand(16), size, size)
+
+
 def quarter_turns(cameras: Cameras) -> Cameras:
     """Return each camera with the three at quarter turns from it, together."""
     four = cameras[[i for i in range(len(cameras)) for _ in range(4)]]
@@ -133,6 +180,7 @@ VIEW_GROUPS: dict[str, ViewGroup] = {
     "mvdream": mvdream_group,
     "imagedream": imagedream_group,
     "toybox": toybox_group,
+    "named": named_group,
 }
 """By the name of the model."""
 FREE_GROUPS: dict[str, Callable[[Cameras], Cameras]] = {"mvdream": quarter_turns, "imagedream": quarter_turns}

@@ -60,6 +60,12 @@ class NerfVolumeRenderer(RayRenderer["NerfVolumeRenderer.Config"]):
         proposal_network_config: ProposalNetworkConfig = option(
             ProposalNetworkConfig(), "shape of the proposal network"
         )
+        gradient_distance: float = option(
+            0.0,
+            "distance from the camera within which the gradients of samples fall with its square, so that no "
+            "floaters grow where rays of few views are dense (arXiv 2305.02756); 0: all gradients as they are",
+            ge=0,
+        )
         prop_optimizer_config: ProposalOptimizerConfig = option(
             ProposalOptimizerConfig(), "optimizer of the proposal network"
         )
@@ -182,6 +188,9 @@ class NerfVolumeRenderer(RayRenderer["NerfVolumeRenderer.Config"]):
         parts = [shade(*piece) for piece in zip(*pieces)]
         density, color, normal = (_cat(each) for each in zip(*parts))
         assert density is not None and color is not None
+        if self.config.gradient_distance and torch.is_grad_enabled():
+            share = (samples.t / self.config.gradient_distance).clamp(max=1).square()
+            density, color = scale_gradient(density, share), scale_gradient(color, share[:, None])
         features = color if normal is None else torch.cat([color, normal], 1)
         sums = composite_density(density, features, samples)
         return composited_values(sums, color.shape[1]), sums.weights, normal
@@ -205,6 +214,11 @@ class _Shading:
         lamps = self.request.light_positions(ray)
         color = self.material.lit_color(field.features, x, direction, field.normal, lamps)
         return field.density, color, field.normal if self.wants_normal else None
+
+
+def scale_gradient(value: Float[Tensor, "S *C"], share: Float[Tensor, "S *#C"]) -> Float[Tensor, "S *C"]:
+    """Return the value, of whose gradient a share goes on."""
+    return value.detach().addcmul(value - value.detach(), share)
 
 
 def _cat(parts: tuple[Tensor | None, ...]) -> Tensor | None:
