@@ -153,11 +153,11 @@ def _made(task: Task) -> dict[str, float]:
     from usd.app.stages import run_stages
     from usd.batch.summary import figures_of
 
-    run_stages("train", [configuration(task)], [*task.overrides, *_placement(task)], task.gpu, sys.argv)
+    run_stages("train", [configuration(task)], [*task.overrides, *placement(task)], task.gpu, sys.argv)
     return figures_of(Path(task.folder))
 
 
-def _placement(task: Task) -> list[str]:
+def placement(task: Task) -> list[str]:
     """Return the options that put the task's mesh where its picture shows it; none where it has no mesh.
 
     They are found once: another attempt at the same task reads them, so that a resumed object stands as it stood.
