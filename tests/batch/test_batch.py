@@ -98,7 +98,7 @@ def test_another_mesh_is_another_task(tmp_path):
     Path(one.mesh).write_bytes(b"two")
     assert digest(one) != before
     Path(one.mesh).unlink()
-    with pytest.raises(UserError, match="mesh.glb: cannot be read"):
+    with pytest.raises(UserError, match=r"mesh\.glb: cannot be read"):
         digest(one)
 
 

@@ -121,7 +121,7 @@ def test_a_picture_that_shows_what_the_texture_holds_changes_nothing(cube, tmp_p
 def test_evidence_is_what_some_view_shows_squarely():
     square = torch.tensor([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]])
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
-    cameras = orbit_cameras_deg(torch.tensor([0.0, 0.0]), torch.tensor([90.0, 80.0]), 2.0, 40.0, 8)
+    cameras = orbit_cameras_deg([0.0, 0.0], [90.0, 80.0], 2.0, 40.0, 8)
     evidence = Evidence(cameras, Tracer(square, faces))
     x = torch.tensor([[0.0, 0, 0], [0, -0.5, 0]])
     normal = torch.tensor([[0.0, 1, 0], [0, 1, 0]])

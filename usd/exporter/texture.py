@@ -124,8 +124,8 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
     def _training_cameras(self) -> Cameras:
         """Return eight cameras around the object at each end of the training's elevations, and between them."""
         low, high = self.config.elevation_range
-        elevation = torch.tensor([low, (low + high) / 2, high]).repeat_interleave(8)
-        azimuth = self.config.azimuth_deg + torch.arange(8.0).repeat(3) * 45
+        elevation = [degrees for degrees in (low, (low + high) / 2, high) for _ in range(8)]
+        azimuth = [self.config.azimuth_deg + 45.0 * (i % 8) for i in range(24)]
         return orbit_cameras_deg(elevation, azimuth, self.config.camera_distance, self.config.fovy_deg, 8)
 
 
