@@ -5,9 +5,12 @@
     python benchmarks/reconstruct.py --objects 1 trainer.max_steps=1000
     python benchmarks/reconstruct.py --inputs syncdreamer wonder3d     from those systems' views, made of the truth
     python benchmarks/reconstruct.py --meshes a.glb b.obj:picture.png  from 64 views of these mesh files instead of toys
+    python benchmarks/reconstruct.py --objects 6 --meshes a.glb        toys and mesh files
+    python benchmarks/reconstruct.py --inputs views splats --docs      surfaces and splats, also into docs/splats.md
 
-A mesh file is centered and made as large as toys are; behind a colon may stand the texture of one
-that does not name it.
+``views`` and ``splats`` are made of the same views, the one a surface and the other Gaussian splats, whose mesh is what
+their depth pictures say. A mesh file is centered and made as large as toys are; behind a colon may stand the texture of
+one that does not name it.
 Each (object, input) is one training and one export by ``launch.py`` and one file ``runs/<name>-<input>/<digest>.json``.
 A second call continues where the first was stopped, also in the middle of a run. ``table.md`` and ``sheet.png`` are
 written to ``--out`` after every run. ``key=value`` arguments apply to every run and belong to its identity. Minutes are
@@ -15,7 +18,9 @@ wall clock of the training, its validations and test included; the export is not
 threads spent (on a busy machine more than they need: idle threads wait for the late ones by spinning).
 """
 
+import argparse
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +32,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import ROOT, runs
+from benchmarks.claims.shared import publish
 from benchmarks.export_round_trip import read_file
 from benchmarks.tables import Figures, number, spread
 from usd.app.toys import write_toy
@@ -47,8 +53,16 @@ from usd.toybox.objects import make_toy
 
 CONFIGS = ROOT / "configs"
 VIEWS, SIZE, JUDGED, SHOWN = 64, 128, 16, (1, 6, 11, 15)
-INPUTS = {"views": "reconstruct.yaml", "syncdreamer": "reconstruct-generated.yaml"}
-INPUTS["wonder3d"] = INPUTS["syncdreamer"]
+TOYS = 6
+INPUTS = {
+    "views": "reconstruct.yaml",
+    "splats": "reconstruct-splats.yaml",
+    "syncdreamer": "reconstruct-generated.yaml",
+    "wonder3d": "reconstruct-generated.yaml",
+}
+SPLATS = "splats"
+PAGE = ROOT / "docs" / "splats.md"
+SHEET = ROOT / "docs" / "pictures" / "splats_objects.png"
 FIGURES = {
     "psnr": 1,
     "ssim": 3,
@@ -131,7 +145,8 @@ class ViewsBench(runs.Bench[Object]):
         return subject.name
 
     def views(self, name: str, kind: str) -> Path:
-        return self.out / "toys" / f"{name}-{kind}"
+        """Return the folder of an object's views of a kind; splats are made of those that surfaces are made of."""
+        return self.out / "toys" / f"{name}-{'views' if kind == SPLATS else kind}"
 
     def settings(self, method: str) -> dict[str, object]:
         return {
@@ -142,7 +157,7 @@ class ViewsBench(runs.Bench[Object]):
 
     def launch(self, it: Object, kind: str) -> runs.Launch:
         data = [f"data.path={self.views(it.name, kind)}", f"data.eval_path={self.views(it.name, 'judged')}"]
-        if kind != "views":
+        if kind not in ("views", SPLATS):
             data.append(f"data.input_azimuth_deg={REFERENCE_AZIMUTH_DEG}")
         return runs.Launch(
             self.trial(it, kind), (self.config / INPUTS[kind],), (*data, *self.overrides), self.gpu
@@ -155,9 +170,9 @@ def make_views(bench: ViewsBench, it: Object, kind: str) -> None:
     if (folder / "done").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if kind in ("views", "judged"):
+    if kind in ("views", SPLATS, "judged"):
         (folder / "views").mkdir(exist_ok=True)
-        it.write_views(folder, VIEWS if kind == "views" else JUDGED)
+        it.write_views(folder, JUDGED if kind == "judged" else VIEWS)
     else:
         it.write_layout(folder, kind)
     (folder / "done").touch()
@@ -170,7 +185,8 @@ def measured(bench: ViewsBench, it: Object, kind: str) -> Figures:
     launch = bench.launch(it, kind)
     launch.trained({})
     times = launch.times
-    launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
+    exporter = ["exporter_type=mesh-exporter", "exporter.fmt=ply", "exporter.target_faces=null"]
+    launch("--export", f"resume={launch.last}", *exporter)
     shown = json.loads((newest(launch.trial, "it*-test") / "metrics.json").read_text())
     mesh = open_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
     figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
@@ -214,32 +230,48 @@ def sheet(bench: ViewsBench, made: Sequence[tuple[Object, str]], cell: int = 128
     return contact_sheet(torch.stack(cells), 2 * len(SHOWN))
 
 
-def write_summary(bench: ViewsBench) -> str:
+def write_summary(bench: ViewsBench, docs: bool = False) -> str:
+    """Write the table and the sheet; with ``docs`` also into the page of splats."""
     rows: dict[str, dict[str, Figures]] = {kind: bench.found(kind) for kind in bench.methods}
     text = table(bench, rows)
     (bench.out / "table.md").write_text(text, encoding="utf-8")
     made = [(it, kind) for kind, found in rows.items() for it in bench.subjects if it.name in found]
     if made:
         write_picture(bench.out / "sheet.png", sheet(bench, made))
+    if docs:
+        publish("reconstruct", text, PAGE)
+        shutil.copyfile(bench.out / "sheet.png", SHEET)
     return text
 
 
-def arguments(argv: Sequence[str] | None = None) -> tuple[ViewsBench, int]:
-    """What is asked for, and how many runs at a time. Raises UserError."""
+def arguments(argv: Sequence[str] | None = None) -> tuple[ViewsBench, argparse.Namespace]:
+    """Return what is asked for. Raises ``UserError``."""
     parser = runs.bench_parser(__doc__, INPUTS, "reconstruct-bench", flag="--inputs")
     parser.set_defaults(methods=["views"], config=CONFIGS)  # the input says which recipe
-    runs.object_flags(parser, 6, kind="all", first=TEST_SEED)
-    parser.add_argument("--meshes", nargs="+", default=[], metavar="FILE[:TEXTURE]", help="instead of toys")
+    runs.object_flags(parser, TOYS, kind="all", first=TEST_SEED)
+    parser.set_defaults(objects=None)  # so many toys, or none beside mesh files
+    parser.add_argument(
+        "--meshes",
+        nargs="+",
+        default=[],
+        metavar="FILE[:TEXTURE]",
+        help="instead of toys, or with --objects beside",
+    )
+    parser.add_argument("--docs", action="store_true", help="put table and sheet into docs/splats.md")
     args, rest = parser.parse_known_args(argv)
     rest += [item for item in args.meshes if "=" in item]
     files: list[Object] = [FileObject(*map(Path, name.split(":"))) for name in args.meshes if "=" not in name]
-    objects = files or [ToyObject(seed) for seed in runs.chosen_seeds(args)]
-    return ViewsBench(tuple(objects), *runs.bench_fields(args, rest)), args.jobs
+    toys: list[Object] = []
+    if args.objects is not None or not files:
+        args.objects = TOYS if args.objects is None else args.objects
+        toys = [ToyObject(seed) for seed in runs.chosen_seeds(args)]
+    return ViewsBench((*files, *toys), *runs.bench_fields(args, rest)), args
 
 
 def main(argv: Sequence[str] | None = None) -> bool:
-    bench, jobs = arguments(argv)
-    return bench.run(partial(measured, bench), partial(write_summary, bench), jobs)
+    """Measure what is not known yet. Returns whether all went well."""
+    bench, args = arguments(argv)
+    return bench.run(partial(measured, bench), partial(write_summary, bench, args.docs), args.jobs)
 
 
 if __name__ == "__main__":

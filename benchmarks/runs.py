@@ -32,6 +32,7 @@ from usd.core.loading import chain
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import UNCAPTIONED, make_toy
+from usd.toybox.shapes import SHAPES
 
 Settings = Mapping[str, object]
 Job = TypeVar("Job")
@@ -57,6 +58,20 @@ def toy_seeds(count: int, kind: str = "named", first: int = FIRST_SEED) -> tuple
     return tuple(itertools.islice(seeds_of(kind, first), count))
 
 
+def seeds_by_category(count: int, first: int) -> tuple[int, ...]:
+    """Seeds of the first ``count`` toys of every named category from ``first`` on, in the order of their seeds."""
+    left = {shape: count for shape in SHAPES if shape != UNCAPTIONED}
+    found = []
+    for seed in seeds_of("named", first):
+        category = make_toy(seed).category
+        if left[category]:
+            left[category] -= 1
+            found.append(seed)
+        if not any(left.values()):
+            return tuple(found)
+    raise AssertionError("seeds never end")
+
+
 def toy_folder(seed: int, out: Path, views: int = VIEWS, size: int = SIZE) -> Path:
     """A toy as files, made when missing: ``input.png``, ``views/*.png``, ``transforms.json``, ``caption.txt`` ..."""
     folder = out / "toys" / str(seed)
@@ -69,9 +84,12 @@ def toy_folder(seed: int, out: Path, views: int = VIEWS, size: int = SIZE) -> Pa
 def object_flags(
     parser: argparse.ArgumentParser, objects: int, kind: str = "named", first: int = FIRST_SEED
 ) -> None:
-    """``--objects``, ``--kind`` and ``--first-seed``; ``chosen_seeds`` reads them."""
+    """``--objects``, ``--kind``, ``--each-category`` and ``--first-seed``; ``chosen_seeds`` reads them."""
     parser.add_argument("--objects", type=int, default=objects, help="toys of the test split")
     parser.add_argument("--kind", choices=KINDS, default=kind, help="of toys")
+    parser.add_argument(
+        "--each-category", type=int, default=0, help="so many toys of each of the 23 named categories instead"
+    )
     parser.add_argument("--first-seed", type=int, default=first, help="seed of the first toy")
 
 
@@ -79,6 +97,8 @@ def check_object_flags(args: argparse.Namespace) -> None:
     """Raises UserError that says which flag is wrong."""
     if args.objects < 1:
         raise UserError(f"--objects: is {args.objects}; expected 1 or more")
+    if args.each_category < 0:
+        raise UserError(f"--each-category: is {args.each_category}; expected 0 or more")
     if args.first_seed < TEST_SEED:
         raise UserError(f"--first-seed: is {args.first_seed}; expected the test split, {TEST_SEED} and up")
 
@@ -86,6 +106,8 @@ def check_object_flags(args: argparse.Namespace) -> None:
 def chosen_seeds(args: argparse.Namespace) -> tuple[int, ...]:
     """The toys that these flags name."""
     check_object_flags(args)
+    if args.each_category:
+        return seeds_by_category(args.each_category, args.first_seed)
     return toy_seeds(args.objects, args.kind, args.first_seed)
 
 

@@ -24,6 +24,10 @@ PATCHES = ["system.renderer.patch_size=8", "system.renderer.base_renderer.num_sa
 VOLUME = ["system.renderer.num_samples_per_ray=16"]
 MODELS = ["system.guidance.pretrained_model_name_or_path=gaussian"]
 VIEWS = [*MODELS, "system.guidance.zero123_model_name_or_path=gaussian"]
+EXPECTED = [
+    "system.expected_views.fit_steps=1",
+    "system.expected_views.views=2",
+]  # the guidance from step 1 on
 WORDS = [
     *MODELS,
     "system.prompt_processor.pretrained_model_name_or_path=gaussian",
@@ -50,11 +54,11 @@ SPLATS = [*BARE, "system.geometry.n_splats=50", "system.geometry.fusion.resoluti
 
 SHRUNK = {
     "splats-image.yaml": [*SPLATS, *VIEWS],
-    "splats-image-mini.yaml": [*SPLATS, *VIEWS],
+    "splats-image-mini.yaml": [*SPLATS, *VIEWS, *EXPECTED],
     "splats-text.yaml": [*SPLATS, *WORDS],
     "splats-text-mini.yaml": [*SPLATS, *WORDS],
     "usd-patch.yaml": [*SIZES, *PATCHES, *VIEWS],
-    "usd-patch-mini.yaml": [*SIZES, *VOLUME, *VIEWS],
+    "usd-patch-mini.yaml": [*SIZES, *VOLUME, *VIEWS, *EXPECTED],
     "usd-text-to-3D-patch.yaml": [*SIZES, *PATCHES, *WORDS],
     "usd-text-to-3D-patch-mini.yaml": [*SIZES, *VOLUME, *WORDS],
     "usd-text-to-3D-geometry.yaml": [*BARE, *SHAPE, *WORDS],

@@ -29,6 +29,7 @@ def put(cache: Path, repository: str, *components: str, commit: str = "c0ffee") 
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text(commit)
     folder = place / "snapshots" / commit
+    folder.mkdir(parents=True)
     for component in components:
         (folder / component).mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")
@@ -104,3 +105,26 @@ def test_names_that_mean_nothing_are_said(cache):
     assert "neither an alias" in line and "of unknown size" in total
     with pytest.raises(UserError):
         models_command.model_lines(["no-such-recipe"])
+
+
+def test_a_recipe_of_a_model_with_a_lora_names_the_model_once_and_a_single_file_by_its_name(cache, capsys):
+    assert models_command.main(["multiple-angles"]) == 0
+    text = capsys.readouterr().out
+    assert (
+        text.count("qwen-image-edit-2511: not here") == 1 and "57.7 GB from Qwen/Qwen-Image-Edit-2511" in text
+    )
+    assert "LoRA load/multiple-angles/qwen-image-edit-2511-multiple-angles-lora.safetensors: not here" in text
+    assert text.strip().endswith("would fetch 57.7 GB")
+    assert "38.5 GiB with card-24gb" in text and "not verified, see its page: revision, license" in text
+    models_command.main(["syncdreamer"])
+    text = capsys.readouterr().out
+    assert (
+        "5.6 GB from camenduru/SyncDreamer" in text
+        and "hf download camenduru/SyncDreamer syncdreamer-pretrain.ckpt" in text
+    )
+    assert text.strip().endswith("would fetch 9.9 GB")
+
+
+def test_a_copy_from_the_hub_without_the_single_file_is_here_in_part(cache):
+    put(cache, "camenduru/SyncDreamer")
+    assert "missing: ./syncdreamer-pretrain.ckpt" in models_command.status_of("syncdreamer").row()[-1]

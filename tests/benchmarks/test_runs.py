@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import image_to_3d, runs, tables
 from usd.core.errors import UserError
+from usd.toybox.objects import make_toy
 
 
 def test_figures_are_measured_once_for_a_subject_and_its_settings(tmp_path: Path) -> None:
@@ -81,11 +82,10 @@ def test_what_a_run_says_is_in_its_log_and_how_it_ended_is_known(tmp_path: Path)
     assert runs.start(["--describe", "no-such-thing"], log) == 2
     said = log.read_text()
     assert said.startswith("before\n") and "error: " in said and "no-such-thing" in said
-    assert runs.start(["--describe", "usd-guidance"], log) == 0
-    assert "lambda" in log.read_text()
     once = runs.Launch(tmp_path, (), ()).times
     assert once["minutes"] > 0 and once["cpu_minutes"] > 0
-    runs.start(["--describe", "usd-guidance"], log)
+    assert runs.start(["--list"], log) == 0
+    assert "usd-guidance" in log.read_text()
     twice = runs.Launch(tmp_path, (), ()).times
     assert twice["minutes"] > once["minutes"] and twice["cpu_minutes"] > once["cpu_minutes"]
     assert twice["gib"] >= once["gib"] > 0
@@ -151,3 +151,10 @@ def test_a_method_that_is_told_otherwise_is_measured_anew(
     assert before["overrides"] == [*image_to_3d.METHODS["sds"], "k=1"]
     monkeypatch.setitem(image_to_3d.METHODS, "sds", ["system.guidance.guidance_scale=3"])
     assert bench.settings("sds") != before
+
+
+def test_toys_of_each_category_are_the_first_of_their_kind_in_the_order_of_seeds() -> None:
+    found = runs.seeds_by_category(1, 2_000_000)
+    named = [make_toy(seed).category for seed in found]
+    assert len(set(named)) == len(named) == 23 and list(found) == sorted(found)
+    assert all(make_toy(seed).category != "dog" for seed in range(2_000_000, found[named.index("dog")]))

@@ -281,4 +281,7 @@ def test_large_captures_are_reduced_as_they_are_read(tmp_path):
     small = read_views(tmp_path, options(size=12))
     truth = read_views(tmp_path, options()).resized(12, 12)
     assert small.rgba.shape == (3, 4, 12, 12)
+    assert (
+        "3 of 3 pictures enlarged to data.size, 300 pixels" in read_views(tmp_path, options(size=300)).notes
+    )
     assert float((small.rgba[:, 3] - truth.rgba[:, 3]).abs().max()) < 0.06

@@ -1,5 +1,9 @@
 """The list of models: what an entry may say, and that its figures are those of the networks it names."""
 
+import dataclasses
+import gzip
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,8 @@ from usd.denoiser import tiny_pipelines
 from usd.denoiser.architectures import ARCHITECTURES
 from usd.denoiser.entries import CARDS, model_entries, repositories
 from usd.denoiser.rehearsal import BYTES
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def entries_of(tmp_path: Path, text: str):
@@ -77,6 +83,32 @@ def test_every_published_alias_says_what_it_takes_and_needs():
         assert len(entry.needs) == len(reads), name
         if entry.gated:
             assert "accepted on its page" in entry.license, name
+
+
+def test_every_alias_that_is_fetched_says_where_how_much_and_under_which_terms():
+    fetched = {name: entry for name, entry in model_entries().items() if entry.repository}
+    assert len(fetched) > 20
+    for name, entry in fetched.items():
+        assert entry.revision and entry.license and entry.size and set(entry.memory) == set(CARDS), name
+        assert set(entry.unverified) <= {field.name for field in dataclasses.fields(entry)}, name
+        assert entry.revision != "main" or "revision" in entry.unverified, (
+            f"{name}: a branch is no fixed version"
+        )
+
+
+def test_the_size_of_syncdreamer_is_that_of_its_published_tensors():
+    text = gzip.decompress((GOLDEN / "syncdreamer_published_keys.txt.gz").read_bytes()).decode()
+    rows = (line.split(" ", 1) for line in text.splitlines())
+    counts = {name: math.prod(json.loads(size)) for name, size in rows}
+    entry = model_entries()["syncdreamer"]
+    assert entry.size == pytest.approx(4 * sum(counts.values()) / 1e9, abs=0.06)
+    unet = 2 * sum(n for name, n in counts.items() if name.startswith("model."))
+    vae = 4 * sum(n for name, n in counts.items() if name.startswith("first_stage_model."))
+    volume = 4 * sum(
+        n for name, n in counts.items() if name.split(".")[0] in ("spatial_volume", "time_embed")
+    )
+    assert entry.memory["card-8gb"] == pytest.approx(unet / 2**30, abs=0.06)
+    assert entry.memory["card-24gb"] == pytest.approx((unet + vae + volume) / 2**30, abs=0.06)
 
 
 def test_every_family_of_pipelines_has_an_alias_an_architecture_and_a_tiny_one():

@@ -1,4 +1,4 @@
-"""The sharpness measure: what it is on patterns with known answers, and what it is blind to."""
+"""Sharpness and speckle: what they are on patterns with known answers, and what they are blind to."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from usd.data.pictures import resize_rgba
-from usd.evaluation.metrics import sharpness
+from usd.evaluation.metrics import sharpness, speckle
 
 
 def waves(length, size=96, contrast=0.5, level=0.5):
@@ -69,3 +69,21 @@ def test_nothing_to_see_is_not_sharp():
 def test_pictures_of_a_batch_do_not_mix():
     both = sharpness(torch.cat([waves(8), disc(waves(20))]))
     assert both.tolist() == pytest.approx([sharpness(waves(8)).item(), sharpness(disc(waves(20))).item()])
+
+
+def patches(noise: float = 0.0, size: int = 96) -> torch.Tensor:
+    """Evenly shaded squares of 24 px with sharp borders, opaque, under independent normal noise."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    shade = 0.2 + 0.3 * ((x // 24 + y // 24) % 2) + 0.002 * x
+    grain = noise * torch.randn(3, size, size, generator=torch.Generator().manual_seed(0))
+    return torch.cat([shade.expand(3, -1, -1) + grain, torch.ones(1, size, size)])[None]
+
+
+def test_speckle_of_shaded_squares_is_nothing_and_grows_with_noise_in_proportion():
+    assert speckle(patches()).item() == pytest.approx(0, abs=1e-6)
+    one, two = speckle(patches(0.01)).item(), speckle(patches(0.02)).item()
+    assert two == pytest.approx(2 * one, rel=0.05) and one == pytest.approx(0.0067, rel=0.15)
+
+
+def test_speckle_of_a_picture_without_an_inside_is_not_a_number():
+    assert speckle(torch.zeros(1, 4, 12, 12)).isnan().all()

@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import shutil
 import struct
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 import trimesh
 from torch import Tensor
 
+from tests.mesh_io.validator import issues_of
 from usd.core.errors import UserError
 from usd.math.quaternions import quaternion_of_rotation, rotation_of_quaternion
 from usd.math.spherical_harmonics import colors_of_harmonics
@@ -61,7 +60,7 @@ def test_an_independent_reader_sees_every_column(tmp_path: Path) -> None:
     )
 
 
-def test_gltf_is_valid_and_names_the_extension(tmp_path: Path) -> None:
+def test_gltf_names_the_extension() -> None:
     content = write_splats(splats(1), "glb")
     (length,) = struct.unpack("<I", content[12:16])
     document = json.loads(content[20 : 20 + length])
@@ -70,12 +69,39 @@ def test_gltf_is_valid_and_names_the_extension(tmp_path: Path) -> None:
     assert primitive["extensions"]["KHR_gaussian_splatting"]["kernel"] == "ellipse"
     for name in ("ROTATION", "SCALE", "OPACITY", "SH_DEGREE_0_COEF_0", "SH_DEGREE_1_COEF_2"):
         assert f"KHR_gaussian_splatting:{name}" in primitive["attributes"]
-    if (validator := shutil.which("gltf_validator")) is None:
-        pytest.skip("the Khronos validator is not installed")
-    file = tmp_path / "splats.glb"
-    file.write_bytes(content)
-    report = subprocess.run([validator, "-o", str(file)], capture_output=True, text=True, check=False)
-    assert json.loads(report.stdout)["issues"]["numErrors"] == 0
+
+
+def test_the_khronos_validator_complains_of_nothing_but_names_it_does_not_know(tmp_path: Path) -> None:
+    """Version 2.0.0-dev.3.10 knows no KHR_gaussian_splatting: under names for private use all is valid."""
+    file, prefix = tmp_path / "splats.glb", b"KHR_gaussian_splatting:"
+    file.write_bytes(write_splats(splats(3), "glb"))
+    errors = [each for each in issues_of(file)["messages"] if each["severity"] < 2]
+    assert all(prefix.decode() in each["pointer"] for each in errors), errors
+    file.write_bytes(file.read_bytes().replace(prefix, b"_" + prefix[:-1]))
+    private = issues_of(file)
+    assert private["numErrors"] == private["numWarnings"] == 0, private["messages"]
+
+
+@pytest.mark.slow  # the reader compiles itself first
+def test_a_reader_of_splats_alone_sees_the_same(tmp_path: Path) -> None:
+    gsply = pytest.importorskip("gsply")
+    given, file = splats(3), tmp_path / "splats.ply"
+    file.write_bytes(write_splats(given, "ply"))
+    found = gsply.plyread(file)
+    for theirs, ours in (
+        (found.means, given.means),
+        (found.scales, given.scales.log()),
+        (found.quats, given.rotations),
+        (found.opacities, torch.logit(given.opacities)),
+        (found.sh0, given.harmonics[:, 0]),
+        (found.shN, given.harmonics[:, 1:]),
+    ):
+        assert torch.allclose(torch.from_numpy(theirs).view_as(ours), ours, atol=1e-5)
+    packed = tmp_path / "splats.spz"
+    packed.write_bytes(write_splats(given, "spz"))
+    # SPZ has +y up.
+    upright = given.means[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0])
+    assert torch.allclose(torch.from_numpy(gsply.read_spz(packed).means), upright, atol=2**-11)
 
 
 def test_turned_splats_show_turned_colors() -> None:

@@ -1,25 +1,16 @@
 """Written GLB files against the Khronos validator, where Node and its package ``gltf-validator`` are there."""
 
-import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import trimesh
 
+from tests.mesh_io.validator import issues_of
 from usd.core.types import Mesh
 from usd.math.mesh import vertex_normals
 from usd.mesh_io.atlas import Atlas
 from usd.mesh_io.write import ExportMesh, PictureFormat, glb_bytes, picture_bytes
-
-SCRIPT = """
-const validator = require('gltf-validator');
-validator.validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[1])))
-  .then(report => console.log(JSON.stringify(report.issues)));
-"""
 
 
 def surface(kind: str) -> ExportMesh:
@@ -37,23 +28,9 @@ def surface(kind: str) -> ExportMesh:
     return ExportMesh(mesh, normals, atlas, texture, fmt, finish=finish)
 
 
-def validate(path: Path) -> dict:
-    """The validator's issues. Skips where it is not installed (npm install gltf-validator; NODE_PATH names the folder)."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("needs Node")
-    done = subprocess.run(
-        [node, "-e", SCRIPT, str(path)], capture_output=True, text=True, env=os.environ, check=False
-    )
-    if "Cannot find module" in done.stderr:
-        pytest.skip("needs npm's gltf-validator")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.mark.parametrize("kind", ["plain", "vertex colors", "texture", "finish", "webp"])
 def test_written_files_are_valid(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.glb"
     path.write_bytes(glb_bytes(surface(kind)))
-    issues = validate(path)
+    issues = issues_of(path)
     assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]

@@ -4,11 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from tests.report.trials import write_trial
 from usd.app import reporting
 from usd.app.experiment import Trial
 from usd.core.errors import UserError
+from usd.math.splats import ColoredSplats
+from usd.mesh_io.splats import write_splats
 from usd.report import command
 from usd.report.curves import POINTS, read_curves
 from usd.report.page import VENDOR, write_report
@@ -111,4 +115,26 @@ def test_vendored_scripts_come_with_their_licenses():
         scripts
         == {file.name.split(".")[0] for file in VENDOR.glob("*.LICENSE.txt")}
         == {"model-viewer", "uPlot"}
+    )
+
+
+def test_gaussians_are_shown_turning_and_never_as_bare_points(tmp_path):
+    """A GLB of splats is a file to take, and no model to look at where nobody knows the extension."""
+    folder = write_trial(tmp_path / "splats")
+    (folder / "save/it40-export/splats.glb").write_bytes(write_splats(three_splats(), "glb"))
+    assert TrialRecord.of(folder).model == folder / "save/it40-export/model.glb"
+    assert "panel object turning" not in write_report(folder).read_text("utf-8")
+    (folder / "save/preview").mkdir()
+    for i in range(4):
+        Image.new("RGBA", (16, 16), (60 * i, 0, 0, 255)).save(folder / f"save/preview/{i:02d}.png")
+    page = write_report(folder).read_text("utf-8")
+    panel = page[page.index("panel object turning") : page.index("Gaussian splats, rendered")]
+    assert panel.count("data:image/webp") == 4 and panel.count(" hidden") == 3
+    assert "<model-viewer" not in page and "splats.glb" in page
+
+
+def three_splats() -> ColoredSplats:
+    rotations = torch.tensor([[1.0, 0, 0, 0]]).expand(3, 4)
+    return ColoredSplats(
+        torch.rand(3, 3), torch.full((3, 3), 0.1), rotations, torch.full((3,), 0.5), torch.rand(3, 1, 3)
     )

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
+from usd.core.config import spec
+from usd.core.registry import build
 from usd.math.camera import orbit_cameras_deg
+from usd.system import System
 from usd.viewer.budget import PixelRate, TimeBudget
 from usd.viewer.history import History
 from usd.viewer.options import ViewerOptions
@@ -124,6 +127,40 @@ def test_pictures_in_bands_are_the_picture(system):
         assert picture_of(banded, kind).shape == (24, 24, 3)
     depth = view_depth(banded, cameras)
     assert depth.shape == (24, 24) and (depth > 0).all()
+
+
+@pytest.fixture(scope="module")
+def splats() -> System:
+    """A red ball of Gaussians."""
+    ball = {"shape_init": "sphere", "shape_init_params": 0.4, "n_splats": 400, "initial_opacity": 0.9}
+    options = {
+        "geometry_type": "gaussian-splatting",
+        "geometry": ball,
+        "renderer_type": "splat-renderer",
+        "guidance_type": "usd-guidance",
+        "optimizer": {"args": {"lr": 0.01}},
+    }
+    built = build(spec("system", "usd-system", options), System)
+    built.geometry.initialize()
+    built.geometry.paint(torch.tensor([[0.8, 0.1, 0.1]]).expand(400, 3))
+    return built
+
+
+def test_gaussians_are_shown_by_their_own_renderer(splats):
+    """In bands as whole, in every kind of picture, and without a trace in what decides of their number."""
+    cameras = view().cameras(24)
+    splats.train()
+    assert available_kinds(splats) == ["colors", "opacity", "depth", "normals"]
+    whole = splats.render_views(cameras, "depth", "normal")
+    *none, banded = render_in_bands(splats, cameras, "normals", PixelRate(1.0), 1e-9)
+    assert none == [None] * 7
+    for name in ("rgb", "opacity", "depth", "normal", "foreground"):
+        torch.testing.assert_close(getattr(banded, name), getattr(whole, name), atol=1e-5, rtol=1e-4)
+    middle = picture_of(banded, "colors")[12, 12]
+    assert middle[0] > 150 and middle[1] < 80, "red where the ball is"
+    depth = view_depth(banded, cameras)
+    assert depth[12, 12] == pytest.approx(depth.min(), abs=0.1) and depth[0, 0] == 160
+    assert not splats.geometry._seen and not splats.geometry.count.any()
 
 
 def test_looking_leaves_random_numbers_and_modes_alone(system):

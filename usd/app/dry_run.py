@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from usd.app import interrupts
+from usd.app.capture_estimate import capture_lines
 from usd.app.experiment import (
     Experiment,
     Mode,
@@ -98,7 +99,8 @@ def _rehearse_one(mode: Mode, experiment: Experiment, gpu: str | None) -> DryRun
             evaluate_checkpoint(mode, tiny, trial, gpu)
             done = mode
         seconds = time.monotonic() - begun
-        return DryRun(_lines(experiment, models, done, seconds), seconds, trial.last)
+        costs = [*memory_lines(experiment, models), *capture_lines(experiment, gpu)]
+        return DryRun((*_lines(models, done, seconds), *costs), seconds, trial.last)
 
 
 def _with_loadable_weights(tiny: Experiment) -> Experiment:
@@ -144,13 +146,12 @@ def _export(tiny: Experiment, trial: Trial, gpu: str | None) -> str:
     return f"{STEPS} steps, a validation view and the export"
 
 
-def _lines(experiment: Experiment, models: Rehearsal, done: str, seconds: float) -> tuple[str, ...]:
-    """Return the report."""
+def _lines(models: Rehearsal, done: str, seconds: float) -> tuple[str, ...]:
+    """Return what was done, and what the real run downloads."""
     total = sum(model.download_bytes for model in models.models.values())
     fetched = f"the real run downloads {total / 1e9:.1f} GB" if total else "the real run downloads nothing"
     return (
         f"dry run: {done} at tiny size in {seconds:.1f} s; nothing was downloaded, nothing is kept",
         f"{fetched}{':' if models.models else ''}",
         *[f"  {line}" for line in models.lines()],
-        *memory_lines(experiment, models),
     )

@@ -137,14 +137,23 @@ def inventory_lines() -> list[str]:
 
 def recipe_lines(names: Sequence[str]) -> list[str]:
     """Return what a recipe's models are, what would be fetched, and what stands in the way."""
-    found = [status_of(name) for name in dict.fromkeys(names)]
+    found = [status_of(name) for name in dict.fromkeys(split_lora(name)[0] for name in names)]
     lines = [line for status in found for line in _explanation(status)]
+    lines += [_lora_line(lora) for lora in dict.fromkeys(split_lora(name)[1] for name in names) if lora]
     absent = [status for status in found if status.state != HERE]
     sizes = [status.entry.size for status in absent if status.entry and status.entry.size]
     unknown = len(absent) - len(sizes)
     total = f"would fetch {sum(sizes):.1f} GB" if absent else "would fetch nothing"
     offline = "; offline (HF_HUB_OFFLINE): it would stop" if absent and is_offline() else ""
     return [*lines, total + (f" and {unknown} of unknown size" if unknown else "") + offline]
+
+
+def _lora_line(lora: str) -> str:
+    """Return where a LoRA is; none is fetched by itself."""
+    place = local_model(lora)
+    return (
+        f"LoRA {lora}: here ({place})" if place else f"LoRA {lora}: not here, and never fetched: put it there"
+    )
 
 
 def _explanation(status: ModelStatus) -> list[str]:

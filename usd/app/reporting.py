@@ -22,15 +22,20 @@ from usd.core.config import spec
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.registry import build
+from usd.data.pictures import write_picture
+from usd.evaluation.gallery import rendered_rgba
 from usd.exporter import Exporter
+from usd.geometry import SplatCloud
 from usd.report.page import write_report
-from usd.report.records import PREVIEW, RUN
+from usd.report.records import PREVIEW, PREVIEW_SPLATS, PREVIEW_TURN, RUN
 from usd.system import System
-from usd.system.scene import SceneSystem
+from usd.system.scene import SceneSystem, evaluating
 
 log = logging.getLogger(__name__)
 
 PREVIEW_RESOLUTION = 80
+TURN, TURN_SIZE = 24, 320
+"""Pictures of Gaussians in a report, and rows of each."""
 PACKAGES = ("torch", "lightning", "warp-lang", "diffusers")
 
 
@@ -86,7 +91,7 @@ def report_trial(trial: Trial, system: System | None = None) -> Path | None:
 
     Whatever goes wrong: the results are there, and ``usd report`` makes the page again.
     """
-    if ranks.rank() != 0:
+    if ranks.rank() != 0 or not (trial.configs / "parsed.yaml").is_file():  # a dry run has no page
         return None
     try:
         if isinstance(system, SceneSystem):
@@ -103,7 +108,10 @@ def report_trial(trial: Trial, system: System | None = None) -> Path | None:
 
 
 def write_preview(trial: Trial, system: SceneSystem) -> None:
-    """Write a coarse model with colors at its vertices, for the report; nothing where there is no surface."""
+    """Write a coarse model with colors at its vertices, for the report; nothing where there is no surface.
+
+    Gaussians are also shown as they are: pictures that turn, and a file.
+    """
     options = {
         "resolution": PREVIEW_RESOLUTION,
         "target_faces": None,
@@ -111,6 +119,19 @@ def write_preview(trial: Trial, system: SceneSystem) -> None:
         "save_report": False,
         "save_name": Path(PREVIEW).stem,
     }
+    if isinstance(system.geometry, SplatCloud):
+        write_splat_preview(trial, system)
     exporter = build(spec("exporter", "mesh-exporter", options), Exporter)
     with contextlib.suppress(Exception):  # a training that found no surface has pictures all the same
         system.export(exporter, (trial.folder / PREVIEW).parent)
+
+
+def write_splat_preview(trial: Trial, system: SceneSystem) -> None:
+    """Write pictures of Gaussians by their own renderer, for the report to turn, and the Gaussians as PLY."""
+    cameras = system.preview_cameras(TURN, TURN_SIZE).to(system.device)
+    with evaluating(system):
+        pictures = rendered_rgba(system.evaluation_views(cameras))
+    for i, picture in enumerate(pictures):
+        write_picture(trial.folder / PREVIEW_TURN / f"{i:02d}.png", picture)
+    exporter = build(spec("exporter", "splat-exporter", {"save_name": Path(PREVIEW_SPLATS).stem}), Exporter)
+    system.export(exporter, (trial.folder / PREVIEW_SPLATS).parent)

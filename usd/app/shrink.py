@@ -58,6 +58,8 @@ LARGEST: Mapping[str, int] = {
     "ambient_only_steps": 1,
     "latent_steps": 1,
     "ref_only_steps": 0,
+    "no_diff_steps": 1,
+    "fit_steps": 1,
     "start_editing_step": 1,
     "per_editing_step": 1,
     "trainer_max_steps": STEPS,

@@ -248,9 +248,13 @@ def assemble(capture: Capture, masks: MaskPolicy, size: int | None, where: str) 
         any(view.depth is not None for view in capture.views),
     )
     stored = store_pixels(lambda i: plans[i].bytes(known), layout, [plan.key for plan in plans], where)
+    small = [plan for plan in plans if size is not None and max(plan.stored) < size]
+    enlarged = (
+        [f"{len(small)} of {len(plans)} pictures enlarged to data.size, {size} pixels"] if small else []
+    )
     filled = [f"pictures of {len(shapes)} sizes, filled up to {width} x {height} pixels"]
     names = tuple(view.name for view in capture.views)
-    remarks = (*capture.notes, *stored.notes, *(filled if len(shapes) > 1 else ()), *notes)
+    remarks = (*capture.notes, *stored.notes, *(filled if len(shapes) > 1 else ()), *enlarged, *notes)
     return ViewSet(
         stored.colors,
         cameras,

@@ -169,6 +169,8 @@ def download_command(name: str, entry: ModelEntry | None, components: Sequence[s
     """Return the command that fetches a model, or some of its components, on a machine with a network."""
     repository, revision = repositories(name, entry)[0]
     at = "" if revision == "main" else f" --revision {revision}"
+    if entry is not None and entry.file is not None:
+        return f"hf download {repository} {entry.file}{at}"
     patterns = [part for each in components if each != "." for part in each.split("|")]
     parts = "".join(f" --include '{_pattern(part)}'" for part in patterns)
     return f"hf download {repository}{at}{parts}"

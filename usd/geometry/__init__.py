@@ -19,6 +19,7 @@ from usd.core.types import Field, Mesh
 from usd.kernels.splat import Projection
 from usd.math import mesh as meshes
 from usd.math.isosurface import marching_cubes, sample_grid, silhouette_level, solid_field
+from usd.math.point_cloud import PointCloud
 from usd.math.splats import Splats
 
 Level = float | Literal["auto"]
@@ -208,8 +209,8 @@ class SplatCloud(Geometry[C]):
         """Return the coefficients of the colors (``usd.math.spherical_harmonics``)."""
 
     @abstractmethod
-    def start_at(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> None:
-        """Take Gaussians at points, with colors in [0, 1], in the place of those that there are."""
+    def start_at(self, start: PointCloud) -> None:
+        """Take Gaussians at points, with their colors, in the place of those that there are."""
 
     @abstractmethod
     def paint(self, colors: Float[Tensor, "N 3"]) -> None:
@@ -242,6 +243,10 @@ class SignedDistance(Geometry[C]):
     @abstractmethod
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
         """Return distances, and what ``needs`` names of ``gradient`` (not normalized), ``laplacian``, ``features``."""
+
+    @abstractmethod
+    def start_from_mesh(self, mesh: Mesh) -> bool:
+        """Start as a closed surface; return whether it can, as configured. Raises ``UserError`` for a sheet."""
 
 
 def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:

@@ -19,6 +19,7 @@ from usd.geometry.splat_density import DensityConfig, DensityControl, SplatRows
 from usd.geometry.splat_fusion import FusionConfig, fuse_surface, nearest_colors
 from usd.geometry.splat_start import StartConfig, blob, cloud, splat_start, surface_start
 from usd.kernels.splat import Projection
+from usd.math.point_cloud import PointCloud
 from usd.math.safe import logit
 from usd.math.spherical_harmonics import CONSTANT
 from usd.math.splats import ColoredSplats, Splats
@@ -93,9 +94,9 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
             self.harmonic.zero_()
             self.harmonic[:, : given.shape[1] - 1] = given[:, 1:]
 
-    def start_at(self, points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"]) -> None:
-        """Take a round Gaussian at each point, as large as its neighbors are far."""
-        self.take(cloud(points, colors, self.config))
+    def start_at(self, start: PointCloud) -> None:
+        """Take a Gaussian at each point, as large as its neighbors are far, flat where the points have normals."""
+        self.take(cloud(start.points, start.colors, self.config, start.normals))
 
     def make_room(self, count: int) -> None:
         """Have rows for ``count`` Gaussians; the parameters stay those that an optimizer knows."""

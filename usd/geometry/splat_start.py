@@ -20,6 +20,8 @@ from usd.math.splats import ColoredSplats
 from usd.mesh_io.splats import read_points
 
 POINTS = "points:"
+FLAT = 0.1
+"""Thickness of Gaussians that start on a surface, in their widths."""
 GRAY = 0.5
 
 
@@ -71,14 +73,26 @@ def surface_start(mesh: Mesh, config: StartConfig) -> ColoredSplats:
 
 
 def cloud(
-    points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"] | None, config: StartConfig
+    points: Float[Tensor, "N 3"],
+    colors: Float[Tensor, "N 3"] | None,
+    config: StartConfig,
+    normals: Float[Tensor, "N 3"] | None = None,
 ) -> ColoredSplats:
-    """Return a round Gaussian at each point, as large as its neighbors are far."""
+    """Return a Gaussian at each point, as large as its neighbors are far: round, or flat across a normal."""
     scale = nearest_distance(points)[:, None].expand(-1, 3)
-    still = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4)
+    turn = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4)
+    if normals is not None:
+        scale, turn = scale * scale.new_tensor([1.0, 1.0, FLAT]), _turn_to(normals)
     opacity = torch.full((len(points),), config.initial_opacity)
     shown = torch.full_like(points, GRAY) if colors is None else colors
-    return ColoredSplats(points, scale, still, opacity, (shown[:, None] - 0.5) / CONSTANT)
+    return ColoredSplats(points, scale, turn, opacity, (shown[:, None] - 0.5) / CONSTANT)
+
+
+def _turn_to(normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 4"]:
+    """Return quaternions of the shortest turns that bring +z, or -z where that is nearer, to the normals."""
+    # A disc has no front: of n and -n that is taken which is not opposite to z.
+    x, y, z = torch.where(normals[:, 2:] < 0, -normals, normals).unbind(1)
+    return torch.nn.functional.normalize(torch.stack([1 + z, -y, x, torch.zeros_like(x)], 1), dim=1)
 
 
 def nearest_distance(points: Float[Tensor, "N 3"], neighbors: int = 3) -> Float[Tensor, "N"]:

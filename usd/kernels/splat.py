@@ -8,10 +8,10 @@ The fastest way to render N splats in B views::
     picture = composite(seen, features)                           # sums (B H W C) and opacity (B H W)
 
 A Gaussian is projected by the first-order change of the pixel with the point (EWA splatting); each picture blurs by
-0.3 pixels^2, so that nothing falls between pixels. With ``antialias`` a splat fades as much as that enlarges it (arXiv
-2311.16493). Its opacity at a pixel is ``opacity * exp(-distance^2 / 2)``, in standard deviations; what is fainter than
-1/255 is not drawn, nothing covers more than 0.999, and a pixel ends with the splat that would leave it less than 1e-4
-of its light.
+0.3 pixels^2, so that nothing falls between pixels. With ``antialias`` it blurs by 0.1, about as a pixel's box does, and
+a splat fades as much as that enlarges it (arXiv 2311.16493). Its opacity at a pixel is ``opacity * exp(-distance^2 /
+2)``, in standard deviations; what is fainter than 1/255 is not drawn, nothing covers more than 0.999, and a pixel ends
+with the splat that would leave it less than 1e-4 of its light.
 
 Letters: N splats, B views, H W pixels, C numbers that are blended, M = B N ellipses, T pairs of a splat and a tile.
 """
@@ -29,7 +29,7 @@ from usd.math.quaternions import rotation_of_quaternion
 from usd.math.splats import Splats
 
 LEAST_ALPHA, MOST_ALPHA, LEAST_LIGHT = 1 / 255, 0.999, 1e-4
-BLUR, LEAST_SHARE, MARGIN = 0.3, 1e-6, 0.15
+PIXEL_BLUR, WIDE_BLUR, LEAST_SHARE, MARGIN = 0.1, 0.3, 1e-6, 0.15
 NEAR = 0.01
 CHUNK = 1 << 22
 
@@ -158,7 +158,8 @@ def _blurred(
     """Return conics, variances along x and y, and factors of opacity of covariances in the picture."""
     a0, b, c0 = inner[..., 0, 0], inner[..., 0, 1], inner[..., 1, 1]
     # A pixel is not a point: variances of what is seen and of the pixel add up.
-    a, c = a0 + BLUR, c0 + BLUR
+    blur = PIXEL_BLUR if antialias else WIDE_BLUR
+    a, c = a0 + blur, c0 + blur
     det = a * c - b * b
     fade = torch.ones_like(det)
     if antialias:

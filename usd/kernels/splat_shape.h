@@ -3,8 +3,9 @@
 //   R, M         its rotation matrix, and that times the scales, so that M M^T is its covariance
     // What is fainter than a step of an eight-bit picture is not drawn.
     constexpr float LEAST_ALPHA = 1.0f / 255.0f;
-    // A picture blurs by this variance, in pixels^2: nothing is thinner than a pixel.
-    constexpr float BLUR = 0.3f;
+    // A picture blurs by this variance, in pixels^2: that of a pixel's box, nearly; without fading nothing may fall
+    // between pixels.
+    const float BLUR = antialias ? 0.1f : 0.3f;
     constexpr float LEAST_SHARE = 1e-6f;
     const float* quaternion = rotations.data + 4 * size_t(n);
     const float* mean = means.data + 3 * size_t(n);

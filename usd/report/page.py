@@ -20,7 +20,7 @@ from usd.report.records import TrialRecord, mapping
 
 NAME = "report.html"
 VENDOR = Path(__file__).with_name("vendor")
-STEPS, AROUND = 12, 6
+STEPS, AROUND, TURN_SIZE = 12, 6, 480
 DEGREES = "deg"
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class TrialPage:
     prompt: str
     reference: str | None
     model: ModelView | None
+    turn: list[str]
     figures: list[Figure]
     video: str | None
     around: list[str]
@@ -98,6 +99,7 @@ def trial_page(record: TrialRecord, home: Path) -> TrialPage:
         prompt=record.prompt,
         reference=picture_uri(record.input_picture) if record.input_picture else None,
         model=model_view(record),
+        turn=[picture_uri(file, TURN_SIZE) for file in record.turn],
         figures=figures(record),
         video=video_uri(record.video) if record.video else None,
         around=[picture_uri(file, 256) for file in evenly(record.views, AROUND)],
@@ -216,8 +218,8 @@ def run_facts(record: TrialRecord) -> list[Figure]:
 def links(record: TrialRecord, home: Path) -> list[tuple[str, str]]:
     """Return names and relative links of what a person would take from the trial."""
     found = [*record.exported, *([record.video] if record.video else [])]
-    if not record.exported and record.model is not None:
-        found.append(record.model)
+    if not record.exported:
+        found += [file for file in (record.splats, record.model) if file is not None]
     found += [record.folder / "configs" / "parsed.yaml", record.folder / "ckpts" / "last.ckpt"]
     return [(file.name, quote(os.path.relpath(file, home))) for file in found if file.is_file()]
 

@@ -15,6 +15,9 @@ from usd.core import files
 from usd.core.errors import UserError
 
 RUN, CHANGES, PREVIEW = "run.json", "configs/changes.json", "save/preview.glb"
+PREVIEW_SPLATS, PREVIEW_TURN = "save/preview.ply", "save/preview"
+SPLATS = b"KHR_gaussian_splatting"
+HEAD = 1 << 16
 STEP = re.compile(r"it(\d+)")
 
 
@@ -79,11 +82,26 @@ class TrialRecord:
     @property
     def model(self) -> Path | None:
         """The object as a binary glTF: what was exported last, else the preview of the training."""
-        exported = self.newest("it*-export/*.glb")
+        exported = max(
+            (file for file in self.save.glob("it*-export/*.glb") if not holds_splats(file)),
+            key=lambda file: (step_of(file), file.name),
+            default=None,
+        )
         preview = self.folder / PREVIEW
         if exported is None or (preview.is_file() and step_of(exported) < step_of_run(self.run)):
             return preview if preview.is_file() else exported
         return exported
+
+    @property
+    def turn(self) -> list[Path]:
+        """Pictures of Gaussians by their own renderer, once around; none where the object is no Gaussians."""
+        return sorted((self.folder / PREVIEW_TURN).glob("*.png"))
+
+    @property
+    def splats(self) -> Path | None:
+        """The Gaussians as PLY, as the training left them; None where the object is none."""
+        file = self.folder / PREVIEW_SPLATS
+        return file if file.is_file() else None
 
     @property
     def views(self) -> list[Path]:
@@ -134,6 +152,12 @@ class TrialRecord:
         for name in path.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
+
+
+def holds_splats(file: Path) -> bool:
+    """Return whether a binary glTF holds Gaussians, which show as bare points where nobody knows the extension."""
+    with file.open("rb") as content:
+        return SPLATS in content.read(HEAD)
 
 
 def step_of(path: Path) -> int:

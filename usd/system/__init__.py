@@ -317,11 +317,15 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
             return
         self.skipped.begin()
         torch.manual_seed(mix(self.seed, "global", 0, self.global_step))
-        source = generator(self.device, self.seed, "update", 0, self.global_step)
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, Module):
-                    module.update(self.global_step, source)
+        self.update_modules(self.global_step)
+
+    @torch.no_grad()
+    def update_modules(self, step: int) -> None:
+        """Bring every module up to date at the beginning of a step."""
+        source = generator(self.device, self.seed, "update", 0, step)
+        for module in self.modules():
+            if isinstance(module, Module):
+                module.update(step, source)
 
     def training_step(self, batch: B) -> Float[Tensor, ""] | None:
         """Return the loss; where it is not finite one without effect, as every process has to take part in a step."""

@@ -19,7 +19,7 @@ from usd.evaluation.views import ViewScore, mean_score
 from usd.exporter import Exporter
 from usd.geometry import Geometry
 from usd.material import Material
-from usd.math.camera import Cameras, Window
+from usd.math.camera import Cameras, Window, orbit_cameras_deg
 from usd.renderer import Renderer
 from usd.system import B, E, System
 from usd.system.weighted_losses import Weights, active_weights
@@ -38,6 +38,8 @@ class SceneConfig(System.Config):
     loss: dict[str, Schedule] = option({}, "lambda_NAME: weight of the loss NAME, or a schedule of it", ge=0)
 
 
+PREVIEW_ELEVATION, PREVIEW_FOV, PREVIEW_DISTANCE = 15.0, 40.0, 3.0
+"""Degrees above the object, degrees of the picture, and distance in halves of the object's cube."""
 O = TypeVar("O", bound=SceneConfig, default=SceneConfig, covariant=True)  # noqa: E741
 
 
@@ -93,6 +95,12 @@ class SceneSystem(System[O, B, E]):
     def evaluation_views(self, cameras: Cameras) -> Render:
         """Render the object as people and scores are shown it, on the CPU."""
         return self.render_views(cameras)
+
+    def preview_cameras(self, count: int, size: int) -> Cameras:
+        """Return cameras from which a report shows the object: once around it, from a little above."""
+        radius = getattr(self.geometry.config, "radius", 1.0)
+        azimuth = [360 * i / count for i in range(count)]
+        return orbit_cameras_deg(PREVIEW_ELEVATION, azimuth, PREVIEW_DISTANCE * radius, PREVIEW_FOV, size)
 
     def log_scores(self, scores: Sequence[ViewScore]) -> None:
         """Log the means of test views' scores."""

@@ -11,21 +11,23 @@ from torch.nn.functional import normalize
 
 from usd.core.config import ConfigError, Schedule, Spec, option, plain_options, spec
 from usd.core.console import say
+from usd.core.random import generator as seeded
 from usd.core.registry import build, register
 from usd.core.types import Render
 from usd.data.pictures import over, write_whole
 from usd.data.random_camera import CameraBatch, RandomCameras
 from usd.data.reference import Reference, ReferenceConfig, load_reference, overlay
 from usd.guidance import Guidance, GuidanceConfig, ReferenceOptions
-from usd.guidance.picture_scores import PictureOptions
+from usd.guidance.picture_scores import PictureOptions, PictureScores
 from usd.guidance.reference_view import ReferenceViewGuidance
 from usd.losses import EstimateLoss, needs_of
-from usd.losses.table import ESTIMATE_LOSSES, REFERENCE_LOSSES
+from usd.losses.table import ESTIMATE_LOSSES, REFERENCE_LOSSES, regularizers
 from usd.math.camera import Cameras
 from usd.math.rng import use_share
 from usd.prompt_processor import PromptProcessor
 from usd.system import PictureSource
 from usd.system.distillation import DistillationConfig, DistillationSystem
+from usd.system.expected_views import ExpectedViews, ExpectedViewsConfig, expected_views, training_cameras
 from usd.system.weighted_losses import Weights
 
 MODEL_KEYS = (
@@ -74,7 +76,7 @@ class UsdConfig(DistillationConfig):
 
     ``rgb`` and ``mask`` are errors against the reference picture, ``depth``, ``depth_rel`` and ``normal`` against
     estimates beside it (all 0 by default); ``reference_view`` is the published code's score term there (1 by default,
-    0 without a guidance of Zero-1-to-3).
+    0 without a guidance of Zero-1-to-3); ``expected`` is the error against expected views, in their steps.
     """
 
     image_path: str = option("", "reference picture, where no guidance names one", path=True)
@@ -83,6 +85,9 @@ class UsdConfig(DistillationConfig):
         "prior",
         "where the reference_view loss compares: prior, Stable Diffusion's own autoencoder (512 px), as published; "
         "view, Zero-1-to-3's (256 px): a quarter of the memory, a gradient about 8 times weaker",
+    )
+    expected_views: ExpectedViewsConfig = option(
+        {}, "first steps, which fit what the view model expects to see"
     )
     freq: TurnsConfig = option({}, "order of steps of the guidance and of the reference picture")
 
@@ -124,6 +129,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     transient: ClassVar[frozenset[str]] = DistillationSystem.transient | {"reference_view"}
     extra_weights: ClassVar[Mapping[str, float]] = {
         "reference_view": 1.0,
+        "expected": 1000.0,
         **dict.fromkeys([*REFERENCE_LOSSES, *ESTIMATE_LOSSES], 0.0),
     }
 
@@ -133,6 +139,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         self.reference_view: ReferenceViewGuidance | None = None
         self.references: tuple[Reference, ...] = ()
         self._reference_is_set = False
+        self._expected: ExpectedViews | None = None
 
     def loss_weights(self) -> Weights:
         """Return the weights; that of ``reference_view`` is 0 without a guidance on Zero-1-to-3."""
@@ -148,7 +155,11 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         super().on_fit_start()
         if self.weights["reference_view"].maximum > 0 and self.reference_view is None:
             self.reference_view = self._open_reference_view().to(self.device)
-        self._reference_is_set = False
+        self._reference_is_set, self._expected = False, None
+        if self.config.expected_views.fit_steps and self._view_scores() is None:
+            say(
+                "note: system.expected_views.fit_steps: no guidance on Zero-1-to-3 takes part; no views are expected"
+            )
 
     def _read_references(self) -> tuple[Reference, ...]:
         """Read the reference picture, or take those of the data. Raises ``UserError`` where there is none."""
@@ -219,11 +230,47 @@ class UsdSystem(DistillationSystem[UsdConfig]):
     def extra_losses(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Return the losses at the reference camera, the same in every process."""
-        if not self.config.freq.has_reference(step):
-            return {}
+        """Return the losses at the reference camera and at expected views, the same in every process."""
+        losses: dict[str, Tensor] = {}
         with use_share(generator, None):
-            return self._reference_losses(batch, step, generator, active)
+            if self.config.freq.has_reference(step):
+                losses |= self._reference_losses(batch, step, generator, active)
+            if self._fits_expected_views(step):
+                losses |= self._expected_losses(step, generator, active)
+        return losses
+
+    def _fits_expected_views(self, step: int) -> bool:
+        """Return whether a step fits expected views instead of asking the guidance."""
+        return step < self.config.expected_views.fit_steps and self._view_scores() is not None
+
+    def _expected_losses(
+        self, step: int, generator: torch.Generator, active: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """Return the error of a render against an expected view, and the regularizers of that render."""
+        views = self._made_expected_views()
+        weighted = {name: loss for name, loss in regularizers().items() if name in active}
+        needs = needs_of(weighted.values()) | {"foreground", "opacity"}
+        render = self.renderer.render(views.camera(step), needs, generator)
+        losses = {name: loss(render, **self.loss_options) for name, loss in weighted.items()}
+        return {**losses, "expected": views.loss(render, step)}
+
+    def _made_expected_views(self) -> ExpectedViews:
+        """Return the pictures, made at the first step that fits them and again where a run is resumed."""
+        if self._expected is None:
+            config, source = self.config.expected_views, seeded("cpu", self.seed, "expected views")
+            scores = self._view_scores()
+            assert isinstance(self.data, RandomCameras) and scores is not None
+            size = scores.model.latent.image_size
+            cameras = training_cameras(self.data.config, config.views, size, source).to(self.device)
+            self._expected = expected_views(scores, cameras, config.noise_level, source)
+        return self._expected
+
+    def _view_scores(self) -> PictureScores | None:
+        """Return the scores of an opened guidance on Zero-1-to-3; None without one."""
+        for guidance in (self.guidance, self.guidance_3d):
+            if guidance is not None and isinstance(guidance.source, PictureScores):
+                return guidance.source
+        return None
 
     def _random_views(
         self, batch: CameraBatch, step: int, generator: torch.Generator, active: Mapping[str, float]
@@ -231,7 +278,7 @@ class UsdSystem(DistillationSystem[UsdConfig]):
         """Return the losses of random views, in the steps that have them."""
         return (
             super()._random_views(batch, step, generator, active)
-            if self.config.freq.has_guidance(step)
+            if self.config.freq.has_guidance(step) and not self._fits_expected_views(step)
             else {}
         )
 
