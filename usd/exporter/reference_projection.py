@@ -64,6 +64,7 @@ class ReferenceProjection:
         # The grid of torch's sampling runs from -1 to 1 between the borders of the picture.
         grid = (pixel / size * 2 - 1).view(1, 1, -1, 2)
         found = torch.nn.functional.grid_sample(self._layers[None], grid, align_corners=False)[0, :, 0].T
+        # Each doubt alone is enough to leave a point to the field: rim, slant, something in between.
         weight = found[:, 3:] * Sight(self.camera, self.tracer)(x, normal)
         return found[:, :3], weight
 
