@@ -61,10 +61,10 @@ types: setup
 	$(BIN)/mypy
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -q -m "not slow"
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(WORKERS) -q -m "not slow"
 
 test-slow: setup $(DOCS_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -q -m slow
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache outputs

@@ -202,7 +202,7 @@ def environment() -> dict[str, str]:
 def test_an_object_is_made_once_and_its_process_leaves_with_its_watcher(tmp_path, monkeypatch):
     """One process that trains, orphaned after some steps; another one that goes on; a third that has nothing to do."""
     monkeypatch.setenv("USD_CUSTOM", str(CUSTOM))
-    one = task(tmp_path, "duck", "trainer.max_steps=60", "system.pause=0.1")
+    one = task(tmp_path, "duck", "trainer.max_steps=35", "system.pause=0.1")
     Path(one.folder).mkdir()
     last = Path(one.folder) / "object" / "ckpts" / "last.ckpt"
     first = subprocess.Popen(
@@ -216,12 +216,12 @@ def test_an_object_is_made_once_and_its_process_leaves_with_its_watcher(tmp_path
     first.stdin.close()  # as when whoever watches is killed
     assert first.wait(timeout=300) == 130
     step = checkpoint.load(last)["global_step"]
-    assert 5 <= step < 60
-    quick = task(tmp_path, "duck", "trainer.max_steps=60", "system.pause=0.1")
+    assert 5 <= step < 35
+    quick = task(tmp_path, "duck", "trainer.max_steps=35", "system.pause=0.1")
     assert worker.main([to_json(quick)]) == 0
     assert first_steps(Path(one.folder) / "object")[1] == step  # not from the start
     record = read_task_record(Path(one.folder))
-    assert record["done"] == digest(quick) and record["figures"]["step"] == 60
+    assert record["done"] == digest(quick) and record["figures"]["step"] == 35
     assert figures_of(Path(one.folder)) == record["figures"]
 
 

@@ -3,6 +3,7 @@
 import os
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from usd.core.errors import UserError
 from usd.core.types import Mesh
 from usd.exporter.box_atlas import box_atlas, overlapping_faces, pack_rows
 from usd.exporter.unwrap import PACK_OPTIONS, UnwrapSettings, check_options, unwrap, unwrap_with_xatlas
+from usd.exporter.xatlas_process import cut
 from usd.mesh_io.atlas import Atlas, density
 
 
@@ -79,6 +81,24 @@ def test_xatlas_unwraps_in_a_process_of_its_own() -> None:
     )
     assert atlas.method == "xatlas" and atlas.charts >= 1
     check(atlas, mesh, 128)
+
+
+def test_a_large_mesh_is_unwrapped_in_pieces_that_lie_side_by_side(monkeypatch) -> None:
+    mesh = sphere(16)
+    monkeypatch.setattr("usd.exporter.unwrap.MOST_FACES", 150)
+    atlas = unwrap(mesh.vertices, mesh.faces, UnwrapSettings(256, 120.0))
+    assert atlas.method == "xatlas" and atlas.charts >= 4
+    check(atlas, mesh, 256)
+    # Every corner keeps its shape: a face is as large on the sheet as it is in space, up to one factor.
+    found = density(atlas, mesh.vertices, mesh.faces, 256)
+    assert found.low > 0.7 * found.mean
+
+
+def test_pieces_hold_every_face_once_and_none_too_many() -> None:
+    centers = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    pieces = cut(centers, 90)
+    assert sorted(np.concatenate(pieces)) == list(range(1000))
+    assert max(map(len, pieces)) <= 90 and len(pieces) == 16
 
 
 def test_huge_coordinates_are_unwrapped_as_small_ones_are() -> None:

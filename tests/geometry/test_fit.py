@@ -31,7 +31,9 @@ def test_a_ball_becomes_an_egg() -> None:
     assert result.closed and result.euler == 2 and result.smallest_tetrahedron > 0
 
 
-@pytest.mark.parametrize(("start", "steps", "views"), [("hull", 8, 2), ("sphere", 60, 3)])
+@pytest.mark.parametrize(
+    ("start", "steps", "views"), [("hull", 8, 2), pytest.param("sphere", 60, 3, marks=pytest.mark.slow)]
+)
 def test_a_torus_is_found_within_its_masks_or_within_a_ball(start: str, steps: int, views: int) -> None:
     """From a ball its hole has to be opened, where no silhouette is at first."""
     truth = torus_mesh()

@@ -397,11 +397,11 @@ def test_views_of_a_surface_share_the_noise_of_cfd():
     render = Render(torch.rand(1, 3, 4 * size, 4 * size), torch.ones_like(depth), depth=depth)
     z = guidance.model.encode(render.rgb)
     first, second = (
-        guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0), render, replace(wall, c2w=c2w)).noise
+        guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0), (render, replace(wall, c2w=c2w))).noise
         for c2w in (wall.c2w, moved)
     )
     agreement = torch.corrcoef(torch.stack([first[..., 1:].flatten(), second[..., :-1].flatten()]))[0, 1]
     assert agreement > 0.8 and not torch.allclose(first, second, atol=0.5)
     behind = replace(render, opacity=torch.zeros_like(depth))
-    screen = guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0), behind, wall).noise
+    screen = guidance.noisy_latents(z, 0, torch.Generator().manual_seed(0), (behind, wall)).noise
     torch.testing.assert_close(screen, noised(guidance).noise[:1])

@@ -1,9 +1,10 @@
-"""The visual hull of a ball is nearly the ball, and knows which way is out."""
+"""The visual hull of a ball is nearly the ball, as points and as a surface, and knows which way is out."""
 
 import torch
 
 from usd.math.camera import Cameras, Spherical, orbit_cameras, sphere_angles
-from usd.math.silhouette_hull import hull_points
+from usd.math.mesh import euler_number, is_closed, volume
+from usd.math.silhouette_hull import hull_points, hull_surface
 
 RADIUS = 0.3
 
@@ -34,3 +35,13 @@ def test_there_is_none_where_no_silhouette_has_anything() -> None:
     rgba[:, 3] = 0
     found = hull_points(rgba, cameras, 0.5, 10, torch.Generator())
     assert len(found) == 0
+    _, faces = hull_surface(rgba[:, 3], cameras, 0.5)
+    assert len(faces) == 0
+
+
+def test_the_surface_is_closed_faces_outward_and_lies_on_the_ball() -> None:
+    rgba, cameras = ball_views()
+    vertices, faces = hull_surface(rgba[:, 3], cameras, 0.5)
+    assert is_closed(faces) and euler_number(faces) == 2 and float(volume(vertices, faces)) > 0
+    away = vertices.norm(dim=1) - RADIUS
+    assert float(away.abs().mean()) < 1 / 95 and float(away.abs().max()) < 0.05

@@ -27,6 +27,9 @@ class BallDistance(SignedDistance):
         self.size = torch.nn.Parameter(torch.tensor(RADIUS))
         self.tint = torch.nn.Parameter(torch.tensor([1.0, 0.0, -1.0]))
 
+    def start_from_mesh(self, mesh):
+        return False
+
     def distance(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         return x.norm(dim=-1) - self.size
 

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import pairwise
+from itertools import count
 
 import pytest
 import torch
@@ -65,23 +65,25 @@ def place() -> str:
 
 
 @contextmanager
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, Counter[str]]]]:
-    """Inside, every step's operators and waits are counted, those of the loop around it included."""
-    counter, marks, steps = StepCounter(), [], []
-    begin = System.on_train_batch_start
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[StepCounter]:
+    """Inside, the operators and waits of one step are counted, those of the loop around it included."""
+    counter, steps, begin = StepCounter(), count(), System.on_train_batch_start
 
     def mark(system: System, batch_idx: int) -> None:
-        marks.append((counter.operators, counter.waits.copy()))
+        step = next(steps)
+        if step == FULL_STEP:
+            counter.__enter__()
+        elif step == FULL_STEP + 1:
+            counter.__exit__(None, None, None)
         begin(system, batch_idx)
 
     monkeypatch.setattr(System, "on_train_batch_start", mark)
-    with counter:
-        yield steps
-    steps += [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]
+    yield counter
+    assert next(steps) > FULL_STEP + 1, "the step was counted to its end"
 
 
-def steps_of(tmp_path, monkeypatch, tiny, far: bool) -> list[tuple[int, Counter[str]]]:
-    """Train ``usd-patch.yaml`` with tiny networks; return what each step took."""
+def count_step(tmp_path, monkeypatch, tiny, far: bool) -> StepCounter:
+    """Train ``usd-patch.yaml`` with tiny networks; return what a step took."""
     options = [
         f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
         f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
@@ -90,23 +92,23 @@ def steps_of(tmp_path, monkeypatch, tiny, far: bool) -> list[tuple[int, Counter[
         "trainer.test_after_fit=false",
         f"trainer.max_steps={STEPS}",
     ]
-    with elsewhere(monkeypatch) if far else nullcontext(), counted(monkeypatch) as steps:
+    with elsewhere(monkeypatch) if far else nullcontext(), counted(monkeypatch) as counter:
         assert launch.main(command("usd-patch.yaml", tmp_path, *options)) == 0
-    return steps
+    return counter
 
 
 def kernel_waits(waits: Counter[str]) -> int:
     """The number of waits with the kernels that a GPU has: a march waits once, for the number of its samples."""
     twins = ("kernels/ray_march.py", "math/volume.py")
-    marches = max((count for where, count in waits.items() if where.startswith(twins[0])), default=0)
-    return marches + sum(count for where, count in waits.items() if not where.startswith(twins))
+    marches = max((n for where, n in waits.items() if where.startswith(twins[0])), default=0)
+    return marches + sum(n for where, n in waits.items() if not where.startswith(twins))
 
 
 def test_a_step_waits_for_the_gpu_at_most_twenty_times(tmp_path, monkeypatch, tiny):
-    waits = steps_of(tmp_path, monkeypatch, tiny, far=True)[FULL_STEP][1]
-    assert kernel_waits(waits) <= 20, "\n".join(f"{count} {where}" for where, count in waits.most_common())
+    waits = count_step(tmp_path, monkeypatch, tiny, far=True).waits
+    assert kernel_waits(waits) <= 20, "\n".join(f"{n} {where}" for where, n in waits.most_common())
 
 
 def test_a_step_gives_the_gpu_no_more_operators_than_it_did(tmp_path, monkeypatch, tiny):
-    operators, _ = steps_of(tmp_path, monkeypatch, tiny, far=False)[FULL_STEP]
+    operators = count_step(tmp_path, monkeypatch, tiny, far=False).operators
     assert 500 < operators <= MOST_OPERATORS, operators

@@ -87,6 +87,15 @@ def test_it_comes_to_look_like_the_views(trained):
     )
 
 
+def test_a_start_from_the_hull_is_closer_to_the_views_from_the_first_step(trained, views, tmp_path, capsys):
+    options = [f"data.path={views}", "data.hold_out=2"]
+    done = train(tmp_path, *options, QUIET, "trainer.max_steps=1", "system.start=hull")
+    assert float(history(done)[0]["train/mask"]) < 0.6 * float(history(trained[1])[0]["train/mask"])
+    alone = [*options, "system.start=hull", "system.geometry.shape_init=none"]
+    assert launch.main(command("--train", tmp_path, "no", *alone)) == 2
+    assert "system.start: is hull, from which implicit-sdf cannot start" in capsys.readouterr().err
+
+
 def test_held_out_views_are_written_and_scored(trained):
     _, done = trained
     found = json.loads((done.save / "it60-test/metrics.json").read_text())

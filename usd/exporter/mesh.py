@@ -218,6 +218,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         return Mesh(vertices, faces)
 
     def _decimate(self, mesh: Mesh) -> Mesh:
+        # Before unwrapping, whose time grows faster than the number of faces.
         target = self.config.target_faces
         if target is None or len(mesh.faces) <= target:
             return mesh

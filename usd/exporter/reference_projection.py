@@ -36,6 +36,7 @@ class ReferenceProjection:
         # The grid of torch's sampling runs from -1 to 1 between the borders of the picture.
         grid = (pixel / size * 2 - 1).view(1, 1, -1, 2)
         found = torch.nn.functional.grid_sample(self._layers[None], grid, align_corners=False)[0, :, 0].T
+        # Each doubt alone is enough to leave a point to the field: rim, slant, something in between.
         weight = found[:, 3:] * self._facing(x, normal) * self._visible(x)
         return found[:, :3], weight
 

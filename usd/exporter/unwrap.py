@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Setting = bool | int | float
 PACK_SIZE = 1024  # xatlas packs on a grid of this size at most: finer ones take long and gain little
+MOST_FACES = 12_000  # larger meshes go to xatlas in pieces: charts end where pieces do, a few more seams
 PROGRESS_SECONDS = 10.0
 GLANCE_SECONDS = 0.5
 CHART_OPTIONS = (
@@ -101,7 +102,9 @@ def unwrap_with_xatlas(
             vertices=vertices.float().numpy(),
             faces=faces.cpu().numpy().astype(np.uint32),
         )
-        (folder / "options.json").write_text(json.dumps({"chart": settings.chart, "pack": pack}))
+        (folder / "options.json").write_text(
+            json.dumps({"chart": settings.chart, "pack": pack, "most_faces": MOST_FACES})
+        )
         failure = _run_xatlas(folder, settings.time_limit, len(faces))
         return failure or _read_atlas(folder / "atlas.npz", len(faces))
 

@@ -237,6 +237,10 @@ class SignedDistance(Geometry[C]):
     def distance_field(self, x: Float[Tensor, "N 3"], needs: frozenset[str]) -> DistanceField:
         """Return distances, and what ``needs`` names of ``gradient`` (not normalized), ``laplacian``, ``features``."""
 
+    @abstractmethod
+    def start_from_mesh(self, mesh: Mesh) -> bool:
+        """Start as a closed surface; return whether it can, as configured. Raises ``UserError`` for a sheet."""
+
 
 def _surface_level(density: Float[Tensor, "X Y Z"], threshold: Level, radius: float) -> tuple[Tensor, float]:
     """Return the field to march through, and the level of its surface.

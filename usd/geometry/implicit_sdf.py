@@ -133,6 +133,14 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             copy_features(made, source)
         return made
 
+    @torch.no_grad()
+    def start_from_mesh(self, mesh: Mesh) -> bool:
+        """Start as a closed surface, unless the network alone is the distance. Raises ``UserError`` for a sheet."""
+        if self.config.mlp_network_config.sphere_init or self.config.shape_init == NETWORK_ALONE:
+            return False
+        self._start_from_mesh(mesh)
+        return True
+
     def _start_from_mesh(self, mesh: Mesh) -> None:
         """Fill the start grid with what the closed form lacks of a mesh's distance."""
         x = lattice_points(self.radius, self.start)

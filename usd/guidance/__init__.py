@@ -45,6 +45,9 @@ class NoisyLatents:
     generator: torch.Generator | None = None
 
 
+RenderedView = tuple[Render, Cameras]
+"""Rendered views, and the cameras that they are seen from."""
+
 G = TypeVar("G", bound="GuidanceConfig", default="GuidanceConfig", covariant=True)
 
 
@@ -157,7 +160,7 @@ class Guidance(Module[G]):
         try:
             with self._checks():
                 z = self.model.encode(require_finite(rgb, "the rendered picture"))
-                x = self.noisy_latents(z, step, generator, render, cameras)
+                x = self.noisy_latents(z, step, generator, (render, cameras))
                 return self._output(x, z, cameras, given, rgb)
         except NotFiniteError as problem:
             return self._failure(rgb, problem)
@@ -237,10 +240,9 @@ class Guidance(Module[G]):
         z: Float[Tensor, "B c h w"],
         step: int,
         generator: torch.Generator | None,
-        render: Render | None = None,
-        cameras: Cameras | None = None,
+        view: RenderedView | None = None,
     ) -> NoisyLatents:
-        """Return z with noise at a random t of this step's range; ``render`` and cameras are those that z is of."""
+        """Return z with noise at a random t of this step's range; ``view`` is what z is of, where it was rendered."""
         bars = self.model.alphas_cumprod.to(z.device)
         low, high = self.range(step)
         group = self.model.group_size
@@ -251,7 +253,7 @@ class Guidance(Module[G]):
             )
         t = sample_timesteps(len(z) // group, low, high, generator, z.device).repeat_interleave(group)
         fixed = z.detach()
-        noise = self.noise(fixed, step, generator, render, cameras)
+        noise = self.noise(fixed, step, generator, view)
         weight = time_weight(self.config.weighting_strategy, bars, t)
         return NoisyLatents(fixed, add_noise(fixed, noise, bars, t), noise, t, weight, step, generator)
 
@@ -260,8 +262,7 @@ class Guidance(Module[G]):
         z: Float[Tensor, "B c h w"],
         step: int,  # noqa: ARG002 - for overrides
         generator: torch.Generator | None,
-        render: Render | None,  # noqa: ARG002 - for overrides
-        cameras: Cameras | None,  # noqa: ARG002 - for overrides
+        view: RenderedView | None,  # noqa: ARG002 - for overrides
     ) -> Float[Tensor, "B c h w"]:
         """Return the noise that is added to latents z: here fresh."""
         return normal_like(z, generator)

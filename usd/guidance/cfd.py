@@ -2,9 +2,8 @@
 
     grad = w(t) [ eps_s(alpha z + sigma n, condition) - n ],   n fixed: every view of a point sees the same noise
 
-With one noise and falling t the gradient is that of the sampling ODE, said of clean pictures, so that a view becomes
-the sample of its noise instead of the likeliest picture. The authors keep the noise on the six sides of a cube; here it
-lies in the cells of a grid (``usd/math/surface_noise.py``).
+With falling t this is the sampling ODE: a view becomes the sample of its noise. Cells of a grid keep the noise, where
+its authors take the sides of a cube (``usd/math/surface_noise.py``).
 """
 
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ from typing_extensions import override
 from usd.core.config import option
 from usd.core.registry import register
 from usd.core.schedule import Schedule
-from usd.core.types import Render
-from usd.guidance import Guidance, NoisyLatents
+from usd.guidance import Guidance, NoisyLatents, RenderedView
 from usd.guidance.picture_scores import PictureOptions
 from usd.guidance.scores import Scores
-from usd.math.camera import Cameras
 from usd.math.distill import score_difference
 from usd.math.surface_noise import SurfaceNoise
 
@@ -38,18 +35,14 @@ class CfdGuidance(Guidance["CfdGuidance.Config"]):
 
         t_anneal: bool = option(True, "one noise level a step, which falls from largest to smallest evenly")
         fixed_share: Schedule = option(
-            1.0,
-            "share of the noise's amplitude that stays on the surface; the rest is drawn anew",
-            ge=0,
-            le=1,
+            1.0, "share of the noise's amplitude that stays on the surface; the rest is fresh", ge=0, le=1
         )
         noise_cell: float = option(1 / 256, "side in world units of a cell of the noise", gt=0, le=10)
         noise_seed: int = option(0, "seed of the noise on the surface: another one, another object", ge=0)
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the difference of the guided score and the noise."""
-        eps = scores.guided(self.config.guidance_scale)(x.xt, x.t)
-        return score_difference(x.weight, eps, x.noise)
+        return score_difference(x.weight, scores.guided(self.config.guidance_scale)(x.xt, x.t), x.noise)
 
     @override
     def noise(
@@ -57,13 +50,12 @@ class CfdGuidance(Guidance["CfdGuidance.Config"]):
         z: Float[Tensor, "B c h w"],
         step: int,
         generator: torch.Generator | None,
-        render: Render | None,
-        cameras: Cameras | None,
+        view: RenderedView | None,
     ) -> Float[Tensor, "B c h w"]:
         """Return the noise on the surface, and on the screen behind it, with its share of fresh noise."""
-        fresh, share = super().noise(z, step, generator, render, cameras), self.config.fixed_share(step)
+        fresh, share = super().noise(z, step, generator, view), self.config.fixed_share(step)
         space = SurfaceNoise.drawn(z, self.config.noise_cell, self.config.noise_seed)
         fixed = space.screen.expand_as(z)
-        if render is not None and cameras is not None and render.depth is not None:
-            fixed = space.seen(cameras, render.depth, render.opacity)
+        if view is not None and (depth := view[0].depth) is not None:
+            fixed = space.seen(view[1], depth, view[0].opacity)
         return share * fixed + (1 - share**2) ** 0.5 * fresh

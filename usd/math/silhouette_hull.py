@@ -1,11 +1,11 @@
-"""The visual hull: all points that every silhouette allows, and colors for those on its surface."""
+"""The visual hull: all points that every silhouette allows, its surface, and colors for points there."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from usd.math.camera import Cameras
-from usd.math.isosurface import grid_points
+from usd.math.isosurface import grid_points, marching_cubes
 from usd.math.point_cloud import PointCloud
 
 SIDE = 96
@@ -24,7 +24,7 @@ def hull_points(
     silhouettes.
     """
     grid = grid_points(0, SIDE, SIDE, -radius, radius, rgba.new_zeros(1)).view(-1, 3)
-    inside = _allowed(grid, rgba, cameras).view(SIDE, SIDE, SIDE)
+    inside = _allowed(grid, rgba[:, 3], cameras).view(SIDE, SIDE, SIDE)
     # What is inside with all its neighbors is never seen.
     buried = -torch.nn.functional.max_pool3d(-inside[None, None].float(), 3, 1, 1)[0, 0] > 0
     shell = (inside & ~buried).flatten().nonzero()[:, 0]
@@ -53,13 +53,28 @@ def _depth_and_normals(inside: Bool[Tensor, "S S S"]) -> tuple[Float[Tensor, "C"
     return depth, -slope / steep[:, None]
 
 
-def _allowed(x: Float[Tensor, "N 3"], rgba: Tensor, cameras: Cameras) -> Bool[Tensor, "N"]:
+@torch.no_grad()
+def hull_surface(
+    alpha: Float[Tensor, "V H W"], cameras: Cameras, radius: float
+) -> tuple[Float[Tensor, "N 3"], Int[Tensor, "F 3"]]:
+    """Return the closed surface of the hull in the cube [-radius, radius]^3; without faces where nothing is inside.
+
+    Views that do not see a point say nothing about it.
+    """
+    grid = grid_points(0, SIDE, SIDE, -radius, radius, alpha.new_zeros(1)).view(-1, 3)
+    inside = _allowed(grid, alpha, cameras).view(1, 1, SIDE, SIDE, SIDE).float()
+    # The mean of 27 neighbors is 1/2 on a flat side: the surface has no steps, and stays where it is.
+    smooth = torch.nn.functional.avg_pool3d(inside, 3, 1, 1)[0, 0]
+    return marching_cubes(smooth, 0.5, radius)
+
+
+def _allowed(x: Float[Tensor, "N 3"], alpha: Float[Tensor, "V H W"], cameras: Cameras) -> Bool[Tensor, "N"]:
     """Return which points lie inside the silhouettes of all views that see them."""
     allowed, seen = torch.ones_like(x[:, 0], dtype=torch.bool), torch.zeros_like(x[:, 0])
-    for i in range(len(rgba)):
+    for i in range(len(alpha)):
         # Points that are out already are not asked again.
         rest = allowed.nonzero()[:, 0]
-        value, visible = _pixels_of(x[rest], rgba[i, 3:], cameras[i : i + 1])
+        value, visible = _pixels_of(x[rest], alpha[i : i + 1], cameras[i : i + 1])
         allowed[rest] = ~visible | (value[:, 0] > INSIDE)
         seen[rest] += visible
     return allowed & (seen > 0)

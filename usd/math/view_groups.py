@@ -116,11 +116,14 @@ def named_views(cameras: Cameras, reference: Cameras) -> Int[Tensor, "B 3"]:
     azimuth = (place.azimuth - front.azimuth[0]).rad2deg() / NAMED_AZIMUTH_STEP_DEG
     share = (place.distance / front.distance[0]).log()
     steps = round(360 / NAMED_AZIMUTH_STEP_DEG)
-    nearest = [azimuth.round().long() % steps, _nearest(place.elevation.rad2deg(), NAMED_ELEVATION_DEG)]
-    return torch.stack([*nearest, _nearest(share, [math.log(x) for x in NAMED_DISTANCE])], 1)
+    nearest = [
+        azimuth.round().long() % steps,
+        _nearest_choice(place.elevation.rad2deg(), NAMED_ELEVATION_DEG),
+    ]
+    return torch.stack([*nearest, _nearest_choice(share, [math.log(x) for x in NAMED_DISTANCE])], 1)
 
 
-def _nearest(values: Float[Tensor, "B"], choices: Sequence[float]) -> Int[Tensor, "B"]:
+def _nearest_choice(values: Float[Tensor, "B"], choices: Sequence[float]) -> Int[Tensor, "B"]:
     """Return the number of the choice that is nearest to each value."""
     return (values[:, None] - values.new_tensor(choices)).abs().argmin(1)
 

@@ -7,7 +7,7 @@ rays follows the number of samples they take, so that a step costs the same thro
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,8 @@ from usd.core import ranks
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.console import say
 from usd.core.registry import register
-from usd.core.types import Render
-from usd.data.view_set import refuse_outside
+from usd.core.types import Mesh, Render
+from usd.data.view_set import ViewSet, refuse_outside
 from usd.data.views import RayBatch, ViewsData, views_summary
 from usd.geometry import SignedDistance
 from usd.losses import Loss, needs_of
@@ -36,6 +36,7 @@ from usd.losses.rays import (
 )
 from usd.losses.samples import background_distortion, distortion, z_variance
 from usd.math.rng import BatchShare, use_share
+from usd.math.silhouette_hull import hull_surface
 from usd.renderer import RayRenderer
 from usd.renderer.neus_volume import NeusVolumeRenderer
 from usd.renderer.occupancy_marcher import MarchOptions
@@ -56,6 +57,7 @@ RENDER_LOSSES: dict[str, Loss] = {
 }
 DEFAULT_WEIGHTS = {**PICTURE_LOSSES, **FIELD_LOSSES, **dict.fromkeys(RENDER_LOSSES, 0.0)}
 LEAST_RAYS = 32
+HULL_VIEWS = 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class ReconstructConfig(SceneConfig):
     geometry: Spec = component("geometry", "implicit-sdf", "surface of the object")
     renderer: Spec = component(
         "renderer", "neus-volume-renderer", "renderer that makes pictures of the object"
+    )
+    start: Literal["auto", "hull", "geometry"] = option(
+        "geometry",
+        "surface to start from; hull: what all silhouettes allow; geometry: as system.geometry.shape_init says; "
+        "auto: hull where the views have masks and the geometry can start from it",
     )
     outliers: OutlierConfig = option({}, "shares of rays whose errors are left out as outliers")
     samples_per_step: int | None = option(
@@ -192,8 +199,37 @@ class ReconstructSystem(EvaluatedViews[ReconstructConfig, RayBatch]):
         if not self.background.is_scene:
             refuse_outside(data.train_views, self.radius)
         if self.trainer.ckpt_path is None:
-            self.geometry.initialize()
+            self._start(data.train_views)
         super().on_fit_start()
+
+    def _start(self, views: ViewSet) -> None:
+        """Start as the silhouettes' hull, or as the geometry's options say. Raises ``ConfigError``."""
+        wanted = self.config.start
+        if wanted == "hull" and not views.masked:
+            raise ConfigError("system.start: is hull, and the views have no masks; expected auto or geometry")
+        if wanted != "geometry" and views.masked and self._start_from_hull(views):
+            return
+        if wanted == "hull":
+            raise ConfigError(
+                f"system.start: is hull, from which {self.config.geometry.name} cannot start as it is configured; "
+                "expected auto or geometry"
+            )
+        self.geometry.initialize()
+
+    def _start_from_hull(self, views: ViewSet) -> bool:
+        """Start from the silhouettes of some views; return whether there was a hull, and the geometry took it."""
+        if not isinstance(self.geometry, SignedDistance):
+            return False
+        # More views than these hardly change a hull, and a large capture need not be read whole.
+        chosen = range(0, len(views), -(-len(views) // HULL_VIEWS))
+        alpha = torch.stack([views.alpha(i) for i in chosen])
+        surface = Mesh(*hull_surface(alpha, views.cameras[list(chosen)], self.radius))
+        if len(surface.faces) == 0:
+            say(
+                f"note: no point of the cube of {self.radius:g} is inside all silhouettes: no hull to start from"
+            )
+            return False
+        return self.geometry.start_from_mesh(surface.to(self.device))
 
     def compute(self, batch: RayBatch, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the weighted losses of as many rays as are taken now, and of points anywhere."""
