@@ -83,6 +83,41 @@ def test_done_is_what_was_asked_for_in_the_same_way(tmp_path):
     assert done_before(one) is None
 
 
+def meshed(folder: Path) -> Task:
+    """A task whose mesh and picture are files."""
+    picture, mesh = save_disc(folder / "disc.png"), folder / "mesh.glb"
+    mesh.write_bytes(b"one")
+    (folder / "disc").mkdir()
+    return Task("disc", str(picture), str(folder / "disc"), (str(TINY),), (), is_picture=True, mesh=str(mesh))
+
+
+def test_another_mesh_is_another_task(tmp_path):
+    one = meshed(tmp_path)
+    before = digest(one)
+    assert before != digest(Task(**{**vars(one), "mesh": ""}))
+    Path(one.mesh).write_bytes(b"two")
+    assert digest(one) != before
+    Path(one.mesh).unlink()
+    with pytest.raises(UserError, match=r"mesh\.glb: cannot be read"):
+        digest(one)
+
+
+def test_the_axes_of_a_mesh_are_fitted_once_for_all_attempts(tmp_path, monkeypatch):
+    fits = []
+
+    def fit(mesh: Path, *_: object) -> list[str]:
+        fits.append(mesh.read_bytes())
+        return [f"system.geometry.shape_init=mesh:{mesh}", f"seed={len(fits)}"]
+
+    monkeypatch.setattr("usd.app.improve.settings_for", fit)
+    one = meshed(tmp_path)
+    first = worker.placement(one)
+    assert first[1] == "seed=1" and worker.placement(one) == first and fits == [b"one"]
+    Path(one.mesh).write_bytes(b"two")
+    assert worker.placement(one)[1] == "seed=2", "another mesh stands elsewhere"
+    assert worker.placement(task(tmp_path)) == []
+
+
 # ------------------------------------------------------------------------------------------------------- the loop
 
 

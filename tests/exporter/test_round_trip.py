@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,35 @@ def test_axes_and_scale(tmp_path: Path, axes: str, fmt: str, up: int) -> None:
     extent = trimesh.load(files[0], force="mesh").extents
     assert int(extent.argmax()) == up and extent.max() == pytest.approx(100, rel=0.02)
     assert json.loads(files[-1].read_text())["extent"][2] == pytest.approx(extent.max(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fmt", "unit", "largest"),
+    [("obj", "mm", 100.0), ("ply", "cm", 10.0), ("stl", "in", 0.1 / 0.0254), ("glb", "mm", 0.1)],
+)
+def test_units_of_coordinates(tmp_path: Path, fmt: str, unit: str, largest: float) -> None:
+    """An object of 10 cm; glTF is in meters whatever is said."""
+    files = written(tmp_path, sphere(16), fmt=fmt, unit=unit, scale=0.1, save_uv=False, save_texture=False)
+    extent = trimesh.load(files[0], force="mesh").extents
+    assert extent.max() == pytest.approx(largest * extent_of(sphere(16)), rel=0.02)
+
+
+def extent_of(mesh: Mesh) -> float:
+    return float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).amax())
+
+
+@pytest.mark.parametrize(("axes", "up"), [("format", "Y"), ("z-up", "Z")])
+def test_a_usdz_says_its_axes_and_unit_and_has_its_texture(tmp_path: Path, axes: str, up: str) -> None:
+    files = written(tmp_path, sphere(16), fmt="usdz", axes=axes, unit="cm", texture_size=64)
+    with zipfile.ZipFile(files[0]) as archive:
+        assert archive.namelist() == ["model.usda", "textures/color.png"]
+        layer = archive.read("model.usda").decode()
+    assert f'upAxis = "{up}"' in layer and "metersPerUnit = 0.01\n" in layer
+
+
+def test_webp_is_refused_where_a_format_cannot_hold_it() -> None:
+    with pytest.raises(ConfigError, match="is webp, which usdz cannot hold; expected png or jpg"):
+        exporter(fmt="usdz", texture_format="webp")
 
 
 @pytest.mark.parametrize(("make", "parts", "genus"), [(sphere, 1, 0), (torus, 1, 1), (two_spheres, 2, 0)])

@@ -15,8 +15,8 @@ from usd.core.errors import UserError
 from usd.core.registry import build
 from usd.core.types import Mesh
 from usd.exporter import Exporter
-from usd.exporter.reference_projection import ReferenceProjection
-from usd.exporter.texture import encoded_like
+from usd.exporter.reference_projection import Evidence, ReferenceProjection
+from usd.exporter.texture import difference, encoded_like
 from usd.geometry import Geometry
 from usd.kernels.rasterize import Tracer
 from usd.material import Material
@@ -69,6 +69,65 @@ def test_texels_get_the_colors_of_the_object_and_all_else_stays_bit_for_bit(cube
     assert before.shape == after.shape and torch.equal(before[..., 3], after[..., 3])
     assert torch.all(after[8:-8, 8:-8, :3] == 64), "0.25 of 255"
     assert torch.equal(after[0], before[0]), "no face covers the border"
+
+
+def trained(file: Path, before: float, after: float) -> tuple[Geometry, Material]:
+    """The file's mesh whose colors a training changed everywhere, from one gray level to another."""
+    options = {"shape_init": f"mesh:{file}", "n_feature_dims": 3, "keep_start": True}
+    geometry = build(spec("geometry", "custom-mesh", options), Geometry)
+    material = build(spec("material", "no-material", {"color_activation": "sigmoid"}), Material)
+    for level in (before, after):
+        geometry.feature_network = Gray(math.log(level / (1 - level)))
+        if level == before:
+            geometry.keep_start()
+    return geometry, material
+
+
+class Gray(torch.nn.Module):
+    """Features that are one number everywhere."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor([value]))
+
+    def forward(self, encoded: torch.Tensor) -> torch.Tensor:
+        return self.value.expand(len(encoded), 3)
+
+
+@pytest.mark.parametrize(("before", "after", "share"), [(0.4, 0.4, 1.0), (0.4, 0.6, 0.5), (0.6, 0.4, 1.0)])
+def test_a_share_of_the_training_s_change_is_added_to_the_given_texels(cube, tmp_path, before, after, share):
+    """Whatever the field itself is: where it did not change, the texture is the same bit for bit."""
+    options = {"source": str(cube), "change_share": share, "elevation_range": (-90.0, 90.0)}
+    made = build(spec("exporter", "texture-exporter", options), Exporter)
+    out = made.export(*trained(cube, before, after), tmp_path / "out")[0]
+    given, found = (
+        decode_image(BinaryGltf(file).image_bytes(0))[8:-8, 8:-8, :3].int() for file in (cube, out)
+    )
+    if before == after:
+        assert torch.equal(given, found)
+    wanted = given + share * (after - before) * 255
+    clear = (wanted > 2) & (wanted < 253)
+    assert clear.any() and float((found - wanted).abs()[clear].median()) < 2
+
+
+def test_a_picture_that_shows_what_the_texture_holds_changes_nothing(cube, tmp_path):
+    rgba = pictures(read_mesh(cube, "y"), CAMERA)[0]
+    assert float(difference(rgba, rgba)[:3, rgba[3] == 1].abs().max()) < 1e-6
+    half = torch.cat([rgba[:3] * 0.5, rgba[3:]])
+    mask = difference(half, rgba)[3]
+    assert torch.equal(mask, rgba[3])
+
+
+def test_evidence_is_what_some_view_shows_squarely():
+    square = torch.tensor([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]])
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    cameras = orbit_cameras_deg([0.0, 0.0], [90.0, 80.0], 2.0, 40.0, 8)
+    evidence = Evidence(cameras, Tracer(square, faces))
+    x = torch.tensor([[0.0, 0, 0], [0, -0.5, 0]])
+    normal = torch.tensor([[0.0, 1, 0], [0, 1, 0]])
+    assert evidence(x, normal)[:, 0].tolist() == [pytest.approx(1.0), 0.0], (
+        "the second is hidden by the square"
+    )
 
 
 def test_the_picture_leads_where_it_shows_the_surface_and_nowhere_else(cube, tmp_path):

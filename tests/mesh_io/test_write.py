@@ -10,7 +10,7 @@ from tests.mesh_io.validator import issues_of
 from usd.core.types import Mesh
 from usd.math.mesh import vertex_normals
 from usd.mesh_io.atlas import Atlas
-from usd.mesh_io.write import ExportMesh, glb_bytes, picture_bytes
+from usd.mesh_io.write import ExportMesh, PictureFormat, glb_bytes, picture_bytes
 
 
 def surface(kind: str) -> ExportMesh:
@@ -22,12 +22,13 @@ def surface(kind: str) -> ExportMesh:
         return ExportMesh(mesh, normals, unlit=True)
     uv = torch.rand(len(faces) * 3, 2, generator=torch.Generator().manual_seed(0))
     atlas = Atlas(uv, torch.arange(len(faces) * 3).view(-1, 3), 1, "boxes")
-    texture = picture_bytes(torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0)), "png")
+    fmt: PictureFormat = "webp" if kind == "webp" else "png"
+    texture = picture_bytes(torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0)), fmt)
     finish = torch.full((8, 8, 3), 0.5) if kind == "finish" else None
-    return ExportMesh(mesh, normals, atlas, texture, finish=finish)
+    return ExportMesh(mesh, normals, atlas, texture, fmt, finish=finish)
 
 
-@pytest.mark.parametrize("kind", ["plain", "vertex colors", "texture", "finish"])
+@pytest.mark.parametrize("kind", ["plain", "vertex colors", "texture", "finish", "webp"])
 def test_written_files_are_valid(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.glb"
     path.write_bytes(glb_bytes(surface(kind)))

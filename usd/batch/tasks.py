@@ -157,20 +157,23 @@ def _text_of(file: Path) -> str:
 
 
 def digest(task: Task) -> str:
-    """Return a hash of what is asked for: the configuration with its bases, the overrides, the source's bytes."""
+    """Return a hash of what is asked for: configuration with bases, overrides, the bytes of source and mesh."""
     contents = [content for file in task.configs for content, _ in loading.chain(file)]
     text = json.dumps([contents, task.overrides, task.export], sort_keys=True, default=str)
-    return files.digest(text, fingerprint(task))
+    return files.digest(text, fingerprint(task), *([_bytes_digest(task.mesh)] if task.mesh else []))
 
 
 def fingerprint(task: Task) -> str:
     """Return the digest of a picture's bytes, or of a sentence. Raises ``UserError`` for an unreadable picture."""
-    if not task.is_picture:
-        return files.digest(task.source)
+    return _bytes_digest(task.source) if task.is_picture else files.digest(task.source)
+
+
+def _bytes_digest(path: str) -> str:
+    """Return the digest of a file's bytes. Raises ``UserError`` for an unreadable one."""
     try:
-        return files.digest(Path(task.source).read_bytes())
+        return files.digest(Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"{task.source}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def done_before(task: Task) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from usd.batch import Result, Status, Task, log_of
 from usd.batch.tasks import digest, fingerprint, from_json, read_task_record, to_json, write_task_record
@@ -24,6 +24,8 @@ from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import PACKAGE
 
+PLACEMENT = "placement.json"
+"""Record of where a task's mesh was put."""
 PATIENCE = 60.0  # seconds that a predecessor gets to leave
 Watch = Callable[[Task, IO[bytes]], int]
 """Runs a task's process, its output to a file; returns its exit code."""
@@ -151,17 +153,26 @@ def _made(task: Task) -> dict[str, float]:
     from usd.app.stages import run_stages
     from usd.batch.summary import figures_of
 
-    run_stages("train", [configuration(task)], [*task.overrides, *_placement(task)], task.gpu, sys.argv)
+    run_stages("train", [configuration(task)], [*task.overrides, *placement(task)], task.gpu, sys.argv)
     return figures_of(Path(task.folder))
 
 
-def _placement(task: Task) -> list[str]:
-    """Return the options that put the task's mesh where its picture shows it; none where it has no mesh."""
+def placement(task: Task) -> list[str]:
+    """Return the options that put the task's mesh where its picture shows it; none where it has no mesh.
+
+    They are found once: another attempt at the same task reads them, so that a resumed object stands as it stood.
+    """
     if not task.mesh:
         return []
     from usd.app.improve import settings_for
 
-    return settings_for(Path(task.mesh), Path(task.source), Path(task.configs[0]), list(task.overrides))
+    record, asked = Path(task.folder) / PLACEMENT, digest(task)
+    known = files.read_record(record) or {}
+    if known.get("asked") == asked:
+        return [str(item) for item in cast(list[object], known["settings"])]
+    found = settings_for(Path(task.mesh), Path(task.source), Path(task.configs[0]), list(task.overrides))
+    files.write_record(record, {"asked": asked, "settings": found})
+    return found
 
 
 def configuration(task: Task) -> Path:

@@ -35,6 +35,7 @@ class SurfaceColors:
         """
         volume = isinstance(self.geometry, Volumetric)
         evaluate = self._composite if volume else self._query
+        # A ray holds as many points as a stride has steps: chunks are equally large for both ways.
         rows = max(1, self.chunk // (STRIDE if volume else 1))
         return torch.cat([evaluate(*part) for part in zip(x.split(rows), normal.split(rows))])
 
@@ -81,6 +82,7 @@ class SurfaceColors:
         points = points.clamp(-self.geometry.radius, self.geometry.radius)
         field = self.geometry.query(points, frozenset({"features"}))
         assert field.features is not None
+        # Colors that change with the view are those seen straight on, along the normal.
         value = self._bake(field.features, points, normal.repeat_interleave(STRIDE, 0))
         alpha = alpha_from_density(field.density, x.new_tensor(self.spacing))
         return alpha.view(len(x), STRIDE), value.view(len(x), STRIDE, -1)

@@ -25,5 +25,6 @@ def decimate(
     scale = (vertices.amax(0) - vertices.amin(0)).amax().double().clamp_min(1e-12)
     with Work("decimating, faces", len(faces) - target) as work:
         x, faces = collapse_edges(vertices.double() / scale, faces, target, work.show, implementation)
+    # Collapsed vertices are still there, and belong to no face.
     x, faces = drop_unused(x * scale, faces)
     return x.to(vertices.dtype), faces

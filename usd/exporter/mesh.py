@@ -32,6 +32,7 @@ from usd.mesh_io.atlas import Atlas
 from usd.mesh_io.axes import y_up_from_z_up
 from usd.mesh_io.pictures import pictures
 from usd.mesh_io.read import read_mesh
+from usd.mesh_io.usdz import StageUnits, usdz_bytes
 from usd.mesh_io.write import (
     ExportMesh,
     PictureFormat,
@@ -47,8 +48,12 @@ from usd.mesh_io.write import (
 
 log = logging.getLogger(__name__)
 
-Format = Literal["glb", "obj", "obj-mtl", "ply", "stl"]
-TEXTURED, UNWRAPPED, Y_UP = ("glb", "obj-mtl"), ("glb", "obj-mtl", "obj"), ("glb", "obj", "obj-mtl")
+Format = Literal["glb", "usdz", "obj", "obj-mtl", "ply", "stl"]
+TEXTURED: tuple[Format, ...] = ("glb", "usdz", "obj-mtl")
+UNWRAPPED: tuple[Format, ...] = (*TEXTURED, "obj")
+Y_UP = UNWRAPPED
+Unit = Literal["m", "cm", "mm", "in"]
+METERS: dict[Unit, float] = {"m": 1.0, "cm": 0.01, "mm": 0.001, "in": 0.0254}
 
 
 @register("mesh-exporter")
@@ -76,10 +81,12 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         )
         save_uv: bool = option(True, "unwrap the surface: texture coordinates, where the format has them")
         save_texture: bool = option(
-            True, "glb, obj-mtl: whether colors go into a texture, and not to the vertices"
+            True, "glb, usdz, obj-mtl: whether colors go into a texture, and not to the vertices"
         )
         texture_size: int = option(1024, "texels a side of the texture", ge=16, le=8192)
-        texture_format: PictureFormat = option("png", "picture format of the texture")
+        texture_format: PictureFormat = option(
+            "png", "picture format of the texture; webp, without loss, is glb's alone (EXT_texture_webp)"
+        )
         texture_samples: int = option(
             1, "places a side in each texel over which its color is averaged", ge=1, le=4
         )
@@ -94,12 +101,15 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         save_normal: bool = option(False, "store vertex normals in obj and ply (glb always has them)")
         unlit: bool | None = option(
             None,
-            "glb: viewers show colors without their own lights; null: unless the material is lit itself",
+            "glb, usdz: viewers show colors without their own lights; null: unless the material is lit itself",
         )
         axes: Literal["format", "y-up", "z-up"] = option(
-            "format", "up axis of the file; format: +y in glb and obj, +z in ply and stl"
+            "format", "up axis of the file; format: +y in glb, usdz and obj, +z in ply and stl"
         )
-        scale: float = option(1.0, "units of the file in a world unit", gt=0)
+        scale: float = option(1.0, "size of a world unit, in meters or whatever unit is", gt=0)
+        unit: Unit = option(
+            "m", "unit of the coordinates, for scale in meters; glb is in meters by its specification"
+        )
         check_views: int = option(
             4,
             "number of training views in which the file, read back, is compared with the object",
@@ -125,11 +135,26 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         check_options("exporter.xatlas_pack_options", config.xatlas_pack_options, PACK_OPTIONS)
         if {"obj", "obj-mtl"} <= set(self.formats):
             raise ConfigError("exporter.fmt: obj and obj-mtl are one file; expected one of the two")
+        self._check_formats()
         self._lit_by_material = False  # what was exported last is lit by its material
         if config.context_type is not None:
             log.info(
                 "note: exporter.context_type changes nothing: textures are rasterized without nvdiffrast"
             )
+
+    def _check_formats(self) -> None:
+        """Raise ``ConfigError`` for a picture format that a file cannot hold; say where readers expect other axes."""
+        config = self.config
+        if config.texture_format == "webp" and set(self.formats) & {"usdz", "obj-mtl"}:
+            raise ConfigError(
+                f"exporter.texture_format: is webp, which {' and '.join(self.formats)} cannot hold; expected png or jpg"
+            )
+        if "glb" in self.formats and config.axes == "z-up":
+            log.info(
+                "note: exporter.axes: glTF is +y up by its specification; viewers show a z-up .glb lying"
+            )
+        if "glb" in self.formats and config.unit != "m":
+            log.info("note: exporter.unit: glTF is in meters by its specification, and .glb stays so")
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -151,7 +176,11 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         surface = self._color_mesh(mesh, atlas, colors_at)
         files = [file for fmt in self.formats for file in self._files(surface, fmt)]
         report = measure_export(
-            self._scale(mesh), len(found.faces), atlas, config.texture_size, time.monotonic() - began
+            self._scale(mesh, self.formats[0]),
+            len(found.faces),
+            atlas,
+            config.texture_size,
+            time.monotonic() - began,
         )
         log.info("%s: %s", config.save_name, report.line())
         if config.save_report:
@@ -162,7 +191,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
     def comparison(self) -> Comparison | None:
         """Views for ``compare``; None where no format has colors, or the material is lit by itself."""
         views = self.config.check_views
-        possible = self._colored_formats and not self._lit_by_material
+        possible = self._comparable_formats and not self._lit_by_material
         return Comparison(views, self.config.check_size) if views and possible else None
 
     def compare(self, files: Sequence[Path], cameras: Cameras, truth: Float[Tensor, "B 3 H W"]) -> str:
@@ -170,11 +199,11 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
 
         Of materials that are lit a file holds the colors without the light: they cannot be compared so.
         """
-        fmt = self._colored_formats[0]
+        fmt = self._comparable_formats[0]
         path = next(file for file in files if file.suffix == f".{fmt.split('-')[0]}")
         read = read_mesh(path, "y" if self._is_y_up(fmt) else "z")
         # The file's units and axes are undone, so that the training cameras see what they saw.
-        rgba = pictures(read.move(read.vertices / self.config.scale), cameras.to("cpu"))
+        rgba = pictures(read.move(read.vertices / self._factor(fmt)), cameras.to("cpu"))
         # Over white, as the renders are: the file says nothing about a background.
         mse = (rgba[:, :3] + 1 - rgba[:, 3:] - truth.cpu()).square().mean((1, 2, 3))
         psnr = float((-10 * torch.log10(mse.clamp_min(1e-10))).mean())
@@ -188,6 +217,11 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         if report is not None:
             known = json.loads(report.read_text())
             write_file(report, json.dumps({**known, "agreement": agreement}, indent=1).encode())
+
+    @property
+    def _comparable_formats(self) -> list[Format]:
+        """The formats that hold colors and that are read here, too: all but usdz."""
+        return [fmt for fmt in self._colored_formats if fmt != "usdz"]
 
     @property
     def _colored_formats(self) -> list[Format]:
@@ -218,6 +252,7 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         return Mesh(vertices, faces)
 
     def _decimate(self, mesh: Mesh) -> Mesh:
+        # Before unwrapping, whose time grows faster than the number of faces.
         target = self.config.target_faces
         if target is None or len(mesh.faces) <= target:
             return mesh
@@ -252,12 +287,16 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         chosen = config.unlit if config.unlit is not None else not self._lit_by_material
         return ExportMesh(mesh, normals, atlas, texture, config.texture_format, chosen, finish)
 
-    def _scale(self, mesh: Mesh) -> Mesh:
-        return replace(mesh, vertices=mesh.vertices * self.config.scale)
+    def _factor(self, fmt: Format) -> float:
+        """Return the units of a file in a world unit."""
+        return self.config.scale / (1.0 if fmt == "glb" else METERS[self.config.unit])
+
+    def _scale(self, mesh: Mesh, fmt: Format) -> Mesh:
+        return replace(mesh, vertices=mesh.vertices * self._factor(fmt))
 
     def _to_file_axes(self, surface: ExportMesh, fmt: Format) -> ExportMesh:
         """Return the surface in the axes and units of a file."""
-        mesh = self._scale(surface.mesh)
+        mesh = self._scale(surface.mesh, fmt)
         if not self._is_y_up(fmt):
             return replace(surface, mesh=mesh)
         return replace(
@@ -275,6 +314,9 @@ class MeshExporter(Exporter["MeshExporter.Config"]):
         )
         if fmt == "glb":
             return [(f"{name}.glb", glb_bytes(surface))]
+        if fmt == "usdz":
+            stage = StageUnits("Y" if self._is_y_up(fmt) else "Z", METERS[self.config.unit])
+            return [(f"{name}.usdz", usdz_bytes(surface, stage))]
         if fmt == "ply":
             return [(f"{name}.ply", ply_bytes(surface, normals))]
         if fmt == "stl":

@@ -19,6 +19,34 @@ DEPTH = 0.01
 
 
 @dataclass(frozen=True)
+class Sight:
+    """A camera's view of a surface: how well it sees each point of it."""
+
+    camera: Cameras
+    tracer: Tracer
+
+    def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """Return weights in [0, 1]: 0 for points that are turned away or hidden, 1 for those seen squarely."""
+        return self._facing(x, normal) * self._visible(x)
+
+    def _facing(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """Return how squarely the camera sees points, smoothly from 0 to 1; a face is seen from both of its sides."""
+        sight = torch.nn.functional.normalize(self.camera.position - x, dim=-1)
+        cosine = (sight * normal).sum(-1, keepdim=True).abs()
+        # Without a slope at either end, so that no line shows where the picture starts to lead.
+        share = ((cosine - SLANTED) / (FACING - SLANTED)).clamp(0, 1)
+        return share * share * (3 - 2 * share)
+
+    def _visible(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """Return 1 where nothing of the surface lies between a point and the camera, else 0."""
+        origin = self.camera.position.expand_as(x)
+        distance = (x - origin).norm(dim=-1, keepdim=True)
+        _, nearest = self.tracer.cast(origin.contiguous(), ((x - origin) / distance).contiguous())
+        # Relative, since rays meet the very surface that the points lie on, and rounding grows with the distance.
+        return (nearest[:, None] >= distance * (1 - DEPTH)).to(x.dtype)
+
+
+@dataclass(frozen=True)
 class ReferenceProjection:
     """A picture with straight alpha, the camera that took it, and the surface that it shows."""
 
@@ -36,7 +64,8 @@ class ReferenceProjection:
         # The grid of torch's sampling runs from -1 to 1 between the borders of the picture.
         grid = (pixel / size * 2 - 1).view(1, 1, -1, 2)
         found = torch.nn.functional.grid_sample(self._layers[None], grid, align_corners=False)[0, :, 0].T
-        weight = found[:, 3:] * self._facing(x, normal) * self._visible(x)
+        # Each doubt alone is enough to leave a point to the field: rim, slant, something in between.
+        weight = found[:, 3:] * Sight(self.camera, self.tracer)(x, normal)
         return found[:, :3], weight
 
     @cached_property
@@ -47,18 +76,17 @@ class ReferenceProjection:
         mask = -torch.nn.functional.max_pool2d(-self.rgba[None, 3:], 2 * reach + 1, 1, reach)[0]
         return torch.cat([self.rgba[:3], mask])
 
-    def _facing(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
-        """Return how squarely the camera sees points, smoothly from 0 to 1; a face is seen from both of its sides."""
-        sight = torch.nn.functional.normalize(self.camera.position - x, dim=-1)
-        cosine = (sight * normal).sum(-1, keepdim=True).abs()
-        # Without a slope at either end, so that no line shows where the picture starts to lead.
-        share = ((cosine - SLANTED) / (FACING - SLANTED)).clamp(0, 1)
-        return share * share * (3 - 2 * share)
 
-    def _visible(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
-        """Return 1 where nothing of the surface lies between a point and the camera, else 0."""
-        origin = self.camera.position.expand_as(x)
-        distance = (x - origin).norm(dim=-1, keepdim=True)
-        _, nearest = self.tracer.cast(origin.contiguous(), ((x - origin) / distance).contiguous())
-        # Relative, since rays meet the very surface that the points lie on, and rounding grows with the distance.
-        return (nearest[:, None] >= distance * (1 - DEPTH)).to(x.dtype)
+@dataclass(frozen=True)
+class Evidence:
+    """The views that a training had of a surface, as a ring of cameras at each of a few elevations."""
+
+    cameras: Cameras
+    tracer: Tracer
+
+    def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
+        """Return weights in [0, 1]: 0 for points that no view shows, 1 for those that one shows squarely."""
+        seen = torch.zeros_like(x[:, :1])
+        for i in range(len(self.cameras)):
+            seen = seen + Sight(self.cameras[i : i + 1], self.tracer)(x, normal)
+        return seen.clamp(0, 1)

@@ -80,6 +80,7 @@ def measure_export(
 
 def _texture(mesh: Mesh, atlas: Atlas, size: int) -> TextureReport:
     """Return the figures of an atlas on its mesh."""
+    # The sheet is measured where it lies: on the CPU, wherever the training was.
     found = density(atlas, mesh.vertices.cpu(), mesh.faces.cpu(), size)
     figures = (_significant(value) for value in (found.mean, found.low, found.used))
     return TextureReport(size, atlas.method, atlas.charts, *figures)

@@ -1,7 +1,8 @@
 """A user's .glb with new textures: the same file, its shape, faces, texture coordinates and materials as they were.
 
 Each texel of a base color picture is a point of the surface. It gets the color that the object has there, and where
-the reference picture shows the point squarely, the picture's own: weights per texel blend the two.
+the reference picture shows the point squarely, the picture's own: weights per texel blend the two. Where the geometry
+kept the colors that its training started from, the *change* of the colors is added to the given texel instead.
 """
 
 import io
@@ -23,20 +24,21 @@ from usd.core.registry import register
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.exporter import Exporter
 from usd.exporter.colors import SurfaceColors
-from usd.exporter.reference_projection import ReferenceProjection
+from usd.exporter.reference_projection import Evidence, ReferenceProjection
 from usd.exporter.texels import MARGIN_PX, TexelSamples, covered_texels
 from usd.geometry import Geometry
 from usd.geometry.initial_shape import MESH
 from usd.geometry.mesh_input import MeshPlacement, placed_mesh
 from usd.kernels.rasterize import Tracer
 from usd.material import Material
-from usd.math.camera import orbit_cameras_deg
+from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.math.color import linear_from_srgb, srgb_from_linear
 from usd.math.mesh import face_cross
 from usd.mesh_io.axes import Axis
 from usd.mesh_io.colored_mesh import ColoredMesh, Texture
 from usd.mesh_io.gltf_rewrite import BinaryGltf, EncodedPicture
 from usd.mesh_io.images import decode_image
+from usd.mesh_io.pictures import pictures as shown
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,16 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         fovy_deg: float = option(
             40.0, "vertical field of view of the reference camera in degrees", gt=0, lt=180
         )
+        change_share: float = option(
+            0.5,
+            "share of the training's change of colors that the texture takes, where the start is kept",
+            ge=0,
+            le=1,
+        )
+        elevation_range: tuple[float, float] = option(
+            (-10.0, 45.0),
+            "least and largest elevation of the training's cameras in degrees, where the start is kept",
+        )
         save_name: str = option("model", "file name without its ending")
 
     @torch.no_grad()
@@ -76,18 +88,28 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         path = Path(config.source.removeprefix(MESH))
         model = BinaryGltf(path)
         mesh = placed_mesh(path, MeshPlacement(config.up, config.front, config.size), geometry.radius)
-        reference = self._reference(mesh)
-        colors = SurfaceColors(geometry, material, 0.01 * geometry.radius)
+        wanted = self._wanted(geometry, material, mesh)
         pictures = {
-            image: self._texture(model.image_bytes(image), mesh, faces, colors, reference)
+            image: new_texture(model.image_bytes(image), mesh, faces, wanted)
             for image, faces in textured_faces(model, mesh)
         }
         if not pictures:
             raise UserError(f"{path}: has no base color texture with coordinates; expected one to make anew")
         return [files.write_atomically(folder / f"{config.save_name}.glb", model.replace_images(pictures))]
 
-    def _reference(self, mesh: ColoredMesh) -> ReferenceProjection | None:
-        """Return the reference picture on the surface; None where none is given."""
+    def _wanted(self, geometry: Geometry, material: Material, mesh: ColoredMesh) -> "WantedColors":
+        """Return the colors that texels get: the object's, or the given ones with the training's change."""
+        config, spacing = self.config, 0.01 * geometry.radius
+        tracer = Tracer(mesh.vertices.float(), mesh.faces)
+        start, after = geometry.at_start(), SurfaceColors(geometry, material, spacing)
+        if start is None:
+            return WantedColors(mesh, after, self._reference(tracer, None))
+        before = SurfaceColors(start, material, spacing)
+        change = Change(before, after, Evidence(self._training_cameras(), tracer), config.change_share)
+        return WantedColors(mesh, change, self._reference(tracer, mesh))
+
+    def _reference(self, tracer: Tracer, given: ColoredMesh | None) -> ReferenceProjection | None:
+        """Return the reference picture on the surface, less a given mesh's own; None where there is no picture."""
         config = self.config
         if config.picture is None or config.picture_share == 0:
             return None
@@ -95,31 +117,75 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         camera = orbit_cameras_deg(
             config.elevation_deg, config.azimuth_deg, config.camera_distance, config.fovy_deg, rgba.shape[-1]
         )
-        return ReferenceProjection(rgba, camera, Tracer(mesh.vertices.float(), mesh.faces))
+        layers = rgba if given is None else difference(rgba, shown(given, camera)[0])
+        weighted = torch.cat([layers[:3], layers[3:] * config.picture_share])
+        return ReferenceProjection(weighted, camera, tracer)
 
-    def _texture(
-        self,
-        content: bytes,
-        mesh: ColoredMesh,
-        faces: Int[Tensor, "K"],
-        colors: SurfaceColors,
-        reference: ReferenceProjection | None,
-    ) -> EncodedPicture:
-        """Return a picture with new colors at the texels of some faces, encoded as it was."""
-        pixels = decode_image(content)
-        total = torch.zeros(pixels.shape[0] * pixels.shape[1], 4)
-        for part in texels_of(mesh, faces, (pixels.shape[0], pixels.shape[1])):
-            x, normal = surface_points(mesh, part)
-            wanted = colors(x, normal)[:, :3].cpu()
-            # Blended as displayed: both are pictures, and light would give the brighter one more than its share.
-            if reference is not None:
-                seen, weight = reference(x, normal)
-                weight = weight * self.config.picture_share
-                wanted = wanted + weight * (seen - wanted)
-            texel = torch.cat([texel_colors(mesh, part, wanted), torch.ones(len(x), 1)], 1)
-            # Faces may share a texel, and mirrored halves do: what they want is averaged.
-            total.index_add_(0, part.pixel, texel)
-        return encoded_like(content, repainted(pixels, total))
+    def _training_cameras(self) -> Cameras:
+        """Return eight cameras around the object at each end of the training's elevations, and between them."""
+        low, high = self.config.elevation_range
+        elevation = [degrees for degrees in (low, (low + high) / 2, high) for _ in range(8)]
+        azimuth = [self.config.azimuth_deg + 45.0 * (i % 8) for i in range(24)]
+        return orbit_cameras_deg(elevation, azimuth, self.config.camera_distance, self.config.fovy_deg, 8)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change that a training made to the colors of a surface, where its views show it."""
+
+    before: SurfaceColors
+    after: SurfaceColors
+    evidence: Evidence
+    share: float
+
+    def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return the change at points, in [-1, 1]."""
+        change = self.after(x, normal)[:, :3] - self.before(x, normal)[:, :3]
+        return self.share * self.evidence(x, normal) * change.cpu()
+
+
+@dataclass(frozen=True)
+class WantedColors:
+    """Colors that a texture's texels should show.
+
+    ``colors`` gives them, or their change from the mesh's own; ``reference`` does so where it shows the surface. A
+    change keeps whatever is finer in the given texture than a field, or a picture, can hold.
+    """
+
+    mesh: ColoredMesh
+    colors: SurfaceColors | Change
+    reference: ReferenceProjection | None
+
+    def __call__(self, texels: TexelSamples) -> Float[Tensor, "N 3"]:
+        """Return colors as displayed, in [0, 1]."""
+        x, normal = surface_points(self.mesh, texels)
+        wanted = self.colors(x, normal)[:, :3].cpu()
+        # Blended as displayed: both are pictures, and light would give the brighter one more than its share.
+        if self.reference is not None:
+            seen, weight = self.reference(x, normal)
+            wanted = wanted + weight * (seen - wanted)
+        if isinstance(self.colors, Change):
+            wanted = wanted + self.mesh.display_colors(texels.face, texels.weights)
+        return wanted.clamp(0, 1)
+
+
+def difference(rgba: Float[Tensor, "4 S S"], given: Float[Tensor, "4 S S"]) -> Float[Tensor, "4 S S"]:
+    """Return a picture's colors less those of another, premultiplied one, and the mask of what both show."""
+    straight = given[:3] / given[3:].clamp_min(1e-6)
+    return torch.cat([rgba[:3] - straight, torch.minimum(rgba[3:], given[3:])])
+
+
+def new_texture(
+    content: bytes, mesh: ColoredMesh, faces: Int[Tensor, "K"], wanted: WantedColors
+) -> EncodedPicture:
+    """Return a picture with new colors at the texels of some faces, encoded as it was."""
+    pixels = decode_image(content)
+    total = torch.zeros(pixels.shape[0] * pixels.shape[1], 4)
+    for part in texels_of(mesh, faces, (pixels.shape[0], pixels.shape[1])):
+        texel = torch.cat([texel_colors(mesh, part, wanted(part)), torch.ones(len(part.pixel), 1)], 1)
+        # Faces may share a texel, and mirrored halves do: what they want is averaged.
+        total.index_add_(0, part.pixel, texel)
+    return encoded_like(content, repainted(pixels, total))
 
 
 def textured_faces(model: BinaryGltf, mesh: ColoredMesh) -> Iterator[tuple[int, Int[Tensor, "K"]]]:

@@ -28,7 +28,9 @@ def cut(centers: np.ndarray, most: int) -> list[np.ndarray]:
         if len(rows) <= most:
             pieces.append(np.sort(rows))
             continue
+        # Compact pieces have short borders, and every border is a seam.
         axis = int(np.argmax(np.ptp(centers[rows], axis=0)))
+        # Halves by number, not by place: the depth is the logarithm of the size, however uneven the mesh.
         order = rows[np.argsort(centers[rows, axis], kind="stable")]
         waiting += [order[len(order) // 2 :], order[: len(order) // 2]]
     return pieces
@@ -42,6 +44,7 @@ def add_pieces(atlas: "xatlas.Atlas", vertices: np.ndarray, faces: np.ndarray, m
     """
     pieces = cut(vertices[faces].mean(1), most)
     for rows in pieces:
+        # A piece has vertices of its own; their positions stay, so that it has the scale of the whole.
         used, local = np.unique(faces[rows], return_inverse=True)
         atlas.add_mesh(vertices[used], local.reshape(-1, 3).astype(np.uint32))
     return pieces
@@ -52,6 +55,7 @@ def laid_out(atlas: "xatlas.Atlas", pieces: list[np.ndarray]) -> tuple[np.ndarra
     faces = np.empty((sum(map(len, pieces)), 3), np.int64)
     places, before = [], 0
     for index, rows in enumerate(pieces):
+        # Coordinates of a piece are those of the common sheet already: only their numbers move on.
         _, local, uv = atlas[index]
         faces[rows] = local.astype(np.int64) + before
         places.append(uv)
@@ -70,6 +74,7 @@ def main(folder: Path, seconds: int) -> None:
     chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
     atlas.generate(configure(chart, options["chart"]), configure(pack, options["pack"]))
     faces, uv = laid_out(atlas, pieces)
+    # The sheet is as large as packing made it, whatever resolution was asked for.
     size = np.array([atlas.width, atlas.height])
     np.savez(
         folder / "atlas.npz",

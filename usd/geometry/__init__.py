@@ -56,6 +56,13 @@ class Geometry(Module[C]):
         """Take the shape that a new training starts from; return a mesh with the colors to start from, if any."""
         return None
 
+    def keep_start(self) -> None:
+        """Remember the colors that a training starts from, where the options ask for it."""
+
+    def at_start(self) -> "Geometry | None":
+        """Return a geometry whose features are those that the training started from; None where they are not kept."""
+        return None
+
     @classmethod
     def convert(cls, config: object, source: "Geometry") -> "Geometry":  # noqa: ARG003 - for overrides
         """Return a geometry of this class that looks like ``source``: how a later stage starts from an earlier one.

@@ -1,7 +1,8 @@
 """A mesh of the user's (GLB, OBJ, PLY, ...): new colors for it, and if wanted small moves of its vertices."""
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.geometry import Geometry
-from usd.geometry.features import FeatureConfig, FeatureSurface, copy_features
+from usd.geometry.features import NETWORKS, FeatureConfig, FeatureSurface, copy_features
 from usd.geometry.initial_shape import MESH, ShapeConfig, initial_mesh
 
 PLACEHOLDER = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
@@ -28,6 +29,10 @@ class CustomMesh(FeatureSurface["CustomMesh.Config"]):
     @dataclass(frozen=True)
     class Config(ShapeConfig, FeatureConfig):
         fix_geometry: bool = option(True, "keep the vertices where the file has them")
+        keep_start: bool = option(
+            False,
+            "keep the features that training starts from in checkpoints: texture-exporter applies their change",
+        )
 
     vertices: Tensor
     faces: Tensor
@@ -42,6 +47,9 @@ class CustomMesh(FeatureSurface["CustomMesh.Config"]):
         self.register_buffer("faces", mesh.faces)
         self.register_load_state_dict_pre_hook(_make_room)
         self.offset = None if config.fix_geometry else torch.nn.Parameter(torch.zeros_like(mesh.vertices))
+        self.start = torch.nn.ModuleDict()  # networks that nothing trains, by their names; empty until kept
+        if config.keep_start:
+            self.keep_start()
 
     def initialize(self) -> Mesh | None:
         """Return the mesh as the file has it, with its colors. Raises ``ConfigError`` where no file is named."""
@@ -49,6 +57,22 @@ class CustomMesh(FeatureSurface["CustomMesh.Config"]):
             raise ConfigError(_needs_file(self.config))
         colored = initial_mesh(self.config, self.radius).colored
         return None if colored is None else colored.to(self.vertices.device)
+
+    def keep_start(self) -> None:
+        """Copy the networks of features as they are now, where ``keep_start`` is set."""
+        if self.config.keep_start:
+            for name in NETWORKS:
+                network = self.get_submodule(name)
+                self.start[name] = copy.deepcopy(network).requires_grad_(False)
+
+    def at_start(self) -> "CustomMesh | None":
+        """Return a mesh without a shape whose features are those kept."""
+        if not len(self.start):
+            return None
+        made = CustomMesh(replace(self.config, shape_init=None, keep_start=False))
+        for name in NETWORKS:
+            made.add_module(name, self.start[name])
+        return made.to(self.vertices.device)
 
     @classmethod
     def convert(cls, config: object, source: Geometry) -> "CustomMesh":

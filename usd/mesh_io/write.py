@@ -28,9 +28,9 @@ from torch import Tensor
 from usd.core.types import Mesh
 from usd.math.color import linear_from_srgb
 from usd.mesh_io.atlas import Atlas
-from usd.mesh_io.gltf_rewrite import container
+from usd.mesh_io.gltf_rewrite import MEDIA, WEBP, container
 
-PictureFormat = Literal["png", "jpg"]
+PictureFormat = Literal["png", "jpg", "webp"]
 
 FLOAT, UNSIGNED_INT, ARRAY_BUFFER, ELEMENT_BUFFER = 5126, 5125, 34962, 34963
 LINEAR, MIPMAPS, CLAMP = 9729, 9987, 33071
@@ -41,8 +41,9 @@ UNLIT = "KHR_materials_unlit"
 class ExportMesh:
     """A closed shell ready to be written, in the axes and units of its file.
 
-    ``texture`` is the base color picture (an encoded PNG or JPEG) for the coordinates in ``atlas``. ``finish`` holds
-    roughness in its green and metallic in its blue channel, as glTF wants them; None where a material has neither.
+    ``texture`` is the base color picture (an encoded PNG, JPEG or WebP) for the coordinates in ``atlas``. ``finish``
+    holds roughness in its green and metallic in its blue channel, as glTF wants them; None where a material has
+    neither.
     """
 
     mesh: Mesh
@@ -60,6 +61,9 @@ def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
     buffer = io.BytesIO()
     if fmt == "png":
         Image.fromarray(pixels).save(buffer, "PNG")
+    elif fmt == "webp":
+        # Without loss: with it, WebP halves the colors, which would run over the borders of charts.
+        Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
     else:
         Image.fromarray(pixels).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
@@ -143,9 +147,13 @@ def _glb(attributes: dict[str, np.ndarray], faces: np.ndarray, surface: ExportMe
             {"bufferView": len(arrays) + i, "mimeType": mime} for i, (_, mime) in enumerate(maps)
         ]
         tree["samplers"] = [{"magFilter": LINEAR, "minFilter": MIPMAPS, "wrapS": CLAMP, "wrapT": CLAMP}]
-        tree["textures"] = [{"source": i, "sampler": 0} for i in range(len(maps))]
-    if surface.unlit:
-        tree["extensionsUsed"] = [UNLIT]
+        tree["textures"] = [_gltf_texture(i, mime) for i, (_, mime) in enumerate(maps)]
+    # Without WebP a reader has no picture at all, so it must be known; unlit surfaces may be lit.
+    required = [WEBP] if any(mime == MEDIA["webp"] for _, mime in maps) else []
+    if used := [*([UNLIT] if surface.unlit else []), *required]:
+        tree["extensionsUsed"] = used
+    if required:
+        tree["extensionsRequired"] = required
     return container(json.dumps(tree, separators=(",", ":")).encode(), b"".join(padded))
 
 
@@ -153,9 +161,15 @@ def _glb_pictures(surface: ExportMesh) -> list[tuple[bytes, str]]:
     """Return encoded pictures and their media types: base color, then finish."""
     if not surface.texture:
         return []
-    mime = "image/png" if surface.picture_format == "png" else "image/jpeg"
+    mime = MEDIA[surface.picture_format]
     finish = [] if surface.finish is None else [(picture_bytes(surface.finish, "png"), "image/png")]
     return [(surface.texture, mime), *finish]
+
+
+def _gltf_texture(image: int, mime: str) -> dict:
+    """Return a texture of a picture; one of WebP is named by its extension alone."""
+    source = {"source": image}
+    return {"sampler": 0, **({"extensions": {WEBP: source}} if mime == MEDIA["webp"] else source)}
 
 
 def _gltf_material(surface: ExportMesh) -> dict:

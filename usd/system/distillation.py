@@ -234,6 +234,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         )
         target = ConversionTarget(self.geometry, self.material, config.geometry, config.material)
         initialize_object(target, options, generator(self.device, self.seed, "colors"))
+        self.geometry.keep_start()
 
     def open_guidance(self, chosen: Spec | None = None) -> Guidance:
         """Build a guidance, by default ``guidance``, with everything it asks for."""

@@ -36,7 +36,7 @@ function choose(file) {
 
 let recipes = [];
 function listRecipes() {
-  const input = picture ? "picture" : "sentence";
+  const input = $("mesh").files[0] ? "mesh" : picture ? "picture" : "sentence";
   const fitting = recipes.filter((recipe) => recipe.input === input && !recipe.is_default);
   const usual = recipes.find((recipe) => recipe.input === input && recipe.is_default);
   const named = fitting.map(({ name }) => element("option", { value: name, textContent: name }));
@@ -55,8 +55,8 @@ async function submit(event) {
   $("problem").textContent = "";
   try {
     await ask("api/jobs", { method: "POST", body: form });
-    choose(null);
     $("sentence").value = $("mesh").value = "";
+    choose(null);
     await refresh();
   } catch (error) {
     $("problem").textContent = error.message;
@@ -167,6 +167,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 $("picture").addEventListener("change", () => choose($("picture").files[0]));
+$("mesh").addEventListener("change", listRecipes);
 $("clear").addEventListener("click", () => choose(null));
 $("new").addEventListener("submit", submit);
 ask("api/recipes").then((found) => { recipes = found; listRecipes(); }, () => {});
