@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.mesh_io.test_write import surface
 from usd.math.color import linear_from_srgb
-from usd.mesh_io.usdz import ALIGNMENT, LAYER, StageUnits, package, usdz_bytes
+from usd.mesh_io.usdz import ALIGNMENT, LAYER, StageUnits, aligned_zip, usdz_bytes
 
 METERS = StageUnits()
 
@@ -26,7 +26,7 @@ def written(folder: Path, kind: str, units: StageUnits = METERS) -> Path:
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 1000])
 def test_contents_are_stored_and_start_at_multiples_of_64_bytes(length):
     files = {"model.usda": b"#usda 1.0\n" * length, "textures/color.png": b"x" * 77, "é.bin": b"y"}
-    content = package(files)
+    content = aligned_zip(files)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.namelist() == list(files) and archive.testzip() is None
         for entry in archive.infolist():
@@ -34,7 +34,7 @@ def test_contents_are_stored_and_start_at_multiples_of_64_bytes(length):
             begin = entry.header_offset + 30 + name + extra
             assert begin % ALIGNMENT == 0 and entry.compress_type == zipfile.ZIP_STORED
             assert content[begin : begin + entry.file_size] == files[entry.filename]
-    assert package(files) == content, "the same object gives the same bytes"
+    assert aligned_zip(files) == content, "the same object gives the same bytes"
 
 
 @pytest.mark.parametrize("kind", ["plain", "vertex colors", "texture", "finish"])

@@ -104,6 +104,7 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         start, after = geometry.at_start(), SurfaceColors(geometry, material, spacing)
         if start is None:
             return WantedColors(mesh, after, self._reference(tracer, None))
+        # The same material on the field as it began, so that what differs is the training's doing alone.
         before = SurfaceColors(start, material, spacing)
         change = Change(before, after, Evidence(self._training_cameras(), tracer), config.change_share)
         return WantedColors(mesh, change, self._reference(tracer, mesh))
@@ -118,11 +119,13 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
             config.elevation_deg, config.azimuth_deg, config.camera_distance, config.fovy_deg, rgba.shape[-1]
         )
         layers = rgba if given is None else difference(rgba, shown(given, camera)[0])
+        # The mask carries the weight: where it is low the field's colors show through.
         weighted = torch.cat([layers[:3], layers[3:] * config.picture_share])
         return ReferenceProjection(weighted, camera, tracer)
 
     def _training_cameras(self) -> Cameras:
         """Return eight cameras around the object at each end of the training's elevations, and between them."""
+        # Only where they stand counts: no picture is made from them, so a few pixels are enough.
         low, high = self.config.elevation_range
         elevation = [degrees for degrees in (low, (low + high) / 2, high) for _ in range(8)]
         azimuth = [self.config.azimuth_deg + 45.0 * (i % 8) for i in range(24)]
@@ -140,6 +143,7 @@ class Change:
 
     def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return the change at points, in [-1, 1]."""
+        # A point that no view shows squarely got hardly any gradient: what changed there is drift.
         change = self.after(x, normal)[:, :3] - self.before(x, normal)[:, :3]
         return self.share * self.evidence(x, normal) * change.cpu()
 
@@ -164,6 +168,7 @@ class WantedColors:
         if self.reference is not None:
             seen, weight = self.reference(x, normal)
             wanted = wanted + weight * (seen - wanted)
+        # A change is added to the texel, not painted over it: the field is coarser than most textures.
         if isinstance(self.colors, Change):
             wanted = wanted + self.mesh.display_colors(texels.face, texels.weights)
         return wanted.clamp(0, 1)
@@ -171,6 +176,7 @@ class WantedColors:
 
 def difference(rgba: Float[Tensor, "4 S S"], given: Float[Tensor, "4 S S"]) -> Float[Tensor, "4 S S"]:
     """Return a picture's colors less those of another, premultiplied one, and the mask of what both show."""
+    # Straight colors on both sides, or the rim of the object would count as a difference.
     straight = given[:3] / given[3:].clamp_min(1e-6)
     return torch.cat([rgba[:3] - straight, torch.minimum(rgba[3:], given[3:])])
 

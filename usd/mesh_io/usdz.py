@@ -37,10 +37,10 @@ class StageUnits:
 
 def usdz_bytes(surface: ExportMesh, units: StageUnits) -> bytes:
     """Return a USDZ package of a surface in the axes and units of its file."""
-    return package({LAYER: layer_text(surface, units).encode(), **_pictures(surface)})
+    return aligned_zip({LAYER: layer_text(surface, units).encode(), **_texture_files(surface)})
 
 
-def package(files: Mapping[str, bytes]) -> bytes:
+def aligned_zip(files: Mapping[str, bytes]) -> bytes:
     """Return an uncompressed zip in which the contents of every file start at a multiple of 64 bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -85,7 +85,7 @@ def Xform "Object" (
 """
 
 
-def _pictures(surface: ExportMesh) -> dict[str, bytes]:
+def _texture_files(surface: ExportMesh) -> dict[str, bytes]:
     """Return the package's pictures: base color, then roughness and metallic."""
     if not surface.texture:
         return {}
@@ -151,7 +151,10 @@ def _material_lines(surface: ExportMesh) -> list[str]:
             ],
         ),
         *readers,
-        *(_texture("Finish", "textures/finish.png", "raw", ["float outputs:g", "float outputs:b"]) * finish),
+        *(
+            _picture_reader("Finish", "textures/finish.png", "raw", ["float outputs:g", "float outputs:b"])
+            * finish
+        ),
     ]
 
 
@@ -159,7 +162,7 @@ def _color_source(surface: ExportMesh) -> tuple[str, list[str]]:
     """Return the output that holds the colors ("": none does), and the shaders that read them."""
     if surface.texture:
         reader = _primvar_reader("Coordinates", "UsdPrimvarReader_float2", "st", "float2")
-        picture = _texture("Color", _color_file(surface), "sRGB", ["float3 outputs:rgb"])
+        picture = _picture_reader("Color", _color_file(surface), "sRGB", ["float3 outputs:rgb"])
         return "/Object/Material/Color.outputs:rgb", [*reader, *picture]
     if surface.mesh.color is not None:
         reader = _primvar_reader("VertexColor", "UsdPrimvarReader_float3", "displayColor", "float3")
@@ -167,7 +170,7 @@ def _color_source(surface: ExportMesh) -> tuple[str, list[str]]:
     return "", []
 
 
-def _texture(name: str, file: str, space: str, outputs: Sequence[str]) -> list[str]:
+def _picture_reader(name: str, file: str, space: str, outputs: Sequence[str]) -> list[str]:
     """Return a reader of a picture, which is not repeated beyond its border."""
     return _shader(
         name,
