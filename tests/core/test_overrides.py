@@ -228,7 +228,8 @@ def test_another_system_keeps_its_parts(capsys):
     assert (kept.geometry, kept.optimizer, kept.guidance) == (old.geometry, old.optimizer, old.guidance)
     assert "lambda_sparsity" in kept.loss and "lambda_rgb" not in kept.loss
     assert note == (
-        "note: system_type=usd-text-to-3d-system: drops reference_view_latents, loss.lambda_reference_view, "
+        "note: system_type=usd-text-to-3d-system: drops reference_view_latents, expected_views, "
+        "loss.lambda_reference_view, "
         "loss.lambda_rgb, loss.lambda_mask of the file's system; its other options stay"
     )
 

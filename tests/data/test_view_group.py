@@ -10,10 +10,10 @@ from usd.core.registry import find
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.math.camera import camera_differences, orbit_cameras_deg
-from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS, syncdreamer_cameras
+from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS, nearest_named_cameras, syncdreamer_cameras
 
 
-@pytest.mark.parametrize("group", sorted(set(VIEW_GROUPS) - set(FREE_GROUPS)))
+@pytest.mark.parametrize("group", sorted(set(VIEW_GROUPS) - {*FREE_GROUPS, "named"}))
 def test_every_batch_is_the_group_that_goes_with_the_reference(group: str) -> None:
     cls = find(Data, "view-group-datamodule")
     options = {"group": group, "height": 32, "width": 32, "reference_azimuth_deg": 40.0}
@@ -25,6 +25,16 @@ def test_every_batch_is_the_group_that_goes_with_the_reference(group: str) -> No
     for i in range(len(expected)):
         assert float(camera_differences(first.cameras[[i]], expected[[i]]).max()) < 1e-6
     torch.testing.assert_close(first.reference.spherical.azimuth[0].rad2deg(), torch.tensor(40.0))
+
+
+def test_named_views_are_drawn_anew_in_every_batch_and_each_has_a_name() -> None:
+    cls = find(Data, "view-group-datamodule")
+    data = cls(parse(cls.Config, {"group": "named", "height": 32, "width": 32, "batch_size": 4}, "data"))
+    first, later = (data.batch(step, torch.Generator().manual_seed(step)) for step in (0, 7))
+    assert isinstance(first, CameraBatch) and isinstance(later, CameraBatch) and first.reference is not None
+    assert not torch.equal(first.cameras.c2w, later.cameras.c2w) and len(first.cameras) == 4
+    again = nearest_named_cameras(first.cameras, first.reference)
+    torch.testing.assert_close(again.c2w, first.cameras.c2w, atol=1e-5, rtol=0)
 
 
 def test_the_first_of_a_group_that_turns_stands_where_the_picture_was_taken() -> None:

@@ -51,6 +51,7 @@ def test_alias_file_is_complete() -> None:
             *load.TRANSFORMERS.values(),
             "gaussian",
             "zero123-group",
+            "syncdreamer",
         }
         assert entry.denoiser in known
         assert (entry.path or entry.repository) or entry.denoiser == "gaussian"

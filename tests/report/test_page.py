@@ -90,7 +90,9 @@ def test_a_folder_that_is_no_trial_is_a_line(tmp_path, capsys):
 
 
 def test_a_report_that_cannot_be_made_fails_no_training(tmp_path, capsys):
-    assert reporting.report_trial(Trial(tmp_path / "not there")) is None
+    trial = Trial(tmp_path / "trial")
+    trial.configs.mkdir(parents=True)  # and no configuration in it
+    assert reporting.report_trial(trial) is None
     assert "note: no report.html (UserError" in capsys.readouterr().out
 
 

@@ -165,6 +165,7 @@ def test_a_guidance_that_is_not_finite_costs_steps_and_no_weights(tmp_path, monk
 def test_a_run_that_is_resumed_replays_the_unbroken_one(tmp_path):
     """The same of runs that are killed: tests/app/test_launch.py."""
     settings = ["trainer.val_check_interval=5", "trainer.test_after_fit=false"]
+    settings += ["system.expected_views.fit_steps=0"]  # tests/system/test_expected_views.py resumes with them
     broken = train(tmp_path / "broken", *settings, "trainer.max_steps=7")
     train(tmp_path / "broken", *settings, "trainer.max_steps=12", f"resume={broken.last}")
     whole = train(tmp_path / "whole", *settings, "trainer.max_steps=12")
