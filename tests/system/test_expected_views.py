@@ -108,6 +108,7 @@ def test_steps_without_guidance_learn_from_them_alone_and_a_resumed_run_makes_th
     steps = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
     given = [(bool(row["train/expected"]), bool(row.get("train/usd"))) for row in steps if row["train/loss"]]
     assert given[0] == (True, False) and given[3][1]
+    assert steps[3]["train/expected"] == "nan", "a loss that stopped is not repeated"
 
 
 def test_without_a_view_model_that_takes_part_none_are_made_and_that_is_said(tmp_path, capsys):

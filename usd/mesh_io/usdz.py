@@ -29,7 +29,7 @@ PREVIEW = "/Object/Material/Preview"
 
 @dataclass(frozen=True)
 class StageUnits:
-    """Which axis of a file is up, and how many meters a unit of it is."""
+    """Units of a USD stage: the axis that is up, and the meters of one unit of length."""
 
     up: Literal["Y", "Z"] = "Y"
     meters_per_unit: float = 1.0

@@ -1,5 +1,6 @@
 """Systems: what is optimized, by which losses. The base class owns everything that is the same for all of them."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
         self.save_dir = Path("outputs")
         self.figures: dict[str, float | Tensor] = {}
         self.losses: dict[str, float] = {}
+        self._logged: set[str] = set()
         self.skipped = SkippedSteps()
         self._restored_step = 0
         self._states: Mapping[str, Mapping[str, object]] = {}
@@ -338,7 +340,10 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
             averages = process_averages({"loss": total, **losses, **figures})
         self.skipped.reject(first_infinite({name: averages[name] for name in losses}))
         self.losses = {name: averages[name] for name in ("loss", *losses)}
-        self.log_dict({f"train/{name}": value for name, value in averages.items()})
+        # The loggers would repeat what a loss was when it stopped.
+        stopped = dict.fromkeys(sorted(self._logged.difference(averages)), math.nan)
+        self._logged.update(averages)
+        self.log_dict({f"train/{name}": value for name, value in {**averages, **stopped}.items()})
         return loss_without_effect(self.parameters()) if self.skipped.reason else total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
