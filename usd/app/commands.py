@@ -45,7 +45,7 @@ PROGRAMS = {
     "demo": Program("usd.app.demo", "a toy's one picture to an object, measured against the truth"),
     "demo-text": Program("usd.app.demo_text", "a sentence to a textured mesh, in three stages"),
     "demo-full": Program("usd.app.demo_full", "one picture to a textured mesh through every stage"),
-    "view": Program("usd.app.view_command", "a finished trial or a mesh file in the browser"),
+    "view": Program("usd.app.view_command", "a finished trial, a mesh or splats in the browser"),
     "render": Program(
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
