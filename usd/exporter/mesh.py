@@ -373,7 +373,7 @@ def bake_colors(
 
     corners = atlas.corners.to(mesh.vertices.device)
     with Work("baking the texture, texels", texel_count(corners, size * samples)) as work:
-        baked = counted(values, work, lambda texels: len(texels.face))
+        baked = counted(values, work, lambda samples: len(samples.face))
         return bake_texture(corners, size, baked, samples)
 
 
