@@ -14,6 +14,10 @@ from usd.app import open_viewer, view_command
 from usd.app.commands import main
 from usd.data.camera_path import CameraPath, KeyView
 from usd.evaluation.gallery import write_transparent_video
+from usd.math.camera import orbit_cameras_deg
+from usd.math.splats import ColoredSplats
+from usd.mesh_io.splats import FORMATS, write_splats
+from usd.viewer.results import mesh_export
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,30 @@ def test_a_mesh_file_is_rendered_too_and_a_webm_is_transparent(mesh, tmp_path):
     rgba = np.frombuffer(next(reader), np.uint8).reshape(height, width, 4)
     reader.close()
     assert rgba[0, 0, 3] < 16 and rgba[height // 2, width // 2, 3] > 240
+
+
+@pytest.fixture(scope="module")
+def splat_files(tmp_path_factory):
+    """Red Gaussians in a ball far from the origin, and a stray a hundred times as far, in each format."""
+    folder = tmp_path_factory.mktemp("splats")
+    means = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * 0.1 + torch.tensor([3.0, 0, 0])
+    means[0] = 300.0
+    red = torch.tensor([1.7, -1.7, -1.7]).expand(200, 1, 3)
+    ball = ColoredSplats(
+        means, torch.full((200, 3), 0.1), torch.tensor([[1.0, 0, 0, 0]] * 200), torch.full((200,), 0.9), red
+    )
+    for fmt in FORMATS:
+        (folder / f"ball.{fmt}").write_bytes(write_splats(ball, fmt))
+    return folder
+
+
+@pytest.mark.parametrize("fmt", ["ply", "spz"])
+def test_a_file_of_splats_is_rendered_from_where_almost_all_of_it_is_seen(splat_files, tmp_path, fmt):
+    out = ["--out", str(tmp_path / "views"), "--frames", "2", "--size", "24", "--gpu", "cpu"]
+    assert main(["render", str(splat_files / f"ball.{fmt}"), *out]) == 0
+    for name in ("0000.png", "0001.png"):
+        rgba = np.asarray(Image.open(tmp_path / "views" / name)).astype(int)
+        assert rgba[12, 12, 3] > 200 and rgba[12, 12, 0] > rgba[12, 12, 1] + 100 and rgba[0, 0, 3] < 30
 
 
 def test_odd_sizes_get_a_transparent_pixel_more(tmp_path):
@@ -130,3 +158,26 @@ def test_a_mesh_file_is_viewed(mesh, tmp_path, monkeypatch, suffix):
     )
     assert view_and_close(monkeypatch, [str(file)], lambda viewer: None) == 0
     assert seen == [(b"glTF", "+y" if suffix == ".glb" else "+z")]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_file_of_splats_is_viewed_as_gaussians_where_it_lies(splat_files, monkeypatch, fmt):
+    seen = {}
+
+    def look(viewer):
+        subject = viewer.session.subject
+        seen["render"] = subject.system.render_views(orbit_cameras_deg(15.0, 0.0, 8.0, 45.0, 16))
+        seen["at"] = viewer.stage.server.initial_camera.look_at
+        seen["mesh"] = mesh_export(subject).name
+
+    assert view_and_close(monkeypatch, [str(splat_files / f"ball.{fmt}"), "--gpu", "cpu"], look) == 0
+    assert seen["at"] == pytest.approx((3.0, 0.0, 0.0), abs=0.1) and seen["mesh"] == "mesh-exporter"
+    assert float(seen["render"].opacity.max()) > 0.5
+
+
+def test_a_damaged_file_of_splats_is_one_line(splat_files, tmp_path, capsys):
+    cut = tmp_path / "cut.ply"
+    cut.write_bytes((splat_files / "ball.ply").read_bytes()[:-40])
+    assert main(["view", str(cut)]) == 2 and main(["render", str(cut)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("cut.ply: ") == 2 and "Traceback" not in err

@@ -22,7 +22,13 @@ from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.geometry.gaussian_splatting import GaussianSplatting
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.splats import read_splats
-from usd.system.reconstruct_splats import _valid_pixels, start_at_points, start_by_sweep
+from usd.system import System
+from usd.system.reconstruct_splats import (
+    ReconstructSplatsSystem,
+    _valid_pixels,
+    start_at_points,
+    start_by_sweep,
+)
 
 TINY = [
     "system.geometry.n_splats=300",
@@ -93,6 +99,25 @@ def test_they_come_to_look_like_the_views_and_are_written(
     mesh = ["exporter_type=mesh-exporter", "exporter.fmt=ply", "exporter.check_views=0"]
     assert launch.main([*out, f"resume={done.last}", *mesh]) == 0
     assert next(done.save.glob("*-export/model.ply")).is_file()
+
+
+def test_views_count_as_much_as_they_are_trusted() -> None:
+    """Losses are linear in the weights: those of single views add up."""
+    options = {"geometry": {"n_splats": 50}, "optimizer": {"args": {"lr": 0.01}}}
+    system = build(spec("system", "reconstruct-splats-system", options), System)
+    assert isinstance(system, ReconstructSplatsSystem)
+    views = render_toy_views(1_000_000, sphere_cameras(2, 16))
+    render = system.renderer.render(views.cameras, frozenset({"foreground"}), None)
+    names = dict.fromkeys(("rgb_l1", "rgb_mse", "dssim", "mask"), 1.0)
+
+    def losses(*weights: float) -> dict[str, torch.Tensor]:
+        chosen = replace(views, weights=torch.tensor(weights, dtype=torch.float32))
+        return system._picture_losses(render, chosen, names, torch.Generator().manual_seed(0))
+
+    one, other, doubled = (losses(*pair) for pair in ((1, 0), (0, 1), (2, 4)))
+    assert names.keys() == one.keys() and all(float(loss) > 0 for loss in one.values())
+    for name in names:
+        assert float(doubled[name]) == pytest.approx(float(2 * one[name] + 4 * other[name]), rel=1e-4)
 
 
 def test_what_does_not_fit_is_one_line(

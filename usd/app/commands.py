@@ -45,7 +45,7 @@ PROGRAMS = {
     "demo": Program("usd.app.demo", "a toy's one picture to an object, measured against the truth"),
     "demo-text": Program("usd.app.demo_text", "a sentence to a textured mesh, in three stages"),
     "demo-full": Program("usd.app.demo_full", "one picture to a textured mesh through every stage"),
-    "view": Program("usd.app.view_command", "a finished trial or a mesh file in the browser"),
+    "view": Program("usd.app.view_command", "a finished trial, a mesh or splats in the browser"),
     "render": Program(
         "usd.app.render_command", "a finished object along a way of the camera: video or pictures"
     ),
@@ -58,6 +58,7 @@ PROGRAMS = {
     ),
     "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
+    "benchmark": Program("usd.app.benchmark", "how fast this machine trains, as a table for a report"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
     "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),

@@ -23,6 +23,7 @@ from usd.data.pictures import write_picture
 from usd.data.random_camera import RandomCameraConfig
 from usd.evaluation.gallery import rendered_rgba, write_transparent_video, write_video
 from usd.math.camera import Cameras, orbit_cameras_deg
+from usd.mesh_io.splats import holds_splats
 
 Rgba = Float[Tensor, "4 H W"]
 Look = Callable[[Cameras], Rgba]
@@ -34,7 +35,9 @@ def render_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="usd render", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="TRIAL|FILE", type=Path, help="a trial's folder, or a mesh file")
+    parser.add_argument(
+        "source", metavar="TRIAL|FILE", type=Path, help="a trial's folder, or a file of a mesh or of splats"
+    )
     parser.add_argument("--path", default=ORBIT, help="orbit, or a JSON file of a camera path")
     parser.add_argument(
         "--out", type=Path, help="FILE.mp4, FILE.webm or a folder; by default an mp4 beside it"
@@ -91,7 +94,7 @@ def default_output(source: Path, name: str, path: str) -> Path:
 def open_source(args: argparse.Namespace) -> tuple[Look, tuple[float, float, float], str]:
     """Return what renders a camera, an orbit's usual distance, field of view and elevation, and a name for files."""
     if args.source.is_file():
-        return mesh_source(args.source)
+        return splat_source(args.source, args.gpu) if holds_splats(args.source) else mesh_source(args.source)
     from usd.app.view_command import FinishedTrial, saved_steps
 
     trial = Trial(args.source)
@@ -122,6 +125,20 @@ def mesh_source(file: Path) -> tuple[Look, tuple[float, float, float], str]:
     def look(camera: Cameras) -> Rgba:
         rgba = pictures(mesh, camera)
         return unpremultiply(rgba[:, :3], rgba[:, 3:])[0]
+
+    return look, (max(radius, 1e-6) / 0.34, 40.0, 15.0), file.stem
+
+
+def splat_source(file: Path, gpu: str | None) -> tuple[Look, tuple[float, float, float], str]:
+    """Return the same for a file of Gaussian splats, from far enough to see almost all of them."""
+    from usd.app.devices import single_device
+    from usd.app.splat_file import open_centered_splats
+
+    system, radius = open_centered_splats(file)
+    system.to(single_device(gpu))
+
+    def look(camera: Cameras) -> Rgba:
+        return rendered_rgba(system.evaluation_views(camera.to(system.device)))[0]
 
     return look, (max(radius, 1e-6) / 0.34, 40.0, 15.0), file.stem
 

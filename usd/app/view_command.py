@@ -1,13 +1,15 @@
 """``usd view TRIAL|FILE``: a finished object in the browser.
 
 A trial is rendered as its renderer does, at any of its saved steps, without a diffusion model; a mesh file (GLB, glTF,
-OBJ, PLY, STL, OFF) is shown as it is.
+OBJ, PLY, STL, OFF) is shown as it is, and Gaussian splats (PLY, glTF, SPZ) as the renderer of splats does.
 """
 
 import argparse
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from usd.app.experiment import Trial, load_experiment, short_path
 from usd.app.open_viewer import open_viewer, viewer_until_the_end
@@ -24,7 +26,9 @@ def view_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="usd view", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="TRIAL|FILE", type=Path, help="a trial's folder, or a mesh file")
+    parser.add_argument(
+        "source", metavar="TRIAL|FILE", type=Path, help="a trial's folder, or a file of a mesh or of splats"
+    )
     parser.add_argument("--step", type=int, help="saved step to begin with; by default the last")
     parser.add_argument(
         "--host", default=HERE, help="address to serve at; another than 127.0.0.1 asks for a token"
@@ -56,9 +60,34 @@ def view(args: argparse.Namespace) -> None:
     options = ViewerOptions(host=args.host, port=args.port, max_size=args.max_size)
     with viewer_until_the_end(stays=True):
         if args.source.is_file():
-            view_mesh(args.source, options)
+            view_file(args.source, options, args.gpu)
         else:
             view_trial(Trial(args.source), args.step, options, args.gpu)
+
+
+def view_file(file: Path, options: ViewerOptions, gpu: str | None) -> None:
+    """Put a file of splats or of a mesh on the page. Raises ``UserError`` for what is neither."""
+    from usd.mesh_io.splats import holds_splats
+
+    if holds_splats(file):
+        view_splats(file, options, gpu)
+    else:
+        view_mesh(file, options)
+
+
+def view_splats(file: Path, options: ViewerOptions, gpu: str | None) -> None:
+    """Put a file of Gaussian splats on the page. Raises ``UserError`` that says what is wrong with it."""
+    from usd.app.devices import single_device
+    from usd.app.splat_file import extent, open_splats
+    from usd.viewer.session import Subject
+
+    system = open_splats(file).to(single_device(gpu))
+    viewer = open_viewer(options)
+    subject = Subject(system, file.with_suffix(""), device=system.device)
+    panel = viewer.open(file.name, subject, training=False)
+    means = system.geometry.state_dict()["means"]
+    panel.status.content = f"{len(means)} Gaussians"
+    viewer.stage.place_before(torch.stack(extent(means)).cpu())
 
 
 def view_mesh(file: Path, options: ViewerOptions) -> None:
@@ -67,7 +96,9 @@ def view_mesh(file: Path, options: ViewerOptions) -> None:
     from usd.mesh_io.read import READERS, read_mesh
 
     if file.suffix.lower() not in READERS:
-        raise UserError(f"{file}: is no mesh file; expected one of {listing(READERS)}, or a trial's folder")
+        raise UserError(
+            f"{file}: holds no mesh or splats; expected one of {listing([*READERS, '.spz'])}, or a trial's folder"
+        )
     mesh = read_mesh(file)  # says in one line what is wrong with it
     content = glb_content(file)
     viewer = open_viewer(options)

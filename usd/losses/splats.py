@@ -56,16 +56,25 @@ def depth_total_variation(render: Render) -> Tensor:
 
 
 def structural_dissimilarity(
-    picture: Float[Tensor, "B C H W"], truth: Float[Tensor, "B C H W"], window: int = 11, sigma: float = 1.5
+    picture: Float[Tensor, "B C H W"],
+    truth: Float[Tensor, "B C H W"],
+    weights: Float[Tensor, "B 1 1 1"] | None = None,
+    window: int = 11,
+    sigma: float = 1.5,
 ) -> Tensor:
-    """Return (1 - SSIM) / 2, mean over all pixels, with a Gaussian window; beyond their rims pictures are black."""
+    """Return (1 - SSIM) / 2, mean over all pixels, with a Gaussian window; beyond their rims pictures are black.
+
+    ``weights`` say how much each picture counts, by default 1.
+    """
     parts = torch.stack([picture, truth, picture.square(), truth.square(), picture * truth])
     down, across = (_blur(size, window, sigma, picture) for size in picture.shape[-2:])
     # Products with banded matrices: torch convolves single channels on a CPU ten times as slowly.
     a, b, aa, bb, ab = (down @ parts @ across.T).unbind(0)
     luminance = (2 * a * b + 1e-4) / (a.square() + b.square() + 1e-4)
     structure = (2 * (ab - a * b) + 9e-4) / (aa - a.square() + bb - b.square() + 9e-4)
-    return (1 - (luminance * structure).mean()) / 2
+    if weights is None:
+        return (1 - (luminance * structure).mean()) / 2
+    return (weights.mean() - (weights * luminance * structure).mean()) / 2
 
 
 def _blur(size: int, window: int, sigma: float, like: Tensor) -> Float[Tensor, "N N"]:

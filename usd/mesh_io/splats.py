@@ -14,7 +14,8 @@ from usd.math.quaternions import multiply_quaternions, quaternion_of_rotation
 from usd.math.spherical_harmonics import turned_harmonics
 from usd.math.splats import ColoredSplats
 from usd.mesh_io.axes import rotation_to_z_up
-from usd.mesh_io.splats_gltf import glb_of_splats, read_gltf_splats
+from usd.mesh_io.ply import SPLAT as SPLAT_PROPERTIES
+from usd.mesh_io.splats_gltf import EXTENSION, glb_of_splats, read_gltf_splats
 from usd.mesh_io.splats_ply import ColoredPoints, ply_of_splats, read_ply_points
 from usd.mesh_io.splats_spz import read_spz, spz_of_splats
 
@@ -36,6 +37,20 @@ def read_points(path: Path) -> ColoredSplats | ColoredPoints:
     if content.startswith((b"\x1f\x8b", b"NGSP")):
         return checked(turned(read_spz(path, content), rotation_to_z_up("+y")), path)
     raise UserError(f"{path}: is no file of splats or points; expected PLY, glTF or SPZ")
+
+
+def holds_splats(path: Path) -> bool:
+    """Return whether a file says that it holds splats; what cannot be read does not."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    if content.startswith(b"ply"):
+        names = set(content.partition(b"end_header")[0].decode("latin-1").split())
+        return names >= SPLAT_PROPERTIES
+    if content.startswith((b"glTF", b"{")) or path.suffix.lower() == ".gltf":
+        return EXTENSION.encode() in content
+    return path.suffix.lower() == ".spz" or content.startswith(b"NGSP")
 
 
 def read_splats(path: Path) -> ColoredSplats:

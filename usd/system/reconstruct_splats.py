@@ -152,16 +152,16 @@ class ReconstructSplatsSystem(EvaluatedViews[ReconstructSplatsConfig, ViewBatch]
             truth = truth * mask + behind * (1 - mask)
         if views.valid is not None:  # a pixel without a source teaches nothing
             truth = torch.where(_valid_pixels(views), truth, picture.detach())
-        error = picture - truth
+        error, weights = picture - truth, views.weights.to(picture)[:, None, None, None]
         losses: dict[str, Tensor] = {}
         if "rgb_l1" in active:
-            losses["rgb_l1"] = error.abs().mean()
+            losses["rgb_l1"] = (weights * error.abs()).mean()
         if "rgb_mse" in active:
-            losses["rgb_mse"] = error.square().mean()
+            losses["rgb_mse"] = (weights * error.square()).mean()
         if "dssim" in active:
-            losses["dssim"] = structural_dissimilarity(picture, truth)
+            losses["dssim"] = structural_dissimilarity(picture, truth, weights)
         if "mask" in active and views.masked:
-            losses["mask"] = (render.opacity - mask).abs().mean()
+            losses["mask"] = (weights * (render.opacity - mask).abs()).mean()
         self.figures["psnr"] = float(-10 * error.detach().square().mean().clamp_min(1e-10).log10())
         return losses
 

@@ -18,12 +18,15 @@ MESH_EXPORTER = "mesh-exporter"
 
 
 def mesh_export(subject: Subject, crop: Sequence[float] | None = None, **changed: Plain) -> Spec:
-    """Return how the subject's mesh is exported: as configured, with a crop box and changed options."""
+    """Return how the subject is exported: as configured, with a crop box and changed options.
+
+    Where the configured exporter knows none of these, as that of splats, a mesh is written.
+    """
     chosen = subject.exporter or spec("exporter", MESH_EXPORTER)
-    options = {**plain_options(chosen.config), **changed}
-    if crop is not None:
-        options["crop"] = list(crop)
-    return spec("exporter", chosen.name, options, "exporter")
+    wanted = {**changed, **({} if crop is None else {"crop": list(crop)})}
+    if not wanted.keys() <= plain_options(chosen.config).keys():
+        chosen = spec("exporter", MESH_EXPORTER)
+    return spec("exporter", chosen.name, {**plain_options(chosen.config), **wanted}, "exporter")
 
 
 def write_export(subject: Subject, chosen: Spec, folder: Path) -> list[Path]:
