@@ -6,6 +6,7 @@ would exceed the budget. Pixels of small captures stay in memory.
 """
 
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -222,7 +223,7 @@ def _writing(path: Path) -> Iterator[Put]:
 
         def write(start: int, part: memoryview) -> None:
             while len(part):
-                if hasattr(os, "pwrite"):
+                if sys.platform != "win32":
                     done = os.pwrite(out.fileno(), part, start)
                 else:
                     with alone:
