@@ -111,9 +111,9 @@ def sample(folder):
 
 
 def decode(folder):
-    from usd.data.picture_cache import decode_all
+    from usd.data.picture_cache import on_all_cores
 
-    assert list(decode_all(lambda i: i, 3)) == [0, 1, 2]
+    assert list(on_all_cores(lambda i: i, 3)) == [0, 1, 2]
 
 
 def keep_pictures(folder):
