@@ -32,6 +32,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from usd.app.doctor import processor_name
 from usd.kernels.hash_grid import PRIMES, HashGridSpec, hash_grid
 from usd.kernels.occupancy import Occupancy, occupied_everywhere, step_size
 from usd.kernels.ray_march import composite_density, march
@@ -213,7 +214,7 @@ def rows(name: str, timings: dict[str, Timing], required: float | None) -> list[
 def machine(threads: int, clock: str) -> dict[str, object]:
     wp = import_warp()
     return {
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "clock": clock,
@@ -225,14 +226,6 @@ def machine(threads: int, clock: str) -> dict[str, object]:
         "commit": commit(),
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
 
 
 def commit() -> str:

@@ -1,6 +1,7 @@
 """A rehearsal: random models of the published architectures, opened by the published names, without a download."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from tests.conftest import TinyModels
 from usd.core.errors import UserError
 from usd.denoiser import Execution, hub, open_text_denoiser, open_view_denoiser
 from usd.denoiser.architectures import ARCHITECTURES
+from usd.denoiser.components import open_components
 from usd.denoiser.entries import ModelEntry
 from usd.denoiser.latent import LatentDenoiser
 from usd.denoiser.load import components_of, find_network
-from usd.denoiser.rehearsal import Rehearsal, RehearsedModel, rehearsal
+from usd.denoiser.rehearsal import Rehearsal, RehearsedModel, rehearsal, write_full_size
 from usd.math.camera import orbit_cameras_deg
 from usd.prompt_processor.cache import embed_with_cache
 
@@ -107,6 +109,24 @@ def test_a_single_network_is_stood_in_for_by_its_role(tmp_path: Path) -> None:
     assert place is not None and (place / "config.json").is_file()
     with rehearsal():
         assert (find_network("controlnet-canny", "control", "here") / "config.json").is_file()
+
+
+def test_a_stand_in_of_full_size_has_the_published_numbers_of_weights(tmp_path: Path) -> None:
+    model = RehearsedModel("sd", ARCHITECTURES["stable-diffusion-2-base"].shrink())
+    files = open_components(write_full_size(model, tmp_path))
+    written = {name: sum(t.numel() for t in files.tensors(name).values()) for name in model.parameters}
+    assert written == model.parameters
+
+
+def test_a_stand_in_of_full_size_needs_the_space_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
+    with pytest.raises(UserError, match=r"1\.0 GB are free; random weights of sd take 2\.6 GB"):
+        write_full_size(RehearsedModel("sd", ARCHITECTURES["stable-diffusion-2-base"]), tmp_path)
+    with pytest.raises(UserError, match="cannot be made of random numbers"):
+        write_full_size(RehearsedModel("flux", ARCHITECTURES["flux-2-klein"]), tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 PIPELINES = [

@@ -58,6 +58,7 @@ PROGRAMS = {
     ),
     "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
+    "benchmark": Program("usd.app.benchmark", "how fast this machine trains, as a table for a report"),
     "toybox": Program("usd.app.toys", "a toy with its ground truth, or a sheet of many toys"),
     "matte": Program("usd.app.matte_command", "photographs cut out by a matting network that you have"),
     "poses": Program("usd.app.poses_command", "cameras of a video's or a folder's pictures, by COLMAP"),

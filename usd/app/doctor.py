@@ -47,6 +47,28 @@ def _section(title: str, lines: Callable[[], list[str]]) -> str:
     return "\n".join([f"{title}:", *[f"  {line}" for line in found]])
 
 
+def describe_machine() -> list[str]:
+    """Return two lines on what computes: versions, and the processor with its GPUs."""
+    import torch
+
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES[:4])
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards = [torch.cuda.get_device_properties(index) for index in range(cuda)]
+    gpus = "".join(f"; {card.name}, {card.total_memory / 2**30:.0f} GiB" for card in cards) or "; no CUDA GPU"
+    return [
+        f"usd {usd.__version__}, python {platform.python_version()}, {versions}, CUDA {torch.version.cuda or 'none'}",
+        f"{platform.system()}, {processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpus}",
+    ]
+
+
+def processor_name() -> str:
+    """Return the name of the processor, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def _system() -> list[str]:
     import psutil
 

@@ -47,16 +47,14 @@ class Frozen(Generic[N]):
 
     def on(self, device: torch.device) -> N:
         """Return the network on this device, in the dtype that suits it."""
-        if self._network is None:
-            self._network = self._load_network()
-        dtype = self.dtype(device)
+        network, dtype = self.network, self.dtype(device)
         if self._execution.offload == "unused":
-            self._visit(self._network, device, dtype)
-            return cast(N, self._network)
-        first = next(self._network.parameters())
+            self._visit(network, device, dtype)
+            return cast(N, network)
+        first = next(network.parameters())
         if first.device != device or first.dtype != dtype:
-            torch.nn.Module.to(self._network, device, dtype)  # not diffusers' own, which talks
-        return cast(N, self._network)
+            torch.nn.Module.to(network, device, dtype)  # not diffusers' own, which talks
+        return cast(N, network)
 
     def rest(self) -> None:
         """Put back the weights that lie in main memory; the copies live as long as a gradient needs them."""
@@ -72,6 +70,13 @@ class Frozen(Generic[N]):
     def loaded(self) -> bool:
         """Return whether the weights are in memory."""
         return self._network is not None
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """Return the network wherever its weights are, read from its file if need be."""
+        if self._network is None:
+            self._network = self._load_network()
+        return self._network
 
     def drop(self) -> None:
         """Forget the weights; they are read again when needed."""

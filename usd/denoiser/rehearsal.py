@@ -10,6 +10,7 @@ place, read by the very code that reads the published ones.
 
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.files import digest
 from usd.core.random import generator
@@ -111,12 +113,34 @@ def write_stand_in(architecture: Architecture, folder: Path) -> Path:
     if architecture.denoiser in tiny_pipelines.FAMILIES:
         tiny_pipelines.make(architecture.denoiser, folder / "model")
         return folder / "model"
-    tiny = architecture.shrink()
-    reads = "text_encoder" in tiny.configs or "language_model" in tiny.configs
+    return write_random(architecture.shrink(), folder)
+
+
+def write_full_size(model: "RehearsedModel", folder: Path) -> Path:
+    """Write a random model at its true size, in half precision; return its folder. Raises ``UserError``."""
+    architecture, needed = model.architecture, 2 * sum(model.parameters.values())
+    if architecture.denoiser in tiny_pipelines.FAMILIES:
+        raise UserError(
+            f"{model.name}: {architecture.denoiser} cannot be made of random numbers at true size"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {free / 1e9:.1f} GB are free; random weights of {model.name} take {needed / 1e9:.1f} GB "
+            "there while they are needed (TMPDIR names another place)"
+        )
+    say(f"random weights of {model.name}: {needed / 1e9:.1f} GB below {folder.parent}, removed at the end")
+    return write_random(architecture, folder)
+
+
+def write_random(architecture: Architecture, folder: Path) -> Path:
+    """Write a model of random numbers as a diffusers folder, with a tokenizer where it reads words; return it."""
+    reads = "text_encoder" in architecture.configs or "language_model" in architecture.configs
     words = write_tokenizer(folder / "words") if reads else None
-    model = RandomComponents(folder.name, tiny, words)
-    if len(tiny.configs) == 1:
-        return write_network(model, next(iter(tiny.configs)), folder / "model")
+    model = RandomComponents(folder.name, architecture, words)
+    if len(architecture.configs) == 1:
+        return write_network(model, next(iter(architecture.configs)), folder / "model")
     return write_folder(model, folder / "model")
 
 
@@ -192,9 +216,10 @@ class RehearsedModel:
 
 @dataclass
 class Rehearsal:
-    """The stand-ins made so far, below ``folder``, by the ids of their originals."""
+    """The stand-ins made so far, below ``folder``, by the ids of their originals; ``full_size`` ones are not shrunk."""
 
     folder: Path
+    full_size: bool = False
     models: dict[str, RehearsedModel] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
@@ -209,12 +234,15 @@ class Rehearsal:
             return find_published(base, role, where)
         key = entry.repository if entry and entry.repository and place is None else base
         model = self.models.get(key) or RehearsedModel(base, architecture_of(base, role, where), entry, place)
-        if place is not None and sum(model.parameters.values()) < SMALL:
+        if place is not None and (self.full_size or sum(model.parameters.values()) < SMALL):
             return find_published(base, role, where)
         folder = self.folder / digest(key, size=8)
         if key not in self.models:
             self.models[key] = model
-            write_stand_in(model.architecture, folder)
+            if self.full_size:
+                write_full_size(model, folder)
+            else:
+                write_stand_in(model.architecture, folder)
         convention = entry.pose_convention if entry else None
         return ModelLocation(name, model.architecture.denoiser, folder / "model", pose_convention=convention)
 
@@ -248,9 +276,12 @@ def _stored_architecture(model: ModelComponents) -> Architecture:
 
 
 @contextmanager
-def rehearsal() -> Iterator[Rehearsal]:
-    """Have every published model that is opened inside stood in for by a random tiny one of its architecture."""
+def rehearsal(full_size: bool = False) -> Iterator[Rehearsal]:
+    """Have every published model that is opened inside stood in for by a random one of its architecture.
+
+    It is tiny, or of ``full_size``: then it computes nothing sensible in the time that the published one takes.
+    """
     with tempfile.TemporaryDirectory(prefix="usd-rehearsal-", ignore_cleanup_errors=True) as folder:
-        models = Rehearsal(Path(folder))
+        models = Rehearsal(Path(folder), full_size)
         with finding_by(models.find):
             yield models
