@@ -26,6 +26,7 @@ from usd.math.splats import Splats
 SOLID = 0.5
 CUT_CELLS = 4.0
 NEIGHBORS = 8
+FRONT, MOST_DEVIATION = 0.5, 0.05
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,7 @@ class _Fusion:
         self.views: list[tuple[SplatView, Tensor]] = []
         for i in each(range(len(cameras)), "rendering depths"):
             view = splat_view(cameras[i : i + 1])
-            seen = project(splats, view, antialias=True)
-            picture = composite(seen, seen.depth[..., None])
-            depth = picture.sums[0, ..., 0] / picture.opacity[0].clamp_min(1e-6)
-            # Where a picture shows nothing all is in front of the surface.
-            self.views.append((view, torch.where(picture.opacity[0] > SOLID, depth, math.inf)))
+            self.views.append((view, surface_depth(splats, view, radius)))
 
     def __call__(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """Return the distances of points."""
@@ -90,6 +87,25 @@ class _Fusion:
             total += torch.where(known, front.clamp(-1, 1), torch.zeros_like(front))
             weight += known
         return torch.where(weight > 0, -total / weight.clamp_min(1), torch.ones_like(total))
+
+
+def surface_depth(splats: Splats, view: SplatView, radius: float) -> Float[Tensor, "H W"]:
+    """Return the depth of the surface that one view shows; infinite where it is not even half opaque.
+
+    Gaussians are a fog: the light of a pixel comes from some depths, and where it fades exponentially their mean lies
+    one standard deviation behind the front. Half a deviation before the mean is nearest to true surfaces
+    (docs/splats.md). No deviation counts for more than a twentieth of the radius: beyond, two surfaces are blended.
+    """
+    seen = project(splats, view, antialias=True)
+    # From the middle: squares of small numbers have more digits left.
+    middle = seen.depth.mean()
+    offset = seen.depth - middle
+    picture = composite(seen, torch.stack([offset, offset.square()], -1))
+    mean, square = (picture.sums[0] / picture.opacity[0, ..., None].clamp_min(1e-6)).unbind(-1)
+    deviation = (square - mean.square()).clamp_min(0).sqrt().clamp_max(MOST_DEVIATION * radius)
+    depth = middle + mean - FRONT * deviation
+    # Where a picture shows nothing all is in front of the surface.
+    return torch.where(picture.opacity[0] > SOLID, depth, math.inf)
 
 
 def surrounding(count: int, radius: float, size: int) -> Cameras:
