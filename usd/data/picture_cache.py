@@ -24,6 +24,7 @@ from usd.core import files
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import temporary_cache, user_cache
+from usd.core.progress import each
 from usd.data.pixel_array import FilePart, Numbers, PixelArray, PixelFile
 
 FORMAT = "usd-pictures-1"
@@ -177,7 +178,7 @@ def on_all_cores(work: Callable[[int], T], count: int) -> Iterable[T]:
     try:
         with ThreadPoolExecutor(workers) as pool:
             ahead = [pool.submit(work, i) for i in range(min(2 * workers, count))]
-            for i in range(count):
+            for i in each(range(count), "decoding pictures"):
                 yield ahead.pop(0).result()
                 if i + 2 * workers < count:
                     ahead.append(pool.submit(work, i + 2 * workers))
