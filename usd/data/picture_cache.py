@@ -6,7 +6,6 @@ would exceed the budget. Pixels of small captures stay in memory.
 """
 
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -218,19 +217,18 @@ def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Put]:
-    """Yield what writes to a new file, from any thread: with ``pwrite`` where the system has it, else one by one."""
+    """Yield what writes to a new file, from any thread.
+
+    One writes at a time: those who wait for a file inside the system do so by spinning.
+    """
     alone = threading.Lock()
     with path.open("wb", buffering=0) as out:
 
         def write(start: int, part: memoryview) -> None:
-            while len(part):
-                if sys.platform != "win32":
-                    done = os.pwrite(out.fileno(), part, start)
-                else:
-                    with alone:
-                        out.seek(start)
-                        done = out.write(part) or 0
-                start, part = start + done, part[done:]
+            with alone:
+                out.seek(start)
+                while len(part):
+                    part = part[out.write(part) :]
 
         yield write
 
