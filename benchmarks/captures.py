@@ -5,10 +5,13 @@
     python benchmarks/captures.py scale --pictures 50 2000            memory, the first step, and time of a batch
     python benchmarks/captures.py objects 1000022 a.glb               surfaces in a room, through bent lenses, with and
                                                                       without masks
+    python benchmarks/captures.py recipe nerf-blender --steps 1000    a recipe of instant-nsr-pl's kind on a toy
 
 ``views`` trains configs/scene.yaml once for each budget, with as many steps as that takes by the pace of a short run
 before, and writes ``<minutes>.json`` and truth beside render as ``<minutes>.png``. ``key=value`` arguments apply to
 every training. Minutes are wall clock of the training alone; CPU minutes stand beside, for a machine that is not idle.
+``recipe`` writes a toy as nerf_synthetic's scenes are, 100 views to train on and others to judge by, and trains with
+the recipe's sizes; its schedule shrinks with the number of steps.
 """
 
 import argparse
@@ -117,29 +120,38 @@ def write_pictures(folder: Path, count: int) -> None:
     (folder / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
 
 
-def decode_seconds(folder: Path) -> float:
-    """Return how long decoding all pictures takes on all cores, and nothing else."""
-    begun = time.monotonic()
-    with ThreadPoolExecutor() as pool:
+def decode_seconds(folder: Path) -> tuple[float, float]:
+    """Return how long decoding all pictures takes on all cores, and nothing else: by the clock, and of CPU."""
+    begun, cpu = time.monotonic(), time.process_time()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_decode, sorted((folder / "images").iterdir())))
-    return time.monotonic() - begun
+    return time.monotonic() - begun, time.process_time() - cpu
 
 
 def _decode(file: Path) -> int:
     with Image.open(file) as picture:
-        return len(picture.convert("RGB").tobytes())
+        return np.asarray(picture).nbytes
 
 
 @dataclass(frozen=True)
 class ScaleFigures:
-    """What a number of pictures costs: seconds, GB at peak, and milliseconds of a batch."""
+    """What a number of pictures costs: seconds by the clock and of CPU, GB at peak, and CPU milliseconds of a batch."""
 
     pictures: int
-    decode_s: float
-    first_batch_s: float
-    again_s: float
+    decode: tuple[float, float]
+    first_batch: tuple[float, float]
+    again: tuple[float, float]
     peak_gb: float
     batch_ms: float
+
+    @property
+    def row(self) -> str:
+        """A row of the table."""
+        times = " | ".join(
+            f"{clock:.1f} ({cpu:.1f})" for clock, cpu in (self.decode, self.first_batch, self.again)
+        )
+        ratio = " | ".join(f"{first / alone:.2f}" for first, alone in zip(self.first_batch, self.decode))
+        return f"| {self.pictures} | {times} | {ratio} | {self.peak_gb:.2f} | {self.batch_ms:.1f} |"
 
 
 def measure_capture(folder: Path, count: int) -> ScaleFigures:
@@ -147,23 +159,23 @@ def measure_capture(folder: Path, count: int) -> ScaleFigures:
     options = {"path": str(folder), "masks": "none", "frame": "fit", "n_rays": 8192, "hold_out_every": 8}
     draw, seconds = torch.Generator().manual_seed(0), []
     for _ in range(2):
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), time.process_time()
         data = ViewsData(parse(ViewsConfig, options))
         data.batch(0, draw)
-        seconds.append(time.monotonic() - begun)
+        seconds.append((time.monotonic() - begun, time.process_time() - cpu))
     begun = time.process_time()
     for step in range(100):
         data.batch(step, draw)
     batch_ms = 10 * (time.process_time() - begun)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return ScaleFigures(count, 0.0, *seconds, peak, batch_ms)
+    return ScaleFigures(count, (0.0, 0.0), *seconds, peak, batch_ms)
 
 
 def measure_scale(args: argparse.Namespace) -> None:
     """Print the table of numbers of pictures."""
     lines = [
-        "| pictures | decoding alone, s | first batch, s | again, s | peak, GB | a batch, CPU ms |",
-        "|---" * 6 + "|",
+        "| pictures | decoding alone, s (of CPU) | first batch | again | ratio | of CPU | peak, GB | batch, CPU ms |",
+        "|---" * 8 + "|",
     ]
     say(lines[0])
     for count in args.pictures:
@@ -175,11 +187,8 @@ def measure_scale(args: argparse.Namespace) -> None:
             os.environ["XDG_CACHE_HOME"] = cache
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 found = pool.submit(measure_capture, folder, count).result()
-        found = replace(found, decode_s=alone)
-        lines.append(
-            f"| {count} | {alone:.1f} | {found.first_batch_s:.1f} | {found.again_s:.1f} | {found.peak_gb:.2f} | "
-            f"{found.batch_ms:.1f} |"
-        )
+        found = replace(found, decode=alone)
+        lines.append(found.row)
         say(lines[-1])
     (args.out / "scale.md").write_text("\n".join(lines) + "\n")
 
@@ -187,23 +196,27 @@ def measure_scale(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------------------------- objects in a room
 
 VIEWS, PIXELS = 48, 128
-BENT = Intrinsics(PIXELS, PIXELS, 150.0, 148.0, 59.0, 66.0, (0.08, -0.05, 0.001, -0.001))
-"""A lens with distortion, another focal length across and a principal point off the middle."""
+LENS = Intrinsics(PIXELS, PIXELS, 150.0, 148.0, 59.0, 66.0)
+"""A lens with another focal length across and a principal point off the middle."""
+BENT = replace(LENS, distortion=(0.08, -0.05, 0.001, -0.001))
+"""The same, with distortion."""
 KINDS = {
-    "masks": ("reconstruct.yaml", False, False),
-    "room": ("reconstruct-scene.yaml", True, False),
-    "room, bent": ("reconstruct-scene.yaml", True, True),
+    "masks": ("reconstruct.yaml", False, None),
+    "room": ("reconstruct-scene.yaml", True, None),
+    "room, lens": ("reconstruct-scene.yaml", True, LENS),
+    "room, bent": ("reconstruct-scene.yaml", True, BENT),
 }
-"""Kinds of views: the recipe, and whether there is a room around and a real lens before."""
+"""Kinds of views: the recipe, whether there is a room around, and the lens before it; None: a plain one."""
 
 
-def bent_views(views: ViewSet, folder: Path) -> None:
-    """Write views, rendered wide and large, as a camera with the lens ``BENT`` takes them."""
+def write_through(lens: Intrinsics, views: ViewSet, folder: Path) -> None:
+    """Write views, rendered wide and large, as a camera with a lens takes them."""
     grid = torch.stack(
         torch.meshgrid(torch.arange(PIXELS) + 0.5, torch.arange(PIXELS) + 0.5, indexing="xy"), -1
     )
-    matrix = np.array([[BENT.fx, 0, BENT.cx], [0, BENT.fy, BENT.cy], [0, 0, 1]])
-    plane = cv2.undistortPoints(grid.view(-1, 1, 2).double().numpy(), matrix, np.array(BENT.distortion))
+    matrix = np.array([[lens.fx, 0, lens.cx], [0, lens.fy, lens.cy], [0, 0, 1]])
+    bends = np.array(lens.distortion or (0.0,) * 4)
+    plane = cv2.undistortPoints(grid.view(-1, 1, 2).double().numpy(), matrix, bends)
     focal = views.cameras.focals[0].double()
     middle = torch.tensor([views.width, views.height]) / 2
     at = torch.from_numpy(plane).view(PIXELS, PIXELS, 2) * focal + middle
@@ -216,15 +229,15 @@ def bent_views(views: ViewSet, folder: Path) -> None:
         write_picture(folder / f"images/{index:04d}.png", seen[:3])
         pose = views.cameras.c2w[index].tolist()
         frames.append({"file_path": f"images/{index:04d}.png", "transform_matrix": pose})
-    names = dict(zip(("k1", "k2", "p1", "p2"), BENT.distortion))
-    lens = {"w": PIXELS, "h": PIXELS, "fl_x": BENT.fx, "fl_y": BENT.fy, "cx": BENT.cx, "cy": BENT.cy, **names}
-    (folder / "transforms.json").write_text(json.dumps({"camera_model": "OPENCV", **lens, "frames": frames}))
+    names = dict(zip(("k1", "k2", "p1", "p2"), lens.distortion))
+    said = {"w": PIXELS, "h": PIXELS, "fl_x": lens.fx, "fl_y": lens.fy, "cx": lens.cx, "cy": lens.cy, **names}
+    (folder / "transforms.json").write_text(json.dumps({"camera_model": "OPENCV", **said, "frames": frames}))
 
 
-def object_views(it: Object, room: bool, bent: bool) -> ViewSet:
-    """Return views of an object all around, in a room or not; wide and large ones for a lens to bend."""
-    cameras = sphere_cameras(VIEWS, 4 * PIXELS if bent else PIXELS)
-    if bent:
+def object_views(it: Object, room: bool, wide: bool) -> ViewSet:
+    """Return views of an object all around, in a room or not; wide and large ones for a lens to look at."""
+    cameras = sphere_cameras(VIEWS, 4 * PIXELS if wide else PIXELS)
+    if wide:
         cameras = replace(cameras, fov_y=cameras.fov_y * 1.3)
     views = (
         render_toy_views(it.seed, cameras)
@@ -234,37 +247,89 @@ def object_views(it: Object, room: bool, bent: bool) -> ViewSet:
     return in_room(views) if room else views
 
 
+def object_figures(args: argparse.Namespace, it: Object, kind: str) -> dict[str, float]:
+    """Train an object under a kind of views; return Chamfer distance, PSNR of views held out, and minutes."""
+    recipe, room, lens = KINDS[kind]
+    name = f"{it.name}-{kind.replace(', ', '-')}"
+    folder = args.out / "views" / name
+    if not (folder / "transforms.json").is_file():
+        views = object_views(it, room, lens is not None)
+        write_views(views, folder) if lens is None else write_through(lens, views, folder)
+    given = ["data.frame=keep", "data.hold_out_every=8", "trainer.val_check_interval=0", *args.overrides]
+    launch = runs.Launch(
+        args.out / "trials" / name, (CONFIGS / recipe,), (f"data.path={folder}", *given), "cpu"
+    )
+    scores = json.loads((launch.trained({}) / "metrics.json").read_text())
+    minutes = launch.times["cpu_minutes"]
+    launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
+    mesh = open_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
+    figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
+    return {"chamfer": figures["chamfer_area"], "psnr": scores["psnr"], "cpu_minutes": minutes}
+
+
 def measure_objects(args: argparse.Namespace) -> None:
     """Train each object under each kind of views, and print the distances of surfaces."""
-    lines = ["| object | views | Chamfer | minutes |", "|---" * 4 + "|"]
+    lines = ["| object | views | Chamfer | PSNR, dB | CPU minutes |", "|---" * 5 + "|"]
     for text in args.subjects:
         it = ToyObject(int(text)) if text.isdigit() else FileObject(Path(text))
-        for kind, (recipe, room, bent) in KINDS.items():
-            name = f"{it.name}-{kind.replace(', ', '-')}"
-            folder = args.out / "views" / name
-            if not (folder / "transforms.json").is_file():
-                views = object_views(it, room, bent)
-                bent_views(views, folder) if bent else write_views(views, folder)
-            given = (
-                f"data.path={folder}",
-                "data.frame=keep",
-                "trainer.val_check_interval=0",
-                *args.overrides,
-            )
-            launch = runs.Launch(args.out / "trials" / name, (CONFIGS / recipe,), given, "cpu")
-            launch.trained({})
-            launch("--export", f"resume={launch.last}", "exporter.fmt=ply", "exporter.target_faces=null")
-            mesh = open_mesh(newest(launch.trial, "it*-export/model.ply")).mesh
-            figures = compare_surfaces(mesh, it.mesh(), "none")[0].figures
+        for kind in args.kinds or KINDS:
+            found = object_figures(args, it, kind)
             lines.append(
-                f"| {it.name} | {kind} | {figures['chamfer_area']:.4f} | {launch.times['minutes']:.1f} |"
+                f"| {it.name} | {kind} | {found['chamfer']:.4f} | {found['psnr']:.2f} | {found['cpu_minutes']:.1f} |"
             )
             say(lines[-1])
             (args.out / "objects.md").write_text("\n".join(lines) + "\n")
 
 
+# ------------------------------------------------------------------------------------------------ recipes on a toy
+
+TRAINED, JUDGED = 100, 25
+"""Views of a toy to train on, as many as nerf_synthetic's scenes have, and those to judge by."""
+LARGER = 2.69
+"""How much larger nerf_synthetic's worlds are than those of toys: cameras stand at 4.03."""
+
+
+def write_synthetic(seed: int, folder: Path) -> None:
+    """Write a toy in nerf_synthetic's layout: pictures with alpha, one file of cameras for each split."""
+    cameras = sphere_cameras(TRAINED + JUDGED, PIXELS)
+    judged = [5 * i + 2 for i in range(JUDGED)]
+    splits = {"test": judged, "train": [i for i in range(TRAINED + JUDGED) if i not in judged]}
+    for split, chosen in splits.items():
+        views = render_toy_views(seed, cameras[chosen])
+        frames = []
+        for i in range(len(views)):
+            write_picture(folder / split / f"r_{i}.png", views.picture(i))
+            pose = views.cameras.c2w[i].clone()
+            pose[:3, 3] *= LARGER
+            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": pose.tolist()})
+        said = {"camera_angle_x": float(cameras.fov_y[0]), "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(said))
+
+
+def shortened(steps: int) -> tuple[str, ...]:
+    """Return the schedule of nerf-blender, 20,000 steps as it ships, for another number of steps."""
+    milestones = [steps // 2, steps * 3 // 4, steps * 9 // 10]
+    return f"trainer.max_steps={steps}", f"system.scheduler.args.milestones={milestones}"
+
+
+def measure_recipe(args: argparse.Namespace) -> None:
+    """Train a recipe on a toy, and print its figures over the views that it did not see."""
+    folder = args.out / "synthetic" / str(args.seed)
+    if not (folder / "transforms_train.json").is_file():
+        write_synthetic(args.seed, folder)
+    data = f"data.path={folder}", f"data.eval_path={folder / 'transforms_test.json'}"
+    given = (*data, *shortened(args.steps), "trainer.val_check_interval=0", *args.overrides)
+    launch = runs.Launch(
+        args.out / "trials" / f"{args.name}-{args.seed}", (CONFIGS / f"{args.name}.yaml",), given, "cpu"
+    )
+    scores = json.loads((launch.trained({}) / "metrics.json").read_text())
+    say("| recipe | toy | steps | PSNR, dB | SSIM | mask IoU | CPU minutes |\n" + "|---" * 7 + "|")
+    figures = " | ".join(f"{scores[key]:.3f}" for key in ("psnr", "ssim", "mask_iou"))
+    say(f"| {args.name} | {args.seed} | {args.steps} | {figures} | {launch.times['cpu_minutes']:.1f} |")
+
+
 def captures_parser() -> argparse.ArgumentParser:
-    """Return the parser of the three measurements."""
+    """Return the parser of the four measurements."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -280,8 +345,14 @@ def captures_parser() -> argparse.ArgumentParser:
     scale.set_defaults(measure=measure_scale)
     objects = commands.add_parser("objects", help="surfaces in a room, with and without masks")
     objects.add_argument("subjects", nargs="+", help="seeds of toys, or mesh files")
+    objects.add_argument("--kinds", choices=KINDS, nargs="+", help="kinds of views; left out: all")
     objects.set_defaults(measure=measure_objects)
-    for command in (views, scale, objects):
+    recipe = commands.add_parser("recipe", help="a recipe on a toy in nerf_synthetic's layout")
+    recipe.add_argument("name", choices=["nerf-blender"], help="the recipe")
+    recipe.add_argument("--seed", type=int, default=1_000_003, help="the toy")
+    recipe.add_argument("--steps", type=int, default=1000, help="steps of the training")
+    recipe.set_defaults(measure=measure_recipe)
+    for command in (views, scale, objects, recipe):
         command.add_argument(
             "--out", type=Path, default=ROOT / "outputs" / "captures", help="folder to write to"
         )

@@ -152,6 +152,22 @@ def test_without_masks_lines_of_sight_are_optical_axes_however_many_views_there_
     torch.testing.assert_close(sights.directions, -cameras.c2w[:, :3, 2], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("parallel", [False, True])
+def test_lines_of_sight_of_several_lenses_are_the_means_of_their_own_rays(parallel):
+    cameras = sphere_cameras(7, 24)
+    if parallel:
+        cameras = replace(cameras, span_y=torch.linspace(1, 2, 7))
+    else:
+        lenses = torch.tensor([[30.0, 28, 9, 14], [25, 25, 12, 12], [40, 44, 3, 20]])
+        cameras = replace(cameras, intrinsics=lenses[[0, 1, 2, 0, 2, 1, 0]])
+    sights = SightLines.of(replace(balls(cameras), masked=False))
+    origins, directions = (each.flatten(1, 2).mean(1) for each in cameras.rays())
+    torch.testing.assert_close(sights.origins, origins, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        sights.directions, torch.nn.functional.normalize(directions, dim=-1), atol=1e-5, rtol=0
+    )
+
+
 def test_an_empty_silhouette_has_the_line_of_sight_of_its_view():
     cameras = sphere_cameras(3, SIZE)
     full = balls(cameras)

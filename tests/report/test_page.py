@@ -1,5 +1,6 @@
 """The page of a trial: what stands on it, that it needs nothing else, and that text in it is only text."""
 
+import json
 import re
 from pathlib import Path
 
@@ -55,6 +56,25 @@ def test_a_report_can_be_read_without_scripts(page):
     text = without_scripts(page)
     assert text.count("<polyline") == 2
     assert '<img slot="poster"' in text and "data:image/webp" in text
+
+
+def test_views_with_a_truth_are_shown_beside_it_once(tmp_path):
+    trial = write_trial(tmp_path / "scene")
+    config = trial / "configs" / "parsed.yaml"
+    config.write_text(config.read_text().replace("data: {", "data: {masks: none, "))
+    save = trial / "save"
+    scores = {"psnr": 21.0, "mask_iou": 1.0, "views": 2, "sheet": "truth above, render below"}
+    (save / "it40-test" / "metrics.json").write_text(json.dumps(scores))
+    assert "<h2>Beside the truth</h2>" not in write_report(trial).read_text(
+        "utf-8"
+    )  # the picture is not there
+    Image.new("RGB", (40, 20), (9, 200, 9)).save(save / "it40-test.png")
+    text = without_scripts(write_report(trial).read_text("utf-8"))
+    assert "truth above, render below" in text and "<h2>Beside the truth</h2>" in text
+    assert "<h2>Turntable</h2>" not in text and "mask IoU" not in text and "21.00 dB" in text
+    (save / "it40-turntable").mkdir()
+    Image.new("RGB", (20, 20)).save(save / "it40-turntable" / "0.png")
+    assert "<h2>Turntable</h2>" in write_report(trial).read_text("utf-8")
 
 
 def test_text_of_a_user_never_becomes_markup(page):

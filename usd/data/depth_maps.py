@@ -19,6 +19,9 @@ from usd.data.file_names import nearby
 from usd.data.lens import Intrinsics, remap, source_map
 from usd.data.pictures import open_picture
 
+MILLIMETER = 1e-3
+"""Meters of a whole number in the depth maps of phones and scanners."""
+
 
 @dataclass(frozen=True)
 class DepthFile:

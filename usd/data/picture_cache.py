@@ -1,17 +1,20 @@
 """Pictures decoded once: the pixels of all views of a capture in one file of bytes, which trainings read from.
 
 The file lies in the user's cache, under a digest of the pictures' files (their names, sizes and times of change) and of
-all that is done with them. Decoding uses every core. Old files go where new ones would exceed the budget. Pixels of
-small captures stay in memory.
+all that is done with them. Every core decodes pictures and puts each where it belongs. Old files go where new ones
+would exceed the budget. Pixels of small captures stay in memory.
 """
 
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from usd.core import files
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import temporary_cache, user_cache
+from usd.core.progress import each
 from usd.data.pixel_array import FilePart, Numbers, PixelArray, PixelFile
 
 FORMAT = "usd-pictures-1"
@@ -87,23 +91,23 @@ class PixelLayout:
         starts = np.cumsum([0, *(self.views * size for size in self.sections)])
         return [int(start) + view * size for start, size in zip(starts, self.sections)]
 
-    def rows(self, pixels: ViewBytes) -> list[bytes]:
-        """Return the parts of a view, one for each section; pixels it does not fill are zeros."""
-        shape = pixels.colors.shape[:2]
-        valid = np.ones(shape, np.bool_) if pixels.valid is None else pixels.valid
-        depth = np.zeros(shape, np.float16) if pixels.depth is None else pixels.depth
-        return [
-            self._filled(pixels.colors).tobytes(),
-            self._filled(valid).tobytes() if self.valid else b"",
-            self._filled(depth).tobytes() if self.depth else b"",
-        ]
+    def parts(self, view: int, pixels: ViewBytes) -> Iterator[tuple[int, memoryview]]:
+        """Yield what there is of a view, with the place of its first byte; pixels it does not fill are zeros."""
+        shape, starts = pixels.colors.shape[:2], self.places(view)
+        yield starts[0], self._filled(pixels.colors)
+        if self.valid:
+            valid = np.ones(shape, np.bool_) if pixels.valid is None else pixels.valid
+            yield starts[1], self._filled(valid)
+        if self.depth:
+            depth = np.zeros(shape, np.float16) if pixels.depth is None else pixels.depth
+            yield starts[2], self._filled(depth)
 
-    def _filled(self, values: Numbers) -> Numbers:
+    def _filled(self, values: Numbers) -> memoryview:
         if values.shape[:2] == (self.height, self.width):
-            return values
+            return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         out = np.zeros((self.height, self.width, *values.shape[2:]), values.dtype)
         out[: values.shape[0], : values.shape[1]] = values
-        return out
+        return out.reshape(-1).view(np.uint8).data
 
     def arrays(self, part: Part) -> StoredPixels:
         """Return the sections as arrays, of what gives a part by type, shape and first byte."""
@@ -161,52 +165,86 @@ def make_room(folder: Path, size: int) -> None:
         file.with_suffix(".json").unlink(missing_ok=True)
 
 
-def decode_all(decode: Decode, count: int) -> Iterable[ViewBytes]:
-    """Yield the pixels of views in order, decoded on all cores, a few ahead of what was taken."""
+T = TypeVar("T")
+Put = Callable[[int, memoryview], None]
+"""Keeps bytes at a place, whichever thread calls."""
+
+
+def on_all_cores(work: Callable[[int], T], count: int) -> Iterable[T]:
+    """Yield what ``work`` returns for each view, in order, done on all cores a few ahead of what was taken."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # views are worked on beside each other, not rows of one
     workers = os.cpu_count() or 1
     try:
         with ThreadPoolExecutor(workers) as pool:
-            ahead = [pool.submit(decode, i) for i in range(min(2 * workers, count))]
-            for i in range(count):
+            ahead = [pool.submit(work, i) for i in range(min(2 * workers, count))]
+            for i in each(range(count), "decoding pictures"):
                 yield ahead.pop(0).result()
                 if i + 2 * workers < count:
-                    ahead.append(pool.submit(decode, i + 2 * workers))
+                    ahead.append(pool.submit(work, i + 2 * workers))
     finally:
         torch.set_num_threads(threads)
 
 
+def _decode_into(put: Put, decode: Decode, layout: PixelLayout) -> tuple[str, ...]:
+    """Decode all views and put their bytes where the layout says; return remarks on their files, with counts."""
+
+    def one(view: int) -> tuple[str, ...]:
+        pixels = decode(view)
+        for start, part in layout.parts(view, pixels):
+            put(start, part)
+        return pixels.notes
+
+    remarks = Counter[str]()
+    for notes in on_all_cores(one, layout.views):
+        remarks.update(notes)
+    return tuple(f"{count} of {layout.views} pictures: {note}" for note, count in remarks.items())
+
+
 def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
     """Return the pixels without a file."""
-    memory, remarks = bytearray(layout.size), Counter[str]()
-    for view, pixels in enumerate(decode_all(decode, layout.views)):
-        remarks.update(pixels.notes)
-        for start, row in zip(layout.places(view), layout.rows(pixels)):
-            memory[start : start + len(row)] = row
+    memory = bytearray(layout.size)
 
-    def part(dtype: str, shape: tuple[int, int, int, int], offset: int) -> Numbers:
+    def put(start: int, part: memoryview) -> None:
+        memory[start : start + len(part)] = part
+
+    def view_of(dtype: str, shape: tuple[int, int, int, int], offset: int) -> Numbers:
         return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
 
-    return replace(layout.arrays(part), notes=_counted(remarks, layout.views))
+    notes = _decode_into(put, decode, layout)
+    return replace(layout.arrays(view_of), notes=notes)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Put]:
+    """Yield what writes to a new file, from any thread.
+
+    One writes at a time: those who wait for a file inside the system do so by spinning.
+    """
+    alone = threading.Lock()
+    with path.open("wb", buffering=0) as out:
+
+        def write(start: int, part: memoryview) -> None:
+            with alone:
+                out.seek(start)
+                while len(part):
+                    part = part[out.write(part) :]
+
+        yield write
 
 
 def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[str, object]:
     """Decode all views into a file, and write what was remarked beside it; return that."""
-    begun, remarks = time.monotonic(), Counter[str]()
+    begun = time.monotonic()
     try:
-        with files.replace_atomically(file) as partial, partial.open("wb") as out:
-            for view, pixels in enumerate(decode_all(decode, layout.views)):
-                remarks.update(pixels.notes)
-                for start, row in zip(layout.places(view), layout.rows(pixels)):
-                    out.seek(start)
-                    out.write(row)
+        with files.replace_atomically(file) as partial, _writing(partial) as put:
+            notes = _decode_into(put, decode, layout)
     except OSError as error:
         raise UserError(
             f"{where}: its decoded pictures ({layout.size / 1e9:.1f} GB) cannot be kept in {file.parent} "
             f"({error.strerror or error}); expected room there, or another XDG_CACHE_HOME"
         ) from error
-    record: dict[str, object] = {"notes": list(_counted(remarks, layout.views))}
+    record: dict[str, object] = {"notes": list(notes)}
     files.write_record(file.with_suffix(".json"), record)
     seconds = time.monotonic() - begun
     if seconds > WORTH_SAYING:
@@ -214,10 +252,6 @@ def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[
             f"{layout.views} pictures decoded in {seconds:.0f} s, once: {layout.size / 1e9:.2f} GB in {file.parent}"
         )
     return record
-
-
-def _counted(remarks: Counter[str], total: int) -> tuple[str, ...]:
-    return tuple(f"{count} of {total} pictures: {note}" for note, count in remarks.items())
 
 
 def _in_file(layout: PixelLayout, path: Path, notes: tuple[str, ...]) -> StoredPixels:

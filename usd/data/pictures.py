@@ -116,7 +116,8 @@ def read_rgb_bytes(
         pixels, note = srgb_of(whole, file.profile)
         if pixels.mode not in ("RGB", "L", "CMYK"):
             return None
-        return np.asarray(pixels.convert("RGB")), tuple(file.notes(upright, note))
+        colors = pixels if pixels.mode == "RGB" else pixels.convert("RGB")
+        return np.asarray(colors), tuple(file.notes(upright, note))
 
 
 def read_pictures(

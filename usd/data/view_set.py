@@ -250,9 +250,7 @@ class SightLines:
     def of(cls, views: ViewSet) -> "SightLines":
         """Return the lines of sight of views, one through the middle of each silhouette."""
         if not views.masked:
-            chunks = [views.cameras[i : i + CAMERAS_AT_ONCE] for i in range(0, len(views), CAMERAS_AT_ONCE)]
-            lines = [_middle_rays(chunk) for chunk in chunks]
-            return cls(torch.cat([o for o, _ in lines]), torch.cat([d for _, d in lines]))
+            return cls(*_middle_rays(views.cameras))
         lines = [_line_of_sight(views, i) for i in range(len(views))]
         return cls(torch.stack([o for o, _ in lines]), torch.stack([d for _, d in lines]))
 
@@ -357,8 +355,26 @@ def _sight_rays(views: ViewSet, index: int) -> tuple[Float[Tensor, "N 3"], Float
 
 def _middle_rays(cameras: Cameras) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V 3"]]:
     """Return origins and unit directions of cameras' middle rays, the means of those through a lattice."""
+    lenses = torch.cat([cameras.focals, cameras.principal_point], 1)
+    if cameras.span_y is not None:
+        lenses = torch.arange(float(len(cameras)))[:, None]  # each by itself
+    # Seen from the camera, all with one lens have the same middle ray: thousands of lattices become one.
+    kinds, kind = lenses.unique(dim=0, return_inverse=True)
+    first = torch.zeros(len(kinds), dtype=torch.long).scatter_reduce_(
+        0, kind, torch.arange(len(kind)), "amin", include_self=False
+    )
+    local = torch.cat(
+        [_local_middles(cameras[chosen.tolist()]) for chosen in first.split(CAMERAS_AT_ONCE)], 1
+    )[:, kind]
+    shift, directions = torch.einsum("vij,kvj->kvi", cameras.c2w[:, :3, :3], local)
+    return cameras.position + shift, torch.nn.functional.normalize(directions, dim=-1)
+
+
+def _local_middles(cameras: Cameras) -> Float[Tensor, "2 V 3"]:
+    """Return where middle rays begin, from the cameras' positions, and where they lead, in the cameras' axes."""
     origins, directions = _lattice_rays(cameras)
-    return origins.mean(1), torch.nn.functional.normalize(directions.mean(1), dim=-1)
+    world = torch.stack([origins.mean(1) - cameras.position, directions.mean(1)])
+    return torch.einsum("vij,kvi->kvj", cameras.c2w[:, :3, :3], world)
 
 
 def _lattice_rays(cameras: Cameras) -> tuple[Float[Tensor, "V N 3"], Float[Tensor, "V N 3"]]:

@@ -49,11 +49,17 @@ def mean_score(scores: Sequence[ViewScore]) -> ViewScore:
     )
 
 
-def write_metrics(path: str | Path, frames: Sequence[Frame], scores: Mapping[int, ViewScore]) -> Path:
-    """Write metrics.json: means on top, then one entry a view."""
+def write_metrics(
+    path: str | Path, frames: Sequence[Frame], scores: Mapping[int, ViewScore], sheet: str = ""
+) -> Path:
+    """Write metrics.json: means on top, then one entry a view.
+
+    ``sheet`` is the order of the rows of the picture that shows views beside their truth, where there is one.
+    """
     views = [{"file_path": frames[index].file_path, **_finite(score)} for index, score in scores.items()]
     mean = asdict(mean_score(list(scores.values())))
     content = {**mean, "views": len(views), "protocol": "over white, per view then mean", "per_view": views}
+    content |= {"sheet": sheet} if sheet else {}
     # Replaced at once: whoever reads the file during a run sees the whole of the one before.
     with write_whole(path) as file:
         file.write_text(json.dumps(content, indent=1))

@@ -20,8 +20,10 @@ from usd.report.records import TrialRecord, mapping
 
 NAME = "report.html"
 VENDOR = Path(__file__).with_name("vendor")
-STEPS, AROUND, TURN_SIZE = 12, 6, 480
+STEPS, AROUND, TURN_SIZE, SHEET_SIZE = 12, 6, 480, 1600
 DEGREES = "deg"
+NOT_SET = "not set"
+"""How an option that a configuration does not have is written."""
 T = TypeVar("T")
 
 
@@ -64,6 +66,7 @@ class TrialPage:
     figures: list[Figure]
     video: str | None
     around: list[str]
+    judged: Shown | None
     steps: list[Shown]
     curves: list[Curve]
     changes: list[tuple[str, str, str]] | None
@@ -92,7 +95,7 @@ def write_report(folder: "Path | str", out: "Path | None" = None) -> Path:
 
 def trial_page(record: TrialRecord, home: Path) -> TrialPage:
     """Return what the page of a trial shows that lies in the folder ``home``."""
-    changes = record.changes
+    changes, judged = record.changes, judged_views(record)
     return TrialPage(
         title=record.title,
         subtitle=str(record.config.get("description") or record.config.get("name") or ""),
@@ -102,7 +105,10 @@ def trial_page(record: TrialRecord, home: Path) -> TrialPage:
         turn=[picture_uri(file, TURN_SIZE) for file in record.turn],
         figures=figures(record),
         video=video_uri(record.video) if record.video else None,
-        around=[picture_uri(file, 256) for file in evenly(record.views, AROUND)],
+        around=[]
+        if judged and not record.turns
+        else [picture_uri(file, 256) for file in evenly(record.views, AROUND)],
+        judged=judged,
         steps=validation_pictures(record),
         curves=read_curves(record.folder),
         changes=None if changes is None else [changed(key, value) for key, value in changes.items()],
@@ -112,6 +118,14 @@ def trial_page(record: TrialRecord, home: Path) -> TrialPage:
         licenses=model_licenses(record.config),
         files=links(record, home),
     )
+
+
+def judged_views(record: TrialRecord) -> Shown | None:
+    """Return the views that a trial was judged by, beside their truth; None where nobody knows it."""
+    if record.truth_sheet is None:
+        return None
+    file, rows = record.truth_sheet
+    return Shown(picture_uri(file, SHEET_SIZE), rows)
 
 
 def validation_pictures(record: TrialRecord) -> list[Shown]:
@@ -134,7 +148,7 @@ def changed(key: str, value: Mapping[str, object]) -> tuple[str, str, str]:
 
 def plain_text(value: object) -> str:
     """Return a value of a configuration as it is read in a table."""
-    return "not set" if value is None else str(value)
+    return NOT_SET if value is None else str(value)
 
 
 def model_view(record: TrialRecord) -> ModelView | None:
@@ -158,11 +172,12 @@ def figures(record: TrialRecord) -> list[Figure]:
     scores, mesh, run = record.scores(), record.export_report(), record.run
     agreement = mapping(mesh.get("agreement"))
     views = f"mean of {scores.get('views', 0)} held-out views, over white"
+    masked = record.option("data.masks") != "none"  # else all is object in both
     found = [
         _figure("PSNR", scores.get("psnr"), "{:.2f} dB", views),
         _figure("SSIM", scores.get("ssim"), "{:.3f}", views),
         _figure("LPIPS", scores.get("lpips"), "{:.3f}", views),
-        _figure("mask IoU", scores.get("mask_iou"), "{:.3f}", views),
+        _figure("mask IoU", scores.get("mask_iou") if masked else None, "{:.3f}", views),
         _figure("faces", mesh.get("faces"), "{:,.0f}", "of the exported mesh"),
         _figure(
             "file against object", agreement.get("psnr"), "{:.1f} dB", "PSNR of the exported file, read back"

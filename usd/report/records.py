@@ -111,6 +111,19 @@ class TrialRecord:
         return sorted((file for file in pictures if file.stem.isdigit()), key=lambda file: int(file.stem))
 
     @property
+    def truth_sheet(self) -> tuple[Path, str] | None:
+        """The sheet of the last test's views beside their truth, and the order of its rows; None without one."""
+        folder = self.newest("it*-test")
+        rows = read_mapping(folder / "metrics.json").get("sheet") if folder else None
+        file = self.save / f"{folder.name}.png" if folder else None
+        return (file, rows) if isinstance(rows, str) and file is not None and file.is_file() else None
+
+    @property
+    def turns(self) -> bool:
+        """True where views or a video go around the object."""
+        return self.video is not None or self.newest("it*-turntable") is not None
+
+    @property
     def video(self) -> Path | None:
         """The turntable; None where none was made."""
         return self.newest("it*-turntable.mp4") or self.newest("it*-test.mp4")

@@ -157,7 +157,7 @@ class PlaygroundSystem(System[PlaygroundConfig, CameraBatch]):
             scores = {
                 i: score_over_white(pictures[i : i + 1], expected[i : i + 1]) for i in range(len(expected))
             }
-            write_metrics(folder / "metrics.json", batch.frames, scores)
+            write_metrics(folder / "metrics.json", batch.frames, scores, "render above, truth below")
             rows.append(over(expected))
         write_picture(self.save_dir / f"{folder.name}.png", contact_sheet(torch.cat(rows), len(pictures)))
 

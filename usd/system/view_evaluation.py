@@ -90,7 +90,7 @@ def write_scores(folder: Path, views: Sequence[tuple[ViewBatch, Float[Tensor, "4
     """Write ``metrics.json``, rendered views against the truth; return the scores."""
     scores = {i: score_view(picture, view) for i, (view, picture) in enumerate(views)}
     frames = [Frame(view.cameras, view.views.names[0], None) for view, _ in views]
-    write_metrics(folder / "metrics.json", frames, scores)
+    write_metrics(folder / "metrics.json", frames, scores, "truth above, render below")
     return list(scores.values())
 
 
