@@ -6,7 +6,9 @@ One training of ``configs/usd-patch-mini.yaml`` and a headless Chromium beside i
 three states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and
 nobody touches it), ``moving`` (the mouse turns the camera all the time). A block is held against the block without a
 viewer of the same round, so that whatever else the machine does falls on all of them alike; printed are the medians
-over the rounds, and how far they lie apart. Seconds of the processor are those of the training's process.
+over the rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work
+makes steps differ by more than the viewer does, its own seconds say it more exactly: those of the callback between
+the steps, and of the threads that serve the page.
 """
 
 import argparse
@@ -20,12 +22,14 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from lightning.pytorch import Trainer
 
 from benchmarks.browser import chromium
 from usd.app import modes, open_viewer, viewing
 from usd.core import places
+from usd.viewer.options import ViewerOptions
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from usd.viewer.viewer import Viewer
 
 STATES = ("none", "idle", "moving")
+COLUMNS = (
+    "state", "blocks", "ms a step", "CPU ms", "cost of wall clock", "cost of CPU", "viewer's CPU", "in pictures",
+)  # fmt: skip
 SETTLE = 3.0
 """Seconds in a state before anything is measured: a page that opens asks for its first pictures."""
 NOBODY = "about:blank"
@@ -42,10 +49,11 @@ FOREVER, WARM_UP = 1_000_000, 250
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds so far: of the wall, of the processor, and of rendering pictures for the page."""
+    """Seconds so far: of the wall, of the processor, of it for the viewer, and of rendering pictures for the page."""
 
     wall: float
     cpu: float
+    viewer: float
     pictures: float
 
     def since(self, other: "Clock", steps: int) -> "Clock":
@@ -60,6 +68,8 @@ class Alternation:
         self.block, self.rounds = block, rounds
         self.blocks: dict[str, list[Clock]] = {state: [] for state in STATES}
         self.own = 0.0  # seconds of the processor that the browser's thread in this process took
+        self.callback = 0.0  # and those of the viewer between the steps
+        self.threads: set[int] = set()  # which serve the page
         self._settling_since = time.perf_counter()
         self._began: Clock | None = None
         self._steps = 0
@@ -77,7 +87,12 @@ class Alternation:
     def read(self, viewer: "Viewer") -> Clock:
         """Return the seconds so far."""
         spent = viewer.session.moving.spent + viewer.session.idle.spent
-        return Clock(time.perf_counter(), time.process_time() - self.own, spent)
+        viewers = self.callback + sum(
+            thread.user_time + thread.system_time
+            for thread in psutil.Process().threads()
+            if thread.id in self.threads
+        )
+        return Clock(time.perf_counter(), time.process_time() - self.own, viewers, spent)
 
     def step(self, viewer: "Viewer") -> None:
         """Count a step of the training; a block begins when its state has settled, and ends with its last step."""
@@ -101,20 +116,24 @@ class Alternation:
 
     def table(self) -> str:
         """Return the seconds of a step in every state, and what they cost against no viewer."""
-        lines = [
-            "state    blocks   ms a step   CPU ms   cost of wall clock         cost of CPU   in pictures"
-        ]
-        for state in STATES:
-            blocks = self.blocks[state]
-            wall, cpu = (
-                1000 * statistics.median(getattr(b, name) for b in blocks) for name in ("wall", "cpu")
-            )
-            share = 100 * statistics.median(one.pictures / one.wall for one in blocks)
-            costs = [cost_text(self.costs(state, name)) for name in ("wall", "cpu")]
-            lines.append(
-                f"{state:<8} {len(blocks):>6} {wall:>11.1f} {cpu:>8.1f} {costs[0]:>20} {costs[1]:>19} {share:>11.1f} %"
-            )
-        return "\n".join(lines)
+        rows = [COLUMNS, *(self._row(state) for state in STATES)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+
+    def _row(self, state: str) -> tuple[str, ...]:
+        """Return a line of the table."""
+        blocks = self.blocks[state]
+        medians = [1000 * statistics.median(getattr(b, name) for b in blocks) for name in ("wall", "cpu")]
+        total = Clock(*map(sum, zip(*map(astuple, blocks))))
+        # Pictures come in lumps, so these are shares of all blocks together.
+        shares = total.viewer / (total.cpu - total.viewer), total.pictures / total.wall
+        return (
+            state,
+            str(len(blocks)),
+            *(f"{median:.1f}" for median in medians),
+            *(cost_text(self.costs(state, name)) for name in ("wall", "cpu")),
+            *(f"{100 * share:.1f} %" for share in shares),
+        )
 
     def costs(self, state: str, name: str) -> list[float]:
         """Return what a state cost in each round, in per cent of the round's block without a viewer."""
@@ -163,16 +182,24 @@ def visit(page: "Page", address: str, state: str) -> None:
 
 def watch(alternation: Alternation) -> None:
     """Let trainings call the viewer only in the states that have one, and stop after the last round."""
-    usual = viewing.LiveViewer.on_train_batch_end
+    usual, usually_opened = viewing.LiveViewer.on_train_batch_end, viewing.open_viewer
+
+    def opened(options: ViewerOptions) -> "Viewer":
+        before = set(threading.enumerate())
+        viewer = usually_opened(options)
+        alternation.threads = {thread.native_id or 0 for thread in set(threading.enumerate()) - before}
+        return viewer
 
     def alternately(live: viewing.LiveViewer, trainer: Trainer, *rest: object) -> None:
+        began = time.thread_time()
         if alternation.state != "none":
             usual(live, trainer, *rest)
+        alternation.callback += time.thread_time() - began
         if live.viewer is not None and trainer.global_step > WARM_UP:
             alternation.step(live.viewer)
         trainer.should_stop |= alternation.is_over
 
-    viewing.LiveViewer.on_train_batch_end = alternately
+    viewing.LiveViewer.on_train_batch_end, viewing.open_viewer = alternately, opened
 
 
 def main() -> None:

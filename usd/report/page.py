@@ -22,6 +22,8 @@ NAME = "report.html"
 VENDOR = Path(__file__).with_name("vendor")
 STEPS, AROUND, TURN_SIZE, SHEET_SIZE = 12, 6, 480, 1600
 DEGREES = "deg"
+NOT_SET = "not set"
+"""How an option that a configuration does not have is written."""
 T = TypeVar("T")
 
 
@@ -146,7 +148,7 @@ def changed(key: str, value: Mapping[str, object]) -> tuple[str, str, str]:
 
 def plain_text(value: object) -> str:
     """Return a value of a configuration as it is read in a table."""
-    return "not set" if value is None else str(value)
+    return NOT_SET if value is None else str(value)
 
 
 def model_view(record: TrialRecord) -> ModelView | None:
