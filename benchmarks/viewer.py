@@ -1,138 +1,235 @@
-"""What a viewer costs a training: nobody looking, a page that is open, a camera that moves.
+"""What a viewer costs a training: without one, with a page that is open, with a camera that moves.
 
-    python -m benchmarks.viewer --steps 720
+    python -m benchmarks.viewer --rounds 8
 
-One training of ``configs/usd-patch-mini.yaml`` with a real page in a headless Chromium. Blocks of steps alternate
-between three states, so that whatever else the machine does falls on all of them alike: ``off`` (the page is open and
-gets nothing), ``idle`` (it is served and nobody touches it), ``moving`` (its camera turns all the time). Printed are
-the median times of a step, and the share of each state's time that went into pictures.
+One training of ``configs/usd-patch-mini.yaml`` and a headless Chromium beside it. Blocks of steps alternate between
+three states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and
+nobody touches it), ``moving`` (the mouse turns the camera all the time). A block is held against the block without a
+viewer of the same round, so that whatever else the machine does falls on all of them alike; printed are the medians
+over the rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work
+makes steps differ by more than the viewer does, its own seconds say it more exactly: those of the callback between
+the steps, and of the threads that serve the page.
 """
 
 import argparse
 import json
 import math
-import shutil
 import statistics
 import tempfile
 import threading
 import time
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import torch
-from lightning.pytorch import Callback
-from typing_extensions import override
+from lightning.pytorch import Trainer
 
+from benchmarks.browser import chromium
 from usd.app import modes, open_viewer, viewing
 from usd.core import places
-from usd.math.camera import orbit_cameras_deg
-from usd.viewer.poses import Pose
+from usd.viewer.options import ViewerOptions
 
-STATES = ("off", "idle", "moving")
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from usd.viewer.viewer import Viewer
+
+STATES = ("none", "idle", "moving")
+COLUMNS = (
+    "state", "blocks", "ms a step", "CPU ms", "cost of wall clock", "cost of CPU", "viewer's CPU", "in pictures",
+)  # fmt: skip
+SETTLE = 3.0
+"""Seconds in a state before anything is measured: a page that opens asks for its first pictures."""
+NOBODY = "about:blank"
+FOREVER, WARM_UP = 1_000_000, 250
+"""Steps of the training, and those before the first block: by then its guidance takes part."""
 
 
-class Alternate(Callback):
-    """Changes the state every ``block`` steps and takes the time of each step, the first third of a block left out."""
+@dataclass(frozen=True)
+class Clock:
+    """Seconds so far: of the wall, of the processor, of it for the viewer, and of rendering pictures for the page."""
 
-    def __init__(self, block: int) -> None:
-        self.block, self.state = block, "off"
-        self.seconds: dict[str, list[float]] = {state: [] for state in STATES}
-        self.pictures = dict.fromkeys(STATES, 0.0)
-        self.last = self.spent = 0.0
-        self.subject = None
+    wall: float
+    cpu: float
+    viewer: float
+    pictures: float
 
-    @override
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Note the step's time; go to the next state when the block is over."""
-        viewer, now, step = open_viewer._viewer, time.perf_counter(), trainer.global_step
-        if viewer is None or not viewer.stage.watchers():
-            self.last = now
-            return
+    def since(self, other: "Clock", steps: int) -> "Clock":
+        """Return the seconds a step since another reading."""
+        return Clock(*((now - then) / steps for now, then in zip(astuple(self), astuple(other))))
+
+
+class Alternation:
+    """Goes through the states, ``block`` measured steps each, for some ``rounds``."""
+
+    def __init__(self, block: int, rounds: int) -> None:
+        self.block, self.rounds = block, rounds
+        self.blocks: dict[str, list[Clock]] = {state: [] for state in STATES}
+        self.own = 0.0  # seconds of the processor that the browser's thread in this process took
+        self.callback = 0.0  # and those of the viewer between the steps
+        self.threads: set[int] = set()  # which serve the page
+        self._settling_since = time.perf_counter()
+        self._began: Clock | None = None
+        self._steps = 0
+
+    @property
+    def state(self) -> str:
+        """The state that is measured now."""
+        return STATES[sum(map(len, self.blocks.values())) % len(STATES)]
+
+    @property
+    def is_over(self) -> bool:
+        """True after the last round."""
+        return len(self.blocks[STATES[-1]]) >= self.rounds
+
+    def read(self, viewer: "Viewer") -> Clock:
+        """Return the seconds so far."""
         spent = viewer.session.moving.spent + viewer.session.idle.spent
-        if step % self.block > self.block // 3:  # by then what the state before had begun is done
-            self.seconds[self.state].append(now - self.last)
-            self.pictures[self.state] += spent - self.spent
-        if step % self.block == 0:
-            self.state = STATES[step // self.block % len(STATES)]
-            self.subject = self.subject or viewer.session.subject
-            viewer.session.subject = None if self.state == "off" else self.subject
-        self.last, self.spent = now, spent
+        viewers = self.callback + sum(
+            thread.user_time + thread.system_time
+            for thread in psutil.Process().threads()
+            if thread.id in self.threads
+        )
+        return Clock(time.perf_counter(), time.process_time() - self.own, viewers, spent)
 
-    def turn(self, stop: threading.Event) -> None:
-        """Turn the pages' cameras while the state is ``moving``."""
-        angle = 0.0
-        while not stop.wait(0.05):
-            viewer = open_viewer._viewer
-            if viewer is None or self.state != "moving":
-                continue
-            angle += 4.0
-            pose = Pose.of(orbit_cameras_deg(15.0, angle % 360.0, 1.8, math.degrees(0.8), 64))
-            for client in viewer.server.page.get_clients().values():
-                viewer.stage.jump(client, pose)
+    def step(self, viewer: "Viewer") -> None:
+        """Count a step of the training; a block begins when its state has settled, and ends with its last step."""
+        now = self.read(viewer)
+        if not self.is_reached(viewer):
+            self._settling_since, self._began = now.wall, None
+        elif self._began is None and now.wall - self._settling_since > SETTLE:
+            self._began, self._steps = now, 0
+        elif self._began is not None:
+            self._steps += 1
+            if self._steps == self.block:
+                self.blocks[self.state].append(now.since(self._began, self._steps))
+                self._settling_since, self._began = now.wall, None
+
+    def is_reached(self, viewer: "Viewer") -> bool:
+        """Return whether the browser has brought about the state; an idle page has its full picture by then."""
+        watchers = viewer.stage.watchers().values()
+        if self.state == "none":
+            return not watchers
+        return bool(watchers) and (self.state == "moving" or all(one.full for one in watchers))
 
     def table(self) -> str:
-        """Median times, and what pictures took."""
-        off = statistics.median(self.seconds["off"])
-        lines = ["state    steps   ms a step   against off   in pictures"]
-        for state, times in self.seconds.items():
-            middle, share = statistics.median(times), self.pictures[state] / sum(times)
-            against = 100 * (middle / off - 1)
-            lines.append(
-                f"{state:<8} {len(times):>5} {1000 * middle:>11.1f} {against:>+12.1f}% {100 * share:>12.1f}%"
-            )
-        return "\n".join(lines)
+        """Return the seconds of a step in every state, and what they cost against no viewer."""
+        rows = [COLUMNS, *(self._row(state) for state in STATES)]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+
+    def _row(self, state: str) -> tuple[str, ...]:
+        """Return a line of the table."""
+        blocks = self.blocks[state]
+        medians = [1000 * statistics.median(getattr(b, name) for b in blocks) for name in ("wall", "cpu")]
+        total = Clock(*map(sum, zip(*map(astuple, blocks))))
+        # Pictures come in lumps, so these are shares of all blocks together.
+        shares = total.viewer / (total.cpu - total.viewer), total.pictures / total.wall
+        return (
+            state,
+            str(len(blocks)),
+            *(f"{median:.1f}" for median in medians),
+            *(cost_text(self.costs(state, name)) for name in ("wall", "cpu")),
+            *(f"{100 * share:.1f} %" for share in shares),
+        )
+
+    def costs(self, state: str, name: str) -> list[float]:
+        """Return what a state cost in each round, in per cent of the round's block without a viewer."""
+        pairs = zip(self.blocks[state], self.blocks["none"])
+        return [100 * (getattr(one, name) / getattr(none, name) - 1) for one, none in pairs]
 
 
-def browse(stop: threading.Event) -> None:
-    """Keep a page open until ``stop``."""
-    from playwright.sync_api import sync_playwright
+def cost_text(costs: list[float]) -> str:
+    """Return a median in per cent, with the quartiles where there are several rounds."""
+    text = f"{statistics.median(costs):+.1f} %"
+    if len(costs) < 2:
+        return text
+    low, _, high = statistics.quantiles(costs, method="inclusive")
+    return f"{text} [{low:+.1f}, {high:+.1f}]"
 
+
+def browse(alternation: Alternation, stop: threading.Event) -> None:
+    """Open and close the page, and turn its camera, as the state has it, until ``stop``."""
     while open_viewer._viewer is None or open_viewer._viewer.panel is None:
-        time.sleep(0.1)
-    with sync_playwright() as play:
-        chromium = shutil.which("chromium") or shutil.which("google-chrome")
-        page = play.chromium.launch(executable_path=chromium, args=FLAGS).new_page()
-        page.goto(open_viewer._viewer.server.address)
+        if stop.wait(0.1):
+            return
+    address = open_viewer._viewer.server.address
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1000, "height": 700})
+        page.goto(NOBODY)
         while not stop.is_set():
-            page.wait_for_timeout(200)
+            visit(page, address, alternation.state)
+            alternation.own = time.thread_time()
+
+
+def visit(page: "Page", address: str, state: str) -> None:
+    """Bring the page into a state, and keep it there for a moment."""
+    wanted = NOBODY if state == "none" else address
+    if page.url.rstrip("/") != wanted.rstrip("/"):
+        page.goto(wanted)
+    if state != "moving":
+        page.wait_for_timeout(200)
+        return
+    page.mouse.move(300, 350)
+    page.mouse.down()
+    for k in range(80):
+        page.mouse.move(300 + 150 * math.sin(k / 8), 350 + 40 * math.sin(k / 5))
+        page.wait_for_timeout(50)
+    page.mouse.up()
+
+
+def watch(alternation: Alternation) -> None:
+    """Let trainings call the viewer only in the states that have one, and stop after the last round."""
+    usual, usually_opened = viewing.LiveViewer.on_train_batch_end, viewing.open_viewer
+
+    def opened(options: ViewerOptions) -> "Viewer":
+        before = set(threading.enumerate())
+        viewer = usually_opened(options)
+        alternation.threads = {thread.native_id or 0 for thread in set(threading.enumerate()) - before}
+        return viewer
+
+    def alternately(live: viewing.LiveViewer, trainer: Trainer, *rest: object) -> None:
+        began = time.thread_time()
+        if alternation.state != "none":
+            usual(live, trainer, *rest)
+        alternation.callback += time.thread_time() - began
+        if live.viewer is not None and trainer.global_step > WARM_UP:
+            alternation.step(live.viewer)
+        trainer.should_stop |= alternation.is_over
+
+    viewing.LiveViewer.on_train_batch_end, viewing.open_viewer = alternately, opened
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=720)
-    parser.add_argument("--block", type=int, default=30, help="steps until the next state")
-    parser.add_argument("--share", type=float, default=0.2)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--block", type=int, default=100, help="steps measured in one state")
+    parser.add_argument("--share", type=float, default=0.2, help="viewer.share")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    alternate, stop = Alternate(args.block), threading.Event()
-    usual = viewing.LiveViewer.on_train_batch_end
-
-    def both(live, trainer, *rest) -> None:
-        usual(live, trainer, *rest)
-        alternate.on_train_batch_end(trainer, *rest)
-
-    viewing.LiveViewer.on_train_batch_end = both
-    threads = [
-        threading.Thread(target=browse, args=(stop,)),
-        threading.Thread(target=alternate.turn, args=(stop,)),
-    ]
-    for thread in threads:
-        thread.start()
+    alternation, stop = Alternation(args.block, args.rounds), threading.Event()
+    watch(alternation)
+    thread = threading.Thread(target=browse, args=(alternation, stop))
+    thread.start()
     with tempfile.TemporaryDirectory() as out:
         picture = places.resource("load/images/kettle.png")
         options = [
-            f"system.guidance.image_path={picture}", f"exp_root_dir={out}", f"trainer.max_steps={args.steps}",
+            f"system.guidance.image_path={picture}", f"exp_root_dir={out}", f"trainer.max_steps={FOREVER}",
             "trainer.val_check_interval=0", "trainer.test_after_fit=false", "viewer.enable=true",
-            f"viewer.share={args.share}", "checkpoint.last_every_n_steps=0",
+            f"viewer.share={args.share}", "viewer.stay_open=false", "checkpoint.last_every_n_steps=0",
         ]  # fmt: skip
         try:
             modes.run("train", [places.resource("configs/usd-patch-mini.yaml")], options, "cpu")
         finally:  # also after Ctrl-C: what was measured until then
             stop.set()
-            print(alternate.table())
+            if alternation.blocks[STATES[-1]]:
+                print(alternation.table())
     if args.json:
-        args.json.write_text(json.dumps({"seconds": alternate.seconds, "pictures": alternate.pictures}))
+        blocks = {state: [asdict(one) for one in blocks] for state, blocks in alternation.blocks.items()}
+        args.json.write_text(json.dumps(blocks))
 
 
 if __name__ == "__main__":

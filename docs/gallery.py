@@ -1,4 +1,4 @@
-"""Sphinx extension: a gallery of the reports in `outputs/`, each beside the site as it is.
+"""Sphinx extension: a gallery of the reports in `outputs/` (`gallery_outputs`), each beside the site as it is.
 
 A report is one file that needs nothing else, so it is copied; the page shows its input, a view and its figures.
 """
@@ -49,12 +49,17 @@ def page(outputs: Path) -> str:
 
 def write_page(app: Sphinx) -> None:
     """Write the page before the site is read."""
-    PAGE.write_text(page(Path(app.srcdir).parent / "outputs"), encoding="utf-8")
+    PAGE.write_text(page(outputs_of(app)), encoding="utf-8")
+
+
+def outputs_of(app: Sphinx) -> Path:
+    """Return the folder of trials, which is relative to the documentation's."""
+    return Path(app.srcdir) / app.config.gallery_outputs
 
 
 def copy_reports(app: Sphinx, problem: Exception | None) -> None:
     """Copy the reports beside the finished site."""
-    folder, outputs = Path(app.outdir) / "reports", Path(app.srcdir).parent / "outputs"
+    folder, outputs = Path(app.outdir) / "reports", outputs_of(app)
     if problem is not None:
         return
     folder.mkdir(exist_ok=True)
@@ -64,6 +69,7 @@ def copy_reports(app: Sphinx, problem: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
+    app.add_config_value("gallery_outputs", "../outputs", "env", types=[str])
     app.connect("builder-inited", write_page)
     app.connect("build-finished", copy_reports)
     return {"parallel_read_safe": True}

@@ -43,6 +43,18 @@ def _no_reports():
         yield
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Open a real browser for a module's tests; where there is none they are skipped."""
+    from benchmarks.browser import EXECUTABLE, chromium
+
+    pytest.importorskip("playwright")
+    if EXECUTABLE is None:
+        pytest.skip("no chromium on this machine")
+    with chromium() as opened:
+        yield opened
+
+
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
 WORDS = [
     "<pad>",

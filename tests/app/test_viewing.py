@@ -1,7 +1,6 @@
 """A training with a viewer: it is the same training, whatever is looked at; and what is asked for happens."""
 
 import importlib.util
-import shutil
 import threading
 import time
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 import launch
+from benchmarks.browser import EXECUTABLE, chromium
 from tests.tiny_configs import command, save_disc, trial
 from usd.app import open_viewer, viewing
 from usd.app.option_changes import RECORD, read_changes
@@ -21,7 +21,6 @@ from usd.viewer.session import Watcher
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("viser") is None, reason="needs the extra viewer")
 STEPS = 5
 SHORT = [f"trainer.max_steps={STEPS}", "trainer.val_check_interval=0", "trainer.test_after_fit=false"]
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def run(out, picture, tag: str, *overrides: str) -> int:
@@ -154,21 +153,14 @@ class Browser(threading.Thread):
         self.visit, self.trouble, self.errors = visit, None, []
 
     def run(self) -> None:
-        from playwright.sync_api import sync_playwright
-
-        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
         try:
             wait_for(lambda: open_viewer._viewer is not None and open_viewer._viewer.panel is not None)
-            with sync_playwright() as play:
-                browser = play.chromium.launch(
-                    executable_path=BROWSER, args=[*flags, "--ignore-gpu-blocklist"]
-                )
+            with chromium() as browser:
                 page = browser.new_page(viewport={"width": 1000, "height": 700})
                 page.set_default_timeout(60_000)
                 page.on("pageerror", lambda error: self.errors.append(str(error)))
                 page.goto(open_viewer._viewer.server.address)
                 self.visit(page)
-                browser.close()
         except BaseException as error:  # noqa: BLE001 - the training must end, whatever went wrong
             self.trouble = error
         viewer = open_viewer._viewer
@@ -186,7 +178,7 @@ def wait_for(condition, seconds: float = 120.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="needs a chromium")
+@pytest.mark.skipif(EXECUTABLE is None, reason="needs a chromium")
 def test_a_real_browser_steers_a_running_training(tmp_path, picture):
     pytest.importorskip("playwright")
     seen = {}

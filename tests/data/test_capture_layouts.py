@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.data.test_colmap import options, poses, quaternion, write_text
 from usd.core.errors import UserError
+from usd.data import record3d
 from usd.data.co3d_sequence import write_sequence
 from usd.data.colmap import pose_of
 from usd.data.neus import upper_times_rotation
@@ -169,6 +170,41 @@ def write_record3d(folder, cameras):
     (folder / "EXR_RGBD/metadata.json").write_text(json.dumps(content))
 
 
+def write_nsvf(folder, cameras):
+    """Two kinds of views, of which the folder gives the first; one lens for all, and the box of the object."""
+    for i, (picture, w2c) in enumerate(zip(pixels(), opencv(cameras))):
+        for kind in (0, 2):
+            write_picture(folder / f"rgb/{kind}_{i:04d}.png", picture if kind == 0 else picture * 0.5)
+            (folder / "pose").mkdir(exist_ok=True)
+            rows = torch.linalg.inv(w2c).tolist()
+            text = "\n".join(" ".join(map(str, row)) for row in rows) + "\n"
+            (folder / f"pose/{kind}_{i:04d}.txt").write_text(text)
+    focal, (cx, cy) = cameras.focal_px[0].item(), cameras.principal_point[0].tolist()
+    (folder / "intrinsics.txt").write_text(f"{focal} {cx} {cy} 0.\n0. 0. 0.\n0.\n1.\n{HEIGHT} {WIDTH}\n")
+    low, high = ([c + s * 0.5 for c in SPHERE[0]] for s in (-1, 1))
+    (folder / "bbox.txt").write_text(" ".join(map(str, [*low, *high, 0.1])))
+
+
+def write_scannet(folder, cameras):
+    """Numbers that would be in another order as text, a lens for each picture, a pose that was lost; depths."""
+    for i, (picture, w2c) in enumerate(zip(pixels(), opencv(cameras))):
+        name = 8 + i
+        write_picture(folder / f"color/{name}.png", picture)
+        (fx, fy), (cx, cy) = cameras.focals[i].tolist(), cameras.principal_point[i].tolist()
+        texts = {
+            "pose": torch.linalg.inv(w2c).flatten().tolist(),
+            "intrinsics": [fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0, 0, 0, 0, 1],
+        }
+        for kind, numbers in texts.items():
+            (folder / kind).mkdir(exist_ok=True)
+            (folder / f"{kind}/{name}.txt").write_text(" ".join(map(str, numbers)))
+        (folder / "depth").mkdir(exist_ok=True)
+        Image.fromarray(depth_planes()[i]).save(folder / f"depth/{name}.png")
+    write_picture(folder / "color/7.png", pixels()[0])
+    (folder / "pose/7.txt").write_text("\n".join(["-inf -inf -inf -inf"] * 4))
+    (folder / "pose/6.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0")
+
+
 def write_co3d(folder, cameras):
     write_sequence(view_set(list(pixels()), cameras, [str(i) for i in range(COUNT)]), folder)
 
@@ -182,6 +218,8 @@ WRITERS = {
     "colmap": (write_colmap, each_its_own),
     "polycam": (write_polycam, each_its_own),
     "record3d": (write_record3d, each_its_own),
+    "nsvf": (write_nsvf, plain),
+    "scannet": (write_scannet, each_its_own),
     "co3d": (write_co3d, each_its_own),
 }
 
@@ -199,6 +237,71 @@ def test_a_layout_gives_the_rays_and_pixels_that_were_written(tmp_path, layout):
     solid = pixels()[:, 3] > 0.5
     for channel in range(3):
         assert torch.allclose(found.rgba[:, channel][solid], pixels()[:, channel][solid], atol=0.01)
+
+
+def write_r3d(folder, cameras, **changes):
+    """An unpacked .r3d: the same pictures, with depths in meters packed beside them."""
+    lzfse = pytest.importorskip("liblzfse")
+    write_record3d(folder, cameras)
+    (folder / "EXR_RGBD/rgb").rename(folder / "rgbd")
+    content = json.loads((folder / "EXR_RGBD/metadata.json").read_text())
+    content = {**content, "dw": WIDTH, "dh": HEIGHT, **changes}
+    (folder / "metadata").write_text(json.dumps(content))
+    shutil.rmtree(folder / "EXR_RGBD")
+    for i, plane in enumerate(depth_planes()):
+        meters = np.where(plane == 0, np.nan, plane / 1000).astype(np.float32)
+        (folder / f"rgbd/{i}.depth").write_bytes(lzfse.compress(meters.tobytes()))
+
+
+def test_depths_of_an_unpacked_r3d_are_planes_before_their_cameras(tmp_path):
+    write_r3d(tmp_path, each_its_own())
+    found = read_views(tmp_path, options(frame="keep"))
+    for i in range(COUNT):
+        origins, directions = found.cameras[[i]].rays()
+        along = found.depths.view(i).float() * found.depth_unit
+        depth = found.cameras[[i]].project((origins + along * directions)[0].reshape(-1, 3))[1][0]
+        known = along.flatten() > 0
+        assert torch.allclose(depth[known], torch.full((int(known.sum()),), 1.5 + 0.01 * i), atol=1e-3)
+        assert int((~known).sum()) == 6
+
+
+def test_depths_that_cannot_be_read_are_left_out_and_said(tmp_path, monkeypatch):
+    write_r3d(tmp_path, each_its_own(), dw=None)
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.depths is None and "depths left out: dw and dh" in "; ".join(found.notes)
+    content = json.loads((tmp_path / "metadata").read_text())
+    (tmp_path / "metadata").write_text(json.dumps({**content, "dw": WIDTH + 1}))
+    with pytest.raises(UserError, match=r"0\.depth: has 1728 bytes; expected 18 x 25 floats"):
+        read_views(tmp_path, options(frame="keep"))
+    (tmp_path / "rgbd/0.depth").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"0\.depth: (cannot be unpacked|has 0 bytes)"):
+        read_views(tmp_path, options(frame="keep"))
+    monkeypatch.setattr(record3d, "can_unpack", lambda: False)
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.depths is None and "pip install 'usd[record3d]'" in "; ".join(found.notes)
+
+
+def test_a_kind_of_nsvfs_views_is_named_by_one_of_its_files(tmp_path):
+    write_nsvf(tmp_path, plain())
+    train, test = (read_views(tmp_path / name, options(frame="keep")) for name in ("", "pose/2_0001.txt"))
+    assert train.names[0] == "0_0000.png" and "test: pose/2_0003.txt" in " ".join(train.notes)
+    assert test.names[3] == "2_0003.png" and torch.allclose(test.cameras.c2w, train.cameras.c2w)
+    fitted = read_views(tmp_path, options(frame="fit"))
+    scale = 0.5 / (0.5 * 3**0.5)
+    away = (plain().position - torch.tensor(SPHERE[0])).norm(dim=1) * scale
+    assert torch.allclose(fitted.cameras.position.norm(dim=1), away, atol=1e-4)
+
+
+def test_a_scan_says_which_poses_were_lost_and_knows_its_depths(tmp_path):
+    write_scannet(tmp_path, each_its_own())
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.names == ("8.png", "9.png", "10.png", "11.png")
+    assert "1 of 6 poses have no picture; 1 of 6 poses are not finite" in "; ".join(found.notes)
+    origins, directions = found.cameras[[0]].rays()
+    points = origins + found.depths.view(0).float() * found.depth_unit * directions
+    depth = found.cameras[[0]].project(points[0].reshape(-1, 3))[1][0]
+    known = found.depths.view(0).flatten() > 0
+    assert torch.allclose(depth[known], torch.full((int(known.sum()),), 1.5), atol=1e-3)
 
 
 def test_the_largest_colmap_model_is_taken_and_said(tmp_path):
@@ -356,6 +459,38 @@ def test_a_world_of_map_coordinates_keeps_its_digits(tmp_path):
             "mvsnet",
             lambda f: (f / "cams/00000001_cam.txt").write_text("extrinsic"),
             "expected `extrinsic` with 16",
+        ),
+        ("nsvf", lambda f: (f / "intrinsics.txt").write_text("30 12"), "has 2 numbers; expected a matrix"),
+        (
+            "nsvf",
+            lambda f: (f / "intrinsics.txt").write_text("0 12 9"),
+            "focal lengths 0, 0; expected positive",
+        ),
+        ("nsvf", lambda f: (f / "pose/0_0001.txt").write_text("1 2 a"), "0_0001.txt: is no list of numbers"),
+        ("nsvf", lambda f: (f / "pose/0_0001.txt").write_text("1 2 3"), "has 3 numbers; expected 4 x 4"),
+        ("nsvf", lambda f: (f / "pose/0_0001.txt").write_text("2 " * 16), "is not a rotation"),
+        (
+            "nsvf",
+            lambda f: (f / "bbox.txt").write_text("1 2 3"),
+            "bbox.txt: has 3 numbers; expected two corners",
+        ),
+        (
+            "nsvf",
+            lambda f: (
+                shutil.move(f / "rgb/0_0000.png", f / "rgb/x")
+                and [file.unlink() for file in (f / "rgb").glob("0_*")]
+            ),
+            r"none of its 4 poses has a picture; expected rgb/0_0000\.png",
+        ),
+        (
+            "scannet",
+            lambda f: (f / "intrinsics/9.txt").unlink(),
+            r"9\.txt: no such file; expected the lens of",
+        ),
+        (
+            "scannet",
+            lambda f: [file.write_text("inf " * 16) for file in (f / "pose").iterdir()],
+            "is finite; expected",
         ),
     ],
 )

@@ -2,13 +2,14 @@
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
 
 from tests.data.icc_profiles import ADOBE, P3, SRGB, cmyk_profile, encoded, gray_profile, rgb_profile
-from usd.data.pictures import read_picture, read_rgba, read_values
+from usd.data.pictures import picture_header, read_picture, read_rgb_bytes, read_rgba, read_values
 
 RED = (200, 40, 30)
 DISPLAY_P3 = rgb_profile("Display P3", P3)
@@ -140,3 +141,67 @@ def test_every_mode_and_depth_gives_the_same_gray(tmp_path, mode):
     _levels(mode).save(path)
     assert shown(path) == pytest.approx([51] * 3, abs=1)
     assert torch.equal(read_rgba(path)[3], torch.ones(4, 6))
+
+
+def test_progressive_pictures_have_the_pixels_of_others(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    picture = Image.fromarray(pixels).resize((48, 40), Image.Resampling.BICUBIC)
+    for name in ("plain", "progressive"):
+        picture.save(tmp_path / f"{name}.jpg", quality=95, subsampling=0, progressive=name == "progressive")
+    assert Image.open(tmp_path / "progressive.jpg").info.get("progressive")
+    plainly, late = (read_rgba(tmp_path / f"{name}.jpg") for name in ("plain", "progressive"))
+    assert torch.equal(plainly, late)
+    assert float((late[:3].permute(1, 2, 0) * 255 - torch.from_numpy(np.array(picture))).abs().mean()) < 4
+
+
+def _transparent(kind: str) -> tuple[Image.Image, dict[str, object]]:
+    """A picture of the gray 90 whose left half is transparent (a third opaque, for kinds with levels)."""
+    alpha = np.full((4, 6), 255, np.uint8)
+    alpha[:, :3] = 0 if kind in ("palette of one", "color key", "gif") else 85
+    gray = Image.fromarray(np.where(alpha == 255, 90, 30).astype(np.uint8))
+    if kind == "gray and alpha":
+        return Image.merge("LA", (gray, Image.fromarray(alpha))), {}
+    if kind == "color key":
+        return gray.convert("RGB"), {"transparency": (30, 30, 30)}
+    palette = Image.fromarray((alpha == 255).astype(np.uint8), "P")
+    palette.putpalette([30] * 3 + [90] * 3)
+    return palette, {"transparency": bytes([85, 255]) if kind == "palette of levels" else 0}
+
+
+@pytest.mark.parametrize(
+    "kind", ["gray and alpha", "palette of levels", "palette of one", "color key", "gif"]
+)
+def test_transparency_is_read_whatever_says_it(tmp_path, kind):
+    picture, options = _transparent(kind)
+    path = tmp_path / ("a.gif" if kind == "gif" else "a.png")
+    picture.save(path, **options)
+    rgba = (255 * read_rgba(path)).round()
+    assert rgba[:, 0, 5].tolist() == [90, 90, 90, 255]
+    assert float(rgba[3, 0, 0]) == (85 if kind in ("gray and alpha", "palette of levels") else 0)
+    assert kind == "gif" or rgba[:3, 0, 0].tolist() == [30, 30, 30]
+    assert picture_header(path, "x").alpha and read_rgb_bytes(path, "x") is None
+
+
+def test_sixteen_bits_of_color_become_the_nearest_levels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (6, 5, 3)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1])
+    read = read_rgba(tmp_path / "a.png")[:3].permute(1, 2, 0)
+    assert float((read - torch.from_numpy(pixels / 65535)).abs().max()) < 1 / 255
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "CMYK", "1", "I;16"])
+def test_the_quick_way_to_bytes_gives_the_pixels_of_the_long_one(tmp_path, mode):
+    """Captures without masks are read by it, where a picture has bytes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    made = (
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
+    )
+    made.save(path, **({"icc_profile": DISPLAY_P3} if mode == "RGB" else {}))
+    quick, slow = read_rgb_bytes(path, "x"), read_picture(path)
+    if mode in ("P", "I;16"):  # a palette may be transparent, and sixteen bits are more than bytes
+        assert quick is None
+        return
+    assert quick is not None and quick[1] == slow.notes
+    assert np.array_equal(quick[0], (255 * slow.rgba[:3]).round().byte().permute(1, 2, 0).numpy())

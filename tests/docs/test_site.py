@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.trials import write_trial
+from usd.report.page import write_report
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs" / "notebooks" / "one_picture_to_3d.py"
 has_sphinx = importlib.util.find_spec("sphinx") is not None
@@ -64,8 +67,33 @@ def test_prose_stays_within_110_columns(page):
     assert not [line for line in long if max(map(len, line.split())) < 60]
 
 
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Write a trial with its report as a training leaves them, and another one without."""
+    folder = tmp_path_factory.mktemp("outputs")
+    write_report(write_trial(folder / "family" / "car@20260101-000000"))
+    write_trial(folder / "family" / "boat@20260101-000000")
+    return folder
+
+
+@pytest.fixture
+def gallery():
+    pytest.importorskip("sphinx")
+    return importlib.import_module("docs.gallery")
+
+
+def test_the_gallery_shows_what_has_a_report(gallery, outputs):
+    text = gallery.page(outputs)
+    assert text.count("<strong>") == 1 and text.count("<img") == 2, "one trial: its input and a view"
+    assert 'href="reports/family-car-20260101-000000.html"' in text and "PSNR 21.40 dB" in text
+
+
+def test_an_empty_gallery_says_how_to_fill_it(gallery, tmp_path):
+    assert "make demo" in gallery.page(tmp_path)
+
+
 @pytest.mark.slow
-def test_the_site_builds_without_warnings(tmp_path):
+def test_the_site_builds_without_warnings(tmp_path, outputs):
     pytest.importorskip("furo")
     command = [
         sys.executable,
@@ -74,6 +102,8 @@ def test_the_site_builds_without_warnings(tmp_path):
         "-q",
         "-W",
         "--keep-going",
+        "-D",
+        f"gallery_outputs={outputs}",
         "-b",
         "html",
         ROOT / "docs",
@@ -82,6 +112,9 @@ def test_the_site_builds_without_warnings(tmp_path):
     built = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert built.returncode == 0, built.stderr
     assert "Score distillation as plain functions" in (tmp_path / "api" / "usd_math.html").read_text("utf-8")
+    linked = "reports/family-car-20260101-000000.html"
+    assert linked in (tmp_path / "gallery.html").read_text("utf-8")
+    assert (tmp_path / linked).read_bytes() == next(outputs.glob("*/car*/report.html")).read_bytes()
     assert "over-saturation" in (tmp_path / "how-it-works.html").read_text("utf-8")
 
 

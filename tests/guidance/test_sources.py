@@ -1,5 +1,6 @@
 """Every formula takes its scores from a sentence, a picture, or both; closed forms with exact predictions."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -357,6 +358,23 @@ def test_a_lora_without_weight_learns_nothing_and_its_guidance_is_by_the_camera(
     weak.renders.opened().network.class_embedding[2].bias.data.fill_(0.5)
     assert all(torch.equal(a, b) for a, b in zip(before, frozen.renders.student.learned(), strict=True))
     close(strong, gradient(weak, x), 1e-4)  # a bias alone says the same of every camera
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_value_of_many_that_is_not_finite_is_found_whatever_the_precision(bad):
+    values = torch.full((4, 5), torch.finfo(torch.float32).max)
+    with checks_at_once():
+        require_finite(values, "the largest there are")
+        require_finite(values[:0], "none")
+    values[2, 3] = bad
+
+    def check_two() -> None:
+        with checks_at_once():
+            require_finite(values, "the first")
+            require_finite(torch.zeros(2, dtype=torch.float64), "others")
+
+    with pytest.raises(NotFiniteError, match="the first has 1 of 20 values"):
+        check_two()
 
 
 def test_checks_at_once_name_the_first_tensor_that_is_not_finite():

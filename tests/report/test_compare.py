@@ -92,6 +92,19 @@ def test_only_options_that_differ_and_are_no_names_are_compared(trials, tmp_path
     assert found["seed"] == ["7", "8"] and "tag" not in found
 
 
+def test_options_that_not_all_trials_have_are_folded_away(trials, tmp_path):
+    bare = tmp_path / "bare"
+    (bare / "configs").mkdir(parents=True)
+    (bare / "configs" / "parsed.yaml").write_text("tag: other\nseed: 8\n")
+    page = comparison_page([TrialRecord.of(trials[0]), TrialRecord.of(bare)], 24)
+    assert page.shared_options == [("seed", ["7", "8"])]
+    assert ("trainer.max_steps", ["40", "not set"]) in page.other_options
+    text = write_comparison([trials[0], bare], tmp_path / "page.html", 24).read_text("utf-8")
+    open_part, folded = text.split("options that not all of them have")
+    assert ">seed<" in open_part and "trainer.max_steps" not in open_part and "trainer.max_steps" in folded
+    assert open_part.count("no model of the object") == 2 and "no pictures to compare" in open_part
+
+
 def test_curves_are_compared_where_all_trials_have_them(trials, tmp_path):
     bare = tmp_path / "bare"
     (bare / "configs").mkdir(parents=True)

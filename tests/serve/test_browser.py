@@ -1,11 +1,11 @@
 """The page in a real browser: a picture chosen, an object watched, its file fetched; nothing asked of elsewhere."""
 
-import shutil
 import socket
 import threading
 
 import pytest
 
+from benchmarks.browser import Traffic
 from tests.serve.conftest import png, wait_until
 
 pytest.importorskip("fastapi")
@@ -13,17 +13,7 @@ pytest.importorskip("python_multipart")
 
 from usd.serve.service import make_service
 
-EXECUTABLE = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="no chromium on this machine")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -42,10 +32,8 @@ def address(tmp_path, make_queue):
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_picture_is_made_into_an_object_on_the_page(browser, address, tmp_path, width):
     (tmp_path / "my duck.png").write_bytes(png(64, 64))
-    requests, problems = [], []
     page = browser.new_page(viewport={"width": width, "height": 844})
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("pageerror", lambda error: problems.append(str(error)))
+    traffic = Traffic(page)
     page.goto(address)
     page.set_input_files("#picture", str(tmp_path / "my duck.png"))
     page.wait_for_selector("#recipe option:text-is('usd-patch-mini')", state="attached")
@@ -60,8 +48,35 @@ def test_a_picture_is_made_into_an_object_on_the_page(browser, address, tmp_path
     page.click("article[data-state=running] button:has-text('Cancel')")
     page.wait_for_selector("article[data-state=cancelled] button:has-text('Go on')")
     assert page.inner_text("article[data-state=cancelled] h2") == "<img src=x onerror=alert(1)>"
-    assert [url for url in requests if not url.startswith((address, "blob:", "data:"))] == []
-    assert problems == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+    assert traffic.beyond(address) == [] and traffic.errors == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()
+
+
+DROP = """([name, type, bytes]) => {
+  const held = new DataTransfer();
+  held.items.add(new File([new Uint8Array(bytes)], name, { type }));
+  document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer: held, bubbles: true }));
+}"""
+
+
+def test_the_recipes_listed_are_those_of_what_was_dropped(browser, address):
+    """A mesh is known by its name, whether it is dropped before the picture of it or after."""
+    page = browser.new_page()
+    page.goto(address)
+    recipe = lambda name: page.wait_for_selector(f"#recipe option:text-is('{name}')", state="attached")  # noqa: E731
+    recipe("usd-text-to-3D-mini")
+    page.evaluate(DROP, ["cube.glb", "", list(b"glTF")])
+    recipe("usd-improve-mini")
+    assert page.inner_text("#hint").startswith("cube.glb: drop a picture of it")
+    page.evaluate(DROP, ["cube.png", "image/png", list(png(8, 8))])
+    page.wait_for_selector("#with:text-is('with cube.glb')")
+    recipe("usd-improve-mini")
+    page.click("#clear")
+    recipe("usd-text-to-3D-mini")
+    page.evaluate(DROP, ["cube.png", "image/png", list(png(8, 8))])
+    recipe("usd-patch-mini")
+    assert page.locator("#recipe option:text-is('usd-improve-mini')").count() == 0
     page.close()
 
 

@@ -14,11 +14,8 @@ from usd.core.config import parse
 from usd.core.errors import ConfigError
 from usd.core.registry import build
 from usd.core.types import Render
-from usd.data.pictures import over, read_rgba
-from usd.denoiser import open_text_denoiser
 from usd.system import System
 from usd.system.distillation import DistillationSystem
-from usd.system.latent_pictures import LatentPictures
 from usd.system.usd import TurnsConfig
 
 ROOT = CONFIGS.parent
@@ -97,30 +94,6 @@ def test_the_first_steps_of_fantasia3d_are_latents_of_normals_and_opacity() -> N
     assert latents is not None and made.latents_of(render, 2) is None
     assert latents[0, :, 0, 0].tolist() == [0, 0, 1, 1], "2 n - 1 of the color (0.5, 0.5, 1), and opacity"
     assert float(latents[0, 3, 0, 1]) == 0
-
-
-def test_pictures_of_latents_have_the_models_colors() -> None:
-    model = open_text_denoiser("gaussian", "here")
-    pictures = LatentPictures(model.latent.channels)
-    pictures.fit(model, torch.Generator().manual_seed(0))
-    red = torch.tensor([0.8, 0.2, 0.1]).view(1, 3, 1, 1)
-    latents = model.encode(red.expand(1, 3, 64, 64)).detach()
-    shown = pictures(latents, torch.ones_like(latents[:, :1]))
-    assert (shown - red).abs().max() < 0.02, "an affine autoencoder is inverted"
-    assert pictures(0 * latents, 0 * latents[:, :1]).abs().max() == 0, "where nothing is, nothing is shown"
-
-
-def test_pictures_of_toys_as_latents_have_roughly_their_colors() -> None:
-    """A map fitted to even pictures alone was off by 0.29."""
-    model = open_text_denoiser("toybox-sd", "here")
-    pictures = LatentPictures(model.latent.channels)
-    pictures.fit(model, torch.Generator().manual_seed(0))
-    toy = over(read_rgba(ROOT / "load" / "images" / "car.png"))[None]
-    toy = torch.nn.functional.interpolate(toy, (64, 64), mode="area")
-    latents = model.encode(toy).detach()
-    shown = pictures(latents, torch.ones_like(latents[:, :1]))
-    error = shown - torch.nn.functional.interpolate(toy, shown.shape[2:], mode="area")
-    assert float(error.square().mean().sqrt()) < 0.13
 
 
 def test_channels_of_material_and_background_must_agree() -> None:

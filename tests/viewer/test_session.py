@@ -80,6 +80,8 @@ def test_a_history_stays_short_and_keeps_both_ends():
     assert len(steps) <= 50 and steps[0] == 0 and steps[-1] >= 960
     assert (loss == steps).all() and math.isnan(late[0]) and late[-1] == 1
     assert history.names() == ["loss", "late"]
+    history.add(2**20, {"late": 1.0})
+    assert history.names() == ["loss", "late"], "a number that skips steps keeps its place"
 
 
 # ---------------------------------------------------------------------------------------------------- an object

@@ -25,6 +25,7 @@ from usd.core import files, loading, process
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import output
+from usd.core.progress import each
 from usd.data.reference import load_reference
 from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_camera
 from usd.geometry.custom_mesh import CustomMesh
@@ -142,7 +143,8 @@ def fit_placement(path: Path, target: Target) -> Fit:
     The 24 ways in which axes can lie are tried, centered, each in the size in which its outline is as large as the
     picture's; the best one's size is then refined. A file that agrees as well as it is stays as it is.
     """
-    fits = [_fit_in_size(path, placement, target) for placement in orientations(path)]
+    tried = each(list(orientations(path)), "trying axes")
+    fits = [_fit_in_size(path, placement, target) for placement in tried]
     best = max(fits, key=lambda fit: fit.score)
     size = best.placement.size
     assert size is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
+from usd.core.progress import each
 from usd.data.file_names import PICTURES, nearby
 from usd.data.matting import MattingModel, cut_out
 from usd.data.pictures import over, read_picture, write_picture
@@ -57,7 +58,7 @@ def matte(args: argparse.Namespace) -> None:
     """Cut out what the command line names. Raises ``UserError``."""
     model = MattingModel.open(args.model or find_model(USUAL))
     say(f"network {model.path}: its license is its publisher's")
-    for source, target in pairs(args.source, args.out, args.masks):
+    for source, target in each(pairs(args.source, args.out, args.masks), "matting pictures"):
         # A single photograph is turned upright; pictures of a capture belong to cameras, which saw them as stored.
         read = read_picture(source, "source", upright=not args.masks, longest=None if args.masks else LONGEST)
         if args.masks:

@@ -20,6 +20,7 @@ from usd.core import files, process
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.loading import find_config
+from usd.core.progress import each
 from usd.core.schedule import Schedule
 from usd.data.reference import load_reference
 from usd.data.usd_random_camera import UsdRandomCameraConfig, reference_camera
@@ -122,7 +123,7 @@ def answer_for(args: argparse.Namespace) -> tuple[RectificationAnswer, ModelPair
     times = tuple(round(low + (high - low) * i / (args.levels - 1)) for i in range(args.levels))
     rows = [
         looking_back(models, (picture, camera), args.azimuths, Probe(times, 1, seed))
-        for seed in range(args.draws)
+        for seed in each(range(args.draws), "measuring predictions, draws")
     ]
     lambda_ = options.lambda_ if isinstance(options, UsdGuidance.Config) else 1.0
     return RectificationAnswer(torch.cat(rows).cpu(), times, options.guidance_scale, lambda_), models

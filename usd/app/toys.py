@@ -11,6 +11,7 @@ import torch
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
+from usd.core.progress import each
 from usd.data.pictures import contact_sheet, write_picture
 from usd.data.transforms import write_transforms
 from usd.math.mesh import vertex_normals
@@ -60,7 +61,7 @@ def write_sheet(path: Path, first_seed: int, columns: int, size: int) -> None:
         [REFERENCE_ELEVATION_DEG, 30.0], [REFERENCE_AZIMUTH_DEG, REFERENCE_AZIMUTH_DEG + 140], size
     )
     rows: list[torch.Tensor] = []
-    for k in range(3):
+    for k in each(range(3), "rendering toys, rows"):
         toys = [make_toy(first_seed + k, 0.0, category) for category in SHAPES] + [
             make_toy(first_seed + k, 1.0)
         ]

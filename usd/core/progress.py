@@ -12,15 +12,16 @@ several processes only the first one shows any.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from usd.core.console import error_console, is_first_process
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Amount = float | int
 NOTEBOOK_SECONDS = 0.5
@@ -86,6 +87,18 @@ def each(items: Sequence[T], what: str) -> Iterator[T]:
         for item in items:
             yield item
             work.step()
+
+
+def counted(function: Callable[P, T], work: Work, units: Callable[P, Amount]) -> Callable[P, T]:
+    """Return the function, each call of which counts for ``units`` of its arguments in a work, up to its total."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        result = function(*args, **kwargs)
+        done = work.done + units(*args, **kwargs)
+        work.show(done if work.total is None else min(done, work.total))
+        return result
+
+    return call
 
 
 def open_display(what: str, total: Amount | None, done: Amount) -> Display | None:

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.capture import Capture, CapturedView
-from usd.data.depth_maps import DepthFile
+from usd.data.depth_maps import MILLIMETER, DepthFile
 from usd.data.file_names import Folder
 from usd.data.lens import Intrinsics
 from usd.data.text_files import read_text
 
 NUMBERS = ("width", "height", "fx", "fy", "cx", "cy")
-MILLIMETER = 1e-3
 Y_UP_TO_Z_UP = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
 """A turn of the world that brings +y to +z."""
 

@@ -4,7 +4,7 @@ The result is the layout that ``usd.data.colmap`` reads: ``images/`` and ``spars
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usd.core.errors import UserError
+from usd.core.progress import Work, counted, each
 from usd.data.file_names import PICTURES, nearby
 from usd.data.pictures import picture_size
 
@@ -51,8 +52,10 @@ class Pycolmap(Protocol):
         """Compare every picture with its neighbors."""
         ...
 
-    def incremental_mapping(self, database: Path, images: Path, out: Path, /) -> Mapping[int, Reconstruction]:
-        """Find cameras and points."""
+    def incremental_mapping(
+        self, database: Path, images: Path, out: Path, /, *, next_image_callback: Callable[[], None]
+    ) -> Mapping[int, Reconstruction]:
+        """Find cameras and points; the callback is called for each picture that has found its place."""
         ...
 
     def set_random_seed(self, seed: int, /) -> None:
@@ -77,17 +80,20 @@ def find_poses(images: Path, out: Path, ordered: bool) -> tuple[int, int]:
     colmap.set_random_seed(0)
     # All pictures of one camera share their lens, which is then known much better.
     one = len({picture_size(file, "source") for file in files}) == 1
-    colmap.extract_features(database, images, camera_mode="SINGLE" if one else "AUTO")
-    if ordered and total > EXHAUSTIVE:
-        colmap.match_sequential(database)
-    else:
-        colmap.match_exhaustive(database)
+    with Work("comparing pictures", 2) as work:
+        work.show(0, f"points in {total} pictures")
+        colmap.extract_features(database, images, camera_mode="SINGLE" if one else "AUTO")
+        work.show(1, f"pairs of {total} pictures")
+        match = colmap.match_sequential if ordered and total > EXHAUSTIVE else colmap.match_exhaustive
+        match(database)
     sparse = out / "sparse"
     shutil.rmtree(sparse, ignore_errors=True)
     sparse.mkdir(parents=True)
-    models = sorted(
-        colmap.incremental_mapping(database, images, sparse).values(), key=_count_of, reverse=True
-    )
+    with Work("finding cameras", total) as work:
+        found = colmap.incremental_mapping(
+            database, images, sparse, next_image_callback=counted(lambda: None, work, lambda: 1)
+        )
+    models = sorted(found.values(), key=_count_of, reverse=True)
     if not models:
         raise UserError(
             f"source: {images}: COLMAP found no cameras for its {total} pictures; expected sharp ones of something "
@@ -120,7 +126,7 @@ def write_frames(video: Path, folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     best: dict[int, float] = {}
     written = []
-    for index in range(total):
+    for index in each(range(total), "choosing sharp frames"):
         found, frame = stream.read()
         if not found:
             break

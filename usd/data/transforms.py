@@ -29,7 +29,7 @@ from torch import Tensor
 
 from usd.core.config import UserError
 from usd.core.errors import listing
-from usd.data.depth_maps import DepthFile
+from usd.data.depth_maps import MILLIMETER, DepthFile
 from usd.data.file_names import Folder, moved_pictures, nearby
 from usd.data.lens import Intrinsics, LensModel
 from usd.data.pictures import picture_size, write_whole
@@ -51,7 +51,6 @@ MODELS: dict[str, tuple[LensModel, tuple[str, ...]]] = {
 NO_PINHOLE = re.compile(r"ftheta_p\d|(is_)?latlong|(is_)?equirectangular")
 """Keys of instant-ngp for pictures that no pinhole takes."""
 COEFFICIENTS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
-MILLIMETER = 1e-3
 """The unit of nerfstudio's depths where the file says none, in meters."""
 
 

@@ -6,6 +6,7 @@
     metadata.json                  Record3D's exports, with rgb/
     poses_bounds.npy               LLFF's captures, with images/
     cams/00000000_cam.txt          MVSNet's and BlendedMVS's scenes, with blended_images/ or images/
+    pose/0_0000.txt                NSVF's scenes and ScanNet's scans, with rgb/ or color/
     sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
     images/ below a category       a sequence of CO3D
     save/it<step>-<name>/          the trial folder of an image-to-3D run: its newest rendered views
@@ -36,6 +37,7 @@ from usd.data import (
     mvsnet,
     neus,
     polycam,
+    pose_folder,
     record3d,
     syncdreamer,
     wonder3d,
@@ -52,8 +54,8 @@ from usd.data.view_set import ViewSet, fit_cameras, fit_sphere, fit_world, rotat
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, poses_bounds.npy, cams/*_cam.txt, "
-    "Polycam's keyframes/, Record3D's metadata.json, a trial folder, a CO3D sequence, or the output of SyncDreamer, "
-    "Wonder3D or Zero-1-to-3"
+    "pose/*.txt, Polycam's keyframes/, Record3D's metadata.json, a trial folder, a CO3D sequence, or the output of "
+    "SyncDreamer, Wonder3D or Zero-1-to-3"
 )
 
 
@@ -399,6 +401,11 @@ def _mvsnet(path: Path, where: str) -> Capture | None:
     return mvsnet.read_mvsnet(files, where) if files else None
 
 
+def _poses(path: Path, where: str) -> Capture | None:
+    scene = pose_folder.find_poses(path)
+    return pose_folder.read_poses(scene, where) if scene else None
+
+
 def _polycam(path: Path, where: str) -> Capture | None:
     keyframes = polycam.find_keyframes(path)
     return polycam.read_polycam(keyframes, where) if keyframes else None
@@ -416,6 +423,7 @@ CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (
     _neus,
     _llff,
     _mvsnet,
+    _poses,
     _colmap,
     _co3d,
 )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.errors import UserError
+from usd.core.progress import Work, counted
 from usd.denoiser import (
     Denoiser,
     Embedding,
@@ -124,6 +125,8 @@ def _sample(
     times = ddim_timesteps(min(sampler.steps, highest + 1), highest)
     if expected is not None and sampler.start < 1:
         noise = add_noise(expected, noise, bars, torch.full((batch,), times[0], device=device))
-    z = ddim_sample(eps_fn, noise, times, bars, sampler.noise_share, generator)
+    with Work("sampling, steps", len(times)) as work:
+        predicted = counted(eps_fn, work, lambda *_: 1)
+        z = ddim_sample(predicted, noise, times, bars, sampler.noise_share, generator)
     z = z if expected is None else torch.lerp(z, expected, sampler.expected_share)
     return model.decode(z)

@@ -15,6 +15,7 @@ from torch import Tensor
 from usd.core import files
 from usd.core.config import option
 from usd.core.errors import ConfigError, UserError
+from usd.core.progress import Work, counted
 from usd.core.registry import register
 from usd.core.types import Mesh
 from usd.exporter import Comparison, Exporter
@@ -22,7 +23,7 @@ from usd.exporter.colors import SurfaceColors
 from usd.exporter.decimate import decimate
 from usd.exporter.ground import without_ground
 from usd.exporter.report import measure_export
-from usd.exporter.texels import TexelSamples, bake_texture
+from usd.exporter.texels import TexelSamples, bake_texture, texel_count
 from usd.exporter.unwrap import CHART_OPTIONS, PACK_OPTIONS, Setting, UnwrapSettings, check_options, unwrap
 from usd.geometry import Geometry, Level
 from usd.material import Material
@@ -370,7 +371,10 @@ def bake_colors(
         normal = torch.nn.functional.normalize((normals[corner] * weights).sum(1), dim=-1)
         return colors_at(x, normal)
 
-    return bake_texture(atlas.corners.to(mesh.vertices.device), size, values, samples)
+    corners = atlas.corners.to(mesh.vertices.device)
+    with Work("baking the texture, texels", texel_count(corners, size * samples)) as work:
+        baked = counted(values, work, lambda samples: len(samples.face))
+        return bake_texture(corners, size, baked, samples)
 
 
 def vertex_colors(

@@ -116,6 +116,11 @@ def _barycentric(corners: Float[Tensor, "N 3 2"], at: Float[Tensor, "N 2"]) -> F
     return torch.stack([1 - u - v, u, v], 1)
 
 
+def texel_count(corners: Float[Tensor, "F 3 2"], size: int) -> int:
+    """Return about how many texels of a square texture triangles cover, in texture coordinates: their area."""
+    return max(1, round(float(_double_area(corners).abs().sum()) / 2 * size**2))
+
+
 def bake_texture(
     corners: Float[Tensor, "F 3 2"], size: int, values: TexelValues, samples: int = 1
 ) -> Float[Tensor, "S S C"]:

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from usd.core.config import option
 from usd.core.errors import UserError
 from usd.core.module import C, Module
+from usd.core.progress import Work, counted
 from usd.core.types import Field, Mesh
 from usd.kernels.splat import Projection
 from usd.math import mesh as meshes
@@ -140,7 +141,9 @@ class Volumetric(Geometry[V]):
     ) -> Float[Tensor, "X Y Z"]:
         """Return densities on a lattice of a cube around a point; None: around the origin."""
         field = self.density if center is None else lambda x: self.density(x + center)
-        return sample_grid(field, side, half, next(self.parameters()), self.config.isosurface_chunk)
+        with Work("looking for the surface, slices", side) as work:
+            sliced = counted(field, work, lambda x: len(x) / side**2)
+            return sample_grid(sliced, side, half, next(self.parameters()), self.config.isosurface_chunk)
 
     def _lattice_cube(self, side: int, threshold: Level) -> tuple[Float[Tensor, "3"] | None, float]:
         """Return middle and half side of a cube around the object; (None, radius) where no object is found."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
+from usd.core.progress import Work, counted
 from usd.core.registry import register
 from usd.core.types import Field, Mesh
 from usd.geometry import DistanceField, Geometry, Level, SignedDistance
@@ -288,7 +289,9 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
             return super().export_mesh(None, threshold)
         side = resolution or config.isosurface_resolution
         level = config.isosurface_threshold if threshold in (None, "auto") else float(threshold)
-        values = sample_grid(self.distance, side, self.radius, self.start, config.isosurface_chunk or side**3)
+        with Work("looking for the surface, slices", side) as work:
+            distance = counted(self.distance, work, lambda x: len(x) / side**2)
+            values = sample_grid(distance, side, self.radius, self.start, config.isosurface_chunk or side**3)
         vertices, faces = marching_cubes(-values, -level, self.radius)
         return self._finish_mesh(vertices, faces, values)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from usd.core.config import option
 from usd.core.errors import UserError
+from usd.core.progress import Work, counted, each
 from usd.core.types import Mesh
 from usd.kernels.splat import SplatView, composite, project, splat_view
 from usd.math.camera import Cameras, Spherical, orbit_cameras, sphere_angles
@@ -47,7 +48,10 @@ def fuse_surface(splats: Splats, radius: float, config: FusionConfig, resolution
     """Return the surface of the splats in their cube. Raises ``UserError`` where pictures show none."""
     side = config.resolution if resolution is None else resolution
     spacing = 2 * radius / (side - 1)
-    inside = sample_grid(_Fusion(splats, radius, config, CUT_CELLS * spacing), side, radius, splats.means)
+    fusion = _Fusion(splats, radius, config, CUT_CELLS * spacing)
+    with Work("fusing depths, slices", side) as work:
+        distance = counted(fusion, work, lambda x: len(x) / side**2)
+        inside = sample_grid(distance, side, radius, splats.means)
     vertices, faces = marching_cubes(inside, 0.0, radius)
     if len(faces) == 0:
         raise UserError(
@@ -65,7 +69,7 @@ class _Fusion:
         cameras = surrounding(config.views, radius, config.size).to(splats.means.device)
         self.cut = cut
         self.views: list[tuple[SplatView, Tensor]] = []
-        for i in range(len(cameras)):
+        for i in each(range(len(cameras)), "rendering depths"):
             view = splat_view(cameras[i : i + 1])
             self.views.append((view, surface_depth(splats, view, radius)))
 

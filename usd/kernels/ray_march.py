@@ -111,7 +111,7 @@ def intersect_box(
     """Return where each ray enters and leaves the cube [-radius, radius]^3, within [near, far]; equal for a miss."""
     # A ray along an axis has a zero there; its planes are then met infinitely far away.
     tiny = torch.full_like(directions, 1e-20)
-    inverse = 1 / torch.where(directions.abs() < tiny, tiny, directions)
+    inverse = torch.where(directions.abs() < tiny, tiny, directions).reciprocal()
     a, b = (-radius - origins) * inverse, (radius - origins) * inverse
     # Inside all three slabs: behind the last entry and before the first exit.
     enter = torch.minimum(a, b).amax(-1).clamp(near, far)

@@ -244,6 +244,8 @@ def march_warp(
 def _four_cells_to_a_word(binary: Tensor) -> Tensor:
     """Return the grid's bytes as integers: a vector unit looks up many integers at once, but not bytes."""
     cells = binary.reshape(-1).view(torch.uint8)
+    if len(cells) % 4 == 0:  # nearly always: nothing is copied
+        return cells.view(torch.int32)
     return torch.nn.functional.pad(cells, (0, -len(cells) % 4)).view(torch.int32)
 
 

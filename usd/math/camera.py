@@ -180,7 +180,7 @@ class Cameras:
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         if self.span_y is not None:
             return self._parallel_rays(grid_x - 0.5 * self.width, grid_y - 0.5 * self.height, self.span_y)
-        across, down = self._plane(grid_x, grid_y, self._lenses((-1, 1, 1)))
+        across, down = self._plane(grid_x, grid_y, self._shared_lenses())
         local = torch.stack([across, -down, -torch.ones_like(across)], -1)
         world = torch.einsum("bij,bhwj->bhwi", self.c2w[:, :3, :3], local)
         directions = torch.nn.functional.normalize(world, dim=-1)
@@ -208,8 +208,15 @@ class Cameras:
         fx, fy, cx, cy = (each.view(shape) for each in numbers.unbind(1))
         return fx, fy, cx, cy
 
+    def _shared_lenses(self) -> "tuple[Tensor | float, ...]":
+        """Return fx, fy, cx, cy for whole pictures; the middle as plain numbers, which cost a GPU nothing."""
+        if self.intrinsics is not None:
+            return self._lenses((-1, 1, 1))
+        focal = self.focal_px.view(-1, 1, 1)
+        return focal, focal, 0.5 * self.width, 0.5 * self.height
+
     @staticmethod
-    def _plane(x: Tensor, y: Tensor, lenses: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _plane(x: Tensor, y: Tensor, lenses: "tuple[Tensor | float, ...]") -> tuple[Tensor, Tensor]:
         """Return where rays through places of pictures meet the plane at depth 1, right and down."""
         fx, fy, cx, cy = lenses
         return (x - cx) / fx, (y - cy) / fy

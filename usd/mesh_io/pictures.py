@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from usd.core.progress import each
 from usd.kernels.rasterize import NO_FACE, Tracer, intersect
 from usd.math.camera import Cameras
 from usd.mesh_io.colored_mesh import ColoredMesh
@@ -17,7 +18,10 @@ def pictures(mesh: ColoredMesh, cameras: Cameras, samples: int = 2) -> Float[Ten
     """Return premultiplied colors and alpha, ``samples`` squared rays a pixel. Cut-out places are seen through."""
     tracer = Tracer(mesh.vertices.float(), mesh.faces)
     fine = cameras.resize(cameras.height * samples, cameras.width * samples)
-    views = [_view(mesh, tracer, fine[i : i + 1]) for i in range(len(fine))]
+    rows = range(len(fine))
+    # One picture is a part of a longer work, or none.
+    shown = each(rows, "rendering the mesh") if len(rows) > 1 else rows
+    views = [_view(mesh, tracer, fine[i : i + 1]) for i in shown]
     return torch.nn.functional.avg_pool2d(torch.cat(views), samples)
 
 

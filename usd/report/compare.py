@@ -19,7 +19,7 @@ from usd.mesh_io.pictures import pictures
 from usd.mesh_io.read import read_mesh
 from usd.report.curves import Curve, read_curves
 from usd.report.inline import data_uri, picture_uri, webp
-from usd.report.page import Figure, ModelView, figures, model_view, plain_text, render_page
+from usd.report.page import NOT_SET, Figure, ModelView, figures, model_view, plain_text, render_page
 from usd.report.records import TrialRecord
 
 AZIMUTHS = (0.0, 90.0, 180.0, 270.0)
@@ -50,6 +50,16 @@ class ComparisonPage:
     figure_names: list[str]
     options: list[tuple[str, list[str]]]
     curves: list[tuple[str, list[Curve]]]
+
+    @property
+    def shared_options(self) -> list[tuple[str, list[str]]]:
+        """The options that all trials have, and in which they differ."""
+        return [(key, values) for key, values in self.options if NOT_SET not in values]
+
+    @property
+    def other_options(self) -> list[tuple[str, list[str]]]:
+        """The options that not all trials have: trials of other systems have many of them."""
+        return [(key, values) for key, values in self.options if NOT_SET in values]
 
     def lines(self, curves: Sequence[Curve]) -> list[str]:
         """Return curves of one figure as polylines in one box with the same axes."""

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from usd.core import files
 from usd.report.curves import Curve, chart_data, read_curves
-from usd.report.inline import model_uri, picture_uri, video_uri
+from usd.report.inline import environment_uri, model_uri, picture_uri, video_uri
 from usd.report.licenses import ModelLicense, model_licenses
 from usd.report.records import TrialRecord, mapping
 
@@ -22,6 +22,8 @@ NAME = "report.html"
 VENDOR = Path(__file__).with_name("vendor")
 STEPS, AROUND, TURN_SIZE, SHEET_SIZE = 12, 6, 480, 1600
 DEGREES = "deg"
+NOT_SET = "not set"
+"""How an option that a configuration does not have is written."""
 T = TypeVar("T")
 
 
@@ -49,6 +51,7 @@ class ModelView:
     uri: str | None
     poster: str | None
     orbit: str
+    environment: str | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def changed(key: str, value: Mapping[str, object]) -> tuple[str, str, str]:
 
 def plain_text(value: object) -> str:
     """Return a value of a configuration as it is read in a table."""
-    return "not set" if value is None else str(value)
+    return NOT_SET if value is None else str(value)
 
 
 def model_view(record: TrialRecord) -> ModelView | None:
@@ -154,7 +157,8 @@ def model_view(record: TrialRecord) -> ModelView | None:
     if record.model is None:
         return None
     poster = picture_uri(record.views[0], 512) if record.views else None
-    return ModelView(model_uri(record.model), poster, first_orbit(record))
+    surroundings = environment_uri(record.model)
+    return ModelView(model_uri(record.model), poster, first_orbit(record), surroundings)
 
 
 def first_orbit(record: TrialRecord) -> str:

@@ -116,9 +116,6 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
             return None
 
     transient: ClassVar[frozenset[str]] = frozenset({"guidance", "prompt_processor"})
-    refitted: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # what every training makes anew: ``weights`` may lack or have it
     shares_batches: ClassVar[bool] = (
         False  # whether several processes can train it, each on its part of a batch
     )
@@ -256,8 +253,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
     def start_from_weights(self, path: Path) -> None:
         """Take the weights of an earlier training, but those of ``weights_ignore_modules``. Raises ``UserError``."""
         given, own = self.config.weights_ignore_modules, self.state_dict()
-        ignored = {*given, *self.refitted}
-        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in ignored)}
+        kept = {key: value for key, value in own.items() if any(_is_below(key, name) for name in given)}
         try:
             saved = self._earlier_weights(checkpoint_of(path), kept)
         except UserError as error:
@@ -269,7 +265,7 @@ class System(Component[S], torch.nn.Module, Generic[S, B, E]):
                 f"{listing({key.split('.')[0] for key in own})}"
             )
         taken = {
-            key: value for key, value in saved.items() if not any(_is_below(key, name) for name in ignored)
+            key: value for key, value in saved.items() if not any(_is_below(key, name) for name in given)
         }
         self.load_state_dict({**kept, **taken})
 

@@ -13,14 +13,13 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import interpolate
 from typing_extensions import TypeVar, override
 
 from usd.core.config import ConfigError, Schedule, Spec, component, option
 from usd.core.needs import check_needs
 from usd.core.random import generator
 from usd.core.registry import find
-from usd.core.types import GuidanceOutput, LatentSpace, Render
+from usd.core.types import GuidanceOutput, Render
 from usd.core.unread import ReadWith
 from usd.data import Data
 from usd.data.pictures import write_picture
@@ -38,7 +37,7 @@ from usd.prompt_processor import PromptProcessor
 from usd.renderer import enlarge
 from usd.system.conversion import ConversionOptions, ConversionTarget, initialize_object
 from usd.system.export_comparison import compare_with_renders, training_views
-from usd.system.latent_pictures import LatentPictures
+from usd.system.latent_pictures import LatentPictures, fit_latents, require_channels, rough_pictures
 from usd.system.scene import SceneConfig, SceneSystem
 from usd.system.weighted_losses import Weights, loss_keys, read_weights
 
@@ -143,7 +142,6 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
     shares_batches: ClassVar[bool] = True
     extra_weights: ClassVar[Mapping[str, float]] = {}  # losses beyond the table, and their default weights
     transient: ClassVar[frozenset[str]] = SceneSystem.transient | {"guidance_3d"}
-    refitted: ClassVar[frozenset[str]] = frozenset({"latent_pictures"})
 
     @classmethod
     def unknown_keys(cls, options: Mapping[str, object]) -> list[str]:
@@ -165,9 +163,7 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
                 f"system.geometry.n_feature_dims: is {self.geometry.n_features}; expected {self.material.n_features}, "
                 "as the material's"
             )
-        self.latent_pictures = (
-            LatentPictures(self.material.n_channels) if self.config.rgb_as_latents else None
-        )
+        self._latent_pictures: LatentPictures | None = None
         self.guidance: Guidance | None = None
         self.guidance_3d: Guidance | None = None
         self.prompt_processor: PromptProcessor | None = None
@@ -204,10 +200,8 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             and self.guidance_3d is None
         ):
             self.guidance_3d = self.open_guidance(self.config.guidance_3d).to(self.device)
-        if self.latent_pictures is not None and self.trainer.ckpt_path is None:
-            model = self._opened_guidance("usd").model
-            require_channels(self.material.n_channels, model.latent)
-            self.latent_pictures.fit(model, generator("cpu", self.seed, "latent colors"))
+        if self.config.rgb_as_latents:
+            require_channels(self.material.n_channels, self._opened_guidance("usd").model.latent)
 
     def require_outputs(self) -> None:
         """Raise ``UserError`` where a loss or the guidance needs what the renderer does not give."""
@@ -301,7 +295,9 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
         latents = self.latents_of(render, step)
         if latents is None:
             return guidance(self.guidance_input(render), batch.cameras, step, generator)
-        return guidance.from_latents(fit_latents(latents, guidance), batch.cameras, step, generator)
+        return guidance.from_latents(
+            fit_latents(latents, guidance.model.latent), batch.cameras, step, generator
+        )
 
     def latents_of(self, render: Render, step: int) -> Float[Tensor, "B C H W"] | None:
         """Return the render as latents where it is to be taken as such; None where it is pictures."""
@@ -359,9 +355,19 @@ class DistillationSystem(SceneSystem[D, CameraBatch]):
             self.test_views.setdefault(batch.name, []).append(WrittenView(rgba, file, batch.view(i)))
 
     def render_views(self, cameras: Cameras, *needs: str, window: Window | None = None) -> Render:
-        """Render evaluation pictures on the CPU; those of latents as colors."""
+        """Render evaluation pictures on the CPU; latents are decoded, in a window roughly and pixel by pixel."""
         render = super().render_views(cameras, *needs, window=window)
-        return render if self.latent_pictures is None else self.latent_pictures.decode(render)
+        if not self.config.rgb_as_latents:
+            return render
+        return rough_pictures(render, self.material) if window else self._decoder().decode(render)
+
+    def _decoder(self) -> LatentPictures:
+        """Return what decodes rendered latents; a test without a training opens the guidance for it."""
+        if self._latent_pictures is None:
+            if self.guidance is None:
+                self.guidance = self.open_guidance().to(self.device)
+            self._latent_pictures = LatentPictures(self.guidance.model)
+        return self._latent_pictures
 
     def evaluation_views(self, cameras: Cameras) -> Render:
         """Render evaluation pictures: a geometry stage has no colors but those of its normals."""
@@ -401,25 +407,6 @@ def view_score(view: WrittenView) -> ViewScore | None:
     """Return how far a view is from its true picture, read back as written; None where there is none."""
     frame: Frame | None = view.batch.frames[0] if view.batch.frames else None
     return None if frame is None or frame.picture is None else score_view(view.file, frame.picture)
-
-
-def fit_latents(latents: Float[Tensor, "B C H W"], guidance: Guidance) -> Float[Tensor, "B C h w"]:
-    """Return latents at the size of the guidance's model. Raises ``ConfigError`` where their channels are others."""
-    space = guidance.model.latent
-    require_channels(latents.shape[1], space)
-    size = (space.height, space.width)
-    return (
-        latents if latents.shape[-2:] == size else interpolate(latents, size, mode="bilinear", antialias=True)
-    )
-
-
-def require_channels(channels: int, space: LatentSpace) -> None:
-    """Raise ``ConfigError`` where as many channels are no latents of a space."""
-    if channels != space.channels:
-        raise ConfigError(
-            f"system.material.n_output_dims: what is rendered has {channels} channels; expected the "
-            f"{space.channels} of the guidance's latents"
-        )
 
 
 def loss_options(given: Mapping[str, Schedule]) -> dict[str, float]:

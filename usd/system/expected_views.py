@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
+from usd.core.progress import each
 from usd.core.types import Render
 from usd.data.random_camera import RandomCameraConfig, random_cameras
 from usd.guidance.scores import ScoreSource
@@ -66,7 +67,8 @@ def expected_views(
     source: ScoreSource, cameras: Cameras, level: float, generator: torch.Generator
 ) -> ExpectedViews:
     """Return the pictures that ``source`` predicts from noise alone, at ``level`` of its schedule, one call each."""
-    pictures = [_expected_view(source, cameras[[i]], level, generator) for i in range(len(cameras))]
+    rows = each(range(len(cameras)), "expecting views")
+    pictures = [_expected_view(source, cameras[[i]], level, generator) for i in rows]
     return ExpectedViews(cameras, torch.cat(pictures))
 
 

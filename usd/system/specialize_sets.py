@@ -16,6 +16,7 @@ from torch import Tensor
 from usd.core import files
 from usd.core.config import option
 from usd.core.errors import UserError
+from usd.core.progress import each
 from usd.core.random import generator
 from usd.data.pictures import contact_sheet, over, read_rgba, write_picture
 from usd.data.view_readers import ViewOptions, read_views
@@ -87,7 +88,7 @@ def picture_set(
             old.unlink()
         files.write_record(folder / "set.json", {"key": key, "count": count})
     names = [folder / f"{index:03d}.png" for index in range(count)]
-    for first in range(0, count, batch_size):
+    for first in each(range(0, count, batch_size), f"pictures of the set {folder.name}, batches"):
         chunk = range(first, min(first + batch_size, count))
         if not all(names[index].is_file() for index in chunk):
             for index, picture in zip(chunk, make(chunk.start, chunk.stop), strict=True):

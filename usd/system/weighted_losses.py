@@ -67,8 +67,16 @@ def as_scalar(value: float | int | Tensor) -> Float[Tensor, ""]:
 def process_averages(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     """Return scalars as numbers; those of several processes averaged, all at once."""
     device = next(iter(scalars.values())).device
-    numbers = torch.stack([x.detach().to(device, torch.float64).reshape(()) for x in scalars.values()])
-    return dict(zip(scalars, ranks.averaged(numbers).tolist()))
+    with torch.no_grad():
+        # Together, and not one by one: a GPU is given each operator as a launch of its own.
+        numbers = torch.stack([_number_on(device, x) for x in scalars.values()])
+    return dict(zip(scalars, ranks.averaged(numbers.double()).tolist()))
+
+
+def _number_on(device: torch.device, x: Tensor) -> Float[Tensor, ""]:
+    """Return a number of one dimension or none as a floating one without dimensions."""
+    exact = x.to(device) if x.is_floating_point() else x.to(device, torch.float64)
+    return exact.reshape(()) if x.dim() else exact
 
 
 def loss_without_effect(parameters: Iterable[Tensor]) -> Float[Tensor, ""]:

@@ -18,6 +18,7 @@ class History:
         self.most, self.stride = most, 1
         self.steps: list[int] = []
         self.rows: list[dict[str, float]] = []
+        self._names: dict[str, None] = {}
         self._lock = threading.Lock()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -25,6 +26,7 @@ class History:
         if step % self.stride:
             return
         with self._lock:
+            self._names.update(dict.fromkeys(values))
             self.steps.append(step)
             self.rows.append(dict(values))
             if len(self.steps) > self.most:
@@ -34,8 +36,8 @@ class History:
                 self.rows = [self.rows[i] for i in kept]
 
     def names(self) -> list[str]:
-        """Return the names of the latest step's numbers."""
-        return list(self.rows[-1]) if self.rows else []
+        """Return the names of all numbers there have been, in the order of their coming: some skip steps."""
+        return list(self._names)
 
     def curves(self, names: list[str]) -> tuple["Float[NDArray, 'N']", ...]:
         """Return steps, and the values of each name; not a number where there is none."""

@@ -23,7 +23,8 @@ from usd.guidance.scores import Pictures, Scores
 from usd.math.camera import Cameras
 from usd.math.diffusion import EpsFn, add_noise, normal_like, x0_from_eps
 from usd.math.distill import time_weight
-from usd.system.distillation import DistillationSystem, fit_latents
+from usd.system.distillation import DistillationSystem
+from usd.system.latent_pictures import fit_latents
 from usd.viewer.pictures import undisturbed
 
 Picture = Float[Tensor, "3 H W"]
@@ -79,7 +80,7 @@ def _look(system: DistillationSystem, guidance: Guidance, cameras: Cameras) -> G
         shown: Render = system.guidance_input(render)
         z, pictures = guidance.model.encode(shown.rgb), guidance.source.default_pictures(shown)
         return GuidanceLook(guidance, cameras, z, pictures, shown.rgb[0])
-    z = fit_latents(latents, guidance)
+    z = fit_latents(latents, guidance.model.latent)
     return GuidanceLook(guidance, cameras, z, None, _decoded_picture(guidance, z))
 
 

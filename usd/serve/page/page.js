@@ -7,6 +7,7 @@ const ACTIONS = {
   cancelling: [], cancelled: ["resume"], failed: ["resume"], done: [],
 };
 const WORDS = { pause: "Pause", resume: "Go on", cancel: "Cancel" };
+const HINT = $("hint").textContent;
 let picture = null;
 
 function element(tag, properties = {}, ...children) {
@@ -26,11 +27,30 @@ async function ask(address, options) {
 
 function choose(file) {
   picture = file || null;
-  $("chosen").hidden = $("clear").hidden = !picture;
+  $("chosen").hidden = !picture;
   $("hint").hidden = Boolean(picture);
   if ($("chosen").src) URL.revokeObjectURL($("chosen").src);
   if (picture) $("chosen").src = URL.createObjectURL(picture);
   else $("picture").value = "";
+  showInput();
+}
+
+// A mesh may be dropped, too, alone or with the picture of it.
+function take(files) {
+  for (const file of files) {
+    if (!/\.glb$/i.test(file.name)) { choose(file); continue; }
+    const held = new DataTransfer();
+    held.items.add(file);
+    $("mesh").files = held.files;
+  }
+  showInput();
+}
+
+function showInput() {
+  const mesh = $("mesh").files[0];
+  $("hint").textContent = mesh ? `${mesh.name}: drop a picture of it, or choose one` : HINT;
+  $("with").textContent = mesh && picture ? `with ${mesh.name}` : "";
+  $("clear").hidden = !picture && !mesh;
   listRecipes();
 }
 
@@ -163,12 +183,12 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(name, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", name === "dragover");
-    if (name === "drop" && event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
+    if (name === "drop" && event.dataTransfer.files.length) take(event.dataTransfer.files);
   });
 }
 $("picture").addEventListener("change", () => choose($("picture").files[0]));
-$("mesh").addEventListener("change", listRecipes);
-$("clear").addEventListener("click", () => choose(null));
+$("mesh").addEventListener("change", showInput);
+$("clear").addEventListener("click", () => { $("mesh").value = ""; choose(null); });
 $("new").addEventListener("submit", submit);
 ask("api/recipes").then((found) => { recipes = found; listRecipes(); }, () => {});
 watch();

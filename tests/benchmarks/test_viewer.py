@@ -1,0 +1,80 @@
+"""The benchmark of the viewer: states alternate when they are reached, and costs are held against their own round."""
+
+import types
+
+import pytest
+
+from benchmarks import viewer
+from benchmarks.viewer import STATES, Alternation, Clock, cost_text
+
+
+class Page:
+    """A viewer whose page somebody opens and closes, and whose full picture is there or not."""
+
+    def __init__(self):
+        self.open, self.full = False, True
+        budget = types.SimpleNamespace(spent=0.0)
+        self.session = types.SimpleNamespace(moving=budget, idle=types.SimpleNamespace(spent=0.0))
+        self.stage = types.SimpleNamespace(watchers=self.watchers)
+
+    def watchers(self):
+        return {0: types.SimpleNamespace(full=self.full or None)} if self.open else {}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = types.SimpleNamespace(wall=100.0, cpu=50.0)
+    monkeypatch.setattr(viewer.time, "perf_counter", lambda: now.wall)
+    monkeypatch.setattr(viewer.time, "process_time", lambda: now.cpu)
+    return now
+
+
+def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
+    alternation, page = Alternation(block=4, rounds=2), Page()
+    waited = []
+    seconds = {"none": 1.0, "idle": 1.01, "moving": 1.25}
+    for _ in range(200):
+        if alternation.is_over:
+            break
+        state = alternation.state
+        if page.open != (state != "none"):  # the browser is a step late
+            waited.append(state)
+            alternation.step(page)
+            page.open = state != "none"
+        clock.wall += seconds[state]
+        clock.cpu += seconds[state] / 2
+        page.session.moving.spent += 0.2 if state == "moving" else 0.0
+        alternation.callback += 0.1 if state == "moving" else 0.0
+        alternation.step(page)
+    assert alternation.is_over and waited == ["idle", "none", "idle"]
+    assert {state: len(blocks) for state, blocks in alternation.blocks.items()} == dict.fromkeys(STATES, 2)
+    assert alternation.costs("idle", "wall") == pytest.approx([1.0, 1.0])
+    assert alternation.costs("moving", "cpu") == pytest.approx([25.0, 25.0])
+    idle, moving = alternation.table().splitlines()[2:]
+    assert idle.split()[:2] == ["idle", "2"] and "+1.0 % [+1.0, +1.0]" in idle
+    assert moving.split()[-4:] == ["19.0", "%", "16.0", "%"]
+
+
+def test_an_idle_page_is_measured_once_its_full_picture_is_there(clock):
+    alternation, page = Alternation(block=1, rounds=1), Page()
+    alternation.blocks["none"].append(Clock(1.0, 1.0, 0.0, 0.0))
+    page.open, page.full = True, False
+    for _ in range(5):
+        clock.wall += 10
+        alternation.step(page)
+    assert alternation._began is None
+    page.full = True
+    for _ in range(2):
+        clock.wall += 10
+        alternation.step(page)
+    assert len(alternation.blocks["idle"]) == 1
+
+
+def test_what_the_browser_takes_in_this_process_is_not_the_training_s(clock):
+    alternation = Alternation(block=1, rounds=1)
+    alternation.own = 20.0
+    assert alternation.read(Page()) == Clock(100.0, 30.0, 0.0, 0.0)
+
+
+def test_a_single_round_has_no_spread():
+    assert cost_text([1.5]) == "+1.5 %" and cost_text([0.0, 1.0, 5.0]) == "+1.0 % [+0.5, +3.0]"
