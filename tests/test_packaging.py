@@ -70,6 +70,7 @@ def test_the_metadata_is_complete(metadata):
         "matting",
         "nerfacc",
         "poses",
+        "record3d",
         "serve",
         "viewer",
         "wandb",

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.data.test_colmap import options, poses, quaternion, write_text
 from usd.core.errors import UserError
+from usd.data import record3d
 from usd.data.co3d_sequence import write_sequence
 from usd.data.colmap import pose_of
 from usd.data.neus import upper_times_rotation
@@ -236,6 +237,48 @@ def test_a_layout_gives_the_rays_and_pixels_that_were_written(tmp_path, layout):
     solid = pixels()[:, 3] > 0.5
     for channel in range(3):
         assert torch.allclose(found.rgba[:, channel][solid], pixels()[:, channel][solid], atol=0.01)
+
+
+def write_r3d(folder, cameras, **changes):
+    """An unpacked .r3d: the same pictures, with depths in meters packed beside them."""
+    lzfse = pytest.importorskip("liblzfse")
+    write_record3d(folder, cameras)
+    (folder / "EXR_RGBD/rgb").rename(folder / "rgbd")
+    content = json.loads((folder / "EXR_RGBD/metadata.json").read_text())
+    content = {**content, "dw": WIDTH, "dh": HEIGHT, **changes}
+    (folder / "metadata").write_text(json.dumps(content))
+    shutil.rmtree(folder / "EXR_RGBD")
+    for i, plane in enumerate(depth_planes()):
+        meters = np.where(plane == 0, np.nan, plane / 1000).astype(np.float32)
+        (folder / f"rgbd/{i}.depth").write_bytes(lzfse.compress(meters.tobytes()))
+
+
+def test_depths_of_an_unpacked_r3d_are_planes_before_their_cameras(tmp_path):
+    write_r3d(tmp_path, each_its_own())
+    found = read_views(tmp_path, options(frame="keep"))
+    for i in range(COUNT):
+        origins, directions = found.cameras[[i]].rays()
+        along = found.depths.view(i).float() * found.depth_unit
+        depth = found.cameras[[i]].project((origins + along * directions)[0].reshape(-1, 3))[1][0]
+        known = along.flatten() > 0
+        assert torch.allclose(depth[known], torch.full((int(known.sum()),), 1.5 + 0.01 * i), atol=1e-3)
+        assert int((~known).sum()) == 6
+
+
+def test_depths_that_cannot_be_read_are_left_out_and_said(tmp_path, monkeypatch):
+    write_r3d(tmp_path, each_its_own(), dw=None)
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.depths is None and "depths left out: dw and dh" in "; ".join(found.notes)
+    content = json.loads((tmp_path / "metadata").read_text())
+    (tmp_path / "metadata").write_text(json.dumps({**content, "dw": WIDTH + 1}))
+    with pytest.raises(UserError, match=r"0\.depth: has 1728 bytes; expected 18 x 25 floats"):
+        read_views(tmp_path, options(frame="keep"))
+    (tmp_path / "rgbd/0.depth").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"0\.depth: (cannot be unpacked|has 0 bytes)"):
+        read_views(tmp_path, options(frame="keep"))
+    monkeypatch.setattr(record3d, "can_unpack", lambda: False)
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.depths is None and "pip install 'usd[record3d]'" in "; ".join(found.notes)
 
 
 def test_a_kind_of_nsvfs_views_is_named_by_one_of_its_files(tmp_path):

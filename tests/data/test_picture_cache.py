@@ -1,5 +1,6 @@
 """Pixels that are decoded once: the same ones from memory, from a file and from the cache; old files go."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,27 @@ def test_what_cannot_be_decoded_leaves_nothing(cache):
     with pytest.raises(UserError, match=r"3\.png"):
         store_pixels(broken, LAYOUT, ["key"], "x")
     assert not list(cache.glob("*"))
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(cache, monkeypatch):
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(picture_cache.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(picture_cache.sys, "platform", "linux")
+    with pytest.raises(UserError, match="No space left on device"):
+        store_pixels(lambda i: pytest.fail("decoded"), LAYOUT, ["key"], "x")
+    assert not list(cache.glob("*"))
+
+
+def test_a_disk_that_cannot_reserve_room_is_written_to_all_the_same(cache, monkeypatch):
+    def never(descriptor, offset, size):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(picture_cache.os, "posix_fallocate", never, raising=False)
+    monkeypatch.setattr(picture_cache.sys, "platform", "linux")
+    found = store_pixels(one_view, LAYOUT, ["key"], "x")
+    assert np.array_equal(found.colors.view(3), one_view(3).colors)
 
 
 def test_the_longest_unused_goes_where_the_budget_ends(cache, monkeypatch):

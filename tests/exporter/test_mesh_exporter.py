@@ -10,8 +10,10 @@ import pytest
 import torch
 import trimesh
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from tests.exporter.solids import AsIs, Painted, sphere
 from usd.core.config import ConfigError, parse
 from usd.core.errors import UserError
 from usd.core.types import Field
@@ -184,3 +186,23 @@ def test_a_crop_leaves_what_is_inside_the_box(tmp_path: Path) -> None:
         export(tmp_path, crop=[0.5, -0.1, -0.1, 0.6, 0.0, 0.0])
     with pytest.raises(ConfigError, match="is no box; expected least before largest corner"):
         exporter(crop=[0.0, 0, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("size", [1024, 2048, 4096, 8192])
+def test_textures_of_1k_to_8k_are_offered(size):
+    assert exporter(texture_size=size).config.texture_size == size
+
+
+@pytest.mark.parametrize("size", [15, 8193, 0])
+def test_other_texture_sizes_are_refused_in_one_line(size):
+    with pytest.raises(ConfigError, match=rf"^exporter\.texture_size: .*{size}.*") as error:
+        exporter(texture_size=size)
+    assert "\n" not in str(error.value)
+
+
+def test_a_texture_has_the_size_that_was_asked_for(tmp_path):
+    exporter(fmt="obj-mtl", texture_size=1024, unwrap_time_limit=0, save_uv=True, save_texture=True).export(
+        Painted(sphere(12)), AsIs(), tmp_path
+    )
+    with Image.open(tmp_path / "model_albedo.png") as picture:
+        assert picture.size == (1024, 1024)

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from usd.exporter.texels import TexelSamples, bake_texture, covered_texels, dilate
+from usd.exporter.texels import TexelSamples, bake_texture, covered_texels, dilate, texel_count
 
 H, W = 24, 32
 
@@ -111,3 +111,11 @@ def test_gaps_take_the_nearest_color() -> None:
 def test_nothing_to_cover_leaves_an_empty_picture() -> None:
     flat = torch.full((2, 3, 2), 0.5)
     assert bake_texture(flat, 16, lambda samples: torch.ones(len(samples.face), 3)).abs().sum() == 0
+
+
+def test_texels_are_counted_by_area() -> None:
+    halves = torch.tensor([[[0, 0], [1, 0], [0, 1]], [[0.5, 0.5], [0.5, 1.0], [1.0, 0.5]]])
+    assert texel_count(halves, 64) == 64**2 // 2 + 64**2 // 8
+    inside = sum(len(part.pixel) for part in covered_texels(halves * 64, 64, 64))
+    assert abs(texel_count(halves, 64) - inside) < 2 * 64
+    assert texel_count(halves[:0], 64) == 1, "a work has a unit at least"

@@ -70,6 +70,17 @@ def test_a_see_through_texture_stays_png():
         assert picture.getpixel((0, 0)) == (255, 0, 0, 90)
 
 
+def test_a_model_without_light_needs_no_surroundings(tmp_path):
+    unlit, lit, broken = (tmp_path / f"{name}.glb" for name in ("unlit", "lit", "broken"))
+    unlit.write_bytes(textured_cube())
+    tree = unlit.read_bytes()
+    lit.write_bytes(tree.replace(b'"KHR_materials_unlit"', b'"XHR_materials_unlit"'))
+    broken.write_bytes(b"glTF")
+    with Image.open(io.BytesIO(decoded(inline.environment_uri(unlit), "image/png"))) as picture:
+        assert picture.getcolors() == [(8, (255, 255, 255))]
+    assert inline.environment_uri(lit) is None and inline.environment_uri(broken) is None
+
+
 def test_a_file_that_is_no_model_is_passed_on_as_it_is(tmp_path):
     (tmp_path / "a.glb").write_bytes(b"not a glb")
     assert inline.small_model(tmp_path / "a.glb") == b"not a glb"

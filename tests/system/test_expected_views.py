@@ -18,6 +18,8 @@ from usd.math.diffusion import alpha_sigma
 from usd.system.expected_views import ExpectedViews, expected_views, training_cameras
 
 MINI = "usd-patch-mini.yaml"
+SPLATS = "splats-image-mini.yaml"
+DENSITY = [f"system.geometry.density.{each}" for each in ("start=1", "every=2", "slope_threshold=1e-9")]
 
 
 @dataclass
@@ -87,8 +89,12 @@ def test_cameras_are_those_of_a_training_step_square_and_spread_around():
     assert (cameras.spherical.elevation.rad2deg() <= 20.001).all()
 
 
-def test_steps_without_guidance_learn_from_them_alone_and_a_resumed_run_makes_the_same_ones(tmp_path, tiny):
+@pytest.mark.parametrize(("recipe", "more"), [(MINI, []), (SPLATS, DENSITY)], ids=["field", "splats"])
+def test_steps_without_guidance_learn_from_them_alone_and_a_resumed_run_makes_the_same_ones(
+    tmp_path, tiny, recipe, more
+):
     settings = [
+        *more,
         f"system.guidance.image_path={save_disc(tmp_path / 'disc.png')}",
         f"system.guidance.pretrained_model_name_or_path={tiny.sd}",
         f"system.guidance.zero123_model_name_or_path={tiny.zero123_a}",
@@ -98,12 +104,13 @@ def test_steps_without_guidance_learn_from_them_alone_and_a_resumed_run_makes_th
         "trainer.test_after_fit=false",
         "trainer.max_steps=4",
     ]
-    assert launch.main(command(MINI, tmp_path, *settings, tag="whole")) == 0
-    assert launch.main(command(MINI, tmp_path, *settings, "trainer.max_steps=2", tag="parts")) == 0
+    assert launch.main(command(recipe, tmp_path, *settings, tag="whole")) == 0
+    assert launch.main(command(recipe, tmp_path, *settings, "trainer.max_steps=2", tag="parts")) == 0
     whole, parts = trial(tmp_path, "whole"), trial(tmp_path, "parts")
-    assert launch.main(command(MINI, tmp_path, *settings, f"resume={parts.last}", tag="parts")) == 0
+    assert launch.main(command(recipe, tmp_path, *settings, f"resume={parts.last}", tag="parts")) == 0
     weights = [checkpoint.load(each.last)["state_dict"] for each in (whole, parts)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert recipe != SPLATS or len(weights[0]["geometry.means"]) > 50, "their number has changed"
     head, *rows = (whole.folder / "csv_logs/version_0/metrics.csv").read_text().splitlines()
     steps = [dict(zip(head.split(","), row.split(","), strict=True)) for row in rows]
     given = [(bool(row["train/expected"]), bool(row.get("train/usd"))) for row in steps if row["train/loss"]]

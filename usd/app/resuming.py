@@ -44,7 +44,9 @@ def compare_optimizers(saved: Checkpoint, config: OptimizerConfig) -> None:
             f"system.optimizer.name: {now['name']} cannot go on from the state of {then['name']}, which the checkpoint "
             f"holds; expected {then['name']}, or a new training"
         )
-    groups, expected = list(_mapping(then.get("params", config.groups))), list(config.groups)
+    # A path that is null, as recipes take one away that they inherit, is no group.
+    params = _mapping(then.get("params", config.groups))
+    groups, expected = [path for path, each in params.items() if each is not None], list(config.groups)
     if groups != expected:
         raise UserError(
             f"system.optimizer.params: {expected} cannot go on from the state of {groups}, which the "

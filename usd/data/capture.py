@@ -165,7 +165,7 @@ class PicturePlan:
         depth = self.view.depth
         mask = self.view.mask if self.rule.policy == "files" else None
         used = [self.view.picture, mask, None if depth is None else depth.path]
-        found = [(str(file.resolve()), *_stamp(file)) for file in used if file is not None]
+        found = [(str(file.absolute()), *_stamp(file)) for file in used if file is not None]
         what = (self.view.lens, self.view.span_y, depth, self.rule, self.size, self.stored, self.upright)
         return repr((found, what))
 

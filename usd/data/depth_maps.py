@@ -1,10 +1,12 @@
 """Depth maps in files beside pictures, and what they say along the rays of a pinhole.
 
 A file's numbers are depths along the view axis, 0 where unknown: 16-bit PNG of whole numbers (millimeters of a phone's
-lidar), 16-bit PNG that holds the bits of half-precision floats (CO3D), or NumPy arrays.
+lidar), 16-bit PNG that holds the bits of half-precision floats (CO3D), NumPy arrays, or floats packed by LZFSE.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +29,15 @@ MILLIMETER = 1e-3
 class DepthFile:
     """A depth map's file. ``scale`` makes depths in world units of its numbers; ``mask`` is white where it is right.
 
-    ``half`` is whether its numbers are the bits of half-precision floats.
+    ``half`` is whether its numbers are the bits of half-precision floats. ``shape`` is (rows, columns) of a file that
+    does not say them.
     """
 
     path: Path
     scale: float
     half: bool = False
     mask: Path | None = None
+    shape: tuple[int, int] | None = None
 
 
 def read_depth_file(file: DepthFile, where: str) -> Float[Tensor, "h w"]:
@@ -54,6 +58,8 @@ def read_depth_file(file: DepthFile, where: str) -> Float[Tensor, "h w"]:
 def _numbers(file: DepthFile, where: str) -> NDArray[np.float32]:
     if file.path.suffix.lower() == ".pfm":
         return _read_pfm(file.path, where)
+    if file.path.suffix.lower() == ".depth":
+        return _read_lzfse(file, where)
     if file.path.suffix.lower() != ".npy":
         with open_picture(file.path, where) as picture:
             stored = np.asarray(picture.image)
@@ -64,6 +70,26 @@ def _numbers(file: DepthFile, where: str) -> NDArray[np.float32]:
         return np.asarray(np.load(file.path, allow_pickle=False), dtype=np.float32).squeeze()
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{where}: {file.path}: cannot be read as an array ({error})") from error
+
+
+def can_unpack() -> bool:
+    """Return whether the package for LZFSE, Apple's compression, is there."""
+    return find_spec("liblzfse") is not None
+
+
+def _read_lzfse(file: DepthFile, where: str) -> NDArray[np.float32]:
+    """Read floats, row by row, that LZFSE packed. Raises ``UserError`` for others than the shape has."""
+    lzfse = import_module("liblzfse")
+    try:
+        unpacked = lzfse.decompress(file.path.read_bytes())
+    except (OSError, lzfse.error) as error:
+        raise UserError(f"{where}: {file.path}: cannot be unpacked ({error})") from error
+    rows, columns = file.shape or (0, 0)
+    if len(unpacked) != 4 * rows * columns:
+        raise UserError(
+            f"{where}: {file.path}: has {len(unpacked)} bytes; expected {rows} x {columns} floats of 4 bytes"
+        )
+    return np.frombuffer(unpacked, "<f4").reshape(rows, columns).astype(np.float32)
 
 
 def _read_pfm(path: Path, where: str) -> NDArray[np.float32]:

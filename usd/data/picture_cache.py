@@ -5,7 +5,9 @@ all that is done with them. Every core decodes pictures and puts each where it b
 would exceed the budget. Pixels of small captures stay in memory.
 """
 
+import errno
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -216,13 +218,14 @@ def _in_memory(decode: Decode, layout: PixelLayout) -> StoredPixels:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Put]:
-    """Yield what writes to a new file, from any thread.
+def _writing(path: Path, size: int) -> Iterator[Put]:
+    """Yield what writes to a new file of ``size`` bytes, from any thread. Raises ``OSError``, for lack of room at once.
 
     One writes at a time: those who wait for a file inside the system do so by spinning.
     """
     alone = threading.Lock()
     with path.open("wb", buffering=0) as out:
+        _reserve(out.fileno(), size)
 
         def write(start: int, part: memoryview) -> None:
             with alone:
@@ -233,11 +236,21 @@ def _writing(path: Path) -> Iterator[Put]:
         yield write
 
 
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its room on the disk, where the system can: bytes are then put there for half the work."""
+    if sys.platform == "linux":
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+
+
 def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[str, object]:
     """Decode all views into a file, and write what was remarked beside it; return that."""
     begun = time.monotonic()
     try:
-        with files.replace_atomically(file) as partial, _writing(partial) as put:
+        with files.replace_atomically(file) as partial, _writing(partial, layout.size) as put:
             notes = _decode_into(put, decode, layout)
     except OSError as error:
         raise UserError(

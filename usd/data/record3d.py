@@ -5,12 +5,13 @@
 
 ``poses`` are rotations as quaternions (x, y, z, w) and positions, camera-to-world with OpenGL's axes in a world in
 meters with +y up; ``K`` is the intrinsic matrix column by column, ``perFrameIntrinsicCoeffs`` (fx, fy, cx, cy) of each
-frame. Its depths, EXR or compressed, are not read.
+frame. Depths of an unpacked .r3d, ``rgbd/0.depth``, are floats in meters along the view axis, ``dh`` rows of ``dw``,
+packed by LZFSE. Those of the other export, EXR, are not read.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.capture import Capture, CapturedView
+from usd.data.depth_maps import DepthFile, can_unpack
 from usd.data.file_names import pictures_in
 from usd.data.lens import Intrinsics
 from usd.data.polycam import Y_UP_TO_Z_UP
@@ -52,16 +54,39 @@ def read_record3d(file: Path, folder: Path, where: str) -> Capture:
         raise UserError(
             f"{name}: none of its {len(poses)} frames has a picture; expected {folder.name}/0.jpg ..."
         )
+    depths, remarks = _depths(content, [picture.with_suffix(".depth") for _, picture in present], name)
     views = [
-        CapturedView(picture.name, picture, lenses[min(number, len(lenses) - 1)], _pose(poses[number], name))
-        for number, picture in present
+        CapturedView(
+            picture.name,
+            picture,
+            lenses[min(number, len(lenses) - 1)],
+            _pose(poses[number], name),
+            depth=depth,
+        )
+        for (number, picture), depth in zip(present, depths)
     ]
-    notes = [f"Record3D's export: {len(views)} pictures"]
+    notes = [f"Record3D's export: {len(views)} pictures", *remarks]
     notes += [f"{len(poses) - len(views)} of {len(poses)} frames have no picture"] * (len(views) < len(poses))
     notes += [f"{len(numbered) - len(views)} of {len(numbered)} pictures have no camera"] * (
         len(views) < len(numbered)
     )
     return Capture(tuple(views), tuple(notes))
+
+
+def _depths(
+    content: Mapping[str, object], files: Sequence[Path], name: str
+) -> tuple[list[DepthFile | None], list[str]]:
+    """Return the depth map of each frame, None where it has none or none can be read; and what was left out."""
+    none: list[DepthFile | None] = [None] * len(files)
+    if not any(file.is_file() for file in files):
+        return none, []
+    if content.get("dw") is None or content.get("dh") is None:
+        return none, ["depths left out: dw and dh, their size, are not said"]
+    if not can_unpack():
+        return none, ["depths left out: reading them takes pip install 'usd[record3d]'"]
+    width, height = _number_rows({"dw, dh": [content["dw"], content["dh"]]}, "dw, dh", 2, name)[0].tolist()
+    shape = round(height), round(width)
+    return [DepthFile(file, 1.0, shape=shape) if file.is_file() else None for file in files], []
 
 
 def _metadata(file: Path, name: str) -> Mapping[str, object]:

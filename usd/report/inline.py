@@ -10,6 +10,7 @@ from usd.core.errors import UserError
 from usd.mesh_io.gltf_rewrite import BinaryGltf, EncodedPicture
 
 QUALITY = 86
+UNLIT = "KHR_materials_unlit"
 TEXTURE = 1024
 """Texels a side of a texture inside a page, at most; the file beside it keeps its own."""
 MOST_BYTES = 1_900_000
@@ -45,6 +46,23 @@ def model_uri(file: Path) -> str | None:
     """Return a binary glTF inside a URI, its textures made small; None where it is still too large for a page."""
     content = small_model(file)
     return data_uri(content, "model/gltf-binary") if len(content) <= MOST_BYTES else None
+
+
+def environment_uri(file: Path) -> str | None:
+    """Return the picture of the surroundings that a viewer shows a model in; None: the viewer's own.
+
+    A model without light shows none of them, and a blank picture spares the viewer from computing its own, which
+    takes a phone longer than all the rest.
+    """
+    try:
+        materials = BinaryGltf(file).tree.get("materials", [])
+    except (UserError, OSError):
+        return None
+    if not materials or any(UNLIT not in str(material.get("extensions")) for material in materials):
+        return None
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 2), "white").save(buffer, "PNG")
+    return data_uri(buffer.getvalue(), "image/png")
 
 
 def small_model(file: Path) -> bytes:

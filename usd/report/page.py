@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from usd.core import files
 from usd.report.curves import Curve, chart_data, read_curves
-from usd.report.inline import model_uri, picture_uri, video_uri
+from usd.report.inline import environment_uri, model_uri, picture_uri, video_uri
 from usd.report.licenses import ModelLicense, model_licenses
 from usd.report.records import TrialRecord, mapping
 
@@ -51,6 +51,7 @@ class ModelView:
     uri: str | None
     poster: str | None
     orbit: str
+    environment: str | None
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def model_view(record: TrialRecord) -> ModelView | None:
     if record.model is None:
         return None
     poster = picture_uri(record.views[0], 512) if record.views else None
-    return ModelView(model_uri(record.model), poster, first_orbit(record))
+    surroundings = environment_uri(record.model)
+    return ModelView(model_uri(record.model), poster, first_orbit(record), surroundings)
 
 
 def first_orbit(record: TrialRecord) -> str:
