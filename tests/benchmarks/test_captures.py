@@ -1,5 +1,7 @@
 """Captures' benchmark: the data that it generates are what it says they are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,8 +19,9 @@ TOY = 1_000_003
 def small(monkeypatch):
     for name, value in {"VIEWS": 2, "PIXELS": 64, "TRAINED": 4, "JUDGED": 1}.items():
         monkeypatch.setattr(captures, name, value)
-    for name in ("LENS", "BENT"):
-        monkeypatch.setattr(captures, name, getattr(captures, name).resized(64, 64))
+    lens = captures.LENS.resized(64, 64)
+    monkeypatch.setattr(captures, "LENS", lens)
+    monkeypatch.setattr(captures, "BENT", replace(lens, distortion=(0.4, -0.05, 0.01, -0.01)))
 
 
 def test_a_toy_in_nerf_synthetics_layout_has_its_splits_and_distances(small, tmp_path):
@@ -43,9 +46,10 @@ def test_a_bent_lens_takes_the_views_that_the_straight_one_takes(small, tmp_path
     assert torch.allclose(straight.cameras.rays()[1], bent.cameras.rays()[1], atol=1e-6)
     seen = bent.valid.all()[..., 0]
     error = (straight.rgba - bent.rgba)[:, :3].abs().mean(1)
-    assert float(error[seen].mean()) < 0.03 and 0.8 < float(seen.float().mean()) < 1
+    assert float(error[seen].mean()) < 0.03 and 0.6 < float(seen.float().mean()) < 1
     stored = read_rgba(tmp_path / "BENT/images/0000.png")[:3]
-    assert float((stored - straight.rgba[0, :3]).abs().mean()) > 2 * float(error[0][seen[0]].mean())
+    apart = (stored - straight.rgba[0, :3]).abs().mean(0)[seen[0]]
+    assert float(apart.square().mean()) > 1.5 * float(error[0][seen[0]].square().mean())
 
 
 @pytest.mark.parametrize("steps", [20, 60, 900, 3000])
