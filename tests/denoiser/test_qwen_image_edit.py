@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.denoiser.formula_matrix import take_two_steps, take_two_steps_from_a_picture
 from usd.core.config import spec
 from usd.core.errors import UserError
 from usd.core.registry import build
@@ -14,6 +15,7 @@ from usd.denoiser import (
     Execution,
     check_shared_latents,
     open_edit_denoiser,
+    open_student,
     open_text_denoiser,
     open_view_denoiser,
     tiny_pipelines,
@@ -175,6 +177,21 @@ def test_the_conditional_prediction_is_the_loras_under_the_views_name_and_the_pi
     x, t = noise(changed), torch.tensor([300])
     expected = changed.eps(x, t, changed.with_image(said, views.picture))
     torch.testing.assert_close(guidance.source.at(camera, None).cond(x, t), expected, atol=0, rtol=0)
+
+
+def test_a_student_of_named_views_starts_as_the_edit_model_with_its_lora(guidance, views):
+    model = guidance.model
+    student = open_student(model, 2)
+    embedding = guidance.source._encoded.readings[PROMPTS[0]]
+    x, t = noise(model), torch.tensor([400])
+    with torch.no_grad():
+        torch.testing.assert_close(student(x, t, embedding), model.eps(x, t, embedding), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_every_formula_takes_two_steps_with_prompts_and_with_named_views(edit, views):
+    take_two_steps(edit.model, PROMPT)
+    take_two_steps_from_a_picture(views.name, views.base, views.picture, FRONT)
 
 
 def test_views_at_the_pictures_distance_are_read_before_the_encoders_go(guidance):

@@ -85,7 +85,8 @@ def test_xatlas_unwraps_in_a_process_of_its_own() -> None:
 
 def test_a_large_mesh_is_unwrapped_in_pieces_that_lie_side_by_side(monkeypatch) -> None:
     mesh = sphere(16)
-    monkeypatch.setattr("usd.exporter.unwrap.MOST_FACES", 150)
+    monkeypatch.setattr("usd.exporter.unwrap.MOST_FACES", len(mesh.faces) - 1)
+    monkeypatch.setattr("usd.exporter.unwrap.PIECE_FACES", 150)
     atlas = unwrap(mesh.vertices, mesh.faces, UnwrapSettings(256, 120.0))
     assert atlas.method == "xatlas" and atlas.charts >= 4
     check(atlas, mesh, 256)

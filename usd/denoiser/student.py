@@ -13,6 +13,7 @@ from usd.denoiser import Denoiser, Embedding, Student
 from usd.denoiser.gaussian import GaussianDenoiser, Normal
 from usd.denoiser.latent import LatentDenoiser, NetworkInput
 from usd.denoiser.lora import LoraConfig, add_lora
+from usd.denoiser.named_views import NamedViewsDenoiser
 from usd.denoiser.pipeline import PipelineDenoiser, PromptTokens, Transformer
 from usd.math.diffusion import alpha_sigma, eps_from_v, gaussian_eps
 
@@ -23,6 +24,8 @@ def student_of(model: Denoiser, rank: int, camera_numbers: int = 0) -> Student:
         raise UserError(
             f"'{model.name}' cannot learn: it denoises its views together; expected a model of single views"
         )
+    if isinstance(model, NamedViewsDenoiser):
+        return student_of(model.edit, rank, camera_numbers)
     if isinstance(model, LatentDenoiser):
         return LoraStudent(model, rank, camera_numbers)
     if isinstance(model, PipelineDenoiser):
