@@ -209,6 +209,13 @@ def is_kernel(node: ast.FunctionDef) -> bool:
     return bool(marks & {"wp.kernel", "wp.func", "kernel", "no_type_check"})
 
 
+def test_a_formula_is_a_short_file():
+    """A guidance in one file is what people are asked to write: ours stay under the sixty lines we promise."""
+    formulas = [file for file in (ROOT / "usd" / "guidance").glob("*.py") if "@register(" in file.read_text()]
+    lengths = {file.stem: len(file.read_text().splitlines()) for file in formulas}
+    assert len(formulas) >= 12 and {name for name, lines in lengths.items() if lines > 60} == set()
+
+
 @pytest.mark.parametrize("file", OURS, ids=name_of)
 def test_no_function_is_long_or_takes_many_arguments(file):
     long = [f"{node.name}: {length(node)} lines" for node in functions(file) if length(node) > 60]

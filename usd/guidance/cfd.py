@@ -2,8 +2,7 @@
 
     grad = w(t) [ eps_s(alpha z + sigma n, condition) - n ],   n fixed: every view of a point sees the same noise
 
-With falling t this is the sampling ODE: a view becomes the sample of its noise. Cells of a grid keep the noise, where
-its authors take the sides of a cube (``usd/math/surface_noise.py``).
+With falling t this is the sampling ODE: a view becomes the sample of its noise, which cells of a grid keep.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,7 @@
     grad = w(t) [ delta(x_t) + s (eps(x_t, condition) - eps(x_t)) ],
     delta = eps(x_t) for t < threshold, else eps(x_t) - eps_psi(x_t, negative prompt)
 
-The noise is never subtracted: at small t the prediction is mostly what does not belong; at large t the noise in it is
-taken away by a prediction for bad pictures. psi is the text model: a picture model has no words for bad ones.
+The noise is never subtracted: what a prediction for bad pictures (psi, the text model) has of it goes at large t.
 """
 
 from dataclasses import dataclass

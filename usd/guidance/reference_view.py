@@ -2,8 +2,7 @@
 
     grad = w(t) ( eps_psi(x_t of the render) - eps_psi(x_t of the picture) ),   the same noise and t in both.
 
-Render the *reference* camera before calling it. It pulls the view towards the picture as far as psi's score can tell
-them apart, at all noise levels in [2 %, 98 %].
+Render the *reference* camera before calling it. It pulls the view to the picture as far as psi tells them apart.
 """
 
 from dataclasses import dataclass

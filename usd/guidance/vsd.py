@@ -42,10 +42,9 @@ class VsdGuidance(Guidance["VsdGuidance.Config"]):
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the formula above; after that the model of the renders takes its steps."""
         guided = scores.guided(self.config.guidance_scale)(x.xt, x.t)
-        vsd = self.config.guidance_type == "vsd"
-        return score_difference(
-            x.weight, guided, self.renders.predict_and_learn(x, scores) if vsd else x.noise
-        )
+        if self.config.guidance_type == "sds":
+            return score_difference(x.weight, guided, x.noise)
+        return score_difference(x.weight, guided, self.renders.predict_and_learn(x, scores))
 
     @override
     def compared_with(self, x: NoisyLatents) -> Float[Tensor, "B c h w"] | None:
