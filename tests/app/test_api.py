@@ -1,5 +1,6 @@
 """The public names of ``usd``: a fixed list, cheap to import, and what each of them does to a tiny trial."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import yaml
 
 import usd
 from tests.tiny_configs import SHRUNK
+from usd.app.commands import configurations
+from usd.app.experiment import load_experiment, place_overrides, trial_of
 from usd.core import places
 
 NAMES = [
@@ -102,6 +105,20 @@ def test_a_trial_is_opened_rendered_exported_and_evaluated(trial):
     assert [file.suffix for file in files] == [".ply", ".json"] and files[0].is_file()
     figures = usd.evaluate(files[0], files[0])
     assert figures["volume_iou"] == pytest.approx(1.0)
+
+
+def test_a_trial_that_moved_writes_where_it_lies(trial, tmp_path):
+    assert place_overrides(trial.folder) == []
+    family = tmp_path / "a, new"
+    shutil.copytree(trial.folder, family / "na=me")
+    before = sorted(trial.folder.rglob("*"))
+    files = usd.export(
+        usd.open_trial(family / "na=me"), {"exporter_type": "mesh-exporter", "exporter.fmt": "ply"}, gpu="cpu"
+    )
+    assert all(file.is_relative_to(family / "na=me") for file in files)
+    words, overrides = configurations([str(family / "na=me")])
+    assert trial_of(load_experiment(words, overrides)[0]).folder == family / "na=me"
+    assert sorted(trial.folder.rglob("*")) == before, "nothing is written where it was made"
 
 
 def test_a_folder_without_a_trial_is_refused(tmp_path):

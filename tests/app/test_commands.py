@@ -44,7 +44,8 @@ def test_a_bare_name_and_overrides_go_to_the_launcher(runs):
 
 def test_the_folder_of_a_trial_stands_for_its_configuration_and_checkpoint(runs):
     Path("trial/configs").mkdir(parents=True)
-    Path("trial/configs/parsed.yaml").touch()
+    place = f"exp_root_dir: {Path.cwd().parent}\nname: {Path.cwd().name}\ntag: trial\n"
+    Path("trial/configs/parsed.yaml").write_text(place)
     assert commands.main(["export", "trial", "exporter.fmt=obj"]) == 0
     assert runs[0][1] == [Path("trial/configs/parsed.yaml")]
     assert runs[0][2] == ["resume='trial/ckpts/last.ckpt'", "exporter.fmt=obj"]

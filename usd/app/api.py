@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usd.app.experiment import Experiment, Trial, load_experiment
+from usd.app.experiment import Experiment, Trial, load_experiment, place_overrides
 from usd.app.open_viewer import viewer_until_the_end
 from usd.app.stages import is_staged, plans, run_stages
 from usd.core import loading, places, registry
@@ -138,7 +138,8 @@ def export(
     from usd.app.modes import run
 
     overrides = [_override(key, value) for key, value in {"resume": trial.last, **(options or {})}.items()]
-    return run("export", [trial.configs / "parsed.yaml"], overrides, gpu).files
+    place = place_overrides(trial.folder)
+    return run("export", [trial.configs / "parsed.yaml"], [*place, *overrides], gpu).files
 
 
 def evaluate(

@@ -172,7 +172,8 @@ def refuse_options(words: Sequence[str], known: Sequence[str]) -> None:
 
 
 def configurations(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return the configuration files, and the overrides that a trial's folder brings: the checkpoint to resume."""
+    """Return the configuration files, and the overrides that a trial's folder brings: checkpoint and place."""
+    from usd.app.experiment import place_overrides
     from usd.core.loading import find_config, override
 
     files, resumed = [], []
@@ -180,7 +181,10 @@ def configurations(words: Sequence[str]) -> tuple[list[Path], list[str]]:
         parsed = Path(word) / "configs" / "parsed.yaml"
         if parsed.is_file():
             files.append(parsed)
-            resumed.append(override("resume", str(Path(word) / "ckpts" / "last.ckpt")))
+            resumed += [
+                override("resume", str(Path(word) / "ckpts" / "last.ckpt")),
+                *place_overrides(Path(word)),
+            ]
         else:
             files.append(find_config(word))
     return files, resumed

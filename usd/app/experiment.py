@@ -314,6 +314,21 @@ def trial_of(experiment: Experiment) -> Trial:
     return Trial(root / family / folder_of("tag", experiment.tag + stamp))
 
 
+def place_overrides(folder: Path) -> list[str]:
+    """Return the ``key=value`` by which a trial that was moved or renamed writes where it lies now; none if it was not.
+
+    Raises ``UserError`` where its ``configs/parsed.yaml`` cannot be read.
+    """
+    parsed = loading.load_config([folder / "configs" / "parsed.yaml"])
+    stamp = parsed.get("timestamp") or ""
+    written = Path(str(parsed.get("exp_root_dir"))) / folder_name(str(parsed.get("name")))
+    here = folder.resolve()
+    if (written / folder_name(f"{parsed.get('tag')}{stamp}")).resolve() == here:
+        return []
+    names = {"exp_root_dir": str(here.parent.parent), "name": here.parent.name, "tag": here.name}
+    return [*(loading.override(key, value) for key, value in names.items()), "use_timestamp=false"]
+
+
 def folder_name(text: str) -> str:
     """``text`` without what file systems refuse, at most 120 characters and 200 bytes: never a path, maybe empty."""
     safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "-", text).strip(". ")[:120]
