@@ -73,8 +73,10 @@ def target_cells(known: Mapping[str, object], runs: Sequence[float]) -> str:
 def machine_note(ledger: Ledger) -> str:
     """Return a sentence on the machine and how busy it was."""
     loads = [number(f["load"]) for part in ALL for f in known_runs(part, ledger)]
-    note = f"{describe_machine()[1]}, torch {torch.__version__}; one thread unless said"
-    return f"{note}; load when a part began: {min(loads):.1f} to {max(loads):.1f}." if loads else f"{note}."
+    said = [describe_machine()[1], f"torch {torch.__version__}, one thread unless said"]
+    if loads:
+        said.append(f"load when a part began: {min(loads):.1f} to {max(loads):.1f}")
+    return "\n".join(f"{each}." for each in said)
 
 
 def fill(page: Path, name: str, text: str) -> None:
@@ -115,7 +117,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     table = target_table(record["figures"], ledger)
     print(table)
     if args.docs:
-        fill(PAGE, "targets", f"{machine_note(ledger)} *Before*: {record['machine']}.\n\n{table}")
+        fill(PAGE, "targets", f"{machine_note(ledger)}\n*Before*: {record['machine']}.\n\n{table}")
         fill(PAGE, "scaling", scaling.tables({part: known_runs(part, ledger) for part in scaling.PARTS}))
 
 
