@@ -50,7 +50,7 @@ class PoseFolder:
     kind: str
 
 
-def find_poses(path: Path) -> PoseFolder | None:
+def find_scene(path: Path) -> PoseFolder | None:
     """Return the scene in a folder, or that of a pose's file with all poses of its kind; None where there is none."""
     pose = path if path.is_file() and path.suffix == ".txt" and path.parent.name == "pose" else None
     root = path if pose is None else path.parent.parent
@@ -58,14 +58,14 @@ def find_poses(path: Path) -> PoseFolder | None:
     pictures = next((root / name for name in PICTURES if (root / name).is_dir()), None)
     if not files or pictures is None or not (_lens_file(root) or (root / "intrinsics").is_dir()):
         return None
-    kinds = {kind_of(file) for file in files}
+    kinds = {split_letter(file) for file in files}
     if "" in kinds:
         return PoseFolder(root, pictures, tuple(files), "")
-    wanted = min(kinds) if pose is None else kind_of(pose)
-    return PoseFolder(root, pictures, tuple(file for file in files if kind_of(file) == wanted), wanted)
+    wanted = min(kinds) if pose is None else split_letter(pose)
+    return PoseFolder(root, pictures, tuple(file for file in files if split_letter(file) == wanted), wanted)
 
 
-def kind_of(file: Path) -> str:
+def split_letter(file: Path) -> str:
     """Return the letter before the line in NSVF's names, ``2`` of ``2_test_0000.txt``; nothing of other names."""
     found = re.match(r"([012])_", file.name)
     return found[1] if found else ""
@@ -111,7 +111,9 @@ def _notes(scene: PoseFolder, views: int, total: int, missing: int, lost: int) -
     said = [f"a folder of poses: {views} {KINDS.get(scene.kind, '')} pictures".replace("  ", " ")]
     said += [f"{missing} of {total} poses have no picture"] * (missing > 0)
     said += [f"{lost} of {total} poses are not finite"] * (lost > 0)
-    others = {kind_of(file): file.name for file in (scene.root / "pose").glob("[012]_*.txt") if scene.kind}
+    others = {
+        split_letter(file): file.name for file in (scene.root / "pose").glob("[012]_*.txt") if scene.kind
+    }
     more = [
         f"{KINDS[kind]}: pose/{file}" for kind, file in sorted(others.items()) if kind and kind != scene.kind
     ]

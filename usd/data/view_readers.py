@@ -402,7 +402,7 @@ def _mvsnet(path: Path, where: str) -> Capture | None:
 
 
 def _poses(path: Path, where: str) -> Capture | None:
-    scene = pose_folder.find_poses(path)
+    scene = pose_folder.find_scene(path)
     return pose_folder.read_poses(scene, where) if scene else None
 
 
