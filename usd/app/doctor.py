@@ -57,7 +57,7 @@ def describe_machine() -> list[str]:
     gpus = "".join(f"; {card.name}, {card.total_memory / 2**30:.0f} GiB" for card in cards) or "; no CUDA GPU"
     return [
         f"usd {usd.__version__}, python {platform.python_version()}, {versions}, CUDA {torch.version.cuda or 'none'}",
-        f"{platform.system()}, {processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpus}",
+        f"{platform.system()}, {processor_name()}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}{gpus}",
     ]
 
 
