@@ -5,12 +5,20 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
+from tests.tiny_configs import CONFIGS
+from usd.app.experiment import load_experiment
 from usd.core.config import parse
-from usd.core.registry import find
+from usd.core.registry import build, find
 from usd.data import Data
 from usd.data.random_camera import CameraBatch
 from usd.math.camera import camera_differences, orbit_cameras_deg
-from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS, nearest_named_cameras, syncdreamer_cameras
+from usd.math.view_groups import (
+    FREE_GROUPS,
+    NAMED_DISTANCE,
+    VIEW_GROUPS,
+    nearest_named_cameras,
+    syncdreamer_cameras,
+)
 
 
 @pytest.mark.parametrize("group", sorted(set(VIEW_GROUPS) - {*FREE_GROUPS, "named"}))
@@ -48,3 +56,24 @@ def test_the_first_of_a_group_that_turns_stands_where_the_picture_was_taken() ->
 def test_data_can_draw_every_group() -> None:
     annotation = get_type_hints(find(Data, "view-group-datamodule").Config)["group"]
     assert set(get_args(annotation)) == set(VIEW_GROUPS)
+
+
+@pytest.mark.parametrize(
+    "recipe", ["syncdreamer", "wonder3d", "zero123plus", "imagedream", "multiple-angles", "usd-views-mini"]
+)
+def test_a_recipes_picture_shows_as_much_of_the_world_as_the_views_of_its_group(recipe: str) -> None:
+    """Data of another type takes nothing from the base recipe: its lens would be 70 degrees wide."""
+    given = ["system.guidance.image_path=load/images/kettle.png"]
+    data = build(load_experiment([CONFIGS / f"{recipe}.yaml"], given)[0].data, Data)
+    batch = data.batch(0, torch.Generator().manual_seed(0))
+    assert isinstance(batch, CameraBatch) and batch.reference is not None
+    views = batch.cameras
+    seen = views.spherical.distance * torch.tan(views.fov_y / 2)
+    shown = seen if views.span_y is None else views.span_y / 2
+    front = batch.reference.spherical.distance * torch.tan(batch.reference.fov_y / 2)
+    near, far = NAMED_DISTANCE[0], NAMED_DISTANCE[-1]
+    assert bool((shown > near * 0.98 * front).all() and (shown < far * 1.02 * front).all())
+    assert recipe == "multiple-angles" or float((shown / front - 1).abs().max()) < 0.01
+    evaluated = data.eval_batches("test")[0]
+    assert isinstance(evaluated, CameraBatch) and views.height >= 64
+    torch.testing.assert_close(evaluated.cameras.fov_y[0], batch.reference.fov_y[0])
