@@ -158,15 +158,15 @@ def sheet(bench: MethodBench) -> Image.Image:
     return labeled(chart.grouped_sheet(rows, groups, 96), names)
 
 
-def labeled(picture: Image.Image, names: Sequence[str], left: int = 110) -> Image.Image:
-    """Return a sheet with a name in front of each of its rows."""
+def labeled(picture: Image.Image, names: Sequence[str], left: int = 110, cell: int = 96) -> Image.Image:
+    """Return a grouped sheet with a name in front of each of its rows, of cells with so many pixels a side."""
     from PIL import ImageDraw
 
     canvas = Image.new("RGB", (picture.width + left, picture.height), "white")
     canvas.paste(picture, (left, 0))
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(names):
-        draw.text((left - 8, 34 + row * 100 + 48), name, "black", chart.font(11), "rm")
+        draw.text((left - 8, 34 + row * (cell + 4) + cell // 2), name, "black", chart.font(11), "rm")
     return canvas
 
 

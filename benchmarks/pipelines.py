@@ -307,7 +307,7 @@ def sheet(bench: PipelineBench) -> Image.Image:
             folders = [runs.newest_views(bench.trial(subject, method)) for subject in judged]
             rows.append([c for s, f in zip(judged, folders, strict=True) for c in shown_of(s, f)])
             names.append(method)
-    return labeled(chart.grouped_sheet(rows, [(s.name, len(SHOWN) + 1) for s in judged], 72), names, 130)
+    return labeled(chart.grouped_sheet(rows, [(s.name, len(SHOWN) + 1) for s in judged], 72), names, 130, 72)
 
 
 def shown_of(subject: Subject, views: Path | None) -> list[torch.Tensor]:
