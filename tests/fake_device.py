@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from usd.denoiser.load import find_published, finding_by
 from usd.math.rng import ShareGenerator
 
 NAME = "strange"
@@ -209,7 +210,7 @@ class _Torch(ModuleType):
 
 @contextmanager
 def elsewhere(monkeypatch: Any) -> Iterator[torch.device]:
-    """Inside, the launcher trains on the strange device."""
+    """Inside, the launcher trains on the strange device, with models of its own: those of other tests stay here."""
     for module in ("usd.core.random", "usd.math.rng"):
         monkeypatch.setattr(f"{module}.torch", _Torch("torch"))
     for name in ("__new__", "__init__", "device"):
@@ -218,5 +219,6 @@ def elsewhere(monkeypatch: Any) -> Iterator[torch.device]:
     monkeypatch.setattr("usd.app.export.single_device", lambda gpu: DEVICE)
     with ExitStack() as stack:
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        stack.enter_context(finding_by(find_published))
         stack.enter_context(_Making())
         yield DEVICE

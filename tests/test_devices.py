@@ -30,6 +30,13 @@ def test_the_strange_device_refuses_what_cuda_refuses(monkeypatch):
         assert torch.zeros(2).device.type == "cpu"
 
 
+def test_a_model_that_went_there_is_not_what_other_tests_open(monkeypatch):
+    with elsewhere(monkeypatch) as device:
+        far = open_text_denoiser("gaussian", "here").to(device)
+    here = open_text_denoiser("gaussian", "here")
+    assert far.alphas_cumprod.device == device and here.alphas_cumprod.device.type == "cpu"
+
+
 def test_gradients_stay_on_the_strange_device(monkeypatch):
     with elsewhere(monkeypatch) as device:
         torch.manual_seed(0)
