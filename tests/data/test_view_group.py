@@ -77,3 +77,13 @@ def test_a_recipes_picture_shows_as_much_of_the_world_as_the_views_of_its_group(
     evaluated = data.eval_batches("test")[0]
     assert isinstance(evaluated, CameraBatch) and views.height >= 64
     torch.testing.assert_close(evaluated.cameras.fov_y[0], batch.reference.fov_y[0])
+
+
+def test_the_cameras_that_mvdream_is_told_look_at_the_middle_and_bring_their_lamp() -> None:
+    given = ["system.prompt_processor.prompt=a red car"]
+    data = build(load_experiment([CONFIGS / "mvdream.yaml"], given)[0].data, Data)
+    batch = data.batch(0, torch.Generator().manual_seed(0))
+    assert isinstance(batch, CameraBatch) and len(batch.cameras) == 4
+    pixels, _ = batch.cameras.resize(2, 2).project(torch.zeros(1, 3))
+    torch.testing.assert_close(pixels, torch.ones_like(pixels), atol=1e-4, rtol=0)
+    assert batch.cameras.light_positions is not None
