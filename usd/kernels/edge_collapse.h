@@ -2,7 +2,7 @@
 // to, is written down there.
 //
 // Warp compiles the bodies (native.py); edge_collapse_warp.py declares the same arguments in Warp's types.
-//   vertex    6 numbers for each vertex, as rows: head and tail of its list of corners, its number of faces, a version
+//   vertex    a row of 8 numbers for each vertex: head and tail of its list of corners, its number of faces, a version
 //             that changes with it, a mark, flags
 //   next      for each corner of a face the next one at the same vertex; -1 behind the last
 //   memory    a heap of candidates, three doubles each
@@ -18,7 +18,7 @@ inline void start_collapses(
 #include "edge_collapse_candidates.h"
     const int n_corners = faces.shape[0];
     for (int v = 0; v < n_vertices; ++v)
-        head[v] = tail[v] = -1;
+        vertices[v].head = vertices[v].tail = -1;
     for (int c = 0; c < n_corners; ++c) {
         int* f = face_of(c);
         // A face that names a vertex twice has no area and no place in any fan.
@@ -30,12 +30,12 @@ inline void start_collapses(
             continue;
         const int v = corner[c];
         link[c] = -1;
-        if (head[v] < 0)
-            head[v] = c;
+        if (vertices[v].head < 0)
+            vertices[v].head = c;
         else
-            link[tail[v]] = c;
-        tail[v] = c;
-        ++degree[v];
+            link[vertices[v].tail] = c;
+        vertices[v].tail = c;
+        ++vertices[v].degree;
     }
     const auto add_plane = [&](int v, const double* n, double offset, double weight) {
         const double plane[4] = {n[0], n[1], n[2], offset};
@@ -59,13 +59,13 @@ inline void start_collapses(
         for (int k = 0; k < 3; ++k) {
             const int a = f[k], b = f[(k + 1) % 3], count = faces_at(a, b);
             if (count > 2) {
-                flags[a] |= LOCKED;
-                flags[b] |= LOCKED;
+                vertices[a].flags |= LOCKED;
+                vertices[b].flags |= LOCKED;
             }
             if (count != 1)
                 continue;
-            flags[a] |= BORDER;
-            flags[b] |= BORDER;
+            vertices[a].flags |= BORDER;
+            vertices[b].flags |= BORDER;
             // A wall stands on each border edge, at a right angle to its face: leaving it costs like leaving a plane.
             double along[3], wall[3];
             for (int i = 0; i < 3; ++i)
@@ -88,7 +88,7 @@ inline void start_collapses(
             const int a = f[k], b = f[(k + 1) % 3];
             // The first face that has an edge speaks for it.
             bool first = true;
-            for (int other = head[a]; other >= 0 && first; other = link[other])
+            for (int other = vertices[a].head; other >= 0 && first; other = link[other])
                 first = !(other / 3 < c / 3 && has(face_of(other), b));
             if (first)
                 add(a, b);
@@ -108,14 +108,14 @@ inline void collapse_cheapest(
 #include "edge_collapse_candidates.h"
     // Corners of removed faces leave a list here, so that lists stay as short as fans.
     const auto relink = [&](int v) {
-        int* from = &head[v];
-        tail[v] = -1;
+        int* from = &vertices[v].head;
+        vertices[v].tail = -1;
         for (int c = *from; c >= 0; c = link[c]) {
             if (face_of(c)[0] < 0)
                 continue;
             *from = c;
             from = &link[c];
-            tail[v] = c;
+            vertices[v].tail = c;
         }
         *from = -1;
     };
@@ -124,23 +124,24 @@ inline void collapse_cheapest(
     const auto keeps_topology = [&](int a, int b) {
         const int near_a = ++mark_used, near_both = ++mark_used;
         int at_edge = 0, common = 0;
-        for (int c = head[a]; c >= 0; c = link[c]) {
+        for (int c = vertices[a].head; c >= 0; c = link[c]) {
             const int* f = face_of(c);
             if (f[0] < 0)
                 continue;
             const bool both = has(f, b);
             at_edge += both;
             for (int k = 0; k < 3; ++k) {
-                mark[f[k]] = near_a;
-                if (both && f[k] != a && f[k] != b && degree[f[k]] + ((flags[f[k]] & BORDER) != 0) <= 3)
+                Vertex& near = vertices[f[k]];
+                near.mark = near_a;
+                if (both && f[k] != a && f[k] != b && near.degree + ((near.flags & BORDER) != 0) <= 3)
                     return false;
             }
         }
-        for (int c = head[b]; c >= 0; c = link[c]) {
+        for (int c = vertices[b].head; c >= 0; c = link[c]) {
             const int* f = face_of(c);
             for (int k = 0; k < 3 && f[0] >= 0; ++k)
-                if (f[k] != a && f[k] != b && mark[f[k]] == near_a) {
-                    mark[f[k]] = near_both;
+                if (f[k] != a && f[k] != b && vertices[f[k]].mark == near_a) {
+                    vertices[f[k]].mark = near_both;
                     ++common;
                 }
         }
@@ -151,7 +152,7 @@ inline void collapse_cheapest(
         double worst_before = LEAST_SHAPE, worst = 1.0;
         const int ends[2] = {a, b};
         for (int end : ends)
-            for (int c = head[end]; c >= 0; c = link[c]) {
+            for (int c = vertices[end].head; c >= 0; c = link[c]) {
                 const int* f = face_of(c);
                 if (f[0] < 0)
                     continue;
@@ -179,10 +180,10 @@ inline void collapse_cheapest(
             points[3 * size_t(a) + k] = place[k];
         for (int k = 0; k < 10; ++k)
             quadrics[10 * size_t(a) + k] += quadrics[10 * size_t(b) + k];
-        flags[a] = (flags[a] | (flags[b] & BORDER)) & ~REFUSED;
-        degree[a] += degree[b];
+        vertices[a].flags = (vertices[a].flags | (vertices[b].flags & BORDER)) & ~REFUSED;
+        vertices[a].degree += vertices[b].degree;
         int opposite[2], n_opposite = 0;
-        for (int c = head[b]; c >= 0; c = link[c]) {
+        for (int c = vertices[b].head; c >= 0; c = link[c]) {
             int* f = face_of(c);
             if (f[0] < 0)
                 continue;
@@ -192,38 +193,38 @@ inline void collapse_cheapest(
             }
             for (int k = 0; k < 3; ++k)
                 if (f[k] != a && f[k] != b && n_opposite < 2) {
-                    --degree[f[k]];
+                    --vertices[f[k]].degree;
                     opposite[n_opposite++] = f[k];
                 }
             f[0] = -1;
-            degree[a] -= 2;
+            vertices[a].degree -= 2;
             --faces_left;
         }
-        link[tail[a]] = head[b];
-        head[b] = -1;
-        ++version[a];
-        ++version[b];
+        link[vertices[a].tail] = vertices[b].head;
+        vertices[b].head = -1;
+        ++vertices[a].version;
+        ++vertices[b].version;
         relink(a);
         for (int k = 0; k < n_opposite; ++k)
             relink(opposite[k]);
     };
     // New candidates for the edges of a, and for those around it that were refused: what refused them may be gone.
     const auto renew_around = [&](int a) {
-        for (int c = head[a]; c >= 0; c = link[c])
+        for (int c = vertices[a].head; c >= 0; c = link[c])
             for (int k = 0; k < 3; ++k) {
                 const int v = face_of(c)[k];
-                if (flags[v] & REFUSED) {
-                    flags[v] = (flags[v] & ~REFUSED) | RENEWED;
-                    ++version[v];
+                if (vertices[v].flags & REFUSED) {
+                    vertices[v].flags = (vertices[v].flags & ~REFUSED) | RENEWED;
+                    ++vertices[v].version;
                 }
             }
         add_edges_of(a);
-        for (int c = head[a]; c >= 0; c = link[c])
+        for (int c = vertices[a].head; c >= 0; c = link[c])
             for (int k = 0; k < 3; ++k) {
                 const int v = face_of(c)[k];
-                if (flags[v] & RENEWED) {
+                if (vertices[v].flags & RENEWED) {
                     // Where two such vertices share an edge, the one that comes last adds it.
-                    flags[v] &= ~RENEWED;
+                    vertices[v].flags &= ~RENEWED;
                     add_edges_of(v);
                 }
             }
@@ -238,8 +239,8 @@ inline void collapse_cheapest(
         price(best.a, best.b, place);
         if (!keeps_topology(best.a, best.b) || !keeps_faces(best.a, best.b, place)) {
             // Not tried again until something around it has changed.
-            flags[best.a] |= REFUSED;
-            flags[best.b] |= REFUSED;
+            vertices[best.a].flags |= REFUSED;
+            vertices[best.b].flags |= REFUSED;
             continue;
         }
         join(best.a, best.b, place);
