@@ -2,7 +2,7 @@
 // to, is written down there.
 //
 // Warp compiles the bodies (native.py); edge_collapse_warp.py declares the same arguments in Warp's types.
-//   vertex    a row of 8 numbers for each vertex: head and tail of its list of corners, its number of faces, a version
+//   vertex    6 numbers for each vertex, as rows: head and tail of its list of corners, its number of faces, a version
 //             that changes with it, a mark, flags
 //   next      for each corner of a face the next one at the same vertex; -1 behind the last
 //   memory    a heap of candidates, three doubles each
@@ -18,7 +18,7 @@ inline void start_collapses(
 #include "edge_collapse_candidates.h"
     const int n_corners = faces.shape[0];
     for (int v = 0; v < n_vertices; ++v)
-        vertices[v].head = vertices[v].tail = -1;
+        head[v] = tail[v] = -1;
     for (int c = 0; c < n_corners; ++c) {
         int* f = face_of(c);
         // A face that names a vertex twice has no area and no place in any fan.
@@ -30,12 +30,12 @@ inline void start_collapses(
             continue;
         const int v = corner[c];
         link[c] = -1;
-        if (vertices[v].head < 0)
-            vertices[v].head = c;
+        if (head[v] < 0)
+            head[v] = c;
         else
-            link[vertices[v].tail] = c;
-        vertices[v].tail = c;
-        ++vertices[v].degree;
+            link[tail[v]] = c;
+        tail[v] = c;
+        ++degree[v];
     }
     const auto add_plane = [&](int v, const double* n, double offset, double weight) {
         const double plane[4] = {n[0], n[1], n[2], offset};
@@ -59,13 +59,13 @@ inline void start_collapses(
         for (int k = 0; k < 3; ++k) {
             const int a = f[k], b = f[(k + 1) % 3], count = faces_at(a, b);
             if (count > 2) {
-                vertices[a].flags |= LOCKED;
-                vertices[b].flags |= LOCKED;
+                flags[a] |= LOCKED;
+                flags[b] |= LOCKED;
             }
             if (count != 1)
                 continue;
-            vertices[a].flags |= BORDER;
-            vertices[b].flags |= BORDER;
+            flags[a] |= BORDER;
+            flags[b] |= BORDER;
             // A wall stands on each border edge, at a right angle to its face: leaving it costs like leaving a plane.
             double along[3], wall[3];
             for (int i = 0; i < 3; ++i)
@@ -88,7 +88,7 @@ inline void start_collapses(
             const int a = f[k], b = f[(k + 1) % 3];
             // The first face that has an edge speaks for it.
             bool first = true;
-            for (int other = vertices[a].head; other >= 0 && first; other = link[other])
+            for (int other = head[a]; other >= 0 && first; other = link[other])
                 first = !(other / 3 < c / 3 && has(face_of(other), b));
             if (first)
                 add(a, b);
@@ -108,14 +108,14 @@ inline void collapse_cheapest(
 #include "edge_collapse_candidates.h"
     // Corners of removed faces leave a list here, so that lists stay as short as fans.
     const auto relink = [&](int v) {
-        int* from = &vertices[v].head;
-        vertices[v].tail = -1;
+        int* from = &head[v];
+        tail[v] = -1;
         for (int c = *from; c >= 0; c = link[c]) {
             if (face_of(c)[0] < 0)
                 continue;
             *from = c;
             from = &link[c];
-            vertices[v].tail = c;
+            tail[v] = c;
         }
         *from = -1;
     };
@@ -124,24 +124,23 @@ inline void collapse_cheapest(
     const auto keeps_topology = [&](int a, int b) {
         const int near_a = ++mark_used, near_both = ++mark_used;
         int at_edge = 0, common = 0;
-        for (int c = vertices[a].head; c >= 0; c = link[c]) {
+        for (int c = head[a]; c >= 0; c = link[c]) {
             const int* f = face_of(c);
             if (f[0] < 0)
                 continue;
             const bool both = has(f, b);
             at_edge += both;
             for (int k = 0; k < 3; ++k) {
-                Vertex& near = vertices[f[k]];
-                near.mark = near_a;
-                if (both && f[k] != a && f[k] != b && near.degree + ((near.flags & BORDER) != 0) <= 3)
+                mark[f[k]] = near_a;
+                if (both && f[k] != a && f[k] != b && degree[f[k]] + ((flags[f[k]] & BORDER) != 0) <= 3)
                     return false;
             }
         }
-        for (int c = vertices[b].head; c >= 0; c = link[c]) {
+        for (int c = head[b]; c >= 0; c = link[c]) {
             const int* f = face_of(c);
             for (int k = 0; k < 3 && f[0] >= 0; ++k)
-                if (f[k] != a && f[k] != b && vertices[f[k]].mark == near_a) {
-                    vertices[f[k]].mark = near_both;
+                if (f[k] != a && f[k] != b && mark[f[k]] == near_a) {
+                    mark[f[k]] = near_both;
                     ++common;
                 }
         }
@@ -152,7 +151,7 @@ inline void collapse_cheapest(
         double worst_before = LEAST_SHAPE, worst = 1.0;
         const int ends[2] = {a, b};
         for (int end : ends)
-            for (int c = vertices[end].head; c >= 0; c = link[c]) {
+            for (int c = head[end]; c >= 0; c = link[c]) {
                 const int* f = face_of(c);
                 if (f[0] < 0)
                     continue;
@@ -180,10 +179,10 @@ inline void collapse_cheapest(
             points[3 * size_t(a) + k] = place[k];
         for (int k = 0; k < 10; ++k)
             quadrics[10 * size_t(a) + k] += quadrics[10 * size_t(b) + k];
-        vertices[a].flags = (vertices[a].flags | (vertices[b].flags & BORDER)) & ~REFUSED;
-        vertices[a].degree += vertices[b].degree;
+        flags[a] = (flags[a] | (flags[b] & BORDER)) & ~REFUSED;
+        degree[a] += degree[b];
         int opposite[2], n_opposite = 0;
-        for (int c = vertices[b].head; c >= 0; c = link[c]) {
+        for (int c = head[b]; c >= 0; c = link[c]) {
             int* f = face_of(c);
             if (f[0] < 0)
                 continue;
@@ -193,38 +192,38 @@ inline void collapse_cheapest(
             }
             for (int k = 0; k < 3; ++k)
                 if (f[k] != a && f[k] != b && n_opposite < 2) {
-                    --vertices[f[k]].degree;
+                    --degree[f[k]];
                     opposite[n_opposite++] = f[k];
                 }
             f[0] = -1;
-            vertices[a].degree -= 2;
+            degree[a] -= 2;
             --faces_left;
         }
-        link[vertices[a].tail] = vertices[b].head;
-        vertices[b].head = -1;
-        ++vertices[a].version;
-        ++vertices[b].version;
+        link[tail[a]] = head[b];
+        head[b] = -1;
+        ++version[a];
+        ++version[b];
         relink(a);
         for (int k = 0; k < n_opposite; ++k)
             relink(opposite[k]);
     };
     // New candidates for the edges of a, and for those around it that were refused: what refused them may be gone.
     const auto renew_around = [&](int a) {
-        for (int c = vertices[a].head; c >= 0; c = link[c])
+        for (int c = head[a]; c >= 0; c = link[c])
             for (int k = 0; k < 3; ++k) {
                 const int v = face_of(c)[k];
-                if (vertices[v].flags & REFUSED) {
-                    vertices[v].flags = (vertices[v].flags & ~REFUSED) | RENEWED;
-                    ++vertices[v].version;
+                if (flags[v] & REFUSED) {
+                    flags[v] = (flags[v] & ~REFUSED) | RENEWED;
+                    ++version[v];
                 }
             }
         add_edges_of(a);
-        for (int c = vertices[a].head; c >= 0; c = link[c])
+        for (int c = head[a]; c >= 0; c = link[c])
             for (int k = 0; k < 3; ++k) {
                 const int v = face_of(c)[k];
-                if (vertices[v].flags & RENEWED) {
+                if (flags[v] & RENEWED) {
                     // Where two such vertices share an edge, the one that comes last adds it.
-                    vertices[v].flags &= ~RENEWED;
+                    flags[v] &= ~RENEWED;
                     add_edges_of(v);
                 }
             }
@@ -239,8 +238,8 @@ inline void collapse_cheapest(
         price(best.a, best.b, place);
         if (!keeps_topology(best.a, best.b) || !keeps_faces(best.a, best.b, place)) {
             // Not tried again until something around it has changed.
-            vertices[best.a].flags |= REFUSED;
-            vertices[best.b].flags |= REFUSED;
+            flags[best.a] |= REFUSED;
+            flags[best.b] |= REFUSED;
             continue;
         }
         join(best.a, best.b, place);

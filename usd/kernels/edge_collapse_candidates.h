@@ -10,13 +10,9 @@
         double cost;
         int a, b, version_a, version_b;
     };
-    // What is asked of a vertex together lies together, and none lies across two lines of the cache.
-    struct Vertex {
-        int head, tail, degree, version, mark, flags, unused[2];
-    };
-    const int n_vertices = vertex.shape[0], capacity = memory.shape[0] / 3;
-    Vertex* vertices = reinterpret_cast<Vertex*>(vertex.data);
-    int *link = next.data, *corner = faces.data;
+    const int n_vertices = vertex.shape[1], capacity = memory.shape[0] / 3;
+    int *head = vertex.data, *tail = head + n_vertices, *degree = tail + n_vertices, *version = degree + n_vertices;
+    int *mark = version + n_vertices, *flags = mark + n_vertices, *link = next.data, *corner = faces.data;
     double *points = x.data, *quadrics = quadric.data;
     Candidate* heap = reinterpret_cast<Candidate*>(memory.data);
     int size = state.data[0], faces_left = state.data[1], mark_used = state.data[2];
@@ -45,14 +41,14 @@
     };
     const auto faces_at = [&](int a, int b) {
         int count = 0;
-        for (int c = vertices[a].head; c >= 0; c = link[c])
+        for (int c = head[a]; c >= 0; c = link[c])
             count += has(face_of(c), b);
         return count;
     };
     const auto price = [&](int a, int b, double* place) {
-        if ((vertices[a].flags | vertices[b].flags) & LOCKED)
+        if ((flags[a] | flags[b]) & LOCKED)
             return NEVER;
-        const bool border_a = vertices[a].flags & BORDER, border_b = vertices[b].flags & BORDER;
+        const bool border_a = flags[a] & BORDER, border_b = flags[b] & BORDER;
         // An inner edge between two borders would pinch the surface.
         if (border_a && border_b && faces_at(a, b) > 1)
             return NEVER;
@@ -96,27 +92,23 @@
         return (error > 0.0 ? error : 0.0) + pull * square;
     };
     const auto is_stale = [&](const Candidate& one) {
-        return vertices[one.a].version != one.version_a || vertices[one.b].version != one.version_b;
+        return version[one.a] != one.version_a || version[one.b] != one.version_b;
     };
-    // Four children each: half as many levels as with two, and those of a candidate lie side by side.
-    constexpr int CHILDREN = 4;
     const auto sift_down = [&](int i) {
         const Candidate moved = heap[i];
-        for (int first; (first = CHILDREN * i + 1) < size;) {
-            int least = first;
-            for (int child = first + 1; child < first + CHILDREN && child < size; ++child)
-                least = heap[child].cost < heap[least].cost ? child : least;
-            if (!(heap[least].cost < moved.cost))
+        for (int child; (child = 2 * i + 1) < size; i = child) {
+            if (child + 1 < size && heap[child + 1].cost < heap[child].cost)
+                ++child;
+            if (!(heap[child].cost < moved.cost))
                 break;
-            heap[i] = heap[least];
-            i = least;
+            heap[i] = heap[child];
         }
         heap[i] = moved;
     };
     const auto sift_up = [&](int i) {
         const Candidate moved = heap[i];
-        for (; i > 0 && moved.cost < heap[(i - 1) / CHILDREN].cost; i = (i - 1) / CHILDREN)
-            heap[i] = heap[(i - 1) / CHILDREN];
+        for (; i > 0 && moved.cost < heap[(i - 1) / 2].cost; i = (i - 1) / 2)
+            heap[i] = heap[(i - 1) / 2];
         heap[i] = moved;
     };
     const auto add = [&](int a, int b) {
@@ -136,18 +128,18 @@
         }
         if (size == capacity)
             return false;
-        heap[size] = Candidate{cost, a, b, vertices[a].version, vertices[b].version};
+        heap[size] = Candidate{cost, a, b, version[a], version[b]};
         ++size;
         return true;
     };
     const auto add_edges_of = [&](int a) {
         const int here = ++mark_used;
-        for (int c = vertices[a].head; c >= 0; c = link[c])
+        for (int c = head[a]; c >= 0; c = link[c])
             for (int k = 0; k < 3; ++k) {
                 const int b = face_of(c)[k];
-                if (face_of(c)[0] < 0 || b == a || vertices[b].mark == here || (vertices[b].flags & RENEWED))
+                if (face_of(c)[0] < 0 || b == a || mark[b] == here || (flags[b] & RENEWED))
                     continue;
-                vertices[b].mark = here;
+                mark[b] = here;
                 if (add(a, b))
                     sift_up(size - 1);
             }

@@ -13,7 +13,7 @@ from usd.kernels.native import native_body
 wp = runtime.import_warp()
 kernel = wp.kernel(module="usd_edge_collapse", enable_backward=False)
 AT_ONCE = 20_000  # collapses between two reports of progress
-CANDIDATE, VERTEX = 3, 8  # doubles; integers
+CANDIDATE = 3  # doubles
 ROOM = 2.0  # candidates for each edge of a closed mesh; when all are taken, those out of date go
 
 
@@ -93,7 +93,7 @@ def collapse(x: Tensor, faces: Tensor, target: int, show: Callable[[int], None])
         points.view(-1),
         x.new_zeros(10 * n),
         corners.view(-1),
-        torch.zeros((n, VERTEX), dtype=torch.int32),
+        torch.zeros((6, n), dtype=torch.int32),
         torch.zeros(3 * len(faces), dtype=torch.int32),
         memory,
         state,
