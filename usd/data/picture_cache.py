@@ -319,4 +319,8 @@ def _in_file(
     layout: PixelLayout, file: PixelFile, notes: tuple[str, ...], decoding: BackgroundDecoding | None = None
 ) -> StoredPixels:
     """Return the pixels of a file, which is complete or being written."""
-    return replace(layout.arrays(lambda *where: FilePart(file, *where, decoding)), notes=notes)
+
+    def part(dtype: str, shape: tuple[int, int, int, int], offset: int) -> FilePart:
+        return FilePart(file, dtype, shape, offset, decoding)
+
+    return replace(layout.arrays(part), notes=notes)
