@@ -35,11 +35,22 @@ def test_a_batch_that_is_no_whole_group_is_one_line(monkeypatch: pytest.MonkeyPa
         _guidance(monkeypatch).noisy_latents(torch.zeros(6, 3, 8, 8), 0, None)
 
 
+def test_dds_refuses_a_model_of_groups_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GaussianDenoiser, "group_size", 4)
+    with pytest.raises(UserError, match=r"^system\.guidance: dds .* 'gaussian' denoises its views together"):
+        build(spec("guidance", "dds-guidance", {"zero123_model_name_or_path": "gaussian"}))
+
+
 # ------------------------------------------------------------------------------------- every formula, every model
 
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
-LEARNS, WANTS_TEXT = "cannot learn: it denoises its views together", "do not share a latent space"
-"""Why VSD refuses models of view groups, and NFSD, which has a text model predict, models without a relative."""
+GROUP = {
+    "vsd": "cannot learn: it denoises its views together",
+    "dds": "denoises its views together; expected a model of single views",
+}
+"""Formulas that refuse models of view groups, and why."""
+WANTS_TEXT = "do not share a latent space"
+"""Why NFSD, which has a text model predict, refuses a model without a relative."""
 GROUPS = {
     "toybox-views": ("toybox", "toybox-sd"),
     "wonder3d": ("wonder3d", "sd-1.5"),
@@ -88,7 +99,7 @@ def test_every_formula_takes_two_steps_with_every_model_of_view_groups(
         refused = formula_matrix.take_two_steps_of_views(
             model, given, batch.cameras, PICTURE, batch.reference
         )
-    assert_refused(refused, vsd=LEARNS, **({} if base else {"nfsd": WANTS_TEXT}))
+    assert_refused(refused, **GROUP, **({} if base else {"nfsd": WANTS_TEXT}))
 
 
 @pytest.mark.slow
@@ -100,7 +111,7 @@ def test_every_formula_takes_two_steps_with_syncdreamer(tmp_path: Path) -> None:
         refused = formula_matrix.take_two_steps_of_views(
             str(file), given, batch.cameras, PICTURE, batch.reference
         )
-    assert_refused(refused, vsd=LEARNS)
+    assert_refused(refused, **GROUP)
 
 
 @pytest.mark.slow
@@ -126,4 +137,4 @@ def test_every_formula_takes_two_steps_with_every_unet_that_reads_a_sentence(mod
         refused = formula_matrix.take_two_steps_from_a_sentence(
             model, "a red chair", cameras if model == "mvdream" else cameras[:1], {}
         )
-    assert_refused(refused, **({"vsd": LEARNS} if model == "mvdream" else {}))
+    assert_refused(refused, **(GROUP if model == "mvdream" else {}))
