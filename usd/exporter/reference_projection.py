@@ -1,5 +1,6 @@
 """Colors that a reference picture gives to points of a surface, and how far it is to be believed at each of them."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,10 +11,15 @@ from torch import Tensor
 from usd.kernels.rasterize import Tracer, whole
 from usd.math.camera import Cameras
 
-SLANTED, FACING = 0.25, 0.6
+Slant = tuple[float, float]
 """Cosines between normal and line of sight below which a picture says nothing, and above which it leads."""
+SQUARE: Slant = (0.25, 0.6)
+GRAZING: Slant = (0.1, 0.35)
+"""Of a picture that is known to be right: stretched as it is at the outline, it says more than no picture."""
 RIM = 0.015
 """Share of the picture's side by which the object's outline is narrowed: on its rim colors mix with what is behind."""
+GAPS, WIDEST_RIM = 2.0, 0.03
+"""Where it is measured how far two outlines are apart, the rim is so many times as wide, and at most this share."""
 DEPTH = 0.01
 """A point is hidden by what is nearer to the camera by more than this share of their distance."""
 
@@ -24,6 +30,7 @@ class Sight:
 
     camera: Cameras
     tracer: Tracer
+    slant: Slant = SQUARE
 
     def __call__(self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
         """Return weights in [0, 1]: 0 for points that are turned away or hidden, 1 for those seen squarely."""
@@ -34,7 +41,8 @@ class Sight:
         sight = torch.nn.functional.normalize(self.camera.position - x, dim=-1)
         cosine = (sight * normal).sum(-1, keepdim=True).abs()
         # Without a slope at either end, so that no line shows where the picture starts to lead.
-        share = ((cosine - SLANTED) / (FACING - SLANTED)).clamp(0, 1)
+        least, most = self.slant
+        share = ((cosine - least) / (most - least)).clamp(0, 1)
         return share * share * (3 - 2 * share)
 
     def _visible(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
@@ -48,11 +56,16 @@ class Sight:
 
 @dataclass(frozen=True)
 class ReferenceProjection:
-    """A picture with straight alpha, the camera that took it, and the surface that it shows."""
+    """A picture with straight alpha, the camera that took it, and the surface that it shows.
+
+    ``rim`` is the share of the picture's side by which the outline is narrowed.
+    """
 
     rgba: Float[Tensor, "4 S S"]
     camera: Cameras
     tracer: Tracer
+    rim: float = RIM
+    slant: Slant = SQUARE
 
     def __call__(
         self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]
@@ -65,16 +78,26 @@ class ReferenceProjection:
         grid = (pixel / size * 2 - 1).view(1, 1, -1, 2)
         found = torch.nn.functional.grid_sample(self._layers[None], grid, align_corners=False)[0, :, 0].T
         # Each doubt alone is enough to leave a point to the field: rim, slant, something in between.
-        weight = found[:, 3:] * Sight(self.camera, self.tracer)(x, normal)
+        weight = found[:, 3:] * Sight(self.camera, self.tracer, self.slant)(x, normal)
         return found[:, :3], weight
 
     @cached_property
     def _layers(self) -> Float[Tensor, "4 S S"]:
         """Colors, and the object's mask without its rim."""
-        reach = max(1, round(RIM * self.rgba.shape[-1]))
+        reach = max(1, round(self.rim * self.rgba.shape[-1]))
         # The least value around a pixel: a maximum of the negative, since there is no pooling by minimum.
         mask = -torch.nn.functional.max_pool2d(-self.rgba[None, 3:], 2 * reach + 1, 1, reach)[0]
         return torch.cat([self.rgba[:3], mask])
+
+
+def rim_between(mask: Float[Tensor, "S S"], other: Float[Tensor, "S S"]) -> float:
+    """Return how wide a rim two outlines of one object want, as a share of the side: ``GAPS`` times what is between."""
+    # Crofton: what lines across the picture meet of an outline, times pi / 4, is its length.
+    crossings = mask.diff(dim=0).abs().sum() + mask.diff(dim=1).abs().sum()
+    length = float(crossings) * math.pi / 4
+    # The area between two outlines is their distance times their length.
+    gap = float((mask - other).abs().sum()) / max(length, 1.0)
+    return min(GAPS * gap / len(mask), WIDEST_RIM)
 
 
 @dataclass(frozen=True)
