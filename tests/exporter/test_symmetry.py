@@ -82,7 +82,7 @@ def test_the_hidden_end_of_a_symmetric_box_gets_the_colors_of_the_end_that_is_sh
     found = mirrored_picture(start, picture, seeded())
     assert found is not None and found.mirror.azimuth_deg % 180 == pytest.approx(0.0, abs=0.5)
     hidden = torch.tensor([[-0.4, 0.05, 0.02], [-0.4, -0.1, -0.05]])
-    color, weight = found(hidden, torch.tensor([[-1.0, 0, 0]]).expand(2, 3))
+    color, weight = found.colors(hidden, torch.tensor([[-1.0, 0, 0]]).expand(2, 3))
     assert picture(hidden, torch.tensor([[-1.0, 0, 0]]).expand(2, 3))[1].max() == 0
     expected = SYMMETRIC[0](hidden)[:, None].expand(2, 3)
     assert weight.min() > 0.9 and torch.allclose(color, expected, atol=0.03)
@@ -93,9 +93,13 @@ def test_colors_that_are_not_symmetric_are_not_mirrored() -> None:
     assert mirrored_picture(start, picture, seeded()) is None
 
 
-def test_a_share_weakens_the_mirrored_picture() -> None:
+def test_only_detail_is_mirrored_and_as_much_of_it_as_is_asked_for() -> None:
+    """Another light on the shown side, the same everywhere, changes nothing; a share halves the weight."""
     start, picture = shown_obliquely(*SYMMETRIC)
-    found = mirrored_picture(start, picture, seeded())
-    assert found is not None
-    at = torch.tensor([[-0.4, 0.05, 0.02]]), torch.tensor([[-1.0, 0, 0]])
+    brighter = replace(picture, rgba=picture.rgba + torch.tensor([0.1, 0.1, 0.1, 0]).view(4, 1, 1))
+    found, other = (mirrored_picture(start, shown, seeded()) for shown in (picture, brighter))
+    assert found is not None and other is not None
+    at = torch.tensor([[-0.4, 0.05, 0.02], [-0.4, -0.1, 0.0]]), torch.tensor([[-1.0, 0, 0], [-1.0, 0, 0]])
+    assert torch.allclose(found(*at)[0], other(*at)[0], atol=1e-4)
+    assert float(found(*at)[0][0, 0] - found(*at)[0][1, 0]) > 0.03, "the brighter of two points is brighter"
     assert torch.allclose(replace(found, share=0.5)(*at)[1], 0.5 * found(*at)[1])

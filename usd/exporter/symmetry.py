@@ -8,6 +8,7 @@ the colors that the object has already must agree better with the mirrored ones 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ STEP_DEG, FINE_DEG = 2.0, 0.25
 APART_DEG = 15.0
 NEAR, SAME = 0.05, 0.015
 """Root mean square distance of mirrored points to the surface, in object sizes: worth refining, and a symmetry."""
+TONE = 0.18
+"""Standard deviation of the Gaussian, in object sizes, above which tones stay those of the mesh."""
 AGREEMENT = 0.1
 """Share of the squared difference between shuffled colors by which mirrored ones have to be nearer."""
 
@@ -50,44 +53,82 @@ class Mirror:
 
 
 @dataclass(frozen=True)
+class SurfaceSamples:
+    """Points of a surface with their normals and the colors that a mesh has there."""
+
+    x: Float[Tensor, "N 3"]
+    normal: Float[Tensor, "N 3"]
+    color: Float[Tensor, "N 3"]
+
+    @classmethod
+    def of(cls, mesh: ColoredMesh, generator: torch.Generator) -> "SurfaceSamples":
+        """Draw ``SAMPLES`` points, equally dense everywhere."""
+        vertices = mesh.vertices.float()
+        face, share = surface_samples(vertices, mesh.faces, SAMPLES, generator)
+        x = (vertices[mesh.faces[face]] * share[..., None]).sum(1)
+        normal = torch.nn.functional.normalize(face_cross(vertices, mesh.faces)[face], dim=-1)
+        return cls(x, normal, mesh.display_colors(face, share))
+
+
+@dataclass(frozen=True)
 class MirroredPicture:
     """A picture of a surface, seen in a mirror of it; ``share`` is the weight where it shows a point squarely."""
 
     picture: ReferenceProjection
     mirror: Mirror
+    samples: SurfaceSamples
+    tone: float
     share: float = 1.0
 
     def __call__(
         self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 1"]]:
-        """Return the colors of the mirror images of points, and weights: 0 where the picture does not show them."""
-        color, weight = self.picture(self.mirror.points(x), self.mirror.directions(normal))
-        return color, self.share * weight
+        """Return the detail at the mirror images of points, and weights: 0 where the picture does not show them.
+
+        Detail is what colors differ by from their mean within about ``tone`` on the surface that the mirror shows.
+        """
+        color, weight = self.colors(x, normal)
+        return color - torch.cat([self._tones(part) for part in x.split(8192)]), self.share * weight
+
+    def colors(
+        self, x: Float[Tensor, "N 3"], normal: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 1"]]:
+        """Return the picture's colors at the mirror images of points, and how well it shows them."""
+        return self.picture(self.mirror.points(x), self.mirror.directions(normal))
+
+    def _tones(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return Gaussian means of the mirrored colors around points."""
+        color, weight = self._mirrored_samples
+        near = (-(torch.cdist(x, self.samples.x) ** 2) / (2 * self.tone**2)).exp() * weight[:, 0]
+        return near @ color / near.sum(1, keepdim=True).clamp_min(1e-9)
+
+    @cached_property
+    def _mirrored_samples(self) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 1"]]:
+        """Colors and weights of the samples' mirror images."""
+        return self.colors(self.samples.x, self.samples.normal)
+
+    @cached_property
+    def gain(self) -> float:
+        """What the mirror adds: the share of points that it alone shows, times how well colors agree; else 0."""
+        hidden = 1 - self.picture(self.samples.x, self.samples.normal)[1]
+        color, weight = self._mirrored_samples
+        return _gain(self.samples.color, color, weight * hidden)
 
 
 def mirrored_picture(
     mesh: ColoredMesh, picture: ReferenceProjection, generator: torch.Generator
 ) -> MirroredPicture | None:
     """Return the picture in the mirror whose colors agree best with those that a mesh has; None where none does."""
-    vertices = mesh.vertices.float()
-    face, share = surface_samples(vertices, mesh.faces, SAMPLES, generator)
-    x = (vertices[mesh.faces[face]] * share[..., None]).sum(1)
-    normal = torch.nn.functional.normalize(face_cross(vertices, mesh.faces)[face], dim=-1)
-    colors, hidden = mesh.display_colors(face, share), 1 - picture(x, normal)[1]
-    found = [MirroredPicture(picture, mirror) for mirror in upright_mirrors(vertices, mesh.faces, generator)]
-    gains = [_gain(colors, *mirrored(x, normal), hidden) for mirrored in found]
-    best = int(np.argmax(gains)) if gains else 0
-    return found[best] if gains and gains[best] > 0 else None
+    samples, vertices = SurfaceSamples.of(mesh, generator), mesh.vertices.float()
+    tone = TONE * float((vertices.amax(0) - vertices.amin(0)).max())
+    mirrors = upright_mirrors(vertices, mesh.faces, generator)
+    found = [MirroredPicture(picture, mirror, samples, tone) for mirror in mirrors]
+    best = max(found, key=lambda mirrored: mirrored.gain, default=None)
+    return best if best is not None and best.gain > 0 else None
 
 
-def _gain(
-    given: Float[Tensor, "N 3"],
-    mirrored: Float[Tensor, "N 3"],
-    weight: Float[Tensor, "N 1"],
-    hidden: Float[Tensor, "N 1"],
-) -> float:
-    """Return what a mirror adds: the share of points that it alone shows, times how well colors agree; else 0."""
-    share = weight * hidden
+def _gain(given: Float[Tensor, "N 3"], mirrored: Float[Tensor, "N 3"], share: Float[Tensor, "N 1"]) -> float:
+    """Return the sum of shares over the number of points, times how much better than shuffled the colors agree."""
     total = float(share.sum())
     if total < 1:
         return 0.0

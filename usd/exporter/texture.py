@@ -143,7 +143,7 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         )
         # Where the outlines agree to the pixel, colors can be believed up to the outline.
         rim = rim_between(rgba[3], shown(mesh, camera)[0, 3])
-        return ReferenceProjection(rgba, camera, tracer, rim, GRAZING)
+        return ReferenceProjection(rgba, camera, tracer, rim, GRAZING, edges=True)
 
     def _mirrored(self, mesh: ColoredMesh, picture: ReferenceProjection | None) -> MirroredPicture | None:
         """Return the reference picture in a mirror of the object; None where it has none, or none is asked for."""
@@ -188,9 +188,9 @@ class Change:
 class WantedColors:
     """Colors that a texture's texels should show.
 
-    ``colors`` gives them, or their change from the mesh's own; ``mirrored`` does so where the object's mirror image
-    shows the surface, and ``reference`` where the picture itself does: its colors, or with ``differences`` what they
-    differ by from the mesh's own. A change keeps whatever is finer in the given texture than a field, or a picture.
+    ``colors`` gives them, or their change from the mesh's own. ``mirrored`` adds detail where the object's mirror image
+    shows the surface. ``reference`` leads where the picture itself does: its colors, or with ``differences`` what they
+    differ by from the mesh's own. A change keeps what is finer in the given texture than a field, or a picture.
     """
 
     mesh: ColoredMesh
@@ -208,8 +208,9 @@ class WantedColors:
         own = self.mesh.display_colors(texels.face, texels.weights) if changes else torch.zeros_like(wanted)
         # Blended as displayed: both are pictures, and light would give the brighter one more than its share.
         if self.mirrored is not None:
-            seen, weight = self.mirrored(x, normal)
-            wanted = wanted + weight * (seen - own - wanted)
+            detail, weight = self.mirrored(x, normal)
+            # The mirrored side may lie in another light: broad tones stay as they are, only detail is taken.
+            wanted = wanted + weight * (detail - wanted if changes else detail)
         if self.reference is not None:
             seen, weight = self.reference(x, normal)
             base = torch.zeros_like(own) if self.differences else own
