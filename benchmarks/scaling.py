@@ -7,6 +7,7 @@ what it held before.
 import argparse
 import json
 import math
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import psutil
 import torch
 
 from benchmarks import ROOT
-from benchmarks.speed_parts import bumpy_ball, peak_memory, read_views, timed
+from benchmarks.speed_parts import bumpy_ball, disc_picture, peak_memory, read_views, timed
 from benchmarks.tables import Figures
 from usd.app.benchmark import PRESETS, benchmark_experiment, train_measured
 from usd.app.experiment import load_experiment
@@ -27,6 +28,7 @@ from usd.app.step_meter import StepMeter
 from usd.core import loading
 from usd.core.config import spec
 from usd.core.registry import build
+from usd.data.pictures import write_picture
 from usd.exporter import Exporter
 from usd.exporter.decimate import decimate
 from usd.geometry import Geometry
@@ -91,6 +93,30 @@ def exported(size: int) -> Cost:
     return {"CPU s": cost.cpu}
 
 
+def batched(objects: int) -> Cost:
+    """Return what a batch of so many pictures takes, ten steps each, and the memory of its largest process."""
+    short = ["trainer.max_steps=10", "trainer.val_check_interval=0", "trainer.test_after_fit=false"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for i in range(objects):
+            write_picture(folder / "pictures" / f"{i}.png", disc_picture(128))
+        command = [
+            sys.executable,
+            "-m",
+            "usd",
+            "batch",
+            str(folder / "pictures"),
+            "--out",
+            str(folder / "made"),
+        ]
+        command += ["--config", "usd-patch-mini", "--local", "1", "--no-export", *short]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"CPU s": seconds, "GiB": after.ru_maxrss / 2**20}
+
+
 AXES = {
     "scale-resolution": Axis(
         "pixels a side of a training view", (32, 64, 128), partial(step_of, "data.width")
@@ -100,7 +126,8 @@ AXES = {
     ),
     "scale-batch": Axis("views a step", (1, 2, 4), partial(step_of, "data.batch_size")),
     "scale-views": Axis("given views of 256 px", (16, 64, 256), given_views),
-    "scale-decimation": Axis("faces, decimated to a tenth", (20_000, 50_000, 247_000), decimated),
+    "scale-decimation": Axis("faces, decimated to a tenth", (10_000, 50_000, 247_000, 1_000_000), decimated),
+    "scale-objects": Axis("objects of a batch, 10 steps each", (1, 2, 4), batched),
     "scale-rays": Axis("faces, seen at 512 px", (20_000, 50_000, 247_000), looked_at),
     "scale-texture": Axis("texels a side of an exported texture", (1024, 2048, 4096, 8192), exported),
 }
@@ -122,11 +149,11 @@ def in_process(part: str, size: int) -> Cost:
 
 
 def measured_here(part: str, size: int) -> Cost:
-    """Measure one size here; the memory is the most there was beyond what the process held before."""
+    """Measure one size here; the memory is the most there was beyond what the process held before, or as measured."""
     torch.set_num_threads(1)
     before = psutil.Process().memory_info().rss
     cost = AXES[part].measure(size)
-    return cost | {"GiB": (peak_memory() - before) / 2**30}
+    return {"GiB": (peak_memory() - before) / 2**30} | cost
 
 
 def growth(sizes: Sequence[int], values: Sequence[float]) -> float:

@@ -44,7 +44,7 @@ AS_TORCH_SHIPS = {
     "KMP_BLOCKTIME": "200"
 }  # said to another OpenMP: ours changes nothing where anything is said
 AS_THE_LIBRARY = {"MALLOC_ARENA_TEST": "8"}  # the default, said: ours keeps no memory where anything is said
-LATTICES = {20_000: 69, 50_000: 109, 247_000: 242, 1_000_000: 486}
+LATTICES = {10_000: 49, 20_000: 69, 50_000: 109, 247_000: 242, 1_000_000: 486}
 """Faces of the bumpy ball -> cells a side of its lattice."""
 
 
@@ -155,17 +155,22 @@ def views_worker() -> Measured:
 def read_views(side: int, count: int) -> None:
     """Write pictures of a disc with their cameras, read them as a reconstruction does, and draw its first rays."""
     cameras = [orbit_cameras_deg(15.0, 360.0 * i / count, 2.5, 40.0, side) for i in range(count)]
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
-    disc = ((x**2 + y**2) < 0.4).float()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_picture(folder / "0.png", torch.stack([x.abs(), y.abs(), disc, disc]))
+        write_picture(folder / "0.png", disc_picture(side))
         for i in range(1, count):
             (folder / f"{i}.png").hardlink_to(folder / "0.png")
         write_transforms(folder / "transforms.json", cameras, [f"{i}.png" for i in range(count)])
         data = ViewsData(parse(ViewsConfig, {"path": name, "n_rays": 256}, "data"))
         data.setup("fit")
         data.rays(256, torch.Generator().manual_seed(0))
+
+
+def disc_picture(side: int) -> Float[Tensor, "4 S S"]:
+    """Return a picture of a disc of many colors, on nothing."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
+    disc = ((x**2 + y**2) < 0.4).float()
+    return torch.stack([x.abs(), y.abs(), disc, disc])
 
 
 WORKERS = {"unet": unet_worker, "hash-grid": hash_grid_worker, "views": views_worker}

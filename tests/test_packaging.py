@@ -64,6 +64,7 @@ def test_the_metadata_is_complete(metadata):
         "docs",
         "deep-floyd",
         "draco",
+        "exr",
         "gsplat",
         "heic",
         "lpips",

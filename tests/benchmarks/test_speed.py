@@ -89,3 +89,12 @@ def test_a_ball_is_closed_and_fills_the_unit_cube(monkeypatch):
     vertices, faces = speed_parts.bumpy_ball(20_000)
     assert len(vertices) - len(faces) / 2 == 2
     assert float(vertices.min()) == 0.0 and float(vertices.max()) == 1.0
+
+
+def test_what_runs_elsewhere_says_its_own_memory(monkeypatch):
+    elsewhere, here = ({"CPU s": 1.0, "GiB": 7.0}, {"CPU s": 2.0})
+    monkeypatch.setitem(AXES, "scale-objects", scaling.Axis("objects", (1,), lambda size: elsewhere))
+    monkeypatch.setitem(AXES, "scale-views", scaling.Axis("views", (1,), lambda size: here))
+    assert scaling.measured_here("scale-objects", 1) == elsewhere
+    measured = scaling.measured_here("scale-views", 1)
+    assert measured["CPU s"] == 2.0 and 0 <= measured["GiB"] < 1

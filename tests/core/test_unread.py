@@ -1,13 +1,17 @@
-"""Options that nothing reads as the others are: a note for those that were given, and for no others."""
+"""Options that are given and do not hold: a note for those, and for no others."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from omegaconf import OmegaConf
 
-from usd.app.experiment import load_experiment
-from usd.core.config import option, parse
-from usd.core.unread import ReadWith, unread_options
+from usd.app.experiment import load_experiment, merge_contents
+from usd.app.stages import KEY, plans
+from usd.core import loading, places
+from usd.core.config import Spec, component, option, parse
+from usd.core.loading import load_merged
+from usd.core.unread import ReadWith, dropped_options, unread_options
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,92 @@ def test_shipped_options_that_nothing_reads_are_said(capsys):
     assert any(line.endswith("where guidance.use_img_loss is false") for line in said)
     load_experiment(["configs/dreamfusion.yaml"], changed[:1])
     assert "is not read" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------- a component of another type
+
+
+@dataclass(frozen=True)
+class Scene:
+    radius: float = option(2.0, "size of all")
+    data: Spec = component("data", "random-camera-datamodule", "its cameras")
+
+
+BASE = """
+radius: 3.0
+data_type: usd-random-camera-datamodule
+data: {width: 32, camera_perturb: 0, eval_fovy_deg: 70, eval_camera_distance: "${radius}", reference_fovy_deg: 30}
+"""
+
+
+def notes_of_files(folder, child, *overrides, base=BASE):
+    """Return what is noted of a file over a base."""
+    (folder / "base.yaml").write_text(base)
+    (folder / "child.yaml").write_text(f"base: base.yaml\n{child}")
+    merged = load_merged([folder / "child.yaml"], overrides)
+    values = merged.resolved()
+    return list(dropped_options(parse(Scene, values, ""), values, merged))
+
+
+def test_a_file_that_names_another_type_is_told_which_options_of_its_base_went(tmp_path):
+    """Not the new type's own default (70 degrees), nor what it does not have (reference_fovy_deg)."""
+    (note,) = notes_of_files(tmp_path, "data_type: random-camera-datamodule\ndata: {width: 64}")
+    assert note == (
+        "note: data_type: random-camera-datamodule: takes over no options that the base gives another type; "
+        "at their defaults are camera_perturb, eval_camera_distance"
+    )
+
+
+@pytest.mark.parametrize(
+    ("child", "overrides"),
+    [
+        ("data_type: usd-random-camera-datamodule\ndata: {width: 64}", ()),
+        ("data: {width: 64}", ()),
+        ("radius: 1.5\ndata_type: random-camera-datamodule\ndata: {width: 64, camera_perturb: 0.1}", ()),
+        (
+            "data_type: random-camera-datamodule\ndata: {width: 64, eval_camera_distance: 1}",
+            ("data.camera_perturb=0",),
+        ),
+    ],
+    ids=["the same type", "no type", "every one said again or the same by default", "said by hand"],
+)
+def test_nothing_is_noted_where_nothing_is_missed(tmp_path, child, overrides):
+    assert not notes_of_files(tmp_path, child, *overrides)
+
+
+def test_a_dropped_option_that_nothing_would_read_is_not_missed(tmp_path):
+    base = "data_type: random-camera-datamodule\ndata: {elevation_range: [0, 30], n_test_views: 7}"
+    child = "data_type: view-group-datamodule\ndata: {group: syncdreamer}"
+    (note,) = notes_of_files(tmp_path, child, base=base)
+    assert note.endswith("are n_test_views")
+    (note,) = notes_of_files(tmp_path, child.replace("syncdreamer", "mvdream"), base=base)
+    assert note.endswith("are elevation_range, n_test_views")
+
+
+def missed_by_recipe(path):
+    """Return what a shipped recipe misses; what it leaves to its user is given here."""
+    contents = loading.chain(path)
+    asked = sorted(OmegaConf.missing_keys(loading.merge(contents).config))
+    merged = merge_contents(contents, [f"{key}=mesh:load/x" for key in asked])
+    return [line for line in merged.remarks(merged.experiment()) if "takes over" in line]
+
+
+@pytest.mark.parametrize("name", ["neus-colmap", "syncdreamer", "dreamfusion-mini"])
+def test_a_shipped_recipe_says_again_what_its_base_says_of_another_type(name):
+    assert not missed_by_recipe(places.recipes()[name])
+
+
+@pytest.mark.slow
+def test_no_shipped_recipe_misses_what_its_base_says_of_another_type():
+    found, staged = {}, []
+    for name, path in places.recipes().items():
+        contents = loading.chain(path)
+        if any(content.get(KEY) for content, _ in contents):
+            picture = "stages.object.system.guidance.image_path=load/images/kettle.png"
+            given = [picture] if "full" in name else ["system.prompt_processor.prompt=x"]
+            lines = [note for plan in plans([path], ["tag=x", *given]) for note in plan.notes]
+            staged.append(name)
+        else:
+            lines = missed_by_recipe(path) if loading.merge(contents).dropped else []
+        found[name] = [line for line in lines if "takes over" in line]
+    assert len(found) > 60 and len(staged) > 5 and not {name: lines for name, lines in found.items() if lines}

@@ -10,9 +10,10 @@ from PIL import Image
 
 from tests.data.test_colmap import options, poses, quaternion, write_text
 from usd.core.errors import UserError
-from usd.data import record3d
+from usd.data import depth_maps, record3d
 from usd.data.co3d_sequence import write_sequence
 from usd.data.colmap import pose_of
+from usd.data.depth_maps import DepthFile, read_depth_file
 from usd.data.neus import upper_times_rotation
 from usd.data.pictures import read_rgba, write_picture
 from usd.data.transforms import write_transforms
@@ -253,9 +254,8 @@ def write_r3d(folder, cameras, **changes):
         (folder / f"rgbd/{i}.depth").write_bytes(lzfse.compress(meters.tobytes()))
 
 
-def test_depths_of_an_unpacked_r3d_are_planes_before_their_cameras(tmp_path):
-    write_r3d(tmp_path, each_its_own())
-    found = read_views(tmp_path, options(frame="keep"))
+def assert_planes(found):
+    """Depths along the rays end on the planes of ``depth_planes``, whose holes are unknown."""
     for i in range(COUNT):
         origins, directions = found.cameras[[i]].rays()
         along = found.depths.view(i).float() * found.depth_unit
@@ -263,6 +263,55 @@ def test_depths_of_an_unpacked_r3d_are_planes_before_their_cameras(tmp_path):
         known = along.flatten() > 0
         assert torch.allclose(depth[known], torch.full((int(known.sum()),), 1.5 + 0.01 * i), atol=1e-3)
         assert int((~known).sum()) == 6
+
+
+def test_depths_of_an_unpacked_r3d_are_planes_before_their_cameras(tmp_path):
+    write_r3d(tmp_path, each_its_own())
+    assert_planes(read_views(tmp_path, options(frame="keep")))
+
+
+def write_exr(file, **channels):
+    exr = pytest.importorskip("OpenEXR")
+    header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
+    exr.File(header, {name: np.ascontiguousarray(values) for name, values in channels.items()}).write(
+        str(file)
+    )
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_depths_of_record3ds_exr_export_are_planes_before_their_cameras(tmp_path, kind):
+    """One float channel in meters, red, as its author says; nan where the sensor saw nothing."""
+    write_record3d(tmp_path, each_its_own())
+    (tmp_path / "EXR_RGBD/depth").mkdir()
+    for i, plane in enumerate(depth_planes()):
+        write_exr(
+            tmp_path / f"EXR_RGBD/depth/{i}.exr", R=np.where(plane == 0, np.nan, plane / 1000).astype(kind)
+        )
+    assert_planes(read_views(tmp_path, options(frame="keep")))
+
+
+def test_the_channel_of_depths_is_told_by_its_name(tmp_path):
+    ones = np.ones((3, 4), np.float32)
+    write_exr(tmp_path / "a.exr", R=ones, G=ones, B=ones, Z=2 * ones)
+    write_exr(tmp_path / "b.exr", other=3 * ones)
+    for name, depth in (("a", 2.0), ("b", 3.0)):
+        read = read_depth_file(DepthFile(tmp_path / f"{name}.exr", 0.5), "data.path")
+        assert torch.equal(read, torch.full((3, 4), depth / 2))
+    (tmp_path / "b.exr").write_bytes((tmp_path / "a.exr").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"^data\.path: .*b\.exr: cannot be read as OpenEXR \([^\n]*\)$"):
+        read_depth_file(DepthFile(tmp_path / "b.exr", 1.0), "data.path")
+
+
+def test_exr_depths_without_the_package_are_left_out_or_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(record3d, "can_read_exr", lambda: False)
+    monkeypatch.setattr(depth_maps, "can_read_exr", lambda: False)
+    write_record3d(tmp_path, each_its_own())
+    (tmp_path / "EXR_RGBD/depth").mkdir()
+    (tmp_path / "EXR_RGBD/depth/0.exr").touch()
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.depths is None and "pip install 'usd[exr]'" in "; ".join(found.notes)
+    with pytest.raises(UserError, match=r"0\.exr: reading OpenEXR takes pip install 'usd\[exr\]'"):
+        read_depth_file(DepthFile(tmp_path / "EXR_RGBD/depth/0.exr", 1.0), "data.path")
 
 
 def test_depths_that_cannot_be_read_are_left_out_and_said(tmp_path, monkeypatch):
@@ -302,6 +351,35 @@ def test_a_scan_says_which_poses_were_lost_and_knows_its_depths(tmp_path):
     depth = found.cameras[[0]].project(points[0].reshape(-1, 3))[1][0]
     known = found.depths.view(0).flatten() > 0
     assert torch.allclose(depth[known], torch.full((int(known.sum()),), 1.5), atol=1e-3)
+
+
+@pytest.mark.parametrize("file", ["intrinsic/intrinsic_color.txt", "intrinsic_color.txt"])
+def test_scannets_lens_counts_from_the_middle_of_the_first_pixel(tmp_path, file):
+    """Its calibration takes pixel i along (i - cx) / fx; the ray through the same pixel here starts at i + 0.5."""
+    write_scannet(tmp_path, plain())
+    shutil.rmtree(tmp_path / "intrinsics")
+    fx, cx, cy = 30.0, (WIDTH - 1) / 2, (HEIGHT - 1) / 2  # as the factory's 319.5 of 640 pixels
+    (tmp_path / "intrinsic").mkdir()
+    np.savetxt(tmp_path / file, [[fx, 0, cx, 0], [0, fx, cy, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    found = read_views(tmp_path, options(frame="keep"))
+    assert torch.allclose(found.cameras.principal_point, torch.tensor([WIDTH / 2, HEIGHT / 2]))
+    _, directions = found.cameras[[0]].rays()
+    local = directions[0] @ found.cameras.c2w[0, :3, :3]
+    along = local[..., 0] / -local[..., 2]
+    expected = (torch.arange(WIDTH) - cx) / fx
+    assert torch.allclose(along, expected.expand(HEIGHT, -1), atol=1e-5)
+
+
+def test_the_axis_of_nsvfs_blender_views_goes_through_the_pictures_middle(tmp_path):
+    """``f cx cy`` with cx half the width: counted from the corner, as Blender rendered it."""
+    write_nsvf(tmp_path, plain())
+    focal = plain().focal_px[0].item()
+    (tmp_path / "intrinsics.txt").write_text(
+        f"{focal} {WIDTH / 2} {HEIGHT / 2} 0.\n0. 0. 0.\n0.\n1.\n18 24\n"
+    )
+    found = read_views(tmp_path, options(frame="keep"))
+    assert torch.equal(found.cameras.principal_point[0], torch.tensor([WIDTH / 2, HEIGHT / 2]))
+    assert torch.allclose(found.cameras.rays()[1], plain().rays()[1], atol=2e-5)
 
 
 def test_the_largest_colmap_model_is_taken_and_said(tmp_path):

@@ -58,18 +58,41 @@ def test_what_is_mapped_is_what_was_decoded(cache, monkeypatch):
             assert not stored.valid.view(number)[height:].any()
 
 
-def test_what_cannot_be_decoded_leaves_nothing(cache):
+def test_pictures_of_a_large_capture_are_there_when_they_are_read(cache, monkeypatch, capsys):
+    monkeypatch.setattr(picture_cache, "AT_ONCE", 2)
+    stored = store_pixels(one_view, LAYOUT, ["key"], "data.path: x")
+    assert np.array_equal(stored.colors.view(4), one_view(4).colors) and not stored.notes
+    truth = one_view(1)
+    assert np.array_equal(stored.valid.view(1)[..., 0], truth.valid)
+    assert np.array_equal(
+        stored.depths.at(*(torch.tensor([k]) for k in (1, 5, 3)))[0], truth.depth[5, 3, None]
+    )
+    stored.colors.stored.decoding.wait_for_all()
+    assert "data.path: x: 2 of 5 pictures: a remark" in capsys.readouterr().out
+    assert len(list(cache.glob("*"))) == 2, "the file under its name, and its record"
+    again = store_pixels(lambda i: pytest.fail("decoded"), LAYOUT, ["key"], "x")
+    assert again.notes == ("2 of 5 pictures: a remark",)
+    assert torch.equal(again.colors.all(), stored.colors.all())
+
+
+@pytest.mark.parametrize("at_once", [2, 128])
+def test_what_cannot_be_decoded_leaves_nothing(cache, monkeypatch, at_once):
+    monkeypatch.setattr(picture_cache, "AT_ONCE", at_once)
+
     def broken(number):
         if number == 3:
             raise UserError("data.path: 3.png: cannot be read")
         return one_view(number)
 
     with pytest.raises(UserError, match=r"3\.png"):
-        store_pixels(broken, LAYOUT, ["key"], "x")
+        store_pixels(broken, LAYOUT, ["key"], "x").colors.stored.decoding.wait_for_all()
     assert not list(cache.glob("*"))
 
 
-def test_a_full_disk_is_told_before_anything_is_decoded(cache, monkeypatch):
+@pytest.mark.parametrize("at_once", [2, 128])
+def test_a_full_disk_is_told_before_anything_is_decoded(cache, monkeypatch, at_once):
+    monkeypatch.setattr(picture_cache, "AT_ONCE", at_once)
+
     def full(descriptor, offset, size):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -26,7 +26,7 @@ from usd.data.view_set import (
     transform_world,
     view_set,
 )
-from usd.data.views import RayPool, ViewsConfig, ViewsData, spread_indices, views_summary
+from usd.data.views import RayBatch, RayPool, ViewsConfig, ViewsData, spread_indices, views_summary
 from usd.math.camera import Cameras, orbit_cameras_deg
 from usd.math.view_groups import wonder3d_cameras
 
@@ -365,6 +365,25 @@ def test_a_share_of_the_rays_goes_through_points_of_known_depth() -> None:
     assert set(zip(batch.view[known].tolist(), batch.depth[known].tolist())) == {(0, 1.5), (2, 2.5)}
     through = views.cameras.rays_at(torch.tensor([0]), torch.tensor([3]), torch.tensor([4]))[1]
     assert torch.allclose(batch.directions[known & (batch.view == 0)], through, atol=1e-6)
+
+
+def test_the_first_steps_of_many_views_without_masks_draw_from_fewer_of_them(monkeypatch) -> None:
+    monkeypatch.setattr("usd.data.views.EARLY_VIEWS", 3)
+    monkeypatch.setattr("usd.data.views.MORE_VIEWS", 2)
+    views = balls(sphere_cameras(8, 16))
+    points = SparsePoints(torch.arange(8), torch.full((8, 2), 2.5), torch.full((8,), 1.5))
+    opaque = replace(views, masked=False, points=points)
+
+    def drawn(views: ViewSet, step: int | None) -> RayBatch:
+        return RayPool(views, 0, False, 0.3).draw(500, 0.5, torch.Generator().manual_seed(0), step)
+
+    first, second, late, whole = (drawn(opaque, step) for step in (0, 1, 3, None))
+    assert [set(batch.view.tolist()) for batch in (first, second, late)] == [
+        {0, 4, 2}, {0, 4, 2, 6, 1}, set(range(8)),
+    ]  # fmt: skip
+    assert first.depth is not None and set(first.view[first.depth > 0].tolist()) == {0, 4, 2}
+    assert torch.equal(late.directions, whole.directions) and torch.equal(late.rgb, whole.rgb)
+    assert set(drawn(views, 0).view.tolist()) == set(range(8)), "masks have all been looked at"
 
 
 def test_depth_maps_and_pixels_without_a_source_come_with_the_rays() -> None:

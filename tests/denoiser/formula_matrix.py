@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from usd.core import registry
 from usd.core.config import spec
 from usd.core.registry import build
 from usd.core.types import Render
@@ -14,6 +15,7 @@ FORMULAS: dict[str, dict[str, object]] = {
     "stable-diffusion-guidance": {},
     "stable-diffusion-csd-guidance": {},
     "stable-diffusion-nfsd-guidance": {},
+    "stable-diffusion-dds-guidance": {},
     "stable-diffusion-ism-guidance": {"inversion_steps": 1},
     "stable-diffusion-sdi-guidance": {"inversion_steps": 2},
     "stable-diffusion-sjc-guidance": {},
@@ -25,45 +27,78 @@ FORMULAS: dict[str, dict[str, object]] = {
     "stable-diffusion-pfd-guidance": {"inversion_steps": 2, "sampling_steps": 2},
 }
 
+SOURCE = {"source_prompt": "a blue car"}
+"""What DDS from a sentence wants beside it."""
 FROM_PICTURES = dict.fromkeys(("stable-diffusion-guidance", "stable-diffusion-rfds-guidance"), "usd-guidance")
 """Formulas that have another name where the scores are those of views of a picture."""
 
 
+def formulas_of_sentences() -> set[str]:
+    """Return the formulas from a sentence alone: presets of one formula, and of one model, count once."""
+    names = {name for name in registry.names("guidance") if name.startswith("stable-diffusion-")}
+    return names - {
+        f"stable-diffusion-{name}-guidance" for name in ("controlnet", "instructpix2pix", "unified")
+    }
+
+
 def take_two_steps(denoiser: PipelineDenoiser, words: str) -> None:
     """Take two steps of every formula from a sentence; the gradients are finite and reach the picture."""
-    size = denoiser.latent.image_size
-    model = {"pretrained_model_name_or_path": str(denoiser.folder)}
+    cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, denoiser.latent.image_size)
+    take_two_steps_from_a_sentence(str(denoiser.folder), words, cameras, {"image_size": cameras.height})
+
+
+def take_two_steps_from_a_sentence(
+    name: str, words: str, cameras: Cameras, models: dict[str, object], skipped: tuple[str, ...] = ()
+) -> None:
+    """Take two steps of every formula from a sentence, except the ``skipped`` ones."""
+    size = cameras.height
+    model: dict[str, object] = {"pretrained_model_name_or_path": name}
     prompt = {**model, "prompt": words, "use_cache": False}
     prompts = build(spec("prompt_processor", "stable-diffusion-prompt-processor", prompt))
-    cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, size)
-    for name, options in FORMULAS.items():
-        common = {**model, "models": {"image_size": size}, **options}
-        step_twice(build(spec("guidance", name, common), prompts=prompts), cameras, name)
+    picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(5))
+    for formula in FORMULAS.keys() - skipped:
+        own = SOURCE if formula == "stable-diffusion-dds-guidance" else {}
+        options = {**model, "models": models, **FORMULAS[formula], **own}
+        guidance = build(spec("guidance", formula, options), prompts=prompts)
+        guidance.set_reference(picture, orbit_cameras_deg(10.0, 90.0, 1.5, 40.0, size))
+        step_twice(guidance, cameras, f"{formula} of {name}")
 
 
 def take_two_steps_from_a_picture(model: str, base: str, picture: Tensor, reference: Cameras) -> None:
     """Take two steps of every formula on a model of views, with the unconditional prediction of its base."""
-    size = picture.shape[-1]
-    cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, size)
+    options = {"pretrained_model_name_or_path": base, "models": {"image_size": picture.shape[-1]}}
+    cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, picture.shape[-1])
+    take_two_steps_of_views(model, options, cameras, picture, reference)
+
+
+def take_two_steps_of_views(
+    model: str,
+    common: dict[str, object],
+    cameras: Cameras,
+    picture: Tensor,
+    reference: Cameras,
+    skipped: tuple[str, ...] = (),
+) -> None:
+    """Take two steps of every formula on a model of views, except the ``skipped`` ones."""
     for name, given in FORMULAS.items():
         formula = FROM_PICTURES.get(name, name.removeprefix("stable-diffusion-"))
-        options = {
-            "zero123_model_name_or_path": model,
-            "pretrained_model_name_or_path": base,
-            "models": {"image_size": size},
-            **{key: value for key, value in given.items() if key != "camera_condition_type"},
-        }
+        if formula in skipped:
+            continue
+        own = {key: value for key, value in given.items() if key != "camera_condition_type"}
+        options = {"zero123_model_name_or_path": model, **common, **own}
         guidance = build(spec("guidance", formula, options))
         guidance.set_reference(picture, reference)
-        step_twice(guidance, cameras, formula)
+        step_twice(guidance, cameras, f"{formula} of {model}")
 
 
 def step_twice(guidance: Guidance, cameras: Cameras, name: str) -> None:
     """Take two steps of random pictures; the gradients are finite and reach the picture."""
-    size = cameras.height
+    count, size = len(cameras), cameras.height
     for step in range(2):
-        rgb = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(step)).requires_grad_()
-        render = Render(rgb, torch.ones(1, 1, size, size), depth=torch.ones(1, 1, size, size))
+        source = torch.Generator().manual_seed(step)
+        rgb, normal = torch.rand(2, count, 3, size, size, generator=source)
+        ones = torch.ones(count, 1, size, size)
+        render = Render(rgb.requires_grad_(), ones, depth=ones, normal=2 * normal - 1)
         out = guidance(render, cameras, step, torch.Generator().manual_seed(step))
         out.loss.backward()
         assert out.trouble == "" and float(rgb.grad.abs().sum()) > 0, name

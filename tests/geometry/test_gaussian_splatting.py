@@ -74,6 +74,22 @@ def test_they_start_from_points_and_splats_of_files(tmp_path: Path) -> None:
         assert torch.allclose(a, b, atol=1e-5)
 
 
+def test_none_is_thinner_than_the_least_scale_and_all_others_are_as_they_were_given() -> None:
+    given = replace(cloud(3).splats(), scales=torch.tensor([[1e-4, 0.01, 0.02], [0.3, 0.4, 0.5], [1e-9] * 3]))
+    made = cloud(least_scale=0.01)
+    made.take(given.colored(cloud(3).harmonics()))
+    scales = made.splats().scales
+    assert torch.allclose(scales, given.scales.clamp_min(0.01), rtol=1e-4)
+    (slope,) = torch.autograd.grad(scales.sum(), made.scales)
+    # d sqrt(e^2s + l^2) / ds is the whole scale where it is large, and nothing where it is the least one.
+    assert torch.allclose(slope[1], given.scales[1], rtol=2e-3) and slope[2].max() < 1e-5
+    again = cloud(3)
+    again.take(made.splats().colored(made.harmonics()))
+    assert torch.allclose(again.splats().scales, scales, rtol=1e-5), (
+        "files and other stages get what is shown"
+    )
+
+
 def test_a_checkpoint_may_hold_any_number_of_them() -> None:
     large, small = cloud(30, sh_degree=2), cloud(5, sh_degree=2)
     known = list(small.parameters())

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from usd.kernels import splat_gsplat
+from usd.kernels import splat_gsplat, splat_warp
 from usd.kernels.runtime import Implementation
 from usd.kernels.splat import Projection, SplatPicture, SplatView, composite, project, splat_view
-from usd.kernels.splat_warp import _lists_by_counting, _lists_by_sorting, _visible_by_depth, tile_lists
+from usd.kernels.splat_warp import _lists_by_counting, _lists_by_sorting, tile_lists
 from usd.math.camera import Cameras, Window, orbit_cameras_deg, orthographic_cameras, pinhole_cameras
 from usd.math.splats import Splats
 
@@ -247,18 +247,28 @@ def test_parallel_projections_have_no_depth() -> None:
     assert float(near.sum()) == pytest.approx(2 * math.pi * 0.8 * (2**2 + 0.3), rel=0.02)
 
 
-def test_lists_by_counting_and_by_sorting_are_the_same() -> None:
+@pytest.mark.parametrize("views", [1, 3])
+def test_lists_by_counting_and_by_sorting_are_the_same(views: int) -> None:
     splats, _ = scene(200, torch.float32)
-    seen: Projection = project(splats, splat_view(cameras(3, 40, 70, torch.float32)))
-    visible = (seen.box[..., 1] > seen.box[..., 0]) & (seen.box[..., 3] > seen.box[..., 2])
-    by_depth = _visible_by_depth(visible, seen.depth)
-    counted, listed = (make(seen.box, by_depth, (3, 5)) for make in (_lists_by_counting, _lists_by_sorting))
-    assert len(counted[1]) > 500
+    seen: Projection = project(splats, splat_view(cameras(views, 40, 70, torch.float32)))
+    # Two at each depth, and one of them behind the picture's plane: equal ones keep their order.
+    depth = (seen.depth * 20).round() / 20 - 1.5
+    counted, listed = (make(seen.box, depth, (3, 5)) for make in (_lists_by_counting, _lists_by_sorting))
+    assert len(counted.tiles) > 150 * views and (depth < 0).any() and len(depth.unique()) < 60
     for a, b in zip(counted, listed, strict=True):
         assert torch.equal(a, b)
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
+def test_splats_that_nobody_sees_are_in_no_list() -> None:
+    boxes, depths = torch.zeros(2, 5, 4, dtype=torch.int32), torch.ones(2, 5)
+    for make in (_lists_by_counting, _lists_by_sorting):
+        lists = make(boxes, depths, (2, 2))
+        assert not lists.starts.any() and not lists.slots.any() and len(lists.tiles) == 0
+
+
+def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for grain in ("PROJECTED", "GATHERED"):
+        monkeypatch.setattr(splat_warp, grain, 10)  # small pieces, so that threads share them
     results = []
     for threads in (1, 3):
         before = torch.get_num_threads()
@@ -310,6 +320,6 @@ def test_gsplat_is_handed_what_it_documents(monkeypatch: pytest.MonkeyPatch) -> 
 def test_more_tiles_than_can_be_counted_are_one_line() -> None:
     """The launcher says it as it says that memory is not enough."""
     side = 1 << 16
-    boxes = torch.tensor([0, side, 0, side], dtype=torch.int32).expand(1, 200, 4)
+    boxes = torch.tensor([0, side, 0, side], dtype=torch.int32).repeat(1, 200, 1)
     with pytest.raises(MemoryError, match="200 splats cover 3355443200 tiles; expected below 2\\^31"):
         tile_lists(boxes, torch.zeros(1, 200), side, side)

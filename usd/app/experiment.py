@@ -23,7 +23,7 @@ from usd.core.console import say
 from usd.core.errors import ConfigError, UserError
 from usd.core.loading import Content, MergedConfig
 from usd.core.overrides import OptionReader
-from usd.core.unread import unread_options
+from usd.core.unread import dropped_options, unread_options
 from usd.dialects import Translation
 from usd.dialects.threestudio import translated_key, translated_names
 from usd.viewer.options import ViewerOptions
@@ -185,7 +185,7 @@ def load_experiment(
     for note in merged.notes:  # first, since what they tell may be why the rest is refused
         say(note)
     experiment = _stamped(merged.experiment())
-    for note in unread_options(experiment, merged.translation.values):
+    for note in merged.remarks(experiment):
         say(note)
     return experiment, merged.loaded.config
 
@@ -217,6 +217,11 @@ class Merged:
             raise ConfigError(dialects.with_place(self.translation.as_written(str(error)))) from error
         return experiment
 
+    def remarks(self, experiment: Experiment) -> Iterator[str]:
+        """Yield a note on each option that was given and does not hold in ``experiment``, which was parsed of it."""
+        yield from unread_options(experiment, self.translation.values)
+        yield from dropped_options(experiment, self.translation.values, self.loaded)
+
 
 def merge_contents(
     contents: Sequence[Content], overrides: Sequence[str] = (), fixed: Mapping[str, object] | None = None
@@ -231,7 +236,7 @@ def merge_contents(
     changes = _changes(recipe, loaded.plain())
     if fixed:
         over = OmegaConf.merge(loaded.config, OmegaConf.create(loading.literal(dict(fixed))))
-        loaded = MergedConfig(cast(DictConfig, over), loaded.origins, loaded.notes)
+        loaded = replace(loaded, config=cast(DictConfig, over))
     values = hoisted(loaded.resolved())
     translation = dialects.translate(values, None if "dialect" in values else dialect)
     return Merged(loaded, translation, changes)

@@ -470,7 +470,8 @@ def _plan(
     if mode == "train" and not experiment.checkpoint.save_last:
         raise ConfigError("checkpoint.save_last: is false; expected true: resuming and later stages need it")
     used = list(dict.fromkeys(used))
-    return Plan(stage.name, mode, experiment, merged.loaded.config, tuple(used), merged.notes, merged.changes)
+    notes = (*merged.notes, *merged.remarks(experiment))
+    return Plan(stage.name, mode, experiment, merged.loaded.config, tuple(used), notes, merged.changes)
 
 
 def _filled(value: object, found: Mapping[str, Plan], used: list[str], key: str) -> object:

@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -40,6 +40,9 @@ Origins = dict[str, ValueOrigin]
 MARKS = r"\A\\*\?\?\?\Z"
 """A text that OmegaConf takes for a missing value, or one that is escaped by a backslash not to be."""
 
+Dropped = dict[str, dict[str, object]]
+"""By the key path of a component: options, by their key path below it, that files gave its former type."""
+
 Content = tuple[Mapping[str, object], Path]
 """The content of a file, and the folder that its relative paths refer to."""
 
@@ -48,12 +51,14 @@ Content = tuple[Mapping[str, object], Path]
 class MergedConfig:
     """A merged configuration, interpolations unresolved, and for every leaf key where it was written.
 
-    ``notes`` has a line for each assumption made about the overrides.
+    ``notes`` has a line for each assumption made about the overrides. ``dropped`` is what went as a file named a
+    component of another type than the files before it.
     """
 
     config: DictConfig
     origins: Mapping[str, ValueOrigin]
     notes: tuple[str, ...] = ()
+    dropped: Dropped = field(default_factory=dict)
 
     def plain(self) -> dict[str, object]:
         """Return plain containers, interpolations as they were written."""
@@ -71,6 +76,15 @@ class MergedConfig:
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None) or "configuration"
             raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+    def filled(self, value: object) -> object:
+        """Return a value with what its interpolations stand for here; as written where that is nothing."""
+        if "${" not in str(value):
+            return value
+        try:
+            return OmegaConf.select(OmegaConf.create({**self.plain(), "value": value}), "value")
+        except OmegaConfBaseException:
+            return value
 
 
 class OverrideReader:
@@ -114,12 +128,13 @@ def merge(
     merged: dict[str, object] = {}
     origins: Origins = {}
     reader = reader or OverrideReader()
+    dropped: Dropped = {}
     for turn, (content, folder) in enumerate(contents):
-        _merge(merged, content, ValueOrigin(folder, turn=turn), origins)
+        dropped |= _merge(merged, content, ValueOrigin(folder, turn=turn), origins)
     for turn, text in enumerate(sorted(overrides, key=_precedence), len(contents)):
         _override(merged, text, (origins, turn), reader)
     reader.finish(merged, origins)
-    return MergedConfig(OmegaConf.create(merged), origins, reader.notes)
+    return MergedConfig(OmegaConf.create(merged), origins, reader.notes, dropped)
 
 
 def _precedence(override: str) -> int:
@@ -237,21 +252,27 @@ def _merge(
     origin: ValueOrigin,
     origins: Origins,
     path: str = "",
-) -> None:
-    """Merge mappings key by key; anything else replaces. Another ``x_type`` drops the options of the old ``x``."""
+) -> Dropped:
+    """Merge mappings key by key; anything else replaces.
+
+    Another ``x_type`` drops the options of the old ``x``, which are returned.
+    """
+    dropped: Dropped = {}
     for key in new:
         component = str(key).removesuffix("_type")
         if component != key and key in into and into[key] != new[key]:
-            into.pop(component, None)
+            full = f"{path}.{component}" if path else component
+            dropped[full] = dict(leaf_values(into.pop(component, None) or {}))
     for key, value in new.items():
         full = f"{path}.{key}" if path else str(key)
         if isinstance(value, Mapping):
             below = into.get(key)
             into[key] = below = below if isinstance(below, dict) else {}
-            _merge(below, value, origin, origins, full)
+            dropped |= _merge(below, value, origin, origins, full)
         else:
             into[key] = value
             origins.update(dict.fromkeys(_leaf_keys(value, full), origin))
+    return dropped
 
 
 def leaf_values(value: object, path: str = "") -> list[tuple[str, object]]:

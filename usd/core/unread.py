@@ -1,14 +1,17 @@
-"""Options that a configuration gives and that nothing reads as it is: a line each, instead of silence.
+"""Options that a configuration gives and that do not hold: a line each, instead of silence.
+
+Nothing reads some as the others are; some were given to a component whose type another file then changed.
 
 A class of options says in ``read_with`` which value of another of its options each of them needs; what depends on
 more than that is a method ``unread``, from the options' keys to why nothing reads them.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from usd.core.config import Spec, key_of
+from usd.core.config import Spec, key_of, plain
+from usd.core.loading import MergedConfig, leaf_values
 
 ReadWith = Mapping[str, tuple[str, Collection[object]]]
 """Option -> the other option that it depends on, and the values of that with which it is read."""
@@ -50,3 +53,37 @@ def _is_given(values: Mapping[object, object], key: str) -> bool:
     name, _, rest = key.partition(".")
     inner = values.get(name)
     return name in values and (not rest or (isinstance(inner, Mapping) and _is_given(inner, rest)))
+
+
+def dropped_options(config: object, given: Mapping[str, object], merged: MergedConfig) -> Iterator[str]:
+    """Yield a note for each component of another type than in the file before, that has options of the former one.
+
+    It names those that would change something, are not given again, and are read. ``given`` is the mapping that
+    ``config`` was read from.
+    """
+    if not merged.dropped:
+        return
+    effective = dict(leaf_values(plain(config)))
+    said = {key for key, _ in leaf_values(given)}
+    for component, options in merged.dropped.items():
+        reasons = _reasons_at(config, component.split("."))
+        missed = [
+            option
+            for option, value in options.items()
+            if (key := f"{component}.{option}") in effective.keys() - said
+            and effective[key] != plain(merged.filled(value))
+            and option.split(".")[0] not in reasons
+        ]
+        if missed:
+            name = effective.get(f"{component}_type")
+            yield (
+                f"note: {component}_type: {name}: takes over no options that the base gives another type; "
+                f"at their defaults are {', '.join(missed)}"
+            )
+
+
+def _reasons_at(config: object, names: Sequence[str]) -> Mapping[str, str]:
+    """Return why options of the component at a key path are not read, by key."""
+    for name in names:
+        config = getattr(config.config if isinstance(config, Spec) else config, name, None)
+    return _reasons(config.config if isinstance(config, Spec) else config)

@@ -1,7 +1,8 @@
 """Depth maps in files beside pictures, and what they say along the rays of a pinhole.
 
 A file's numbers are depths along the view axis, 0 where unknown: 16-bit PNG of whole numbers (millimeters of a phone's
-lidar), 16-bit PNG that holds the bits of half-precision floats (CO3D), NumPy arrays, or floats packed by LZFSE.
+lidar), 16-bit PNG that holds the bits of half-precision floats (CO3D), NumPy arrays, OpenEXR, or floats that LZFSE
+packed.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from usd.data.file_names import nearby
 from usd.data.lens import Intrinsics, remap, source_map
 from usd.data.pictures import open_picture
 
+EXR_CHANNELS = ("Z", "V", "R", "Y")
+"""Channels of an OpenEXR file that depths are looked for in: its own name for them, Blender's, red, gray."""
 MILLIMETER = 1e-3
 """Meters of a whole number in the depth maps of phones and scanners."""
 
@@ -60,6 +63,8 @@ def _numbers(file: DepthFile, where: str) -> NDArray[np.float32]:
         return _read_pfm(file.path, where)
     if file.path.suffix.lower() == ".depth":
         return _read_lzfse(file, where)
+    if file.path.suffix.lower() == ".exr":
+        return _read_exr(file.path, where)
     if file.path.suffix.lower() != ".npy":
         with open_picture(file.path, where) as picture:
             stored = np.asarray(picture.image)
@@ -90,6 +95,28 @@ def _read_lzfse(file: DepthFile, where: str) -> NDArray[np.float32]:
             f"{where}: {file.path}: has {len(unpacked)} bytes; expected {rows} x {columns} floats of 4 bytes"
         )
     return np.frombuffer(unpacked, "<f4").reshape(rows, columns).astype(np.float32)
+
+
+def can_read_exr() -> bool:
+    """Return whether the package for OpenEXR is there; OpenCV's reader of it is built out of most of its wheels."""
+    return find_spec("OpenEXR") is not None
+
+
+def _read_exr(path: Path, where: str) -> NDArray[np.float32]:
+    """Read the channel of depths of an OpenEXR file. Raises ``UserError``, also without the package for it."""
+    if not can_read_exr():
+        raise UserError(f"{where}: {path}: reading OpenEXR takes pip install 'usd[exr]'")
+    try:
+        with import_module("OpenEXR").File(str(path), separate_channels=True) as content:
+            channels = {name.split(".")[-1]: channel.pixels for name, channel in content.channels().items()}
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {path}: cannot be read as OpenEXR ({error})") from error
+    name = next((each for each in (*EXR_CHANNELS, *channels) if each in channels), None)
+    if name is None:
+        raise UserError(
+            f"{where}: {path}: has no channels; expected one of depths, {', '.join(EXR_CHANNELS)}"
+        )
+    return np.asarray(channels[name], dtype=np.float32)
 
 
 def _read_pfm(path: Path, where: str) -> NDArray[np.float32]:

@@ -1,8 +1,9 @@
 """Pictures decoded once: the pixels of all views of a capture in one file of bytes, which trainings read from.
 
 The file lies in the user's cache, under a digest of the pictures' files (their names, sizes and times of change) and of
-all that is done with them. Every core decodes pictures and puts each where it belongs. Old files go where new ones
-would exceed the budget. Pixels of small captures stay in memory.
+all that is done with them. Every core decodes pictures and puts each where it belongs; of a large capture, while the
+first of them are already trained on. Old files go where new ones would exceed the budget. Pixels of small captures stay
+in memory.
 """
 
 import errno
@@ -13,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,7 @@ from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.places import temporary_cache, user_cache
 from usd.core.progress import each
+from usd.data.background_decoding import BackgroundDecoding
 from usd.data.pixel_array import FilePart, Numbers, PixelArray, PixelFile
 
 FORMAT = "usd-pictures-1"
@@ -34,6 +36,8 @@ IN_MEMORY = 16 << 20
 """Bytes of pixels up to which nothing is written to the cache."""
 BUDGET_GB = 64.0
 """Size of the cache of pictures beyond which its oldest files go."""
+AT_ONCE = 128
+"""Views up to which all pictures are decoded before anything else happens."""
 WORTH_SAYING = 5.0
 """Seconds of decoding from which on a line says that it was done."""
 
@@ -128,7 +132,9 @@ Decode = Callable[[int], ViewBytes]
 def store_pixels(decode: Decode, layout: PixelLayout, key: Sequence[str], where: str) -> StoredPixels:
     """Decode views on all cores, or take them from the cache, where files of the same ``key`` were decoded before.
 
-    Raises ``UserError`` where a picture cannot be read, and for a capture beyond the budget of the cache.
+    Of more than ``AT_ONCE`` views the pixels returned are waited for when they are read, and remarks on their files are
+    said when all are there. Raises ``UserError`` where a picture cannot be read (or reading pixels does), and for a
+    capture beyond the budget of the cache.
     """
     if layout.size <= IN_MEMORY:
         return _in_memory(decode, layout)
@@ -142,10 +148,12 @@ def store_pixels(decode: Decode, layout: PixelLayout, key: Sequence[str], where:
     record = files.read_record(file.with_suffix(".json"))
     if record is None or not file.is_file() or file.stat().st_size != layout.size:
         make_room(folder, layout.size)
+        if layout.views > AT_ONCE and sys.platform != "win32":  # where an open file can be given its name
+            return _write_in_background(decode, layout, file, where)
         record = _write(decode, layout, file, where)
     os.utime(file)  # the last to go
     notes = record.get("notes")
-    return _in_file(layout, file, tuple(map(str, notes)) if isinstance(notes, list) else ())
+    return _in_file(layout, PixelFile(file), tuple(map(str, notes)) if isinstance(notes, list) else ())
 
 
 def cache_folder() -> Path:
@@ -190,16 +198,21 @@ def on_all_cores(work: Callable[[int], T], count: int) -> Iterable[T]:
 
 def _decode_into(put: Put, decode: Decode, layout: PixelLayout) -> tuple[str, ...]:
     """Decode all views and put their bytes where the layout says; return remarks on their files, with counts."""
-
-    def one(view: int) -> tuple[str, ...]:
-        pixels = decode(view)
-        for start, part in layout.parts(view, pixels):
-            put(start, part)
-        return pixels.notes
-
     remarks = Counter[str]()
-    for notes in on_all_cores(one, layout.views):
+    for notes in on_all_cores(lambda view: _decode_one(put, decode, layout, view), layout.views):
         remarks.update(notes)
+    return _counted(remarks, layout)
+
+
+def _decode_one(put: Put, decode: Decode, layout: PixelLayout, view: int) -> tuple[str, ...]:
+    """Decode a view and put its bytes where the layout says; return remarks on its files."""
+    pixels = decode(view)
+    for start, part in layout.parts(view, pixels):
+        put(start, part)
+    return pixels.notes
+
+
+def _counted(remarks: Counter[str], layout: PixelLayout) -> tuple[str, ...]:
     return tuple(f"{count} of {layout.views} pictures: {note}" for note, count in remarks.items())
 
 
@@ -249,17 +262,52 @@ def _reserve(descriptor: int, size: int) -> None:
 def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[str, object]:
     """Decode all views into a file, and write what was remarked beside it; return that."""
     begun = time.monotonic()
+    with (
+        _room_told(layout, file, where),
+        files.replace_atomically(file) as partial,
+        _writing(partial, layout.size) as put,
+    ):
+        notes = _decode_into(put, decode, layout)
+    return _record(layout, file, notes, time.monotonic() - begun)
+
+
+def _write_in_background(decode: Decode, layout: PixelLayout, file: Path, where: str) -> StoredPixels:
+    """Return the pixels of a file that is being written, which are there when they are read."""
+    begun = time.monotonic()
+
+    def one(view: int) -> tuple[str, ...]:
+        with _room_told(layout, file, where):
+            return _decode_one(put, decode, layout, view)
+
+    def finish(remarks: Counter[str]) -> None:
+        for note in (notes := _counted(remarks, layout)):
+            say(f"{where}: {note}")
+        _record(layout, file, notes, time.monotonic() - begun)
+
+    with ExitStack() as place:
+        with _room_told(layout, file, where):
+            partial = place.enter_context(files.replace_atomically(file))
+            put = place.enter_context(_writing(partial, layout.size))
+            pixels = PixelFile(partial)
+        return _in_file(layout, pixels, (), BackgroundDecoding(one, layout.views, place.pop_all(), finish))
+
+
+@contextmanager
+def _room_told(layout: PixelLayout, file: Path, where: str) -> Iterator[None]:
+    """Raise ``UserError`` where the block finds no room for a file, or may not write it."""
     try:
-        with files.replace_atomically(file) as partial, _writing(partial, layout.size) as put:
-            notes = _decode_into(put, decode, layout)
+        yield
     except OSError as error:
         raise UserError(
             f"{where}: its decoded pictures ({layout.size / 1e9:.1f} GB) cannot be kept in {file.parent} "
             f"({error.strerror or error}); expected room there, or another XDG_CACHE_HOME"
         ) from error
+
+
+def _record(layout: PixelLayout, file: Path, notes: tuple[str, ...], seconds: float) -> dict[str, object]:
+    """Write what was remarked on the pictures beside their file; return that. Say how long they took."""
     record: dict[str, object] = {"notes": list(notes)}
     files.write_record(file.with_suffix(".json"), record)
-    seconds = time.monotonic() - begun
     if seconds > WORTH_SAYING:
         say(
             f"{layout.views} pictures decoded in {seconds:.0f} s, once: {layout.size / 1e9:.2f} GB in {file.parent}"
@@ -267,7 +315,12 @@ def _write(decode: Decode, layout: PixelLayout, file: Path, where: str) -> dict[
     return record
 
 
-def _in_file(layout: PixelLayout, path: Path, notes: tuple[str, ...]) -> StoredPixels:
-    """Return the pixels of a file."""
-    file = PixelFile(path)
-    return replace(layout.arrays(lambda *where: FilePart(file, *where)), notes=notes)
+def _in_file(
+    layout: PixelLayout, file: PixelFile, notes: tuple[str, ...], decoding: BackgroundDecoding | None = None
+) -> StoredPixels:
+    """Return the pixels of a file, which is complete or being written."""
+
+    def part(dtype: str, shape: tuple[int, int, int, int], offset: int) -> FilePart:
+        return FilePart(file, dtype, shape, offset, decoding)
+
+    return replace(layout.arrays(part), notes=notes)

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
+from usd.data.background_decoding import BackgroundDecoding
+
 Numbers = NDArray[np.uint8] | NDArray[np.bool_] | NDArray[np.float16] | NDArray[np.float32]
 """Colors, valid pixels, depths; colors that were made here and never in a file."""
 
@@ -40,15 +42,22 @@ class PixelFile:
 
 @dataclass(frozen=True)
 class FilePart:
-    """The numbers of V views in a file: their type, shape (V, H, W, C) and first byte."""
+    """The numbers of V views in a file: their type, shape (V, H, W, C) and first byte; what writes it, if it is."""
 
     file: PixelFile
     dtype: str
     shape: tuple[int, int, int, int]
     offset: int
+    decoding: BackgroundDecoding | None = None
 
     def rows(self, first: list[int], count: int) -> Numbers:
-        """Return stretches of ``count`` pixels, by the numbers of their first ones, one after the other."""
+        """Return stretches of ``count`` pixels, by the numbers of their first ones, one after the other.
+
+        Waits for the pictures they are of, and raises what decoding them raises.
+        """
+        if self.decoding is not None:
+            size = self.shape[1] * self.shape[2]
+            self.decoding.wait(number // size for number in first)
         step = self.shape[3] * np.dtype(self.dtype).itemsize
         parts = [self.file.read(self.offset + step * number, step * count) for number in first]
         return np.frombuffer(bytearray().join(parts), self.dtype).reshape(-1, self.shape[3])

@@ -4,10 +4,13 @@
     <scan>/color/0.jpg           <scan>/pose/0.txt          <scan>/intrinsic/intrinsic_color.txt  <scan>/depth/0.png
 
 A pose is camera-to-world with OpenCV's axes, 16 numbers, not finite where a scan lost its way. The lens is a matrix, or
-NSVF's ``f cx cy`` with lines about the scene below, or a file for each picture in ``intrinsics/``; its principal point
-counts from the top left corner. In NSVF's scenes names begin with 0_ for training, 1_ for validation and 2_ for the
-test: a folder gives the training views, one of its files in ``pose/`` all of the same kind. Depths are millimeters
-along the view axis.
+NSVF's ``f cx cy`` with lines about the scene below, or a file for each picture in ``intrinsics/``. ScanNet counts
+places in a picture from the middle of the first pixel: its calibration puts pixel i at (i - cx) / fx, and its factory
+lens of 640 x 480 pixels has cx = 319.5. NSVF's are taken to count from the top left corner, as ours: its own loader
+has the same formula for pixel i, but the pictures are Blender's, whose axis goes through the picture's middle, and the
+files say cx = 400 of 800. In NSVF's scenes names begin with 0_ for training, 1_ for validation and 2_ for the test: a
+folder gives the training views, one of its files in ``pose/`` all of the same kind. Depths are millimeters along the
+view axis.
 """
 
 import re
@@ -36,6 +39,8 @@ LENSES = ("intrinsics.txt", "intrinsic/intrinsic_color.txt", "intrinsic_color.tx
 """Files of a lens for all pictures."""
 KINDS = {"0": "training", "1": "validation", "2": "test"}
 """What the first letter of NSVF's names says."""
+SCANNET = ("intrinsic_color.txt",)
+"""Names of files of lenses whose principal points count from the middle of the first pixel."""
 ROTATION = 1e-2
 """How far from a rotation a pose's matrix may be."""
 
@@ -154,6 +159,8 @@ def read_lens(root: Path, stem: str, picture: Path, where: str) -> Intrinsics:
     if file is None:
         raise UserError(f"{where}: {own}: no such file; expected the lens of {picture.name}")
     fx, fy, cx, cy = _focals(numbers_of(file, where), f"{where}: {file}")
+    half = 0.5 if file.name in SCANNET else 0.0
+    cx, cy = cx + half, cy + half
     width, height = picture_size(picture, where)
     times = times_smaller(width, height, cx, cy)
     return Intrinsics(times * width, times * height, fx, fy, cx, cy)

@@ -1,12 +1,12 @@
 """Record3D's exports: a video of a phone, with all cameras in one file.
 
-    <export>/metadata.json    <export>/rgb/0.jpg ...        (its export of EXR and JPG)
-    <export>/metadata         <export>/rgbd/0.jpg ...       (an unpacked .r3d)
+    <export>/metadata.json    <export>/rgb/0.jpg ...        <export>/depth/0.exr ...       (its export of EXR and JPG)
+    <export>/metadata         <export>/rgbd/0.jpg ...       <export>/rgbd/0.depth ...      (an unpacked .r3d)
 
 ``poses`` are rotations as quaternions (x, y, z, w) and positions, camera-to-world with OpenGL's axes in a world in
 meters with +y up; ``K`` is the intrinsic matrix column by column, ``perFrameIntrinsicCoeffs`` (fx, fy, cx, cy) of each
-frame. Depths of an unpacked .r3d, ``rgbd/0.depth``, are floats in meters along the view axis, ``dh`` rows of ``dw``,
-packed by LZFSE. Those of the other export, EXR, are not read.
+frame. Depths are floats in meters along the view axis: one channel of OpenEXR, or ``dh`` rows of ``dw`` that LZFSE
+packed.
 """
 
 import json
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.capture import Capture, CapturedView
-from usd.data.depth_maps import DepthFile, can_unpack
+from usd.data.depth_maps import DepthFile, can_read_exr, can_unpack
 from usd.data.file_names import pictures_in
 from usd.data.lens import Intrinsics
 from usd.data.polycam import Y_UP_TO_Z_UP
@@ -54,7 +54,7 @@ def read_record3d(file: Path, folder: Path, where: str) -> Capture:
         raise UserError(
             f"{name}: none of its {len(poses)} frames has a picture; expected {folder.name}/0.jpg ..."
         )
-    depths, remarks = _depths(content, [picture.with_suffix(".depth") for _, picture in present], name)
+    depths, remarks = _depths(content, [picture for _, picture in present], name)
     views = [
         CapturedView(
             picture.name,
@@ -74,19 +74,28 @@ def read_record3d(file: Path, folder: Path, where: str) -> Capture:
 
 
 def _depths(
-    content: Mapping[str, object], files: Sequence[Path], name: str
+    content: Mapping[str, object], pictures: Sequence[Path], name: str
 ) -> tuple[list[DepthFile | None], list[str]]:
-    """Return the depth map of each frame, None where it has none or none can be read; and what was left out."""
-    none: list[DepthFile | None] = [None] * len(files)
-    if not any(file.is_file() for file in files):
-        return none, []
+    """Return the depth map of each picture, None where it has none or none can be read; and what was left out."""
+    none: list[DepthFile | None] = [None] * len(pictures)
+    packed = [picture.with_suffix(".depth") for picture in pictures]
+    if not any(file.is_file() for file in packed):
+        return _exr_depths([picture.parent.parent / f"depth/{picture.stem}.exr" for picture in pictures])
     if content.get("dw") is None or content.get("dh") is None:
         return none, ["depths left out: dw and dh, their size, are not said"]
     if not can_unpack():
         return none, ["depths left out: reading them takes pip install 'usd[record3d]'"]
     width, height = _number_rows({"dw, dh": [content["dw"], content["dh"]]}, "dw, dh", 2, name)[0].tolist()
     shape = round(height), round(width)
-    return [DepthFile(file, 1.0, shape=shape) if file.is_file() else None for file in files], []
+    return [DepthFile(file, 1.0, shape=shape) if file.is_file() else None for file in packed], []
+
+
+def _exr_depths(files: Sequence[Path]) -> tuple[list[DepthFile | None], list[str]]:
+    """Return the same of the export whose depths are OpenEXR."""
+    found = [DepthFile(file, 1.0) if file.is_file() else None for file in files]
+    if any(found) and not can_read_exr():
+        return [None] * len(files), ["depths left out: reading them takes pip install 'usd[exr]'"]
+    return found, []
 
 
 def _metadata(file: Path, name: str) -> Mapping[str, object]:

@@ -1,5 +1,6 @@
 """``view-group-datamodule``: every batch is cameras whose views a model denoises together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,21 @@ from usd.core.registry import register
 from usd.data.random_camera import CameraBatch, at_step
 from usd.data.usd_random_camera import UsdRandomCameraConfig, UsdRandomCameras
 from usd.math.view_groups import FREE_GROUPS, VIEW_GROUPS, nearest_named_cameras
+
+RANDOM = (
+    "batch_size",
+    "camera_distance_range",
+    "fovy_range",
+    "elevation_range",
+    "azimuth_range",
+    "elevation_sampling",
+    "batch_uniform_azimuth",
+    "progressive_until",
+    "camera_perturb",
+    "center_perturb",
+    "up_perturb",
+)
+"""Options of random training cameras."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,11 @@ class ViewGroupConfig(UsdRandomCameraConfig):
         "toybox",
         "named",
     ] = option("syncdreamer", "model whose cameras a batch is")
+
+    def unread(self) -> Mapping[str, str]:
+        """Return the options of random cameras where the group's own are fixed."""
+        fixed = self.group != "named" and self.group not in FREE_GROUPS
+        return dict.fromkeys(RANDOM, f"where group is {self.group}") if fixed else {}
 
 
 @register("view-group-datamodule")

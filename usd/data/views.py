@@ -16,6 +16,8 @@ from typing_extensions import TypeVar, override
 from usd.core.config import ConfigError, option
 from usd.core.registry import register
 from usd.data import Data, Split
+from usd.data.background_decoding import spread_order
+from usd.data.picture_cache import AT_ONCE
 from usd.data.pictures import over
 from usd.data.pixel_array import unit_rgba
 from usd.data.view_readers import ViewOptions, read_views
@@ -208,15 +210,18 @@ class ViewsData(GivenViews[ViewsConfig]):
     @override
     def batch(self, step: int, generator: torch.Generator) -> RayBatch:
         """Draw the rays of a step."""
-        return self.rays(self.config.n_rays, generator)
+        return self.rays(self.config.n_rays, generator, step)
 
-    def rays(self, count: int, generator: torch.Generator) -> RayBatch:
-        """Draw ``count`` random rays of the training views; all randomness from ``generator`` (a CPU generator)."""
+    def rays(self, count: int, generator: torch.Generator, step: int | None = None) -> RayBatch:
+        """Draw ``count`` random rays of the training views; all randomness from ``generator`` (a CPU generator).
+
+        The first steps of many views without masks draw from fewer of them: see ``early_views``.
+        """
         if self._pool is None:
             self._pool = RayPool(
                 self.train_views, self.config.margin, self.config.use_normals, self.config.depth_share
             )
-        return self._pool.draw(count, self.config.object_share, generator)
+        return self._pool.draw(count, self.config.object_share, generator, step)
 
 
 def open_views(config: GivenViewsConfig) -> tuple[ViewSet, ViewSet]:
@@ -271,6 +276,18 @@ def spread_indices(count: int, wanted: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * wanted) for i in range(wanted)]
 
 
+EARLY_VIEWS, MORE_VIEWS = AT_ONCE, 32
+"""Views that the first step draws from, and those that come with each further step."""
+
+
+def early_views(count: int, step: int | None) -> int:
+    """Return how many of ``count`` views a step draws from, so that training begins while pictures are decoded.
+
+    It depends on the step alone: a training is the same whether its pictures had been decoded before or not.
+    """
+    return count if step is None else min(count, EARLY_VIEWS + MORE_VIEWS * step)
+
+
 class RayPool:
     """All pixels of some views, ready to draw from. They stay bytes; those that are drawn become floats."""
 
@@ -280,26 +297,39 @@ class RayPool:
         known = views.normals if normals else None
         self.normals = None if known is None else known.permute(0, 2, 3, 1)
         self.depth_share = depth_share if views.points is not None and len(views.points) else 0.0
+        self.order = torch.tensor(spread_order(len(views)))
 
-    def draw(self, count: int, object_share: float, generator: torch.Generator) -> RayBatch:
+    def draw(
+        self, count: int, object_share: float, generator: torch.Generator, step: int | None = None
+    ) -> RayBatch:
         """Draw independent pixels, each about the object with probability ``object_share``.
 
-        A share of them goes through points whose depth is known, where there are any.
+        A share of them goes through points whose depth is known, where there are any. Without masks, whose pictures
+        were all looked at, a step draws from its ``early_views``.
         """
+        soon = len(self.views) if self.views.masked else early_views(len(self.views), step)
         anywhere = torch.randint(self.count, (count,), generator=generator)
         about = self.near.pixels(torch.randint(len(self.near), (count,), generator=generator))
         chosen = torch.rand(count, generator=generator) < object_share
-        index = torch.where(chosen, about, anywhere)
+        index = self._among(soon, torch.where(chosen, about, anywhere))
         if not self.depth_share:
             return self.at(index)
-        return self._with_points(index, generator)
+        return self._with_points(soon, index, generator)
 
-    def _with_points(self, index: Int[Tensor, "R"], generator: torch.Generator) -> RayBatch:
+    def _among(self, soon: int, index: Int[Tensor, "R"]) -> Int[Tensor, "R"]:
+        """Return pixels of the first ``soon`` views of the order in the place of those of other views."""
+        if soon == len(self.views):
+            return index
+        size = self.views.height * self.views.width
+        return self.order[index // size % soon] * size + index % size
+
+    def _with_points(self, soon: int, index: Int[Tensor, "R"], generator: torch.Generator) -> RayBatch:
         """Return rays of which a share goes through the pixels of points, with these points' depths."""
         points = self.views.points
         assert points is not None
         drawn = torch.randint(len(points), (len(index),), generator=generator)
         through = torch.rand(len(index), generator=generator) < self.depth_share
+        through &= torch.isin(points.view[drawn], self.order[:soon])
         x, y = points.pixel[drawn].floor().long().unbind(-1)
         x, y = x.clamp(0, self.views.width - 1), y.clamp(0, self.views.height - 1)
         there = (points.view[drawn] * self.views.height + y) * self.views.width + x

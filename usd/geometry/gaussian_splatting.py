@@ -41,12 +41,18 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
         sh_degree_steps: int = option(
             1000, "steps after which the colors' harmonics get a degree more, up to sh_degree", ge=1
         )
+        least_scale: float = option(
+            0.0,
+            "smallest standard deviation of a Gaussian along any axis; about half a pixel of the training pictures, at "
+            "the object, keeps larger pictures free of needles that training could not see",
+            ge=0,
+        )
         density: DensityConfig = option({}, "how the number of Gaussians changes in training")
         fusion: FusionConfig = option({}, "how a mesh is made of Gaussians")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.radius = config.radius
+        self.radius, self.least = config.radius, config.least_scale
         k = (config.sh_degree + 1) ** 2
         self.means, self.scales = Parameter(torch.zeros(1, 3)), Parameter(torch.zeros(1, 3))
         self.rotations, self.opacities = Parameter(torch.zeros(1, 4)), Parameter(torch.zeros(1))
@@ -67,7 +73,9 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
 
     def splats(self) -> Splats:
         """Return the Gaussians as they are now."""
-        return Splats(self.means, self.scales.exp(), self.rotations, self.opacities.sigmoid())
+        # Below the least one a scale changes nothing, smoothly: variances add up, as under a filter of that width.
+        scales = self.scales.exp() if self.least == 0 else (2 * self.scales).exp().add(self.least**2).sqrt()
+        return Splats(self.means, scales, self.rotations, self.opacities.sigmoid())
 
     def harmonics(self) -> Float[Tensor, "N K 3"]:
         """Return the coefficients of the colors, of the degrees that are trained by now."""
@@ -85,7 +93,8 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
             raise UserError("system.geometry: there is no Gaussian to start from; expected at least one")
         self.make_room(len(start.means))
         self.means.copy_(start.means)
-        self.scales.copy_(start.scales.log())
+        own = start.scales if self.least == 0 else self._without_least(start.scales)
+        self.scales.copy_(own.log())
         self.rotations.copy_(start.rotations)
         self.opacities.copy_(logit(start.opacities))
         given = start.harmonics[:, : 1 + (0 if self.harmonic is None else self.harmonic.shape[1])]
@@ -93,6 +102,10 @@ class GaussianSplatting(SplatCloud["GaussianSplatting.Config"]):
         if self.harmonic is not None:
             self.harmonic.zero_()
             self.harmonic[:, : given.shape[1] - 1] = given[:, 1:]
+
+    def _without_least(self, scales: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Return the scales that ``splats`` turns into these; a hundredth of the least one where there are none."""
+        return (scales.square() - self.least**2).clamp_min((0.01 * self.least) ** 2).sqrt()
 
     def start_at(self, start: PointCloud) -> None:
         """Take a Gaussian at each point, as large as its neighbors are far, flat where the points have normals."""

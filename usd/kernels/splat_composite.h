@@ -1,4 +1,4 @@
-// Lists of the splats in each tile of a picture, and what its pixels show of them, front to back. Read splat.py first.
+// What the pixels of a tile show of its splats, front to back, and the gradients. Read splat.py first.
 //
 // Warp compiles the bodies (native.py); splat_warp.py declares the same arguments in Warp's types and defines
 //   FEATURES   numbers of a splat that are blended, known to the compiler
@@ -6,27 +6,6 @@
 // side by side have a tile.
 
 #include "warp/native/builtin.h"
-
-// The splats in each tile of one row of tiles: those of a picture, ends[camera] to ends[camera + 1], come by depth.
-// While counting, starts receives their numbers; then it says where those of each tile begin.
-inline void list_row(
-    int row, int n_rows, int n_columns, wp::array_t<int> ends, wp::array_t<int> splats, wp::array_t<int> boxes,
-    wp::array_t<int> starts, wp::array_t<int> tiles, bool counting)
-{
-    constexpr int SIDE = 16;
-    const int camera = row / n_rows, y = row % n_rows;
-    int* places = starts.data + size_t(row) * n_columns;
-    for (int k = ends.data[camera]; k < ends.data[camera + 1]; ++k) {
-        const int* box = boxes.data + 4 * size_t(k);
-        if (box[2] >= (y + 1) * SIDE || box[3] <= y * SIDE)
-            continue;
-        for (int x = box[0] / SIDE; x <= (box[1] - 1) / SIDE; ++x) {
-            if (!counting)
-                tiles.data[places[x]] = splats.data[k];
-            ++places[x];
-        }
-    }
-}
 
 // Sums of the features of all splats, weighed by what each adds to the pixel, and what they cover together.
 inline void composite_tile(

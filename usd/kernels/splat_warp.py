@@ -1,7 +1,8 @@
 # ruff: noqa: PLR0913, PLR0917 - a kernel takes as many arguments as it has arrays
 """Splat kernels: projection of a splat, lists of tiles, and compositing of a tile. Read ``splat`` first.
 
-The bodies are the C++ of ``splat_project.h`` and ``splat_composite.h``, for the reason given in ``hash_grid_warp``.
+The bodies are the C++ of ``splat_project.h``, ``splat_lists.h`` and ``splat_composite.h``, for the reason given in
+``hash_grid_warp``.
 """
 
 import functools
@@ -23,6 +24,11 @@ SIDE = 16  # pixels a side of a tile
 ELLIPSE = 6
 WIDTHS = (3, 4, 7)
 """Numbers that are blended in practice: colors; with depth, or latents; with depth and normal."""
+PROJECTED, GATHERED = 4096, 16384
+"""Splats that are projected, and splats whose gradients are added up, in a piece of work.
+
+The start of a piece takes as long as some hundred splats, and holds the interpreter's lock, so pieces are large.
+"""
 
 
 def native(file: str, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -164,37 +170,72 @@ def project_splats_backward(
     )
 
 
-@native("splat_composite.h", "list_row")
+@native("splat_lists.h", "order_view")
 @no_type_check
-def list_row(
-    row: wp.int32,
-    n_rows: wp.int32,
-    n_columns: wp.int32,
-    ends: wp.array(dtype=wp.int32),
-    splats: wp.array(dtype=wp.int32),
+def order_view(
+    view: wp.int32,
+    n: wp.int32,
     boxes: wp.array(dtype=wp.int32),
-    starts: wp.array(dtype=wp.int32),
-    tiles: wp.array(dtype=wp.int32),
-    counting: wp.bool,
+    depths: wp.array(dtype=wp.float32),
+    room: wp.array(dtype=wp.int32),
+    splats: wp.array(dtype=wp.int32),
+    counts: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+    covered: wp.array(dtype=wp.int64),
 ):
-    """List the splats in the tiles of a row, in C++."""
+    """Order the splats of a view by depth, in C++."""
 
 
 @kernel
 @no_type_check
-def list_rows(
+def order_views(
     first: wp.int32,
+    n: wp.int32,
+    boxes: wp.array(dtype=wp.int32),
+    depths: wp.array(dtype=wp.float32),
+    room: wp.array(dtype=wp.int32),
+    splats: wp.array(dtype=wp.int32),
+    counts: wp.array(dtype=wp.int32),
+    slots: wp.array(dtype=wp.int32),
+    covered: wp.array(dtype=wp.int64),
+):
+    """Order the splats of one view by depth, and count the tiles that they cover."""
+    order_view(first + wp.tid(), n, boxes, depths, room, splats, counts, slots, covered)
+
+
+@native("splat_lists.h", "list_view")
+@no_type_check
+def list_view(
+    view: wp.int32,
+    n: wp.int32,
     n_rows: wp.int32,
     n_columns: wp.int32,
-    ends: wp.array(dtype=wp.int32),
-    splats: wp.array(dtype=wp.int32),
     boxes: wp.array(dtype=wp.int32),
-    starts: wp.array(dtype=wp.int32),
+    splats: wp.array(dtype=wp.int32),
+    counts: wp.array(dtype=wp.int32),
+    places: wp.array(dtype=wp.int32),
     tiles: wp.array(dtype=wp.int32),
     counting: wp.bool,
 ):
-    """List the splats in the tiles of one row of tiles."""
-    list_row(first + wp.tid(), n_rows, n_columns, ends, splats, boxes, starts, tiles, counting)
+    """List the splats in the tiles of a view, in C++."""
+
+
+@kernel
+@no_type_check
+def list_views(
+    first: wp.int32,
+    n: wp.int32,
+    n_rows: wp.int32,
+    n_columns: wp.int32,
+    boxes: wp.array(dtype=wp.int32),
+    splats: wp.array(dtype=wp.int32),
+    counts: wp.array(dtype=wp.int32),
+    places: wp.array(dtype=wp.int32),
+    tiles: wp.array(dtype=wp.int32),
+    counting: wp.bool,
+):
+    """List the splats in the tiles of one view."""
+    list_view(first + wp.tid(), n, n_rows, n_columns, boxes, splats, counts, places, tiles, counting)
 
 
 def blending(n_features: int, declaration: Callable[..., None]) -> Callable[..., None]:
@@ -364,7 +405,7 @@ def composite_kernels(n_features: int) -> CompositeKernels:
 def kernels() -> list[runtime.WarpKernel]:
     """Return all kernels, those of compositing for the numbers that are blended in practice."""
     by_width = [one for width in WIDTHS for one in composite_kernels(width)]
-    return [project_splats, project_splats_backward, list_rows, *by_width]
+    return [project_splats, project_splats_backward, order_views, list_views, *by_width]
 
 
 # --------------------------------------------------------------------------------------------------- projection
@@ -411,7 +452,7 @@ class _Project(torch.autograd.Function):
         ellipses, depths = means.new_empty(b, n, ELLIPSE), means.new_empty(b, n)
         boxes = torch.empty(b, n, 4, dtype=torch.int32, device=means.device)
         arguments = (*_project_arguments(inputs, ctx.view, ctx.antialias), *_flat(ellipses, depths, boxes))
-        runtime.launch(project_splats, runtime.Split((n,), grain=512), arguments, means.device)
+        runtime.launch(project_splats, runtime.Split((n,), grain=PROJECTED), arguments, means.device)
         # Which pixels a splat may touch has no gradient: beyond them it is not drawn anyway.
         ctx.mark_non_differentiable(boxes)
         return ellipses, depths, boxes
@@ -428,7 +469,7 @@ class _Project(torch.autograd.Function):
             *_project_arguments(inputs, ctx.view, ctx.antialias),
             *_flat(*(g.contiguous() for g in grads[:2]), *out, rows),
         )
-        runtime.launch(project_splats_backward, runtime.Split((n,), grain=512), arguments, device)
+        runtime.launch(project_splats_backward, runtime.Split((n,), grain=PROJECTED), arguments, device)
         return None, *out, rows.sum(1).view_as(g_w2c) if moved else None
 
 
@@ -462,16 +503,60 @@ class TileLists(NamedTuple):
 
 def tile_lists(boxes: Tensor, depths: Tensor, height: int, width: int) -> TileLists:
     """List the splats of each tile. Raises ``MemoryError`` where there are more pairs than can be counted."""
-    # Each pair of splat and tile gets a place for its gradients, before anything is drawn.
-    covered = _covered_tiles(boxes).prod(-1)
-    slots = torch.nn.functional.pad(covered.flatten().cumsum(0), (1, 0))
-    if int(slots[-1]) >= 2**31:
-        raise MemoryError(f"{boxes.shape[1]} splats cover {int(slots[-1])} tiles; expected below 2^31")
     # Both make the same lists: a CPU counts faster than it sorts, and a GPU the other way round.
     listed = _lists_by_sorting if boxes.is_cuda else _lists_by_counting
+    return listed(boxes, depths, (-(-height // SIDE), -(-width // SIDE)))
+
+
+def _require_countable(pairs: int, n_splats: int) -> int:
+    """Return the number of pairs of a splat and a tile. Raises ``MemoryError`` for more than can be counted."""
+    if pairs >= 2**31:
+        raise MemoryError(f"{n_splats} splats cover {pairs} tiles; expected below 2^31")
+    return pairs
+
+
+def _lists_by_counting(boxes: Tensor, depths: Tensor, grid: tuple[int, int]) -> TileLists:
+    """List by kernels, a thread for each view: splats in order of depth, their number in each tile, and the lists."""
+    n_views, n = boxes.shape[:2]
+    split, device = runtime.Split((n_views,), grain=1), boxes.device
+    splats, counts = boxes.new_empty(n_views, n), boxes.new_empty(n_views)
+    slots, covered = boxes.new_empty(n_views * n + 1), torch.empty(n_views, dtype=torch.int64)
+    # The sort's two lists of keys and numbers.
+    room = boxes.new_empty(n_views, n, 4)
+    arrays = _flat(boxes, depths, room, splats, counts, slots, covered)
+    runtime.launch(order_views, split, (n, *arrays), device)
+    tiles = boxes.new_empty(_require_countable(int(covered.sum()), n))
+    slots[-1] = len(tiles)
+    if n_views > 1:
+        slots[:-1].view(n_views, n).add_((covered.cumsum(0) - covered).int()[:, None])
+    places, given = boxes.new_zeros(n_views * grid[0] * grid[1]), (n, *grid, *_flat(boxes, splats, counts))
+    runtime.launch(list_views, split, (*given, *_arrays(places, tiles), True), device)
+    # Where the splats of each tile begin follows from how many those before it have.
+    starts = torch.nn.functional.pad(places.cumsum(0, dtype=torch.int32), (1, 0))
+    runtime.launch(list_views, split, (*given, *_arrays(starts[:-1].clone(), tiles), False), device)
+    return TileLists(starts, tiles, slots)
+
+
+def _lists_by_sorting(boxes: Tensor, depths: Tensor, grid: tuple[int, int]) -> TileLists:
+    """List by torch's sort, which a GPU does well: all pairs by depth, then by tile without changing that order."""
+    rows, columns = grid
+    # Each pair of splat and tile gets a place for its gradients.
+    covered = _covered_tiles(boxes).prod(-1)
+    slots = torch.nn.functional.pad(covered.flatten().cumsum(0), (1, 0))
+    _require_countable(int(slots[-1]), boxes.shape[1])
     by_depth = _visible_by_depth(covered > 0, depths)
-    starts, tiles = listed(boxes, by_depth, (-(-height // SIDE), -(-width // SIDE)))
-    return TileLists(starts, tiles, slots.int())
+    box = boxes.view(-1, 4)[by_depth]
+    wide, count = _covered_tiles(box)[:, 0], _covered_tiles(box).prod(-1)
+    # A row for each tile of each splat; which of its tiles follows from the row's place among them.
+    pair = torch.repeat_interleave(torch.arange(len(count), device=boxes.device), count)
+    nth = torch.arange(len(pair), device=boxes.device) - (count.cumsum(0) - count)[pair]
+    x, y = box[pair, 0] // SIDE + nth % wide[pair], box[pair, 2] // SIDE + nth // wide[pair]
+    tile = (by_depth[pair] // boxes.shape[1] * rows + y) * columns + x
+    # Pairs come by depth, and a stable sort leaves them so within each tile.
+    by_tile = tile.argsort(stable=True)
+    counts = torch.bincount(tile, minlength=len(boxes) * rows * columns)
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int()
+    return TileLists(starts, by_depth[pair[by_tile]].int(), slots.int())
 
 
 def _covered_tiles(boxes: Tensor) -> Tensor:
@@ -489,39 +574,6 @@ def _visible_by_depth(visible: Tensor, depths: Tensor) -> Tensor:
         # By view last: a stable sort keeps the order of depths within each.
         found = found[found.div(visible.shape[1], rounding_mode="floor").argsort(stable=True)]
     return found
-
-
-def _lists_by_counting(boxes: Tensor, by_depth: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """List by a kernel: a thread walks a row of tiles through all splats, once to count and once to write."""
-    rows, columns = grid
-    n_views, n = boxes.shape[:2]
-    # In order once, so that every row of tiles reads memory in sequence.
-    sorted_boxes = boxes.view(-1, 4)[by_depth]
-    ends = torch.searchsorted(by_depth // n, torch.arange(n_views + 1, device=boxes.device)).int()
-    counts, split = boxes.new_zeros(n_views * rows * columns), runtime.Split((n_views * rows,), grain=1)
-    given = (rows, columns, *_flat(ends, by_depth.int(), sorted_boxes))
-    runtime.launch(list_rows, split, (*given, *_arrays(counts, boxes.new_empty(0)), True), boxes.device)
-    # Where the splats of each tile begin follows from how many those before it have.
-    starts = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
-    tiles = boxes.new_empty(int(starts[-1]))
-    runtime.launch(list_rows, split, (*given, *_arrays(starts[:-1].clone(), tiles), False), boxes.device)
-    return starts, tiles
-
-
-def _lists_by_sorting(boxes: Tensor, by_depth: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """List by torch's sort, which a GPU does well: all pairs by depth, then by tile without changing that order."""
-    rows, columns = grid
-    box = boxes.view(-1, 4)[by_depth]
-    wide, count = _covered_tiles(box)[:, 0], _covered_tiles(box).prod(-1)
-    # A row for each tile of each splat; which of its tiles follows from the row's place among them.
-    pair = torch.repeat_interleave(torch.arange(len(count), device=boxes.device), count)
-    nth = torch.arange(len(pair), device=boxes.device) - (count.cumsum(0) - count)[pair]
-    x, y = box[pair, 0] // SIDE + nth % wide[pair], box[pair, 2] // SIDE + nth // wide[pair]
-    tile = (by_depth[pair] // boxes.shape[1] * rows + y) * columns + x
-    # Pairs come by depth, and a stable sort leaves them so within each tile.
-    by_tile = tile.argsort(stable=True)
-    counts = torch.bincount(tile, minlength=len(boxes) * rows * columns)
-    return torch.nn.functional.pad(counts.cumsum(0), (1, 0)).int(), by_depth[pair[by_tile]].int()
 
 
 class _CompositeSplats(torch.autograd.Function):
@@ -553,7 +605,7 @@ class _CompositeSplats(torch.autograd.Function):
         kernels = composite_kernels(c)
         runtime.launch(kernels.backward, _split(starts), (*ctx.size, *arrays, *incoming), device)
         out = torch.empty_like(ellipses), torch.empty_like(features)
-        split = runtime.Split((len(slots) - 1,))
+        split = runtime.Split((len(slots) - 1,), grain=GATHERED)
         runtime.launch(kernels.gather, split, _flat(slots, rows, *out), device)
         return None, *out
 
