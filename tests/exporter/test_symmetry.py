@@ -89,7 +89,7 @@ def test_the_hidden_end_of_a_symmetric_box_gets_the_colors_of_the_end_that_is_sh
 
 
 def test_colors_that_are_not_symmetric_are_not_mirrored() -> None:
-    start, picture = shown_obliquely(*[lambda x: 0.5 + 0.6 * x[:, 0] + 0.9 * x[:, 1]] * 2)
+    start, picture = shown_obliquely(*[lambda x: 0.5 + 4 * x[:, 0] * x[:, 1]] * 2)
     assert mirrored_picture(start, picture, seeded()) is None
 
 
