@@ -55,6 +55,8 @@ MISTAKES = {
     ("trian",): "trian: no such command. Did you mean 'train'? See usd --help.",
     ("train", "usd-pach-mini"): "Did you mean 'usd-patch-mini'?",
     ("train", "none.yaml"): "none.yaml: no such configuration",
+    ("train", "--config", "usd-patch-mini"): "--config: is launch.py's; a configuration is named without it: "
+    "usd train CONFIG key=value",
     ("train", "usd-patch-mini", "--gpuu", "0"): "--gpuu: unknown option. Did you mean 'gpu'? See --help.",
     ("train", "usd-patch-mini", "system.guidnce=1"): "system.guidnce: unknown key. Did you mean 'guidance'?",
     ("describe", "sky-backgroud"): "Did you mean 'sky-background'?",

@@ -161,9 +161,9 @@ def launched(folder: Path, out: Path, *overrides: str) -> int:
     )
 
 
-def opened(folder: Path) -> ViewSet:
+def opened(folder: Path, **options: str) -> ViewSet:
     """The views as a training asks for them."""
-    data = ViewsData(parse(ViewsConfig, {"path": str(folder)}, "data"))
+    data = ViewsData(parse(ViewsConfig, {"path": str(folder), **options}, "data"))
     refuse_outside(data.train_views, 0.6)
     return data.train_views
 
@@ -230,6 +230,19 @@ def test_what_the_message_advises_helps(good, tmp_path, capsys):
         opened(folder)
     assert launched(folder, tmp_path / "out", "data.frame=fit") == 0
     assert "world fitted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frame", ["fit", "cameras"])
+def test_matrices_the_wrong_way_round_are_not_fitted_into_a_world(good, tmp_path, frame):
+    """World-to-camera matrices of an orbit all say one place, up to roundings that a fit would blow up."""
+    folder = shutil.copytree(good, tmp_path / "views")
+    content = json.loads((folder / "transforms.json").read_text())
+    for entry in content["frames"]:
+        inverse = torch.linalg.inv(torch.tensor(entry["transform_matrix"], dtype=torch.float64))
+        entry["transform_matrix"] = inverse.tolist()
+    (folder / "transforms.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"stand at one place: .*: are the matrices world-to-camera"):
+        opened(folder, frame=frame)
 
 
 def test_where_cameras_must_not_stand():

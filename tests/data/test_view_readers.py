@@ -1,6 +1,7 @@
 """Captures as people have them: orientations, sizes, profiles and names in every layout with cameras."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,6 +262,17 @@ def test_what_has_no_cameras_is_answered_with_the_way_to_them(tmp_path, name, sa
     (tmp_path / (name or "a.jpg")).touch()
     with pytest.raises(UserError, match=said):
         read_views(tmp_path / name if name else tmp_path, options())
+
+
+@pytest.mark.parametrize("name", ["cup_cameras.xml", "cameras.sfm", "opensfm/reconstruction.json"])
+def test_cameras_of_other_programs_are_named_with_the_way_to_ours(tmp_path, name):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        UserError, match=rf"1 picture, and cameras as \w+ writes them \({Path(name).name}\), .*COLMAP"
+    ):
+        read_views(tmp_path, options())
 
 
 def test_a_mask_that_is_not_there_is_answered_with_the_nearest(tmp_path):

@@ -167,6 +167,10 @@ def run_subcommand(flags: argparse.Namespace, rest: Sequence[str], command: list
 def refuse_options(words: Sequence[str], known: Sequence[str]) -> None:
     """Raise ``UserError`` for an option that does not exist."""
     for word in words:
+        if word.split("=")[0] in ("--config", "-c"):
+            raise UserError(
+                f"{word}: is launch.py's; a configuration is named without it: usd train CONFIG key=value"
+            )
         if word.startswith("-"):
             raise UserError(f"{word}: unknown option.{did_you_mean(word.strip('-'), known)} See --help.")
 

@@ -91,7 +91,7 @@ def report_trial(trial: Trial, system: System | None = None) -> Path | None:
 
     Whatever goes wrong: the results are there, and ``usd report`` makes the page again.
     """
-    if ranks.rank() != 0 or not trial.configs.is_dir():  # a dry run has no page
+    if ranks.rank() != 0 or not (trial.configs / "parsed.yaml").is_file():  # a dry run has no page
         return None
     try:
         if isinstance(system, SceneSystem):

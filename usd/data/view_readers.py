@@ -59,6 +59,16 @@ LAYOUTS = (
 )
 
 
+OTHER_PROGRAMS = {
+    "*cameras*.xml": "Metashape",
+    "*.sfm": "Meshroom",
+    "sfm_data.json": "OpenMVG",
+    "bundle*.out": "Bundler",
+    "*.nvm": "VisualSFM",
+    "opensfm/reconstruction.json": "OpenDroneMap",
+    "reconstruction.json": "OpenSfM",
+}
+"""Files of cameras that are not read, and who writes them."""
 ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
@@ -102,7 +112,7 @@ def read_views(source: "str | Path", options: ViewOptions, where: str = "data.pa
         raise UserError(f"{where}: {path}: no such file or folder; expected {LAYOUTS}, or a toybox seed")
     views, capture = _read_layout(path, options, where)
     if options.frame == "cameras":
-        return fit_cameras(views)
+        return fit_cameras(views, f"{where}: {path}")
     arbitrary = capture is not None and capture.arbitrary
     wanted = arbitrary if options.frame == "auto" else options.frame == "fit"
     if wanted and capture is not None and capture.sphere is not None:
@@ -173,10 +183,23 @@ def _no_layout(path: Path, where: str) -> str:
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if not count:
         return f"{where}: {path}: holds neither pictures nor cameras; expected {LAYOUTS}"
+    if other := _other_program(path):
+        return (
+            f"{where}: {path}: has {count} picture{'s' * (count != 1)}, and cameras as {other}, which are not read; "
+            "expected its export for COLMAP, or transforms.json (nerfstudio's ns-process-data makes it of most)"
+        )
     return (
         f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
         f"usd poses {path} FOLDER"
     )
+
+
+def _other_program(path: Path) -> str:
+    """Return whose cameras a folder has, with the file's name, where another program wrote them; else nothing."""
+    for pattern, program in OTHER_PROGRAMS.items():
+        for file in sorted(path.glob(pattern)):
+            return f"{program} writes them ({file.name})"
+    return ""
 
 
 def _at_size(views: ViewSet, options: ViewOptions) -> ViewSet:

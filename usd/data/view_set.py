@@ -418,6 +418,7 @@ def fit_world(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> 
     becomes 1.5 instead. Directions of normals turn along. Cameras that look elsewhere than most have no say. Raises
     UserError where nothing tells how far away the object is.
     """
+    _refuse_one_viewpoint(views, where)
     sights = SightLines.of(views)
     kept = sights.agreeing()
     if not views.masked and sights.spread(kept) < PARALLEL:
@@ -439,11 +440,13 @@ def fit_world(views: ViewSet, radius: float = 0.5, where: str = "data.path") -> 
     return transform_world(views, rotation, center, scale).noting(note)
 
 
-def fit_cameras(views: ViewSet) -> ViewSet:
+def fit_cameras(views: ViewSet, where: str = "data.path") -> ViewSet:
     """Return the views in a world about their cameras: mean position 0, mean up +z, the furthest at distance 1.
 
-    Nothing is assumed of where they look: outward, along a corridor, or at an object.
+    Nothing is assumed of where they look: outward, along a corridor, or at an object. Raises ``UserError`` where all
+    stand at one place.
     """
+    _refuse_one_viewpoint(views, where)
     positions = views.cameras.position
     center = positions.mean(0)
     up = views.cameras.c2w[:, :3, 1].mean(0)
