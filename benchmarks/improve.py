@@ -89,6 +89,7 @@ def textured_toy(toy: Toy) -> TexturedToy:
     on = on_surface(toy, x)
     normals = surface_normals(toy, on)
     camera = reference_camera(PICTURE)
+    # What counts as seen is told by the picture alone, whatever the exporter makes of it.
     projection = ReferenceProjection(render([toy], camera).rgba()[0], camera, Tracer(vertices, faces))
     seen = projection(x, normals)[1][:, 0] > 0.05
     pixel = torch.cat([part.pixel for part in texels])

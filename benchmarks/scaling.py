@@ -23,13 +23,19 @@ from benchmarks import ROOT
 from benchmarks.speed_parts import bumpy_ball, disc_picture, peak_memory, read_views, timed
 from benchmarks.tables import Figures
 from usd.app.benchmark import PRESETS, benchmark_experiment, train_measured
+from usd.app.experiment import load_experiment
 from usd.app.step_meter import StepMeter
+from usd.core import loading
+from usd.core.config import spec
+from usd.core.registry import build
 from usd.data.pictures import write_picture
-from usd.exporter.box_atlas import box_atlas
+from usd.exporter import Exporter
 from usd.exporter.decimate import decimate
-from usd.exporter.texels import bake_texture
+from usd.geometry import Geometry
 from usd.kernels.rasterize import Tracer
+from usd.material import Material
 from usd.math.camera import orbit_cameras_deg
+from usd.system.usd import UsdConfig
 
 Cost = dict[str, float]
 
@@ -74,11 +80,17 @@ def looked_at(faces: int) -> Cost:
     return {"CPU s": timed(lambda: Tracer(vertices, triangles).cast(origins, directions), 3).cpu}
 
 
-def baked(size: int) -> Cost:
-    """Return what a texture of this side takes from a plain color on a mesh of 20,000 faces."""
-    vertices, faces = bumpy_ball(20_000)
-    corners = box_atlas(vertices, faces, size, 2).corners
-    return {"CPU s": timed(lambda: bake_texture(corners, size, lambda s: s.weights), 1, warm_up=0).cpu}
+def exported(size: int) -> Cost:
+    """Return what the export of a field as a textured mesh takes, but for unwrapping, which has its own process."""
+    recipe = loading.find_config("usd-patch-mini")
+    system = load_experiment([recipe], ["system.guidance.image_path=none.png"])[0].system.config
+    assert isinstance(system, UsdConfig)
+    geometry, material = build(system.geometry, Geometry), build(system.material, Material)
+    options = {"texture_size": size, "unwrap_time_limit": 600.0}
+    exporter = build(spec("exporter", "mesh-exporter", options), Exporter)
+    with tempfile.TemporaryDirectory() as folder:
+        cost = timed(lambda: exporter.export(geometry, material, Path(folder)), 1, warm_up=0)
+    return {"CPU s": cost.cpu}
 
 
 def batched(objects: int) -> Cost:
@@ -117,7 +129,7 @@ AXES = {
     "scale-decimation": Axis("faces, decimated to a tenth", (10_000, 50_000, 247_000, 1_000_000), decimated),
     "scale-objects": Axis("objects of a batch, 10 steps each", (1, 2, 4), batched),
     "scale-rays": Axis("faces, seen at 512 px", (20_000, 50_000, 247_000), looked_at),
-    "scale-texture": Axis("texels a side", (1024, 2048, 4096, 8192), baked),
+    "scale-texture": Axis("texels a side of an exported texture", (1024, 2048, 4096, 8192), exported),
 }
 
 

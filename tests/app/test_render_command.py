@@ -169,6 +169,10 @@ def test_a_file_of_splats_is_viewed_as_gaussians_where_it_lies(splat_files, monk
         seen["render"] = subject.system.render_views(orbit_cameras_deg(15.0, 0.0, 8.0, 45.0, 16))
         seen["at"] = viewer.stage.server.initial_camera.look_at
         seen["mesh"] = mesh_export(subject).name
+        assert not viewer.panel.cameras_folder.visible, "a file has no cameras to look through"
+        subject.cameras["mine"] = orbit_cameras_deg(15.0, 0.0, 8.0, 45.0, 16)
+        viewer.panel.refresh_cameras("mine")
+        assert viewer.panel.cameras_folder.visible
 
     assert view_and_close(monkeypatch, [str(splat_files / f"ball.{fmt}"), "--gpu", "cpu"], look) == 0
     assert seen["at"] == pytest.approx((3.0, 0.0, 0.0), abs=0.1) and seen["mesh"] == "mesh-exporter"

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.exporter import texels
 from usd.exporter.texels import TexelSamples, bake_texture, covered_texels, dilate, texel_count
 
 H, W = 24, 32
@@ -106,6 +107,40 @@ def test_gaps_take_the_nearest_color() -> None:
     filled[2, 1] = filled[2, 7] = True
     full = dilate(picture, filled)[..., 0]
     assert (full[:, :4] == 1).all() and (full[:, 5:] == 2).all()
+
+
+def scattered(height: int, width: int, rows: slice) -> tuple[Tensor, Tensor]:
+    """A picture whose values say where they are from, and which of its pixels are filled: some of these rows."""
+    filled = torch.zeros(height, width, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(5)
+    filled[rows] = torch.rand(filled[rows].shape, generator=generator) < 0.05
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.where(filled[..., None], torch.stack([y, x], -1), -1).float(), filled
+
+
+def test_gaps_filled_band_by_band_take_the_nearest_color_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texels, "BAND", 8)
+    monkeypatch.setattr(texels, "REACH", 16)
+    picture, filled = scattered(45, 20, slice(0, 45))
+    there = filled.nonzero().float()
+    full = dilate(picture, filled)
+    assert full is picture, "no copy of a large texture"
+    at = torch.stack(torch.meshgrid(torch.arange(45.0), torch.arange(20.0), indexing="ij"), -1)
+    nearest = torch.cdist(at.view(-1, 2), there).amin(1)
+    assert torch.allclose((full - at).norm(dim=-1).flatten(), nearest, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 6), slice(36, 45), slice(20, 24)])
+def test_bands_far_from_every_chart_continue_the_rows_beside_them(
+    monkeypatch: pytest.MonkeyPatch, rows: slice
+) -> None:
+    monkeypatch.setattr(texels, "BAND", 8)
+    monkeypatch.setattr(texels, "REACH", 2)
+    picture, filled = scattered(45, 20, rows)
+    full = dilate(picture, filled)
+    assert bool(filled.any()) and float(full.min()) >= 0, "nothing is left empty"
+    there = full.long()
+    assert bool(filled[there[..., 0], there[..., 1]].all()), "and every value is a filled pixel's"
 
 
 def test_nothing_to_cover_leaves_an_empty_picture() -> None:

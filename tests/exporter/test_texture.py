@@ -15,8 +15,8 @@ from usd.core.errors import UserError
 from usd.core.registry import build
 from usd.core.types import Mesh
 from usd.exporter import Exporter
-from usd.exporter.reference_projection import Evidence, ReferenceProjection
-from usd.exporter.texture import difference, encoded_like
+from usd.exporter.reference_projection import GRAZING, Evidence, ReferenceProjection, Sight, rim_between
+from usd.exporter.texture import difference, encoded_like, texels_per_unit
 from usd.geometry import Geometry
 from usd.kernels.rasterize import Tracer
 from usd.material import Material
@@ -116,6 +116,51 @@ def test_a_picture_that_shows_what_the_texture_holds_changes_nothing(cube, tmp_p
     half = torch.cat([rgba[:3] * 0.5, rgba[3:]])
     mask = difference(half, rgba)[3]
     assert torch.equal(mask, rgba[3])
+
+
+def test_texels_are_counted_per_unit_of_the_surface(cube):
+    mesh = read_mesh(cube, "y")
+    side = float(mesh.vertices.amax() - mesh.vertices.amin())
+    assert texels_per_unit(mesh) == pytest.approx(0.9 * 64 / side), (
+        "a side of the cube has nine tenths of the picture"
+    )
+
+
+@pytest.mark.parametrize("size", [24, 256])
+def test_a_picture_leads_over_a_kept_texture_too_whether_it_is_coarser_or_finer(cube, tmp_path, size):
+    """A finer one is painted over, of a coarser one the difference is added: white either way."""
+    camera = orbit_cameras_deg(0.0, 90.0, 2.0, 40.0, size)
+    alpha = pictures(read_mesh(cube, "y"), camera)[0, 3:]
+    file = tmp_path / "white.png"
+    Image.fromarray((torch.cat([alpha > 0.5] * 4) * 255).byte().permute(1, 2, 0).numpy(), "RGBA").save(file)
+    where = {"elevation_deg": 0.0, "azimuth_deg": 90.0, "camera_distance": 2.0, "fovy_deg": 40.0}
+    options = {"source": str(cube), "picture": str(file), "reference": {"framing": "keep"}, **where}
+    made = build(spec("exporter", "texture-exporter", options), Exporter)
+    out = made.export(*trained(cube, 0.4, 0.4), tmp_path / "out")[0]
+    given, found = (
+        decode_image(BinaryGltf(f).image_bytes(0))[24:40, 24:40, :3].float().mean() / 255 for f in (cube, out)
+    )
+    assert float(found) == pytest.approx((5 * float(given) + 1) / 6, abs=0.03)
+
+
+def disk(radius: float) -> torch.Tensor:
+    line = torch.arange(128) + 0.5 - 64
+    return ((line[:, None] ** 2 + line**2).sqrt() < radius).float()
+
+
+def test_the_rim_is_as_wide_as_outlines_are_apart_and_none_where_they_agree():
+    assert rim_between(disk(40), disk(40)) == 0
+    assert rim_between(disk(40), disk(41)) == pytest.approx(2 * 1 / 128, rel=0.15)
+    assert rim_between(disk(40), disk(60)) == 0.03, "a picture that fits badly is not shrunk to nothing"
+
+
+def test_a_picture_is_believed_at_a_slant_where_a_model_s_view_is_not():
+    square = torch.tensor([[-1.0, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]])
+    tracer = Tracer(square, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    # A line of sight that makes 78 degrees with the normal: its cosine is 0.21.
+    camera = orbit_cameras_deg(0.0, 12.0, 2.0, 40.0, 8)
+    at = torch.zeros(1, 3), torch.tensor([[0.0, 1, 0]])
+    assert float(Sight(camera, tracer)(*at)) == 0 and float(Sight(camera, tracer, GRAZING)(*at)) > 0.3
 
 
 def test_evidence_is_what_some_view_shows_squarely():

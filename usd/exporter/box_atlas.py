@@ -146,10 +146,12 @@ def pack_rows(
 def overlapping_faces(corners: Float[Tensor, "F 3 2"], size: int) -> Bool[Tensor, "F"]:
     """Return which faces have a texel that belongs to a face of smaller number."""
     # Each texel belongs to the smallest face number that covers it; faces narrowed a little do not meet at edges.
-    owner = torch.full((size * size,), len(corners))
-    samples = [(s.face, s.pixel) for s in covered_texels(corners * size, size, size, margin=-0.02)]
+    # Short integers, since all texels of a large texture are held at once.
+    owner = torch.full((size * size,), len(corners), dtype=torch.int32)
+    covered = covered_texels(corners * size, size, size, margin=-0.02)
+    samples = [(part.face.int(), part.pixel.int()) for part in covered]
     for face, pixel in samples:
-        owner.scatter_reduce_(0, pixel, face, "amin")
+        owner.scatter_reduce_(0, pixel.long(), face, "amin")
     over = torch.zeros(len(corners), dtype=torch.bool)
     for face, pixel in samples:
         over[face[owner[pixel] != face]] = True

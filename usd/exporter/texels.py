@@ -15,6 +15,9 @@ MARGIN_PX = (
     1.5  # so far beyond their borders charts are continued, for readers that interpolate between texels
 )
 
+BAND, REACH = 1024, 256
+"""Rows whose gaps are filled at once, and how far beyond them the nearest texel is looked for."""
+
 
 @dataclass(frozen=True)
 class TexelSamples:
@@ -135,8 +138,10 @@ def bake_texture(
     if total is None:
         return corners.new_zeros(size, size, 3)
     # What no chart touches is filled by its nearest texel, for smaller copies of the texture.
-    mean = total / weight.clamp_min(1)[:, None]
-    return dilate(mean.view(size, size, -1), (weight > 0).view(size, size))
+    filled = (weight > 0).view(size, size)
+    # In place: at 8192 texels a side each copy of the texture is 0.8 GiB.
+    mean = total.div_(weight.clamp_(min=1)[:, None])
+    return dilate(mean.view(size, size, -1), filled)
 
 
 def _accumulate_inside(
@@ -179,11 +184,41 @@ def _accumulate(
 
 
 def dilate(picture: Float[Tensor, "H W C"], filled: Bool[Tensor, "H W"]) -> Float[Tensor, "H W C"]:
-    """Return the picture with the nearest filled pixel's value wherever none is filled."""
+    """Fill a picture in place, each gap with the value of its nearest filled pixel; return it.
+
+    Nearest in a band of rows that reaches ``REACH`` beyond the gap: exact up to that distance, and the memory is that
+    of a band. Where a band holds nothing, the rows above are continued, then those below.
+    """
+    if bool(filled.any()):
+        height = len(filled)
+        starts = range(0, height, BAND)
+        empty = [first for first in starts if not _dilate_band(picture, filled, first)]
+        _fill_bands(picture, empty)
+    return picture
+
+
+def _dilate_band(picture: Float[Tensor, "H W C"], filled: Bool[Tensor, "H W"], first: int) -> bool:
+    """Fill the gaps of one band; return False where nothing near it is filled."""
     from scipy.ndimage import distance_transform_edt
 
-    if not bool(filled.any()):
-        return picture
-    rows, columns = distance_transform_edt(~filled.cpu().numpy(), return_distances=False, return_indices=True)
-    row, column = (torch.from_numpy(index).long().to(picture.device) for index in (rows, columns))
-    return picture[row, column]
+    # Looked for beyond the band as well, or its borders would show as lines.
+    low, high = max(0, first - REACH), min(len(filled), first + BAND + REACH)
+    if not bool(filled[low:high].any()):
+        return False
+    found = distance_transform_edt(
+        ~filled[low:high].cpu().numpy(), return_distances=False, return_indices=True
+    )
+    here = slice(first - low, first - low + BAND)
+    gaps = ~filled[first : first + BAND]
+    row, column = (torch.from_numpy(index[here]).to(picture.device)[gaps].long() for index in found)
+    # Read from filled pixels alone, so that bands which are done do not count as filled.
+    picture[first : first + BAND][gaps] = picture[row + low, column]
+    return True
+
+
+def _fill_bands(picture: Float[Tensor, "H W C"], empty: list[int]) -> None:
+    """Continue the nearest row of the bands above, else of those below, through bands that hold nothing."""
+    below = [first for first in range(0, len(picture), BAND) if first not in empty]
+    for first in empty:
+        source = max((b + BAND - 1 for b in below if b < first), default=below[0])
+        picture[first : first + BAND] = picture[source]

@@ -7,8 +7,9 @@ kept the colors that its training started from, the *change* of the colors is ad
 
 import io
 import logging
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from usd.core.registry import register
 from usd.data.reference import ReferenceConfig, load_reference
 from usd.exporter import Exporter
 from usd.exporter.colors import SurfaceColors
-from usd.exporter.reference_projection import Evidence, ReferenceProjection
+from usd.exporter.reference_projection import GRAZING, Evidence, ReferenceProjection, rim_between
+from usd.exporter.symmetry import MirroredPicture, mirrored_picture
 from usd.exporter.texels import MARGIN_PX, TexelSamples, covered_texels
 from usd.geometry import Geometry
 from usd.geometry.initial_shape import MESH
@@ -63,6 +65,12 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
             ReferenceConfig(), "how the reference picture is cut out and framed"
         )
         picture_share: float = option(1.0, "weight of the reference picture where it leads", ge=0, le=1)
+        mirror_share: float = option(
+            0.0,
+            "weight of the reference picture's mirror image on hidden parts, where shape and colors are symmetric",
+            ge=0,
+            le=1,
+        )
         elevation_deg: float = option(15.0, "elevation of the reference camera in degrees", ge=-90, le=90)
         azimuth_deg: float = option(90.0, "azimuth of the reference camera in degrees", ge=-360, le=360)
         camera_distance: float = option(1.5, "distance of the reference camera from the origin", gt=0)
@@ -99,18 +107,33 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
 
     def _wanted(self, geometry: Geometry, material: Material, mesh: ColoredMesh) -> "WantedColors":
         """Return the colors that texels get: the object's, or the given ones with the training's change."""
-        config, spacing = self.config, 0.01 * geometry.radius
         tracer = Tracer(mesh.vertices.float(), mesh.faces)
-        start, after = geometry.at_start(), SurfaceColors(geometry, material, spacing)
-        if start is None:
-            return WantedColors(mesh, after, self._reference(tracer, None))
-        # The same material on the field as it began, so that what differs is the training's doing alone.
-        before = SurfaceColors(start, material, spacing)
-        change = Change(before, after, Evidence(self._training_cameras(), tracer), config.change_share)
-        return WantedColors(mesh, change, self._reference(tracer, mesh))
+        start, after = geometry.at_start(), SurfaceColors(geometry, material, 0.01 * geometry.radius)
+        picture = self._reference(mesh, tracer)
+        colors, mirrored = self._colors(start, after, tracer), self._mirrored(mesh, picture)
+        if picture is None or not isinstance(colors, Change) or self._is_finer(picture, mesh):
+            return WantedColors(mesh, colors, picture, mirrored)
+        # Of a picture coarser than the texture only what differs is added, so that finer detail stays.
+        layers = difference(picture.rgba, shown(mesh, picture.camera)[0])
+        return WantedColors(mesh, colors, replace(picture, rgba=layers), mirrored, differences=True)
 
-    def _reference(self, tracer: Tracer, given: ColoredMesh | None) -> ReferenceProjection | None:
-        """Return the reference picture on the surface, less a given mesh's own; None where there is no picture."""
+    def _is_finer(self, picture: ReferenceProjection, mesh: ColoredMesh) -> bool:
+        """Return whether a picture has as many pixels a unit as the mesh has texels."""
+        width = 2 * self.config.camera_distance * math.tan(math.radians(self.config.fovy_deg) / 2)
+        return picture.rgba.shape[-1] / width >= texels_per_unit(mesh)
+
+    def _colors(
+        self, start: Geometry | None, after: SurfaceColors, tracer: Tracer
+    ) -> "SurfaceColors | Change":
+        """Return the object's colors, or what the training changed of them where the start is kept."""
+        if start is None:
+            return after
+        # The same material on the field as it began, so that what differs is the training's doing alone.
+        before = replace(after, geometry=start)
+        return Change(before, after, Evidence(self._training_cameras(), tracer), self.config.change_share)
+
+    def _reference(self, mesh: ColoredMesh, tracer: Tracer) -> ReferenceProjection | None:
+        """Return the reference picture on the surface; None where there is no picture."""
         config = self.config
         if config.picture is None or config.picture_share == 0:
             return None
@@ -118,10 +141,23 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         camera = orbit_cameras_deg(
             config.elevation_deg, config.azimuth_deg, config.camera_distance, config.fovy_deg, rgba.shape[-1]
         )
-        layers = rgba if given is None else difference(rgba, shown(given, camera)[0])
-        # The mask carries the weight: where it is low the field's colors show through.
-        weighted = torch.cat([layers[:3], layers[3:] * config.picture_share])
-        return ReferenceProjection(weighted, camera, tracer)
+        # Where the outlines agree to the pixel, colors can be believed up to the outline.
+        rim = rim_between(rgba[3], shown(mesh, camera)[0, 3])
+        return ReferenceProjection(rgba, camera, tracer, rim, GRAZING, edges=True)
+
+    def _mirrored(self, mesh: ColoredMesh, picture: ReferenceProjection | None) -> MirroredPicture | None:
+        """Return the reference picture in a mirror of the object; None where it has none, or none is asked for."""
+        if picture is None or self.config.mirror_share == 0:
+            return None
+        found = mirrored_picture(mesh, picture, torch.Generator().manual_seed(0))
+        if found is None:
+            return None
+        log.info(
+            "the object is its own mirror image (plane with its normal at %.1f degrees): hidden parts take colors "
+            "of what the picture shows; exporter.mirror_share=0: they do not",
+            found.mirror.azimuth_deg,
+        )
+        return replace(found, share=self.config.mirror_share)
 
     def _training_cameras(self) -> Cameras:
         """Return eight cameras around the object at each end of the training's elevations, and between them."""
@@ -152,26 +188,46 @@ class Change:
 class WantedColors:
     """Colors that a texture's texels should show.
 
-    ``colors`` gives them, or their change from the mesh's own; ``reference`` does so where it shows the surface. A
-    change keeps whatever is finer in the given texture than a field, or a picture, can hold.
+    ``colors`` gives them, or their change from the mesh's own. ``mirrored`` adds detail where the object's mirror image
+    shows the surface. ``reference`` leads where the picture itself does: its colors, or with ``differences`` what they
+    differ by from the mesh's own. A change keeps what is finer in the given texture than a field, or a picture.
     """
 
     mesh: ColoredMesh
     colors: SurfaceColors | Change
     reference: ReferenceProjection | None
+    mirrored: MirroredPicture | None = None
+    differences: bool = False
 
     def __call__(self, texels: TexelSamples) -> Float[Tensor, "N 3"]:
         """Return colors as displayed, in [0, 1]."""
         x, normal = surface_points(self.mesh, texels)
         wanted = self.colors(x, normal)[:, :3].cpu()
+        # A change is added to the texel, not painted over it: the field is coarser than most textures.
+        changes = isinstance(self.colors, Change)
+        own = self.mesh.display_colors(texels.face, texels.weights) if changes else torch.zeros_like(wanted)
         # Blended as displayed: both are pictures, and light would give the brighter one more than its share.
+        if self.mirrored is not None:
+            detail, weight = self.mirrored(x, normal)
+            # The mirrored side may lie in another light: broad tones stay as they are, only detail is taken.
+            wanted = wanted + weight * (detail - wanted if changes else detail)
         if self.reference is not None:
             seen, weight = self.reference(x, normal)
-            wanted = wanted + weight * (seen - wanted)
-        # A change is added to the texel, not painted over it: the field is coarser than most textures.
-        if isinstance(self.colors, Change):
-            wanted = wanted + self.mesh.display_colors(texels.face, texels.weights)
-        return wanted.clamp(0, 1)
+            base = torch.zeros_like(own) if self.differences else own
+            wanted = wanted + weight * (seen - base - wanted)
+        return (wanted + own).clamp(0, 1)
+
+
+def texels_per_unit(mesh: ColoredMesh) -> float:
+    """Return how many texels of its base color textures a mesh has in a world unit: the root of the ratio of areas."""
+    if mesh.uv is None:
+        return 0.0
+    texels = [0 if color.texture is None else color.texture.pixels[..., 0].numel() for color in mesh.colors]
+    a, b, c = mesh.uv.double().unbind(1)
+    flat = 0.5 * ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs()
+    held = flat * torch.tensor(texels, dtype=torch.float64)[mesh.color_of_face]
+    area = 0.5 * face_cross(mesh.vertices, mesh.faces).norm(dim=-1)[held > 0].sum()
+    return float((held.sum() / area.clamp_min(1e-30)).sqrt())
 
 
 def difference(rgba: Float[Tensor, "4 S S"], given: Float[Tensor, "4 S S"]) -> Float[Tensor, "4 S S"]:

@@ -35,6 +35,7 @@ PictureFormat = Literal["png", "jpg", "webp"]
 FLOAT, UNSIGNED_INT, ARRAY_BUFFER, ELEMENT_BUFFER = 5126, 5125, 34962, 34963
 LINEAR, MIPMAPS, CLAMP = 9729, 9987, 33071
 UNLIT = "KHR_materials_unlit"
+ROWS = 1024  # of a picture, turned into bytes at once
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class ExportMesh:
 
 def picture_bytes(picture: Float[Tensor, "H W 3"], fmt: PictureFormat) -> bytes:
     """Return an encoded picture of values in [0, 1]."""
-    pixels = _array((picture.clamp(0, 1) * 255).round(), np.uint8)
+    # By rows: a copy of a large texture in floats takes four times the memory of its bytes.
+    rows = [_array((part.clamp(0, 1) * 255).round(), np.uint8) for part in picture.split(ROWS)]
+    pixels = np.concatenate(rows)
     buffer = io.BytesIO()
     if fmt == "png":
         Image.fromarray(pixels).save(buffer, "PNG")

@@ -141,7 +141,8 @@ class Panel:
             )
             live.on_update(lambda _: setattr(self.stage, "live", live.value))
         cameras = {} if subject is None else subject.cameras
-        self.cameras_folder = self.gui.add_folder("Cameras")
+        # A file has none.
+        self.cameras_folder = self.gui.add_folder("Cameras", visible=bool(cameras))
         with self.cameras_folder:
             self.gui.add_markdown("Click one to look through it.")
             for name in cameras:
@@ -172,6 +173,7 @@ class Panel:
         if subject is None or name not in subject.cameras:
             return
         if name not in self._cameras:
+            self.cameras_folder.visible = True
             with self.cameras_folder:
                 self._add_cameras(name)
         elif self._cameras[name].value:
@@ -329,7 +331,8 @@ class Panel:
         center = self.gui.add_vector3("Center", (0.0, 0.0, 0.0), step=0.01)
         size = self.gui.add_vector3("Size", (1.0, 1.0, 1.0), min=(0.01,) * 3, step=0.01)
         look = self.gui.add_button("Show the mesh", icon=Icon.EYE, hint="as it would be exported now")
-        write = self.gui.add_button("Export to the trial", icon=Icon.DOWNLOAD)
+        place = None if self.session.subject is None else f"to a folder in {self.session.subject.save}"
+        write = self.gui.add_button("Export", icon=Icon.DOWNLOAD, hint=place)
         look.disabled = write.disabled = self.session.subject is None
 
         def change(_: object) -> None:
