@@ -279,8 +279,9 @@ def table(bench: PipelineBench, protocol: Protocol) -> str:
 
 
 def rows_of(bench: PipelineBench, names: set[str]) -> str:
-    """Return a table of these objects, a row a pipeline; a dash for what a pipeline does not have."""
+    """Return a table of these objects, a row a pipeline that has run; a dash for what a pipeline does not have."""
     found = {m: {n: f for n, f in bench.found(m).items() if n in names} for m in bench.methods}
+    found = {method: rows for method, rows in found.items() if rows}
     keys = {key for rows in found.values() for figures in rows.values() for key in figures}
     columns = [column for column in COLUMNS if column.key in keys]
     lines = ["| pipeline | objects | " + " | ".join(column.heading for column in columns) + " |"]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from usd.core import registry
 from usd.core.config import spec
+from usd.core.errors import UserError
 from usd.core.registry import build
 from usd.core.types import Render
 from usd.denoiser.pipeline import PipelineDenoiser
@@ -44,51 +45,57 @@ def formulas_of_sentences() -> set[str]:
 def take_two_steps(denoiser: PipelineDenoiser, words: str) -> None:
     """Take two steps of every formula from a sentence; the gradients are finite and reach the picture."""
     cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, denoiser.latent.image_size)
-    take_two_steps_from_a_sentence(str(denoiser.folder), words, cameras, {"image_size": cameras.height})
+    models: dict[str, object] = {"image_size": cameras.height}
+    assert not take_two_steps_from_a_sentence(str(denoiser.folder), words, cameras, models)
 
 
 def take_two_steps_from_a_sentence(
-    name: str, words: str, cameras: Cameras, models: dict[str, object], skipped: tuple[str, ...] = ()
-) -> None:
-    """Take two steps of every formula from a sentence, except the ``skipped`` ones."""
-    size = cameras.height
+    name: str, words: str, cameras: Cameras, models: dict[str, object]
+) -> dict[str, str]:
+    """Take two steps of every formula from a sentence; return why which formulas refuse the model."""
+    size, refused = cameras.height, {}
     model: dict[str, object] = {"pretrained_model_name_or_path": name}
     prompt = {**model, "prompt": words, "use_cache": False}
     prompts = build(spec("prompt_processor", "stable-diffusion-prompt-processor", prompt))
     picture = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(5))
-    for formula in FORMULAS.keys() - skipped:
+    for formula, given in FORMULAS.items():
         own = SOURCE if formula == "stable-diffusion-dds-guidance" else {}
-        options = {**model, "models": models, **FORMULAS[formula], **own}
-        guidance = build(spec("guidance", formula, options), prompts=prompts)
+        try:
+            guidance = build(
+                spec("guidance", formula, {**model, "models": models, **given, **own}), prompts=prompts
+            )
+        except UserError as error:
+            refused[formula] = str(error)
+            continue
         guidance.set_reference(picture, orbit_cameras_deg(10.0, 90.0, 1.5, 40.0, size))
         step_twice(guidance, cameras, f"{formula} of {name}")
+    return refused
 
 
 def take_two_steps_from_a_picture(model: str, base: str, picture: Tensor, reference: Cameras) -> None:
     """Take two steps of every formula on a model of views, with the unconditional prediction of its base."""
     options = {"pretrained_model_name_or_path": base, "models": {"image_size": picture.shape[-1]}}
     cameras = orbit_cameras_deg([10.0], [30.0], 1.5, 40.0, picture.shape[-1])
-    take_two_steps_of_views(model, options, cameras, picture, reference)
+    assert not take_two_steps_of_views(model, options, cameras, picture, reference)
 
 
 def take_two_steps_of_views(
-    model: str,
-    common: dict[str, object],
-    cameras: Cameras,
-    picture: Tensor,
-    reference: Cameras,
-    skipped: tuple[str, ...] = (),
-) -> None:
-    """Take two steps of every formula on a model of views, except the ``skipped`` ones."""
+    model: str, common: dict[str, object], cameras: Cameras, picture: Tensor, reference: Cameras
+) -> dict[str, str]:
+    """Take two steps of every formula on a model of views; return why which formulas refuse the model."""
+    refused = {}
     for name, given in FORMULAS.items():
         formula = FROM_PICTURES.get(name, name.removeprefix("stable-diffusion-"))
-        if formula in skipped:
-            continue
         own = {key: value for key, value in given.items() if key != "camera_condition_type"}
         options = {"zero123_model_name_or_path": model, **common, **own}
-        guidance = build(spec("guidance", formula, options))
+        try:
+            guidance = build(spec("guidance", formula, options))
+        except UserError as error:
+            refused[formula] = str(error)
+            continue
         guidance.set_reference(picture, reference)
         step_twice(guidance, cameras, f"{formula} of {model}")
+    return refused
 
 
 def step_twice(guidance: Guidance, cameras: Cameras, name: str) -> None:

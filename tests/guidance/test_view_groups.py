@@ -35,10 +35,22 @@ def test_a_batch_that_is_no_whole_group_is_one_line(monkeypatch: pytest.MonkeyPa
         _guidance(monkeypatch).noisy_latents(torch.zeros(6, 3, 8, 8), 0, None)
 
 
+def test_dds_refuses_a_model_of_groups_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GaussianDenoiser, "group_size", 4)
+    with pytest.raises(UserError, match=r"^system\.guidance: dds .* 'gaussian' denoises its views together"):
+        build(spec("guidance", "dds-guidance", {"zero123_model_name_or_path": "gaussian"}))
+
+
 # ------------------------------------------------------------------------------------- every formula, every model
 
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
-LEARNS = ("vsd-guidance", "stable-diffusion-vsd-guidance")
+GROUP = {
+    "vsd": "cannot learn: it denoises its views together",
+    "dds": "denoises its views together; expected a model of single views",
+}
+"""Formulas that refuse models of view groups, and why."""
+WANTS_TEXT = "do not share a latent space"
+"""Why NFSD, which has a text model predict, refuses a model without a relative."""
 GROUPS = {
     "toybox-views": ("toybox", "toybox-sd"),
     "wonder3d": ("wonder3d", "sd-1.5"),
@@ -58,6 +70,16 @@ def group_batch(group: str) -> CameraBatch:
     return batch
 
 
+def assert_refused(refused: dict[str, str], **expected: str) -> None:
+    """Compare the formulas that refuse a model, and their reasons, with those expected, by the first letters."""
+    assert {name.removeprefix("stable-diffusion-") for name in refused} == {
+        f"{name}-guidance" for name in expected
+    }
+    for name, line in refused.items():
+        why = expected[name.removeprefix("stable-diffusion-").removesuffix("-guidance")]
+        assert why in line and "\n" not in line
+
+
 def test_the_matrix_has_every_formula() -> None:
     assert set(formula_matrix.FORMULAS) == formula_matrix.formulas_of_sentences()
 
@@ -72,32 +94,37 @@ def test_every_formula_takes_two_steps_with_every_model_of_view_groups(
     if unconditional == "prior" and base is None:
         pytest.skip("no text model shares its latents")
     batch = group_batch(group)
-    given: dict[str, object] = {"unconditional": unconditional}
-    if base is not None:
-        given["pretrained_model_name_or_path"] = base
+    given = {"unconditional": unconditional, "pretrained_model_name_or_path": base or "sd-2.1-base"}
     with rehearsal():
-        formula_matrix.take_two_steps_of_views(model, given, batch.cameras, PICTURE, batch.reference, LEARNS)
-        with pytest.raises(UserError, match="cannot learn: it denoises its views together"):
-            build(spec("guidance", "vsd-guidance", {"zero123_model_name_or_path": model, **given}))
+        refused = formula_matrix.take_two_steps_of_views(
+            model, given, batch.cameras, PICTURE, batch.reference
+        )
+    assert_refused(refused, **GROUP, **({} if base else {"nfsd": WANTS_TEXT}))
 
 
 @pytest.mark.slow
 def test_every_formula_takes_two_steps_with_syncdreamer(tmp_path: Path) -> None:
     """The published layout at tiny size; it has no stand-in."""
     file, batch = write_syncdreamer(read_golden("syncdreamer_tiny.npz"), tmp_path), group_batch("syncdreamer")
-    given: dict[str, object] = {"unconditional": "own"}
-    formula_matrix.take_two_steps_of_views(str(file), given, batch.cameras, PICTURE, batch.reference, LEARNS)
+    given = {"unconditional": "own", "pretrained_model_name_or_path": "sd-1.5"}
+    with rehearsal():
+        refused = formula_matrix.take_two_steps_of_views(
+            str(file), given, batch.cameras, PICTURE, batch.reference
+        )
+    assert_refused(refused, **GROUP)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["zero123-xl", "stable-zero123", "toybox-zero123", "gaussian"])
 def test_every_formula_takes_two_steps_with_every_model_of_single_views(model: str) -> None:
     batch = group_batch("toybox")
+    base = {"toybox-zero123": "toybox-sd", "gaussian": "gaussian"}.get(model, "sd-2.1-base")
     for unconditional in ("own", "prior"):
-        base = {"toybox-zero123": "toybox-sd", "gaussian": "gaussian"}.get(model, "sd-2.1-base")
-        given: dict[str, object] = {"unconditional": unconditional, "pretrained_model_name_or_path": base}
+        given = {"unconditional": unconditional, "pretrained_model_name_or_path": base}
         with rehearsal():
-            formula_matrix.take_two_steps_of_views(model, given, batch.cameras[:2], PICTURE, batch.reference)
+            assert not formula_matrix.take_two_steps_of_views(
+                model, given, batch.cameras[:2], PICTURE, batch.reference
+            )
 
 
 @pytest.mark.slow
@@ -105,9 +132,9 @@ def test_every_formula_takes_two_steps_with_every_model_of_single_views(model: s
     "model", ["sd-1.5", "sd-2.1", "sd-2.1-base", "deep-floyd-if", "toybox-sd", "mvdream"]
 )
 def test_every_formula_takes_two_steps_with_every_unet_that_reads_a_sentence(model: str) -> None:
-    skipped = LEARNS if model == "mvdream" else ()
     cameras = group_batch("mvdream").cameras
     with rehearsal():
-        formula_matrix.take_two_steps_from_a_sentence(
-            model, "a red chair", cameras if model == "mvdream" else cameras[:1], {}, skipped
+        refused = formula_matrix.take_two_steps_from_a_sentence(
+            model, "a red chair", cameras if model == "mvdream" else cameras[:1], {}
         )
+    assert_refused(refused, **(GROUP if model == "mvdream" else {}))

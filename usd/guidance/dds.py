@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.core.errors import UserError
 from usd.core.registry import register
 from usd.guidance import Guidance, NoisyLatents
 from usd.guidance.picture_scores import PictureOptions
@@ -26,6 +27,14 @@ class DdsGuidance(Guidance["DdsGuidance.Config"]):
     @dataclass(frozen=True)
     class Config(PictureOptions):
         """No options but those of the scores."""
+
+    def build(self) -> None:
+        """Open nothing more. Raises ``UserError`` for a model of view groups: the reference picture is one view."""
+        if self.model.group_size > 1:
+            raise UserError(
+                f"system.guidance: dds compares views with one picture, and '{self.model.name}' denoises its views "
+                "together; expected a model of single views"
+            )
 
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return the difference of the view's guided score and the reference picture's."""
