@@ -3,6 +3,7 @@
 
     python benchmarks/text_to_3d.py                      8 sentences, SDS (as it ships) and lambda = 0
     python benchmarks/text_to_3d.py --prompts 3 --methods sds stages.patch.trainer.max_steps=600
+    python benchmarks/text_to_3d.py --methods picture    a picture first (usd picture), then image to 3D
 
 The sentences are captions of toys of the test split, of different categories, that no training toy has: shapes and
 colors unseen together. Each (sentence, method) is one run of ``configs/usd-text-to-3D-mini.yaml`` and one file
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import runs
 from benchmarks.tables import Figures, number
+from usd.app.picture_command import make_picture, picture_arguments
 from usd.core.errors import UserError
 from usd.core.loading import override
 from usd.data.pictures import over, read_rgba, resize_rgba, to_bytes
@@ -38,12 +40,14 @@ from usd.toybox.objects import UNCAPTIONED, make_toy
 from usd.toybox.render import render
 
 STRONG = [f"stages.{stage}.system.guidance.lambda=0" for stage in ("patch", "texture")]
-METHODS: dict[str, list[str]] = {"sds": [], "lambda0": STRONG}
+METHODS: dict[str, list[str]] = {"sds": [], "lambda0": STRONG, "picture": []}
 MEANING = {
     "sds": "the configuration as it ships: every stage with lambda 1",
     "lambda0": "the same with lambda 0 in the first and third stage, as published (the shape is SDS in both)",
+    "picture": "the best of twelve pictures of the sentence (`usd picture`), then image to 3D and a mesh",
     "ground truth": "renders of the toy whose caption the sentence is",
 }
+PICTURE_FIRST = Path(__file__).parent / "picture_to_mesh.yaml"
 STAGES = ("patch", "geometry", "texture")
 TRAINED = 16000  # seeds below this may have been trained on (configs/toybox)
 SHOWN = {"truth": (0, 3), "stages": (6, 15), "mesh": (0, 2, 3, 5)}  # views on the sheet; a turntable has 24
@@ -92,12 +96,28 @@ def truth(seed: int) -> torch.Tensor:
 def measured(bench: SentenceBench, clip: Clip, seed: int, method: str) -> Figures:
     """Figures of one object's file; its stages are run, or gone on with, first."""
     prompt, began = make_toy(seed).caption, time.monotonic()
-    overrides = (override("system.prompt_processor.prompt", prompt), *METHODS[method], *bench.overrides)
-    runs.Launch(bench.trial(seed, method), (bench.config,), overrides, bench.gpu)()
+    launch = picture_first if method == "picture" else all_stages
+    launch(bench, seed, method, prompt)()
     minutes = (time.monotonic() - began) / 60
     score = text_score(clip, views_of_file(mesh_of(bench, seed, method), scoring_cameras()), prompt)
     figures = {"category": score.category, "caption": score.caption, "similarity": score.similarity}
     return {**figures, "minutes": minutes}
+
+
+def all_stages(bench: SentenceBench, seed: int, method: str, prompt: str) -> runs.Launch:
+    """The run that makes an object of a sentence."""
+    overrides = (override("system.prompt_processor.prompt", prompt), *METHODS[method], *bench.overrides)
+    return runs.Launch(bench.trial(seed, method), (bench.config,), overrides, bench.gpu)
+
+
+def picture_first(bench: SentenceBench, seed: int, method: str, prompt: str) -> runs.Launch:
+    """The run that makes an object of the picture that is drawn of a sentence, which is drawn first."""
+    trial = bench.trial(seed, method)
+    drawn = trial / "drawn" / "picture.png"
+    if not drawn.is_file():
+        make_picture(picture_arguments([prompt, str(drawn.parent)]))
+    overrides = (override("system.guidance.image_path", str(drawn.resolve())), *bench.overrides)
+    return runs.Launch(trial, (PICTURE_FIRST,), overrides, bench.gpu)
 
 
 def mesh_of(bench: SentenceBench, seed: int, method: str) -> Path:

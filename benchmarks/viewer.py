@@ -8,12 +8,14 @@ nobody touches it), ``moving`` (the mouse turns the camera all the time). A bloc
 viewer of the same round, so that whatever else the machine does falls on all of them alike; printed are the medians
 over the rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work
 makes steps differ by more than the viewer does, its own seconds say it more exactly: those of the callback between
-the steps, and of the threads that serve the page.
+the steps, and of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use,
+as a browser on another computer has: without a graphics card it draws on the processor.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import tempfile
 import threading
@@ -150,7 +152,19 @@ def cost_text(costs: list[float]) -> str:
     return f"{text} [{low:+.1f}, {high:+.1f}]"
 
 
-def browse(alternation: Alternation, stop: threading.Event) -> None:
+def keep_apart() -> None:
+    """Give the calling thread and all programs that it started the last core, and this process the others."""
+    *others, last = sorted(os.sched_getaffinity(0))
+    if not others:
+        raise SystemExit("--apart: there is one core; expected at least two")
+    for thread in psutil.Process().threads():
+        os.sched_setaffinity(thread.id, [last] if thread.id == threading.get_native_id() else others)
+    for child in psutil.Process().children(recursive=True):
+        for thread in child.threads():
+            os.sched_setaffinity(thread.id, [last])
+
+
+def browse(alternation: Alternation, stop: threading.Event, apart: bool) -> None:
     """Open and close the page, and turn its camera, as the state has it, until ``stop``."""
     while open_viewer._viewer is None or open_viewer._viewer.panel is None:
         if stop.wait(0.1):
@@ -159,6 +173,8 @@ def browse(alternation: Alternation, stop: threading.Event) -> None:
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 700})
         page.goto(NOBODY)
+        if apart:
+            keep_apart()
         while not stop.is_set():
             visit(page, address, alternation.state)
             alternation.own = time.thread_time()
@@ -207,12 +223,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--block", type=int, default=100, help="steps measured in one state")
     parser.add_argument("--share", type=float, default=0.2, help="viewer.share")
+    parser.add_argument("--apart", action="store_true", help="a core of its own for the browser")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     alternation, stop = Alternation(args.block, args.rounds), threading.Event()
     watch(alternation)
-    thread = threading.Thread(target=browse, args=(alternation, stop))
+    thread = threading.Thread(target=browse, args=(alternation, stop, args.apart))
     thread.start()
     with tempfile.TemporaryDirectory() as out:
         picture = places.resource("load/images/kettle.png")

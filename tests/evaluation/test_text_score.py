@@ -8,7 +8,15 @@ import torch
 
 from usd.app.toys import toy_glb
 from usd.evaluation.embedded import Clip
-from usd.evaluation.text_score import CLIP, competitors, in_color, score_file, scoring_cameras, text_score
+from usd.evaluation.text_score import (
+    CLIP,
+    competitors,
+    in_color,
+    score_file,
+    scoring_cameras,
+    sentence_margins,
+    text_score,
+)
 from usd.toybox import TEST_SEED
 from usd.toybox.objects import make_toy
 from usd.toybox.render import render
@@ -56,6 +64,13 @@ def test_renders_of_the_toy_itself_are_found_and_of_another_are_not(clip: Clip, 
     assert own.caption <= own.category
     other = text_score(clip, seen, "a teal airplane with pink wings")
     assert (other.category, other.caption) == (0.0, 0.0) and other.similarity < own.similarity
+
+
+def test_margins_are_those_by_which_pictures_are_found(clip: Clip, seen: torch.Tensor) -> None:
+    own = sentence_margins(clip, seen, TOY.caption)
+    assert own.shape == (4,)
+    assert float((own > 0).float().mean()) == text_score(clip, seen, TOY.caption).caption
+    assert bool((sentence_margins(clip, seen, "a teal airplane with pink wings") < 0).all())
 
 
 def test_a_file_is_scored_as_it_is_read_back(tmp_path: Path) -> None:

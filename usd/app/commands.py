@@ -56,6 +56,7 @@ PROGRAMS = {
     "evaluate": Program(
         "usd.evaluation.command", "how far a mesh, views or a trial are from the truth; rectification PICTURE"
     ),
+    "picture": Program("usd.app.picture_command", "pictures of a sentence, and one to make an object of"),
     "views": Program("usd.app.views_command", "all views of a model that makes them together, with cameras"),
     "elevation": Program("usd.app.elevation_estimate", "how high above the object a picture was taken"),
     "benchmark": Program("usd.app.benchmark", "how fast this machine trains, as a table for a report"),

@@ -103,6 +103,13 @@ def text_score(clip: Clip, pictures: Float[Tensor, "B 3 H W"], prompt: str) -> T
     )
 
 
+def sentence_margins(clip: Clip, pictures: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, "B"]:
+    """Return by how much each picture over white is nearer to the prompt than to the nearest of its competitors."""
+    against = competitors(prompt)
+    cosine = clip.similarity(pictures, [prompt, *against.categories, *against.colors])
+    return cosine[:, 0] - cosine[:, 1:].amax(1)
+
+
 def scoring_cameras(views: int = VIEWS, size: int = SIZE) -> Cameras:
     """Return cameras evenly around, the first from the front, at the reference's height and distance."""
     azimuth = [REFERENCE_AZIMUTH_DEG + 360 * i / views for i in range(views)]

@@ -99,6 +99,7 @@ class MirroredPicture:
     def _tones(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Return Gaussian means of the mirrored colors around points."""
         color, weight = self._mirrored_samples
+        # Samples that the picture does not show weigh nothing, so tones are those of what it does show.
         near = (-(torch.cdist(x, self.samples.x) ** 2) / (2 * self.tone**2)).exp() * weight[:, 0]
         return near @ color / near.sum(1, keepdim=True).clamp_min(1e-9)
 
@@ -110,6 +111,7 @@ class MirroredPicture:
     @cached_property
     def gain(self) -> float:
         """What the mirror adds: the share of points that it alone shows, times how well colors agree; else 0."""
+        # What the picture shows itself needs no mirror.
         hidden = 1 - self.picture(self.samples.x, self.samples.normal)[1]
         color, weight = self._mirrored_samples
         return _gain(self.samples.color, color, weight * hidden)
@@ -157,6 +159,7 @@ def upright_mirrors(
         mirrored = _mirror_at(degrees, center).points(samples)
         return float(np.sqrt(np.square(tree.query(mirrored.numpy())[0]).mean())) / extent
 
+    # Coarse angles first; only what is near a symmetry is worth the finer ones.
     rough = [(misfit(degrees), degrees) for degrees in np.arange(0, 180, STEP_DEG).tolist()]
     near = _apart([(error, degrees) for error, degrees in rough if error < NEAR])
     fine = np.arange(-STEP_DEG, STEP_DEG + FINE_DEG, FINE_DEG).tolist()
@@ -183,6 +186,7 @@ def _mirror_at(degrees: float, center: Float[Tensor, "3"]) -> Mirror:
 def _apart(planes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return planes (misfit, azimuth of the normal in degrees), best first, without those near to a better one."""
     kept: list[tuple[float, float]] = []
+    # The best first, so that what is dropped is always the worse of two neighbors.
     for error, degrees in sorted(planes):
         turns = (abs(degrees - other) for _, other in kept)
         if all(min(turn, 180 - turn) >= APART_DEG for turn in turns):
