@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import usd.app.picture_command as command
-from usd.app.picture_command import Candidate, best_candidate, cut_out
+from usd.app.picture_command import Candidate, best_candidate, candidate_cutout
 from usd.core.errors import UserError
 from usd.data.pictures import read_rgba
 
@@ -25,16 +25,16 @@ def ring(hole: float = 1.0, size: int = 64) -> torch.Tensor:
 
 
 def test_a_hole_shows_the_background_and_painted_dots_stay() -> None:
-    cut = cut_out(ring(), holes=True)
+    cut = candidate_cutout(ring(), holes=True)
     assert cut.shape == (4, 64, 64)
     assert cut[3, 32, 32] == 0 and cut[3, 32, 12] == 1 and cut[3, 10, 32] == 1 and cut[3, 0, 0] == 0
-    assert cut_out(ring(), holes=False)[3, 32, 32] == 1, "white paint on a photograph"
-    assert cut_out(ring(0.95), holes=True)[3, 32, 32] == 1, "a lighter part is no hole"
+    assert candidate_cutout(ring(), holes=False)[3, 32, 32] == 1, "white paint on a photograph"
+    assert candidate_cutout(ring(0.95), holes=True)[3, 32, 32] == 1, "a lighter part is no hole"
 
 
 def test_without_a_plain_background_there_is_no_object() -> None:
     noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert float(cut_out(noise, holes=True)[3].max()) == 0
+    assert float(candidate_cutout(noise, holes=True)[3].max()) == 0
 
 
 def test_of_what_is_recognized_the_picture_that_shows_most_of_the_object_is_chosen() -> None:

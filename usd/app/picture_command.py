@@ -69,7 +69,7 @@ def make_picture(args: argparse.Namespace) -> Path:
     """Sample candidates and write them with the chosen one; return its file. Raises ``UserError``."""
     model = open_text_denoiser(args.model, "--model").to(args.device)
     pictures = candidate_pictures(model, args).cpu()
-    cut = [cut_out(picture, holes=args.model == EMBEDDED) for picture in pictures]
+    cut = [candidate_cutout(picture, holes=args.model == EMBEDDED) for picture in pictures]
     margins = recognized(pictures, args.prompt) if args.model == EMBEDDED else None
     found = [
         Candidate(float(rgba[3].mean()), None if margins is None else float(margins[index]))
@@ -111,7 +111,7 @@ RIM = 0.5
 """Distance from the background's color below which a neighbor of a hole goes with it."""
 
 
-def cut_out(picture: Float[Tensor, "3 S S"], holes: bool) -> Float[Tensor, "4 S S"]:
+def candidate_cutout(picture: Float[Tensor, "3 S S"], holes: bool) -> Float[Tensor, "4 S S"]:
     """Return the object with alpha; nothing where the background is not plain.
 
     Enclosed areas of the background's very color, such as within a handle, are holes where that is asked for: on a

@@ -74,10 +74,7 @@ class BackgroundDecoding:
             except BaseException as error:  # noqa: BLE001 - for those who wait: nobody else hears of it
                 self._fail(error)
                 break
-            with self._changed:
-                self._there[number] = True
-                self._remarks.update(remarks)
-                self._changed.notify_all()
+            self._keep(number, remarks)
         with self._changed:
             self._running -= 1
             last = not self._running
@@ -94,6 +91,12 @@ class BackgroundDecoding:
                         self._taken[number] = True
                     return number
             return None
+
+    def _keep(self, number: int, remarks: tuple[str, ...]) -> None:
+        with self._changed:
+            self._there[number] = True
+            self._remarks.update(remarks)
+            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

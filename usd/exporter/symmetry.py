@@ -100,6 +100,7 @@ class MirroredPicture:
         """Return Gaussian means of the mirrored colors around points."""
         color, weight = self._mirrored_samples
         # Samples that the picture does not show weigh nothing, so tones are those of what it does show.
+        # Samples that the picture does not show have no weight, however near they are.
         near = (-(torch.cdist(x, self.samples.x) ** 2) / (2 * self.tone**2)).exp() * weight[:, 0]
         return near @ color / near.sum(1, keepdim=True).clamp_min(1e-9)
 
@@ -122,6 +123,7 @@ def mirrored_picture(
 ) -> MirroredPicture | None:
     """Return the picture in the mirror whose colors agree best with those that a mesh has; None where none does."""
     samples, vertices = SurfaceSamples.of(mesh, generator), mesh.vertices.float()
+    # A light that falls from one side makes broad tones differ; what is finer than this is the surface's own.
     tone = TONE * float((vertices.amax(0) - vertices.amin(0)).max())
     mirrors = upright_mirrors(vertices, mesh.faces, generator)
     found = [MirroredPicture(picture, mirror, samples, tone) for mirror in mirrors]

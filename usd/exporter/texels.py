@@ -205,9 +205,8 @@ def _dilate_band(picture: Float[Tensor, "H W C"], filled: Bool[Tensor, "H W"], f
     low, high = max(0, first - REACH), min(len(filled), first + BAND + REACH)
     if not bool(filled[low:high].any()):
         return False
-    found = distance_transform_edt(
-        ~filled[low:high].cpu().numpy(), return_distances=False, return_indices=True
-    )
+    empty = ~filled[low:high].cpu().numpy()
+    found = distance_transform_edt(empty, return_distances=False, return_indices=True)
     here = slice(first - low, first - low + BAND)
     gaps = ~filled[first : first + BAND]
     row, column = (torch.from_numpy(index[here]).to(picture.device)[gaps].long() for index in found)
