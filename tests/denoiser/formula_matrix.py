@@ -64,11 +64,10 @@ def take_two_steps_from_a_sentence(
             guidance = build(
                 spec("guidance", formula, {**model, "models": models, **given, **own}), prompts=prompts
             )
+            guidance.set_reference(picture, orbit_cameras_deg(10.0, 90.0, 1.5, 40.0, size))
+            step_twice(guidance, cameras, f"{formula} of {name}")
         except UserError as error:
             refused[formula] = str(error)
-            continue
-        guidance.set_reference(picture, orbit_cameras_deg(10.0, 90.0, 1.5, 40.0, size))
-        step_twice(guidance, cameras, f"{formula} of {name}")
     return refused
 
 
@@ -90,11 +89,10 @@ def take_two_steps_of_views(
         options = {"zero123_model_name_or_path": model, **common, **own}
         try:
             guidance = build(spec("guidance", formula, options))
+            guidance.set_reference(picture, reference)
+            step_twice(guidance, cameras, f"{formula} of {model}")
         except UserError as error:
             refused[formula] = str(error)
-            continue
-        guidance.set_reference(picture, reference)
-        step_twice(guidance, cameras, f"{formula} of {model}")
     return refused
 
 

@@ -54,7 +54,6 @@ WANTS_TEXT = "do not share a latent space"
 GROUPS = {
     "toybox-views": ("toybox", "toybox-sd"),
     "wonder3d": ("wonder3d", "sd-1.5"),
-    "zero123plus-1.1": ("zero123plus-1.1", None),
     "zero123plus-1.2": ("zero123plus-1.2", None),
     "imagedream": ("imagedream", "sd-2.1-base"),
     "imagedream-local": ("imagedream", "sd-2.1-base"),
@@ -128,13 +127,11 @@ def test_every_formula_takes_two_steps_with_every_model_of_single_views(model: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "model", ["sd-1.5", "sd-2.1", "sd-2.1-base", "deep-floyd-if", "toybox-sd", "mvdream"]
-)
+@pytest.mark.parametrize("model", ["sd-1.5", "sd-2.1", "sd-2.1-base", "deep-floyd-if", "toybox-sd"])
 def test_every_formula_takes_two_steps_with_every_unet_that_reads_a_sentence(model: str) -> None:
     cameras = group_batch("mvdream").cameras
     with rehearsal():
         refused = formula_matrix.take_two_steps_from_a_sentence(
             model, "a red chair", cameras if model == "mvdream" else cameras[:1], {}
         )
-    assert_refused(refused, **(GROUP if model == "mvdream" else {}))
+    assert_refused(refused, **{"mvdream": GROUP, "deep-floyd-if": {"vsd": "cannot learn"}}.get(model, {}))
