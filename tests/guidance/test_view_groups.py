@@ -54,6 +54,7 @@ WANTS_TEXT = "do not share a latent space"
 GROUPS = {
     "toybox-views": ("toybox", "toybox-sd"),
     "wonder3d": ("wonder3d", "sd-1.5"),
+    "zero123plus-1.1": ("zero123plus-1.1", None),
     "zero123plus-1.2": ("zero123plus-1.2", None),
     "imagedream": ("imagedream", "sd-2.1-base"),
     "imagedream-local": ("imagedream", "sd-2.1-base"),
@@ -127,7 +128,9 @@ def test_every_formula_takes_two_steps_with_every_model_of_single_views(model: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["sd-1.5", "sd-2.1", "sd-2.1-base", "deep-floyd-if", "toybox-sd"])
+@pytest.mark.parametrize(
+    "model", ["sd-1.5", "sd-2.1", "sd-2.1-base", "deep-floyd-if", "toybox-sd", "mvdream"]
+)
 def test_every_formula_takes_two_steps_with_every_unet_that_reads_a_sentence(model: str) -> None:
     cameras = group_batch("mvdream").cameras
     with rehearsal():

@@ -236,7 +236,8 @@ class Rehearsal:
         model = self.models.get(key) or RehearsedModel(base, architecture_of(base, role, where), entry, place)
         if place is not None and (self.full_size or sum(model.parameters.values()) < SMALL):
             return find_published(base, role, where)
-        folder = self.folder / digest(key, size=8)
+        # As on the hub, a folder above has the model's name: versions of some are told apart by nothing else.
+        folder = self.folder / Path(key).name / digest(key, size=8)
         if key not in self.models:
             self.models[key] = model
             if self.full_size:

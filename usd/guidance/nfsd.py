@@ -49,12 +49,12 @@ class NfsdGuidance(Guidance["NfsdGuidance.Config"]):
     def gradient(self, x: NoisyLatents, scores: Scores) -> Float[Tensor, "B c h w"]:
         """Return delta and the difference of the scores, times w(t)."""
         cond, uncond = scores.cond(x.xt, x.t), scores.uncond(x.xt, x.t)
-        bad, clean = self.critic.eps(x.xt, x.t, self._embedded(x)), x.t < self.config.threshold
+        bad, clean = self.critic.eps(x.xt, x.t, self._embedded(x, scores)), x.t < self.config.threshold
         return noise_free_gradient(x.weight, clean, cond, uncond, bad, self.config.guidance_scale)
 
-    def _embedded(self, x: NoisyLatents) -> Embedding:
-        """Return the embedding of the negative prompt, made once."""
+    def _embedded(self, x: NoisyLatents, scores: Scores) -> Embedding:
+        """Return the embedding of the negative prompt, made once, with these cameras where the model sees any."""
         if self._bad is None:
             words = self.config.negative_prompt
             self._bad = self.critic.embed_text([words]) if words else self.critic.unconditional(1)
-        return self._bad.select(x.t.new_zeros(len(x.t)))
+        return self.critic.with_cameras(self._bad.select(x.t.new_zeros(len(x.t))), scores.cameras)
