@@ -4,8 +4,8 @@
 
 #include "warp/native/builtin.h"
 
-// Numbers of the splats that a view shows, by depth, and how many they are; the tiles that the splats before each cover,
-// and all of them together. Equally far ones keep their order.
+// Numbers of the splats that a view shows, by depth, and how many they are; the tiles that the splats before each
+// cover, and all of them together. Equally far ones keep their order.
 inline void order_view(
     int view, int n, wp::array_t<int> boxes, wp::array_t<float> depths, wp::array_t<int> room, wp::array_t<int> splats,
     wp::array_t<int> counts, wp::array_t<int> slots, wp::array_t<wp::int64> covered)
