@@ -2,6 +2,7 @@
 
 import torch
 
+from usd.math.camera import orbit_cameras_deg
 from usd.math.surface_noise import SurfaceNoise, cell_hashes
 
 SIDE, BLOCK = 32, 4
@@ -51,3 +52,16 @@ def test_cells_are_those_of_a_grid_on_both_sides_of_the_origin():
     points = torch.tensor([[-0.01, 0.0, 0.0], [0.01, 0.0, 0.0], [0.09, 0.0, 0.0], [0.11, 0.0, 0.0]])
     keys = cell_hashes(points.T[None, :, None], 0.1, 1000)[0, 0].tolist()
     assert keys[1] == keys[2] and len(set(keys)) == 3 and min(keys) >= 0
+
+
+def test_each_domain_of_a_view_has_noise_of_its_own_on_the_same_surface():
+    noise = SurfaceNoise.drawn(torch.zeros(1, 4, 8, 8), 0.01, 0)
+    cameras = orbit_cameras_deg([10.0, 20.0], [30.0, 200.0], 1.5, 40.0, 64)
+    depth, covered = torch.full((2, 1, 64, 64), 1.2), torch.ones(2, 1, 64, 64)
+    covered[..., :32] = 0
+    one, both = noise.seen(cameras, depth, covered), noise.seen(cameras, depth, covered, domains=2)
+    assert both.shape == (4, 4, 8, 8) and torch.equal(both[:2], one)
+    for half in (slice(0, 4), slice(4, 8)):  # the screen, and the surface
+        pair = torch.stack([both[:2, ..., half].flatten(), both[2:, ..., half].flatten()])
+        assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.2
+    assert abs(float(both[2:].std()) - 1) < 0.15

@@ -56,5 +56,5 @@ class CfdGuidance(Guidance["CfdGuidance.Config"]):
         space = SurfaceNoise.drawn(z, self.config.noise_cell, self.config.noise_seed)
         fixed = space.screen.expand_as(z)
         if view is not None and (depth := view[0].depth) is not None:
-            fixed = space.seen(view[1], depth, view[0].opacity)
+            fixed = space.seen(view[1], depth, view[0].opacity, domains=len(z) // len(view[1]))
         return share * fixed + (1 - share**2) ** 0.5 * fresh

@@ -4,7 +4,7 @@ Space is a grid of small cells, each with white noise of its own. A pixel of a n
 of the surface runs through and divides by the root of their count, so that a map is white noise again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,11 +38,24 @@ class SurfaceNoise:
         return cls(torch.randn(CELLS, like.shape[1], generator=source).to(like), screen, cell)
 
     def seen(
-        self, cameras: Cameras, depth: Float[Tensor, "B 1 H W"], opacity: Float[Tensor, "B 1 H W"]
-    ) -> Float[Tensor, "B c h w"]:
-        """Return the noise maps of rendered views: depths are distances along the rays."""
+        self,
+        cameras: Cameras,
+        depth: Float[Tensor, "B 1 H W"],
+        opacity: Float[Tensor, "B 1 H W"],
+        domains: int = 1,
+    ) -> Float[Tensor, "R c h w"]:
+        """Return the noise maps of rendered views: depths are distances along the rays.
+
+        Those of further ``domains``, such as normals beside colors, follow; each domain has noise of its own.
+        """
         origins, directions = (rays.permute(0, 3, 1, 2) for rays in cameras.rays())
-        return self.maps(origins + depth.detach() * directions, opacity.detach() > 0.5)
+        points, covered = origins + depth.detach() * directions, opacity.detach() > 0.5
+        return torch.cat([self.shifted(domain).maps(points, covered) for domain in range(domains)])
+
+    def shifted(self, by: int) -> "SurfaceNoise":
+        """Return other noise: each cell, and each pixel of the screen, has that of one so many places before it."""
+        screen = self.screen.flatten(1).roll(by, 1).view_as(self.screen)
+        return replace(self, values=self.values.roll(by, 0), screen=screen)
 
     def maps(
         self, points: Float[Tensor, "B 3 H W"], covered: Bool[Tensor, "B 1 H W"]
