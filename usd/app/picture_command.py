@@ -90,7 +90,7 @@ def make_picture(args: argparse.Namespace) -> Path:
 
 
 def candidate_pictures(model: TextDenoiser, args: argparse.Namespace) -> Float[Tensor, "N 3 S S"]:
-    """Return the candidates, a few at once; each depends on the seed and its number alone."""
+    """Return the candidates, drawn a few at once: the same ones for the same seed."""
     sampler, batch = Sampler(args.steps, args.scale), 4
     chunks = [
         sample_text(model, [args.prompt] * min(batch, args.count - first), sampler, noise)
@@ -145,8 +145,8 @@ def best_candidate(found: list[Candidate]) -> int | None:
     """Return the number of the candidate that shows most of the object, of those that are recognized best."""
     usable = [index for index, one in enumerate(found) if one.covered > 0]
     margins = {index: found[index].margin or 0.0 for index in usable}
-    recognized = [index for index in usable if margins[index] >= max(margins.values()) - NEAR]
-    return max(recognized, key=lambda index: found[index].covered, default=None)
+    near = [index for index in usable if margins[index] >= max(margins.values()) - NEAR]
+    return max(near, key=lambda index: found[index].covered, default=None)
 
 
 def main(argv: list[str] | None = None) -> int:

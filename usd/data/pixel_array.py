@@ -42,7 +42,10 @@ class PixelFile:
 
 @dataclass(frozen=True)
 class FilePart:
-    """The numbers of V views in a file: their type, shape (V, H, W, C) and first byte; what writes it, if it is."""
+    """The numbers of V views in a file: their type, shape (V, H, W, C) and first byte.
+
+    ``decoding`` is what writes the file where that is not done yet: whoever reads a view waits for it.
+    """
 
     file: PixelFile
     dtype: str

@@ -100,7 +100,6 @@ class MirroredPicture:
         """Return Gaussian means of the mirrored colors around points."""
         color, weight = self._mirrored_samples
         # Samples that the picture does not show weigh nothing, so tones are those of what it does show.
-        # Samples that the picture does not show have no weight, however near they are.
         near = (-(torch.cdist(x, self.samples.x) ** 2) / (2 * self.tone**2)).exp() * weight[:, 0]
         return near @ color / near.sum(1, keepdim=True).clamp_min(1e-9)
 
@@ -111,7 +110,7 @@ class MirroredPicture:
 
     @cached_property
     def gain(self) -> float:
-        """What the mirror adds: the share of points that it alone shows, times how well colors agree; else 0."""
+        """Share of the surface that the mirror alone shows, times how well colors agree; 0 where they do not."""
         # What the picture shows itself needs no mirror.
         hidden = 1 - self.picture(self.samples.x, self.samples.normal)[1]
         color, weight = self._mirrored_samples

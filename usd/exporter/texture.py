@@ -153,7 +153,7 @@ class TextureExporter(Exporter["TextureExporter.Config"]):
         if found is None:
             return None
         log.info(
-            "the object is its own mirror image (plane with its normal at %.1f degrees): hidden parts take colors "
+            "the object is its own mirror image (plane with its normal at %.1f degrees): hidden parts take detail "
             "of what the picture shows; exporter.mirror_share=0: they do not",
             found.mirror.azimuth_deg,
         )
