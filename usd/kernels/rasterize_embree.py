@@ -1,4 +1,4 @@
-"""The ray query of a mesh by Embree, where a configuration asks for it: on a CPU, one thread. Read ``rasterize`` first."""
+"""The ray query of a mesh by Embree, where it is asked for: on a CPU, one thread. Read ``rasterize`` first."""
 
 import importlib
 import math
