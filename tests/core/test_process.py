@@ -75,6 +75,14 @@ def test_a_terminal_that_lacks_a_sign_gets_its_number(monkeypatch):
     assert raw.getvalue().rstrip() == rb"gr\xf6\xdfe \u65e5"
 
 
+def test_cycles_are_looked_for_rarely_and_a_switch_of_the_user_s_holds():
+    report = "from usd.core import process; import gc; {}; process.prepare(); print(gc.get_threshold()[0])"
+    for before, after in (("pass", 10_000), ("gc.set_threshold(0)", 0), ("gc.set_threshold(50_000)", 50_000)):
+        code = [sys.executable, "-c", report.format(before)]
+        out = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert out.stdout.splitlines()[-1] == str(after)
+
+
 def test_a_locale_without_utf8_starts_python_again_once(monkeypatch):
     started = []
     monkeypatch.setattr(os, "execv", lambda program, argv: started.append(argv))
