@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.app.devices import usable_device
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
@@ -70,12 +71,16 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--expected", type=float, help="share of the expected views (a view volume's) in those that are made"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--device", type=usable_device, default="cpu", help="where the model runs: cpu, cuda, cuda:1 ..."
+    )
     return parser.parse_args(argv)
 
 
 def make_views(args: argparse.Namespace) -> list[Path]:
     """Sample the views that the command line asks for, and write them. Raises ``UserError``."""
+    if args.out.is_file():
+        raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
     model = _opened(args).to(args.device)
     given = settings(args, model.conventions if isinstance(model, GroupDenoiser) else SINGLE_VIEWS)
     size = model.latent.image_size
