@@ -115,7 +115,7 @@ def test_a_recipe_of_a_model_with_a_lora_names_the_model_once_and_a_single_file_
     )
     assert "LoRA load/multiple-angles/qwen-image-edit-2511-multiple-angles-lora.safetensors: not here" in text
     assert "would fetch 57.7 GB; it would stop: load/multiple-angles/" in text
-    assert "38.5 GiB with card-24gb" in text and "not verified, see its page: revision, license" in text
+    assert "38.5 GiB with 24gb" in text and "not verified, see its page: revision, license" in text
     models_command.main(["syncdreamer"])
     text = capsys.readouterr().out
     assert (

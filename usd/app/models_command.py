@@ -139,16 +139,11 @@ def recipe_models(value: object) -> Iterator[str]:
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from recipe_models(item)
     elif dataclasses.is_dataclass(value):
-        unread: frozenset[str] = getattr(value, "unread_models", frozenset())
         yield from getattr(value, "further_models", ())
-        for field in dataclasses.fields(value):
-            item = getattr(value, field.name)
-            if field.name in unread:
-                continue
-            if isinstance(item, str) and item and KEY in field.name:
-                yield item
-            else:
-                yield from recipe_models(item)
+        unread: frozenset[str] = getattr(value, "unread_models", frozenset())
+        for name in (field.name for field in dataclasses.fields(value) if field.name not in unread):
+            item = getattr(value, name)
+            yield from (item,) if isinstance(item, str) and item and KEY in name else recipe_models(item)
 
 
 def inventory_lines() -> list[str]:

@@ -79,8 +79,6 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_views(args: argparse.Namespace) -> list[Path]:
     """Sample the views that the command line asks for, and write them. Raises ``UserError``."""
-    if args.out.is_file():
-        raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
     model = _opened(args).to(args.device)
     given = settings(args, model.conventions if isinstance(model, GroupDenoiser) else SINGLE_VIEWS)
     size = model.latent.image_size
@@ -102,6 +100,8 @@ SINGLE_VIEWS = GroupConventions(fraction=None, scale=3.0, noise_share=0.0)
 
 def _opened(args: argparse.Namespace) -> GroupDenoiser | ViewDenoiser:
     """Return the model; with cameras said, one that makes its views one by one will do. Raises ``UserError``."""
+    if args.out.is_file():
+        raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
     if args.cameras is None:
         return open_group_denoiser(args.model, "--model")
     return open_view_denoiser(args.model, "--model")

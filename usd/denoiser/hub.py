@@ -213,9 +213,8 @@ def _absence(
 
 def _what_is_missing(name: str, entry: ModelEntry | None, components: Sequence[str]) -> str:
     """Return which components are not in the cache, and how to bring them there from elsewhere."""
-    folder = next(
-        (place for each in repositories(name, entry) if (place := find_in_cache(*each)) is not None), None
-    )
+    places = (find_in_cache(*each) for each in repositories(name, entry))
+    folder = next((place for place in places if place is not None), None)
     missing = missing_components(folder, components) if folder is not None else dict.fromkeys(components, "")
     words = (
         "the whole model" if folder is None else f"{', '.join(missing.values())} (the rest is in {folder})"
@@ -223,8 +222,6 @@ def _what_is_missing(name: str, entry: ModelEntry | None, components: Sequence[s
     why = "HF_HUB_OFFLINE is set; " if is_offline() else ""
     size = f", {entry.size:g} GB" if entry and entry.size and folder is None else ""
     gate = f", after you {access_to(entry.repository)}" if entry and entry.gated and entry.repository else ""
-    command = download_command(name, entry, list(missing))
-    return (
-        f"{why}missing: {words}{size}; where there is a network: {command}{gate}; "
-        "then copy its cache folder (~/.cache/huggingface/hub) here"
-    )
+    command = f"{download_command(name, entry, list(missing))}{gate}"
+    copy = "then copy its cache folder (~/.cache/huggingface/hub) here"
+    return f"{why}missing: {words}{size}; where there is a network: {command}; {copy}"
