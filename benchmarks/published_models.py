@@ -6,24 +6,29 @@ nothing, but is finite in half precision too.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from benchmarks.syncdreamer_file import CONDITIONS, volume_shapes, write_syncdreamer
 from usd.denoiser.architectures import ARCHITECTURES, Architecture, count_parameters
 from usd.denoiser.components import PROJECTION, PROJECTIONS, open_components
 from usd.denoiser.published import write_folder, write_single_file
 from usd.denoiser.rehearsal import RandomComponents
 from usd.denoiser.single_file import Family
+from usd.denoiser.weights import whole_numbers
 
 Layout = Literal["folder", "folder-b", "safetensors", "ckpt"]
 
 VOCABULARY = 49408
 PROJECTION_PARAMETERS = (768 + 4) * 768 + 768
+VOLUME, DEPTH_ATTENTION = "feature volume", "depth attention"
+"""What SyncDreamer adds to Zero-1-to-3: networks of its own, and layers behind the UNet's blocks."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,12 @@ class Published:
     configs: Mapping[str, Mapping[str, Any]]
     parameters: Mapping[str, int]
     layouts: tuple[Layout, ...]
+    adds_volume: bool = False
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of the UNet's levels."""
+        return whole_numbers(self.configs["unet"], "block_out_channels")
 
 
 SD_1 = Published(
@@ -63,7 +74,15 @@ ZERO123 = Published(
     },
     ("folder", "folder-b", "ckpt"),
 )
-MODELS = {model.name: model for model in (SD_1, SD_2, ZERO123)}
+SYNCDREAMER = Published(
+    "syncdreamer",
+    "zero123",
+    ARCHITECTURES["zero123"].configs,
+    {**ZERO123.parameters, VOLUME: 48_699_136, DEPTH_ATTENTION: 57_321_472},
+    ("ckpt",),
+    adds_volume=True,
+)
+MODELS = {model.name: model for model in (SD_1, SD_2, ZERO123, SYNCDREAMER)}
 VIEW_GROUPS: Mapping[str, Mapping[str, int]] = {
     "wonder3d": {"unet": 910_785_284, "image_encoder": 303_966_208},
     "zero123plus": {
@@ -86,9 +105,16 @@ def shrunk(model: Published) -> Published:
     }
     if model.family == "stable-diffusion-2":
         narrow["unet"]["attention_head_dim"] = [1, 1, 2, 2]
+    if model.adds_volume:
+        del narrow["unet"]["layers_per_block"]  # the published depth attention stands behind as many blocks
     configs = {part: {**config, **narrow[part]} for part, config in model.configs.items()}
     counts = {part: count_parameters(part, config) for part, config in configs.items()}
-    return Published(model.name, model.family, configs, {**model.parameters, **counts}, model.layouts)
+    small = replace(model, configs=configs, parameters={**model.parameters, **counts})
+    if not model.adds_volume:
+        return small
+    shapes = volume_shapes(small.channels).items()
+    depth = sum(math.prod(shape) for name, shape in shapes if name.startswith(CONDITIONS))
+    return replace(small, parameters={**small.parameters, DEPTH_ATTENTION: depth})
 
 
 def parameters_of(network: torch.nn.Module) -> int:
@@ -112,7 +138,10 @@ def write(model: Published, folder: Path, layout: Layout) -> Path:
     parts = open_components(plain)
     if layout == "folder-b":
         return write_folder(parts, folder / layout, PROJECTIONS[1], pickled=True)
-    file = write_single_file(parts, folder / layout / f"{model.name}.{layout}", averaged=False, step=875000)
+    path = folder / layout / f"{model.name}.{layout}"
+    if model.adds_volume:
+        return write_syncdreamer(parts, path)
+    file = write_single_file(parts, path, averaged=False, step=875000)
     if parts.has("text_encoder"):
         shutil.copytree(folder / "tokenizer", file.parent / "tokenizer", dirs_exist_ok=True)
     return file

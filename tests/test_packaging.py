@@ -65,6 +65,7 @@ def test_the_metadata_is_complete(metadata):
         "deep-floyd",
         "draco",
         "exr",
+        "embree",
         "gsplat",
         "heic",
         "lpips",

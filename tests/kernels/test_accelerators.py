@@ -18,6 +18,7 @@ from usd.kernels.accelerators import ACCELERATORS
 from usd.kernels.hash_grid import PRIMES, HashGridSpec, hash_grid, hash_grid_torch
 from usd.kernels.mlp import mlp_torch
 from usd.kernels.occupancy import Occupancy
+from usd.kernels.rasterize import Tracer
 from usd.kernels.ray_march import composite, composite_density, march
 
 SPEC = HashGridSpec(4, 2, 9, 3, 1.7)  # levels of 3, 5, 8 and 14 cells: two dense ones and two hashed ones
@@ -96,6 +97,26 @@ def test_nerfacc_marches_and_composites_as_the_twin_does():
         seen = [function(values, values[:, None], b, 1e-3, implementation=i) for i in ("nerfacc", "torch")]
         for one, other in zip(*seen, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("vertices", [torch.float32, torch.float64])
+def test_embree_meets_what_our_rays_meet(vertices):
+    installed("embreex")
+    mesh = box()
+    turned = (
+        0.4
+        * mesh.vertices
+        @ torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    )
+    o, d = rays(400)
+    ours = Tracer(turned, mesh.faces, "torch").cast(o, 2 * d)
+    prefer_kernels("embreex")
+    tracer = Tracer(turned.to(vertices), mesh.faces)
+    face, t = tracer.cast(o.to(vertices), 2 * d.to(vertices))
+    assert type(tracer.query).__module__.endswith("embree") == (vertices == torch.float32)
+    assert face.dtype == torch.int64 and 0.2 < (face >= 0).double().mean() < 0.9
+    assert torch.equal(face, ours[0])
+    torch.testing.assert_close(t.float(), ours[1], rtol=1e-5, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- what they are handed, here
@@ -298,7 +319,7 @@ def test_a_fused_network_has_the_plain_one_s_names_and_values():
 def test_nvdiffrast_shows_what_our_rasterizer_shows():
     installed("nvdiffrast")
     from usd.kernels import rasterize_nvdiffrast
-    from usd.kernels.rasterize import Tracer, View, rasterize
+    from usd.kernels.rasterize import View, rasterize
     from usd.math.camera import orbit_cameras_deg
 
     mesh = box().to("cuda")

@@ -31,7 +31,7 @@ from usd.viewer.options import ViewerOptions
 Mode = Literal["train", "validate", "test", "export"]
 Precision = int | str
 Changes = Mapping[str, Mapping[str, object]]
-KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
+KernelName = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat", "embreex"]
 PRECISIONS: tuple[Precision, ...] = (
     16,
     32,
@@ -116,7 +116,7 @@ class Experiment:
     )
     kernels: KernelName | tuple[KernelName, ...] = option(
         "auto",
-        "kernels: auto, warp or torch; and tinycudann, nerfacc, nvdiffrast, gsplat where installed (CUDA)",
+        "kernels: auto, warp or torch; where installed tinycudann, nerfacc, nvdiffrast, gsplat (CUDA), embreex (CPU)",
     )
     trainer: TrainerConfig = option({}, "options of the training loop")
     checkpoint: CheckpointConfig = option({}, "checkpoints that are kept")

@@ -1,9 +1,10 @@
 """A package whose own first lines run only when something is asked of it that they define.
 
-Lightning takes two classes of torchmetrics, whose ``__init__`` imports transformers and scipy: a third of the time from
-a command to its first step. The standard library only.
+Libraries import packages of which they use a name or two, or none in what we ask of them: a third of the CPU time from
+a command to its first step went there. The standard library only.
 """
 
+import contextlib
 import importlib
 import logging
 import sys
@@ -12,11 +13,25 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-TAKEN_BY_LIGHTNING = {
-    "Metric": "torchmetrics.metric",
-    "MetricCollection": "torchmetrics.collections",
-    "__version__": "torchmetrics.__about__",
+DEFERRED: dict[str, dict[str, str]] = {
+    # lightning takes these; the package imports transformers and scipy
+    "torchmetrics": {
+        "Metric": "torchmetrics.metric",
+        "MetricCollection": "torchmetrics.collections",
+        "__version__": "torchmetrics.__about__",
+    },
+    # diffusers' schedulers, which come with any of its models, and transformers' losses of detectors
+    "scipy.stats": {},
+    "scipy.integrate": {},
+    "scipy.optimize": {"linear_sum_assignment": "scipy.optimize._lsap"},
+    # one model brings all of its kind
+    "diffusers.models.autoencoders": {"AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl"},
+    "diffusers.models.transformers": {},
+    "diffusers.models.unets": {"UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition"},
 }
+"""Packages that others import and hardly use, and where the names lie that they do use."""
+IMPORTED_FIRST = {"torchmetrics": "torchmetrics.utilities"}
+"""By package: a module below it that is imported with it, where its modules import each other."""
 
 
 class DeferredPackage(Loader, MetaPathFinder):
@@ -59,17 +74,20 @@ class DeferredPackage(Loader, MetaPathFinder):
     def _attribute(self, module: ModuleType, name: str) -> object:
         """Return what the package calls ``name``. Raises ``AttributeError``."""
         if name in self.parts:
-            return getattr(importlib.import_module(self.parts[name]), name)
-        # Python itself asks every module for some of these names.
-        if name.startswith("__") or "__getattr__" not in vars(module):
+            with contextlib.suppress(ImportError, AttributeError):  # another version has it elsewhere
+                return getattr(importlib.import_module(self.parts[name]), name)
+        # Python itself asks every module for some of these names; for this one only where all are wanted.
+        is_special = name.startswith("__") and name != "__all__"
+        if is_special or "__getattr__" not in vars(module):
             raise AttributeError(f"module '{self.name}' has no attribute '{name}'")
         del vars(module)["__getattr__"]
         self.loader.exec_module(module)
         return getattr(module, name)
 
 
-def defer_torchmetrics() -> None:
-    """Let ``import lightning`` load of torchmetrics what it uses; for everybody else it is as it always was."""
-    known = any(isinstance(finder, DeferredPackage) for finder in sys.meta_path)
-    if "torchmetrics" not in sys.modules and not known:
-        sys.meta_path.insert(0, DeferredPackage("torchmetrics", TAKEN_BY_LIGHTNING, "torchmetrics.utilities"))
+def defer_packages() -> None:
+    """Let libraries load of the packages in ``DEFERRED`` what they use; for everybody else these are as they were."""
+    known = {finder.name for finder in sys.meta_path if isinstance(finder, DeferredPackage)}
+    for name, parts in DEFERRED.items():
+        if name not in sys.modules and name not in known:
+            sys.meta_path.insert(0, DeferredPackage(name, parts, IMPORTED_FIRST.get(name)))

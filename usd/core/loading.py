@@ -3,6 +3,7 @@
 What a typed value means depends on the option it is given to; ``usd.core.overrides`` knows the options.
 """
 
+import copy
 import functools
 import io
 import os
@@ -227,9 +228,10 @@ def _read_yaml(file: Path) -> dict[str, object]:
         raise ConfigError(
             f"{file}: is cut off; expected '{ENDS[1].strip()}' as its last line. Use raw.yaml, or run it again"
         )
-    return _parse_yaml(text, file)
+    return copy.deepcopy(_parse_yaml(text, file))
 
 
+@functools.lru_cache(32)  # a recipe and its bases are asked for several times until a training starts
 def _parse_yaml(text: str, file: Path) -> dict[str, object]:
     try:
         is_mapping = isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from usd.core.console import say, say_error
-from usd.core.deferred_package import defer_torchmetrics
+from usd.core.deferred_package import defer_packages
 from usd.core.errors import UserError
 from usd.core.places import is_writable, temporary_cache, user_cache
 
@@ -69,7 +69,7 @@ def prepare() -> None:
     """Make output, caches, threads, memory and imports usable; one line says what was assumed."""
     wait_without_spinning()
     keep_memory()
-    defer_torchmetrics()
+    defer_packages()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

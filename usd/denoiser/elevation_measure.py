@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -174,6 +173,8 @@ def search_elevation(score: Callable[[float], float], heights: tuple[float, ...]
 
 def object_masks(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
     """Return 1 where pictures over white show something, enclosed white filled in."""
+    from scipy.ndimage import binary_fill_holes  # not needed where the elevation is given
+
     dark = (pictures.amin(1) < WHITE).cpu().numpy()
     filled = np.stack([binary_fill_holes(mask) for mask in dark])
     return torch.from_numpy(filled).float()[:, None].to(pictures.device)

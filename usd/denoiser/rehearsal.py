@@ -80,7 +80,7 @@ class RandomComponents(ModelComponents):
         """Return a component's random weights in fp16."""
         shapes = self._shapes(component)
         return LazyTensors(
-            {name: partial(self._random, component, name, shape) for name, shape in shapes.items()}
+            {n: partial(random_weight, n, shape, self.name, component) for n, shape in shapes.items()}
         )
 
     def tokenizer(self) -> Path | None:
@@ -100,12 +100,13 @@ class RandomComponents(ModelComponents):
         named = {name: tuple(weight.shape) for name, weight in network.named_parameters()}
         return {prefix + name.removeprefix(prefix): shape for name, shape in named.items()}
 
-    def _random(self, component: str, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return ones for scales, zeros for offsets, else normal numbers divided by the root of the inputs. fp16."""
-        if len(shape) == 1:
-            return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
-        source = generator("cpu", 0, self.name, component, name)
-        return torch.randn(shape, generator=source).mul_(math.prod(shape[1:]) ** -0.5).half()
+
+def random_weight(name: str, shape: tuple[int, ...], *seeds: str) -> Tensor:
+    """Return ones for scales, zeros for offsets, else normal numbers divided by the root of the inputs. fp16."""
+    if len(shape) == 1:
+        return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
+    source = generator("cpu", 0, *seeds, name)
+    return torch.randn(shape, generator=source).mul_(math.prod(shape[1:]) ** -0.5).half()
 
 
 def write_stand_in(architecture: Architecture, folder: Path) -> Path:

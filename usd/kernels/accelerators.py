@@ -11,25 +11,27 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
 import torch
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """A package: the module to import, the kernels it serves (on CUDA), and how one gets it."""
+    """A package: the module to import, the kernels it serves, how one gets it, and on which device it computes."""
 
     name: str
     module: str
     serves: tuple[str, ...]
     install: str
+    device: Literal["cuda", "cpu"] = "cuda"
 
     def obstacle(self) -> str:
         """Return why it cannot be used here; empty where it can."""
         # Looked for without importing it: some of these packages take seconds.
         if importlib.util.find_spec(self.module.partition(".")[0]) is None:
             return f"the package {self.name} is not installed ({self.install})"
-        if not torch.cuda.is_available():
+        if self.device == "cuda" and not torch.cuda.is_available():
             return f"{self.name} needs CUDA, and no GPU is visible"
         try:
             load_accelerator(self.name)
@@ -64,6 +66,7 @@ ACCELERATORS = {
             ("rasterize",),
             "pip install git+https://github.com/NVlabs/nvdiffrast; its license allows research only",
         ),
+        Accelerator("embreex", "embreex.rtcore_scene", ("cast",), "pip install embreex", device="cpu"),
     )
 }
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from usd.kernels.runtime import Implementation, choose
+from usd.kernels.runtime import Implementation, accelerator_of, choose
 from usd.math.camera import Cameras
 
 NO_FACE = -1
@@ -143,11 +143,7 @@ class Tracer:
         implementation: Implementation = "auto",
     ) -> None:
         self.vertices, self.faces = vertices.detach().contiguous(), faces
-        self._tree: RayQuery | None = None
-        if len(faces) and choose(implementation, vertices, faces) == "warp":
-            from usd.kernels import rasterize_warp
-
-            self._tree = rasterize_warp.Tree(self.vertices, faces)
+        self.query = ray_query(self.vertices, faces, implementation) if len(faces) else None
 
     @torch.no_grad()
     def cast(
@@ -157,9 +153,24 @@ class Tracer:
 
         ``NO_FACE`` (-1) and infinity where there is none.
         """
-        if self._tree is not None:
-            return self._tree.cast(origins, directions)
+        if self.query is not None:
+            return self.query.cast(origins, directions)
         return cast_torch(self.vertices, self.faces, origins, directions)
+
+
+def ray_query(
+    vertices: Float[Tensor, "V 3"], faces: Int[Tensor, "F 3"], implementation: Implementation
+) -> RayQuery | None:
+    """Return the tree of boxes of a mesh; None where the twin serves, which needs none."""
+    if accelerator_of("cast", implementation, vertices):
+        from usd.kernels import rasterize_embree
+
+        return rasterize_embree.Tree(vertices, faces)
+    if choose(implementation, vertices, faces) == "torch":
+        return None
+    from usd.kernels import rasterize_warp
+
+    return rasterize_warp.Tree(vertices, faces)
 
 
 def cast_torch(

@@ -26,7 +26,7 @@ from torch import Tensor
 from usd.kernels.accelerators import ACCELERATORS, server_of
 
 LARGE = 16 << 20  # bytes; from here on the C library hands out new memory each time
-Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat"]
+Implementation = Literal["auto", "warp", "torch", "tinycudann", "nerfacc", "nvdiffrast", "gsplat", "embreex"]
 _wanted: list[str] = ["auto"]  # what "auto" means, as the configuration's `kernels` says
 
 
@@ -105,14 +105,15 @@ def accelerator_of(
 ) -> str | None:
     """Return the accelerator that serves these tensors; None for our own kernels.
 
-    One that was asked for in general (``prefer``) leaves out what it cannot do: anything but float32 on CUDA, and
-    what ``obstacle`` says. One asked for by the argument raises ``ValueError`` then.
+    One that was asked for in general (``prefer``) leaves out what it cannot do: anything but float32 on its device,
+    and what ``obstacle`` says. One asked for by the argument raises ``ValueError`` then.
     """
     name = wants(kernel, implementation)
     if name is None:
         return None
-    if not all(t.device.type == "cuda" and t.dtype == torch.float32 for t in tensors):
-        obstacle = f"{name} serves float32 tensors on CUDA only"
+    device = ACCELERATORS[name].device
+    if not all(t.device.type == device and t.dtype == torch.float32 for t in tensors):
+        obstacle = f"{name} serves float32 tensors on {device.upper()} only"
     if obstacle and implementation != "auto":
         raise ValueError(f"kernels: {obstacle}; expected 'auto', 'warp' or 'torch'")
     return None if obstacle else name
