@@ -26,7 +26,7 @@ KNOWN = {
     "renderer": {*UNNEEDED_RENDERER, "prop_scheduler_config"},
 }
 """Kind -> options that threestudio has there and that have another place, or none, here."""
-NETWORKS = {
+NETWORKS: dict[str, dict[str, object]] = {
     "CutlassMLP": {"otype": "FullyFusedMLP"},
     "SphereInitVanillaMLP": {"otype": "VanillaMLP", "sphere_init": True, "weight_norm": True},
 }
