@@ -209,7 +209,7 @@ def test_a_system_for_one_process_is_one_line():
     ("device", "said"),
     [
         ("nonsense", "--device nonsense: is no device; expected cpu"),
-        ("cuda:1", r"--device cuda:1: 1 CUDA GPU\(s\) are visible"),
+        ("cuda:1", r"--device cuda:1: 1 CUDA GPU\(s\) are visible; expected cpu, or cuda:0"),
         ("cpu", ""),
         ("cuda", ""),
     ],

@@ -71,8 +71,9 @@ def usable_device(name: str) -> str:
     if device.type == "cuda":
         visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= visible:
+            other = f", or cuda:0 to cuda:{visible - 1}" if visible else ""
             raise UserError(
-                f"--device {name}: {visible} CUDA GPU(s) are visible; expected cpu, or one of those"
+                f"--device {name}: {visible or 'no'} CUDA GPU(s) are visible; expected cpu{other}"
             )
     return name
 
