@@ -6,10 +6,14 @@ import torch
 import launch
 from tests.fake_device import StrangeTensor, elsewhere
 from tests.system import test_reconstruct as reconstruct
-from tests.tiny_configs import SHRUNK, command, save_disc, trial
+from tests.tiny_configs import CONFIGS, SHRUNK, command, save_disc, trial
+from usd.app.experiment import load_experiment
+from usd.app.models_command import recipe_models
 from usd.data.convert import write_views
 from usd.data.toy_views import render_toy_views, sphere_cameras
 from usd.denoiser import open_text_denoiser
+from usd.denoiser.entries import entry_of
+from usd.denoiser.load import split_lora
 from usd.denoiser.rehearsal import rehearsal
 
 STAND_INS = ("wonder3d", "zero123plus", "imagedream", "mvdream", "usd-views", "multiple-angles")
@@ -17,6 +21,13 @@ STAND_INS = ("wonder3d", "zero123plus", "imagedream", "mvdream", "usd-views", "m
 SMALL_FILES = ["exporter_type=mesh-exporter", "exporter.texture_size=32", "exporter.check_views=2"]
 SMALL_FILES += ["exporter.check_size=32", "exporter.texture_samples=1"]
 ONLY = ["trainer.max_steps=1", "trainer.val_check_interval=0", "trainer.test_after_fit=false"]
+
+
+def published_models(recipe: str) -> set[str]:
+    """The models that ``usd models`` says of a shrunk recipe, without the embedded ones and formulas."""
+    named = recipe_models(load_experiment([CONFIGS / recipe], SHRUNK[recipe])[0].system)
+    entries = {base: entry_of(base) for base in (split_lora(name)[0] for name in named)}
+    return {base for base, entry in entries.items() if entry and entry.repository}
 
 
 def test_the_strange_device_refuses_what_cuda_refuses(monkeypatch):
@@ -58,8 +69,9 @@ RECIPES = [
 def test_a_recipe_trains_there_is_looked_at_and_exported(name, tmp_path, monkeypatch):
     steps = 1 if name.startswith(STAND_INS) else 2
     quick = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
-    with elsewhere(monkeypatch), rehearsal():  # random stand-ins for published models
+    with elsewhere(monkeypatch), rehearsal() as models:  # random stand-ins for published models
         assert launch.main(command(name, tmp_path, *quick)) == 0
+        assert {model.name for model in models.models.values()} == published_models(name)
         if name.endswith("mini.yaml") and not name.startswith(STAND_INS):
             options = [f"resume={trial(tmp_path).last}", *SMALL_FILES]
             assert launch.main(command(name, tmp_path, *options, mode="--export")) == 0

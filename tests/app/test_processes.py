@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,11 @@ import torch
 from tests import ddp
 from tests.tiny_configs import command, save_disc
 from usd.app.devices import choose_devices, count_processes, first_device
+from usd.app.elevation_estimate import elevation_arguments
+from usd.app.picture_command import picture_arguments
 from usd.app.processes import refuse_undivided
+from usd.app.rectification_command import rectification_arguments
+from usd.app.views_command import views_arguments
 from usd.core import checkpoint
 from usd.core.errors import UserError
 from usd.data import Data
@@ -198,6 +203,35 @@ def test_a_system_for_one_process_is_one_line():
     assert not System.shares_batches and DistillationSystem.shares_batches
     with pytest.raises(UserError, match="--gpu: System is trained by one process"):
         refuse_undivided(object.__new__(System), object.__new__(Data), 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("nonsense", "--device nonsense: is no device; expected cpu"),
+        ("cuda:1", r"--device cuda:1: 1 CUDA GPU\(s\) are visible; expected cpu, or cuda:0"),
+        ("cpu", ""),
+        ("cuda", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        partial(views_arguments, ["a.png", "out", "--model", "x"]),
+        partial(picture_arguments, ["a cup", "out"]),
+        partial(elevation_arguments, ["a.png"]),
+        partial(rectification_arguments, ["a.png"]),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_in_one_line(device, said, command, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    words = [*command.args[0], "--device", device]
+    if said:
+        with pytest.raises(UserError, match=said):
+            command.func(words)
+    else:
+        assert command.func(words).device == device
 
 
 @pytest.mark.parametrize(

@@ -105,5 +105,11 @@ def test_a_model_of_views_from_anywhere_makes_those_of_another(model: str, tmp_p
 
 def test_a_model_without_cameras_of_its_own_is_refused_in_one_line(tmp_path: Path) -> None:
     words = [str(_picture(tmp_path)), str(tmp_path / "out"), "--model", "toybox-zero123"]
-    with pytest.raises(UserError, match="has no cameras of its own"):
+    with pytest.raises(UserError, match=r"has no cameras of its own; .* --cameras NAME"):
         command.make_views(command.views_arguments(words))
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    picture = str(_picture(tmp_path))
+    with pytest.raises(UserError, match=r"^OUT: .* is a file; expected a folder"):
+        command.make_views(command.views_arguments([picture, picture, "--model", "no-such-model"]))

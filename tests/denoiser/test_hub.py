@@ -117,5 +117,42 @@ def test_the_checksum_of_the_list_is_compared_too(tmp_path, monkeypatch):
         hub.find_or_fetch("mine", wrong, ("unet", "vae"), "model")
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["config.json"], "unet (its weights)"),
+        (["config.json", "diffusion_pytorch_model.safetensors.index.json"], "unet (its weights)"),
+        (
+            ["config.json", "diffusion_pytorch_model-00001-of-00003.safetensors"],
+            "unet (diffusion_pytorch_model-00002-of-00003.safetensors, "
+            "diffusion_pytorch_model-00003-of-00003.safetensors)",
+        ),
+        (["config.json", "diffusion_pytorch_model.fp16.bin"], ""),
+        (["scheduler_config.json"], ""),
+    ],
+)
+def test_a_component_whose_download_was_cut_off_is_not_there(tmp_path, files, said):
+    (tmp_path / "unet").mkdir()
+    for file in files:
+        (tmp_path / "unet" / file).write_text("{}")
+    assert hub.missing_components(tmp_path, ("unet",)) == ({"unet": said} if said else {})
+
+
+def test_of_two_layouts_the_one_that_is_there_in_part_is_named(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text("{}")
+    assert hub.missing_components(tmp_path, ("a|b", "c")) == {"a|b": "b (its weights)", "c": "c"}
+    (tmp_path / "b" / "config.json").write_text('{"weights_of": "../elsewhere"}')
+    assert list(hub.missing_components(tmp_path, ("a|b", "c"))) == ["c"]
+
+
+def test_a_download_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    folder = cache_of(tmp_path, "unet", "vae")
+    (folder / "vae" / "config.json").write_text("{}")
+    client = Hub(monkeypatch, folder, None)
+    assert hub.find_or_fetch("mine", ENTRY, ("unet", "vae"), "model") == folder
+    assert client.asked == ["a/b"], "the weights of vae are fetched"
+
+
 def test_the_cache_names_its_blobs_by_their_checksums(tmp_path):
     assert hub.cached_checksums(cache_of(tmp_path, "unet")) == {FILE: GOOD}

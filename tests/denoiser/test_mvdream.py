@@ -159,7 +159,7 @@ def test_data_draws_random_cameras_with_those_at_quarter_turns() -> None:
 def test_an_alias_can_be_a_single_file_of_a_repository(tmp_path: Path) -> None:
     names = ["README.md", "a.pt", "b.pt", "unet/config.json"]
     assert files_to_fetch(names, ("./b.pt",)) == ["b.pt"]
-    assert missing_components(tmp_path, ("./b.pt",)) == ["./b.pt"]
+    assert missing_components(tmp_path, ("./b.pt",)) == {"./b.pt": "b.pt"}
     (tmp_path / "b.pt").touch()
     assert not missing_components(tmp_path, ("./b.pt",))
     assert parse(ModelEntry, {"denoiser": "mvdream", "file": "b.pt"}, "x").file == "b.pt"

@@ -560,7 +560,8 @@ def test_a_truncated_file_is_one_line(name: str, share: float, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["conditioner.embedders.0.weight"], "is Stable Diffusion XL"),
+        (["conditioner.embedders.0.weight"], "is Stable Diffusion XL in one file; .* such as sdxl"),
+        (["double_blocks.0.img_attn.proj.weight"], "is FLUX in one file; give its diffusers folder"),
         (["lora_unet_mid_block.lora_down.weight"], "is a LoRA"),
         (["model.diffusion_model.joint_blocks.0.weight"], "is Stable Diffusion 3"),
         (["down_blocks.0.resnets.0.conv1.weight"], "holds one network of a diffusers folder"),

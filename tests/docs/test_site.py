@@ -54,6 +54,13 @@ PAGES = [
 ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_recipes_that_a_page_names_exist(page):
+    of_a_trial = {"configs/parsed.yaml", "configs/raw.yaml"}
+    named = set(re.findall(r"(?<![\w/])configs/[a-z\d][\w./-]*\.yaml", page.read_text(encoding="utf-8")))
+    assert not [file for file in named - of_a_trial if "NAME" not in file and not (ROOT / file).is_file()]
+
+
 def prose(text: str) -> list[str]:
     """Lines that can be wrapped: no code, tables, pictures, links that fill a line, nor figures that commands write."""
     text = re.sub(r"<!-- claim.*?<!-- end", "", text, flags=re.DOTALL)

@@ -62,6 +62,22 @@ def single_device(gpu: str | None) -> torch.device:
     )
 
 
+def usable_device(name: str) -> str:
+    """Return the name of a device of torch that is here, as given to ``--device``. Raises ``UserError``."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: is no device; expected cpu, cuda, cuda:1 ...") from None
+    if device.type == "cuda":
+        visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= visible:
+            other = f", or cuda:0 to cuda:{visible - 1}" if visible else ""
+            raise UserError(
+                f"--device {name}: {visible or 'no'} CUDA GPU(s) are visible; expected cpu{other}"
+            )
+    return name
+
+
 def usable_precision(precision: "int | str", accelerator: str) -> "int | str":
     """Return the precision; half floats, which CPUs have no arithmetic for, are replaced by 32 bits there."""
     if accelerator == "cpu" and str(precision).startswith("16"):

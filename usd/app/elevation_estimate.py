@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
-from usd.app.devices import Devices
+from usd.app.devices import Devices, usable_device
 from usd.app.experiment import Experiment, Mode, trial_of
 from usd.core import files, process, ranks
 from usd.core.config import ConfigError
@@ -105,7 +105,9 @@ def elevation_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="how the object is framed, as system.reference.framing",
     )
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--device", type=usable_device, default="cpu", help="where the model runs: cpu, cuda, cuda:1 ..."
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampled views")
     parser.add_argument("--json", action="store_true", help="print figures instead of a sentence")
     return parser.parse_args(argv)

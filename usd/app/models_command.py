@@ -1,6 +1,7 @@
 """``usd models``: the models on this machine; ``usd models RECIPE [key=value ...]``: what a recipe would fetch.
 
-Nothing is downloaded and no network is opened. `--verify` compares what lies in the cache with the published checksums.
+``usd models NAME ...`` says the same of models by name, unless a recipe has that name. Nothing is downloaded and no
+network is opened. `--verify` compares what lies in the cache with the published checksums.
 """
 
 import argparse
@@ -14,10 +15,11 @@ from usd.app.stages import is_staged, plans
 from usd.core import places, process
 from usd.core.config import Spec
 from usd.core.console import say
-from usd.core.errors import UserError
+from usd.core.errors import UserError, did_you_mean
 from usd.core.registry import find
 from usd.denoiser import Denoiser
-from usd.denoiser.entries import ModelEntry, entry_of, model_entries, repositories
+from usd.denoiser.components import open_components
+from usd.denoiser.entries import CARDS, ModelEntry, entry_of, model_entries, repositories
 from usd.denoiser.hub import (
     access_to,
     cached_checksums,
@@ -28,11 +30,16 @@ from usd.denoiser.hub import (
     missing_components,
     sha256,
 )
-from usd.denoiser.load import formulas, local_model, split_lora
+from usd.denoiser.load import SINGLE_FILES, denoiser_of, formulas, local_model, split_lora
 
 KEY = "model_name_or_path"
-SINGLE = (".ckpt", ".safetensors")
 HERE, PARTLY, ABSENT = "here", "partly", "-"
+INCOMPLETE, UNKNOWN = (
+    "incomplete",
+    "unknown",
+)  # a folder that lacks something; no name of anything: neither is fetched
+PRESETS = dict(zip(CARDS, ("8gb-models", "12gb", "24gb")))
+"""Names of configs/presets."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +76,29 @@ def status_of(name: str) -> ModelStatus:
     entry = entry_of(base)
     place = local_model(entry.path if entry else base)
     if place is not None:
-        return ModelStatus(base, entry, HERE, place)
+        lacking = _lacking(place, entry)
+        return ModelStatus(base, entry, INCOMPLETE if lacking else HERE, place, lacking)
     components = _parts_of(entry)
     if not components and (entry is not None or base in formulas()):
         return ModelStatus(base, entry, HERE)
     choices = repositories(base, entry)
+    if entry is None and (not choices or base.endswith(SINGLE_FILES)):
+        return ModelStatus(base, None, UNKNOWN)
     folder = cached_folder(choices, components)
     if folder is not None:
         return ModelStatus(base, entry, HERE, folder)
     part = next((found for choice in choices if (found := find_in_cache(*choice)) is not None), None)
     if part is None:
         return ModelStatus(base, entry, ABSENT)
-    return ModelStatus(base, entry, PARTLY, part, tuple(missing_components(part, components)))
+    return ModelStatus(base, entry, PARTLY, part, tuple(missing_components(part, components).values()))
+
+
+def _lacking(place: Path, entry: ModelEntry | None) -> tuple[str, ...]:
+    """Return what a folder of diffusers on this disk lacks, in words; nothing for what is no such folder."""
+    if not (place / "model_index.json").is_file():
+        return ()
+    kind = entry.denoiser if entry else denoiser_of(open_components(place))
+    return tuple(missing_components(place, find(Denoiser, kind).components).values())
 
 
 def _parts_of(entry: ModelEntry | None) -> tuple[str, ...]:
@@ -93,11 +111,15 @@ def _parts_of(entry: ModelEntry | None) -> tuple[str, ...]:
 
 
 def local_models() -> list[Path]:
-    """Return the folders of diffusers and single files below ``load/``, the package's and the working directory's."""
+    """Return the folders of diffusers and single files below ``load/``, the package's and the working directory's.
+
+    What comes with the package (``load/toybox``) has aliases and is left out.
+    """
+    embedded = places.resource("load/toybox").resolve()
     roots = dict.fromkeys(root.resolve() for root in (places.resource("load"), places.output("load")))
     indices = [file.parent for root in roots for file in sorted(root.glob("*/**/model_index.json"))]
-    single = [file for root in roots for file in sorted(root.glob("*/*")) if file.suffix in SINGLE]
-    return [*indices, *single]
+    single = [file for root in roots for file in sorted(root.glob("*/*")) if file.suffix in SINGLE_FILES]
+    return [place for place in (*indices, *single) if embedded not in place.parents]
 
 
 def other_cached() -> list[str]:
@@ -117,35 +139,46 @@ def recipe_models(value: object) -> Iterator[str]:
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from recipe_models(item)
     elif dataclasses.is_dataclass(value):
+        yield from getattr(value, "further_models", ())
         unread: frozenset[str] = getattr(value, "unread_models", frozenset())
-        for field in dataclasses.fields(value):
-            item = getattr(value, field.name)
-            if isinstance(item, str) and item and KEY in field.name:
-                yield from () if field.name in unread else (item,)
-            else:
-                yield from recipe_models(item)
+        for name in (field.name for field in dataclasses.fields(value) if field.name not in unread):
+            item = getattr(value, name)
+            yield from (item,) if isinstance(item, str) and item and KEY in name else recipe_models(item)
 
 
 def inventory_lines() -> list[str]:
     """Return the table of what there is, here and elsewhere."""
     rows = [status_of(name).row() for name in model_entries()]
-    known = {status_of(name).place for name, entry in model_entries().items() if entry.path}
-    rows += [[str(place), "", "", "", HERE] for place in local_models() if place.resolve() not in known]
+    rows += [_local_row(place) for place in local_models()]
     rows += [status_of(name).row() for name in other_cached()]
     return aligned_rows([["MODEL", "KIND", "FETCHES", "LICENSE", "ON THIS MACHINE"], *rows])
+
+
+def _local_row(place: Path) -> list[str]:
+    """Return the row of a folder or file below ``load/``."""
+    try:
+        lacks = _lacking(place, None)
+        said = f"{INCOMPLETE}; missing: {', '.join(lacks)}" if lacks else HERE
+    except UserError as problem:
+        said = str(problem)
+    return [str(place), "", "", "", said]
 
 
 def recipe_lines(names: Sequence[str]) -> list[str]:
     """Return what a recipe's models are, what would be fetched, and what stands in the way."""
     found = [status_of(name) for name in dict.fromkeys(split_lora(name)[0] for name in names)]
+    loras = list(dict.fromkeys(lora for name in names if (lora := split_lora(name)[1])))
     lines = [line for status in found for line in _explanation(status)]
-    lines += [_lora_line(lora) for lora in dict.fromkeys(split_lora(name)[1] for name in names) if lora]
-    absent = [status for status in found if status.state != HERE]
+    lines += [_lora_line(lora) for lora in loras]
+    absent = [status for status in found if status.state in (PARTLY, ABSENT)]
     sizes = [status.entry.size for status in absent if status.entry and status.entry.size]
-    unknown = len(absent) - len(sizes)
-    total = f"would fetch {sum(sizes):.1f} GB" if absent else "would fetch nothing"
-    offline = "; offline (HF_HUB_OFFLINE): it would stop" if absent and is_offline() else ""
-    return [*lines, total + (f" and {unknown} of unknown size" if unknown else "") + offline]
+    unknown = f" and {len(absent) - len(sizes)} of unknown size" if len(absent) > len(sizes) else ""
+    total = f"would fetch {sum(sizes):.1f} GB{unknown}" if absent else "would fetch nothing"
+    lost = [status.name for status in found if status.state in (INCOMPLETE, UNKNOWN)]
+    lost += [lora for lora in loras if local_model(lora) is None]
+    stops = [f"{', '.join(lost)} cannot be fetched"] if lost else []
+    stops += ["offline (HF_HUB_OFFLINE)"] if absent and is_offline() else []
+    return [*lines, total + (f"; it would stop: {'; '.join(stops)}" if stops else "")]
 
 
 def _lora_line(lora: str) -> str:
@@ -162,9 +195,12 @@ def _explanation(status: ModelStatus) -> list[str]:
     if status.state == HERE:
         where = status.place or "a formula"
         return [f"{status.name}: here ({where})" + (f"; license: {entry.license}" if entry else "")]
+    if status.state == INCOMPLETE:
+        return [f"{status.name}: incomplete ({status.place}); missing: {', '.join(status.missing)}"]
+    if status.state == UNKNOWN:
+        hint = did_you_mean(status.name, model_entries())
+        return [f"{status.name}: neither an alias, nor a folder or file that is here.{hint}"]
     if entry is None:
-        if "/" not in status.name:
-            return [f"{status.name}: neither an alias, nor a folder or file that is here"]
         return [
             f"{status.name}: not here; size and license unknown, see https://huggingface.co/{status.name}"
         ]
@@ -174,8 +210,8 @@ def _explanation(status: ModelStatus) -> list[str]:
     if entry.needs:
         lines.append(f"  reads its conditions with {', '.join(entry.needs)}")
     if entry.memory:
-        cards = ", ".join(f"{gib:.1f} GiB with {card}" for card, gib in entry.memory.items())
-        lines.append(f"  weights on the card: {cards}")
+        cards = ", ".join(f"{gib:.1f} GiB with {PRESETS[card]}" for card, gib in entry.memory.items())
+        lines.append(f"  weights on the card, by preset: {cards}")
     if entry.gated and entry.repository:
         lines.append(f"  gated: {access_to(entry.repository)}")
     if entry.mirrors:
@@ -212,7 +248,9 @@ def aligned_rows(rows: Sequence[Sequence[str]]) -> list[str]:
 def model_lines(argv: Sequence[str] | None) -> list[str]:
     """Return what ``usd models`` prints for its arguments. Raises ``UserError``."""
     parser = argparse.ArgumentParser(prog="usd models", description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", nargs="*", help="YAML file or bare name of a recipe, and key=value")
+    parser.add_argument(
+        "recipe", nargs="*", help="YAML file or bare name of a recipe, and key=value; or models"
+    )
     parser.add_argument(
         "--verify", action="store_true", help="compare the cache with the published checksums"
     )
@@ -221,7 +259,19 @@ def model_lines(argv: Sequence[str] | None) -> list[str]:
         return verify_lines()
     if not args.recipe:
         return inventory_lines()
-    return recipe_lines(_names_of(args.recipe))
+    by_name = all(_is_model(word) for word in args.recipe)
+    return recipe_lines(args.recipe if by_name else _names_of(args.recipe))
+
+
+def _is_model(word: str) -> bool:
+    """Return whether a word is the name of a model, and of no recipe."""
+    base = split_lora(word)[0]
+    return word not in places.recipes() and (entry_of(base) is not None or _is_stored(local_model(base)))
+
+
+def _is_stored(place: Path | None) -> bool:
+    """Return whether a place on this disk is that of a model."""
+    return place is not None and (place.suffix in SINGLE_FILES or (place / "model_index.json").is_file())
 
 
 def _names_of(words: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
+from usd.app.devices import usable_device
 from usd.core import files, process
 from usd.core.console import say
 from usd.core.errors import UserError
@@ -51,7 +52,9 @@ def picture_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25, help="steps of DDIM")
     parser.add_argument("--scale", type=float, default=3.0, help="guidance scale")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--device", type=usable_device, default="cpu", help="where the model runs: cpu, cuda, cuda:1 ..."
+    )
     args = parser.parse_args(argv)
     if (
         args.count < 1
@@ -67,6 +70,8 @@ def picture_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def make_picture(args: argparse.Namespace) -> Path:
     """Sample candidates and write them with the chosen one; return its file. Raises ``UserError``."""
+    if args.out.is_file():
+        raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
     model = open_text_denoiser(args.model, "--model").to(args.device)
     pictures = candidate_pictures(model, args).cpu()
     cut = [candidate_cutout(picture, holes=args.model == EMBEDDED) for picture in pictures]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.app.devices import usable_device
 from usd.app.experiment import load_experiment
 from usd.core import files, process
 from usd.core.console import say
@@ -93,7 +94,9 @@ def rectification_arguments(argv: list[str] | None = None) -> argparse.Namespace
     )  # fmt: skip
     parser.add_argument("--levels", type=int, default=8, help="noise levels, over the range of the guidance")
     parser.add_argument("--draws", type=int, default=4, help="times that all is repeated with other noise")
-    parser.add_argument("--device", default="cpu", help="where the models run: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--device", type=usable_device, default="cpu", help="where the models run: cpu, cuda, cuda:1 ..."
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument(
         "--write",

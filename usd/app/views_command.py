@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from usd.app.devices import usable_device
 from usd.core import process
 from usd.core.console import say
 from usd.core.errors import UserError
@@ -70,7 +71,9 @@ def views_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--expected", type=float, help="share of the expected views (a view volume's) in those that are made"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, cuda:1 ...")
+    parser.add_argument(
+        "--device", type=usable_device, default="cpu", help="where the model runs: cpu, cuda, cuda:1 ..."
+    )
     return parser.parse_args(argv)
 
 
@@ -97,6 +100,8 @@ SINGLE_VIEWS = GroupConventions(fraction=None, scale=3.0, noise_share=0.0)
 
 def _opened(args: argparse.Namespace) -> GroupDenoiser | ViewDenoiser:
     """Return the model; with cameras said, one that makes its views one by one will do. Raises ``UserError``."""
+    if args.out.is_file():
+        raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
     if args.cameras is None:
         return open_group_denoiser(args.model, "--model")
     return open_view_denoiser(args.model, "--model")

@@ -279,7 +279,11 @@ def open_group_denoiser(name: str, where: str, execution: Execution = DEFAULT_EX
 
     denoiser = open_model(name, "view", where, execution)
     if not isinstance(denoiser, GroupDenoiser):
-        raise UserError(f"{where}: '{name}' has no cameras of its own; expected a model of view groups")
+        views = isinstance(denoiser, ViewDenoiser)
+        other = ", or the cameras of one (usd views --cameras NAME)" if views else ""
+        raise UserError(
+            f"{where}: '{name}' has no cameras of its own; expected a model of view groups{other}"
+        )
     return denoiser
 
 

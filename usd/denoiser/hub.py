@@ -10,27 +10,40 @@ from pathlib import Path
 from usd.core.errors import UserError, did_you_mean
 from usd.core.places import resource
 from usd.denoiser.entries import ModelEntry, model_entries, repositories
-from usd.denoiser.weights import weight_files
+from usd.denoiser.weights import missing_shards, read_json, weight_files
 
 LOG = logging.getLogger(__name__)
 TIMEOUT_S = 5.0
 UNREACHABLE = "unreachable"
-EMBEDDED = "or use the embedded models toybox-sd and toybox-zero123 (configs/usd-patch-mini.yaml)"
+EMBEDDED = (
+    "or use the embedded models toybox-sd, toybox-zero123 and toybox-views (configs/usd-patch-mini.yaml)"
+)
 
 
-def missing_components(folder: Path, components: Sequence[str]) -> list[str]:
-    """Return the components ``a`` or ``a|b`` (either will do) of which ``folder`` has no subfolder."""
-    return [
-        component
-        for component in components
-        if not any(_is_there(folder, choice) for choice in component.split("|"))
-    ]
+def missing_components(folder: Path, components: Sequence[str]) -> dict[str, str]:
+    """Return the components ``a`` or ``a|b`` (either will do) that ``folder`` lacks, and what of each, in words.
+
+    A download that was cut off leaves folders without their weights, or with some of their shards.
+    """
+    gaps = {each: [_gap(folder, choice) for choice in each.split("|")] for each in components}
+    lacking = {each: words for each, words in gaps.items() if all(words)}
+    # what is there in part says more than what is not there at all
+    return {each: max(words, key=lambda said: "(" in said) for each, words in lacking.items()}
 
 
-def _is_there(folder: Path, component: str) -> bool:
-    """Return whether a folder has a component: a subfolder, or a file that is written ``./name``."""
+def _gap(folder: Path, component: str) -> str:
+    """Return what a folder lacks of a subfolder, or of a file that is written ``./name``; "" where it has it all."""
     place = folder / component
-    return place.is_file() if component.startswith("./") else place.is_dir()
+    if component.startswith("./"):
+        return "" if place.is_file() else component.removeprefix("./")
+    if not place.is_dir():
+        return component
+    files = [file.name for file in place.iterdir() if file.is_file()]
+    if "config.json" not in files or read_json(place / "config.json").get("weights_of"):
+        return ""  # a scheduler, a tokenizer; or the weights lie elsewhere
+    weights = weight_files(files, averaged=component == "unet")
+    lost = missing_shards(weights) if weights else ["its weights"]
+    return f"{component} ({', '.join(lost)})" if lost else ""
 
 
 def find_or_fetch(name: str, entry: ModelEntry | None, components: Sequence[str], where: str) -> Path:
@@ -200,15 +213,15 @@ def _absence(
 
 def _what_is_missing(name: str, entry: ModelEntry | None, components: Sequence[str]) -> str:
     """Return which components are not in the cache, and how to bring them there from elsewhere."""
-    folder = next(
-        (place for each in repositories(name, entry) if (place := find_in_cache(*each)) is not None), None
+    places = (find_in_cache(*each) for each in repositories(name, entry))
+    folder = next((place for place in places if place is not None), None)
+    missing = missing_components(folder, components) if folder is not None else dict.fromkeys(components, "")
+    words = (
+        "the whole model" if folder is None else f"{', '.join(missing.values())} (the rest is in {folder})"
     )
-    missing = list(components) if folder is None else missing_components(folder, components)
-    parts = "the whole model" if folder is None else f"{', '.join(missing)} (the rest is in {folder})"
     why = "HF_HUB_OFFLINE is set; " if is_offline() else ""
     size = f", {entry.size:g} GB" if entry and entry.size and folder is None else ""
     gate = f", after you {access_to(entry.repository)}" if entry and entry.gated and entry.repository else ""
-    return (
-        f"{why}missing: {parts}{size}; where there is a network: {download_command(name, entry, missing)}{gate}; "
-        "then copy its cache folder (~/.cache/huggingface/hub) here"
-    )
+    command = f"{download_command(name, entry, list(missing))}{gate}"
+    copy = "then copy its cache folder (~/.cache/huggingface/hub) here"
+    return f"{why}missing: {words}{size}; where there is a network: {command}; {copy}"

@@ -160,10 +160,10 @@ def find_published(name: str, role: str, where: str) -> ModelLocation:
         place = place / single if single else place
     if place is None:
         return ModelLocation(name, kind)
-    missing = missing_components(place, components) if place.is_dir() else []
+    missing = missing_components(place, components) if place.is_dir() else {}
     if missing:
         raise UserError(
-            f"{where}: folder {place} has no {' nor '.join(missing)}; expected a diffusers {kind} folder"
+            f"{where}: folder {place} has no {' nor '.join(missing.values())}; expected a diffusers {kind} folder"
         )
     convention = entry.pose_convention if entry else None
     return ModelLocation(name, kind, place, _lora_place(lora, where) if lora else None, scale, convention)

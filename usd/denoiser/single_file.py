@@ -207,9 +207,12 @@ def family_of(stored: Mapping[str, Tensor], place: Path) -> Family:
 
 
 def _stranger(stored: Mapping[str, Tensor]) -> str:
+    folder = "in one file; give its diffusers folder, or an alias such as"
     marks = {
-        "conditioner.embedders.": "is Stable Diffusion XL",
-        "model.diffusion_model.joint_blocks.": "is Stable Diffusion 3",
+        "conditioner.embedders.": f"is Stable Diffusion XL {folder} sdxl",
+        "model.diffusion_model.joint_blocks.": f"is Stable Diffusion 3 {folder} sd-3.5-medium",
+        "double_blocks.": f"is FLUX {folder} flux-2-klein-base",
+        "model.diffusion_model.double_blocks.": f"is FLUX {folder} flux-2-klein-base",
         "lora_": "is a LoRA, which changes a model: give 'MODEL + it'",
         "base_model.model.": "is a LoRA, which changes a model: give 'MODEL + it'",
         "unet.": "is a LoRA, which changes a model: give 'MODEL + it'",

@@ -92,6 +92,8 @@ WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?P<form>safetensors|bin)"
 )
 
+SHARD = re.compile(r"(?P<head>.+)-\d+-of-(?P<count>\d+)\.(?P<form>\w+)")
+
 AVERAGES = ("ema", "fp16_ema")
 
 
@@ -110,6 +112,18 @@ def weight_files(files: Sequence[str], averaged: bool = False, half: bool = Fals
             order = (match["form"] == "bin", plain, half and variant != "fp16", bool(variant), variant)
             groups.setdefault(order, []).append(file)
     return groups[min(groups)] if groups else []
+
+
+def missing_shards(files: Sequence[str]) -> list[str]:
+    """Return the files that a sharded form of weights lacks: each name says how many there are."""
+    found = next((match for file in files if (match := SHARD.fullmatch(file))), None)
+    if found is None:
+        return []
+    digits, count = len(found["count"]), int(found["count"])
+    names = (
+        f"{found['head']}-{i:0{digits}d}-of-{found['count']}.{found['form']}" for i in range(1, count + 1)
+    )
+    return [name for name in names if name not in files]
 
 
 def open_checkpoint(path: Path) -> tuple[Mapping[str, Tensor], NetworkConfig]:

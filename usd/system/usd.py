@@ -104,6 +104,20 @@ class UsdConfig(DistillationConfig):
         ]
         return found[0] if found else None
 
+    @property
+    def unread_models(self) -> frozenset[str]:
+        """Return the options below which no model is opened: the prompts', where a picture says what to make."""
+        told = any(options.wants_prompts for options in self.guidances().values())
+        return frozenset() if told else frozenset({"prompt_processor"})
+
+    @property
+    def further_models(self) -> tuple[str, ...]:
+        """Return the models that the reference_view loss opens beside those of the guidances."""
+        found, said = self.view_guidance(), self.loss.get("lambda_reference_view")
+        if found is None or (said is not None and said.maximum <= 0):
+            return ()
+        return (found[1].pretrained_model_name_or_path,)
+
     def reference_path(self) -> tuple[str, str]:
         """Return the reference picture and the key that names it; both may be empty."""
         for key, options in self.guidances().items():

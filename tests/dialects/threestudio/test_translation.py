@@ -236,6 +236,29 @@ def test_a_key_that_neither_dialect_knows_is_an_error_with_the_nearest_of_both()
         )
 
 
+@pytest.mark.parametrize(("there", "here"), [
+    ({"otype": "CutlassMLP", "output_activation": "None"}, {"otype": "FullyFusedMLP", "output_activation": "none"}),
+    ({"otype": "SphereInitVanillaMLP"}, {"otype": "VanillaMLP", "sphere_init": True, "weight_norm": True}),
+    ({"otype": "VanillaMLP", "output_activation": None}, {"otype": "VanillaMLP", "output_activation": "none"}),
+    ({"otype": "VanillaMLP", "n_neurons": 32}, {"otype": "VanillaMLP", "n_neurons": 32}),
+])  # fmt: skip
+@pytest.mark.parametrize("part", ["geometry", "material", "background"])
+def test_every_kind_of_network_that_threestudio_knows_is_one_of_ours(part, there, here):
+    assert translated(**{part: {"mlp_network_config": there}})["system"][part]["mlp_network_config"] == here
+
+
+def test_a_random_background_is_shared_by_the_views_of_a_batch_anyway():
+    assert translated(background={"share_aug_bg": True})["system"]["background"] == {}
+    assert "system.background.share_aug_bg" in notes(background={"share_aug_bg": True})
+
+
+def test_an_unknown_key_is_answered_by_keys_of_its_own_kind():
+    values = recipe(background_type="solid-color-background", background={"qqqq": 1})
+    with pytest.raises(ConfigError, match=r"system.background.qqqq: unknown key.*Known keys") as error:
+        refuse_unknown(values)
+    assert "isosurface" not in str(error.value)
+
+
 def test_sections_that_are_no_mappings_are_refused():
     with pytest.raises(ConfigError, match=r"system.guidance: expected a mapping of options, got 5"):
         translate(recipe(guidance=5))

@@ -17,8 +17,20 @@ UNNEEDED_VOLUME = (
 )
 UNNEEDED_SURFACE = ("isosurface", "isosurface_method")
 UNNEEDED_RENDERER = ("return_comp_normal", "return_normal_perturb")
+UNNEEDED_BACKGROUND = ("share_aug_bg",)
+"""A random color is one for all views of a batch here."""
 UNNEEDED_EXPORTER = ("save_video",)
-KNOWN = {*UNNEEDED_VOLUME, *UNNEEDED_RENDERER, "prop_scheduler_config"}
+KNOWN = {
+    "geometry": {*UNNEEDED_VOLUME, *UNNEEDED_SURFACE},
+    "background": {*UNNEEDED_BACKGROUND},
+    "renderer": {*UNNEEDED_RENDERER, "prop_scheduler_config"},
+}
+"""Kind -> options that threestudio has there and that have another place, or none, here."""
+NETWORKS: dict[str, dict[str, object]] = {
+    "CutlassMLP": {"otype": "FullyFusedMLP"},
+    "SphereInitVanillaMLP": {"otype": "VanillaMLP", "sphere_init": True, "weight_norm": True},
+}
+"""``otype`` of a network there -> what says the same here."""
 LINEAR_LR = {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
@@ -31,6 +43,9 @@ def translate_components(draft: Draft) -> None:
         draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
         _translate_proposal_schedule(draft, key)
     _translate_hash_grids(draft)
+    for part in ("geometry", "material", "background"):
+        _translate_network(draft, f"system.{part}.mlp_network_config")
+    draft.drop(*[f"system.background.{name}" for name in UNNEEDED_BACKGROUND])
     if draft.get("system.material_type") not in ("hybrid-rgb-latent-material",):
         draft.drop("system.material.requires_normal")
     _translate_exporter(draft)
@@ -63,6 +78,14 @@ def _translate_hash_grids(draft: Draft) -> None:
     ):
         return
     draft.set_defaults(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
+
+
+def _translate_network(draft: Draft, key: str) -> None:
+    """Say tinycudann's other kernel and threestudio's start as a sphere by options of this project's networks."""
+    config = draft.section(key)
+    config.update(NETWORKS.get(str(config.get("otype")), {}))
+    if str(config.get("output_activation", "")).lower() == "none":  # null, None or none, as there
+        config["output_activation"] = "none"
 
 
 def _translate_proposal_schedule(draft: Draft, renderer: str) -> None:

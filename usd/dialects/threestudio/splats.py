@@ -47,12 +47,7 @@ def translate_splats(draft: Draft) -> None:
         draft.write_from(f"{GEOMETRY}.pc_init_radius", f"{GEOMETRY}.blob_std", radius / 5**0.5)
     _translate_rates(draft)
     draft.drop(*[f"{GEOMETRY}.{option}" for option in UNNEEDED])
-    draft.drop(
-        "system.background.share_aug_bg",
-        "system.renderer.debug",
-        "system.renderer.invert_bg_prob",
-        "system.invert_bg_prob",
-    )
+    draft.drop("system.renderer.debug", "system.renderer.invert_bg_prob", "system.invert_bg_prob")
     if draft.get("system.material_type") == "no-material":  # splats have colors of their own
         draft.pop("system.material")
     if draft.get("exporter_type") == "gaussian-mesh-exporter":

@@ -51,5 +51,5 @@ def _known_there(kind: str) -> set[str]:
             "data": data.KNOWN,
             "guidance": guidance.KNOWN,
             "prompt_processor": prompt_processor.UNNEEDED,
-        }.get(kind, components.KNOWN)
+        }.get(kind, components.KNOWN.get(kind, ()))
     )
