@@ -81,7 +81,7 @@ class Alternation:
         self.blocks: dict[str, list[Clock]] = {state: [] for state in STATES}
         self.own = 0.0  # seconds of the processor that the browser's thread in this process took
         self.callback = 0.0  # and those of the viewer between the steps
-        self.not_serving: set[threading.Thread] = set()  # those that were there before the page was
+        self.not_serving = set(threading.enumerate())  # those that were there before the page was
         self.at = ""  # the state that the browser has brought about
         self._settling_since = time.perf_counter()
         self._began: Clock | None = None
@@ -102,12 +102,14 @@ class Alternation:
         spent = viewer.session.moving.spent + viewer.session.idle.spent
         serving = self.serving()
         viewers = self.callback + sum(
-            thread.user_time + thread.system_time for thread in psutil.Process().threads() if thread.id in serving
+            thread.user_time + thread.system_time
+            for thread in psutil.Process().threads()
+            if thread.id in serving
         )
         return Clock(time.perf_counter(), time.process_time() - self.own, viewers, spent)
 
     def serving(self) -> set[int]:
-        """Return the threads that serve the page, those included that began later; asyncio's own waits for the browser."""
+        """Return the threads that serve the page, also those that began later; asyncio's own waits for the browser."""
         later = set(threading.enumerate()) - self.not_serving
         return {thread.native_id or 0 for thread in later if not thread.name.startswith("asyncio")}
 
@@ -140,7 +142,10 @@ class Alternation:
             cost_text([-cost for cost in self.costs("elsewhere", name, "moving")]) for name in ("wall", "cpu")
         ]
         return "\n".join(
-            [*lines, f"of a step while the camera moves, more than elsewhere: wall {shares[0]}, CPU {shares[1]}"]
+            [
+                *lines,
+                f"of a step while the camera moves, more than elsewhere: wall {shares[0]}, CPU {shares[1]}",
+            ]
         )
 
     def _row(self, state: str) -> tuple[str, ...]:
@@ -249,7 +254,7 @@ def watch(alternation: Alternation) -> None:
     usual, usually_opened = viewing.LiveViewer.on_train_batch_end, viewing.open_viewer
 
     def opened(options: ViewerOptions) -> "Viewer":
-        alternation.not_serving = alternation.not_serving or set(threading.enumerate())
+        alternation.not_serving |= set(threading.enumerate())
         return usually_opened(options)
 
     def alternately(live: viewing.LiveViewer, trainer: Trainer, *rest: object) -> None:

@@ -244,7 +244,9 @@ def test_a_picture_of_an_old_view_is_given_up(system, tmp_path):
     assert len(page.pictures) == 1 and watcher.coarse[0] == view(90.0)
 
 
-@pytest.mark.parametrize(("picture", "serving", "rest"), [(0.07, 0.0, 0.0), (0.05, 0.02, 0.004), (0.03, 0.03, 0.01)])
+@pytest.mark.parametrize(
+    ("picture", "serving", "rest"), [(0.07, 0.0, 0.0), (0.05, 0.02, 0.004), (0.03, 0.03, 0.01)]
+)
 def test_everything_that_a_moving_page_takes_stays_within_the_share(tmp_path, system, picture, serving, rest):
     """Pictures, threads that serve the page and the rest of what is done between steps, all of it."""
     clock, watcher, taken, served = Clock(), Watcher(view(), 64, 0.0), [0.0], [0.0]
