@@ -3,27 +3,33 @@
     python -m benchmarks.viewer --rounds 8
 
 One training of ``configs/usd-patch-mini.yaml`` and a headless Chromium beside it. Blocks of steps alternate between
-three states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and
-nobody touches it), ``moving`` (the mouse turns the camera all the time). A block is held against the block without a
-viewer of the same round, so that whatever else the machine does falls on all of them alike; printed are the medians
-over the rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work
-makes steps differ by more than the viewer does, its own seconds say it more exactly: those of the callback between
-the steps, and of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use,
-as a browser on another computer has: without a graphics card it draws on the processor.
+four states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and
+nobody touches it), ``elsewhere`` (the mouse turns the camera of another program's page, which gets as many pictures),
+``moving`` (it turns that of the training's page all the time). A block is held against the block without a viewer of
+the same round, so that whatever else the machine does falls on all of them alike; printed are the medians over the
+rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work makes steps
+differ by more than the viewer does, its own seconds say it more exactly: those of the callback between the steps, and
+of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use; without a
+graphics card it draws on the processor, and takes caches, memory and clock from the other cores all the same. That is
+what ``elsewhere`` shows, and what a browser on another computer does not do: the last line leaves it out.
 """
 
 import argparse
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import tempfile
 import threading
 import time
 from dataclasses import asdict, astuple, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import psutil
 import torch
 from lightning.pytorch import Trainer
@@ -38,10 +44,14 @@ if TYPE_CHECKING:
 
     from usd.viewer.viewer import Viewer
 
-STATES = ("none", "idle", "moving")
+STATES = ("none", "idle", "elsewhere", "moving")
+OTHERS = ("none", "elsewhere")
+"""States in which nobody looks at the training."""
 COLUMNS = (
-    "state", "blocks", "ms a step", "CPU ms", "cost of wall clock", "cost of CPU", "viewer's CPU", "in pictures",
+    "state", "blocks", "ms a step", "CPU ms", "cost of wall clock", "cost of CPU", "viewer's CPU", "charged",
 )  # fmt: skip
+PICTURE, PICTURE_EVERY, ELSEWHERE_PORT = (110, 157), 0.3, 7207
+"""Size of the other program's pictures, the seconds between two of them, and where it looks for a port."""
 SETTLE = 3.0
 """Seconds in a state before anything is measured: a page that opens asks for its first pictures."""
 NOBODY = "about:blank"
@@ -51,12 +61,12 @@ FOREVER, WARM_UP = 1_000_000, 250
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds so far: of the wall, of the processor, of it for the viewer, and of rendering pictures for the page."""
+    """Seconds so far: of the wall, of the processor, of it for the viewer, and what the viewer was charged for."""
 
     wall: float
     cpu: float
     viewer: float
-    pictures: float
+    charged: float
 
     def since(self, other: "Clock", steps: int) -> "Clock":
         """Return the seconds a step since another reading."""
@@ -71,7 +81,8 @@ class Alternation:
         self.blocks: dict[str, list[Clock]] = {state: [] for state in STATES}
         self.own = 0.0  # seconds of the processor that the browser's thread in this process took
         self.callback = 0.0  # and those of the viewer between the steps
-        self.threads: set[int] = set()  # which serve the page
+        self.not_serving = set(threading.enumerate())  # those that were there before the page was
+        self.at = ""  # the state that the browser has brought about
         self._settling_since = time.perf_counter()
         self._began: Clock | None = None
         self._steps = 0
@@ -89,12 +100,18 @@ class Alternation:
     def read(self, viewer: "Viewer") -> Clock:
         """Return the seconds so far."""
         spent = viewer.session.moving.spent + viewer.session.idle.spent
+        serving = self.serving()
         viewers = self.callback + sum(
             thread.user_time + thread.system_time
             for thread in psutil.Process().threads()
-            if thread.id in self.threads
+            if thread.id in serving
         )
         return Clock(time.perf_counter(), time.process_time() - self.own, viewers, spent)
+
+    def serving(self) -> set[int]:
+        """Return the threads that serve the page, also those that began later; asyncio's own waits for the browser."""
+        later = set(threading.enumerate()) - self.not_serving
+        return {thread.native_id or 0 for thread in later if not thread.name.startswith("asyncio")}
 
     def step(self, viewer: "Viewer") -> None:
         """Count a step of the training; a block begins when its state has settled, and ends with its last step."""
@@ -112,15 +129,24 @@ class Alternation:
     def is_reached(self, viewer: "Viewer") -> bool:
         """Return whether the browser has brought about the state; an idle page has its full picture by then."""
         watchers = viewer.stage.watchers().values()
-        if self.state == "none":
-            return not watchers
+        if self.at != self.state or self.state in OTHERS:
+            return self.at == self.state and not watchers
         return bool(watchers) and (self.state == "moving" or all(one.full for one in watchers))
 
     def table(self) -> str:
         """Return the seconds of a step in every state, and what they cost against no viewer."""
         rows = [COLUMNS, *(self._row(state) for state in STATES)]
         widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        shares = [
+            cost_text([-cost for cost in self.costs("elsewhere", name, "moving")]) for name in ("wall", "cpu")
+        ]
+        return "\n".join(
+            [
+                *lines,
+                f"of a step while the camera moves, more than elsewhere: wall {shares[0]}, CPU {shares[1]}",
+            ]
+        )
 
     def _row(self, state: str) -> tuple[str, ...]:
         """Return a line of the table."""
@@ -128,7 +154,7 @@ class Alternation:
         medians = [1000 * statistics.median(getattr(b, name) for b in blocks) for name in ("wall", "cpu")]
         total = Clock(*map(sum, zip(*map(astuple, blocks))))
         # Pictures come in lumps, so these are shares of all blocks together.
-        shares = total.viewer / (total.cpu - total.viewer), total.pictures / total.wall
+        shares = total.viewer / (total.cpu - total.viewer), total.charged / total.wall
         return (
             state,
             str(len(blocks)),
@@ -137,10 +163,10 @@ class Alternation:
             *(f"{100 * share:.1f} %" for share in shares),
         )
 
-    def costs(self, state: str, name: str) -> list[float]:
-        """Return what a state cost in each round, in per cent of the round's block without a viewer."""
-        pairs = zip(self.blocks[state], self.blocks["none"])
-        return [100 * (getattr(one, name) / getattr(none, name) - 1) for one, none in pairs]
+    def costs(self, state: str, name: str, base: str = "none") -> list[float]:
+        """Return what a state cost in each round, in per cent of the round's block in the state ``base``."""
+        pairs = zip(self.blocks[state], self.blocks[base])
+        return [100 * (getattr(one, name) / getattr(other, name) - 1) for one, other in pairs]
 
 
 def cost_text(costs: list[float]) -> str:
@@ -169,6 +195,7 @@ def browse(alternation: Alternation, stop: threading.Event, apart: bool) -> None
     while open_viewer._viewer is None or open_viewer._viewer.panel is None:
         if stop.wait(0.1):
             return
+    addresses = {"none": NOBODY, "elsewhere": open_elsewhere()}
     address = open_viewer._viewer.server.address
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 700})
@@ -176,16 +203,42 @@ def browse(alternation: Alternation, stop: threading.Event, apart: bool) -> None
         if apart:
             keep_apart()
         while not stop.is_set():
-            visit(page, address, alternation.state)
+            state = alternation.state
+            visit(page, addresses.get(state, address), moves=state in ("moving", "elsewhere"))
+            alternation.at = state
             alternation.own = time.thread_time()
 
 
-def visit(page: "Page", address: str, state: str) -> None:
-    """Bring the page into a state, and keep it there for a moment."""
-    wanted = NOBODY if state == "none" else address
-    if page.url.rstrip("/") != wanted.rstrip("/"):
-        page.goto(wanted)
-    if state != "moving":
+def open_elsewhere() -> str:
+    """Start another program with a page of its own; return the page's address."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=serve_elsewhere, args=(theirs,), daemon=True).start()
+    return str(ours.recv())
+
+
+def serve_elsewhere(told: Connection) -> None:
+    """Serve a page whose camera can be turned, with pictures that are none of an object."""
+    from usd.viewer.viewer import Viewer
+
+    viewer = Viewer(ViewerOptions(port=ELSEWHERE_PORT))
+    viewer.open("elsewhere", None, training=False)
+    viewer.stage.kind = "colors"
+    told.send(viewer.server.address)
+    rows, columns = np.mgrid[: PICTURE[0], : PICTURE[1]]
+    for count in itertools.count():
+        picture = np.stack([rows + count, columns, rows + columns], -1).astype(np.uint8)
+        for client, watcher in viewer.stage.watchers().items():
+            if time.monotonic() - watcher.moved < 1:
+                viewer.stage.show_picture(client, picture, 1.0 + 0.01 * rows)
+        time.sleep(PICTURE_EVERY)
+
+
+def visit(page: "Page", address: str, moves: bool) -> None:
+    """Bring the page to an address, and keep it there for a moment, in which the mouse turns the camera or does not."""
+    if page.url.rstrip("/") != address.rstrip("/"):
+        page.goto(address)
+    if not moves:
         page.wait_for_timeout(200)
         return
     page.mouse.move(300, 350)
@@ -201,14 +254,12 @@ def watch(alternation: Alternation) -> None:
     usual, usually_opened = viewing.LiveViewer.on_train_batch_end, viewing.open_viewer
 
     def opened(options: ViewerOptions) -> "Viewer":
-        before = set(threading.enumerate())
-        viewer = usually_opened(options)
-        alternation.threads = {thread.native_id or 0 for thread in set(threading.enumerate()) - before}
-        return viewer
+        alternation.not_serving |= set(threading.enumerate())
+        return usually_opened(options)
 
     def alternately(live: viewing.LiveViewer, trainer: Trainer, *rest: object) -> None:
         began = time.thread_time()
-        if alternation.state != "none":
+        if alternation.state not in OTHERS:
             usual(live, trainer, *rest)
         alternation.callback += time.thread_time() - began
         if live.viewer is not None and trainer.global_step > WARM_UP:

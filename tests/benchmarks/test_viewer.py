@@ -1,11 +1,12 @@
 """The benchmark of the viewer: states alternate when they are reached, and costs are held against their own round."""
 
+import threading
 import types
 
 import pytest
 
 from benchmarks import viewer
-from benchmarks.viewer import STATES, Alternation, Clock, cost_text
+from benchmarks.viewer import OTHERS, STATES, Alternation, Clock, cost_text
 
 
 class Page:
@@ -32,33 +33,43 @@ def clock(monkeypatch):
 def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
     alternation, page = Alternation(block=4, rounds=2), Page()
     waited = []
-    seconds = {"none": 1.0, "idle": 1.01, "moving": 1.25}
+    seconds = {"none": 1.0, "idle": 1.01, "elsewhere": 1.05, "moving": 1.3125}
     for _ in range(200):
         if alternation.is_over:
             break
         state = alternation.state
-        if page.open != (state != "none"):  # the browser is a step late
+        if alternation.at != state:  # the browser is a step late
             waited.append(state)
             alternation.step(page)
-            page.open = state != "none"
+            alternation.at, page.open = state, state not in OTHERS
         clock.wall += seconds[state]
         clock.cpu += seconds[state] / 2
-        page.session.moving.spent += 0.2 if state == "moving" else 0.0
+        page.session.moving.spent += 0.21 if state == "moving" else 0.0
         alternation.callback += 0.1 if state == "moving" else 0.0
         alternation.step(page)
-    assert alternation.is_over and waited == ["idle", "none", "idle"]
+    assert alternation.is_over and waited == [*STATES, *STATES]
     assert {state: len(blocks) for state, blocks in alternation.blocks.items()} == dict.fromkeys(STATES, 2)
     assert alternation.costs("idle", "wall") == pytest.approx([1.0, 1.0])
-    assert alternation.costs("moving", "cpu") == pytest.approx([25.0, 25.0])
-    idle, moving = alternation.table().splitlines()[2:]
+    assert alternation.costs("moving", "cpu") == pytest.approx([31.25, 31.25])
+    idle, _, moving, share = alternation.table().splitlines()[2:]
     assert idle.split()[:2] == ["idle", "2"] and "+1.0 % [+1.0, +1.0]" in idle
-    assert moving.split()[-4:] == ["19.0", "%", "16.0", "%"]
+    assert moving.split()[-4:] == ["18.0", "%", "16.0", "%"]
+    assert share.endswith("wall +20.0 % [+20.0, +20.0], CPU +20.0 % [+20.0, +20.0]")
+
+
+def test_threads_that_begin_after_the_page_serve_it():
+    alternation, go = Alternation(block=1, rounds=1), threading.Event()
+    threads = [threading.Thread(target=go.wait, name=name) for name in ("pool", "asyncio-waitpid-0")]
+    for thread in threads:
+        thread.start()
+    assert alternation.serving() == {threads[0].native_id}
+    go.set()
 
 
 def test_an_idle_page_is_measured_once_its_full_picture_is_there(clock):
     alternation, page = Alternation(block=1, rounds=1), Page()
     alternation.blocks["none"].append(Clock(1.0, 1.0, 0.0, 0.0))
-    page.open, page.full = True, False
+    page.open, page.full, alternation.at = True, False, "idle"
     for _ in range(5):
         clock.wall += 10
         alternation.step(page)

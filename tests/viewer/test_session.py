@@ -1,6 +1,9 @@
 """What a viewer does without a page: what it costs, which picture is due when, and what is left as it was."""
 
+import asyncio
 import math
+import threading
+import time
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from usd.core.config import spec
 from usd.core.registry import build
 from usd.math.camera import orbit_cameras_deg
 from usd.system import System
-from usd.viewer.budget import PixelRate, TimeBudget
+from usd.viewer.budget import LoopTime, PixelRate, TimeBudget
 from usd.viewer.history import History
 from usd.viewer.options import ViewerOptions
 from usd.viewer.pictures import available_kinds, picture_of, render_in_bands, undisturbed, view_depth
@@ -44,6 +47,36 @@ def test_a_budget_saves_no_more_than_its_reserve():
     budget = TimeBudget(0.5, reserve=0.25, clock=clock)
     clock.now += 1000
     assert budget.allows() and budget.saved == 0.25
+
+
+def test_the_thread_of_a_loop_says_what_it_has_taken():
+    clock, loop = Clock(), asyncio.new_event_loop()
+    taken = LoopTime(loop, clock)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(busy(0.05), loop).result(10)
+        assert taken.read() == 0, "it is asked, and not waited for"
+        asyncio.run_coroutine_threadsafe(busy(0.05), loop).result(10)
+        first = taken.read()
+        assert first >= 0.05
+        clock.now += LoopTime.EVERY
+        taken.read()
+        asyncio.run_coroutine_threadsafe(busy(0.0), loop).result(10)
+        assert taken.read() >= first + 0.05
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    clock.now += 1
+    assert taken.read() > 0, "also after the loop is closed"
+
+
+async def busy(seconds: float) -> None:
+    """Keep the processor busy."""
+    began = time.thread_time()
+    while time.thread_time() - began < seconds:
+        pass
 
 
 def test_a_rate_learns_and_says_sizes():
@@ -209,6 +242,54 @@ def test_a_picture_of_an_old_view_is_given_up(system, tmp_path):
     session.rate = PixelRate(1e-6)
     assert session.work(free=True)
     assert len(page.pictures) == 1 and watcher.coarse[0] == view(90.0)
+
+
+@pytest.mark.parametrize(
+    ("picture", "serving", "rest"), [(0.07, 0.0, 0.0), (0.05, 0.02, 0.004), (0.03, 0.03, 0.01)]
+)
+def test_everything_that_a_moving_page_takes_stays_within_the_share(tmp_path, system, picture, serving, rest):
+    """Pictures, threads that serve the page and the rest of what is done between steps, all of it."""
+    clock, watcher, taken, served = Clock(), Watcher(view(), 64, 0.0), [0.0], [0.0]
+    session = Session(Page(watcher), ViewerOptions(share=0.2), clock, serving=lambda: sum(served))
+    session.subject = Subject(system, tmp_path)
+
+    def take(seconds: float) -> None:
+        clock.now += seconds
+        taken.append(seconds)
+
+    def pieces(*_):
+        take(picture)
+        served.append(serving)  # sends it to the browser, during the next step
+        yield from ()
+
+    session._picture = pieces
+    began, before, views = clock.now, 0.0, [view(0.0), view(20.0)]
+    for step in range(600):
+        clock.now += 0.2
+        take(sum(served) - before)
+        before = sum(served)
+        watcher.pose, watcher.moved = views[step % 2], clock.now
+        with session.charged():
+            take(rest)
+        session.work()
+    assert sum(taken) / (clock.now - began) == pytest.approx(0.2, abs=0.005)
+
+
+def test_what_is_done_in_a_pause_is_not_paid_for_afterwards(system, tmp_path):
+    clock, watcher = Clock(), Watcher(view(), 64, 0.0)
+    served = iter(range(10_000))
+    session = Session(Page(watcher), ViewerOptions(), clock, serving=lambda: float(next(served)))
+    session.subject = Subject(system, tmp_path)
+
+    def pieces(*_):
+        clock.now += 0.5
+        yield
+
+    session._picture = pieces
+    for step in range(20):
+        watcher.pose, watcher.moved = view(float(step)), clock.now
+        assert session.work(free=True)
+    assert session.moving.spent == 0
 
 
 def test_nobody_looking_costs_nothing_and_no_object_either(system, tmp_path):

@@ -1,5 +1,6 @@
 """The page's 3D part, on a server that only remembers."""
 
+import asyncio
 import contextlib
 import itertools
 import math
@@ -106,10 +107,10 @@ def test_a_page_is_watched_from_its_first_view_to_its_last(stage):
     (watcher,) = stage.watchers().values()
     assert watcher.pose.position == (0.0, -2.0, 0.0) and watcher.pose.aspect == 2.0 and watcher.rows == 100
     first = watcher.moved
-    client.camera.handler(client.camera)
+    asyncio.run(client.camera.handler(client.camera))
     assert watcher.moved == first, "an update that changes nothing is no move"
     client.camera.position = (0.0, -3.0, 0.0)
-    client.camera.handler(client.camera)
+    asyncio.run(client.camera.handler(client.camera))
     assert watcher.moved > first and watcher.pose.position == (0.0, -3.0, 0.0)
     stage.server.leave(3)
     assert stage.watchers() == {}

@@ -84,8 +84,9 @@ class LiveViewer(Callback):
         if self.viewer is not None:
             loop = trainer.lightning_module
             assert isinstance(loop, Loop)
-            self.viewer.history.add(trainer.global_step, loop.losses)
-            self._note_cameras(batch)
+            with self.viewer.session.charged():
+                self.viewer.history.add(trainer.global_step, loop.losses)
+                self._note_cameras(batch)
         self._serve(trainer)
 
     @override

@@ -1,5 +1,6 @@
 """How much time viewing may take from a training, and how large a picture fits into a given time."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ class TimeBudget:
         self._last = now
         return self.saved > 0
 
+    def charge(self, seconds: float) -> None:
+        """Count what has been spent."""
+        self.saved -= seconds
+        self.spent += seconds
+
     @contextlib.contextmanager
     def spending(self) -> Iterator[None]:
         """Charge the time that the block takes."""
@@ -33,9 +39,28 @@ class TimeBudget:
         try:
             yield
         finally:
-            taken = self.clock() - began
-            self.saved -= taken
-            self.spent += taken
+            self.charge(self.clock() - began)
+
+
+class LoopTime:
+    """Processor seconds of the thread that runs an event loop, as it said itself a moment ago."""
+
+    EVERY = 0.25  # seconds between two questions, so that asking costs nothing to speak of
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock = time.monotonic) -> None:
+        self.loop, self.clock = loop, clock
+        self._seconds, self._asked = 0.0, -self.EVERY
+
+    def read(self) -> float:
+        """Return the seconds that are known, and let the thread say them anew if it is time."""
+        now = self.clock()
+        if now - self._asked >= self.EVERY and not self.loop.is_closed():
+            self._asked = now
+            self.loop.call_soon_threadsafe(self._say)
+        return self._seconds
+
+    def _say(self) -> None:
+        self._seconds = time.thread_time()
 
 
 class PixelRate:

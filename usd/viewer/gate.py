@@ -26,23 +26,23 @@ class Gate:
 
     def __init__(self, host: str, port: int, inner: int, token: str) -> None:
         self.host, self.port, self.inner, self.token = host, port, inner, token
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="viewer-gate", daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="viewer-gate", daemon=True)
         self._thread.start()
         self._server = self._do(asyncio.start_server(self._admit, host, port, limit=LONGEST_HEAD))
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def _do(self, work: Coroutine[object, object, asyncio.Server]) -> asyncio.Server:
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+            return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
         except OSError:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self.loop.call_soon_threadsafe(self.loop.stop)
             raise
 
     def close(self) -> None:
         """Let nobody in any more."""
-        self._loop.call_soon_threadsafe(self._server.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self._server.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

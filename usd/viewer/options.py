@@ -18,7 +18,13 @@ class ViewerOptions:
         "address that the viewer is served at; another one than 127.0.0.1 is open to the network and asks for a token",
     )
     port: int = option(7007, "port of the viewer; the next free one where it is taken", ge=1, le=65535)
-    share: float = option(0.2, "largest share of a training's time that goes to rendering views", gt=0, le=1)
+    share: float = option(
+        0.2,
+        "largest share of a training's time that its viewer takes while somebody moves: pictures, controls, and "
+        "the threads that serve the page",
+        gt=0,
+        le=1,
+    )
     idle_share: float = option(
         0.01, "share of a training's time that renders a view again which nobody moves", ge=0, le=1
     )

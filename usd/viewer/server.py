@@ -9,6 +9,7 @@ import secrets
 import socket
 
 from usd.core.errors import UserError
+from usd.viewer.budget import LoopTime
 from usd.viewer.gate import Gate
 from usd.viewer.options import HERE, ViewerOptions
 
@@ -38,6 +39,12 @@ class ViewerServer:
                 f"viewer.host: {options.host}:{options.port}: cannot be served ({error.strerror}); expected an "
                 "address of this machine and a free port"
             ) from error
+        loops = [self.page.get_event_loop(), *([] if self.gate is None else [self.gate.loop])]
+        self._threads = [LoopTime(loop) for loop in loops]
+
+    def seconds(self) -> float:
+        """Return the processor seconds that the threads behind the page have taken."""
+        return sum(thread.read() for thread in self._threads)
 
     @property
     def port(self) -> int:

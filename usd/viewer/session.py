@@ -4,6 +4,7 @@ Everything that touches the object happens where ``work`` is called, between two
 leave wishes: poses in ``Watcher``, and a ``Request`` for whatever changes the training.
 """
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -94,10 +95,19 @@ class Page(Protocol):
 
 
 class Session:
-    """Serves a page with pictures of a subject. ``share`` and ``idle_share`` of the options bound what that costs."""
+    """Serves a page with pictures of a subject. ``share`` and ``idle_share`` of the options bound what that costs.
 
-    def __init__(self, page: Page, options: ViewerOptions, clock: Clock = time.monotonic) -> None:
-        self.page, self.options, self.clock = page, options, clock
+    ``serving`` says how many processor seconds the threads behind the page have taken so far: they count, too.
+    """
+
+    def __init__(
+        self,
+        page: Page,
+        options: ViewerOptions,
+        clock: Clock = time.monotonic,
+        serving: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.page, self.options, self.clock, self.serving = page, options, clock, serving
         self.subject: Subject | None = None
         self.requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self.moving = TimeBudget(options.share, clock=clock)
@@ -108,6 +118,7 @@ class Session:
         self._job_is_current: Callable[[], bool] = lambda: True
         self._job_budget = self.moving
         self._insight_of: object = None
+        self._served = 0.0  # seconds of the serving threads that are accounted for
 
     def ask(self, kind: RequestKind, key: str = "", value: Plain = None) -> None:
         """Leave a request, from any thread."""
@@ -126,7 +137,11 @@ class Session:
     # --------------------------------------------------------------------------------------------------- working
 
     def work(self, free: bool = False) -> bool:
-        """Do one small piece of what is due, if time allows; ``free`` where nobody waits. Returns whether it did."""
+        """Do one small piece of what is due, if time allows; ``free`` where nobody waits. Returns whether it did.
+
+        What is free is not charged: after a pause pictures are made as they were before it.
+        """
+        self._charge_serving(free)
         if self._job is not None and not self._job_is_current():
             self._job = None
         if self._job is None and not self._next_job():
@@ -134,10 +149,21 @@ class Session:
         if not free and not self._job_budget.allows():
             self._give_way()
             return False
-        with self._job_budget.spending():
+        with contextlib.nullcontext() if free else self.charged():
             if self._job is not None and next(self._job, self) is self:
                 self._job = None
         return True
+
+    def charged(self) -> contextlib.AbstractContextManager[None]:
+        """Charge the time of a block, which does something else for the page."""
+        return self._job_budget.spending()
+
+    def _charge_serving(self, free: bool) -> None:
+        """Charge what the threads behind the page have taken since the last time."""
+        served = self.serving()
+        if not free:
+            self._job_budget.charge(served - self._served)
+        self._served = served
 
     def _give_way(self) -> None:
         """Forget a picture that only refreshes another: something more urgent may be due by the time it is allowed."""

@@ -87,7 +87,13 @@ class Stage:
 
     def _welcome(self, client: viser.ClientHandle) -> None:
         self._see(client)
-        client.camera.on_update(lambda camera: self._see(camera.client))
+
+        async def moved(
+            camera: viser.CameraHandle,
+        ) -> None:  # a plain function would go through a pool of threads
+            self._see(camera.client)
+
+        client.camera.on_update(moved)
 
     def _part(self, client: viser.ClientHandle) -> None:
         with self._lock:

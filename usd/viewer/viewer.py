@@ -26,7 +26,7 @@ class Viewer:
         self.options = options
         self.server = ViewerServer(options)
         self.stage = Stage(self.server.page)
-        self.session = Session(self.stage, options)
+        self.session = Session(self.stage, options, serving=self.server.seconds)
         self.panel: Panel | None = None
         self.history = History()
         self.closed = False
@@ -69,8 +69,9 @@ class Viewer:
             return
         self._told = time.monotonic()
         if self.stage.watchers():
-            self.panel.status.content = text
-            self.panel.show_curves(self.history)
+            with self.session.charged():
+                self.panel.status.content = text
+                self.panel.show_curves(self.history)
 
     def close(self) -> None:
         """End the page."""
