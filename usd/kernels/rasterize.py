@@ -165,7 +165,7 @@ def ray_query(
     if accelerator_of("cast", implementation, vertices):
         from usd.kernels import rasterize_embree
 
-        return rasterize_embree.Tree(vertices, faces)
+        return rasterize_embree.EmbreeTree(vertices, faces)
     if choose(implementation, vertices, faces) == "torch":
         return None
     from usd.kernels import rasterize_warp

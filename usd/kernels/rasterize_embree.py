@@ -10,7 +10,7 @@ from usd.kernels.accelerators import load_accelerator
 from usd.kernels.rasterize import NO_FACE
 
 
-class Tree:
+class EmbreeTree:
     """Embree's scene: the hierarchy of boxes over the faces of one set of vertices."""
 
     def __init__(self, vertices: Tensor, faces: Tensor) -> None:

@@ -111,9 +111,8 @@ def accelerator_of(
     name = wants(kernel, implementation)
     if name is None:
         return None
-    device = ACCELERATORS[name].device
-    if not all(t.device.type == device and t.dtype == torch.float32 for t in tensors):
-        obstacle = f"{name} serves float32 tensors on {device.upper()} only"
+    if not all((t.device.type, t.dtype) == (ACCELERATORS[name].device, torch.float32) for t in tensors):
+        obstacle = f"{name} serves float32 tensors on {ACCELERATORS[name].device.upper()} only"
     if obstacle and implementation != "auto":
         raise ValueError(f"kernels: {obstacle}; expected 'auto', 'warp' or 'torch'")
     return None if obstacle else name

@@ -101,11 +101,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        page: Page,
-        options: ViewerOptions,
-        clock: Clock = time.monotonic,
-        serving: Callable[[], float] = lambda: 0.0,
+        self, page: Page, options: ViewerOptions, clock: Clock = time.monotonic, serving: Clock = lambda: 0.0
     ) -> None:
         self.page, self.options, self.clock, self.serving = page, options, clock, serving
         self.subject: Subject | None = None
@@ -142,17 +138,28 @@ class Session:
         What is free is not charged: after a pause pictures are made as they were before it.
         """
         self._charge_serving(free)
-        if self._job is not None and not self._job_is_current():
-            self._job = None
-        if self._job is None and not self._next_job():
+        if not self._has_job():
             return False
-        if not free and not self._job_budget.allows():
+        if free:
+            self._go_on()
+            return True
+        if not self._job_budget.allows():
             self._give_way()
             return False
-        with contextlib.nullcontext() if free else self.charged():
-            if self._job is not None and next(self._job, self) is self:
-                self._job = None
+        with self.charged():
+            self._go_on()
         return True
+
+    def _has_job(self) -> bool:
+        """Return whether there is work, with the most urgent piece chosen where none is begun."""
+        if self._job is not None and not self._job_is_current():
+            self._job = None
+        return self._job is not None or self._next_job()
+
+    def _go_on(self) -> None:
+        """Do a piece of the work that is begun."""
+        if self._job is not None and next(self._job, self) is self:
+            self._job = None
 
     def charged(self) -> contextlib.AbstractContextManager[None]:
         """Charge the time of a block, which does something else for the page."""

@@ -88,9 +88,7 @@ class Stage:
     def _welcome(self, client: viser.ClientHandle) -> None:
         self._see(client)
 
-        async def moved(
-            camera: viser.CameraHandle,
-        ) -> None:  # a plain function would go through a pool of threads
+        async def moved(camera: viser.CameraHandle) -> None:  # awaited there, without a pool of threads
             self._see(camera.client)
 
         client.camera.on_update(moved)
