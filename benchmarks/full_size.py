@@ -1,6 +1,6 @@
 """The contract of the real models: true sizes, every published layout, two training steps. No downloads, no GPU.
 
-    make full-size                                     about 4 minutes, 17 GB of memory and 13 GB of disk
+    make full-size                                     4 to 12 minutes, 18 GB of memory and 13 GB of disk
     python benchmarks/full_size.py --small             the same at a sixty-fourth of the size, in a minute
     python benchmarks/full_size.py --models syncdreamer    one model alone, without the steps
 
