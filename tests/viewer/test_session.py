@@ -55,21 +55,28 @@ def test_the_thread_of_a_loop_says_what_it_has_taken():
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(busy(0.05), loop).result(10)
+        held = threading.Event()
+        loop.call_soon_threadsafe(held.wait)
         assert taken.read() == 0, "it is asked, and not waited for"
-        asyncio.run_coroutine_threadsafe(busy(0.05), loop).result(10)
-        first = taken.read()
+        held.set()
+        first = told_after(busy(0.05), taken, loop, clock)
         assert first >= 0.05
-        clock.now += LoopTime.EVERY
-        taken.read()
-        asyncio.run_coroutine_threadsafe(busy(0.0), loop).result(10)
-        assert taken.read() >= first + 0.05
+        assert told_after(busy(0.05), taken, loop, clock) >= first + 0.05
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
     clock.now += 1
     assert taken.read() > 0, "also after the loop is closed"
+
+
+def told_after(work, taken, loop, clock):
+    """Return what the loop's thread says of itself after some work, and a moment later."""
+    asyncio.run_coroutine_threadsafe(work, loop).result(10)
+    clock.now += LoopTime.EVERY
+    taken.read()
+    asyncio.run_coroutine_threadsafe(busy(0.0), loop).result(10)
+    return taken.read()
 
 
 async def busy(seconds: float) -> None:
