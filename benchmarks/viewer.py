@@ -3,15 +3,16 @@
     python -m benchmarks.viewer --rounds 8
 
 One training of ``configs/usd-patch-mini.yaml`` and a headless Chromium beside it. Blocks of steps alternate between
-four states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and
-nobody touches it), ``elsewhere`` (the mouse turns the camera of another program's page, which gets as many pictures),
+four states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and nobody
+touches it), ``elsewhere`` (the mouse turns the camera of another program's page, which gets as many pictures),
 ``moving`` (it turns that of the training's page all the time). A block is held against the block without a viewer of
-the same round, so that whatever else the machine does falls on all of them alike; printed are the medians over the
-rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work makes steps
-differ by more than the viewer does, its own seconds say it more exactly: those of the callback between the steps, and
-of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use; without a
-graphics card it draws on the processor, and takes caches, memory and clock from the other cores all the same. That is
-what ``elsewhere`` shows, and what a browser on another computer does not do: the last line leaves it out.
+the same round, and every second round goes through the states in reverse, so that whatever else the machine does, and
+how steps change as the training goes on, falls on all of them alike (ask for an even number of rounds); printed are the
+medians over the rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other
+work makes steps differ by more than the viewer does, its own seconds say it more exactly: those of the callback between
+the steps, and of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use;
+without a graphics card it draws on the processor, and takes caches, memory and clock from the other cores all the same.
+That is what ``elsewhere`` shows, and what a browser on another computer does not do: the last line leaves it out.
 """
 
 import argparse
@@ -90,12 +91,17 @@ class Alternation:
     @property
     def state(self) -> str:
         """The state that is measured now."""
-        return STATES[sum(map(len, self.blocks.values())) % len(STATES)]
+        number, place = divmod(self._done, len(STATES))
+        return STATES[place] if number % 2 == 0 else STATES[-1 - place]
+
+    @property
+    def _done(self) -> int:
+        return sum(map(len, self.blocks.values()))
 
     @property
     def is_over(self) -> bool:
         """True after the last round."""
-        return len(self.blocks[STATES[-1]]) >= self.rounds
+        return self._done >= self.rounds * len(STATES)
 
     def read(self, viewer: "Viewer") -> Clock:
         """Return the seconds so far."""

@@ -30,10 +30,9 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
-    alternation, page = Alternation(block=4, rounds=2), Page()
+def alternate(alternation, page, clock, seconds):
+    """Go through all states, a step of each taking ``seconds(state)``; return those that had to be waited for."""
     waited = []
-    seconds = {"none": 1.0, "idle": 1.01, "elsewhere": 1.05, "moving": 1.3125}
     for _ in range(200):
         if alternation.is_over:
             break
@@ -42,12 +41,20 @@ def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
             waited.append(state)
             alternation.step(page)
             alternation.at, page.open = state, state not in OTHERS
-        clock.wall += seconds[state]
-        clock.cpu += seconds[state] / 2
+        clock.wall += seconds(state)
+        clock.cpu += seconds(state) / 2
         page.session.moving.spent += 0.21 if state == "moving" else 0.0
         alternation.callback += 0.1 if state == "moving" else 0.0
         alternation.step(page)
-    assert alternation.is_over and waited == [*STATES, *STATES]
+    assert alternation.is_over
+    return waited
+
+
+def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
+    alternation = Alternation(block=4, rounds=2)
+    seconds = {"none": 1.0, "idle": 1.01, "elsewhere": 1.05, "moving": 1.3125}
+    waited = alternate(alternation, Page(), clock, seconds.__getitem__)
+    assert waited == [*STATES, *STATES[-2::-1]], "the second round goes back"
     assert {state: len(blocks) for state, blocks in alternation.blocks.items()} == dict.fromkeys(STATES, 2)
     assert alternation.costs("idle", "wall") == pytest.approx([1.0, 1.0])
     assert alternation.costs("moving", "cpu") == pytest.approx([31.25, 31.25])
@@ -55,6 +62,13 @@ def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
     assert idle.split()[:2] == ["idle", "2"] and "+1.0 % [+1.0, +1.0]" in idle
     assert moving.split()[-4:] == ["18.0", "%", "16.0", "%"]
     assert share.endswith("wall +20.0 % [+20.0, +20.0], CPU +20.0 % [+20.0, +20.0]")
+
+
+def test_steps_that_slow_down_by_themselves_are_no_state_s_cost(clock):
+    alternation, began = Alternation(block=4, rounds=2), clock.wall
+    alternate(alternation, Page(), clock, lambda _: 1.0 + 0.0005 * (clock.wall - began))
+    costs = alternation.costs("moving", "wall")
+    assert min(map(abs, costs)) > 0.5 and abs(sum(costs) / 2) < 0.1
 
 
 def test_threads_that_begin_after_the_page_serve_it():
