@@ -7,8 +7,8 @@ standard library only.
 import functools
 import importlib
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Mapping
+from types import FunctionType, ModuleType
 
 COMPILER = "torch._dynamo"
 
@@ -23,24 +23,32 @@ def graph_break(msg: str = "") -> None:
     """Do nothing: only a compiler makes something of this call."""
 
 
-def disable(fn: Callable[..., object] | None = None, recursive: bool = True, **options: object) -> object:
+def disable(fn: object = None, recursive: bool = True, **options: object) -> object:
     """Return a function that the compiler leaves alone: itself, for as long as there is no compiler."""
     if fn is None:
-        return functools.partial(disable, recursive=recursive, **options)
-    if isinstance(fn, type) or not hasattr(
-        fn, "__code__"
-    ):  # a class or a module: the compiler knows what to do
-        return importlib.import_module(f"{COMPILER}.decorators").disable(fn, recursive, **options)
-    function: Callable[..., object] = fn
+        return lambda function: disable(function, recursive, **options)
+    if isinstance(fn, FunctionType):
+        return _left_alone(fn, recursive, options)
+    return _disable(fn, recursive, options)  # a class or a module: the compiler knows what to do
+
+
+def _left_alone(function: FunctionType, recursive: bool, options: Mapping[str, object]) -> object:
+    known = functools.cache(lambda: _disable(function, recursive, options))
 
     @functools.wraps(function)
     def run(*args: object, **kwargs: object) -> object:
-        decorators = _loaded("decorators")
-        if decorators is None:
+        if _loaded("decorators") is None:
             return function(*args, **kwargs)
-        return decorators.disable(function, recursive, **options)(*args, **kwargs)
+        return known()(*args, **kwargs)
 
     return run
+
+
+def _disable(fn: object, recursive: bool, options: Mapping[str, object]) -> FunctionType:
+    """Return what the compiler itself makes of it."""
+    compiler = importlib.import_module(f"{COMPILER}.decorators")
+    found: FunctionType = compiler.disable(fn, recursive, **options)
+    return found
 
 
 class _AsLoaded(type):
