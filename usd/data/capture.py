@@ -26,6 +26,7 @@ from usd.data.pictures import (
     read_picture,
     read_rgb_bytes,
     resize_rgba,
+    same_shape,
     to_bytes,
 )
 from usd.data.view_set import SparsePoints, ViewSet
@@ -179,7 +180,7 @@ class PicturePlan:
         """Return the plan, from the file's header. Raises ``UserError`` where it has another shape than its camera."""
         header = picture_header(view.picture, where)
         shape = view.lens.width, view.lens.height
-        upright = not _same_shape(header.size, shape) and _same_shape(header.upright_size, shape)
+        upright = not same_shape(header.size, shape) and same_shape(header.upright_size, shape)
         stored = header.upright_size if upright else header.size
         refuse_shape(stored, view.lens, f"{where}: {view.name}")
         return cls(view, rule, size, stored, upright, where)
@@ -248,10 +249,6 @@ def _stamp(file: Path) -> tuple[int, int]:
     """Return size and time of change of a file."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _shrunk(valid: Bool[Tensor, "h w"] | None, shape: tuple[int, int]) -> Bool[Tensor, "H W"] | None:
