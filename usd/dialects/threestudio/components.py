@@ -109,18 +109,16 @@ def _translate_encoding(config: Values) -> None:
     Vertices of hash grids are put where tinycudann has them, so that checkpoints can be read.
     """
     name = str(config.get("otype", "HashGrid")).lower()
-    if name == "grid" and str(config.get("type", "Hash")).lower() == "hash":
+    if name == "grid" and str(config.pop("type", "Hash")).lower() == "hash":
         name = "hashgrid"
-        config.pop("type", None)
-    config.update({"otype": ENCODINGS[name]} if "otype" in config and name in ENCODINGS else {})
+    if "otype" in config:
+        config["otype"] = ENCODINGS.get(name, config["otype"])
     if str(config.get("interpolation")).lower() == "linear":
         config.pop("interpolation")
-    if config:
-        config.update({**TINYCUDANN.get(name, {}), **config})
+    config.update({**TINYCUDANN.get(name, {}), **config} if config else {})
     nested = config.get("nested")
     for each in nested if isinstance(nested, list) else ():
-        if isinstance(each, dict):
-            _translate_encoding(each)
+        _translate_encoding(each if isinstance(each, dict) else {})
 
 
 def _translate_network(draft: Draft, key: str) -> None:
