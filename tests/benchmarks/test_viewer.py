@@ -71,7 +71,7 @@ def test_fewer_states(clock):
     alternation = Alternation(block=2, rounds=2, states=["none", "idle"])
     waited = alternate(alternation, Page(), clock, {"none": 1.0, "idle": 1.5}.__getitem__)
     assert waited == ["none", "idle", "none"]
-    head, none, idle = alternation.table().splitlines()
+    _, none, idle = alternation.table().splitlines()
     assert [none.split()[0], idle.split()[0]] == ["none", "idle"] and "+50.0 %" in idle
 
 
