@@ -267,6 +267,24 @@ def test_a_camera_that_is_no_number_is_left_out_by_its_name(tmp_path, layout):
         read_views(empty, options(frame="keep"))
 
 
+@pytest.mark.parametrize("at_root", [True, False], ids=["own folder", "beside"])
+@pytest.mark.parametrize("layout", [name for name in WRITERS if name not in ("neus", "co3d", "scannet")])
+def test_masks_beside_the_pictures_are_found_in_every_layout(tmp_path, layout, at_root):
+    """Scans and sequences that name masks in their own way aside."""
+    folder = tmp_path / "toys/a scan"
+    folder.mkdir(parents=True)
+    WRITERS[layout][0](folder, WRITERS[layout][1]())
+    for file in sorted(folder.rglob("*.png")):
+        picture = read_rgba(file)
+        write_picture(file, picture[:3] * 0.5 + 0.25 * torch.rand(3, HEIGHT, WIDTH))
+        inner = file.relative_to(folder).parts[-2] if layout == "colmap" else ""
+        place = folder if at_root or layout == "colmap" else file.parent.parent
+        write_picture(place / "masks" / inner / file.name, (picture[3:] > 0).float())
+    found = read_views(folder, options(frame="keep"))
+    assert "masks are the files beside the pictures" in found.notes
+    assert torch.equal(found.rgba[:, 3], pixels()[:, 3])
+
+
 def write_r3d(folder, cameras, **changes):
     """An unpacked .r3d: the same pictures, with depths in meters packed beside them."""
     lzfse = pytest.importorskip("liblzfse")

@@ -26,6 +26,7 @@ from usd.data.pictures import (
     read_picture,
     read_rgb_bytes,
     resize_rgba,
+    same_shape,
     to_bytes,
 )
 from usd.data.view_set import SparsePoints, ViewSet
@@ -101,8 +102,6 @@ class Capture:
         Raises ``UserError`` where none is left.
         """
         kept = [row for row, view in enumerate(self.views) if view.located]
-        if len(kept) == len(self.views):
-            return self
         if not kept:
             raise UserError(
                 f"{where}: none of its {len(self.views)} cameras is finite; expected some that are"
@@ -111,7 +110,7 @@ class Capture:
         return replace(
             self,
             views=tuple(self.views[row] for row in kept),
-            points=None if self.points is None else self.points.select(kept, len(self.views)),
+            points=self.points and self.points.select(kept, len(self.views)),
             notes=(*self.notes, *lost_note(lost, len(self.views))),
         )
 
@@ -179,7 +178,7 @@ class PicturePlan:
         """Return the plan, from the file's header. Raises ``UserError`` where it has another shape than its camera."""
         header = picture_header(view.picture, where)
         shape = view.lens.width, view.lens.height
-        upright = not _same_shape(header.size, shape) and _same_shape(header.upright_size, shape)
+        upright = not same_shape(header.size, shape) and same_shape(header.upright_size, shape)
         stored = header.upright_size if upright else header.size
         refuse_shape(stored, view.lens, f"{where}: {view.name}")
         return cls(view, rule, size, stored, upright, where)
@@ -248,10 +247,6 @@ def _stamp(file: Path) -> tuple[int, int]:
     """Return size and time of change of a file."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _shrunk(valid: Bool[Tensor, "h w"] | None, shape: tuple[int, int]) -> Bool[Tensor, "H W"] | None:

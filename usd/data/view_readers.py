@@ -146,7 +146,7 @@ def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet,
     for folder in (path, *_only_folder(path)):
         for capture_of in CAPTURES:
             if (capture := capture_of(folder, where)) is not None:
-                capture = capture.located(f"{where}: {folder}")
+                capture = _with_masks_beside(capture.located(f"{where}: {folder}"), folder, where)
                 capture = capture.centered() if capture.arbitrary else capture
                 return assemble(capture, options.masks, options.size, f"{where}: {folder}"), capture
     return _read_rendered(path, options, where), None
@@ -347,6 +347,20 @@ class MaskFolders:
                 if file := next((file for each in candidates if (file := folder.find(str(each)))), None):
                     return file
         return None
+
+
+def _with_masks_beside(capture: Capture, path: Path, where: str) -> Capture:
+    """Return the capture with the masks in folders beside its pictures, or in its own, where none came with any."""
+    if any(view.mask is not None for view in capture.views):
+        return capture
+    roots = dict.fromkeys([path, *(view.picture.parent.parent for view in capture.views)])
+    places = [MaskFolders(root, f"{where}: {path}") for root in roots if root.is_dir()]
+    found = [
+        next((mask for place in places if (mask := place.find(view.picture.name))), None)
+        for view in capture.views
+    ]
+    views = tuple(replace(view, mask=mask) for view, mask in zip(capture.views, found))
+    return replace(capture, views=views)
 
 
 # --------------------------------------------------------------------------------------------------------- COLMAP

@@ -1,7 +1,7 @@
 """Geometry, material, background, renderer and exporter."""
 
 from usd.core.errors import ConfigError
-from usd.dialects.draft import Draft
+from usd.dialects.draft import Draft, Values
 
 GEOMETRY = "system.geometry"
 VOLUMES = ("implicit-volume", "volume-grid")
@@ -31,6 +31,28 @@ NETWORKS: dict[str, dict[str, object]] = {
     "SphereInitVanillaMLP": {"otype": "VanillaMLP", "sphere_init": True, "weight_norm": True},
 }
 """``otype`` of a network there -> what says the same here."""
+ENCODINGS = {
+    name.lower(): name
+    for name in (
+        "HashGrid",
+        "Frequency",
+        "TriangleWave",
+        "OneBlob",
+        "Identity",
+        "SphericalHarmonics",
+        "Composite",
+    )
+}
+"""tinycudann's encodings by their names in small letters: it does not mind the case."""
+GRID: Values = {"vertices": "tinycudann"}
+TINYCUDANN: dict[str, Values] = {
+    "hashgrid": {**GRID, "per_level_scale": 2.0},
+    "progressivebandhashgrid": {**GRID, "per_level_scale": 2.0},
+    "frequency": {"n_frequencies": 12},
+    "trianglewave": {"n_frequencies": 12},
+    "sphericalharmonics": {"degree": 4},
+}
+"""Encoding -> what tinycudann does where a file says nothing, and this project something else."""
 LINEAR_LR = {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
@@ -42,7 +64,7 @@ def translate_components(draft: Draft) -> None:
     for key in ("system.renderer", "system.renderer.base_renderer"):
         draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
         _translate_proposal_schedule(draft, key)
-    _translate_hash_grids(draft)
+    _translate_encodings(draft)
     for part in ("geometry", "material", "background"):
         _translate_network(draft, f"system.{part}.mlp_network_config")
     draft.drop(*[f"system.background.{name}" for name in UNNEEDED_BACKGROUND])
@@ -69,15 +91,34 @@ def _translate_geometry(draft: Draft) -> None:
             draft.set_defaults(GEOMETRY, {"shape_init_mesh_up": "+z", "shape_init_mesh_front": "+x"})
 
 
-def _translate_hash_grids(draft: Draft) -> None:
-    """Put the vertices of hash grids where tinycudann has them, so that checkpoints can be read."""
-    name = draft.get(f"{GEOMETRY}_type")
-    if (
-        name not in HASHED
-        or str(draft.get(f"{GEOMETRY}.pos_encoding_config.otype")) == "ProgressiveBandFrequency"
+def _translate_encodings(draft: Draft) -> None:
+    """Say by options here what tinycudann does where an encoding's options are silent, and in other words."""
+    if draft.get(f"{GEOMETRY}_type") in HASHED and f"{GEOMETRY}.pos_encoding_config" not in draft:
+        draft.set(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
+    for key in (
+        "geometry.pos_encoding_config",
+        "material.dir_encoding_config",
+        "background.dir_encoding_config",
     ):
-        return
-    draft.set_defaults(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
+        _translate_encoding(draft.section(f"system.{key}"))
+
+
+def _translate_encoding(config: Values) -> None:
+    """Write tinycudann's defaults, and its other names, into the options of an encoding and of those nested in it.
+
+    Vertices of hash grids are put where tinycudann has them, so that checkpoints can be read.
+    """
+    name = str(config.get("otype", "HashGrid")).lower()
+    if name == "grid" and str(config.pop("type", "Hash")).lower() == "hash":
+        name = "hashgrid"
+    if "otype" in config:
+        config["otype"] = ENCODINGS.get(name, config["otype"])
+    if str(config.get("interpolation")).lower() == "linear":
+        config.pop("interpolation")
+    config.update({**TINYCUDANN.get(name, {}), **config} if config else {})
+    nested = config.get("nested")
+    for each in nested if isinstance(nested, list) else ():
+        _translate_encoding(each if isinstance(each, dict) else {})
 
 
 def _translate_network(draft: Draft, key: str) -> None:
