@@ -102,11 +102,11 @@ class Capture:
         Raises ``UserError`` where none is left.
         """
         kept = [row for row, view in enumerate(self.views) if view.located]
+        lost = [view.name for view in self.views if not view.located]
         if not kept:
             raise UserError(
                 f"{where}: none of its {len(self.views)} cameras is finite; expected some that are"
             )
-        lost = [view.name for view in self.views if not view.located]
         return replace(
             self,
             views=tuple(self.views[row] for row in kept),

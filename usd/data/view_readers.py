@@ -67,6 +67,7 @@ OTHER_PROGRAMS = {
     "*.nvm": "VisualSFM",
     "opensfm/reconstruction.json": "OpenDroneMap",
     "reconstruction.json": "OpenSfM",
+    "cameras.json": "3D Gaussian splatting",
 }
 """Files of cameras that are not read, and who writes them."""
 ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -182,6 +183,8 @@ def _no_layout(path: Path, where: str) -> str:
     if path.is_file():
         return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+    if deeper := _further_in(path):
+        return f"{where}: {path}: {deeper}"
     if not count:
         return f"{where}: {path}: holds neither pictures nor cameras; expected {LAYOUTS}"
     if other := _other_program(path):
@@ -193,6 +196,15 @@ def _no_layout(path: Path, where: str) -> str:
         f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
         f"usd poses {path} FOLDER"
     )
+
+
+def _further_in(path: Path) -> str:
+    """Return where a folder has what is looked for further in: cameras in a folder of it, an archive; else nothing."""
+    deeper = sorted(file for pattern in ("*/", "*/*/") for file in path.glob(f"{pattern}transforms*.json"))
+    if deeper:
+        return f"has no cameras itself, but {deeper[0].relative_to(path)} has; expected {deeper[0].parent}"
+    packed = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ARCHIVES)
+    return f"holds an archive, {packed[0]}; expected the folder that it unpacks to" if packed else ""
 
 
 def _other_program(path: Path) -> str:
