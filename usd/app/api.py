@@ -132,7 +132,7 @@ def export(
 ) -> tuple[Path, ...]:
     """Write a trained object as files, a textured GLB by default, and return their paths.
 
-    ``options`` as for ``load_recipe``: ``{"exporter_type": "mesh-exporter", "exporter.fmt": "obj-mtl"}``.
+    ``options`` as for ``load_recipe``: ``{"exporter.fmt": "obj-mtl"}``.
     Raises ``UserError``.
     """
     from usd.app.modes import run

@@ -286,6 +286,14 @@ def leaf_values(value: object, path: str = "") -> list[tuple[str, object]]:
     ]
 
 
+def value_at(values: Mapping[str, object], key: str) -> object:
+    """Return what is written at a key path; None where nothing is."""
+    found: object = values
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def _leaf_keys(value: object, full: str) -> list[str]:
     """Return the key of a leaf; for a list, those of its items too."""
     items = value if isinstance(value, list) else []

@@ -108,8 +108,8 @@ def convert_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="?", help="views with cameras, a trial folder, or a toybox seed")
-    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="views with cameras, a trial folder, or a toybox seed")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--layout", choices=LAYOUTS, help="write the views so")
     what.add_argument("--cameras", choices=LAYOUTS[1:], help="write only the cameras of this layout")
@@ -139,7 +139,7 @@ def convert_views(args: argparse.Namespace) -> None:
     if seed is not None and not Path(args.source).exists():
         views = render_toy_views(seed, layout_cameras(args.layout, args.size, args.azimuth, args.views))
     else:
-        views = read_views(args.source, ViewOptions(), args.source)
+        views = read_views(args.source, ViewOptions(), "SOURCE")
     _print_written([*write_layout(views, args.out, args.layout, args.azimuth)], views.notes)
 
 
