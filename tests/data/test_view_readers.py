@@ -260,6 +260,7 @@ def test_an_archive_may_have_been_unpacked_into_a_folder_more(tmp_path):
     ("name", "said"),
     [
         ("walk.MP4", r"is a video without cameras; find them first: usd poses \S+walk\.MP4 FOLDER"),
+        ("my walk.MP4", r"first: usd poses '\S+my walk\.MP4' FOLDER"),
         ("scan.r3d", "is an archive; expected the folder that it unpacks to"),
         ("", r"has 1 picture but no cameras; expected transforms.*; or find them: usd poses \S+ FOLDER"),
     ],

@@ -25,9 +25,7 @@ class HasUnread(Protocol):
         """Return the keys of options that nothing reads as the others are, and why."""
 
 
-def unread_options(
-    config: object, given: object, typed: Collection[str] = (), at: str = ""
-) -> Iterator[str]:
+def unread_options(config: object, given: object, typed: Collection[str] = (), at: str = "") -> Iterator[str]:
     """Yield a note for each option in ``given``, the mapping that ``config`` was read from, that nothing reads.
 
     Of files only what is not the default is meant: a trial's ``parsed.yaml`` gives every option. ``typed`` has the
@@ -52,7 +50,7 @@ def _is_within(keys: Collection[str], path: str) -> bool:
 def _is_default(config: object, key: str) -> bool:
     """Return whether an option at a key path below ``config`` is what it is where nothing is given."""
     usual = defaults(type(config))
-    return key.split(".")[0] in usual and value_at(plain_options(config), key) == value_at(usual, key)
+    return key.partition(".")[0] in usual and value_at(plain_options(config), key) == value_at(usual, key)
 
 
 def _reasons(config: object) -> Mapping[str, str]:

@@ -111,7 +111,9 @@ def test_the_end_of_an_epoch_never_comes():
 
 @pytest.mark.parametrize("parts", [2.5, 0, "4", True])
 def test_accumulated_batches_that_are_no_number_are_refused_and_not_dropped(parts):
-    with pytest.raises(ConfigError, match=r"^trainer.accumulate_grad_batches: expected an integer, 1 or more"):
+    with pytest.raises(
+        ConfigError, match=r"^trainer.accumulate_grad_batches: expected an integer, 1 or more"
+    ):
         translate({"dialect": "usd", "trainer": {"accumulate_grad_batches": parts}})
 
 

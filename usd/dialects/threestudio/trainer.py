@@ -67,7 +67,7 @@ def translate_trainer(draft: Draft) -> None:
 
 def translate_batches(draft: Draft) -> None:
     """Accumulated batches become a larger one in as many parts; a limit of validation batches, a number of views."""
-    parts = _count(draft, "trainer.accumulate_grad_batches", 1)
+    parts = _whole_number(draft, "trainer.accumulate_grad_batches", 1)
     if parts is not None and parts > 1:
         key = _cameras(draft)
         size = draft.get(f"{key}.batch_size")
@@ -98,7 +98,9 @@ def _translate_interval(draft: Draft) -> None:
         )
     draft.set(key, 0)
     if every:
-        draft.note(f"{key}: {every} is the end of an epoch, and a training is one endless epoch: no validation")
+        draft.note(
+            f"{key}: {every} is the end of an epoch, and a training is one endless epoch: no validation"
+        )
 
 
 def _translate_limit(draft: Draft) -> None:
@@ -107,7 +109,7 @@ def _translate_limit(draft: Draft) -> None:
     if limit is None or (limit == 1.0 and isinstance(limit, float)):  # all of them
         draft.pop(old)
         return
-    limit = _count(draft, old, 0)
+    limit = _whole_number(draft, old, 0)
     assert limit is not None
     if limit == 0:
         draft.write_from(old, "trainer.val_check_interval", 0)
@@ -119,7 +121,7 @@ def _translate_limit(draft: Draft) -> None:
     draft.note(f"{old}: is {key.replace('.random_camera', '')}: {draft.get(key)} here")
 
 
-def _count(draft: Draft, key: str, least: int) -> int | None:
+def _whole_number(draft: Draft, key: str, least: int) -> int | None:
     """Return the whole number at a key; None where nothing is. Raises ``ConfigError`` for less than ``least``."""
     value = draft.get(key)
     is_whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
