@@ -3,16 +3,17 @@
     python -m benchmarks.viewer --rounds 8
 
 One training of ``configs/usd-patch-mini.yaml`` and a headless Chromium beside it. Blocks of steps alternate between
-four states: ``none`` (no page is open, and the training does not call the viewer), ``idle`` (a page is open and nobody
-touches it), ``elsewhere`` (the mouse turns the camera of another program's page, which gets as many pictures),
-``moving`` (it turns that of the training's page all the time). A block is held against the block without a viewer of
-the same round, and every second round goes through the states in reverse, so that whatever else the machine does, and
-how steps change as the training goes on, falls on all of them alike (ask for an even number of rounds); printed are the
-medians over the rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other
-work makes steps differ by more than the viewer does, its own seconds say it more exactly: those of the callback between
-the steps, and of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use;
-without a graphics card it draws on the processor, and takes caches, memory and clock from the other cores all the same.
-That is what ``elsewhere`` shows, and what a browser on another computer does not do: the last line leaves it out.
+five states: ``none`` (no page is open, and the training does not call the viewer), ``still`` (the page of another
+program is open), ``idle`` (the training's page is open and nobody touches it), ``elsewhere`` (the mouse turns the
+camera of the other program's page, which gets as many pictures), ``moving`` (it turns that of the training's page all
+the time); ``--states`` names fewer. A block is held against the block without a viewer of the same round, and every
+second round goes through the states in reverse, so that whatever else the machine does, and how steps change as the
+training goes on, falls on all of them alike (ask for an even number of rounds); printed are the medians over the
+rounds, and their quartiles. Seconds of the processor are those of the training's process. Where other work makes steps
+differ by more than the viewer does, its own seconds say it more exactly: those of the callback between the steps, and
+of the threads that serve the page. ``--apart`` gives the browser a core that the training does not use; without a
+graphics card it draws on the processor, and takes caches, memory and clock from the other cores all the same. That is
+what ``still`` and ``elsewhere`` show, and what a browser on another computer does not do: the last lines leave it out.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
 
     from usd.viewer.viewer import Viewer
 
-STATES = ("none", "idle", "elsewhere", "moving")
-OTHERS = ("none", "elsewhere")
-"""States in which nobody looks at the training."""
+STATES = ("none", "still", "idle", "elsewhere", "moving")
+OTHERS = {"idle": "still", "moving": "elsewhere"}
+"""The state in which another program's page is used as the training's is in the first one."""
 COLUMNS = (
     "state", "blocks", "ms a step", "CPU ms", "cost of wall clock", "cost of CPU", "viewer's CPU", "charged",
 )  # fmt: skip
@@ -77,9 +79,9 @@ class Clock:
 class Alternation:
     """Goes through the states, ``block`` measured steps each, for some ``rounds``."""
 
-    def __init__(self, block: int, rounds: int) -> None:
-        self.block, self.rounds = block, rounds
-        self.blocks: dict[str, list[Clock]] = {state: [] for state in STATES}
+    def __init__(self, block: int, rounds: int, states: Sequence[str] = STATES) -> None:
+        self.block, self.rounds, self.states = block, rounds, states
+        self.blocks: dict[str, list[Clock]] = {state: [] for state in states}
         self.own = 0.0  # seconds of the processor that the browser's thread in this process took
         self.callback = 0.0  # and those of the viewer between the steps
         self.not_serving = set(threading.enumerate())  # those that were there before the page was
@@ -91,8 +93,8 @@ class Alternation:
     @property
     def state(self) -> str:
         """The state that is measured now."""
-        number, place = divmod(self._done, len(STATES))
-        return STATES[place] if number % 2 == 0 else STATES[-1 - place]
+        number, place = divmod(self._done, len(self.states))
+        return self.states[place] if number % 2 == 0 else self.states[-1 - place]
 
     @property
     def _done(self) -> int:
@@ -101,7 +103,12 @@ class Alternation:
     @property
     def is_over(self) -> bool:
         """True after the last round."""
-        return self._done >= self.rounds * len(STATES)
+        return self._done >= self.rounds * len(self.states)
+
+    @property
+    def is_watched(self) -> bool:
+        """True in the states in which the training's page is open."""
+        return self.state in OTHERS
 
     def read(self, viewer: "Viewer") -> Clock:
         """Return the seconds so far."""
@@ -135,24 +142,25 @@ class Alternation:
     def is_reached(self, viewer: "Viewer") -> bool:
         """Return whether the browser has brought about the state; an idle page has its full picture by then."""
         watchers = viewer.stage.watchers().values()
-        if self.at != self.state or self.state in OTHERS:
+        if self.at != self.state or not self.is_watched:
             return self.at == self.state and not watchers
         return bool(watchers) and (self.state == "moving" or all(one.full for one in watchers))
 
     def table(self) -> str:
         """Return the seconds of a step in every state, and what they cost against no viewer."""
-        rows = [COLUMNS, *(self._row(state) for state in STATES)]
+        rows = [COLUMNS, *(self._row(state) for state in self.states)]
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-        shares = [
-            cost_text([-cost for cost in self.costs("elsewhere", name, "moving")]) for name in ("wall", "cpu")
-        ]
-        return "\n".join(
-            [
-                *lines,
-                f"of a step while the camera moves, more than elsewhere: wall {shares[0]}, CPU {shares[1]}",
-            ]
-        )
+        return "\n".join([*lines, *self._beside_others()])
+
+    def _beside_others(self) -> list[str]:
+        """Return the share of a step by which it is longer than beside another program's page, where both were open."""
+        lines = []
+        for state, other in OTHERS.items():
+            if {state, other} <= set(self.states):
+                shares = [cost_text([-cost for cost in self.costs(other, n, state)]) for n in ("wall", "cpu")]
+                lines.append(f"of a step in {state}, more than in {other}: wall {shares[0]}, CPU {shares[1]}")
+        return lines
 
     def _row(self, state: str) -> tuple[str, ...]:
         """Return a line of the table."""
@@ -201,8 +209,12 @@ def browse(alternation: Alternation, stop: threading.Event, apart: bool) -> None
     while open_viewer._viewer is None or open_viewer._viewer.panel is None:
         if stop.wait(0.1):
             return
-    addresses = {"none": NOBODY, "elsewhere": open_elsewhere()}
-    address = open_viewer._viewer.server.address
+    elsewhere, address = open_elsewhere(), open_viewer._viewer.server.address
+    addresses = {
+        "none": NOBODY,
+        **dict.fromkeys(OTHERS, address),
+        **dict.fromkeys(OTHERS.values(), elsewhere),
+    }
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1000, "height": 700})
         page.goto(NOBODY)
@@ -210,7 +222,7 @@ def browse(alternation: Alternation, stop: threading.Event, apart: bool) -> None
             keep_apart()
         while not stop.is_set():
             state = alternation.state
-            visit(page, addresses.get(state, address), moves=state in ("moving", "elsewhere"))
+            visit(page, addresses[state], moves=state in ("moving", "elsewhere"))
             alternation.at = state
             alternation.own = time.thread_time()
 
@@ -265,7 +277,7 @@ def watch(alternation: Alternation) -> None:
 
     def alternately(live: viewing.LiveViewer, trainer: Trainer, *rest: object) -> None:
         began = time.thread_time()
-        if alternation.state not in OTHERS:
+        if alternation.is_watched:
             usual(live, trainer, *rest)
         alternation.callback += time.thread_time() - began
         if live.viewer is not None and trainer.global_step > WARM_UP:
@@ -279,12 +291,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--block", type=int, default=100, help="steps measured in one state")
+    parser.add_argument("--states", nargs="+", choices=STATES, default=STATES, help="'none' among them")
     parser.add_argument("--share", type=float, default=0.2, help="viewer.share")
     parser.add_argument("--apart", action="store_true", help="a core of its own for the browser")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    alternation, stop = Alternation(args.block, args.rounds), threading.Event()
+    alternation, stop = Alternation(args.block, args.rounds, args.states), threading.Event()
     watch(alternation)
     thread = threading.Thread(target=browse, args=(alternation, stop, args.apart))
     thread.start()
@@ -299,7 +312,7 @@ def main() -> None:
             modes.run("train", [places.resource("configs/usd-patch-mini.yaml")], options, "cpu")
         finally:  # also after Ctrl-C: what was measured until then
             stop.set()
-            if alternation.blocks[STATES[-1]]:
+            if all(alternation.blocks.values()):
                 print(alternation.table())
     if args.json:
         blocks = {state: [asdict(one) for one in blocks] for state, blocks in alternation.blocks.items()}

@@ -40,7 +40,7 @@ def alternate(alternation, page, clock, seconds):
         if alternation.at != state:  # the browser is a step late
             waited.append(state)
             alternation.step(page)
-            alternation.at, page.open = state, state not in OTHERS
+            alternation.at, page.open = state, state in OTHERS
         clock.wall += seconds(state)
         clock.cpu += seconds(state) / 2
         page.session.moving.spent += 0.21 if state == "moving" else 0.0
@@ -52,16 +52,27 @@ def alternate(alternation, page, clock, seconds):
 
 def test_a_block_begins_when_its_state_is_reached_and_has_settled(clock):
     alternation = Alternation(block=4, rounds=2)
-    seconds = {"none": 1.0, "idle": 1.01, "elsewhere": 1.05, "moving": 1.3125}
+    seconds = {"none": 1.0, "still": 1.0, "idle": 1.01, "elsewhere": 1.05, "moving": 1.3125}
     waited = alternate(alternation, Page(), clock, seconds.__getitem__)
     assert waited == [*STATES, *STATES[-2::-1]], "the second round goes back"
     assert {state: len(blocks) for state, blocks in alternation.blocks.items()} == dict.fromkeys(STATES, 2)
     assert alternation.costs("idle", "wall") == pytest.approx([1.0, 1.0])
     assert alternation.costs("moving", "cpu") == pytest.approx([31.25, 31.25])
-    idle, _, moving, share = alternation.table().splitlines()[2:]
+    idle, _, moving, *more = alternation.table().splitlines()[3:]
     assert idle.split()[:2] == ["idle", "2"] and "+1.0 % [+1.0, +1.0]" in idle
     assert moving.split()[-4:] == ["18.0", "%", "16.0", "%"]
-    assert share.endswith("wall +20.0 % [+20.0, +20.0], CPU +20.0 % [+20.0, +20.0]")
+    assert more == [
+        "of a step in idle, more than in still: wall +1.0 % [+1.0, +1.0], CPU +1.0 % [+1.0, +1.0]",
+        "of a step in moving, more than in elsewhere: wall +20.0 % [+20.0, +20.0], CPU +20.0 % [+20.0, +20.0]",
+    ]
+
+
+def test_fewer_states(clock):
+    alternation = Alternation(block=2, rounds=2, states=["none", "idle"])
+    waited = alternate(alternation, Page(), clock, {"none": 1.0, "idle": 1.5}.__getitem__)
+    assert waited == ["none", "idle", "none"]
+    _, none, idle = alternation.table().splitlines()
+    assert [none.split()[0], idle.split()[0]] == ["none", "idle"] and "+50.0 %" in idle
 
 
 def test_steps_that_slow_down_by_themselves_are_no_state_s_cost(clock):
@@ -81,8 +92,7 @@ def test_threads_that_begin_after_the_page_serve_it():
 
 
 def test_an_idle_page_is_measured_once_its_full_picture_is_there(clock):
-    alternation, page = Alternation(block=1, rounds=1), Page()
-    alternation.blocks["none"].append(Clock(1.0, 1.0, 0.0, 0.0))
+    alternation, page = Alternation(block=1, rounds=1, states=["idle"]), Page()
     page.open, page.full, alternation.at = True, False, "idle"
     for _ in range(5):
         clock.wall += 10

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,6 +242,49 @@ def test_a_layout_gives_the_rays_and_pixels_that_were_written(tmp_path, layout):
         assert torch.allclose(found.rgba[:, channel][solid], pixels()[:, channel][solid], atol=0.01)
 
 
+def lost(cameras: Cameras, which: list[int]) -> Cameras:
+    """The cameras, some of which are nowhere."""
+    c2w = cameras.c2w.clone()
+    c2w[which] = torch.nan
+    return replace(cameras, c2w=c2w)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_a_camera_that_is_no_number_is_left_out_by_its_name(tmp_path, layout):
+    write, cameras = WRITERS[layout]
+    whole, holed, empty = (tmp_path / name for name in ("whole/a", "holed/a", "empty/a"))
+    for folder, which in ((whole, []), (holed, [1]), (empty, list(range(COUNT)))):
+        folder.mkdir(parents=True)
+        write(folder, lost(cameras(), which))
+    every, found = (read_views(folder, options(frame="keep")) for folder in (whole, holed))
+    assert [Path(name).name for name in found.names] == [Path(every.names[i]).name for i in (0, 2, 3)]
+    assert torch.equal(found.cameras.c2w, every.cameras.c2w[[0, 2, 3]]) and torch.equal(
+        found.rgba, every.rgba[[0, 2, 3]]
+    )
+    (note,) = [note for note in found.notes if "have no camera and are left out" in note]
+    assert Path(every.names[1]).name in note
+    with pytest.raises(UserError, match=r"none of its \d cameras is finite|has a camera|no finite world_mat"):
+        read_views(empty, options(frame="keep"))
+
+
+@pytest.mark.parametrize("at_root", [True, False], ids=["own folder", "beside"])
+@pytest.mark.parametrize("layout", [name for name in WRITERS if name not in ("neus", "co3d", "scannet")])
+def test_masks_beside_the_pictures_are_found_in_every_layout(tmp_path, layout, at_root):
+    """Scans and sequences that name masks in their own way aside."""
+    folder = tmp_path / "toys/a scan"
+    folder.mkdir(parents=True)
+    WRITERS[layout][0](folder, WRITERS[layout][1]())
+    for file in sorted(folder.rglob("*.png")):
+        picture = read_rgba(file)
+        write_picture(file, picture[:3] * 0.5 + 0.25 * torch.rand(3, HEIGHT, WIDTH))
+        inner = file.relative_to(folder).parts[-2] if layout == "colmap" else ""
+        place = folder if at_root or layout == "colmap" else file.parent.parent
+        write_picture(place / "masks" / inner / file.name, (picture[3:] > 0).float())
+    found = read_views(folder, options(frame="keep"))
+    assert "masks are the files beside the pictures" in found.notes
+    assert torch.equal(found.rgba[:, 3], pixels()[:, 3])
+
+
 def write_r3d(folder, cameras, **changes):
     """An unpacked .r3d: the same pictures, with depths in meters packed beside them."""
     lzfse = pytest.importorskip("liblzfse")
@@ -345,7 +390,8 @@ def test_a_scan_says_which_poses_were_lost_and_knows_its_depths(tmp_path):
     write_scannet(tmp_path, each_its_own())
     found = read_views(tmp_path, options(frame="keep"))
     assert found.names == ("8.png", "9.png", "10.png", "11.png")
-    assert "1 of 6 poses have no picture; 1 of 6 poses are not finite" in "; ".join(found.notes)
+    assert "1 of 6 poses have no picture" in found.notes
+    assert "1 of 5 frames have no camera and are left out: 7.png" in found.notes
     origins, directions = found.cameras[[0]].rays()
     points = origins + found.depths.view(0).float() * found.depth_unit * directions
     depth = found.cameras[[0]].project(points[0].reshape(-1, 3))[1][0]
@@ -531,7 +577,7 @@ def test_a_world_of_map_coordinates_keeps_its_digits(tmp_path):
         (
             "llff",
             lambda f: np.save(f / "poses_bounds.npy", np.zeros(17)),
-            r"has shape \(17,\); expected finite",
+            r"has shape \(17,\); expected \(pictures, 17\)",
         ),
         (
             "mvsnet",
@@ -663,5 +709,8 @@ def test_what_has_no_counterpart_is_left_out_and_counted(tmp_path, layout):
     else:
         (tmp_path / "blended_images/00000003.png").unlink()
     found = read_views(tmp_path, options(frame="keep"))
-    said = {"neus": "1 of 5 pictures have no camera", "mvsnet": "1 of 4 cameras have no picture"}
+    said = {
+        "neus": "1 of 5 frames have no camera and are left out: 000004.png",
+        "mvsnet": "1 of 4 cameras have no picture",
+    }
     assert said[layout] in found.notes and len(found) == (4 if layout == "neus" else 3)

@@ -206,3 +206,21 @@ def test_a_heic_picture_without_the_package_says_what_to_install(tmp_path, monke
         UserError, match=r"a\.heic: is a HEIC picture; expected the package pillow-heif: pip install"
     ):
         read_picture(tmp_path / "a.heic", "another")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.png", b"", "it is empty"),
+        ("a.DNG", b"II*\0", "it is a raw photograph; expected it developed, as JPEG"),
+        ("a.jpg", b"<!DOCTYPE html>", "its content is none; expected PNG, JPEG"),
+    ],
+)
+def test_what_is_no_picture_is_answered_with_what_may_be_done(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_rgba(tmp_path / name)
+
+
+def test_a_phones_largest_photographs_are_not_too_large():
+    assert Image.MAX_IMAGE_PIXELS is None or 2 * Image.MAX_IMAGE_PIXELS > 16_320 * 12_240

@@ -84,7 +84,7 @@ MIRROR = [[-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
             "its picture does not exist",
         ),
         ({"w": 8, "h": 8, "camera_angle_x": 40, "frames": [{"transform_matrix": IDENTITY}]}, "degrees"),
-        ({**GOOD, "frames": [{}]}, "none of its 1 frames has a transform_matrix"),
+        ({**GOOD, "frames": [{}]}, "none of its 1 frames has a camera"),
         ({**GOOD, "frames": [{"transform_matrix": "x"}]}, "transform_matrix: is not a matrix"),
         ({**GOOD, "frames": [{"transform_matrix": [[1, 2], [3, 4]]}]}, "not a finite 4 x 4"),
         ({**GOOD, "frames": [{"transform_matrix": MIRROR}]}, "not a rotation"),
@@ -132,7 +132,19 @@ def test_intrinsics_survive_the_file_and_distortion_is_left_to_the_pictures(tmp_
 def test_frames_without_a_camera_are_left_out_and_counted(tmp_path):
     frames = [{"file_path": "a.png"}, {"transform_matrix": IDENTITY}, {"transform_matrix": None}]
     found = read_transforms_file(write(tmp_path / "t.json", **GOOD, frames=frames), "x")
-    assert len(found.frames) == 1 and found.without_camera == 2
+    assert len(found.frames) == 1 and found.without_camera == ("a.png", "frames[2]")
+
+
+@pytest.mark.parametrize("hole", [math.nan, math.inf, None, "nan"], ids=str)
+def test_matrices_that_are_no_numbers_are_those_of_lost_cameras(tmp_path, hole):
+    """Programs that lost their way write NaN, which JavaScript makes null, or zeros."""
+    broken = [IDENTITY[0], [*IDENTITY[1][:3], hole], *IDENTITY[2:]]
+    zeros = [[0.0] * 4] * 3 + [[0.0, 0.0, 0.0, 1.0]]
+    frames = [{"transform_matrix": matrix} for matrix in (broken, IDENTITY, zeros)]
+    found = read_transforms_file(write(tmp_path / "t.json", **GOOD, frames=frames), "x")
+    assert len(found.frames) == 1 and found.without_camera == ("frames[0]", "frames[2]")
+    with pytest.raises(UserError, match="none of its 2 frames has a camera"):
+        read_transforms_file(write(tmp_path / "t.json", **GOOD, frames=frames[::2]), "x")
 
 
 @pytest.mark.parametrize("said", [{}, {"w": 40}, {"h": 24}, {"w": None, "h": None}], ids=str)

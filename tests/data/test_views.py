@@ -318,6 +318,9 @@ def test_mask_files_of_a_transforms_json(tmp_path):
         torch.equal(found.rgba[:, 3], truth.rgba[:, 3])
         and "masks are the files beside the pictures" in found.notes
     )
+    for name, alpha in zip(truth.names, truth.rgba[:, 3:]):
+        write_picture(tmp_path / "masks" / name, alpha[:, 1:])  # a row less, as halving 63 rows gives
+    assert read_views(tmp_path, options()).masked
     write_picture(tmp_path / "masks" / truth.names[0], torch.ones(1, 32, 20))
     with pytest.raises(UserError, match="is 20 x 32 pixels; expected the shape of its picture, 32 x 32"):
         read_views(tmp_path, options())

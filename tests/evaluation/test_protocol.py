@@ -1,6 +1,7 @@
 """The whole comparison: what is compared with what, invariances, alignment by name, and its report."""
 
 import json
+import re
 import time
 
 import pytest
@@ -19,6 +20,8 @@ from usd.evaluation.mesh_views import mesh_views, open_mesh
 from usd.evaluation.metrics import mask_iou, psnr
 from usd.evaluation.protocol import EvaluationReport, compare_surfaces, evaluate, figures_table
 from usd.evaluation.sources import EvaluationSource, exported_mesh, mesh_source, open_source
+from usd.kernels import runtime
+from usd.kernels.accelerators import ACCELERATORS
 from usd.math.camera import orbit_cameras_deg
 from usd.mesh_io.colored_mesh import ColoredMesh
 
@@ -325,3 +328,15 @@ def test_mesh_files_of_other_formats_are_named(tmp_path):
     (tmp_path / "a.fbx").write_bytes(b"Kaydara FBX Binary")
     with pytest.raises(UserError, match=r"PRED: .*a\.fbx: is no mesh file that is read; expected \.glb"):
         open_source(str(tmp_path / "a.fbx"), "PRED")
+
+
+def test_what_casts_rays_is_chosen_by_name_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "_wanted", ["auto"])
+    (tmp_path / "a.ply").write_bytes(file_bytes(sphere(0.5), "ply"))
+    arguments = [str(tmp_path / "a.ply"), "--reference", str(tmp_path / "a.ply"), "--kernels"]
+    if obstacle := ACCELERATORS["embreex"].obstacle():
+        with pytest.raises(UserError, match=f"--kernels: {re.escape(obstacle)}; expected auto"):
+            command.compare_sources([*arguments, "embreex"])
+    said = [command.compare_sources([*arguments, name]) for name in ("auto", "warp")]
+    assert runtime._wanted == ["warp"] and "rays were cast by warp" in said[1].notes
+    assert said[0].figures["chamfer_visible"] == said[1].figures["chamfer_visible"]

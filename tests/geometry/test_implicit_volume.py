@@ -11,7 +11,7 @@ from usd.core.errors import UserError
 from usd.geometry import Geometry
 from usd.geometry.implicit_volume import ImplicitVolume, density_bias
 from usd.math import mesh as meshes
-from usd.network.encoding import HashGrid, HashGridConfig
+from usd.network.encoding import EncodingConfig, HashGrid
 
 SMALL = {"n_levels": 3, "log2_hashmap_size": 12, "base_resolution": 4}
 
@@ -131,7 +131,7 @@ def test_a_misspelt_option_is_named() -> None:
 
 
 def test_a_progressive_grid_switches_levels_on() -> None:
-    config = HashGridConfig(
+    config = EncodingConfig(
         otype="ProgressiveBandHashGrid",
         n_levels=4,
         log2_hashmap_size=10,

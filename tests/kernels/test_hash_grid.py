@@ -338,3 +338,20 @@ def test_sizes_of_tinycudann_are_known():
     spec = HashGridSpec(vertices="tinycudann")
     assert spec.sides[:3] == (16, 24, 34) and spec.level_rows[:3] == (4096, 13824, 39304)
     assert spec.n_rows * 2 == 12599920
+
+
+@pytest.mark.parametrize("n_dims", [1, 2])
+def test_a_grid_of_fewer_dimensions_is_multilinear_between_its_vertices(n_dims):
+    """A dense level that holds a linear function gives it back; a hashed one repeats its rows by the same primes."""
+    spec = HashGridSpec(1, 1, 12, 5, 1.0, n_dims=n_dims)
+    axes = torch.arange(6.0, dtype=torch.float64) / 5
+    corners = torch.stack(torch.meshgrid([axes] * n_dims, indexing="ij"), -1)
+    slope = torch.tensor([2.0, -3.0], dtype=torch.float64)[:n_dims]
+    # The first coordinate is fastest in the table.
+    rows = (corners @ slope).permute(*reversed(range(n_dims))).reshape(-1, 1)
+    x = torch.rand(50, n_dims, dtype=torch.float64)
+    assert spec.dense == (True,) and torch.allclose(hash_grid(x, rows, spec)[:, 0], x @ slope)
+    hashed = HashGridSpec(1, 1, 3, 50, 1.0, n_dims=n_dims)
+    at = torch.tensor([[7, 11][:n_dims]])
+    row = int(_corner_rows(at[:, None], hashed)[0, 0, 0])
+    assert hashed.dense == (False,) and row == (7 ^ (11 * PRIMES[1] if n_dims == 2 else 0)) % 8

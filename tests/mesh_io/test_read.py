@@ -201,3 +201,10 @@ def test_binary_stl_of_every_kind_and_ascii_cut_off(tmp_path: Path) -> None:
     path.write_text(f"solid x\n{facet}endsolid x\nsolid y\n{facet}".replace("vertex", "VERTEX"))
     with pytest.raises(UserError, match=r"a\.stl: .*is the file cut off"):
         read_mesh(path)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.USDZ", "USDZ"), ("a.fbx", "FBX"), ("a.dae", "COLLADA")])
+def test_other_mesh_formats_are_named_with_what_to_do(tmp_path, name, kind):
+    said = f"{name}: is of a kind that is not read, {kind}; expected .glb, .* Blender reads most of them"
+    with pytest.raises(UserError, match=said):
+        read_mesh(tmp_path / name)

@@ -10,9 +10,9 @@ from usd.network.activation import ActivationName, activation
 from usd.network.encoding import (
     DirectionEncoding,
     DirectionEncodingConfig,
+    EncodingConfig,
     FrequencyBands,
-    HashGridConfig,
-    position_encoding,
+    build_encoding,
     spherical_harmonics,
 )
 
@@ -46,7 +46,7 @@ def test_a_configuration_names_the_encoding_of_directions_and_of_positions() -> 
         parse(DirectionEncodingConfig, {"otype": "ProgressiveBandFrequency", "n_frequencies": 6}, "x")
     )
     assert waves(directions).shape == (7, waves.n_output) == (7, 36)
-    positions = position_encoding(parse(HashGridConfig, {"otype": "ProgressiveBandFrequency"}, "x"))
+    positions = build_encoding(parse(EncodingConfig, {"otype": "ProgressiveBandFrequency"}, "x"))
     assert positions(torch.rand(4, 3)).shape == (4, positions.n_output) == (4, 72)
 
 

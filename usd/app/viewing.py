@@ -5,6 +5,7 @@ several processes the first one serves the page, and what concerns all of them i
 """
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -147,7 +148,7 @@ class LiveViewer(Callback):
             return [], True
         while True:
             shared = [request for request in self.viewer.requests() if not self._did(request)]
-            self.viewer.tell(self._status(trainer))
+            self.viewer.tell(partial(self._status, trainer))
             if not self.paused or interrupts.current().asked or self.viewer.closed:
                 self.viewer.work()
                 return shared, True

@@ -25,8 +25,8 @@ from usd.math.safe import trunc_exp
 from usd.network.encoding import (
     DirectionEncoding,
     DirectionEncodingConfig,
-    HashGridConfig,
-    position_encoding,
+    EncodingConfig,
+    build_encoding,
 )
 from usd.network.mlp import MLPConfig, mlp
 
@@ -55,7 +55,7 @@ class ContractedBackground(Background["ContractedBackground.Config"]):
         )
         grid_update_steps: int = option(16, "steps between updates of the occupancy grid", ge=1)
         n_feature_dims: int = option(15, "features of a point that its color is made of", ge=1, le=4096)
-        pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of contracted positions")
+        pos_encoding_config: EncodingConfig = option(EncodingConfig(), "encoding of contracted positions")
         mlp_network_config: MLPConfig = option(MLPConfig(), "network that gives density and features")
         dir_encoding_config: DirectionEncodingConfig = option(
             DirectionEncodingConfig(), "encoding of directions"
@@ -72,7 +72,7 @@ class ContractedBackground(Background["ContractedBackground.Config"]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.encoding = position_encoding(config.pos_encoding_config)
+        self.encoding = build_encoding(config.pos_encoding_config)
         self.direction_encoding = DirectionEncoding(config.dir_encoding_config)
         features = config.n_feature_dims
         self.network = mlp(self.encoding.n_output, 1 + features, config.mlp_network_config)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from usd.core.errors import UserError
+from usd.core.errors import UserError, listing
 from usd.data.depth_maps import DepthFile, depth_along_rays, read_depth_file
 from usd.data.lens import Intrinsics, refuse_shape, undistort, without_distortion
 from usd.data.masks import MaskPolicy, MaskRule, mask_rule
@@ -26,6 +26,7 @@ from usd.data.pictures import (
     read_picture,
     read_rgb_bytes,
     resize_rgba,
+    same_shape,
     to_bytes,
 )
 from usd.data.view_set import SparsePoints, ViewSet
@@ -53,6 +54,18 @@ class CapturedView:
     depth: DepthFile | None = None
     span_y: float | None = None
 
+    @property
+    def located(self) -> bool:
+        """True where pose and lens are finite."""
+        return bool(torch.isfinite(self.c2w).all()) and all(map(math.isfinite, self.lens.numbers))
+
+
+def lost_note(names: Sequence[str], total: int) -> list[str]:
+    """Return the note on frames that have no camera, by their names; none where there are no such frames."""
+    return [f"{len(names)} of {total} frames have no camera and are left out: {listing(names, 6)}"] * bool(
+        names
+    )
+
 
 @dataclass(frozen=True)
 class TrackedPoints:
@@ -60,6 +73,13 @@ class TrackedPoints:
 
     view: Int[Tensor, "M"]
     xyz: Float[Tensor, "M 3"]
+
+    def select(self, views: Sequence[int], count: int) -> "TrackedPoints":
+        """Return the points of some of ``count`` views, which are numbered anew."""
+        number = torch.full((count,), -1, dtype=torch.long)
+        number[list(views)] = torch.arange(len(views))
+        kept = number[self.view] >= 0
+        return TrackedPoints(number[self.view[kept]], self.xyz[kept])
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,24 @@ class Capture:
     arbitrary: bool = False
     points: TrackedPoints | None = None
     sphere: tuple[Float[Tensor, "3"], float] | None = None
+
+    def located(self, where: str) -> "Capture":
+        """Return the capture without the views whose camera is not finite: where a program lost its way.
+
+        Raises ``UserError`` where none is left.
+        """
+        kept = [row for row, view in enumerate(self.views) if view.located]
+        lost = [view.name for view in self.views if not view.located]
+        if not kept:
+            raise UserError(
+                f"{where}: none of its {len(self.views)} cameras is finite; expected some that are"
+            )
+        return replace(
+            self,
+            views=tuple(self.views[row] for row in kept),
+            points=self.points and self.points.select(kept, len(self.views)),
+            notes=(*self.notes, *lost_note(lost, len(self.views))),
+        )
 
     def centered(self) -> "Capture":
         """Return the capture in a world with the mean camera at the origin, where 32 bits would not resolve it.
@@ -94,6 +132,11 @@ class Capture:
             sphere=None if self.sphere is None else (self.sphere[0] - middle, self.sphere[1]),
             notes=(*self.notes, note),
         )
+
+
+def nowhere() -> Float[Tensor, "4 4"]:
+    """Return the pose of a camera of which nobody knows where it is: ``Capture.located`` leaves its view out."""
+    return torch.full((4, 4), torch.nan, dtype=torch.float64)
 
 
 def _moved(c2w: Float[Tensor, "4 4"], by: Float[Tensor, "3"]) -> Float[Tensor, "4 4"]:
@@ -135,7 +178,7 @@ class PicturePlan:
         """Return the plan, from the file's header. Raises ``UserError`` where it has another shape than its camera."""
         header = picture_header(view.picture, where)
         shape = view.lens.width, view.lens.height
-        upright = not _same_shape(header.size, shape) and _same_shape(header.upright_size, shape)
+        upright = not same_shape(header.size, shape) and same_shape(header.upright_size, shape)
         stored = header.upright_size if upright else header.size
         refuse_shape(stored, view.lens, f"{where}: {view.name}")
         return cls(view, rule, size, stored, upright, where)
@@ -204,10 +247,6 @@ def _stamp(file: Path) -> tuple[int, int]:
     """Return size and time of change of a file."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _shrunk(valid: Bool[Tensor, "h w"] | None, shape: tuple[int, int]) -> Bool[Tensor, "H W"] | None:

@@ -137,7 +137,8 @@ def _pose(viewpoint: Mapping[str, object], name: str) -> Float[Tensor, "4 4"]:
     """Return OpenGL camera-to-world: its camera's x and z are the negatives of PyTorch3D's."""
     rotation = torch.tensor(_vector(viewpoint, "R", 9, name), dtype=torch.float64).view(3, 3)
     translation = torch.tensor(_vector(viewpoint, "T", 3, name), dtype=torch.float64)
-    if not torch.allclose(rotation @ rotation.T, torch.eye(3, dtype=torch.float64), atol=1e-2):
+    off = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max()
+    if float(off) > 1e-2:  # not so where it is no number
         raise UserError(f"{name}: R is no rotation; expected CO3D's viewpoint")
     c2w = torch.eye(4, dtype=torch.float64)
     c2w[:3, :3] = rotation * torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64)

@@ -251,9 +251,12 @@ def intrinsics_of(model: str, width: int, height: int, values: list[float], name
 
 
 def pose_of(quaternion: list[float], translation: list[float], name: str) -> Float[Tensor, "4 4"]:
-    """Return OpenGL camera-to-world from COLMAP's world-to-camera quaternion (w, x, y, z) and translation."""
+    """Return OpenGL camera-to-world from COLMAP's world-to-camera quaternion (w, x, y, z) and translation.
+
+    It is not finite where these are not, or where the quaternion is 0.
+    """
     q = torch.tensor(quaternion, dtype=torch.float64)
-    if not torch.isfinite(q).all() or abs(float(q.norm()) - 1) > 0.05:
+    if bool(q.isfinite().all() and q.any()) and abs(float(q.norm()) - 1) > 0.05:
         raise UserError(f"{name}: its rotation is {quaternion}; expected a unit quaternion")
     w, x, y, z = (q / q.norm()).tolist()
     rotation = torch.tensor(

@@ -54,8 +54,15 @@ def _table_rows(file: Path, name: str) -> NDArray[np.float64]:
         rows = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{name}: cannot be read as an array ({error})") from error
-    if rows.ndim != 2 or rows.shape[1] not in (15, 17) or not len(rows) or not np.isfinite(rows).all():
-        raise UserError(f"{name}: has shape {rows.shape}; expected finite numbers, (pictures, 17)")
+    if (
+        rows.ndim != 2
+        or rows.shape[1] not in (15, 17)
+        or not len(rows)
+        or not np.isfinite(rows[:, 4:15:5]).all()
+    ):
+        raise UserError(
+            f"{name}: has shape {rows.shape}; expected (pictures, 17), sizes and focal lengths finite"
+        )
     return rows
 
 

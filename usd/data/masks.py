@@ -21,7 +21,7 @@ from torch import Tensor
 from usd.core.config import UserError
 from usd.data.cutting import cut_opaque, find_padding, has_alpha, remove_plain_background
 from usd.data.file_names import nearby
-from usd.data.pictures import over, picture_header, read_picture, read_values, resize_rgba
+from usd.data.pictures import over, picture_header, read_picture, read_values, resize_rgba, same_shape
 
 MaskPolicy = Literal["auto", "alpha", "files", "background", "none"]
 TOLERANCE = 0.06
@@ -232,7 +232,7 @@ def _with_mask(
     picture: Float[Tensor, "4 h w"], mask: Float[Tensor, "H W"], where: str, file: Path
 ) -> Float[Tensor, "4 h w"]:
     height, width = picture.shape[-2:]
-    if mask.shape[0] * width != mask.shape[1] * height:
+    if not same_shape((mask.shape[1], mask.shape[0]), (width, height)):
         raise UserError(
             f"{where}: {file}: is {mask.shape[1]} x {mask.shape[0]} pixels; expected the shape of its picture, "
             f"{width} x {height}"

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.data.capture import Capture, CapturedView
+from usd.data.capture import Capture, CapturedView, nowhere
 from usd.data.depth_maps import DepthFile
 from usd.data.file_names import Folder
 from usd.data.lens import Intrinsics
@@ -63,7 +63,9 @@ def _mvs_view(file: Path, pictures: Folder, where: str) -> CapturedView | None:
     lens = Intrinsics(width, height, k[0][0], k[1][1], k[0][2] + 0.5, k[1][2] + 0.5)
     depth = file.parent.parent / "rendered_depth_maps" / f"{stem}.pfm"
     depth_file = DepthFile(depth, 1.0) if depth.is_file() else None
-    return CapturedView(picture.name, picture, lens, torch.linalg.inv(extrinsic) @ FLIP, depth=depth_file)
+    known = bool(extrinsic.isfinite().all()) and float(extrinsic.det()) != 0
+    c2w = torch.linalg.inv(extrinsic) @ FLIP if known else nowhere()
+    return CapturedView(picture.name, picture, lens, c2w, depth=depth_file)
 
 
 def read_camera(file: Path, name: str) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "3 3"]]:

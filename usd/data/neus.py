@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.data.capture import Capture, CapturedView
+from usd.data.capture import Capture, CapturedView, lost_note
 from usd.data.file_names import pictures_in
 from usd.data.lens import Intrinsics
 from usd.data.pictures import picture_size
@@ -50,10 +50,10 @@ def read_scan(file: Path, where: str) -> Capture:
     pictures, masks = (
         next((found for name in names if (found := pictures_in(file.parent / name))), []) for names in FOLDERS
     )
-    rows = [row for row in range(len(pictures)) if f"world_mat_{row}" in archive]
+    rows = [row for row in range(len(pictures)) if np.isfinite(archive.get(f"world_mat_{row}", np.nan)).all()]
     if not rows:
         raise UserError(
-            f"{name}: has no world_mat of the {len(pictures)} pictures in image/; expected world_mat_0 ..."
+            f"{name}: has no finite world_mat of the {len(pictures)} pictures in image/; expected world_mat_0 ..."
         )
     if masks and len(masks) != len(pictures):
         raise UserError(f"{name}: {len(masks)} masks of {len(pictures)} pictures; expected one each, or none")
@@ -64,9 +64,7 @@ def read_scan(file: Path, where: str) -> Capture:
             CapturedView(pictures[row].name, pictures[row], lens, c2w, masks[row] if masks else None)
         )
     notes = [f"scan {file.parent.name} in NeuS's layout: {len(views)} pictures"]
-    notes += [f"{len(pictures) - len(rows)} of {len(pictures)} pictures have no camera"] * (
-        len(rows) < len(pictures)
-    )
+    notes += lost_note([each.name for row, each in enumerate(pictures) if row not in rows], len(pictures))
     if smaller := sum(view.lens.width != picture_size(view.picture, name)[0] for view in views):
         notes.append(
             f"{smaller} of {len(views)} pictures are smaller than those that their cameras were found for"

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from usd.core import files
@@ -30,6 +30,8 @@ from usd.data.file_names import nearby
 Window = tuple[int, int, int, int]
 HEIC = (".heic", ".heif")
 """Endings of files that need the extra package."""
+RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2")
+"""Endings of what cameras store before it is a picture."""
 ORIENTATION = 0x0112
 """The EXIF tag."""
 EXIF_TURNS = {
@@ -48,6 +50,9 @@ INVERSE_TURNS = {
 }
 """What undoes a turn; the others undo themselves."""
 SIDEWAYS = tuple(EXIF_TURNS[number] for number in (5, 6, 7, 8))
+if Image.MAX_IMAGE_PIXELS is not None:
+    # Pillow refuses pictures of twice as many; phones take some of 200 megapixels.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, 150_000_000)
 OVERSAMPLING = 4
 """Pictures are read at this many times the size that they will be resampled to, at most."""
 
@@ -192,7 +197,18 @@ def open_picture(path: str | Path, where: str) -> Iterator[StoredImage]:
             raise UserError(
                 f"{name}: is a Git LFS pointer, not the picture itself; fetch it with git lfs pull"
             ) from error
-        raise UserError(f"{name}: cannot be read as a picture ({' '.join(str(error).split())})") from error
+        raise UserError(f"{name}: cannot be read as a picture ({_why_unreadable(path, error)})") from error
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Return why a file cannot be read, with what may be done about it."""
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if path.suffix.lower() in RAW:
+        return "it is a raw photograph; expected it developed, as JPEG, PNG or TIFF"
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is none; expected PNG, JPEG, WebP, TIFF, AVIF ..."
+    return " ".join(str(error).split())
 
 
 @functools.cache
@@ -248,6 +264,11 @@ def orientation(file: Image.Image) -> int:
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
         return 1
     return said if isinstance(said, int) and said in EXIF_TURNS else 1
+
+
+def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether sizes have one shape, but for a side that was rounded to whole pixels."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _turned_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.data.capture import Capture, CapturedView
+from usd.data.capture import Capture, CapturedView, lost_note
 from usd.data.depth_maps import MILLIMETER, DepthFile
 from usd.data.file_names import Folder
 from usd.data.lens import Intrinsics
@@ -96,26 +96,26 @@ def read_poses(scene: PoseFolder, where: str) -> Capture:
             f"{name}: none of its {len(found)} poses has a picture; expected "
             f"{scene.pictures.name}/{scene.poses[0].stem}.png ..."
         )
-    views, lost = [], 0
+    views, lost = [], []
     for file, picture in present:
         pose, depth = read_pose(file, where), depths.find(file.stem)
         if pose is None:
-            lost += 1
+            lost.append(picture.name)
             continue
         lens = read_lens(scene.root, file.stem, picture, where)
         known = None if depth is None else DepthFile(depth, MILLIMETER)
         views.append(CapturedView(picture.name, picture, lens, pose, depth=known))
     if not views:
-        raise UserError(f"{name}: none of its {len(present)} poses is finite; expected camera-to-world")
-    counts = (len(found), len(found) - len(present), lost)
-    return Capture(tuple(views), (*_notes(scene, len(views), *counts),), sphere=_sphere(scene.root, where))
+        raise UserError(f"{name}: none of its {len(present)} cameras is finite; expected some that are")
+    notes = _notes(scene, len(views), len(found), len(found) - len(present))
+    notes += lost_note(lost, len(present))
+    return Capture(tuple(views), tuple(notes), sphere=_sphere(scene.root, where))
 
 
-def _notes(scene: PoseFolder, views: int, total: int, missing: int, lost: int) -> list[str]:
-    """Return how many views there are, what was left out, and where other kinds of views are."""
+def _notes(scene: PoseFolder, views: int, total: int, missing: int) -> list[str]:
+    """Return how many views there are, how many were left out, and where other kinds of views are."""
     said = [f"a folder of poses: {views} {KINDS.get(scene.kind, '')} pictures".replace("  ", " ")]
     said += [f"{missing} of {total} poses have no picture"] * (missing > 0)
-    said += [f"{lost} of {total} poses are not finite"] * (lost > 0)
     others = {
         split_letter(file): file.name for file in (scene.root / "pose").glob("[012]_*.txt") if scene.kind
     }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from usd.core.errors import UserError
-from usd.data.capture import Capture, CapturedView
+from usd.data.capture import Capture, CapturedView, nowhere
 from usd.data.depth_maps import DepthFile, can_read_exr, can_unpack
 from usd.data.file_names import pictures_in
 from usd.data.lens import Intrinsics
@@ -109,14 +109,14 @@ def _metadata(file: Path, name: str) -> Mapping[str, object]:
 
 
 def _number_rows(content: Mapping[str, object], key: str, width: int, name: str) -> NDArray[np.float64]:
-    """Return rows of numbers. Raises ``UserError`` where they are none."""
+    """Return rows of numbers, finite but for ``poses``. Raises ``UserError`` where they are none."""
     try:
         rows = np.asarray(content.get(key), dtype=np.float64).reshape(-1, width)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{name}: {key} is no list of {width} numbers each; expected Record3D's metadata"
         ) from error
-    if not len(rows) or not np.isfinite(rows).all():
+    if not len(rows) or (key != "poses" and not np.isfinite(rows).all()):
         raise UserError(f"{name}: {key} has {len(rows)} rows; expected finite numbers, {width} of each frame")
     return rows
 
@@ -139,6 +139,8 @@ def _lenses(content: Mapping[str, object], name: str) -> list[Intrinsics]:
 def _pose(row: NDArray[np.float64], name: str) -> Float[Tensor, "4 4"]:
     """Return camera-to-world, in a world with +z up, from a quaternion (x, y, z, w) and a position."""
     length = float(np.linalg.norm(row[:4]))
+    if not np.isfinite(row).all() or length == 0:
+        return nowhere()
     if abs(length - 1) > 0.05:
         raise UserError(f"{name}: a rotation is {row[:4].tolist()}; expected a unit quaternion")
     x, y, z, w = (row[:4] / length).tolist()

@@ -9,9 +9,10 @@ OpenGL axes. Everything else stands at the top or in each frame (the frame wins)
 distortion (``k1`` ... ``p2`` of ``camera_model`` OPENCV, FULL_OPENCV or OPENCV_FISHEYE; ``is_fisheye``), masks
 (``mask_path``) and depths along the view axis (``depth_file_path`` in ``depth_unit_scale_factor``, ``depth_path`` in
 ``integer_depth_scale``). ``applied_transform`` says how nerfstudio moved COLMAP's world; the poses are moved already.
-A frame without a matrix has no camera and is left out. What a file names and the disk does not have is said: depths are
-left out, masks matter where masks are used, and pictures are looked for nearby. Orthographic cameras are our extension:
-``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height in world units.
+A frame without a matrix, or with one of zeros or of what is no number, has no camera and is left out. What a file names
+and the disk does not have is said: depths are left out, masks matter where masks are used, and pictures are looked for
+nearby. Orthographic cameras are our extension: ``"camera_model": "ORTHOGRAPHIC"`` with ``span_y``, the picture's height
+in world units.
 """
 
 import json
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -91,13 +93,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Transforms:
-    """The frames of a file that have cameras, in its order, and how many have none.
+    """The frames of a file that have cameras, in its order, and the names of those that have none.
 
     ``applied`` (3, 4) is how the file says that COLMAP's world was moved to its own. ``notes`` say what was assumed.
     """
 
     frames: tuple[Frame, ...]
-    without_camera: int
+    without_camera: tuple[str, ...]
     applied: Float[Tensor, "3 4"] | None
     notes: tuple[str, ...] = ()
 
@@ -123,7 +125,8 @@ def read_transforms_file(path: str | Path, where: str, seek: bool = False) -> Tr
     frames = reader.frames(entries, seek)
     if not frames:
         raise UserError(
-            f"{where}: {path}: none of its {len(entries)} frames has a transform_matrix; expected one each"
+            f"{where}: {path}: none of its {len(entries)} frames has a camera; expected a transform_matrix of finite "
+            "numbers in each"
         )
     applied = None
     if content.get("applied_transform") is not None:
@@ -131,7 +134,7 @@ def read_transforms_file(path: str | Path, where: str, seek: bool = False) -> Tr
         applied = applied * (
             _positive(f"{where}: {path}", content, "applied_scale") if content.get("applied_scale") else 1
         )
-    return Transforms(tuple(frames), len(entries) - len(frames), applied, reader.notes(len(frames)))
+    return Transforms(tuple(frames), lost_names(entries), applied, reader.notes(len(frames)))
 
 
 class FrameReader:
@@ -156,7 +159,7 @@ class FrameReader:
         return [
             self._frame(f"{self.name}: frames[{i}]", entry, pictures[i])
             for i, entry in enumerate(entries)
-            if not isinstance(entry, dict) or entry.get("transform_matrix") is not None
+            if _has_camera(entry)
         ]
 
     def _pictures(self, entries: Sequence[object], seek: bool) -> list[Path | None]:
@@ -235,6 +238,27 @@ class FrameReader:
             else:
                 return DepthFile(file, scale)
         return None
+
+
+def lost_names(entries: Sequence[object]) -> tuple[str, ...]:
+    """Return the names of the frames without a camera; numbers where there is no name."""
+    lost = [(i, entry) for i, entry in enumerate(entries) if not _has_camera(entry)]
+    return tuple(
+        str(entry.get("file_path") or f"frames[{i}]") for i, entry in lost if isinstance(entry, dict)
+    )
+
+
+def _has_camera(entry: object) -> bool:
+    """Return whether a frame has a pose. What has no matrix at all, or another form, is refused where it is read."""
+    if not isinstance(entry, dict):
+        return True
+    if entry.get("transform_matrix") is None:
+        return False
+    try:
+        numbers = np.array(entry["transform_matrix"], np.float64)  # null and "nan" become nan
+    except (TypeError, ValueError):
+        return True
+    return numbers.ndim != 2 or bool(np.isfinite(numbers).all() and numbers[:3, :3].any())
 
 
 def _with_sizes(pictures: Sequence[Path | None], entries: Sequence[object], name: str) -> Sequence[object]:

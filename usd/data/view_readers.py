@@ -44,7 +44,7 @@ from usd.data import (
     wonder3d,
     zero123_views,
 )
-from usd.data.capture import Capture, CapturedView, TrackedPoints, assemble
+from usd.data.capture import Capture, CapturedView, TrackedPoints, assemble, lost_note
 from usd.data.file_names import PICTURES, Folder, moved_pictures, path_steps
 from usd.data.masks import MaskPolicy, apply_masks
 from usd.data.structure_from_motion import VIDEOS
@@ -68,6 +68,7 @@ OTHER_PROGRAMS = {
     "*.nvm": "VisualSFM",
     "opensfm/reconstruction.json": "OpenDroneMap",
     "reconstruction.json": "OpenSfM",
+    "cameras.json": "3D Gaussian splatting",
 }
 """Files of cameras that are not read, and who writes them."""
 ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -147,6 +148,7 @@ def _read_layout(path: Path, options: ViewOptions, where: str) -> tuple[ViewSet,
     for folder in (path, *_only_folder(path)):
         for capture_of in CAPTURES:
             if (capture := capture_of(folder, where)) is not None:
+                capture = _with_masks_beside(capture.located(f"{where}: {folder}"), folder, where)
                 capture = capture.centered() if capture.arbitrary else capture
                 return assemble(capture, options.masks, options.size, f"{where}: {folder}"), capture
     return _read_rendered(path, options, where), None
@@ -183,6 +185,8 @@ def _no_layout(path: Path, where: str) -> str:
     if path.is_file():
         return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+    if deeper := _further_in(path):
+        return f"{where}: {path}: {deeper}"
     if not count:
         return f"{where}: {path}: holds neither pictures nor cameras; expected {LAYOUTS}"
     if other := _other_program(path):
@@ -194,6 +198,15 @@ def _no_layout(path: Path, where: str) -> str:
         f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
         f"usd poses {shlex.quote(str(path))} FOLDER"
     )
+
+
+def _further_in(path: Path) -> str:
+    """Return where a folder has what is looked for further in: cameras in a folder of it, an archive; else nothing."""
+    deeper = sorted(file for pattern in ("*/", "*/*/") for file in path.glob(f"{pattern}transforms*.json"))
+    if deeper:
+        return f"has no cameras itself, but {deeper[0].relative_to(path)} has; expected {deeper[0].parent}"
+    packed = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ARCHIVES)
+    return f"holds an archive, {packed[0]}; expected the folder that it unpacks to" if packed else ""
 
 
 def _other_program(path: Path) -> str:
@@ -274,10 +287,7 @@ def transforms_capture(file: Path, where: str, interval: int = 1) -> Capture:
             f"beside it{beside.nearest(lost)}"
         )
     notes = [*read.notes, *_missing(len(frames) - len(shown), len(frames), lost, beside.other_ending(lost))]
-    if read.without_camera:
-        notes.append(
-            f"{read.without_camera} of {len(read.frames) + read.without_camera} frames have no camera"
-        )
+    notes += lost_note(read.without_camera, len(read.frames) + len(read.without_camera))
     if bent := sum(files.lens.distorted for _, _, files in shown):
         notes.append(f"{bent} of {len(shown)} pictures undistorted")
     masks = MaskFolders(file.parent, f"{where}: {file}")
@@ -351,6 +361,20 @@ class MaskFolders:
                 if file := next((file for each in candidates if (file := folder.find(str(each)))), None):
                     return file
         return None
+
+
+def _with_masks_beside(capture: Capture, path: Path, where: str) -> Capture:
+    """Return the capture with the masks in folders beside its pictures, or in its own, where none came with any."""
+    if any(view.mask is not None for view in capture.views):
+        return capture
+    roots = dict.fromkeys([path, *(view.picture.parent.parent for view in capture.views)])
+    places = [MaskFolders(root, f"{where}: {path}") for root in roots if root.is_dir()]
+    found = [
+        next((mask for place in places if (mask := place.find(view.picture.name))), None)
+        for view in capture.views
+    ]
+    views = tuple(replace(view, mask=mask) for view, mask in zip(capture.views, found))
+    return replace(capture, views=views)
 
 
 # --------------------------------------------------------------------------------------------------------- COLMAP

@@ -9,7 +9,7 @@ from typing_extensions import TypeVar, override
 
 from usd.core.config import option, plain
 from usd.geometry import CubeConfig, ExplicitSurface, Geometry
-from usd.network.encoding import FrequencyBands, HashGrid, HashGridConfig, position_encoding
+from usd.network.encoding import Encoding, EncodingConfig, build_encoding
 from usd.network.mlp import MLPConfig, mlp
 
 NETWORKS = ("encoding", "feature_network")  # what makes features, by the names optimizer settings address
@@ -21,7 +21,7 @@ class FeatureConfig(CubeConfig):
 
     n_input_dims: int = option(3, "numbers of a position", choices=(3,))
     n_feature_dims: int = option(3, "numbers a material gets for each point; 0: none", ge=0, le=4096)
-    pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")
+    pos_encoding_config: EncodingConfig = option(EncodingConfig(), "encoding of positions")
     mlp_network_config: MLPConfig = option(MLPConfig(), "networks behind the encoding")
 
 
@@ -31,13 +31,13 @@ F = TypeVar("F", bound=FeatureConfig, default=FeatureConfig, covariant=True)
 class FeatureSurface(ExplicitSurface[F]):
     """features(x) = network(encoding(x)); without networks (``colored`` false) they are zeros that nothing trains."""
 
-    encoding: HashGrid | FrequencyBands | None
+    encoding: Encoding | None
     feature_network: torch.nn.Module | None
 
     def __init__(self, config: F, colored: bool = True) -> None:
         super().__init__(config)
         self.radius, self.n_features = config.radius, config.n_feature_dims
-        self.encoding = position_encoding(config.pos_encoding_config) if colored else None
+        self.encoding = build_encoding(config.pos_encoding_config) if colored else None
         self.feature_network = (
             mlp(self.encoding.n_output, config.n_feature_dims, config.mlp_network_config)
             if self.encoding is not None and config.n_feature_dims > 0
@@ -80,10 +80,10 @@ def copy_features(target: Geometry, source: Geometry) -> bool:
 
 
 def _same_networks(a: torch.nn.Module | None, b: torch.nn.Module | None) -> bool:
-    """Return whether networks are alike: of one shape, and hash grids of the same settings."""
+    """Return whether networks are alike: of one shape, and encodings of the same settings."""
     if type(a) is not type(b):
         return False
-    if isinstance(a, HashGrid) and isinstance(b, HashGrid) and plain(a.config) != plain(b.config):
+    if isinstance(a, Encoding) and isinstance(b, Encoding) and plain(a.config) != plain(b.config):
         return False
     shapes = [{key: value.shape for key, value in part.state_dict().items()} for part in (a, b) if part]
     return len(shapes) == 2 and shapes[0] == shapes[1]

@@ -34,7 +34,7 @@ from usd.math.tetrahedra import (
     near_surface,
     tetrahedral_grid,
 )
-from usd.network.encoding import FrequencyBands, HashGrid
+from usd.network.encoding import Encoding, HashGrid
 from usd.network.mlp import mlp, sphere_mlp
 
 NETWORK_ALONE = "none"  # a shape_init: the distance is the network's, as imported weights want it
@@ -83,7 +83,7 @@ class ImplicitSDF(SignedDistance["ImplicitSDF.Config"], FeatureSurface["Implicit
 
     start: Tensor
     eps: Tensor
-    encoding: HashGrid | FrequencyBands
+    encoding: Encoding
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

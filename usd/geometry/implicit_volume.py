@@ -17,7 +17,7 @@ from usd.geometry.distance_lattice import enclosed_distance, interpolate_lattice
 from usd.geometry.volume_start import Distance, ShapedVolume, VolumeConfig, raw_density
 from usd.math.differences import CORNERS
 from usd.network.activation import activation
-from usd.network.encoding import HashGridConfig, position_encoding
+from usd.network.encoding import EncodingConfig, build_encoding
 from usd.network.mlp import MLPConfig, mlp
 
 Bias = float | Literal["blob_magic3d", "blob_dreamfusion"]
@@ -50,7 +50,7 @@ class ImplicitVolume(ShapedVolume["ImplicitVolume.Config"]):
         density_bias: Bias = option(
             "blob_magic3d", "number added before the activation, or the blob that the object starts as"
         )
-        pos_encoding_config: HashGridConfig = option(HashGridConfig(), "encoding of positions")
+        pos_encoding_config: EncodingConfig = option(EncodingConfig(), "encoding of positions")
         mlp_network_config: MLPConfig = option(MLPConfig(), "networks behind the encoding")
         normal_type: Literal["analytic", "finite_difference", "pred"] | None = option(
             "finite_difference", "way in which normals are computed; null: no component can ask for them"
@@ -62,7 +62,7 @@ class ImplicitVolume(ShapedVolume["ImplicitVolume.Config"]):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.n_features = config.n_feature_dims
-        self.encoding = position_encoding(config.pos_encoding_config)
+        self.encoding = build_encoding(config.pos_encoding_config)
         width = self.encoding.n_output
         self.density_network = mlp(width, 1, config.mlp_network_config)
         self.feature_network = mlp(width, config.n_feature_dims, config.mlp_network_config)

@@ -9,6 +9,8 @@ mod 2^log2_hashmap_size`` with others. The encoding is the trilinear interpolati
 ``scale * x + 1/2`` with ``scale = base_resolution * per_level_scale^l - 1``, ``ceil(scale) + 1`` a side. A level has a
 multiple of 8 rows, and what lies beyond the last vertex wraps around to the level's first rows.
 
+Grids of one or two dimensions are the same with fewer coordinates; Warp's kernels serve three.
+
 Letters: N points, L levels, F features per level, E rows of the table (all levels, one after the other), c one of
 the 8 corners of a cell, w its trilinear weight.
 """
@@ -39,6 +41,7 @@ class HashGridSpec:
     base_resolution: int = 16
     per_level_scale: float = 1.447269237440378
     vertices: Literal["corners", "tinycudann"] = "corners"
+    n_dims: int = 3
 
     def __post_init__(self) -> None:
         if (
@@ -48,6 +51,8 @@ class HashGridSpec:
             raise ValueError(
                 f"hash grid: levels, features, resolution and scale must be at least 1; got {self}"
             )
+        if not 1 <= self.n_dims <= len(PRIMES):
+            raise ValueError(f"hash grid: has {self.n_dims} dimensions; expected 1 to {len(PRIMES)}")
         if not 1 <= self.log2_hashmap_size <= 30:
             raise ValueError(f"hash grid: log2_hashmap_size is {self.log2_hashmap_size}; expected 1 to 30")
         if self.resolutions[-1] >= 2**20:
@@ -94,7 +99,8 @@ class HashGridSpec:
     def level_rows(self) -> tuple[int, ...]:
         """Rows of the table that each level owns."""
         unit = 1 if self.vertices == "corners" else 8
-        return tuple(min(-(-(side**3) // unit) * unit, 2**self.log2_hashmap_size) for side in self.sides)
+        counts = (side**self.n_dims for side in self.sides)
+        return tuple(min(-(-count // unit) * unit, 2**self.log2_hashmap_size) for count in counts)
 
     @functools.cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -104,7 +110,9 @@ class HashGridSpec:
     @property
     def dense(self) -> tuple[bool, ...]:
         """For each level, whether it is stored without hashing."""
-        return tuple(side**3 <= rows for side, rows in zip(self.sides, self.level_rows, strict=True))
+        return tuple(
+            side**self.n_dims <= rows for side, rows in zip(self.sides, self.level_rows, strict=True)
+        )
 
     @property
     def n_rows(self) -> int:
@@ -126,18 +134,20 @@ class HashGridSpec:
 
 
 def hash_grid(
-    x: Float[Tensor, "N 3"],
+    x: Float[Tensor, "N d"],
     table: Float[Tensor, "E F"],
     spec: HashGridSpec,
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "N LF"]:
-    """Encode N points in [0, 1]^3 (points outside are moved to the nearest face, with zero gradient there).
+    """Encode N points in [0, 1]^d (points outside are moved to the nearest face, with zero gradient there).
 
     Differentiable with respect to ``table`` and ``x``, twice. Feature f of level l is column ``l * F + f``. For speed
     call it once per step with all points, contiguous and float32, and do not let ``x`` require grad unless a
     normal is wanted: then only the table's gradient is computed.
     """
     _check_table(table, spec)
+    if spec.n_dims != len(PRIMES):
+        return hash_grid_torch(x, table, spec)
     features = spec.n_features_per_level
     obstacle = "" if features in TCNN_FEATURES else f"tinycudann has no grids of {features} features"
     if accelerator_of("hash_grid", implementation, x, table, obstacle=obstacle):
@@ -152,7 +162,7 @@ def hash_grid(
 
 
 def hash_grid_torch(
-    x: Float[Tensor, "N 3"], table: Float[Tensor, "E F"], spec: HashGridSpec
+    x: Float[Tensor, "N d"], table: Float[Tensor, "E F"], spec: HashGridSpec
 ) -> Float[Tensor, "N LF"]:
     """Encode as ``hash_grid`` does, by one gather of all corners and a weighted sum. Any dtype and device."""
     size = torch.tensor(spec.scales, device=x.device, dtype=x.dtype)
@@ -166,28 +176,31 @@ def hash_grid_torch(
     return (weight[..., None] * table[rows]).sum(2).reshape(len(x), spec.n_output)
 
 
-def _corner_weights(fraction: Float[Tensor, "N L 3"]) -> Float[Tensor, "N L 8"]:
-    """Return trilinear weights; corner c is at (c & 1, c >> 1 & 1, c >> 2 & 1)."""
+def _corner_weights(fraction: Float[Tensor, "N L d"]) -> Float[Tensor, "N L c"]:
+    """Return multilinear weights; corner c is at (c & 1, c >> 1 & 1, c >> 2 & 1)."""
     # Outer products in the order of the corners' bits: x fastest.
-    pair = torch.stack([1 - fraction, fraction], -1)
-    wx, wy, wz = pair.unbind(-2)
-    return (wz[..., :, None, None] * wy[..., None, :, None] * wx[..., None, None, :]).flatten(-3)
+    first, *others = torch.stack([1 - fraction, fraction], -1).unbind(-2)
+    for pair in others:
+        first = (pair[..., :, None] * first[..., None, :]).flatten(-2)
+    return first
 
 
-def _corner_rows(cell: Int[Tensor, "N L 3"], spec: HashGridSpec) -> Int[Tensor, "N L 8"]:
+def _corner_rows(cell: Int[Tensor, "N L d"], spec: HashGridSpec) -> Int[Tensor, "N L c"]:
     """Return row of the table of each corner of each point's cell."""
     # The bits of a corner's number are its steps along x, y and z.
-    bits = torch.arange(8, device=cell.device)
-    corner = cell[..., None, :] + torch.stack([bits & 1, bits >> 1 & 1, bits >> 2 & 1], -1)
-    i, j, k = corner.unbind(-1)
+    bits = torch.arange(2**spec.n_dims, device=cell.device)
     side, rows = (
         torch.tensor(values, device=cell.device)[:, None] for values in (spec.sides, spec.level_rows)
     )
     # Both addresses are computed, and one is taken: a branch by level would be slower.
-    dense = (i + side * (j + side * k)) % rows
-    hashed = (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) & (2**spec.log2_hashmap_size - 1)
+    dense, hashed = torch.zeros_like(side), torch.zeros_like(side)
+    for axis, prime in enumerate(PRIMES[: spec.n_dims]):
+        corner = cell[..., axis, None] + (bits >> axis & 1)
+        dense, hashed = dense + corner * side**axis, hashed ^ corner * prime
+    hashed = hashed & (2**spec.log2_hashmap_size - 1)
     is_dense = torch.tensor(spec.dense, device=cell.device)[:, None]
-    return torch.where(is_dense, dense, hashed) + torch.tensor(spec.offsets, device=cell.device)[:, None]
+    at = torch.where(is_dense, dense % rows, hashed)
+    return at + torch.tensor(spec.offsets, device=cell.device)[:, None]
 
 
 def _check_table(table: Tensor, spec: HashGridSpec) -> None:

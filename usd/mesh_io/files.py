@@ -8,13 +8,34 @@ from pathlib import Path
 from usd.core.errors import UserError, did_you_mean
 
 READABLE = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+OTHERS = {
+    ".usdz": "USDZ",
+    ".usd": "USD",
+    ".usda": "USD",
+    ".usdc": "USD",
+    ".fbx": "FBX",
+    ".dae": "COLLADA",
+    ".3mf": "3MF",
+    ".blend": "Blender's own",
+    ".3ds": "3DS",
+    ".abc": "Alembic",
+    ".x3d": "X3D",
+    ".wrl": "VRML",
+    ".step": "STEP",
+    ".stp": "STEP",
+    ".iges": "IGES",
+}
+"""Endings of files with meshes that are not read."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
 
 
 def read_content(path: Path) -> bytes:
     """Return the bytes of a mesh file. Raises UserError for a missing or empty one, an LFS pointer or a web page."""
     if path.suffix.lower() not in READABLE:
-        raise UserError(f"{path}: not a mesh file; expected {', '.join(READABLE)}")
+        other = OTHERS.get(path.suffix.lower())
+        what = "not a mesh file" if other is None else f"is of a kind that is not read, {other}"
+        hint = "" if other is None else "; Blender reads most of them and writes GLB"
+        raise UserError(f"{path}: {what}; expected {', '.join(READABLE)}{hint}")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such mesh file"
         names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []

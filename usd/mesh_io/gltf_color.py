@@ -73,6 +73,8 @@ class Colors:
 
 
 def _texture_error(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture"
     return str(error).split(": ", 1)[-1]
 
 

@@ -1,5 +1,6 @@
-"""Encodings of positions and directions as modules: the multi-resolution hash grid, and spherical harmonics."""
+"""Encodings of positions and directions as modules: hash grids, waves, spherical harmonics, several side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -8,28 +9,51 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.core.config import option
+from usd.core.errors import ConfigError
 from usd.core.unread import ReadWith
 from usd.kernels.hash_grid import HashGridSpec, hash_grid
+from usd.math import encodings
+
+GRIDS = ("HashGrid", "ProgressiveBandHashGrid")
+ONE_AT_MOST = "expected one at most, and none beside a dims_to_encode_begin"
+WAVES = ("ProgressiveBandFrequency", "Frequency", "TriangleWave")
+EncodingName = Literal[
+    "HashGrid",
+    "ProgressiveBandHashGrid",
+    "ProgressiveBandFrequency",
+    "Frequency",
+    "TriangleWave",
+    "OneBlob",
+    "Identity",
+    "SphericalHarmonics",
+    "Composite",
+]
 
 
 @dataclass(frozen=True)
-class HashGridConfig:
-    """``pos_encoding_config``."""
+class EncodingConfig:
+    """``pos_encoding_config``. What is not progressive is as tiny-cuda-nn has it."""
 
     read_with: ClassVar[ReadWith] = {
         **dict.fromkeys(
             ("start_level", "start_step", "update_steps"), ("otype", ("ProgressiveBandHashGrid",))
         ),
-        **dict.fromkeys(("n_frequencies", "n_masking_step"), ("otype", ("ProgressiveBandFrequency",))),
         **dict.fromkeys(
             ("n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution", "per_level_scale"),
-            ("otype", ("HashGrid", "ProgressiveBandHashGrid")),
+            ("otype", GRIDS),
         ),
+        "n_frequencies": ("otype", WAVES),
+        "n_masking_step": ("otype", ("ProgressiveBandFrequency",)),
+        "n_bins": ("otype", ("OneBlob",)),
+        **dict.fromkeys(("scale", "offset"), ("otype", ("Identity",))),
+        "degree": ("otype", ("SphericalHarmonics",)),
+        **dict.fromkeys(("nested", "reduction"), ("otype", ("Composite",))),
     }
 
-    otype: Literal["HashGrid", "ProgressiveBandHashGrid", "ProgressiveBandFrequency"] = option(
+    otype: EncodingName = option(
         "HashGrid",
-        "HashGrid, ProgressiveBandHashGrid (levels switched on one by one) or ProgressiveBandFrequency (waves)",
+        "HashGrid, ProgressiveBandHashGrid (levels switched on one by one), ProgressiveBandFrequency (waves), "
+        "tiny-cuda-nn's Frequency, TriangleWave, OneBlob, Identity, SphericalHarmonics, or Composite (of `nested`)",
     )
     n_levels: int = option(16, "number of grids", ge=1, le=32)
     n_features_per_level: int = option(2, "features per grid point", ge=1, le=8)
@@ -42,21 +66,43 @@ class HashGridConfig:
     start_level: int = option(4, "progressive: levels that are on from the beginning", ge=1, le=32)
     start_step: int = option(0, "progressive: step at which the next level is switched on", ge=0)
     update_steps: int = option(500, "progressive: steps between two levels", ge=1)
-    n_frequencies: int = option(12, "ProgressiveBandFrequency: octaves of waves", ge=1, le=32)
+    n_frequencies: int = option(12, "octaves of waves", ge=1, le=32)
     n_masking_step: int = option(
         0, "ProgressiveBandFrequency: step at which all octaves are on; 0: from the beginning", ge=0
     )
-    include_xyz: bool = option(
-        False, "put the position itself, in [-1, 1], before the features of a hash grid"
+    n_bins: int = option(16, "OneBlob: bins of a dimension", ge=1, le=1024)
+    scale: float = option(1.0, "Identity: factor of each number")
+    offset: float = option(0.0, "Identity: what is added to each number")
+    degree: int = option(4, "SphericalHarmonics: number of bands, degree^2 numbers a point", ge=1, le=4)
+    include_xyz: bool = option(False, "put the position itself, in [-1, 1], before what it is encoded as")
+    nested: "tuple[EncodingConfig, ...]" = option((), "Composite: encodings of a point's dimensions, in turn")
+    reduction: Literal["Concatenation", "Sum", "Product"] = option(
+        "Concatenation", "Composite: what is done with the nested encodings' numbers"
+    )
+    n_dims_to_encode: int | None = option(
+        None, "nested: dimensions that it encodes; null, for one of them: those that are left", ge=0, le=3
+    )
+    dims_to_encode_begin: int | None = option(
+        None, "nested: its first dimension, from 0; null: after those of the one before", ge=0, le=2
     )
 
 
-class HashGrid(torch.nn.Module):
-    """Features of points in [0, 1]^3. ``n_output`` numbers a point; levels that are off give zeros."""
+class Encoding(torch.nn.Module):
+    """What points become: ``n_output`` numbers each."""
+
+    n_output: int
+    config: EncodingConfig
+
+    def update(self, step: int) -> None:
+        """Change with the training, as progressive encodings do."""
+
+
+class HashGrid(Encoding):
+    """Features of points in [0, 1]^d. ``n_output`` numbers a point; levels that are off give zeros."""
 
     mask: Tensor | None
 
-    def __init__(self, config: HashGridConfig) -> None:
+    def __init__(self, config: EncodingConfig, n_dims: int = 3) -> None:
         super().__init__()
         self.config = config
         self.spec = HashGridSpec(
@@ -66,16 +112,13 @@ class HashGrid(torch.nn.Module):
             config.base_resolution,
             config.per_level_scale,
             config.vertices,
+            n_dims,
         )
+        self.n_output = self.spec.n_output + n_dims * config.include_xyz
         self.table = torch.nn.Parameter(self.spec.init_table())
         progressive = config.otype == "ProgressiveBandHashGrid"
         self.register_buffer("mask", torch.ones(self.spec.n_output) if progressive else None)
         self.update(0)
-
-    @property
-    def n_output(self) -> int:
-        """Numbers that the encoding of a point has."""
-        return self.spec.n_output + 3 * self.config.include_xyz
 
     def active_levels(self, step: int) -> int:
         """Return how many levels are on at a step."""
@@ -90,14 +133,14 @@ class HashGrid(torch.nn.Module):
             on = self.active_levels(step) * self.config.n_features_per_level
             self.mask.zero_()[:on] = 1
 
-    def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N E"]:
+    def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
         """Encode points; see ``usd.kernels.hash_grid``."""
         features = hash_grid(x, self.table, self.spec)
         features = features if self.mask is None else features * self.mask
         return torch.cat([2 * x - 1, features], -1) if self.config.include_xyz else features
 
 
-class FrequencyBands(torch.nn.Module):
+class FrequencyBands(Encoding):
     """sin and cos of 2^k x for k = 0 ... n - 1; octaves fade in one after the other (Nerfies, arXiv 2011.12948).
 
     ``n_output`` = 2 n numbers for each of x; octaves that are off give zeros.
@@ -128,44 +171,142 @@ class FrequencyBands(torch.nn.Module):
         return waves.flatten(1)
 
 
-def position_encoding(config: HashGridConfig) -> HashGrid | FrequencyBands:
-    """Return the encoding of positions in [0, 1]^3 that a configuration names."""
+class PlainEncoding(Encoding):
+    """A function of points in [0, 1]^d without weights."""
+
+    def __init__(self, config: EncodingConfig, n_dims: int) -> None:
+        super().__init__()
+        self.config = config
+        if config.otype == "SphericalHarmonics" and n_dims != 3:
+            raise ConfigError(f"SphericalHarmonics: encodes {n_dims} dimensions; expected 3")
+        self.n_output = self.forward(torch.zeros(1, n_dims)).shape[1]
+
+    def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
+        """Encode points; spherical harmonics are of 2 x - 1."""
+        config = self.config
+        match config.otype:
+            case "Frequency":
+                return encodings.frequency(x, config.n_frequencies)
+            case "TriangleWave":
+                return encodings.triangle_wave(x, config.n_frequencies)
+            case "OneBlob":
+                return encodings.one_blob(x, config.n_bins)
+            case "SphericalHarmonics":
+                return spherical_harmonics(2 * x - 1, config.degree)
+            case _:
+                return config.scale * x + config.offset
+
+
+class CompositeEncoding(Encoding):
+    """Encodings of slices of a point's dimensions: side by side, summed, or multiplied."""
+
+    def __init__(self, config: EncodingConfig, n_dims: int) -> None:
+        super().__init__()
+        self.config = config
+        given = zip(config.nested, slices(config.nested, n_dims))
+        used = [(nested, part) for nested, part in given if part.stop > part.start]
+        self.slices = [part for _, part in used]
+        parts = [build_encoding(each, part.stop - part.start) for each, part in used]
+        self.parts, widths = torch.nn.ModuleList(parts), [part.n_output for part in parts]
+        side_by_side = config.reduction == "Concatenation"
+        if not used or not (side_by_side or len(set(widths)) == 1):
+            raise ConfigError(_widths_error(widths, config.reduction))
+        self.n_output = sum(widths) if side_by_side else widths[0]
+
+    def update(self, step: int) -> None:
+        """Change what is progressive."""
+        for part in self.parts:
+            assert isinstance(part, Encoding)
+            part.update(step)
+
+    def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
+        """Encode points."""
+        found = [part(x[:, dims].contiguous()) for part, dims in zip(self.parts, self.slices)]
+        if self.config.reduction == "Concatenation":
+            return torch.cat(found, -1)
+        together = torch.stack(found)
+        return together.sum(0) if self.config.reduction == "Sum" else together.prod(0)
+
+
+def _widths_error(widths: Sequence[int], reduction: str) -> str:
+    """Return what is wrong with the numbers that nested encodings give."""
+    alike = "" if reduction == "Concatenation" else f", and as many of each for a {reduction}"
+    said = ", ".join(map(str, widths)) or "no"
+    return f"Composite: its nested encodings give {said} numbers a point; expected some{alike}"
+
+
+def slices(nested: Sequence[EncodingConfig], n_dims: int) -> list[slice]:
+    """Return the dimensions of each nested encoding. Raises ``ConfigError`` where they do not fit into ``n_dims``."""
+    counts = [each.n_dims_to_encode for each in nested]
+    left = n_dims - sum(count or 0 for count in counts)
+    placed = any(each.dims_to_encode_begin is not None for each in nested)
+    if counts.count(None) > (0 if placed else 1):
+        raise ConfigError(f"Composite: nested encodings without n_dims_to_encode; {ONE_AT_MOST}")
+    sizes = [max(left, 0) if count is None else count for count in counts]
+    found, at = [], 0
+    for each, count in zip(nested, sizes):
+        begin = at if each.dims_to_encode_begin is None else each.dims_to_encode_begin
+        at = begin + count
+        found.append(slice(begin, at))
+    if any(part.stop > n_dims for part in found):
+        said = ", ".join(f"{part.start} to {part.stop - 1}" for part in found)
+        raise ConfigError(f"Composite: nested encodings of dimensions {said}; expected 0 to {n_dims - 1}")
+    return found
+
+
+class WithPosition(Encoding):
+    """The position, in [-1, 1], before what an encoding makes of it."""
+
+    def __init__(self, inner: Encoding, config: EncodingConfig, n_dims: int) -> None:
+        super().__init__()
+        self.inner, self.config = inner, config
+        self.n_output = n_dims + inner.n_output
+
+    def update(self, step: int) -> None:
+        """Change what is progressive."""
+        self.inner.update(step)
+
+    def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N E"]:
+        """Encode points."""
+        return torch.cat([2 * x - 1, self.inner(x)], -1)
+
+
+def build_encoding(config: EncodingConfig, n_dims: int = 3) -> Encoding:
+    """Return the encoding of points in [0, 1]^d that a configuration names. Raises ``ConfigError``."""
+    if config.otype in GRIDS:
+        return HashGrid(config, n_dims)
     if config.otype == "ProgressiveBandFrequency":
-        return FrequencyBands(3, config.n_frequencies, config.n_masking_step)
-    return HashGrid(config)
+        made: Encoding = FrequencyBands(n_dims, config.n_frequencies, config.n_masking_step)
+        made.config = config
+    else:
+        made = (CompositeEncoding if config.otype == "Composite" else PlainEncoding)(config, n_dims)
+    return WithPosition(made, config, n_dims) if config.include_xyz else made
 
 
 @dataclass(frozen=True)
-class DirectionEncodingConfig:
+class DirectionEncodingConfig(EncodingConfig):
     """``dir_encoding_config``."""
 
-    read_with: ClassVar[ReadWith] = {
-        "degree": ("otype", ("SphericalHarmonics",)),
-        **dict.fromkeys(("n_frequencies", "n_masking_step"), ("otype", ("ProgressiveBandFrequency",))),
-    }
-
-    otype: Literal["SphericalHarmonics", "ProgressiveBandFrequency"] = option(
-        "SphericalHarmonics", "kind of encoding: SphericalHarmonics, or ProgressiveBandFrequency (waves)"
+    otype: EncodingName = option(
+        "SphericalHarmonics",
+        "SphericalHarmonics, or another of the encodings of positions, of (direction + 1) / 2",
     )
     degree: int = option(3, "SphericalHarmonics: number of bands, degree^2 numbers a direction", ge=1, le=4)
-    n_frequencies: int = option(6, "ProgressiveBandFrequency: octaves of waves", ge=1, le=32)
-    n_masking_step: int = option(
-        0, "ProgressiveBandFrequency: step at which all octaves are on; 0: from the beginning", ge=0
-    )
+    n_frequencies: int = option(6, "octaves of waves", ge=1, le=32)
 
 
 class DirectionEncoding(torch.nn.Module):
-    """Spherical harmonics of unit directions, or waves of (direction + 1) / 2."""
+    """Spherical harmonics of unit directions, or another encoding of (direction + 1) / 2."""
 
     def __init__(self, config: DirectionEncodingConfig) -> None:
         super().__init__()
+        harmonics = config.otype == "SphericalHarmonics" and not config.include_xyz
         self.degree = config.degree
-        waves = config.otype == "ProgressiveBandFrequency"
-        self.bands = FrequencyBands(3, config.n_frequencies, config.n_masking_step) if waves else None
+        self.bands = None if harmonics else build_encoding(config)
         self.n_output = config.degree**2 if self.bands is None else self.bands.n_output
 
     def update(self, step: int) -> None:
-        """Fade octaves in."""
+        """Change what is progressive."""
         if self.bands is not None:
             self.bands.update(step)
 

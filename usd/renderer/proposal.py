@@ -18,14 +18,14 @@ from usd.core.schedule import Schedule
 from usd.kernels.ray_march import RaySamples, samples_between
 from usd.math.safe import trunc_exp
 from usd.math.volume import alpha_from_density, interlevel_loss
-from usd.network.encoding import HashGridConfig, position_encoding
+from usd.network.encoding import EncodingConfig, build_encoding
 from usd.network.mlp import MLPConfig, mlp
 from usd.renderer.importance import coarse_edges, dense_weights, fine_places
 from usd.renderer.occupancy_marcher import MarchOptions
 
 
 @dataclass(frozen=True)
-class ProposalEncodingConfig(HashGridConfig):
+class ProposalEncodingConfig(EncodingConfig):
     """``proposal_network_config.encoding_config``: five levels up to 128 cells."""
 
     n_levels: int = option(5, "number of grids of the proposal network", ge=1, le=32)
@@ -74,7 +74,7 @@ class ProposalField(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.optimizer, self.radius = optimizer, radius
-        self.encoding = position_encoding(network.encoding_config)
+        self.encoding = build_encoding(network.encoding_config)
         self.network = mlp(self.encoding.n_output, network.n_output_dims, network.network_config)
         self.requires_grad_(False)
         numbers = sum(weight.numel() for weight in self.parameters())

@@ -26,7 +26,7 @@ class ViewerOptions:
         le=1,
     )
     idle_share: float = option(
-        0.01, "share of a training's time that renders a view again which nobody moves", ge=0, le=1
+        0.005, "share of a training's time that renders a view again which nobody moves", ge=0, le=1
     )
     max_size: int = option(512, "rows of the viewer's largest picture", ge=16, le=4096)
     start_paused: bool = option(

@@ -63,14 +63,14 @@ class Viewer:
             self.stage.say(f"no more pictures: {error}")
             return False
 
-    def tell(self, text: str) -> None:
-        """Bring the line at the top and the curves up to date, at most once a second."""
+    def tell(self, text: Callable[[], str]) -> None:
+        """Bring the line at the top and the curves up to date, at most once a second; the line is made when due."""
         if self.panel is None or time.monotonic() - self._told < STATUS_SECONDS:
             return
         self._told = time.monotonic()
         if self.stage.watchers():
             with self.session.charged():
-                self.panel.status.content = text
+                self.panel.status.content = text()
                 self.panel.show_curves(self.history)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from usd.dialects import dialect_of
 
 FOLDER = Path(__file__).parent / "recipes"
 FILES = sorted(FOLDER.glob("*.yaml"))
-QUICK = ("dreamfusion", "zero123")
+QUICK = ("dreamfusion", "encodings", "zero123")
 
 
 @pytest.fixture(scope="module")

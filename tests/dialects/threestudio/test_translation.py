@@ -247,6 +247,40 @@ def test_every_kind_of_network_that_threestudio_knows_is_one_of_ours(part, there
     assert translated(**{part: {"mlp_network_config": there}})["system"][part]["mlp_network_config"] == here
 
 
+GRID = {"otype": "HashGrid", "vertices": "tinycudann", "per_level_scale": 2.0}
+
+
+@pytest.mark.parametrize(("there", "here"), [
+    ({"otype": "HashGrid"}, GRID),
+    ({"otype": "Grid", "type": "Hash", "interpolation": "Linear"}, GRID),
+    ({"otype": "HashGrid", "per_level_scale": 1.5}, {**GRID, "per_level_scale": 1.5}),
+    ({"otype": "frequency"}, {"otype": "Frequency", "n_frequencies": 12}),
+    ({"otype": "Identity"}, {"otype": "Identity"}),
+    ({"otype": "ProgressiveBandFrequency", "n_frequencies": 4}, {"otype": "ProgressiveBandFrequency", "n_frequencies": 4}),
+    (
+        {"otype": "Composite", "nested": [{"otype": "hashgrid", "n_dims_to_encode": 2}, {"otype": "SphericalHarmonics"}]},
+        {"otype": "Composite", "nested": [{**GRID, "n_dims_to_encode": 2}, {"otype": "SphericalHarmonics", "degree": 4}]},
+    ),
+])  # fmt: skip
+@pytest.mark.parametrize("key", ["geometry.pos_encoding_config", "material.dir_encoding_config"])
+def test_encodings_have_tinycudanns_defaults_and_names(key, there, here):
+    part, option = key.split(".")
+    assert translated(**{part: {option: there}})["system"][part][option] == here
+
+
+def test_what_is_of_threestudio_and_not_there_is_named_as_such():
+    smooth = {"otype": "HashGrid", "interpolation": "Smoothstep"}
+    with pytest.raises(
+        ConfigError, match=r"pos_encoding_config.interpolation: is Smoothstep; expected Linear"
+    ):
+        translated(geometry={"pos_encoding_config": smooth})
+    assert "anneal" not in str(translated(geometry={"anneal_density_blob_std_config": None}))
+    with pytest.raises(ConfigError, match="anneal_density_blob_std_config: a blob that changes its width"):
+        translated(geometry={"anneal_density_blob_std_config": {"min_anneal_step": 0}})
+    found = translate_threestudio({**recipe(), "custom_import": ["custom.threestudio-mvdream"]})
+    assert "custom_import" not in found.values and any("stand in custom/" in note for note in found.notes)
+
+
 def test_a_random_background_is_shared_by_the_views_of_a_batch_anyway():
     assert translated(background={"share_aug_bg": True})["system"]["background"] == {}
     assert "system.background.share_aug_bg" in notes(background={"share_aug_bg": True})

@@ -1,7 +1,7 @@
 """Geometry, material, background, renderer and exporter."""
 
 from usd.core.errors import ConfigError
-from usd.dialects.draft import Draft
+from usd.dialects.draft import Draft, Values
 
 GEOMETRY = "system.geometry"
 VOLUMES = ("implicit-volume", "volume-grid")
@@ -31,6 +31,29 @@ NETWORKS: dict[str, dict[str, object]] = {
     "SphereInitVanillaMLP": {"otype": "VanillaMLP", "sphere_init": True, "weight_norm": True},
 }
 """``otype`` of a network there -> what says the same here."""
+ENCODINGS = {
+    name.lower(): name
+    for name in (
+        "HashGrid",
+        "Frequency",
+        "TriangleWave",
+        "OneBlob",
+        "Identity",
+        "SphericalHarmonics",
+        "Composite",
+    )
+}
+"""tinycudann's encodings by their names in small letters: it does not mind the case."""
+GRID: Values = {"vertices": "tinycudann"}
+TINYCUDANN: dict[str, Values] = {
+    "hashgrid": {**GRID, "per_level_scale": 2.0},
+    "progressivebandhashgrid": {**GRID, "per_level_scale": 2.0},
+    "frequency": {"n_frequencies": 12},
+    "trianglewave": {"n_frequencies": 12},
+    "sphericalharmonics": {"degree": 4},
+}
+"""Encoding -> what tinycudann does where a file says nothing, and this project something else."""
+ANNEALED = f"{GEOMETRY}.anneal_density_blob_std_config"
 LINEAR_LR = {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
@@ -42,7 +65,7 @@ def translate_components(draft: Draft) -> None:
     for key in ("system.renderer", "system.renderer.base_renderer"):
         draft.drop(*[f"{key}.{name}" for name in UNNEEDED_RENDERER])
         _translate_proposal_schedule(draft, key)
-    _translate_hash_grids(draft)
+    _translate_encodings(draft)
     for part in ("geometry", "material", "background"):
         _translate_network(draft, f"system.{part}.mlp_network_config")
     draft.drop(*[f"system.background.{name}" for name in UNNEEDED_BACKGROUND])
@@ -54,14 +77,7 @@ def translate_components(draft: Draft) -> None:
 def _translate_geometry(draft: Draft) -> None:
     name = draft.get(f"{GEOMETRY}_type")
     if name in VOLUMES:
-        draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_VOLUME])
-        if name == "implicit-volume":
-            draft.set_defaults(GEOMETRY, {"isosurface_threshold": 25.0})
-        if draft.get(f"{GEOMETRY}.isosurface_threshold") == 0:
-            draft.set(f"{GEOMETRY}.isosurface_threshold", "auto")
-            draft.note(f"{GEOMETRY}.isosurface_threshold: every density is above 0; the export takes auto")
-        if draft.get(f"{GEOMETRY}.isosurface_chunk") == 0:
-            draft.pop(f"{GEOMETRY}.isosurface_chunk")
+        _translate_volume(draft, name == "implicit-volume")
     elif name in SURFACES:
         draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_SURFACE])
         shape = draft.get(f"{GEOMETRY}.shape_init")
@@ -69,15 +85,49 @@ def _translate_geometry(draft: Draft) -> None:
             draft.set_defaults(GEOMETRY, {"shape_init_mesh_up": "+z", "shape_init_mesh_front": "+x"})
 
 
-def _translate_hash_grids(draft: Draft) -> None:
-    """Put the vertices of hash grids where tinycudann has them, so that checkpoints can be read."""
-    name = draft.get(f"{GEOMETRY}_type")
-    if (
-        name not in HASHED
-        or str(draft.get(f"{GEOMETRY}.pos_encoding_config.otype")) == "ProgressiveBandFrequency"
+def _translate_volume(draft: Draft, implicit: bool) -> None:
+    draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_VOLUME])
+    if implicit:
+        draft.set_defaults(GEOMETRY, {"isosurface_threshold": 25.0})
+    if draft.pop(ANNEALED) is not None:
+        raise ConfigError(
+            f"{ANNEALED}: a blob that changes its width is not there; expected density_blob_std"
+        )
+    if draft.get(f"{GEOMETRY}.isosurface_threshold") == 0:
+        draft.set(f"{GEOMETRY}.isosurface_threshold", "auto")
+        draft.note(f"{GEOMETRY}.isosurface_threshold: every density is above 0; the export takes auto")
+    if draft.get(f"{GEOMETRY}.isosurface_chunk") == 0:
+        draft.pop(f"{GEOMETRY}.isosurface_chunk")
+
+
+def _translate_encodings(draft: Draft) -> None:
+    """Say by options here what tinycudann does where an encoding's options are silent, and in other words."""
+    if draft.get(f"{GEOMETRY}_type") in HASHED and f"{GEOMETRY}.pos_encoding_config" not in draft:
+        draft.set(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
+    for key in (
+        "geometry.pos_encoding_config",
+        "material.dir_encoding_config",
+        "background.dir_encoding_config",
     ):
-        return
-    draft.set_defaults(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
+        _translate_encoding(draft.section(f"system.{key}"), f"system.{key}")
+
+
+def _translate_encoding(config: Values, key: str) -> None:
+    """Write tinycudann's defaults, and its other names, into the options of an encoding and of those nested in it.
+
+    Vertices of grids are put where tinycudann has them, for checkpoints. Raises ``ConfigError``.
+    """
+    name = str(config.get("otype", "HashGrid")).lower()
+    if name == "grid" and str(config.pop("type", "Hash")).lower() == "hash":
+        name = "hashgrid"
+    if "otype" in config:
+        config["otype"] = ENCODINGS.get(name, config["otype"])
+    if str(kind := config.pop("interpolation", "Linear")).lower() != "linear":
+        raise ConfigError(f"{key}.interpolation: is {kind}; expected Linear, as grids have here")
+    config.update({**TINYCUDANN.get(name, {}), **config} if config else {})
+    nested = config.get("nested")
+    for each in nested if isinstance(nested, list) else ():
+        _translate_encoding(each if isinstance(each, dict) else {}, f"{key}.nested")
 
 
 def _translate_network(draft: Draft, key: str) -> None:

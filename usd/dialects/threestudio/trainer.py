@@ -56,6 +56,10 @@ def translate_trainer(draft: Draft) -> None:
         draft.pop(key)
     if draft.get("timestamp") == "":
         draft.pop("timestamp")
+    draft.drop_because(
+        "custom_import",
+        "modules of threestudio cannot be imported here; components of your own stand in custom/",
+    )
     translate_batches(draft)
     draft.drop(*[f"trainer.{key}" for key in UNNEEDED])
     for key in DEVICES:
