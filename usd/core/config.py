@@ -421,8 +421,8 @@ def _scalar(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and number and float(value).is_integer():  # 1e4 is a float to YAML
-        return int(value)
+    if hint is int and isinstance(value, int | float) and number and float(value).is_integer():
+        return int(value)  # also 1e4, which is a float to YAML
     if hint is float and isinstance(value, int | float) and number:
         return float(value)
     if hint is str and (number or isinstance(value, str)):

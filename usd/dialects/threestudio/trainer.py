@@ -1,5 +1,7 @@
 """``trainer``, ``checkpoint`` and the top level: Lightning's arguments, of which some stand elsewhere here."""
 
+import math
+
 from usd.core.errors import ConfigError
 from usd.dialects.draft import Draft
 
@@ -128,9 +130,11 @@ def _translate_limit(draft: Draft) -> None:
 def _whole_number(draft: Draft, key: str, least: int) -> int | None:
     """Return the whole number at a key; None where nothing is. Raises ``ConfigError`` for less than ``least``."""
     value = draft.get(key)
-    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
-    if value is None or (is_whole and int(value) >= least):
-        return None if value is None else int(value)
+    if value is None:
+        return None
+    number = -math.inf if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if float(number).is_integer() and number >= least:
+        return int(number)
     raise ConfigError(f"{key}: expected an integer, {least} or more, got {value!r}")
 
 
