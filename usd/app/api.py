@@ -62,9 +62,11 @@ def _override(key: str, value: object) -> str:
 
 def _jsonable(value: object) -> object:
     """Return what JSON has for a path, or for an array's numbers. Raises TypeError for anything else."""
+    import numpy as np
+
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(type(value).__name__)
 
