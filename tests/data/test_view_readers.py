@@ -98,6 +98,12 @@ def test_cameras_of_the_turned_shape_get_the_turned_pictures(tmp_path, number):
     assert "4 of 4 pictures: turned by its EXIF orientation" in found.notes and number in EXIF_TURNS
 
 
+def test_a_folder_that_cannot_be_converted_is_named_once(tmp_path, capsys):
+    assert convert.main([str(tmp_path), str(tmp_path / "out"), "--layout", "zero123"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: SOURCE: {tmp_path}: ") and said.count(str(tmp_path)) == 1
+
+
 def test_wide_gamut_captures_are_converted_and_counted(tmp_path):
     write("transforms", tmp_path)
     for file in sorted((tmp_path / "views").iterdir())[:4]:
@@ -254,6 +260,7 @@ def test_an_archive_may_have_been_unpacked_into_a_folder_more(tmp_path):
     ("name", "said"),
     [
         ("walk.MP4", r"is a video without cameras; find them first: usd poses \S+walk\.MP4 FOLDER"),
+        ("my walk.MP4", r"first: usd poses '\S+my walk\.MP4' FOLDER"),
         ("scan.r3d", "is an archive; expected the folder that it unpacks to"),
         ("", r"has 1 picture but no cameras; expected transforms.*; or find them: usd poses \S+ FOLDER"),
     ],

@@ -20,6 +20,7 @@ The order is the order in which they are looked for.
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -177,7 +178,8 @@ def _read_rendered(path: Path, options: ViewOptions, where: str) -> ViewSet:
 
 def _no_layout(path: Path, where: str) -> str:
     if path.suffix.lower() in VIDEOS:
-        return f"{where}: {path}: is a video without cameras; find them first: usd poses {path} FOLDER"
+        finding = f"usd poses {shlex.quote(str(path))} FOLDER"
+        return f"{where}: {path}: is a video without cameras; find them first: {finding}"
     if path.suffix.lower() in ARCHIVES:
         return f"{where}: {path}: is an archive; expected the folder that it unpacks to"
     if path.is_file():
@@ -194,7 +196,7 @@ def _no_layout(path: Path, where: str) -> str:
         )
     return (
         f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
-        f"usd poses {path} FOLDER"
+        f"usd poses {shlex.quote(str(path))} FOLDER"
     )
 
 
