@@ -37,6 +37,7 @@ from usd.kernels.hash_grid import PRIMES, HashGridSpec, hash_grid
 from usd.kernels.occupancy import Occupancy, occupied_everywhere, step_size
 from usd.kernels.ray_march import composite_density, march
 from usd.kernels.runtime import Implementation, import_warp
+from usd.kernels.trilinear import sample_volumes
 from usd.math.camera import orbit_cameras_deg
 
 POINTS = 131_072
@@ -202,6 +203,26 @@ def ray_candidates(grid: Occupancy) -> dict[str, Phases]:
     return {"kernel": (lambda: forward("warp"), backward), "twin": (lambda: forward("torch"), backward)}
 
 
+def volume_candidates() -> dict[str, Phases]:
+    """Eight volumes of a view model, each seen by two cameras of 32 px with 16 samples a ray, and their gradients."""
+    source = torch.Generator().manual_seed(0)
+    volumes = torch.randn(8, 13, 32, 32, 32, generator=source).requires_grad_()
+    rays = orbit_cameras_deg([15.0] * 16, [23.0 * i for i in range(16)], 1.5, 40.0, 32).rays()
+    origins, directions = (each[..., None, :] for each in rays)
+    depth = torch.linspace(1.0, 2.0, 16)[:, None]
+    places = ((origins + depth * directions) / 0.52).reshape(8, -1, 3)
+    g = torch.randn(8, 13, places.shape[1], generator=source)
+
+    def forward(implementation: Implementation) -> Tensor:
+        return sample_volumes(volumes, places, implementation)
+
+    def backward(values: object) -> object:
+        assert isinstance(values, Tensor)
+        return torch.autograd.grad(values, volumes, g)
+
+    return {"kernel": (lambda: forward("warp"), backward), "twin": (lambda: forward("torch"), backward)}
+
+
 def rows(name: str, timings: dict[str, Timing], required: float | None) -> list[Row]:
     kernel = timings["kernel"]
     others = [(other, t) for other, t in timings.items() if other != "kernel"]
@@ -266,6 +287,7 @@ def main() -> None:
     cases += [
         ("rays 64 x 64 x 256, all occupied", lambda: ray_candidates(occupied_everywhere(64, 1.0)), 10.0),
         ("rays 64 x 64 x 256, a ball", lambda: ray_candidates(ball_grid(64, 1.0)), 10.0),
+        ("volumes 8 x 13 x 32^3, 16 views of 32 px", volume_candidates, 2.0),
     ]
     found: list[Row] = []
     for name, make, required in (case for case in cases if options.only in case[0]):

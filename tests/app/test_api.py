@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 import usd
 from tests.tiny_configs import SHRUNK
+from usd.app import api
 from usd.app.commands import configurations
 from usd.app.experiment import load_experiment, place_overrides, trial_of
 from usd.core import places
@@ -105,6 +107,29 @@ def test_a_trial_is_opened_rendered_exported_and_evaluated(trial):
     assert [file.suffix for file in files] == [".ply", ".json"] and files[0].is_file()
     figures = usd.evaluate(files[0], files[0])
     assert figures["volume_iou"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": -3}, "size: is -3; expected a number from 1 to 8192"),
+        ({"azimuth_deg": "x"}, "azimuth_deg: is 'x'; expected a number"),
+        ({"elevation_deg": 91}, "elevation_deg: is 91"),
+        ({"distance": 0}, "distance: is 0"),
+        ({"fov_y_deg": float("nan")}, "fov_y_deg: is nan"),
+    ],
+)
+def test_a_view_from_nowhere_is_refused(trial, options, said):
+    with pytest.raises(usd.UserError, match=f"^{said}"):
+        usd.render(trial, **options)
+
+
+def test_option_values_may_be_paths_and_arrays_and_nothing_that_no_option_is():
+    files, numbers = {"a": [Path("x y.png")]}, {"a": np.array([1, 2]), "b": np.float32(0.5)}
+    assert api._override("k", files) == 'k={"a": ["x y.png"]}'
+    assert api._override("k", numbers) == 'k={"a": [1, 2], "b": 0.5}'
+    with pytest.raises(usd.UserError, match=r"^k: is .*; expected numbers, texts"):
+        api._override("k", {"a": {1}})
 
 
 def test_a_trial_that_moved_writes_where_it_lies(trial, tmp_path):

@@ -55,6 +55,11 @@ MISTAKES = {
     ("trian",): "trian: no such command. Did you mean 'train'? See usd --help.",
     ("train", "usd-pach-mini"): "Did you mean 'usd-patch-mini'?",
     ("train", "none.yaml"): "none.yaml: no such configuration",
+    (
+        "export",
+        "nowhere",
+    ): "nowhere: no such configuration; expected a trial's folder, a YAML file or one of ",
+    ("export", "."): ".: has no configs/parsed.yaml; expected a trial's folder or a YAML file",
     ("train", "--config", "usd-patch-mini"): "--config: is launch.py's; a configuration is named without it: "
     "usd train CONFIG key=value",
     ("train", "usd-patch-mini", "--gpuu", "0"): "--gpuu: unknown option. Did you mean 'gpu'? See --help.",

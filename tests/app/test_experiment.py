@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 import launch
 from usd.app import experiment as experiments
-from usd.app.experiment import folder_name, load_experiment, trial_folder, trial_of
-from usd.core import files, loading
+from usd.app.experiment import folder_name, load_experiment, merge_contents, trial_folder, trial_of
+from usd.app.stages import KEY
+from usd.core import files, loading, places
 from usd.core.errors import ConfigError, UserError
 
 CUSTOM = Path(__file__).parents[1] / "core" / "custom"
@@ -237,3 +239,21 @@ def test_weights_that_become_not_finite_end_the_run_and_the_last_good_checkpoint
     from usd.core import checkpoint
 
     assert checkpoint.load(tmp_path / "tiny" / "run" / "ckpts" / "last.ckpt")["global_step"] == 5
+
+
+@pytest.mark.parametrize("recipe", list(places.recipes().values()), ids=list(places.recipes()))
+def test_every_recipe_takes_options_of_its_exporter(recipe):
+    """Also one that names none: then they are those of the default one."""
+    contents = loading.chain(recipe)
+    if any(content.get(KEY) for content, _ in contents) or recipe.parent.name == "presets":
+        return  # its stages are recipes themselves; part of a recipe
+    asked = sorted(OmegaConf.missing_keys(loading.merge(contents).config))
+    given = [*(f"{key}=mesh:x" for key in asked), "exporter.save_name=mine"]
+    assert merge_contents(contents, given).experiment().exporter.config.save_name == "mine"
+
+
+def test_no_exporter_is_the_default_one(tmp_path):
+    """As a trial's parsed.yaml of an earlier version says."""
+    contents = [*loading.chain(TINY), ({"exporter_type": None}, tmp_path)]
+    exporter = merge_contents(contents, ["system.exporter.fmt=ply"]).experiment().exporter
+    assert exporter.name == "mesh-exporter" and exporter.config.fmt == "ply"

@@ -312,6 +312,16 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_said(tmp_path, capsys)
     assert [row["train/grad_norm"] == "nan" for row in rows] == [False] * 4 + [True] * 3 + [False] * 2
 
 
+def test_a_training_that_starts_over_does_not_offer_the_former_run_s_checkpoint_as_its_own(tmp_path, capsys):
+    given = ["--config", TINY, "--train", f"exp_root_dir={tmp_path}", "trainer.test_after_fit=false"]
+    assert launch.main([*given, "trainer.max_steps=2"]) == 0
+    last = f"(last checkpoint: {tmp_path / 'tiny' / 'run' / 'ckpts' / 'last.ckpt'})"
+    assert message(capsys, *given, "system.break_at=1") == "this process has enough"
+    resumed = f"resume={tmp_path / 'tiny' / 'run' / 'ckpts' / 'last.ckpt'}"
+    assert message(capsys, *given, "system.break_at=3", resumed) == f"this process has enough {last}"
+    assert message(capsys, *given, "system.break_at=7") == f"this process has enough {last}"
+
+
 def test_too_many_skipped_steps_in_a_row_stop_with_the_last_good_state(tmp_path, capsys):
     given = ["--config", TINY, "--train", "system.fail_at=12", "system.fail_until=20"]
     broken = [*given, "trainer.max_skipped_steps=3", f"exp_root_dir={tmp_path / 'broken'}"]

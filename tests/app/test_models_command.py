@@ -86,6 +86,20 @@ def test_a_recipe_with_stages_names_the_models_of_all_of_them(cache, capsys):
     assert "zero123-xl: not here" in text and "sd-2.1-base: not here" in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model"),
+    [("mvdream", "mvdream"), ("usd-full", "zero123-xl"), ("usd-text-to-3D-texture", "sd-2.1-base")],
+)
+def test_models_of_a_recipe_are_told_before_anybody_thought_of_a_sentence(cache, capsys, recipe, model):
+    assert models_command.main([recipe]) == 0
+    assert f"{model}: not here" in capsys.readouterr().out
+
+
+def test_a_lora_decides_which_model_is_read_and_has_to_be_named(cache):
+    with pytest.raises(UserError, match=r"system\.lora: required"):
+        models_command.model_lines(["refine"])
+
+
 def test_what_is_in_the_cache_is_compared_with_the_published_checksums(cache, capsys):
     folder = put(cache, "stabilityai/stable-diffusion-xl-base-1.0", "unet")
     assert models_command.main(["--verify"]) == 0

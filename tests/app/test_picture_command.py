@@ -1,6 +1,7 @@
 """``usd picture``: holes are cut where they are holes, the picture shows most of what is recognized, files are told."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +98,17 @@ def test_pictures_without_an_object_are_kept_to_look_at_and_told(
 def test_settings_that_cannot_be_are_refused(words: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
         command.picture_arguments([words[0], str(tmp_path), *words[1:]])
+
+
+def test_what_to_type_next_is_what_a_shell_takes(capsys):
+    command._say_next(Path("my toys/a red ball/picture.png"))
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[3] == "system.guidance.image_path=my toys/a red ball/picture.png"
+
+
+def test_a_sentence_that_the_model_does_not_know_is_told_before_anything_is_drawn(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert command.main(["eine rote Tasse", str(out), "--count", "1"]) == 2
+    assert "knows none of these words: 'eine'" in capsys.readouterr().err and not out.exists()
+    assert command.main(["a red ball and " * 50, str(out), "--count", "1"]) == 2
+    assert "tokens; expected at most" in capsys.readouterr().err

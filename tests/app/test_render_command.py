@@ -115,6 +115,8 @@ def test_a_folder_without_a_checkpoint_is_no_trial(tmp_path, capsys):
     assert main(["render", str(tmp_path)]) == 2
     assert main(["view", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("has no checkpoint; expected a trial's folder") == 2
+    assert main(["view", str(tmp_path / "none.glb")]) == 2
+    assert "none.glb: no such file or folder" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------- viewing

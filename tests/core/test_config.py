@@ -5,7 +5,18 @@ from typing import Literal
 import pytest
 
 from usd.core import places
-from usd.core.config import ConfigError, Schedule, Spec, component, option, parse, plain, spec
+from usd.core.config import (
+    ConfigError,
+    Schedule,
+    Spec,
+    component,
+    defaults,
+    option,
+    parse,
+    plain,
+    plain_options,
+    spec,
+)
 from usd.core.loading import ValueOrigin
 
 
@@ -43,6 +54,29 @@ def test_values_are_read_by_type():
     assert (result.scale, result.either, result.size, result.lambda_) == (2.0, 3.0, (1, 2), 1.0)
     assert isinstance(result.scale, float)
     assert result.loss["a"](5) == 0.5
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written():
+    result = parse(Options, {"size": [1e2, 3.0], "nothing": 1e4, "either": 2.0})
+    assert (result.size, result.nothing) == ((100, 3), 10000)
+    assert {type(number) for number in (*result.size, result.nothing)} == {int}
+    assert isinstance(result.either, float)
+
+
+def test_a_number_that_may_be_both_keeps_its_kind():
+    both = make_dataclass("Both", [("x", int | float, option(1))], frozen=True)
+    assert [type(parse(both, {"x": x}).x) for x in (2, 2.0)] == [int, float]
+
+
+def test_defaults_are_what_is_parsed_where_nothing_is_given():
+    @dataclass(frozen=True)
+    class Asking(Options):
+        needed: int = option()
+        geometry: Spec = component("geometry", "implicit-volume")
+
+    found = defaults(Asking)
+    assert found == {k: v for k, v in plain_options(parse(Asking, {"needed": 1})).items() if k != "needed"}
+    assert found["geometry_type"] == "implicit-volume" and found["weight"] == 0.5
 
 
 def test_a_parsed_configuration_is_plain_data_that_parses_to_itself():

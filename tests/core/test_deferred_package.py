@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from usd.core.deferred_package import DeferredPackage
+from usd.core.deferred_package import Deferral, DeferredPackage
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def counter(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("print('runs')\nfrom slow_counter.part import Part\nWHOLE = 3\n")
     (package / "part.py").write_text("from slow_counter import _logger\nclass Part: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    finder = DeferredPackage("slow_counter", {"Part": "slow_counter.part"})
+    finder = DeferredPackage("slow_counter", Deferral({"Part": "slow_counter.part"}))
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     yield importlib.import_module("slow_counter")
     for name in ("slow_counter", "slow_counter.part"):
@@ -42,7 +42,7 @@ def test_a_name_that_has_moved_and_a_star_run_the_package(tmp_path, monkeypatch,
     (tmp_path / "slow_star").mkdir()
     (tmp_path / "slow_star" / "__init__.py").write_text("print('runs')\n__all__ = ['Part']\nPart = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
-    finder = DeferredPackage("slow_star", {"Part": "slow_star.gone"})
+    finder = DeferredPackage("slow_star", Deferral({"Part": "slow_star.gone"}))
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
     for use in ("from slow_star import Part", "from slow_star import *"):
         names = {}
@@ -89,7 +89,43 @@ def test_a_model_of_diffusers_brings_no_other_kind_and_no_scipy_and_all_of_them_
         "import scipy; scipy.stats.norm; scipy.optimize.minimize; scipy.integrate.quad",
         "from scipy.optimize import *; minimize, linear_sum_assignment",
         "from scipy.interpolate import RBFInterpolator; from scipy.signal import convolve",
+        "import scipy.stats._stats_py; assert scipy.stats._stats_py.__spec__.origin and scipy.stats.norm",
+        "from scipy.optimize._optimize import fmin; from scipy.optimize import fmin as same; assert fmin is same",
+        "from scipy.integrate import _quadpack_py as a; import scipy; assert scipy.integrate._quadpack_py is a",
     ],
 )
 def test_scipy_is_as_it_was(use):
     run_deferred(use)
+
+
+def test_an_optimizer_and_lightning_bring_no_compiler_and_it_still_compiles():
+    run_deferred(
+        "import torch, lightning.pytorch\n"
+        "x = torch.nn.Parameter(torch.ones(2)); step = torch.optim.AdamW([x], lr=0.1)\n"
+        "for _ in range(2): step.zero_grad(); x.square().sum().backward(); step.step()\n"
+        "assert x[0] < 1 and not {'torch._dynamo.eval_frame', 'sympy'} & set(sys.modules)\n"
+        "from lightning.pytorch.utilities.compile import to_uncompiled, OptimizedModule\n"
+        "layer = torch.nn.Linear(2, 2); assert not isinstance(layer, OptimizedModule)\n"
+        "compiled = torch.compile(layer, backend='eager')\n"
+        "assert torch.equal(compiled(x), layer(x)) and isinstance(compiled, OptimizedModule)\n"
+        "step.zero_grad(); x.square().sum().backward(); step.step()\n"
+        "import torch._dynamo.utils; assert torch._dynamo.utils.counters['frames']['ok'] == 1\n"
+    )
+
+
+def test_a_function_left_alone_by_the_compiler_stays_so_once_it_is_loaded():
+    run_deferred(
+        "import torch\n"
+        "@torch.compiler.disable\n"
+        "def left(x): return x + 1\n"
+        "assert left(1) == 2 and 'torch._dynamo.eval_frame' not in sys.modules\n"
+        "graphs = []\n"
+        "def count(graph, inputs): graphs.append(str(graph.code)); return graph.forward\n"
+        "def f(x): return left(2 * x) * 3\n"
+        "assert torch.equal(torch.compile(f, backend=count)(torch.ones(2)), torch.full((2,), 9.0))\n"
+        "assert len(graphs) == 2 and not any('+' in graph for graph in graphs)\n"
+    )
+
+
+def test_a_module_of_the_compiler_by_itself():
+    run_deferred("import torch; from torch._dynamo.utils import counters; torch._dynamo.reset()")

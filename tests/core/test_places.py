@@ -66,3 +66,10 @@ def test_a_file_of_the_user_can_start_from_a_shipped_configuration(installed):
 def test_outputs_are_below_the_working_directory(installed):
     assert places.output("outputs/demo") == Path.cwd() / "outputs" / "demo"
     assert places.output("/a/b") == Path("/a/b")
+
+
+def test_a_folder_of_the_name_of_a_recipe_does_not_hide_it(tmp_path, monkeypatch):
+    """As the pictures that the recipe is for may lie in one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scene").mkdir()
+    assert loading.find_config("scene") == places.recipes()["scene"]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from usd.app.experiment import load_experiment, merge_contents
 from usd.app.stages import KEY, plans
 from usd.core import loading, places
-from usd.core.config import Spec, component, option, parse
+from usd.core.config import Spec, component, option, parse, plain_options
 from usd.core.loading import load_merged
 from usd.core.unread import ReadWith, dropped_options, unread_options
 
@@ -45,10 +45,28 @@ def test_only_what_is_given_and_not_read_is_noted(given, unread):
     assert list(unread_options(parse(Room, values, ""), values)) == [f"note: {line}" for line in unread]
 
 
+def test_a_default_is_meant_where_it_is_typed_and_not_where_a_file_gives_every_option():
+    values = {"lamp": {"kind": "electric", "wick": 3, "wattage": 60}}
+    room = parse(Room, values, "")
+    assert not list(unread_options(room, values))
+    (note,) = unread_options(room, values, {"lamp.wick", "lamp.wattage"})
+    assert note.startswith("note: lamp.wick: is not read")
+
+
+def test_a_trial_s_complete_configuration_says_nothing_that_nobody_wrote(tmp_path, capsys):
+    experiment, _ = load_experiment(["configs/usd-patch-mini.yaml"], ["system.guidance.image_path=x.png"])
+    (tmp_path / "parsed.yaml").write_text(loading.dump(plain_options(experiment)))
+    capsys.readouterr()
+    load_experiment([tmp_path / "parsed.yaml"], ["exporter.fmt=ply", "exporter_type=splat-exporter"])
+    assert "note" not in capsys.readouterr().out
+    load_experiment([tmp_path / "parsed.yaml"], ["system.guidance.own_share=0.3"])
+    assert "system.guidance.own_share: is not read" in capsys.readouterr().out
+
+
 def test_a_key_further_below_counts_where_it_is_given():
     lamp = parse(Lamp, {"kind": "electric"}, "")
     assert list(unread_options(lamp, {"shade": {"size": 1}})) == []
-    found = list(unread_options(lamp, {"shade": {"color": 1}}, "room."))
+    found = list(unread_options(lamp, {"shade": {"color": 1}}, at="room."))
     assert found == ["note: room.shade.color: is not read without a room"]
 
 

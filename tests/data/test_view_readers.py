@@ -14,7 +14,7 @@ from tests.data.test_views import balls
 from usd.core.errors import UserError
 from usd.data import convert, wonder3d, zero123_views
 from usd.data.convert import write_views
-from usd.data.pictures import EXIF_TURNS, picture_size
+from usd.data.pictures import EXIF_TURNS, picture_size, write_picture
 from usd.data.toy_views import sphere_cameras
 from usd.data.view_readers import read_views
 from usd.math.camera import Cameras
@@ -96,6 +96,12 @@ def test_cameras_of_the_turned_shape_get_the_turned_pictures(tmp_path, number):
     found = read_views(tmp_path, options())
     assert torch.equal(found.rgba, truth.rgba)
     assert "4 of 4 pictures: turned by its EXIF orientation" in found.notes and number in EXIF_TURNS
+
+
+def test_a_folder_that_cannot_be_converted_is_named_once(tmp_path, capsys):
+    assert convert.main([str(tmp_path), str(tmp_path / "out"), "--layout", "zero123"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: SOURCE: {tmp_path}: ") and said.count(str(tmp_path)) == 1
 
 
 def test_wide_gamut_captures_are_converted_and_counted(tmp_path):
@@ -254,6 +260,7 @@ def test_an_archive_may_have_been_unpacked_into_a_folder_more(tmp_path):
     ("name", "said"),
     [
         ("walk.MP4", r"is a video without cameras; find them first: usd poses \S+walk\.MP4 FOLDER"),
+        ("my walk.MP4", r"first: usd poses '\S+my walk\.MP4' FOLDER"),
         ("scan.r3d", "is an archive; expected the folder that it unpacks to"),
         ("", r"has 1 picture but no cameras; expected transforms.*; or find them: usd poses \S+ FOLDER"),
     ],
@@ -297,3 +304,26 @@ def test_large_captures_are_reduced_as_they_are_read(tmp_path):
         "3 of 3 pictures enlarged to data.size, 300 pixels" in read_views(tmp_path, options(size=300)).notes
     )
     assert float((small.rgba[:, 3] - truth.rgba[:, 3]).abs().max()) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "scan/a/transforms_train.json",
+            r"has no cameras itself, but scan/a/transforms_train\.json has; expected .*scan/a",
+        ),
+        ("scan.zip", r"holds an archive, scan\.zip; expected the folder that it unpacks to"),
+        (
+            "cameras.json",
+            r"cameras as 3D Gaussian splatting writes them \(cameras\.json\), which are not read",
+        ),
+    ],
+)
+def test_what_a_folder_has_instead_is_said(tmp_path, file, said):
+    for name in ("one", "other"):
+        write_picture(tmp_path / name / "a.png", torch.rand(3, 8, 8))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("[]")
+    with pytest.raises(UserError, match=said):
+        read_views(tmp_path, options())

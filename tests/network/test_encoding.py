@@ -142,7 +142,10 @@ def test_a_composite_trains_its_grids_and_switches_their_levels_on() -> None:
             {"nested": [{"n_dims_to_encode": 2}, {"n_dims_to_encode": 2}]},
             "of dimensions 0 to 1, 2 to 3; expected 0 to 2",
         ),
-        ({"nested": [{"otype": "Identity"}, {"otype": "OneBlob"}]}, "more than one of its nested encodings"),
+        (
+            {"nested": [{"otype": "Identity"}, {"otype": "OneBlob"}]},
+            "without n_dims_to_encode; expected one at most",
+        ),
         (
             {
                 "reduction": "Sum",

@@ -284,9 +284,11 @@ def test_known_words_are_no_reason_for_a_warning(tiny: TinyModels, caplog: pytes
     assert not caplog.records
 
 
-def test_a_prompt_of_unknown_words_only_is_an_error(tiny: TinyModels) -> None:
+@pytest.mark.parametrize("views", [False, True])
+def test_a_prompt_of_unknown_words_only_is_an_error(tiny: TinyModels, views: bool) -> None:
+    """Also where the model knows the words for the views, which are put behind it."""
     processor = _processor(
-        pretrained_model_name_or_path=str(tiny.sd), prompt="an automobile", view_dependent_prompting=False
+        pretrained_model_name_or_path=str(tiny.sd), prompt="an automobile", view_dependent_prompting=views
     )
     with pytest.raises(UserError, match=r"knows none of these words: 'automobile' \(nearest: 'car'\)"):
         processor(orbit_cameras_deg(0.0, 0.0, 1.5, 40.0, 8))

@@ -154,6 +154,7 @@ def test_an_upload_that_is_too_large_is_refused_by_its_header_and_by_its_length(
     [
         ({}, "picture, sentence: both are missing"),
         ({"sentence": " "}, "both are missing"),
+        ({"sentence": "x" * 1001}, "sentence: String should have at most 1000 characters"),
         ({"sentence": "a car", "recipe": "usd-patch-mini"}, "makes nothing from a sentence"),
         ({"sentence": "a car", "recipe": "usd-text-to-3d-min"}, "Did you mean"),
         ({"sentence": "a car", "recipe": "../../etc/passwd"}, "makes nothing from a sentence"),
@@ -169,7 +170,8 @@ def test_an_upload_that_is_too_large_is_refused_by_its_header_and_by_its_length(
 )
 def test_a_request_that_makes_no_sense_is_one_line(client, tmp_path, form, message):
     answer = client.post("/api/jobs", data=form)
-    assert answer.status_code == 422 and message in str(answer.json()["detail"])
+    detail = answer.json()["detail"]
+    assert answer.status_code == 422 and message in detail and len(detail) < 1000
     assert list(tmp_path.iterdir()) == []
 
 

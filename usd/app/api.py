@@ -51,10 +51,24 @@ def load_recipe(
 
 
 def _override(key: str, value: object) -> str:
-    """Return ``key=value`` as the command line takes it."""
+    """Return ``key=value`` as the command line takes it. Raises ``UserError`` for what no option can be."""
     if isinstance(value, str | Path):
         return loading.override(key, str(value))
-    return f"{key}={json.dumps(value)}"
+    try:
+        return f"{key}={json.dumps(value, default=_jsonable)}"
+    except TypeError as error:
+        raise UserError(f"{key}: is {value!r}; expected numbers, texts, lists or mappings of them") from error
+
+
+def _jsonable(value: object) -> object:
+    """Return what JSON has for a path, or for an array's numbers. Raises TypeError for anything else."""
+    import numpy as np
+
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
 
 
 def train(recipe: Recipe, gpu: str | None = None) -> Trial:
@@ -104,16 +118,27 @@ def render(
     from usd.evaluation.gallery import rendered_rgba
     from usd.math.camera import orbit_cameras_deg
 
+    _checked_number("azimuth_deg", azimuth_deg, -1e6, 1e6)
+    _checked_number("elevation_deg", elevation_deg, -90, 90)
+    _checked_number("size", size, 1, 8192)
     system, experiment = _restored(trial)
     data = experiment.data.config
     usual = (DISTANCE, FOV_Y_DEG)
     if isinstance(data, RandomCameraConfig):
         usual = (data.eval_camera_distance, data.eval_fovy_deg)
-    away, wide = float(distance or usual[0]), float(fov_y_deg or usual[1])
-    cameras = orbit_cameras_deg(float(elevation_deg), float(azimuth_deg), away, wide, size)
+    away = _checked_number("distance", usual[0] if distance is None else distance, 1e-3, 1e6)
+    wide = _checked_number("fov_y_deg", usual[1] if fov_y_deg is None else fov_y_deg, 0.1, 179)
+    cameras = orbit_cameras_deg(float(elevation_deg), float(azimuth_deg), away, wide, int(size))
     device = single_device(gpu)
     picture = rendered_rgba(system.to(device).eval().evaluation_views(cameras.to(device)))[0]
     return Image.fromarray(to_bytes(picture), "RGBA")
+
+
+def _checked_number(name: str, value: object, low: float, high: float) -> float:
+    """Return an argument that is a number. Raises ``UserError`` where it is none, or beyond its bounds."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+        return float(value)
+    raise UserError(f"{name}: is {value!r}; expected a number from {low:g} to {high:g}")
 
 
 def _restored(trial: Trial) -> "tuple[System, Experiment]":
@@ -132,7 +157,7 @@ def export(
 ) -> tuple[Path, ...]:
     """Write a trained object as files, a textured GLB by default, and return their paths.
 
-    ``options`` as for ``load_recipe``: ``{"exporter_type": "mesh-exporter", "exporter.fmt": "obj-mtl"}``.
+    ``options`` as for ``load_recipe``: ``{"exporter.fmt": "obj-mtl"}``.
     Raises ``UserError``.
     """
     from usd.app.modes import run

@@ -177,7 +177,10 @@ def refuse_options(words: Sequence[str], known: Sequence[str]) -> None:
 
 
 def configurations(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Return the configuration files, and the overrides that a trial's folder brings: checkpoint and place."""
+    """Return the configuration files, and the overrides that a trial's folder brings: checkpoint and place.
+
+    Raises ``UserError`` for a word that is neither.
+    """
     from usd.app.experiment import place_overrides
     from usd.core.loading import find_config, override
 
@@ -191,7 +194,11 @@ def configurations(words: Sequence[str]) -> tuple[list[Path], list[str]]:
                 *place_overrides(Path(word)),
             ]
         else:
-            files.append(find_config(word))
+            files.append(find_config(word, "a trial's folder, "))
+            if files[-1].is_dir():
+                raise UserError(
+                    f"{word}: has no configs/parsed.yaml; expected a trial's folder or a YAML file"
+                )
     return files, resumed
 
 

@@ -109,11 +109,7 @@ class Experiment:
     )
     data: Spec = component("data", help="component that makes training and evaluation batches")
     system: Spec = component("system", help="component that is trained: the object and its losses")
-    exporter: Spec | None = component(
-        "exporter",
-        help="component that writes what was made to files; by default mesh-exporter",
-        optional=True,
-    )
+    exporter: Spec = component("exporter", "mesh-exporter", "component that writes what was made to files")
     kernels: KernelName | tuple[KernelName, ...] = option(
         "auto",
         "kernels: auto, warp or torch; where installed tinycudann, nerfacc, nvdiffrast, gsplat (CUDA), embreex (CPU)",
@@ -219,7 +215,9 @@ class Merged:
 
     def remarks(self, experiment: Experiment) -> Iterator[str]:
         """Yield a note on each option that was given and does not hold in ``experiment``, which was parsed of it."""
-        yield from unread_options(experiment, self.translation.values)
+        origins = self.translation.origins(self.loaded.origins)
+        typed = {hoisted_key(key) for key, origin in origins.items() if origin.by_hand}
+        yield from unread_options(experiment, self.translation.values, typed)
         yield from dropped_options(experiment, self.translation.values, self.loaded)
 
 
@@ -287,13 +285,17 @@ def refuse_missing_inputs(mode: Mode, experiment: Experiment) -> None:
 
 
 def hoisted(values: dict[str, object]) -> dict[str, object]:
-    """``system.exporter_type`` and ``system.exporter``, as published, are ``exporter_type`` and ``exporter``."""
+    """``system.exporter_type`` and ``system.exporter``, as published, are ``exporter_type`` and ``exporter``.
+
+    One that is null is not given.
+    """
     system = values.get("system")
-    if not isinstance(system, dict):
-        return values
-    moved = {key: system[key] for key in ("exporter", "exporter_type") if key in system}
-    rest = {key: value for key, value in system.items() if key not in moved}
-    return {**values, **moved, "system": rest} if moved else values
+    inner = system if isinstance(system, dict) else {}
+    moved = {key: inner[key] for key in ("exporter", "exporter_type") if key in inner}
+    if moved:
+        rest = {key: value for key, value in inner.items() if key not in moved}
+        values = {**values, **moved, "system": rest}
+    return {key: value for key, value in values.items() if key != "exporter_type" or value is not None}
 
 
 def _stamped(experiment: Experiment) -> Experiment:

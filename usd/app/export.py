@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from usd.app.devices import single_device
 from usd.app.experiment import Experiment, Outcome, Trial, short_path
 from usd.app.reporting import report_trial
-from usd.core.config import spec
 from usd.core.console import LogLines, say
 from usd.core.registry import build
 from usd.data import Data
@@ -20,7 +19,7 @@ def export_object(
 ) -> Outcome:
     """Write a restored system's object as files, by the experiment's exporter; say where they are."""
     system.to(single_device(gpu)).eval()
-    exporter = build(experiment.exporter or spec("exporter", "mesh-exporter"), Exporter)
+    exporter = build(experiment.exporter, Exporter)
     with narrated("usd.exporter"):
         files = system.export(exporter, trial.save / f"it{system.step}-export")
         agreement = system.compare_export(exporter, files, data)

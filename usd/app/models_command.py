@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from usd.app.commands import configurations
 from usd.app.stages import is_staged, plans
-from usd.core import places, process
+from usd.core import loading, places, process
 from usd.core.config import Spec
 from usd.core.console import say
 from usd.core.errors import UserError, did_you_mean
@@ -281,10 +283,19 @@ def _names_of(words: Sequence[str]) -> list[str]:
 
     given, overrides = divided(list(words))
     configs, resumed = configurations(given)
+    said = [*resumed, *overrides]
+    said += _stand_ins(configs, said)
     if is_staged(configs):
-        staged = plans(configs, [*resumed, *overrides])
-        return [name for plan in staged for name in recipe_models(plan.experiment.system)]
-    return list(recipe_models(load_experiment(configs, [*resumed, *overrides])[0].system))
+        return [name for plan in plans(configs, said) for name in recipe_models(plan.experiment.system)]
+    return list(recipe_models(load_experiment(configs, said)[0].system))
+
+
+def _stand_ins(configs: Sequence[Path], overrides: Sequence[str]) -> list[str]:
+    """Return what a recipe leaves to its user, a sentence or a picture say: its models do not depend on that."""
+    said = {text.partition("=")[0] for text in overrides}
+    contents = [content for file in configs for content in loading.chain(file)]
+    asked = OmegaConf.missing_keys(loading.merge(contents).config) - said
+    return [loading.override(key, "mesh:none") for key in sorted(asked) if not key.endswith((KEY, "lora"))]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,7 +30,7 @@ from usd.app.machine_errors import plain_errors
 from usd.app.open_viewer import viewer_until_the_end
 from usd.app.processes import ending_together, publish_timestamp, refuse_undivided
 from usd.app.reporting import recorded, report_trial
-from usd.app.resuming import compare_optimizers, how_to_resume, last_saved, say_differences
+from usd.app.resuming import compare_optimizers, how_to_resume, last_saved, saved_at, say_differences
 from usd.app.trainer import make_trainer, silence_lightning
 from usd.core import checkpoint, ranks
 from usd.core.console import say
@@ -108,7 +108,8 @@ def build_experiment(experiment: Experiment, trial: Trial) -> tuple[System, Data
 
 def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outcome:
     """Train, then test as the configuration says. Raises ``UserError`` that says what is saved."""
-    if experiment.resume is None and trial.last.exists():
+    before = None if experiment.resume == trial.last else saved_at(trial)
+    if experiment.resume is None and before is not None:
         say(f"note: starting over in a folder that holds a trial; to continue it pass {how_to_resume(trial)}")
     system, data = build_experiment(experiment, trial)
     interrupts.current().check()
@@ -121,14 +122,14 @@ def train(experiment: Experiment, trial: Trial, gpu: str | None = None) -> Outco
     try:
         with (
             plain_errors(trial.folder),
-            interruptible(trial),
+            interruptible(trial, before),
             ending_together(trainer),
             recorded(trial, system),
         ):
             trainer.fit(loop, ckpt_path=experiment.resume)
     except UserError as error:
-        raise UserError(f"{error}{last_saved(trial)}") from error
-    interrupts.current().check(last_saved(trial))
+        raise UserError(f"{error}{last_saved(trial, before)}") from error
+    interrupts.current().check(last_saved(trial, before))
     if experiment.trainer.test_after_fit:
         with interruptible(trial), ending_together(trainer):
             trainer.test(loop, verbose=False)
@@ -164,11 +165,14 @@ def evaluate_checkpoint(mode: Mode, experiment: Experiment, trial: Trial, gpu: s
 
 
 @contextlib.contextmanager
-def interruptible(trial: Trial) -> Iterator[None]:
-    """Turn both ways in which training stops at Ctrl-C into a ``KeyboardInterrupt`` that says what is saved."""
+def interruptible(trial: Trial, before: int | None = None) -> Iterator[None]:
+    """Turn both ways in which training stops at Ctrl-C into a ``KeyboardInterrupt`` that says what is saved.
+
+    ``before`` as for ``last_saved``.
+    """
     try:
         yield
     except Interrupted as stop:
         raise KeyboardInterrupt(f"; to continue pass {how_to_resume(trial)}") from stop
     except SystemExit as stop:  # how Lightning ends when Ctrl-C comes between steps, or a second time
-        raise KeyboardInterrupt(last_saved(trial)) from stop
+        raise KeyboardInterrupt(last_saved(trial, before)) from stop

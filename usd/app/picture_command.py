@@ -6,6 +6,7 @@ picture: a mug from the side of its handle, a dog from its side.
 """
 
 import argparse
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from usd.denoiser import TextDenoiser, open_text_denoiser
 from usd.denoiser.sample import Sampler, sample_text
 from usd.evaluation.embedded import Clip
 from usd.evaluation.text_score import CLIP, sentence_margins
+from usd.prompt_processor.prompt_checks import check
 
 EMBEDDED = "toybox-sd"
 """The model whose pictures the embedded CLIP can judge."""
@@ -73,6 +75,7 @@ def make_picture(args: argparse.Namespace) -> Path:
     if args.out.is_file():
         raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
     model = open_text_denoiser(args.model, "--model").to(args.device)
+    check(model, [args.prompt], "PROMPT")
     pictures = candidate_pictures(model, args).cpu()
     cut = [candidate_cutout(picture, holes=args.model == EMBEDDED) for picture in pictures]
     margins = recognized(pictures, args.prompt) if args.model == EMBEDDED else None
@@ -161,7 +164,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _say_next(picture: Path) -> None:
     say(f"{picture}; the others are beside it, in candidates.png. To make an object of it:")
-    say(f"  usd train usd-patch-mini system.guidance.image_path={picture} data.reference_elevation_deg=auto")
+    given = shlex.quote(f"system.guidance.image_path={picture}")
+    say(f"  usd train usd-patch-mini {given} data.reference_elevation_deg=auto")
 
 
 if __name__ == "__main__":

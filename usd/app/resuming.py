@@ -12,9 +12,17 @@ from usd.system import System
 from usd.system.optimizer import OptimizerConfig
 
 
-def last_saved(trial: Trial) -> str:
-    """Return where the last checkpoint is, in brackets behind a message; empty where there is none."""
-    return f" (last checkpoint: {short_path(trial.last)})" if trial.last.exists() else ""
+def saved_at(trial: Trial) -> int | None:
+    """Return when the last checkpoint was written, in nanoseconds; None where there is none."""
+    return trial.last.stat().st_mtime_ns if trial.last.exists() else None
+
+
+def last_saved(trial: Trial, before: int | None = None) -> str:
+    """Return where the last checkpoint is, in brackets behind a message; empty where there is none.
+
+    ``before`` is the time of the one that was there when a run started over: of that it says nothing.
+    """
+    return f" (last checkpoint: {short_path(trial.last)})" if saved_at(trial) not in (None, before) else ""
 
 
 def how_to_resume(trial: Trial) -> str:

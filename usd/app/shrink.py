@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from usd.app.experiment import Experiment, TrainerConfig
-from usd.core.config import Spec, spec
+from usd.core.config import Spec
 from usd.core.schedule import Schedule
 
 STEPS = 2
@@ -93,7 +93,7 @@ def shrink(experiment: Experiment) -> Experiment:
         experiment,
         data=shrinker.spec(experiment.data),
         system=shrinker.spec(experiment.system),
-        exporter=shrinker.spec(experiment.exporter or spec("exporter", "mesh-exporter")),
+        exporter=shrinker.spec(experiment.exporter),
         trainer=_short(trainer),
         checkpoint=replace(experiment.checkpoint, save_last=True, every_n_train_steps=None),
     )

@@ -41,6 +41,8 @@ def view_parser() -> argparse.ArgumentParser:
 
 def saved_steps(trial: Trial) -> dict[int, Path]:
     """Return the checkpoints of a trial by step, in order. Raises ``UserError`` where there is none."""
+    if not trial.folder.exists():
+        raise UserError(f"{trial.folder}: no such file or folder; expected a trial's folder or a mesh file")
     found = {
         int(match[1]): file
         for file in trial.ckpts.glob("epoch=*-step=*.ckpt")

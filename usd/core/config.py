@@ -12,6 +12,7 @@ A component declares its options as the fields of a dataclass, with ``option`` a
 is a ``ConfigError`` whose message starts with the full key path. Nothing is ignored.
 """
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -366,7 +367,7 @@ def _union(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
     members = tuple(member for member in members if member is not type(None))
     if len(members) == 1:
         return _value(value, members[0], is_path, at)
-    for member in sorted(members, key=_eagerness):
+    for member in sorted(members, key=lambda hint: (hint is not type(value), _eagerness(hint))):
         try:
             return _value(value, member, is_path, at)
         except ConfigError:
@@ -420,8 +421,8 @@ def _scalar(value: object, hint: object, is_path: bool, at: _KeyPath) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and number and isinstance(value, int):
-        return value
+    if hint is int and isinstance(value, int | float) and number and float(value).is_integer():
+        return int(value)  # also 1e4, which is a float to YAML
     if hint is float and isinstance(value, int | float) and number:
         return float(value)
     if hint is str and (number or isinstance(value, str)):
@@ -536,11 +537,26 @@ def plain_options(config: object) -> dict[str, Plain]:
     """Return the options of a dataclass by key, each as ``plain`` has it."""
     result: dict[str, Plain] = {}
     for field in _fields(type(config)):
-        item = getattr(config, field.name)
-        if "component" in field.metadata:
-            result[f"{field.name}_type"] = None if item is None else item.name
-            if item is not None:
-                result[field.name] = plain(item.config)
-        else:
-            result[key_of(field.name)] = plain(item)
+        result |= _plain_option(field, getattr(config, field.name))
+    return result
+
+
+def _plain_option(field: dataclasses.Field, item: object) -> dict[str, Plain]:
+    """Return a field's value by key: of a component its name, and its options where there is one."""
+    if "component" not in field.metadata:
+        return {key_of(field.name): plain(item)}
+    named: dict[str, Plain] = {f"{field.name}_type": item.name if isinstance(item, Spec) else None}
+    return {**named, field.name: plain(item.config)} if isinstance(item, Spec) else named
+
+
+def defaults(cls: type) -> dict[str, Plain]:
+    """Return what the options of a dataclass are where nothing is given, by key, as ``plain`` has them.
+
+    Those that have to be given are left out.
+    """
+    result: dict[str, Plain] = {}
+    hints = typing.get_type_hints(cls)
+    for field in _fields(cls):
+        with contextlib.suppress(ConfigError):
+            result |= _plain_option(field, _read_field(field, hints[field.name], {}, _KeyPath("", {})))
     return result

@@ -149,22 +149,23 @@ def chain(file: "str | Path") -> list[Content]:
     return list(_chain(Path(file), ()))
 
 
-def find_config(name: "str | Path") -> Path:
+def find_config(name: "str | Path", also: str = "") -> Path:
     """Return the file that ``name`` means: a path, ``configs/...`` of the resources, or a shipped file's bare name.
 
-    Raises ``UserError`` for a bare name that nothing has; a path that is not there is returned as it is.
+    Raises ``UserError`` for a bare name that nothing has, which names what the caller would ``also`` take; a path that
+    is not there is returned as it is.
     """
     path = Path(name)
-    if os.path.exists(path):
+    if os.path.exists(path) and not path.is_dir():
         return path
     if found := places.find_resource(path):
         return found
     if path.suffix or path.parent != Path() or not path.name:
         return path
-    known = places.recipes()
+    known = places.recipes()  # also beside a folder of that name
     if path.name not in known:
         raise UserError(
-            f"{name}: no such configuration; expected a YAML file or one of {listing(known, near=path.name)}."
+            f"{name}: no such configuration; expected {also}a YAML file or one of {listing(known, near=path.name)}."
             f"{did_you_mean(path.name, known)}"
         )
     return known[path.name]
@@ -284,6 +285,14 @@ def leaf_values(value: object, path: str = "") -> list[tuple[str, object]]:
     return [
         leaf for key, item in value.items() for leaf in leaf_values(item, f"{path}.{key}" if path else key)
     ]
+
+
+def value_at(values: Mapping[str, object], key: str) -> object:
+    """Return what is written at a key path; None where nothing is."""
+    found: object = values
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
 def _leaf_keys(value: object, full: str) -> list[str]:

@@ -19,8 +19,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from usd.core.config import ConfigError, accepts
-from usd.core.loading import OverrideReader, ValueOrigin, literal, unquoted, yaml_value
+from usd.core.config import ConfigError, accepts, defaults
+from usd.core.loading import OverrideReader, ValueOrigin, literal, unquoted, value_at, yaml_value
 from usd.core.option_lookup import (
     component_class,
     exclusive_names,
@@ -72,7 +72,7 @@ class OptionReader(OverrideReader):
     def options_kept(self, key: str, value: object, merged: Values) -> dict[str, object] | None:
         """Return the options that the old and the new component have in common, and note those that are dropped."""
         there, component = self._key(key), key.removesuffix("_type")
-        given = _at(merged, component)
+        given = value_at(merged, component)
         if component == key or not isinstance(given, dict):
             return None
         chosen = self._chosen(merged)
@@ -83,15 +83,17 @@ class OptionReader(OverrideReader):
         if before is after:  # another name of the same component
             return dict(given)
         kept, dropped = options_in_common(before, after, given)
-        if dropped:
+        usual = defaults(before.Config)  # a trial's parsed.yaml says those, too
+        missed = [name for name in dropped if value_at(given, name) != value_at(usual, name)]
+        if missed:
             rest = "; its other options stay" if kept else ""
-            self._note(f"{key}={value}: drops {', '.join(dropped)} of the file's {component}{rest}")
+            self._note(f"{key}={value}: drops {', '.join(missed)} of the file's {component}{rest}")
         return kept
 
     def finish(self, merged: MutableMapping[str, object], origins: Mapping[str, ValueOrigin]) -> None:
         """Drop, of names that exclude each other (``exclusive_keys``), those that an earlier file or override says."""
         for path, names in exclusive_names(self.options, self._chosen(merged)):
-            given = _at(merged, path)
+            given = value_at(merged, path)
             if not isinstance(given, dict):
                 continue
             turns = {name: _latest(origins, f"{path}.{name}") for name in names & given.keys()}
@@ -112,17 +114,9 @@ def _latest(origins: Mapping[str, ValueOrigin], key: str) -> int:
     return max((o.turn for name, o in origins.items() if f"{name}.".startswith(f"{key}.")), default=-1)
 
 
-def _at(values: Values, key: str) -> object:
-    """Return what is written at a key path; None where nothing is."""
-    found: object = values
-    for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
-
-
 def _resolved(values: Values, key: str) -> object:
     """Return what is at a key path, interpolations resolved; None where nothing is."""
-    found = _at(values, key)
+    found = value_at(values, key)
     if not isinstance(found, str) or "${" not in found:
         return found
     try:

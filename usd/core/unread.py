@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from usd.core.config import Spec, key_of, plain
-from usd.core.loading import MergedConfig, leaf_values
+from usd.core.config import Spec, defaults, key_of, plain, plain_options
+from usd.core.loading import MergedConfig, leaf_values, value_at
 
 ReadWith = Mapping[str, tuple[str, Collection[object]]]
 """Option -> the other option that it depends on, and the values of that with which it is read."""
@@ -25,17 +25,32 @@ class HasUnread(Protocol):
         """Return the keys of options that nothing reads as the others are, and why."""
 
 
-def unread_options(config: object, given: object, at: str = "") -> Iterator[str]:
-    """Yield a note for each option in ``given``, the mapping that ``config`` was read from, that nothing reads."""
+def unread_options(config: object, given: object, typed: Collection[str] = (), at: str = "") -> Iterator[str]:
+    """Yield a note for each option in ``given``, the mapping that ``config`` was read from, that nothing reads.
+
+    Of files only what is not the default is meant: a trial's ``parsed.yaml`` gives every option. ``typed`` has the
+    key paths of what was given by hand, which is meant always.
+    """
     config = config.config if isinstance(config, Spec) else config
     if not isinstance(given, Mapping) or not dataclasses.is_dataclass(config):
         return
     for key, why in _reasons(config).items():
-        if _is_given(given, key):
+        if _is_given(given, key) and (_is_within(typed, f"{at}{key}") or not _is_default(config, key)):
             yield f"note: {at}{key}: is not read {why}"
     for field in dataclasses.fields(config):
         key = key_of(field.name)
-        yield from unread_options(getattr(config, field.name), given.get(key), f"{at}{key}.")
+        yield from unread_options(getattr(config, field.name), given.get(key), typed, f"{at}{key}.")
+
+
+def _is_within(keys: Collection[str], path: str) -> bool:
+    """Return whether one of ``keys`` is ``path`` or lies below it."""
+    return any(f"{key}.".startswith(f"{path}.") for key in keys)
+
+
+def _is_default(config: object, key: str) -> bool:
+    """Return whether an option at a key path below ``config`` is what it is where nothing is given."""
+    usual = defaults(type(config))
+    return key.partition(".")[0] in usual and value_at(plain_options(config), key) == value_at(usual, key)
 
 
 def _reasons(config: object) -> Mapping[str, str]:

@@ -102,17 +102,15 @@ class Capture:
         Raises ``UserError`` where none is left.
         """
         kept = [row for row, view in enumerate(self.views) if view.located]
-        if len(kept) == len(self.views):
-            return self
+        lost = [view.name for view in self.views if not view.located]
         if not kept:
             raise UserError(
                 f"{where}: none of its {len(self.views)} cameras is finite; expected some that are"
             )
-        lost = [view.name for view in self.views if not view.located]
         return replace(
             self,
             views=tuple(self.views[row] for row in kept),
-            points=None if self.points is None else self.points.select(kept, len(self.views)),
+            points=self.points and self.points.select(kept, len(self.views)),
             notes=(*self.notes, *lost_note(lost, len(self.views))),
         )
 

@@ -55,17 +55,18 @@ def write_layout(views: ViewSet, folder: Path, layout: str, azimuth_deg: float) 
     height, width = views.rgba.shape[-2:]
     if layout == "transforms":
         return write_views(views, folder)
+    where = f"--layout {layout}"
     if layout == "co3d":
         if views.cameras.span_y is not None:
-            raise UserError(f"{folder}: views are orthographic; expected pinhole ones for co3d")
+            raise UserError(f"{where}: views are orthographic; expected pinhole ones")
         return co3d_sequence.write_sequence(views, folder)
     if height != width:
-        raise UserError(f"{folder}: views are {width} x {height} pixels; expected square ones for {layout}")
+        raise UserError(f"{where}: views are {width} x {height} pixels; expected square ones")
     if layout == "zero123":
-        _refuse_other_lens(views, folder)
+        _refuse_other_lens(views, where)
         return zero123_views.write_views(views, folder)
     expected = layout_cameras(layout, height, azimuth_deg)
-    ordered = match_views(views, expected, f"{folder}: {layout}")
+    ordered = match_views(views, expected, where)
     return (
         syncdreamer.write_strip(ordered, folder)
         if layout == "syncdreamer"
@@ -73,11 +74,11 @@ def write_layout(views: ViewSet, folder: Path, layout: str, azimuth_deg: float) 
     )
 
 
-def _refuse_other_lens(views: ViewSet, folder: Path) -> None:
+def _refuse_other_lens(views: ViewSet, where: str) -> None:
     fov = views.cameras.fov_y.rad2deg()
     if views.cameras.span_y is not None or (fov - 49.1343).abs().max() > 0.2:
         seen = "orthographic" if views.cameras.span_y is not None else f"{fov.min():.1f} degrees wide"
-        raise UserError(f"{folder}: views are {seen}; expected the 49.13 degrees of Zero-1-to-3's layout")
+        raise UserError(f"{where}: views are {seen}; expected 49.13 degrees")
 
 
 def match_views(views: ViewSet, expected: Cameras, where: str) -> ViewSet:
@@ -108,8 +109,10 @@ def convert_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="?", help="views with cameras, a trial folder, or a toybox seed")
-    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "source", nargs="?", metavar="SOURCE", help="views with cameras, a trial, or a toybox seed"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--layout", choices=LAYOUTS, help="write the views so")
     what.add_argument("--cameras", choices=LAYOUTS[1:], help="write only the cameras of this layout")
@@ -139,7 +142,7 @@ def convert_views(args: argparse.Namespace) -> None:
     if seed is not None and not Path(args.source).exists():
         views = render_toy_views(seed, layout_cameras(args.layout, args.size, args.azimuth, args.views))
     else:
-        views = read_views(args.source, ViewOptions(), args.source)
+        views = read_views(args.source, ViewOptions(), "SOURCE")
     _print_written([*write_layout(views, args.out, args.layout, args.azimuth)], views.notes)
 
 

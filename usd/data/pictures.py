@@ -197,10 +197,10 @@ def open_picture(path: str | Path, where: str) -> Iterator[StoredImage]:
             raise UserError(
                 f"{name}: is a Git LFS pointer, not the picture itself; fetch it with git lfs pull"
             ) from error
-        raise UserError(f"{name}: cannot be read as a picture ({_reason(path, error)})") from error
+        raise UserError(f"{name}: cannot be read as a picture ({_why_unreadable(path, error)})") from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _why_unreadable(path: Path, error: Exception) -> str:
     """Return why a file cannot be read, with what may be done about it."""
     if path.stat().st_size == 0:
         return "it is empty"

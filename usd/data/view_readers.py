@@ -20,6 +20,7 @@ The order is the order in which they are looked for.
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -67,6 +68,7 @@ OTHER_PROGRAMS = {
     "*.nvm": "VisualSFM",
     "opensfm/reconstruction.json": "OpenDroneMap",
     "reconstruction.json": "OpenSfM",
+    "cameras.json": "3D Gaussian splatting",
 }
 """Files of cameras that are not read, and who writes them."""
 ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -176,12 +178,15 @@ def _read_rendered(path: Path, options: ViewOptions, where: str) -> ViewSet:
 
 def _no_layout(path: Path, where: str) -> str:
     if path.suffix.lower() in VIDEOS:
-        return f"{where}: {path}: is a video without cameras; find them first: usd poses {path} FOLDER"
+        finding = f"usd poses {shlex.quote(str(path))} FOLDER"
+        return f"{where}: {path}: is a video without cameras; find them first: {finding}"
     if path.suffix.lower() in ARCHIVES:
         return f"{where}: {path}: is an archive; expected the folder that it unpacks to"
     if path.is_file():
         return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
+    if deeper := _further_in(path):
+        return f"{where}: {path}: {deeper}"
     if not count:
         return f"{where}: {path}: holds neither pictures nor cameras; expected {LAYOUTS}"
     if other := _other_program(path):
@@ -191,8 +196,17 @@ def _no_layout(path: Path, where: str) -> str:
         )
     return (
         f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
-        f"usd poses {path} FOLDER"
+        f"usd poses {shlex.quote(str(path))} FOLDER"
     )
+
+
+def _further_in(path: Path) -> str:
+    """Return where a folder has what is looked for further in: cameras in a folder of it, an archive; else nothing."""
+    deeper = sorted(file for pattern in ("*/", "*/*/") for file in path.glob(f"{pattern}transforms*.json"))
+    if deeper:
+        return f"has no cameras itself, but {deeper[0].relative_to(path)} has; expected {deeper[0].parent}"
+    packed = sorted(file.name for file in path.iterdir() if file.suffix.lower() in ARCHIVES)
+    return f"holds an archive, {packed[0]}; expected the folder that it unpacks to" if packed else ""
 
 
 def _other_program(path: Path) -> str:

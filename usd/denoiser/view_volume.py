@@ -19,6 +19,7 @@ from torch.nn.functional import grid_sample, interpolate, softplus
 
 from usd.core.config import option, parse
 from usd.denoiser.weights import load_tensors, read_json, readable
+from usd.kernels.trilinear import sample_volumes
 from usd.math.camera import Cameras
 
 VOLUME = "view_volume"  # its place in a Zero-1-to-3 folder
@@ -108,9 +109,8 @@ class ViewVolume(nn.Module):
         origins, directions = face_reference(target, theirs).resize(side, side).rays()
         depth, spacing = self._depths(origins, directions)
         places = (origins[..., None, :] + depth[..., None] * directions[..., None, :]) / self.config.extent
-        grid = places.unflatten(0, (len(volumes), count)).flatten(1, 2)
-        values = grid_sample(volumes, grid, align_corners=False, padding_mode="zeros")
-        values = values.unflatten(2, (count, side)).transpose(1, 2).flatten(0, 1)
+        values = sample_volumes(volumes, places.reshape(len(volumes), -1, 3))
+        values = values.unflatten(2, (count, *places.shape[1:-1])).transpose(1, 2).flatten(0, 1)
         density = softplus(values[:, 0] * 4 - 1) * 10 * (places.abs() < 1).all(-1)
         rgb, opacity, rest = _composite_volume(values, compositing_weights(density * spacing)[:, None])
         rendered = torch.cat([rgb * 2 - 1, opacity, rest], 1)

@@ -72,13 +72,11 @@ def evaluation_parser() -> argparse.ArgumentParser:
 def compare_sources(argv: list[str] | None = None) -> EvaluationReport:
     """Compare what the arguments name and print every figure. Raises ``UserError``."""
     args = evaluation_parser().parse_args(argv)
-    if args.kernels != "auto":
-        _cast_rays_by(args.kernels)
+    _cast_rays_by(args.kernels)
     prediction = open_source(args.prediction, "PRED", args.prediction_up, args.input_azimuth)
     reference = open_source(args.reference, "--reference", args.reference_up, args.input_azimuth)
     report = evaluate(prediction, reference, args.align, tuple(args.skip_views))
-    if args.kernels != "auto":
-        report = replace(report, notes=(*report.notes, f"rays were cast by {args.kernels}"))
+    report = replace(report, notes=(*report.notes, *_said_of_rays(args.kernels)))
     say(f"{prediction.name} against {reference.name}, alignment: {args.align}")
     say(figures_table(report))
     for note in report.notes:
@@ -91,10 +89,18 @@ def compare_sources(argv: list[str] | None = None) -> EvaluationReport:
 
 def _cast_rays_by(kernels: str) -> None:
     """Choose what casts rays from now on. Raises ``UserError`` for a package that cannot be used here."""
+    # What a configuration chose in this process stays.
+    if kernels == "auto":
+        return
     try:
         prefer([kernels])
     except ValueError as problem:
         raise UserError(f"--kernels: {problem}; expected auto") from problem
+
+
+def _said_of_rays(kernels: str) -> list[str]:
+    # A few rays end elsewhere where they are cast by other means, so figures may differ in their last digits.
+    return [] if kernels == "auto" else [f"rays were cast by {kernels}"]
 
 
 def main(argv: list[str] | None = None) -> int:

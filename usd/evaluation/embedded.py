@@ -16,6 +16,7 @@ from torch import Tensor
 
 from usd.denoiser import Denoiser, GroupDenoiser, TextDenoiser, ViewDenoiser
 from usd.denoiser.sample import Sampler, sample_views
+from usd.denoiser.weights import quiet
 from usd.evaluation.metrics import mask_iou, psnr, ssim
 from usd.math.camera import Cameras
 from usd.toybox import TEST_SEED
@@ -140,8 +141,10 @@ class Clip:
         """Read the model and its tokenizer from a folder in the layout of transformers."""
         from transformers import AutoTokenizer, CLIPModel
 
-        model = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
-        return cls(model, AutoTokenizer.from_pretrained(folder))
+        # The library draws a bar for a model that is read in a moment.
+        with quiet():
+            model = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+            return cls(model, AutoTokenizer.from_pretrained(folder))
 
     @torch.no_grad()
     def similarity(self, pictures: Float[Tensor, "B 3 H W"], captions: list[str]) -> Float[Tensor, "B N"]:

@@ -7,8 +7,6 @@ largest piece is the object.
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from usd.core.errors import UserError
@@ -97,6 +95,9 @@ def largest_piece(mesh: Mesh, kept: Bool[Tensor, "F"]) -> Mesh:
 
 def _pieces(faces: Int[Tensor, "F 3"], vertices: int) -> Int[Tensor, "F"]:
     """Return the number of each face's piece: faces that share a vertex are of one."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     ends = torch.cat([faces[:, :2], faces[:, 1:]]).cpu().numpy()
     edges = coo_matrix(([True] * len(ends), (ends[:, 0], ends[:, 1])), shape=(vertices, vertices))
     _, label = connected_components(edges, directed=False)

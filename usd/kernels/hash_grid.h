@@ -188,19 +188,23 @@ inline void copy_points(
     wp::array_t<wp::vec_t<FEATURES, float>> features, wp::array_t<wp::vec_t<FEATURES, float>> tiles, int first,
     int last, int n_levels, int chunk)
 {
-    constexpr int F = FEATURES;
+    struct Row {
+        float number[FEATURES];
+    };
     const int n = last - first;
-    for (int s = 0; s < n; ++s)
-        for (int level = 0; level < n_levels; ++level) {
-            // Both begin at the same place, the first point's.
-            const size_t from = size_t(first) * n_levels;
-            float* row = reinterpret_cast<float*>(features.data) + (from + size_t(s) * n_levels + level) * F;
-            float* tile = reinterpret_cast<float*>(tiles.data) + (from + size_t(level) * chunk + s) * F;
-            for (int q = 0; q < F; ++q)
+    // Both begin at the same place, the first point's.
+    const size_t from = size_t(first) * n_levels;
+    Row* rows = reinterpret_cast<Row*>(features.data) + from;
+    Row* in_tiles = reinterpret_cast<Row*>(tiles.data) + from;
+    // Level after level: a tile's rows stay in the nearest cache, and a tile is read or written in sequence.
+    for (int level = 0; level < n_levels; ++level)
+        for (int s = 0; s < n; ++s) {
+            Row* row = rows + size_t(s) * n_levels + level;
+            Row* tile = in_tiles + size_t(level) * chunk + s;
 #if INTO_TILES
-                tile[q] = row[q];
+            *tile = *row;
 #else
-                row[q] = tile[q];
+            *row = *tile;
 #endif
         }
 }

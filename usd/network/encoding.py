@@ -15,6 +15,7 @@ from usd.kernels.hash_grid import HashGridSpec, hash_grid
 from usd.math import encodings
 
 GRIDS = ("HashGrid", "ProgressiveBandHashGrid")
+ONE_AT_MOST = "expected one at most, and none beside a dims_to_encode_begin"
 WAVES = ("ProgressiveBandFrequency", "Frequency", "TriangleWave")
 EncodingName = Literal[
     "HashGrid",
@@ -196,25 +197,20 @@ class PlainEncoding(Encoding):
                 return config.scale * x + config.offset
 
 
-class Composite(Encoding):
+class CompositeEncoding(Encoding):
     """Encodings of slices of a point's dimensions: side by side, summed, or multiplied."""
 
     def __init__(self, config: EncodingConfig, n_dims: int) -> None:
         super().__init__()
         self.config = config
-        given = [(nested, part) for nested, part in zip(config.nested, slices(config.nested, n_dims))]
-        self.slices = [part for _, part in given if part.stop > part.start]
-        parts = [
-            build_encoding(nested, part.stop - part.start) for nested, part in given if part.stop > part.start
-        ]
-        self.parts = torch.nn.ModuleList(parts)
-        widths = [part.n_output for part in parts]
+        given = zip(config.nested, slices(config.nested, n_dims))
+        used = [(nested, part) for nested, part in given if part.stop > part.start]
+        self.slices = [part for _, part in used]
+        parts = [build_encoding(each, part.stop - part.start) for each, part in used]
+        self.parts, widths = torch.nn.ModuleList(parts), [part.n_output for part in parts]
         side_by_side = config.reduction == "Concatenation"
-        if not parts or not (side_by_side or len(set(widths)) == 1):
-            raise ConfigError(
-                f"Composite: its nested encodings give {', '.join(map(str, widths)) or 'no'} numbers a point; expected "
-                f"some{'' if side_by_side else f', and as many of each for a {config.reduction}'}"
-            )
+        if not used or not (side_by_side or len(set(widths)) == 1):
+            raise ConfigError(_widths_error(widths, config.reduction))
         self.n_output = sum(widths) if side_by_side else widths[0]
 
     def update(self, step: int) -> None:
@@ -232,22 +228,27 @@ class Composite(Encoding):
         return together.sum(0) if self.config.reduction == "Sum" else together.prod(0)
 
 
+def _widths_error(widths: Sequence[int], reduction: str) -> str:
+    """Return what is wrong with the numbers that nested encodings give."""
+    alike = "" if reduction == "Concatenation" else f", and as many of each for a {reduction}"
+    said = ", ".join(map(str, widths)) or "no"
+    return f"Composite: its nested encodings give {said} numbers a point; expected some{alike}"
+
+
 def slices(nested: Sequence[EncodingConfig], n_dims: int) -> list[slice]:
     """Return the dimensions of each nested encoding. Raises ``ConfigError`` where they do not fit into ``n_dims``."""
     counts = [each.n_dims_to_encode for each in nested]
     left = n_dims - sum(count or 0 for count in counts)
     placed = any(each.dims_to_encode_begin is not None for each in nested)
     if counts.count(None) > (0 if placed else 1):
-        raise ConfigError(
-            "Composite: more than one of its nested encodings, or one beside a dims_to_encode_begin, has no "
-            "n_dims_to_encode; expected one at most"
-        )
+        raise ConfigError(f"Composite: nested encodings without n_dims_to_encode; {ONE_AT_MOST}")
+    sizes = [max(left, 0) if count is None else count for count in counts]
     found, at = [], 0
-    for each, count in zip(nested, counts):
+    for each, count in zip(nested, sizes):
         begin = at if each.dims_to_encode_begin is None else each.dims_to_encode_begin
-        at = begin + (max(left, 0) if count is None else count)
+        at = begin + count
         found.append(slice(begin, at))
-    if (left < 0 and not placed) or any(part.stop > n_dims for part in found):
+    if any(part.stop > n_dims for part in found):
         said = ", ".join(f"{part.start} to {part.stop - 1}" for part in found)
         raise ConfigError(f"Composite: nested encodings of dimensions {said}; expected 0 to {n_dims - 1}")
     return found
@@ -278,7 +279,7 @@ def build_encoding(config: EncodingConfig, n_dims: int = 3) -> Encoding:
         made: Encoding = FrequencyBands(n_dims, config.n_frequencies, config.n_masking_step)
         made.config = config
     else:
-        made = (Composite if config.otype == "Composite" else PlainEncoding)(config, n_dims)
+        made = (CompositeEncoding if config.otype == "Composite" else PlainEncoding)(config, n_dims)
     return WithPosition(made, config, n_dims) if config.include_xyz else made
 
 

@@ -32,6 +32,13 @@ def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
         LOG.warning("%s: '%s' does not know %s", where, model.name, hints)
 
 
+def refuse_meaningless(model: TextDenoiser, sentence: str, where: str) -> None:
+    """Raise ``UserError`` where a model knows no noun of a sentence, whatever words of views are put around it."""
+    known = model.vocabulary()
+    if known is not None:
+        _unknown(sentence, known, model.name, where)
+
+
 def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[str]:
     """Return the words of a prompt that are not in ``known``. Raises UserError where none of its nouns is."""
     words = tokens(prompt)

@@ -20,7 +20,7 @@ from usd.prompt_processor.cache import embed_with_cache
 from usd.prompt_processor.debiasing import check_word_numbers, debias_prompt, language_model_shares
 from usd.prompt_processor.directions import DIRECTIONS, Decay, Decays
 from usd.prompt_processor.library import full_prompt
-from usd.prompt_processor.prompt_checks import check
+from usd.prompt_processor.prompt_checks import check, refuse_meaningless
 
 OPTIONS = "system.prompt_processor"
 WHERE = f"{OPTIONS}.prompt"
@@ -245,6 +245,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
             model = open_text_denoiser(
                 c.pretrained_model_name_or_path, where, Execution().single(c.half_precision_weights)
             )
+            refuse_meaningless(model, full_prompt(c.prompt), WHERE)
             check(model, texts, WHERE)
             if c.negative_prompt:
                 check(model, [c.negative_prompt], NEGATIVE)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
 import usd
@@ -213,6 +214,13 @@ def _refused(_: Request, error: Exception) -> JSONResponse:
     )
 
 
+def _malformed(_: Request, error: Exception) -> JSONResponse:
+    """Return the first of the mistakes that FastAPI found, as one line without what was sent."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{first['loc'][-1]}: {first['msg']}"}, 422)
+
+
 def make_service(
     jobs: JobQueue, token: str = "", host: str = "127.0.0.1", largest_mb: float = LARGEST_MB
 ) -> FastAPI:
@@ -230,5 +238,6 @@ def make_service(
         service.get(f"/{name}", include_in_schema=False)(_page(name))
     for kind in (UserError, QueueFullError, StateConflictError):
         service.add_exception_handler(kind, _refused)
+    service.add_exception_handler(RequestValidationError, _malformed)
     service.add_middleware(AccessControl, token=token, host=host, limit=int(largest_mb * 1e6))
     return service

@@ -9,7 +9,9 @@ from usd.core.config import keys_of
 from usd.core.errors import ConfigError
 from usd.data.random_camera import RandomCameraConfig
 from usd.dialects import translate, with_place
+from usd.dialects.draft import Draft
 from usd.dialects.threestudio.places import PLACES
+from usd.dialects.threestudio.trainer import translate_batches
 
 OURS = {
     "data_type": "random-camera-datamodule",
@@ -92,8 +94,33 @@ def test_a_limit_of_validation_batches_is_a_number_of_views(limit, trainer, data
 
 @pytest.mark.parametrize("limit", [0.5, -1, True, "all"])
 def test_a_share_of_the_validation_batches_is_refused(limit):
-    with pytest.raises(ConfigError, match=r"^trainer.limit_val_batches: expected a number of views"):
+    with pytest.raises(ConfigError, match=r"^trainer.limit_val_batches: expected an integer, 0 or more"):
         translate({"dialect": "usd", "trainer": {"limit_val_batches": limit}})
+
+
+def test_the_end_of_an_epoch_never_comes():
+    """Lightning's 1.0 means once an epoch; a training is one endless epoch."""
+    for given, steps, notes in ((1.0, 0, 1), (0.0, 0, 0), (1, 1, 0), (200.0, 200.0, 0)):
+        draft = Draft({"trainer": {"val_check_interval": given}})
+        translate_batches(draft)
+        found = draft.translation()
+        assert found.values["trainer"] == {"val_check_interval": steps} and len(found.notes) == notes
+    with pytest.raises(ConfigError, match=r"^trainer.val_check_interval: 0.25 is a part of an epoch"):
+        translate({"dialect": "usd", "trainer": {"val_check_interval": 0.25}})
+
+
+@pytest.mark.parametrize("parts", [2.5, 0, "4", True])
+def test_accumulated_batches_that_are_no_number_are_refused_and_not_dropped(parts):
+    with pytest.raises(
+        ConfigError, match=r"^trainer.accumulate_grad_batches: expected an integer, 1 or more"
+    ):
+        translate({"dialect": "usd", "trainer": {"accumulate_grad_batches": parts}})
+
+
+def test_whole_numbers_may_be_written_as_floats(tmp_path):
+    given = ["trainer.max_steps=1e4", "trainer.accumulate_grad_batches=4.0", "data.batch_size=3.0"]
+    found = merge_contents([(OURS, tmp_path)], given).experiment()
+    assert found.trainer.max_steps == 10000 and found.data.config.batch_size == 12
 
 
 def test_other_errors_are_left_alone():

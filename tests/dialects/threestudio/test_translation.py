@@ -268,6 +268,19 @@ def test_encodings_have_tinycudanns_defaults_and_names(key, there, here):
     assert translated(**{part: {option: there}})["system"][part][option] == here
 
 
+def test_what_is_of_threestudio_and_not_there_is_named_as_such():
+    smooth = {"otype": "HashGrid", "interpolation": "Smoothstep"}
+    with pytest.raises(
+        ConfigError, match=r"pos_encoding_config.interpolation: is Smoothstep; expected Linear"
+    ):
+        translated(geometry={"pos_encoding_config": smooth})
+    assert "anneal" not in str(translated(geometry={"anneal_density_blob_std_config": None}))
+    with pytest.raises(ConfigError, match="anneal_density_blob_std_config: a blob that changes its width"):
+        translated(geometry={"anneal_density_blob_std_config": {"min_anneal_step": 0}})
+    found = translate_threestudio({**recipe(), "custom_import": ["custom.threestudio-mvdream"]})
+    assert "custom_import" not in found.values and any("stand in custom/" in note for note in found.notes)
+
+
 def test_a_random_background_is_shared_by_the_views_of_a_batch_anyway():
     assert translated(background={"share_aug_bg": True})["system"]["background"] == {}
     assert "system.background.share_aug_bg" in notes(background={"share_aug_bg": True})

@@ -53,6 +53,7 @@ TINYCUDANN: dict[str, Values] = {
     "sphericalharmonics": {"degree": 4},
 }
 """Encoding -> what tinycudann does where a file says nothing, and this project something else."""
+ANNEALED = f"{GEOMETRY}.anneal_density_blob_std_config"
 LINEAR_LR = {"start_factor": 1 / 3, "end_factor": 1.0, "total_iters": 5}
 EXPORTER = {"fmt": "obj-mtl", "texture_format": "jpg", "target_faces": None}
 """How threestudio writes a mesh where a file says nothing: its triangles as they are, and a texture beside them."""
@@ -76,19 +77,27 @@ def translate_components(draft: Draft) -> None:
 def _translate_geometry(draft: Draft) -> None:
     name = draft.get(f"{GEOMETRY}_type")
     if name in VOLUMES:
-        draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_VOLUME])
-        if name == "implicit-volume":
-            draft.set_defaults(GEOMETRY, {"isosurface_threshold": 25.0})
-        if draft.get(f"{GEOMETRY}.isosurface_threshold") == 0:
-            draft.set(f"{GEOMETRY}.isosurface_threshold", "auto")
-            draft.note(f"{GEOMETRY}.isosurface_threshold: every density is above 0; the export takes auto")
-        if draft.get(f"{GEOMETRY}.isosurface_chunk") == 0:
-            draft.pop(f"{GEOMETRY}.isosurface_chunk")
+        _translate_volume(draft, name == "implicit-volume")
     elif name in SURFACES:
         draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_SURFACE])
         shape = draft.get(f"{GEOMETRY}.shape_init")
         if isinstance(shape, str) and shape.startswith("mesh:"):
             draft.set_defaults(GEOMETRY, {"shape_init_mesh_up": "+z", "shape_init_mesh_front": "+x"})
+
+
+def _translate_volume(draft: Draft, implicit: bool) -> None:
+    draft.drop(*[f"{GEOMETRY}.{key}" for key in UNNEEDED_VOLUME])
+    if implicit:
+        draft.set_defaults(GEOMETRY, {"isosurface_threshold": 25.0})
+    if draft.pop(ANNEALED) is not None:
+        raise ConfigError(
+            f"{ANNEALED}: a blob that changes its width is not there; expected density_blob_std"
+        )
+    if draft.get(f"{GEOMETRY}.isosurface_threshold") == 0:
+        draft.set(f"{GEOMETRY}.isosurface_threshold", "auto")
+        draft.note(f"{GEOMETRY}.isosurface_threshold: every density is above 0; the export takes auto")
+    if draft.get(f"{GEOMETRY}.isosurface_chunk") == 0:
+        draft.pop(f"{GEOMETRY}.isosurface_chunk")
 
 
 def _translate_encodings(draft: Draft) -> None:
@@ -100,27 +109,25 @@ def _translate_encodings(draft: Draft) -> None:
         "material.dir_encoding_config",
         "background.dir_encoding_config",
     ):
-        _translate_encoding(draft.section(f"system.{key}"))
+        _translate_encoding(draft.section(f"system.{key}"), f"system.{key}")
 
 
-def _translate_encoding(config: Values) -> None:
+def _translate_encoding(config: Values, key: str) -> None:
     """Write tinycudann's defaults, and its other names, into the options of an encoding and of those nested in it.
 
-    Vertices of hash grids are put where tinycudann has them, so that checkpoints can be read.
+    Vertices of grids are put where tinycudann has them, for checkpoints. Raises ``ConfigError``.
     """
     name = str(config.get("otype", "HashGrid")).lower()
-    if name == "grid" and str(config.get("type", "Hash")).lower() == "hash":
+    if name == "grid" and str(config.pop("type", "Hash")).lower() == "hash":
         name = "hashgrid"
-        config.pop("type", None)
-    config.update({"otype": ENCODINGS[name]} if "otype" in config and name in ENCODINGS else {})
-    if str(config.get("interpolation")).lower() == "linear":
-        config.pop("interpolation")
-    if config:
-        config.update({**TINYCUDANN.get(name, {}), **config})
+    if "otype" in config:
+        config["otype"] = ENCODINGS.get(name, config["otype"])
+    if str(kind := config.pop("interpolation", "Linear")).lower() != "linear":
+        raise ConfigError(f"{key}.interpolation: is {kind}; expected Linear, as grids have here")
+    config.update({**TINYCUDANN.get(name, {}), **config} if config else {})
     nested = config.get("nested")
     for each in nested if isinstance(nested, list) else ():
-        if isinstance(each, dict):
-            _translate_encoding(each)
+        _translate_encoding(each if isinstance(each, dict) else {}, f"{key}.nested")
 
 
 def _translate_network(draft: Draft, key: str) -> None:

@@ -1,5 +1,7 @@
 """``trainer``, ``checkpoint`` and the top level: Lightning's arguments, of which some stand elsewhere here."""
 
+import math
+
 from usd.core.errors import ConfigError
 from usd.dialects.draft import Draft
 
@@ -56,6 +58,10 @@ def translate_trainer(draft: Draft) -> None:
         draft.pop(key)
     if draft.get("timestamp") == "":
         draft.pop("timestamp")
+    draft.drop_because(
+        "custom_import",
+        "modules of threestudio cannot be imported here; components of your own stand in custom/",
+    )
     translate_batches(draft)
     draft.drop(*[f"trainer.{key}" for key in UNNEEDED])
     for key in DEVICES:
@@ -67,14 +73,14 @@ def translate_trainer(draft: Draft) -> None:
 
 def translate_batches(draft: Draft) -> None:
     """Accumulated batches become a larger one in as many parts; a limit of validation batches, a number of views."""
-    parts = draft.get("trainer.accumulate_grad_batches")
-    if isinstance(parts, int) and parts > 1:
+    parts = _whole_number(draft, "trainer.accumulate_grad_batches", 1)
+    if parts is not None and parts > 1:
         key = _cameras(draft)
         size = draft.get(f"{key}.batch_size")
         sizes = (
             [x * parts for x in size]
             if isinstance(size, list)
-            else (size if isinstance(size, int) else 1) * parts
+            else (size if isinstance(size, int | float) else 1) * parts
         )
         draft.set(f"{key}.batch_size", sizes)
         draft.write_from("trainer.accumulate_grad_batches", "trainer.batch_parts", parts)
@@ -82,7 +88,25 @@ def translate_batches(draft: Draft) -> None:
             f"trainer.accumulate_grad_batches: a step's {parts} batches are one batch in {parts} parts here"
         )
     draft.pop("trainer.accumulate_grad_batches")
+    _translate_interval(draft)
     _translate_limit(draft)
+
+
+def _translate_interval(draft: Draft) -> None:
+    """Turn an interval of validations that counts epochs, as a float up to 1 does, into none: there is one epoch."""
+    key = "trainer.val_check_interval"
+    every = draft.get(key)
+    if not isinstance(every, float) or every > 1:
+        return
+    if every not in (0, 1):
+        raise ConfigError(
+            f"{key}: {every:g} is a part of an epoch, and a training is one endless epoch; expected a number of steps"
+        )
+    draft.set(key, 0)
+    if every:
+        draft.note(
+            f"{key}: {every} is the end of an epoch, and a training is one endless epoch: no validation"
+        )
 
 
 def _translate_limit(draft: Draft) -> None:
@@ -91,8 +115,8 @@ def _translate_limit(draft: Draft) -> None:
     if limit is None or (limit == 1.0 and isinstance(limit, float)):  # all of them
         draft.pop(old)
         return
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
-        raise ConfigError(f"{old}: expected a number of views, 0 or more, got {limit!r}")
+    limit = _whole_number(draft, old, 0)
+    assert limit is not None
     if limit == 0:
         draft.write_from(old, "trainer.val_check_interval", 0)
         draft.note(f"{old}: 0 is trainer.val_check_interval: 0 here, no validation")
@@ -101,6 +125,17 @@ def _translate_limit(draft: Draft) -> None:
     views = draft.get(key)
     draft.write_from(old, key, min(limit, views) if isinstance(views, int) else limit)
     draft.note(f"{old}: is {key.replace('.random_camera', '')}: {draft.get(key)} here")
+
+
+def _whole_number(draft: Draft, key: str, least: int) -> int | None:
+    """Return the whole number at a key; None where nothing is. Raises ``ConfigError`` for less than ``least``."""
+    value = draft.get(key)
+    if value is None:
+        return None
+    number = -math.inf if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if float(number).is_integer() and number >= least:
+        return int(number)
+    raise ConfigError(f"{key}: expected an integer, {least} or more, got {value!r}")
 
 
 def _cameras(draft: Draft) -> str:
@@ -118,6 +153,3 @@ def _translate_checkpoint(draft: Draft) -> None:
     steps = draft.get("checkpoint.every_n_train_steps")
     if steps == 0:
         draft.set("checkpoint.every_n_train_steps", None)
-    top = draft.get("checkpoint.save_top_k")
-    if top is not None and not isinstance(top, int):
-        raise ConfigError(f"checkpoint.save_top_k: expected an integer, got {top!r}")

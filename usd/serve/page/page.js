@@ -138,7 +138,7 @@ function update(job) {
   if (card.now === now) return;
   card.now = now;
   card.whole.dataset.state = job.state;
-  card.title.textContent = job.title;
+  card.title.textContent = card.title.title = job.title;
   card.state.textContent = stateOf(job);
   card.recipe.textContent = [job.recipe, ...job.overrides].join("  ");
   card.error.textContent = job.error;
