@@ -53,6 +53,7 @@ def _walk_kernel(part: str, channels: int) -> runtime.WarpKernel:
         width: wp.int32,
     ): ...
 
+    # Warp tells functions of one signature apart by their names alone.
     walk_places.__name__ = walk_places.__qualname__ = f"{part}_places_{channels}"
     walk_places = wp.func_native(code)(walk_places)
 
@@ -121,7 +122,7 @@ def _copy_kernel(name: str, channels: int) -> runtime.WarpKernel:
 
 def sample(volumes: Tensor, places: Tensor) -> Tensor:
     """Return values (R, C, P) of volumes (R, C, D, H, W) at places (R, P, 3), all float32 on the CPU."""
-    return _Sample.apply(volumes.contiguous(), places.contiguous())
+    return _SampleVolumes.apply(volumes.contiguous(), places.contiguous())
 
 
 def _copy(name: str, values: Tensor, rows: Tensor) -> None:
@@ -134,7 +135,8 @@ def _copy(name: str, values: Tensor, rows: Tensor) -> None:
 
 def _walk(part: str, shape: torch.Size, rows: Tensor, places: Tensor, values: Tensor, slopes: Tensor) -> None:
     """Gather, scatter or pull over all places of volumes of a shape (R, C, D, H, W)."""
-    by_volume = part == "SCATTER"  # two threads must not add to one row
+    # Two threads must not add to one row, so a scatter gives each thread whole volumes.
+    by_volume = part == "SCATTER"
     n_chunks = -(-places.shape[1] // CHUNK)
     split = runtime.Split((shape[0], n_chunks), axis=0 if by_volume else 1, grain=1)
     arrays = (
@@ -159,7 +161,7 @@ else:  # autograd makes a class of its own
     SampleContext = FunctionCtx
 
 
-class _Sample(torch.autograd.Function):
+class _SampleVolumes(torch.autograd.Function):
     """(volumes, places) -> values, with gradients for both."""
 
     @staticmethod
@@ -189,6 +191,7 @@ class _Sample(torch.autograd.Function):
 def _scattered(shape: torch.Size, places: Tensor, g: Tensor) -> Tensor:
     """Return the gradient of volumes (R, C, D, H, W) from that of values (R, C, P)."""
     n_voxels = shape[2:].numel()
+    # Added up in rows, as they are read; the way back costs little beside eight additions a place.
     rows = runtime.zeros((shape[0] * n_voxels * _row(shape[1]),), g.device)
     _walk("SCATTER", shape, rows, places, g, places)
     volumes = runtime.room((*shape[:2], n_voxels), g.device)
