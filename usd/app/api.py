@@ -137,7 +137,9 @@ def render(
 
 def _checked_number(name: str, value: object, low: float, high: float) -> float:
     """Return an argument that is a number. Raises ``UserError`` where it is none, or beyond its bounds."""
-    if isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high:  # numpy's, too
+    if (
+        isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+    ):  # numpy's, too
         return float(value)
     raise UserError(f"{name}: is {value!r}; expected a number from {low:g} to {high:g}")
 
