@@ -276,9 +276,7 @@ def test_cameras_of_other_programs_are_named_with_the_way_to_ours(tmp_path, name
     (tmp_path / "a.jpg").touch()
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(
-        UserError, match=rf"1 picture, and cameras as \w+ writes them \({Path(name).name}\), .*COLMAP"
-    ):
+    with pytest.raises(UserError, match=rf"1 picture, and cameras of \w+ \({name}\), .*COLMAP"):
         read_views(tmp_path, options())
 
 
@@ -314,7 +312,7 @@ def test_large_captures_are_reduced_as_they_are_read(tmp_path):
             r"has no cameras itself, but scan/a/transforms_train\.json has; expected .*scan/a",
         ),
         ("scan.zip", r"holds an archive, scan\.zip; expected the folder that it unpacks to"),
-        ("cameras.xml", r"cameras as Metashape writes them \(cameras\.xml\), which are not read"),
+        ("cameras.xml", r"cameras of Metashape \(cameras\.xml\), which are not read"),
     ],
 )
 def test_what_a_folder_has_instead_is_said(tmp_path, file, said):
@@ -324,3 +322,37 @@ def test_what_a_folder_has_instead_is_said(tmp_path, file, said):
     (tmp_path / file).write_text("[]")
     with pytest.raises(UserError, match=said):
         read_views(tmp_path, options())
+
+
+POSE = "0 0 0\n" + "1 0 0 0.5\n0 1 0 -0.5\n0 0 1 2e-1\n0 0 0 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "scan.xml",
+            '<?xml version="1.0"?>\n<document version="2.0.0">\n <chunk label="a">',
+            r"cameras of Metashape \(scan\.xml\), which are not read; expected its export for COLMAP",
+        ),
+        ("a.csv", "#name,x,y,alt,heading,pitch,roll,f\n", r"cameras of RealityCapture \(a\.csv\)"),
+        (
+            "Barn_COLMAP_SfM.log",
+            POSE,
+            r"cameras of Tanks and Temples .* expected a lens beside.*usd poses finds",
+        ),
+        ("Calibration/cal18/pos_001.txt", "1 0 0 0", r"cameras of DTU .* as NeuS shares it"),
+    ],
+)
+def test_cameras_that_are_not_read_are_told_by_their_content(tmp_path, file, content, said):
+    write_picture(tmp_path / "pictures/a.png", torch.rand(3, 8, 8))
+    (tmp_path / "notes").mkdir()
+    for other in ("other.log", "other.csv", "other.xml"):
+        (tmp_path / other).write_text("begun at noon, 3 pictures\n")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=f"has 1 picture, and {said}"):
+        read_views(tmp_path, options())
+    if "/" not in file:
+        with pytest.raises(UserError, match=said):
+            read_views(tmp_path / file, options())

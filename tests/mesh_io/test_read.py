@@ -220,6 +220,7 @@ def test_other_mesh_formats_are_named_with_what_to_do(tmp_path, name, kind):
             r"is a \.gltf file .* expected the name a\.gltf",
         ),
         ("a.glb", b"ply\nformat ascii 1.0\n", r"is a \.ply file .* expected the name a\.ply"),
+        ("a.glb", b"# Blender\n# a\no Cube\nv 0 0 0\n", r"is a \.obj file .* expected the name a\.obj"),
         ("a.off", b"solid x\n", r"is a \.stl file .* expected the name a\.stl"),
         ("a.ply", b"Kaydara FBX Binary", "is of a kind that is not read, FBX; expected .* Blender reads"),
         ("a.obj", b"PK\3\4", r"not read, a zip archive \(USDZ and 3MF are some\)"),
@@ -235,3 +236,9 @@ def test_the_head_of_a_binary_stl_may_say_anything(tmp_path):
     facet = struct.pack("<12fH", *[0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0], 0)
     (tmp_path / "a.stl").write_bytes(b"glTF to STL".ljust(80) + struct.pack("<I", 1) + facet)
     assert len(read_mesh(tmp_path / "a.stl").faces) == 1
+
+
+def test_a_folder_is_not_proposed_in_its_own_place(tmp_path):
+    (tmp_path / "a.glb").mkdir()
+    with pytest.raises(UserError, match=r"a\.glb: is a folder; expected a mesh file\.$"):
+        read_mesh(tmp_path / "a.glb")

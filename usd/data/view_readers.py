@@ -25,7 +25,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -62,16 +62,39 @@ LAYOUTS = (
 )
 
 
-OTHER_PROGRAMS = {
-    "*cameras*.xml": "Metashape",
-    "*.sfm": "Meshroom",
-    "sfm_data.json": "OpenMVG",
-    "bundle*.out": "Bundler",
-    "*.nvm": "VisualSFM",
-    "opensfm/reconstruction.json": "OpenDroneMap",
-    "reconstruction.json": "OpenSfM",
-}
-"""Files of cameras that are not read, and who writes them."""
+class OtherProgram(NamedTuple):
+    """A program or data set whose cameras are not read: its files by their pattern, and what to take instead.
+
+    ``text`` is a pattern that the beginning of the file matches somewhere, where its name alone says too little.
+    """
+
+    pattern: str
+    program: str
+    instead: str = "its export for COLMAP, or transforms.json (nerfstudio's ns-process-data makes it of most)"
+    text: str = ""
+
+
+OTHER_PROGRAMS = (
+    OtherProgram("*cameras*.xml", "Metashape"),
+    OtherProgram("*.xml", "Metashape", text=r"<document\b[^>]*>\s*<chunk\b"),
+    OtherProgram("*.csv", "RealityCapture", text=r"(?i)^#?\s*name,.*heading,\s*pitch,\s*roll"),
+    OtherProgram("*.sfm", "Meshroom"),
+    OtherProgram("sfm_data.json", "OpenMVG"),
+    OtherProgram("bundle*.out", "Bundler"),
+    OtherProgram("*.nvm", "VisualSFM"),
+    OtherProgram("opensfm/reconstruction.json", "OpenDroneMap"),
+    OtherProgram("reconstruction.json", "OpenSfM"),
+    OtherProgram(
+        "*.log",
+        "Tanks and Temples",
+        "a lens beside the poses, as a COLMAP model of the pictures has it (usd poses finds one)",
+        r"^\d+ \d+ -?\d+\s*\n(\s*-?\d\S*){16}",
+    ),
+    *(
+        OtherProgram(pattern, "DTU", "the scan as NeuS shares it, with cameras_sphere.npz")
+        for pattern in ("cal18/pos_*.txt", "Cal*/cal18/pos_*.txt")
+    ),
+)
 ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 
@@ -183,18 +206,16 @@ def _no_layout(path: Path, where: str) -> str:
         return f"{where}: {path}: is a video without cameras; find them first: {finding}"
     if path.suffix.lower() in ARCHIVES:
         return f"{where}: {path}: is an archive; expected the folder that it unpacks to"
+    other = _other_program(path)
     if path.is_file():
-        return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
+        return f"{where}: {path}: {other or f'is not a file of cameras or views; expected {LAYOUTS}'}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if deeper := _further_in(path):
         return f"{where}: {path}: {deeper}"
     if not count:
         return f"{where}: {path}: holds neither pictures nor cameras; expected {LAYOUTS}"
-    if other := _other_program(path):
-        return (
-            f"{where}: {path}: has {count} picture{'s' * (count != 1)}, and cameras as {other}, which are not read; "
-            "expected its export for COLMAP, or transforms.json (nerfstudio's ns-process-data makes it of most)"
-        )
+    if other:
+        return f"{where}: {path}: has {count} picture{'s' * (count != 1)}, and {other}"
     return (
         f"{where}: {path}: has {count} picture{'s' * (count != 1)} but no cameras; expected {LAYOUTS}; or find them: "
         f"usd poses {shlex.quote(str(path))} FOLDER"
@@ -211,11 +232,23 @@ def _further_in(path: Path) -> str:
 
 
 def _other_program(path: Path) -> str:
-    """Return whose cameras a folder has, with the file's name, where another program wrote them; else nothing."""
-    for pattern, program in OTHER_PROGRAMS.items():
-        for file in sorted(path.glob(pattern)):
-            return f"{program} writes them ({file.name})"
+    """Return whose cameras a file or folder has, and what to take, where another program wrote them; else nothing."""
+    for other in OTHER_PROGRAMS:
+        files = [path] if path.match(other.pattern) else sorted(path.glob(other.pattern))
+        for file in filter(Path.is_file, files):
+            if re.search(other.text, _beginning(file)):
+                name = file.relative_to(path) if file != path else file.name
+                return f"cameras of {other.program} ({name}), which are not read; expected {other.instead}"
     return ""
+
+
+def _beginning(file: Path) -> str:
+    """Return the first 4000 bytes of a file as text; nothing where they cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4000).decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _at_size(views: ViewSet, options: ViewOptions) -> ViewSet:

@@ -38,6 +38,8 @@ BEGINNINGS = {
     b"PK\3\4": ".zip",
 }
 """First bytes of the files that have some of their own, and their endings."""
+OBJ_LINE = re.compile(rb"(#[^\n]*\s+)*(mtllib|usemtl|o|g|v)[ \t]+\S")
+"""The first lines of an OBJ file: comments, and one that other formats do not begin with."""
 ONE_READER = ({".glb", ".gltf"},)
 """Endings that one reader tells apart by the content."""
 BY_BLENDER = "; Blender reads most of them and writes GLB"
@@ -52,7 +54,8 @@ def read_content(path: Path) -> bytes:
         raise UserError(f"{path}: {what}; expected {', '.join(READABLE)}{BY_BLENDER if other else ''}")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such mesh file"
-        names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        files = path.parent.iterdir() if path.parent.is_dir() else ()
+        names = [file.name for file in files if file.is_file()]
         raise UserError(f"{path}: {what}; expected a mesh file.{did_you_mean(path.name, names)}")
     try:
         content = path.read_bytes()
@@ -89,6 +92,8 @@ def _ending_of(content: bytes) -> str:
     head = content.removeprefix(codecs.BOM_UTF8).lstrip()
     if head.startswith(b"{") and b'"asset"' in head:
         return ".gltf"
+    if OBJ_LINE.match(head):
+        return ".obj"
     return next((ending for start, ending in BEGINNINGS.items() if head.startswith(start)), "")
 
 
