@@ -100,7 +100,7 @@ def test_a_recipe_of_stages_has_an_experiment_each():
 def test_a_trial_is_opened_rendered_exported_and_evaluated(trial):
     opened = usd.open_trial(trial.folder)
     assert opened == trial
-    picture = usd.render(opened, azimuth_deg=30, size=24, gpu="cpu")
+    picture = usd.render(opened, azimuth_deg=np.float32(30), size=np.int64(24), gpu="cpu")
     assert (picture.mode, picture.size) == ("RGBA", (24, 24))
     assert np.array(picture)[..., 3].std() > 0, "an object, and nothing around it"
     files = usd.export(opened, {"exporter_type": "mesh-exporter", "exporter.fmt": "ply"}, gpu="cpu")

@@ -173,6 +173,19 @@ def write_record3d(folder, cameras):
     (folder / "EXR_RGBD/metadata.json").write_text(json.dumps(content))
 
 
+def write_splat_cameras(folder, cameras):
+    """Names without endings, in another order than the pictures'; a camera without a picture."""
+    entries = []
+    for i, picture in reversed(list(enumerate(pixels()))):
+        write_picture(folder / f"images/v{i}.png", picture)
+        c2w, (fx, fy) = cameras.c2w[i].double() @ FLIP, cameras.focals[i].tolist()
+        pose = {"position": c2w[:3, 3].tolist(), "rotation": c2w[:3, :3].tolist()}
+        entries.append(
+            {"id": i, "img_name": f"v{i}", "width": WIDTH, "height": HEIGHT, "fx": fx, "fy": fy, **pose}
+        )
+    (folder / "cameras.json").write_text(json.dumps([*entries, {**entries[0], "img_name": "lost"}]))
+
+
 def write_nsvf(folder, cameras):
     """Two kinds of views, of which the folder gives the first; one lens for all, and the box of the object."""
     for i, (picture, w2c) in enumerate(zip(pixels(), opencv(cameras))):
@@ -222,6 +235,7 @@ WRITERS = {
     "polycam": (write_polycam, each_its_own),
     "record3d": (write_record3d, each_its_own),
     "nsvf": (write_nsvf, plain),
+    "splats": (write_splat_cameras, plain),
     "scannet": (write_scannet, each_its_own),
     "co3d": (write_co3d, each_its_own),
 }
@@ -568,6 +582,19 @@ def test_a_world_of_map_coordinates_keeps_its_digits(tmp_path):
             ],
             r"none of its 5 frames has a picture; expected rgb/0\.jpg",
         ),
+        (
+            "splats",
+            lambda f: (f / "cameras.json").write_text('[{"img_name": "v0", "width": 24, "height": "no"}]'),
+            "camera 0: height is 'no'; expected a number",
+        ),
+        (
+            "splats",
+            lambda f: (
+                shutil.rmtree(f / "images"),
+                (f / "cfg_args").write_text("Namespace(sh_degree=3, source_path='/data/garden')"),
+            ),
+            r"none of its 5 pictures exist \(v3\); expected them in images/ .* trained on \(/data/garden\)",
+        ),
         ("neus", lambda f: (f / "mask/000.png").unlink(), "3 masks of 4 pictures; expected one each"),
         (
             "llff",
@@ -666,6 +693,71 @@ def test_poses_that_do_not_fit_their_pictures_give_way_to_the_model_beside(tmp_p
     found = read_views(tmp_path, options(frame="keep"))
     assert found.names == tuple(f"IMG_{i}.png" for i in range(COUNT))
     assert found.notes[0] == "COLMAP model 0: 4 of 5 pictures have a camera"
+
+
+def write_both(folder: Path, cameras: Cameras) -> None:
+    """A model with a bent lens and a point, and LLFF's array made of it, as mip-NeRF 360's scenes have them."""
+    write_llff(folder, cameras)
+    lens = f"1 OPENCV {WIDTH} {HEIGHT} {cameras.focal_px[0].item()} 31 11.5 9.5 0.05 0 0 0"
+    sparse = write_text(folder / "sparse/0", cameras, lens, "IMG_{}.png")
+    rows = (sparse / "images.txt").read_text().splitlines()
+    rows[3] = "1.0 2.0 7"  # behind two comments and the first picture
+    (sparse / "images.txt").write_text("\n".join(rows) + "\n")
+    (sparse / "points3D.txt").write_text("7 0.1 -0.2 0.05 10 20 30 0.5 1 0\n")
+
+
+def test_a_model_goes_before_the_array_that_was_made_of_it(tmp_path):
+    """LLFF's array has one focal length, and neither principal point, distortion nor points."""
+    write_both(tmp_path, plain())
+    found = read_views(tmp_path, options(frame="keep"))
+    assert found.cameras.focals[0].tolist() == pytest.approx([plain().focal_px[0].item(), 31])
+    assert found.cameras.principal_point[0].tolist() == pytest.approx([11.5, 9.5])
+    assert found.points is not None and len(found.points) == 1 and len(found) == COUNT
+    assert torch.allclose(found.cameras.c2w, plain().c2w, atol=1e-5)
+    (note,) = [note for note in found.notes if "poses_bounds.npy" in note]
+    assert note == "the COLMAP model taken, not poses_bounds.npy, which knows neither distortion nor points"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda f: write_text(f / "sparse/0", plain()[:2], name="IMG_{}.png"),
+            "which has 2 of the 4 pictures",
+        ),
+        (lambda f: (f / "sparse/0/images.txt").write_text("1 0 0"), "has 3 fields"),
+        (
+            lambda f: (f / "sparse/0/cameras.txt").write_text(f"1 EQUIRECTANGULAR {WIDTH} {HEIGHT} 24 18"),
+            "a EQUIRECTANGULAR camera",
+        ),
+    ],
+)
+def test_the_array_is_taken_where_the_model_beside_it_has_less(tmp_path, change, said):
+    write_both(tmp_path, plain())
+    change(tmp_path)
+    found = read_views(tmp_path, options(frame="keep"))
+    assert torch.allclose(found.cameras.c2w, plain().c2w, atol=1e-5) and len(found) == COUNT
+    (note,) = [
+        note for note in found.notes if "poses_bounds.npy taken, not the COLMAP model beside it" in note
+    ]
+    assert said in note
+
+
+@pytest.mark.parametrize("place", ["input", ""])
+def test_cameras_of_splats_are_read_by_their_file_too(tmp_path, place):
+    write_splat_cameras(tmp_path, plain())
+    for file in sorted((tmp_path / "images").iterdir()):
+        (tmp_path / place).mkdir(exist_ok=True)
+        file.rename(tmp_path / place / file.name)
+    (tmp_path / "images").rmdir()
+    text = (tmp_path / "cameras.json").read_text()
+    (tmp_path / "cameras.json").write_text(text.replace('"v1"', '"v1.png"'))
+    found = read_views(tmp_path / "cameras.json", options(frame="keep"))
+    assert torch.allclose(found.cameras.c2w, plain().c2w, atol=1e-5)
+    assert found.notes[:2] == (
+        "cameras of 3D Gaussian splatting: 4 pictures",
+        "1 of 5 cameras have no picture",
+    )
 
 
 def test_points_beside_a_transforms_json_are_used_if_their_cameras_are_the_files(tmp_path):

@@ -314,10 +314,7 @@ def test_large_captures_are_reduced_as_they_are_read(tmp_path):
             r"has no cameras itself, but scan/a/transforms_train\.json has; expected .*scan/a",
         ),
         ("scan.zip", r"holds an archive, scan\.zip; expected the folder that it unpacks to"),
-        (
-            "cameras.json",
-            r"cameras as 3D Gaussian splatting writes them \(cameras\.json\), which are not read",
-        ),
+        ("cameras.xml", r"cameras as Metashape writes them \(cameras\.xml\), which are not read"),
     ],
 )
 def test_what_a_folder_has_instead_is_said(tmp_path, file, said):

@@ -208,3 +208,30 @@ def test_other_mesh_formats_are_named_with_what_to_do(tmp_path, name, kind):
     said = f"{name}: is of a kind that is not read, {kind}; expected .glb, .* Blender reads most of them"
     with pytest.raises(UserError, match=said):
         read_mesh(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.obj", b"glTF\2\0\0\0", r"a\.obj: is a \.glb file with another ending; expected the name a\.glb"),
+        (
+            "a.stl",
+            b'\xef\xbb\xbf {"asset": {"version": "2.0"}}',
+            r"is a \.gltf file .* expected the name a\.gltf",
+        ),
+        ("a.glb", b"ply\nformat ascii 1.0\n", r"is a \.ply file .* expected the name a\.ply"),
+        ("a.off", b"solid x\n", r"is a \.stl file .* expected the name a\.stl"),
+        ("a.ply", b"Kaydara FBX Binary", "is of a kind that is not read, FBX; expected .* Blender reads"),
+        ("a.obj", b"PK\3\4", r"not read, a zip archive \(USDZ and 3MF are some\)"),
+    ],
+)
+def test_a_mesh_under_another_ending_is_told_by_its_first_bytes(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_mesh(tmp_path / name)
+
+
+def test_the_head_of_a_binary_stl_may_say_anything(tmp_path):
+    facet = struct.pack("<12fH", *[0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0], 0)
+    (tmp_path / "a.stl").write_bytes(b"glTF to STL".ljust(80) + struct.pack("<I", 1) + facet)
+    assert len(read_mesh(tmp_path / "a.stl").faces) == 1

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,9 @@ def render(
 
 def _checked_number(name: str, value: object, low: float, high: float) -> float:
     """Return an argument that is a number. Raises ``UserError`` where it is none, or beyond its bounds."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+    if (
+        isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+    ):  # numpy's, too
         return float(value)
     raise UserError(f"{name}: is {value!r}; expected a number from {low:g} to {high:g}")
 

@@ -96,6 +96,10 @@ class Capture:
     points: TrackedPoints | None = None
     sphere: tuple[Float[Tensor, "3"], float] | None = None
 
+    def noting(self, *notes: str) -> "Capture":
+        """Return the capture with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
     def located(self, where: str) -> "Capture":
         """Return the capture without the views whose camera is not finite: where a program lost its way.
 

@@ -8,6 +8,7 @@
     cams/00000000_cam.txt          MVSNet's and BlendedMVS's scenes, with blended_images/ or images/
     pose/0_0000.txt                NSVF's scenes and ScanNet's scans, with rgb/ or color/
     sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
+    cameras.json                   3D Gaussian splatting's cameras, with images/ or input/
     images/ below a category       a sequence of CO3D
     save/it<step>-<name>/          the trial folder of an image-to-3D run: its newest rendered views
     <strip>.png                    SyncDreamer's 16 views
@@ -15,7 +16,7 @@
     000.npy, 000.png ...           Zero-1-to-3's views
     1000022                        the toy of that seed, rendered here
 
-The order is the order in which they are looked for.
+The order is the order in which they are looked for; a COLMAP model goes before LLFF's cameras that were made of it.
 """
 
 import math
@@ -40,6 +41,7 @@ from usd.data import (
     polycam,
     pose_folder,
     record3d,
+    splat_cameras,
     syncdreamer,
     wonder3d,
     zero123_views,
@@ -55,8 +57,8 @@ from usd.data.view_set import ViewSet, fit_cameras, fit_sphere, fit_world, rotat
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, poses_bounds.npy, cams/*_cam.txt, "
-    "pose/*.txt, Polycam's keyframes/, Record3D's metadata.json, a trial folder, a CO3D sequence, or the output of "
-    "SyncDreamer, Wonder3D or Zero-1-to-3"
+    "pose/*.txt, Polycam's keyframes/, Record3D's metadata.json, cameras.json, a trial folder, "
+    "a CO3D sequence, or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
 )
 
 
@@ -68,7 +70,6 @@ OTHER_PROGRAMS = {
     "*.nvm": "VisualSFM",
     "opensfm/reconstruction.json": "OpenDroneMap",
     "reconstruction.json": "OpenSfM",
-    "cameras.json": "3D Gaussian splatting",
 }
 """Files of cameras that are not read, and who writes them."""
 ARCHIVES = (".zip", ".r3d", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -241,7 +242,7 @@ def _with_masks(views: ViewSet, files: list[Path | None], policy: MaskPolicy, wh
 def find_transforms(path: Path) -> Path | None:
     """Return the cameras' file meant by a path: itself, in a folder that of the usual name, or the only such file."""
     if path.is_file():
-        return path if path.suffix.lower() == ".json" else None
+        return path if path.suffix.lower() == ".json" and not splat_cameras.find_splat_cameras(path) else None
     names = ("transforms.json", "transforms_train.json", "transforms_test.json")
     files = Folder(path, str(path))
     found = next((file for name in names if (file := files.find(name))), None)
@@ -439,10 +440,29 @@ def _neus(path: Path, where: str) -> Capture | None:
 
 
 def _llff(path: Path, where: str) -> Capture | None:
+    """Return LLFF's cameras, but for a model beside of as many pictures, which knows lenses and points."""
     file = llff.find_poses(path)
-    if file is not None and not llff.is_whole(file) and colmap.find_models(path):
+    if file is None:
+        return None
+    if not llff.is_whole(file) and colmap.find_models(path):
         return None  # the model tells which pictures have a camera
-    return llff.read_llff(file, where) if file else None
+    plain = llff.read_llff(file, where)
+    model, reason = _readable_model(path, where)
+    if model is None:
+        return plain.noting(*[f"{file.name} taken, not the COLMAP model beside it: {reason}"] * bool(reason))
+    if len(model.views) < len(plain.views):
+        few = f"which has {len(model.views)} of the {len(plain.views)} pictures"
+        return plain.noting(f"{file.name} taken, not the COLMAP model beside it, {few}")
+    return model.noting(f"the COLMAP model taken, not {file.name}, which knows neither distortion nor points")
+
+
+def _readable_model(path: Path, where: str) -> tuple[Capture | None, str]:
+    """Return the COLMAP model of a folder that may have none; or None, and what is wrong with it."""
+    try:
+        found = _colmap(path, where)
+        return (None if found is None else found.located(where)), ""
+    except UserError as error:
+        return None, str(error).removeprefix(f"{where}: ")
 
 
 def _mvsnet(path: Path, where: str) -> Capture | None:
@@ -465,6 +485,11 @@ def _record3d(path: Path, where: str) -> Capture | None:
     return record3d.read_record3d(*found, where) if found else None
 
 
+def _splat_trainer(path: Path, where: str) -> Capture | None:
+    file = splat_cameras.find_splat_cameras(path)
+    return splat_cameras.read_splat_cameras(file, where) if file else None
+
+
 CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (
     _transforms,
     _polycam,
@@ -474,6 +499,7 @@ CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (
     _mvsnet,
     _poses,
     _colmap,
+    _splat_trainer,
     _co3d,
 )
 """Readers of the layouts of captures, in the order in which they are tried; None where a path has another layout."""

@@ -26,6 +26,21 @@ OTHERS = {
     ".iges": "IGES",
 }
 """Endings of files with meshes that are not read."""
+BEGINNINGS = {
+    b"glTF": ".glb",
+    b"ply": ".ply",
+    b"OFF": ".off",
+    b"solid ": ".stl",
+    b"Kaydara FBX": ".fbx",
+    b"BLENDER": ".blend",
+    b"PXR-USDC": ".usdc",
+    b"#usda": ".usda",
+    b"PK\3\4": ".zip",
+}
+"""First bytes of the files that have some of their own, and their endings."""
+ONE_READER = ({".glb", ".gltf"},)
+"""Endings that one reader tells apart by the content."""
+BY_BLENDER = "; Blender reads most of them and writes GLB"
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
 
 
@@ -34,8 +49,7 @@ def read_content(path: Path) -> bytes:
     if path.suffix.lower() not in READABLE:
         other = OTHERS.get(path.suffix.lower())
         what = "not a mesh file" if other is None else f"is of a kind that is not read, {other}"
-        hint = "" if other is None else "; Blender reads most of them and writes GLB"
-        raise UserError(f"{path}: {what}; expected {', '.join(READABLE)}{hint}")
+        raise UserError(f"{path}: {what}; expected {', '.join(READABLE)}{BY_BLENDER if other else ''}")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such mesh file"
         names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -50,7 +64,32 @@ def read_content(path: Path) -> bytes:
         raise UserError(f"{path}: is a Git LFS pointer, not the mesh itself; fetch it with git lfs pull")
     if content[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise UserError(f"{path}: is a web page; expected a mesh file")
+    _refuse_other_kind(path, content)
     return content
+
+
+def _refuse_other_kind(path: Path, content: bytes) -> None:
+    """Raise UserError where the first bytes are those of another kind of file than the name says."""
+    named, found = path.suffix.lower(), _ending_of(content)
+    whole_stl = named == ".stl" and len(content) == 84 + 50 * int.from_bytes(content[80:84], "little")
+    if found in ("", named) or {named, found} in ONE_READER or whole_stl:
+        return
+    if found in READABLE:
+        raise UserError(
+            f"{path}: is a {found} file with another ending; expected the name {path.stem}{found}"
+        )
+    kind = OTHERS.get(found, "a zip archive (USDZ and 3MF are some)")
+    raise UserError(
+        f"{path}: is of a kind that is not read, {kind}; expected {', '.join(READABLE)}{BY_BLENDER}"
+    )
+
+
+def _ending_of(content: bytes) -> str:
+    """Return the ending that the first bytes of a file belong to; nothing where they tell none."""
+    head = content.removeprefix(codecs.BOM_UTF8).lstrip()
+    if head.startswith(b"{") and b'"asset"' in head:
+        return ".gltf"
+    return next((ending for start, ending in BEGINNINGS.items() if head.startswith(start)), "")
 
 
 def decode_text(content: bytes) -> str:

@@ -268,6 +268,12 @@ def test_encodings_have_tinycudanns_defaults_and_names(key, there, here):
     assert translated(**{part: {option: there}})["system"][part][option] == here
 
 
+def test_an_encoding_that_is_not_said_at_all_has_threestudios_defaults():
+    """Those are this project's, too: a scale of 1.447 from grid to grid, where tinycudann has 2."""
+    geometry = translated(geometry={"radius": 1.0})["system"]["geometry"]
+    assert geometry["pos_encoding_config"] == {"vertices": "tinycudann"}
+
+
 def test_what_is_of_threestudio_and_not_there_is_named_as_such():
     smooth = {"otype": "HashGrid", "interpolation": "Smoothstep"}
     with pytest.raises(

@@ -102,14 +102,15 @@ def _translate_volume(draft: Draft, implicit: bool) -> None:
 
 def _translate_encodings(draft: Draft) -> None:
     """Say by options here what tinycudann does where an encoding's options are silent, and in other words."""
-    if draft.get(f"{GEOMETRY}_type") in HASHED and f"{GEOMETRY}.pos_encoding_config" not in draft:
-        draft.set(f"{GEOMETRY}.pos_encoding_config", {"vertices": "tinycudann"})
     for key in (
         "geometry.pos_encoding_config",
         "material.dir_encoding_config",
         "background.dir_encoding_config",
     ):
         _translate_encoding(draft.section(f"system.{key}"), f"system.{key}")
+    # Where there is no section the defaults are threestudio's, and not tinycudann's.
+    if draft.get(f"{GEOMETRY}_type") in HASHED and f"{GEOMETRY}.pos_encoding_config" not in draft:
+        draft.set(f"{GEOMETRY}.pos_encoding_config", dict(GRID))
 
 
 def _translate_encoding(config: Values, key: str) -> None:
