@@ -13,9 +13,7 @@ from typing_extensions import override
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
-from usd.denoiser.entries import entry_of
-from usd.denoiser.load import local_model
+from usd.denoiser import Embedding, Execution, TextDenoiser, is_local_folder, open_text_denoiser
 from usd.math.camera import Cameras
 from usd.prompt_processor import PromptProcessor, Prompts
 from usd.prompt_processor import directions as views
@@ -168,9 +166,7 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         name, texts = self.config.pretrained_model_name_or_path, [full_prompt(self.config.prompt)]
         if not self.config.use_prompt_debiasing:  # which asks a language model
             texts += self.texts()
-        entry = entry_of(name)
-        place = local_model(entry.path if entry else name)
-        if place is not None and place.is_dir():  # a single file has its words elsewhere
+        if is_local_folder(name):  # a single file has its words elsewhere
             refuse_unreadable(open_text_denoiser(name, MODEL), texts, WHERE)
 
     def unused_options(self) -> list[str]:
