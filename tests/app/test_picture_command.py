@@ -112,3 +112,10 @@ def test_a_sentence_that_the_model_does_not_know_is_told_before_anything_is_draw
     assert "knows none of these words: 'eine'" in capsys.readouterr().err and not out.exists()
     assert command.main(["a red ball and " * 50, str(out), "--count", "1"]) == 2
     assert "tokens; expected at most" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_a_model_is_opened(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    words = ["a red ball", str(tmp_path / "file" / "out"), "--model", "no-such-model"]
+    assert command.main(words) == 2
+    assert "could not be written" in capsys.readouterr().err

@@ -113,3 +113,5 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_is_made(tm
     picture = str(_picture(tmp_path))
     with pytest.raises(UserError, match=r"^OUT: .* is a file; expected a folder"):
         command.make_views(command.views_arguments([picture, picture, "--model", "no-such-model"]))
+    with pytest.raises(UserError, match=r"could not be written"):
+        command.make_views(command.views_arguments([picture, f"{picture}/out", "--model", "no-such-model"]))

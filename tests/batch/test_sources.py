@@ -213,7 +213,9 @@ def test_one_bad_picture_is_one_row_and_the_others_are_made(tmp_path, monkeypatc
     (pictures / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.setattr(command, "launcher", lambda args: Local(1, [], _play))
     out = tmp_path / "out"
-    assert command.main([str(pictures), "--config", str(TINY), "--out", str(out)]) == 1
+    assert (
+        command.main([str(pictures), "--config", str(TINY), "--key", "description", "--out", str(out)]) == 1
+    )
     with open(out / "summary.csv", encoding="utf-8") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -236,7 +238,18 @@ def test_a_sheet_that_cannot_be_written_leaves_the_table(tmp_path, monkeypatch, 
     monkeypatch.setattr(command, "launcher", lambda args: Local(1, [], _play))
     (tmp_path / "out" / "sheet.png").mkdir(parents=True)
     assert (
-        command.main([str(tmp_path / "good.png"), "--config", str(TINY), "--out", str(tmp_path / "out")]) == 0
+        command.main(
+            [
+                str(tmp_path / "good.png"),
+                "--config",
+                str(TINY),
+                "--key",
+                "description",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
     )
     assert "note: no sheet: " in capsys.readouterr().out
     assert (tmp_path / "out" / "summary.csv").is_file()
@@ -245,7 +258,17 @@ def test_a_sheet_that_cannot_be_written_leaves_the_table(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("out", ["a?b", "con:", "x. "])
 def test_an_output_folder_that_runs_would_call_otherwise_is_refused(tmp_path, capsys, out):
     save_disc(tmp_path / "good.png", 8)
-    argv = [str(tmp_path / "good.png"), "--config", str(TINY), "--out", str(tmp_path / out), "--local", "1"]
+    argv = [
+        str(tmp_path / "good.png"),
+        "--config",
+        str(TINY),
+        "--key",
+        "description",
+        "--out",
+        str(tmp_path / out),
+        "--local",
+        "1",
+    ]
     assert command.main(argv) == 2
     assert "cannot be the name of a folder of runs" in capsys.readouterr().err
 
@@ -257,6 +280,17 @@ def test_a_picture_whose_name_holds_an_equals_sign_is_no_override(tmp_path, monk
         command, "launcher", lambda args: Local(1, [], lambda task: seen.append(task) or _play(task))
     )
     monkeypatch.chdir(tmp_path)
-    assert command.main(["seed=3.png", "seed=4", "--config", str(TINY), "--out", "out"]) == 0
+    assert (
+        command.main(["seed=3.png", "seed=4", "--config", str(TINY), "--key", "description", "--out", "out"])
+        == 0
+    )
     assert [task.source for task in seen] == [str(tmp_path / "seed=3.png")]
     assert seen[0].overrides[1:] == ("seed=4",)
+
+
+def test_a_misspelled_option_is_told_before_any_object_is_begun(tmp_path, capsys):
+    save_disc(tmp_path / "good.png", 8)
+    words = [str(tmp_path / "good.png"), "--config", str(TINY), "--key", "description"]
+    assert command.main([*words, "--out", str(tmp_path / "out"), "sed=4"]) == 2
+    assert "sed: unknown key. Did you mean 'seed'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

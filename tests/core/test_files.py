@@ -149,3 +149,12 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path):
     with pytest.raises(OSError), files.locked(tmp_path / ".lock"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written_is_told_without_making_one(tmp_path):
+    (tmp_path / "file").write_text("x")
+    files.refuse_unwritable(tmp_path / "new" / "one")
+    assert os.listdir(tmp_path) == ["file"]
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"could not be written"):
+            files.refuse_unwritable(folder)

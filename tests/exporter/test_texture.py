@@ -254,3 +254,5 @@ def test_a_file_that_cannot_be_improved_is_refused_before_anything_is_trained(tm
 def test_the_mesh_itself_is_never_overwritten(cube, capsys):
     assert main([str(cube), "--picture", "x.png", "--out", str(cube)]) == 2
     assert "is the mesh itself" in capsys.readouterr().err
+    assert main([str(cube), "--picture", "x.png", "--out", f"{cube}/out.glb"]) == 2
+    assert "could not be written" in capsys.readouterr().err

@@ -62,8 +62,8 @@ def make_queue():
 
     made = []
 
-    def make(folder, workers=1, start=start_script):
-        made.append(JobQueue(JobStore(folder), ["cpu"] * workers, start=start))
+    def make(folder, workers=1, start=start_script, check=lambda task: None):
+        made.append(JobQueue(JobStore(folder), ["cpu"] * workers, start=start, check=check))
         return made[-1]
 
     yield make

@@ -99,7 +99,7 @@ def test_what_crashes_is_tried_again_and_what_the_user_can_mend_is_not(tmp_path,
 
 def test_a_recipe_that_is_gone_fails_its_job_and_no_other(tmp_path, make_queue):
     queue = make_queue(tmp_path)
-    queue.submit(JobRequest("of-yesterday", "a car", "a car"))
+    queue.store.add(JobRequest("of-yesterday", "a car", "a car"))  # an older server took it
     queue.submit(request())
     wait_until(lambda: states(queue) == ["failed", "done"])
     assert "of-yesterday is no longer there" in queue.store.all()[0].error
@@ -123,7 +123,7 @@ from tests.serve.conftest import start_script
 from tests.serve.test_job_queue import request
 from usd.serve.job_queue import JobQueue
 from usd.serve.jobs import JobStore
-queue = JobQueue(JobStore(Path(sys.argv[1])), start=start_script)
+queue = JobQueue(JobStore(Path(sys.argv[1])), start=start_script, check=print)
 queue.submit(request("wait")), queue.submit(request())
 time.sleep(60)
 """
@@ -206,7 +206,7 @@ def test_a_job_hands_its_picture_and_sentence_to_its_recipe(tmp_path):
 
 
 def test_this_queue_is_closed_twice_without_harm(tmp_path):
-    queue = JobQueue(JobStore(tmp_path), ["cpu"], start=start_script)
+    queue = JobQueue(JobStore(tmp_path), ["cpu"], start=start_script, check=print)
     queue.close()
     queue.close()
     assert os.listdir(tmp_path) == []

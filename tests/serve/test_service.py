@@ -14,6 +14,7 @@ from tests.serve.conftest import png, wait_until
 pytest.importorskip("python_multipart")
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
+from usd.batch.checks import check_task  # noqa: E402
 from usd.serve.service import make_service  # noqa: E402
 
 BASE = "http://127.0.0.1:7008"
@@ -337,3 +338,25 @@ def test_a_record_on_disk_is_json_that_a_person_can_read(client, tmp_path):
     job = submit(client, sentence="a car").json()
     record = json.loads((tmp_path / job["id"] / "job.json").read_text())
     assert record["request"]["prompt"] == "a car" and record["id"] == job["id"]
+
+
+# --------------------------------------------------------------------------------------------- before its turn comes
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (
+            {"sentence": "a car", "overrides": ["system.guidnce=1"]},
+            "system.guidnce: unknown key. Did you mean",
+        ),
+        ({"sentence": "a car", "overrides": ["seed=many"]}, "seed: expected"),
+        ({"sentence": "ein rotes Auto"}, "knows none of these words"),
+    ],
+)
+def test_a_job_that_is_known_to_fail_is_refused_when_it_is_submitted(tmp_path, make_queue, form, said):
+    client = TestClient(make_service(make_queue(tmp_path, check=check_task)), base_url=BASE)
+    answer = client.post("/api/jobs", data=form)
+    assert answer.status_code == 422 and said in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"] and list(tmp_path.iterdir()) == []
+    assert client.post("/api/jobs", data={"sentence": "a car", "overrides": ["seed=3"]}).status_code == 201

@@ -81,6 +81,7 @@ def improve(args: argparse.Namespace, overrides: list[str]) -> Path:
     out = output(args.out or args.mesh.with_name(f"{args.mesh.stem}-improved.glb"))
     if out.resolve() == args.mesh.resolve():
         raise UserError(f"--out {args.out}: is the mesh itself; expected another file")
+    files.refuse_unwritable(out.parent)
     config = loading.find_config(args.config)
     settings = settings_for(args.mesh, args.picture, config, overrides)
     trained = run("train", [config], [*settings, *overrides], args.gpu)

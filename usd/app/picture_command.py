@@ -74,6 +74,7 @@ def make_picture(args: argparse.Namespace) -> Path:
     """Sample candidates and write them with the chosen one; return its file. Raises ``UserError``."""
     if args.out.is_file():
         raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
+    files.refuse_unwritable(args.out)
     model = open_text_denoiser(args.model, "--model").to(args.device)
     check(model, [args.prompt], "PROMPT")
     pictures = candidate_pictures(model, args).cpu()

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from usd.app.devices import usable_device
-from usd.core import process
+from usd.core import files, process
 from usd.core.console import say
 from usd.core.errors import UserError
 from usd.core.random import generator
@@ -102,6 +102,7 @@ def _opened(args: argparse.Namespace) -> GroupDenoiser | ViewDenoiser:
     """Return the model; with cameras said, one that makes its views one by one will do. Raises ``UserError``."""
     if args.out.is_file():
         raise UserError(f"OUT: {args.out} is a file; expected a folder to write to")
+    files.refuse_unwritable(args.out)
     if args.cameras is None:
         return open_group_denoiser(args.model, "--model")
     return open_view_denoiser(args.model, "--model")

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -83,6 +84,14 @@ def writable(path: "Path | str") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise ``UserError`` where a folder cannot be made, or written to. It is not made, and nothing is left."""
+    with writable(folder):
+        nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
 
 
 def _flush(path: Path) -> None:

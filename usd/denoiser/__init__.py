@@ -245,6 +245,16 @@ CAMERA_TOLERANCE = 0.01
 """Difference of cameras, as ``camera_differences`` counts, below which they are the same."""
 
 
+def is_local_folder(name: str) -> bool:
+    """Return whether a model is a folder on this disk, so that opening it fetches nothing."""
+    from usd.denoiser.entries import entry_of
+    from usd.denoiser.load import local_model
+
+    entry = entry_of(name)
+    place = local_model(entry.path if entry else name)
+    return place is not None and place.is_dir()
+
+
 def open_text_denoiser(name: str, where: str, execution: Execution = DEFAULT_EXECUTION) -> TextDenoiser:
     """Open the text model behind an alias, a folder, a file or a hub id.
 

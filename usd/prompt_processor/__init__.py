@@ -37,6 +37,9 @@ class PromptProcessor(Module[C]):
         """Return the negative prompt; empty where there is none."""
         return ""
 
+    def check_prompt(self) -> None:
+        """Raise ``UserError`` for a prompt that cannot be used, as far as can be told without weights or a download."""
+
     def unused_options(self) -> list[str]:
         """Return the keys of options that are given and unused where only ``unconditional`` is asked for."""
         return []

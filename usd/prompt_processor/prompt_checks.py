@@ -17,7 +17,19 @@ SMALL = frozenset(
 
 def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
     """Warn of unknown words, once for all prompts. Raises UserError when a prompt is too long or says nothing."""
-    known, unknown = model.vocabulary(), []
+    unknown, known = refuse_unreadable(model, prompts, where), model.vocabulary()
+    if known is not None and unknown:
+        hints = ", ".join(_hint(word, known) for word in dict.fromkeys(unknown))
+        LOG.warning("%s: '%s' does not know %s", where, model.name, hints)
+
+
+def refuse_unreadable(model: TextDenoiser, prompts: Iterable[str], where: str) -> list[str]:
+    """Return the words that a model does not know. Raises ``UserError`` for a prompt too long or of unknown nouns.
+
+    A prompt for a view has known words behind it, so the sentence alone has to be among ``prompts``.
+    """
+    known = model.vocabulary()
+    unknown: list[str] = []
     for prompt in prompts:
         too_long = model.overflow(prompt)
         if too_long:
@@ -27,16 +39,7 @@ def check(model: TextDenoiser, prompts: Iterable[str], where: str) -> None:
             )
         if known is not None:
             unknown += _unknown(prompt, known, model.name, where)
-    if known is not None and unknown:
-        hints = ", ".join(_hint(word, known) for word in dict.fromkeys(unknown))
-        LOG.warning("%s: '%s' does not know %s", where, model.name, hints)
-
-
-def refuse_meaningless(model: TextDenoiser, sentence: str, where: str) -> None:
-    """Raise ``UserError`` where a model knows no noun of a sentence, whatever words of views are put around it."""
-    known = model.vocabulary()
-    if known is not None:
-        _unknown(sentence, known, model.name, where)
+    return unknown
 
 
 def _unknown(prompt: str, known: frozenset[str], name: str, where: str) -> list[str]:

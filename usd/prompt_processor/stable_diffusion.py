@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from typing_extensions import override
 
 from usd.core.config import ConfigError, option
 from usd.core.errors import UserError
 from usd.core.registry import register
-from usd.denoiser import Embedding, Execution, TextDenoiser, open_text_denoiser
+from usd.denoiser import Embedding, Execution, TextDenoiser, is_local_folder, open_text_denoiser
 from usd.math.camera import Cameras
 from usd.prompt_processor import PromptProcessor, Prompts
 from usd.prompt_processor import directions as views
@@ -20,10 +21,11 @@ from usd.prompt_processor.cache import embed_with_cache
 from usd.prompt_processor.debiasing import check_word_numbers, debias_prompt, language_model_shares
 from usd.prompt_processor.directions import DIRECTIONS, Decay, Decays
 from usd.prompt_processor.library import full_prompt
-from usd.prompt_processor.prompt_checks import check, refuse_meaningless
+from usd.prompt_processor.prompt_checks import check, refuse_unreadable
 
 OPTIONS = "system.prompt_processor"
 WHERE = f"{OPTIONS}.prompt"
+MODEL = f"{OPTIONS}.pretrained_model_name_or_path"
 NEGATIVE = f"{OPTIONS}.negative_prompt"
 LOG = logging.getLogger(__name__)
 POSITIVE = (
@@ -159,6 +161,14 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         """The negative prompt; empty where there is none."""
         return self.config.negative_prompt
 
+    @override
+    def check_prompt(self) -> None:
+        name, texts = self.config.pretrained_model_name_or_path, [full_prompt(self.config.prompt)]
+        if not self.config.use_prompt_debiasing:  # which asks a language model
+            texts += self.texts()
+        if is_local_folder(name):  # a single file has its words elsewhere
+            refuse_unreadable(open_text_denoiser(name, MODEL), texts, WHERE)
+
     def unused_options(self) -> list[str]:
         """Return the keys of options about what a view should show that are given."""
         silent = type(self.config)()
@@ -241,11 +251,10 @@ class StableDiffusionPromptProcessor(PromptProcessor["StableDiffusionPromptProce
         """Return the embeddings of ``texts()``, and of the negative prompt."""
         if self._table is None:
             texts, c = self.texts(), self.config
-            where = "system.prompt_processor.pretrained_model_name_or_path"
             model = open_text_denoiser(
-                c.pretrained_model_name_or_path, where, Execution().single(c.half_precision_weights)
+                c.pretrained_model_name_or_path, MODEL, Execution().single(c.half_precision_weights)
             )
-            refuse_meaningless(model, full_prompt(c.prompt), WHERE)
+            refuse_unreadable(model, [full_prompt(c.prompt)], WHERE)
             check(model, texts, WHERE)
             if c.negative_prompt:
                 check(model, [c.negative_prompt], NEGATIVE)

@@ -12,15 +12,20 @@ from dataclasses import replace
 from typing import IO
 
 from usd.batch import Result, Task
+from usd.batch.checks import check_task
 from usd.batch.worker import run_task, start_process
 from usd.core.errors import UserError
-from usd.serve.jobs import Job, JobRequest, JobStore, State
+from usd.serve.jobs import Job, JobRequest, JobStore, State, new_job
 from usd.serve.uploads import CheckedPicture
 
 Start = Callable[[Task, IO[bytes]], "subprocess.Popen[bytes]"]
+Check = Callable[[Task], None]
+"""Raises ``UserError`` for a task that is known to fail."""
 RETRIES = 1
 """Further attempts at a job whose process crashed."""
 MOST_WAITING = 1000
+NO_ID = "00000-000000"
+"""Id of a job that is not one yet."""
 REQUESTS: dict[str, dict[State, State]] = {
     "pause": {"queued": "paused", "running": "pausing"},
     "resume": {"paused": "queued", "failed": "queued", "cancelled": "queued"},
@@ -49,13 +54,21 @@ def start_apart(task: Task, out: IO[bytes]) -> "subprocess.Popen[bytes]":
 
 
 class JobQueue:
-    """Threads that run the jobs of a store, ``devices`` at a time; ``start`` starts the process of one."""
+    """Threads that run the jobs of a store, ``devices`` at a time.
+
+    ``start`` starts the process of a job; ``check`` is asked before one is taken.
+    """
 
     def __init__(
-        self, store: JobStore, devices: Sequence[str] = ("cpu",), threads: int = 1, start: Start = start_apart
+        self,
+        store: JobStore,
+        devices: Sequence[str] = ("cpu",),
+        threads: int = 1,
+        start: Start = start_apart,
+        check: Check = check_task,
     ) -> None:
         self.store = store
-        self._start, self._cores = start, threads
+        self._start, self._check, self._cores = start, check, threads
         self._changed = threading.Condition(threading.RLock())
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._closed = False
@@ -69,7 +82,8 @@ class JobQueue:
     # ------------------------------------------------------------------------------------------------- requests
 
     def submit(self, request: JobRequest, picture: CheckedPicture | None = None, mesh: bytes = b"") -> Job:
-        """Add a job to the end of the queue. Raises ``QueueFullError`` and ``UserError``."""
+        """Add a job to the end of the queue. Raises ``QueueFullError``, and ``UserError`` where it is known to fail."""
+        self._check(self.store.task(new_job(NO_ID, request, picture, mesh)))
         with self._changed:
             if sum(job.state == "queued" for job in self.store.all()) >= MOST_WAITING:
                 raise QueueFullError(f"{MOST_WAITING} jobs wait already; try again later")

@@ -66,6 +66,12 @@ def job_from(record: dict[str, object]) -> Job:
     return job
 
 
+def new_job(job_id: str, request: JobRequest, picture: CheckedPicture | None, mesh: bytes) -> Job:
+    """Return a job of now that waits, with the names that its files are given."""
+    name = f"input{picture.suffix}" if picture else ""
+    return Job(job_id, request, name, MESH if mesh else "", created=time.time())
+
+
 class JobStore:
     """All jobs below a folder, oldest first. Every change is on disk before it is seen."""
 
@@ -108,14 +114,13 @@ class JobStore:
 
     def add(self, request: JobRequest, picture: CheckedPicture | None = None, mesh: bytes = b"") -> Job:
         """Write down a new job, whole or not at all, and return it. Raises ``UserError``."""
-        name = f"input{picture.suffix}" if picture else ""
         with self._lock:
-            job = Job(self._new_id(), request, name, MESH if mesh else "", created=time.time())
+            job = new_job(self._new_id(), request, picture, mesh)
             half = self.folder / f".new-{job.id}"
             with files.writable(half):
                 half.mkdir()
                 if picture:
-                    (half / name).write_bytes(picture.content)
+                    (half / job.picture).write_bytes(picture.content)
                 if mesh:
                     (half / MESH).write_bytes(mesh)
                 files.write_record(half / RECORD, asdict(job))
