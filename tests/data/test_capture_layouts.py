@@ -16,6 +16,7 @@ from usd.data import depth_maps, record3d
 from usd.data.co3d_sequence import write_sequence
 from usd.data.colmap import pose_of
 from usd.data.depth_maps import DepthFile, read_depth_file
+from usd.data.metashape import read_metashape
 from usd.data.neus import upper_times_rotation
 from usd.data.pictures import read_rgba, write_picture
 from usd.data.transforms import write_transforms
@@ -186,6 +187,26 @@ def write_splat_cameras(folder, cameras):
     (folder / "cameras.json").write_text(json.dumps([*entries, {**entries[0], "img_name": "lost"}]))
 
 
+def write_metashape(folder, cameras, kind="frame", label="v{}", lost="", **numbers):
+    """A sensor for each camera, cameras in groups, and one that is turned off."""
+    sensors, rows = [], []
+    for i, picture in enumerate(pixels()):
+        write_picture(folder / f"photos/v{i}.png", picture)
+        (fx, fy), (cx, cy) = cameras.focals[i].tolist(), cameras.principal_point[i].tolist()
+        lens = {"f": fy, "b1": fx - fy, "cx": cx - WIDTH / 2, "cy": cy - HEIGHT / 2, **numbers}
+        body = "".join(f"<{key}>{value}</{key}>" for key, value in lens.items())
+        body = f'<calibration class="adjusted"><resolution width="{WIDTH}" height="{HEIGHT}"/>{body}</calibration>'
+        sensors.append(f'<sensor id="{i}" type="{kind}"><calibration class="initial"/>{body}</sensor>')
+        pose = " ".join(map(str, (cameras.c2w[i].double() @ FLIP).flatten().tolist()))
+        head = f'camera id="{i}" sensor_id="{i}" component_id="0" label="{label.format(i)}"'
+        rows.append(f"<{head}><transform>{pose}</transform></camera>")
+    off = rows[0].replace("<camera ", '<camera enabled="false" ').replace("v0", "off")
+    shown = f"{rows[0]}<group>{''.join(rows[1:])}</group>{off}{lost}"
+    text = f"<sensors>{''.join(sensors)}</sensors><cameras>{shown}</cameras>"
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<document version="2.0.0">\n  '
+    (folder / "scan.xml").write_text(f'{head}<chunk label="a" enabled="true">{text}</chunk></document>')
+
+
 def write_nsvf(folder, cameras):
     """Two kinds of views, of which the folder gives the first; one lens for all, and the box of the object."""
     for i, (picture, w2c) in enumerate(zip(pixels(), opencv(cameras))):
@@ -236,6 +257,7 @@ WRITERS = {
     "record3d": (write_record3d, each_its_own),
     "nsvf": (write_nsvf, plain),
     "splats": (write_splat_cameras, plain),
+    "metashape": (write_metashape, each_its_own),
     "scannet": (write_scannet, each_its_own),
     "co3d": (write_co3d, each_its_own),
 }
@@ -582,6 +604,20 @@ def test_a_world_of_map_coordinates_keeps_its_digits(tmp_path):
             ],
             r"none of its 5 frames has a picture; expected rgb/0\.jpg",
         ),
+        ("metashape", lambda f: shutil.rmtree(f / "photos"), r"none of its 4 pictures exist \(v0\)"),
+        (
+            "metashape",
+            lambda f: (f / "scan.xml").write_text((f / "scan.xml").read_text()[:-30]),
+            "scan.xml: is not readable XML",
+        ),
+        ("metashape", lambda f: write_metashape(f, plain(), k4=0.1), "sensor .: k4 cannot be expressed"),
+        ("metashape", lambda f: write_metashape(f, plain(), b2=3), "sensor .: b2 cannot be expressed"),
+        (
+            "metashape",
+            lambda f: write_metashape(f, plain(), "spherical"),
+            "is a spherical camera; expected a frame",
+        ),
+        ("metashape", lambda f: write_metashape(f, plain(), f="x"), "sensor .: f is 'x'; expected 1 number"),
         (
             "splats",
             lambda f: (f / "cameras.json").write_text('[{"img_name": "v0", "width": 24, "height": "no"}]'),
@@ -757,6 +793,31 @@ def test_cameras_of_splats_are_read_by_their_file_too(tmp_path, place):
     assert found.notes[:2] == (
         "cameras of 3D Gaussian splatting: 4 pictures",
         "1 of 5 cameras have no picture",
+    )
+
+
+@pytest.mark.parametrize("kind", ["frame", "fisheye"])
+def test_metashapes_distortion_follows_its_manual(tmp_path, kind):
+    """x' = x (1 + k1 r^2 + k2 r^4 + k3 r^6) + p1 (r^2 + 2 x^2) + 2 p2 x y, of angles for a fisheye, y' likewise."""
+    numbers = {"k1": 0.05, "k2": -0.02, "k3": 0.01, "p1": 0.003, "p2": -0.002}
+    far = f'<camera label="far" component_id="1"><transform>{"0 " * 16}</transform></camera>'
+    write_metashape(tmp_path, plain(), kind, "v{}.JPG", far + '<camera label="lost"/>', **numbers)
+    (view, *_), notes = (made := read_metashape(tmp_path / "scan.xml", "x")).views, made.notes
+    point = torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64)
+    x, y = (point[:2] * (point[:2].norm().atan() / point[:2].norm() if kind == "fisheye" else 1)).tolist()
+    r2, (k1, k2, k3, p1, p2) = x * x + y * y, numbers.values()
+    radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
+    bent = [
+        x * radial + p1 * (r2 + 2 * x * x) + 2 * p2 * x * y,
+        y * radial + p2 * (r2 + 2 * y * y) + 2 * p1 * x * y,
+    ]
+    focal = plain().focal_px[0].item()
+    expected = [WIDTH / 2 + focal * bent[0], HEIGHT / 2 + focal * bent[1]]
+    assert view.lens.project(point).tolist() == pytest.approx(expected, abs=1e-6)
+    assert notes == (
+        "Metashape's cameras: 4 of 6 pictures",
+        "2 of 6 frames have no camera and are left out: far, lost",
+        "4 of 4 pictures undistorted",
     )
 
 

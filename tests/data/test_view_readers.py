@@ -1,7 +1,6 @@
 """Captures as people have them: orientations, sizes, profiles and names in every layout with cameras."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,11 +329,6 @@ POSE = "0 0 0\n" + "1 0 0 0.5\n0 1 0 -0.5\n0 0 1 2e-1\n0 0 0 1\n"
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        (
-            "scan.xml",
-            '<?xml version="1.0"?>\n<document version="2.0.0">\n <chunk label="a">',
-            r"cameras of Metashape \(scan\.xml\), which are not read; expected its export for COLMAP",
-        ),
         ("a.csv", "#name,x,y,alt,heading,pitch,roll,f\n", r"cameras of RealityCapture \(a\.csv\)"),
         (
             "Barn_COLMAP_SfM.log",

@@ -110,6 +110,18 @@ class Folder:
         return self._listings[folder]
 
 
+def pictures_by_names(root: Path, names: Sequence[str], where: str) -> list[Path | None]:
+    """Return the picture of each name, with or without an ending, that stands beside a file of cameras in ``root``.
+
+    They are all in ``images/``, ``input/`` or ``root`` itself, whichever has the most; else in a folder further in.
+    """
+    folders = [Folder(place, where) for each in ("images", "input", "") if (place := root / each).is_dir()]
+    found = [[folder.find(name) for name in names] for folder in folders]
+    most = max(found, key=lambda files: len(files) - files.count(None))
+    moved = None if any(most) else moved_pictures(root, names)
+    return most if moved is None else moved[1]
+
+
 def moved_pictures(root: Path, names: Sequence[str]) -> tuple[Path, list[Path | None]] | None:
     """Return where pictures are, none of which is where its name says: in another folder, or with another ending.
 

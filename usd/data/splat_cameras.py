@@ -18,12 +18,11 @@ from torch import Tensor
 
 from usd.core.errors import UserError
 from usd.data.capture import Capture, CapturedView
-from usd.data.file_names import Folder, moved_pictures
+from usd.data.file_names import pictures_by_names
 from usd.data.lens import Intrinsics
 from usd.data.text_files import read_text
 
 NAME = "cameras.json"
-FOLDERS = ("images", "input", "")
 SHAPES = {"width": (), "height": (), "fx": (), "fy": (), "position": (3,), "rotation": (3, 3)}
 """What a camera has beside its picture's name, and the shapes of it."""
 FLIP = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
@@ -46,20 +45,17 @@ def read_splat_cameras(file: Path, where: str) -> Capture:
     name = f"{where}: {file}"
     entries = _camera_list(file, name)
     names = [str(entry.get("img_name")) for entry in entries]
-    pictures = _pictures_named(file, names, name)
+    pictures = pictures_by_names(file.parent, names, name)
+    if not any(pictures):
+        raise UserError(f"{name}: none of its {len(names)} pictures exist ({names[0]}){_trained_on(file)}")
     views = [
         CapturedView(picture.name, picture, *_view_camera(entry, f"{name}: camera {row}"))
         for row, (entry, picture) in enumerate(zip(entries, pictures))
         if picture is not None
     ]
-    if not views:
-        raise UserError(f"{name}: none of its {len(names)} pictures exist ({names[0]}){_trained_on(file)}")
     notes = [f"cameras of 3D Gaussian splatting: {len(views)} pictures"]
-    notes += [f"{len(names) - len(views)} of {len(names)} cameras have no picture"] * (
-        len(views) < len(names)
-    )
-    ordered = sorted(views, key=lambda view: view.name)
-    return Capture(tuple(ordered), tuple(notes), arbitrary=True)
+    notes += [f"{pictures.count(None)} of {len(names)} cameras have no picture"] * (None in pictures)
+    return Capture(tuple(sorted(views, key=lambda view: view.name)), tuple(notes), arbitrary=True)
 
 
 def _camera_list(file: Path, name: str) -> list[dict]:
@@ -70,15 +66,6 @@ def _camera_list(file: Path, name: str) -> list[dict]:
     if not all(isinstance(entry, dict) for entry in content):
         raise UserError(f"{name}: is no list of cameras; expected {', '.join(('img_name', *SHAPES))} of each")
     return content
-
-
-def _pictures_named(file: Path, names: list[str], where: str) -> list[Path | None]:
-    """Return the picture of each name, of the folder that has the most; where none has any, from those further in."""
-    folders = [Folder(place, where) for each in FOLDERS if (place := file.parent / each).is_dir()]
-    found = [[folder.find(name) for name in names] for folder in folders]
-    most = max(found, key=lambda files: len(files) - files.count(None))
-    moved = None if any(most) else moved_pictures(file.parent, names)
-    return most if moved is None else moved[1]
 
 
 def _trained_on(file: Path) -> str:

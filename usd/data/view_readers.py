@@ -9,6 +9,7 @@
     pose/0_0000.txt                NSVF's scenes and ScanNet's scans, with rgb/ or color/
     sparse/0/images.bin|txt        a COLMAP model, with images/ and perhaps masks/
     cameras.json                   3D Gaussian splatting's cameras, with images/ or input/
+    <any>.xml                      Metashape's cameras, with images/ or input/
     images/ below a category       a sequence of CO3D
     save/it<step>-<name>/          the trial folder of an image-to-3D run: its newest rendered views
     <strip>.png                    SyncDreamer's 16 views
@@ -36,6 +37,7 @@ from usd.data import (
     co3d_sequence,
     colmap,
     llff,
+    metashape,
     mvsnet,
     neus,
     polycam,
@@ -57,7 +59,7 @@ from usd.data.view_set import ViewSet, fit_cameras, fit_sphere, fit_world, rotat
 
 LAYOUTS = (
     "transforms.json, a COLMAP model (sparse/0), cameras_sphere.npz, poses_bounds.npy, cams/*_cam.txt, "
-    "pose/*.txt, Polycam's keyframes/, Record3D's metadata.json, cameras.json, a trial folder, "
+    "pose/*.txt, Polycam's keyframes/, Record3D's metadata.json, cameras.json, Metashape's .xml, a trial folder, "
     "a CO3D sequence, or the output of SyncDreamer, Wonder3D or Zero-1-to-3"
 )
 
@@ -76,7 +78,6 @@ class OtherProgram(NamedTuple):
 
 OTHER_PROGRAMS = (
     OtherProgram("*cameras*.xml", "Metashape"),
-    OtherProgram("*.xml", "Metashape", text=r"<document\b[^>]*>\s*<chunk\b"),
     OtherProgram("*.csv", "RealityCapture", text=r"(?i)^#?\s*name,.*heading,\s*pitch,\s*roll"),
     OtherProgram("*.sfm", "Meshroom"),
     OtherProgram("sfm_data.json", "OpenMVG"),
@@ -518,6 +519,11 @@ def _record3d(path: Path, where: str) -> Capture | None:
     return record3d.read_record3d(*found, where) if found else None
 
 
+def _metashape(path: Path, where: str) -> Capture | None:
+    file = metashape.find_metashape(path)
+    return metashape.read_metashape(file, where) if file else None
+
+
 def _splat_trainer(path: Path, where: str) -> Capture | None:
     file = splat_cameras.find_splat_cameras(path)
     return splat_cameras.read_splat_cameras(file, where) if file else None
@@ -533,6 +539,7 @@ CAPTURES: tuple[Callable[[Path, str], Capture | None], ...] = (
     _poses,
     _colmap,
     _splat_trainer,
+    _metashape,
     _co3d,
 )
 """Readers of the layouts of captures, in the order in which they are tried; None where a path has another layout."""
