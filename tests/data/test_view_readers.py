@@ -270,7 +270,7 @@ def test_what_has_no_cameras_is_answered_with_the_way_to_them(tmp_path, name, sa
         read_views(tmp_path / name if name else tmp_path, options())
 
 
-@pytest.mark.parametrize("name", ["cup_cameras.xml", "cameras.sfm", "opensfm/reconstruction.json"])
+@pytest.mark.parametrize("name", ["cameras.sfm", "opensfm/reconstruction.json"])
 def test_cameras_of_other_programs_are_named_with_the_way_to_ours(tmp_path, name):
     (tmp_path / "a.jpg").touch()
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -311,7 +311,6 @@ def test_large_captures_are_reduced_as_they_are_read(tmp_path):
             r"has no cameras itself, but scan/a/transforms_train\.json has; expected .*scan/a",
         ),
         ("scan.zip", r"holds an archive, scan\.zip; expected the folder that it unpacks to"),
-        ("cameras.xml", r"cameras of Metashape \(cameras\.xml\), which are not read"),
     ],
 )
 def test_what_a_folder_has_instead_is_said(tmp_path, file, said):
@@ -329,6 +328,11 @@ POSE = "0 0 0\n" + "1 0 0 0.5\n0 1 0 -0.5\n0 0 1 2e-1\n0 0 0 1\n"
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
+        (
+            "a.xml",
+            '<?xml version="1.0"?>\n<BlocksExchange version="3.2">',
+            r"cameras of ContextCapture .* for COLMAP",
+        ),
         ("a.csv", "#name,x,y,alt,heading,pitch,roll,f\n", r"cameras of RealityCapture \(a\.csv\)"),
         (
             "Barn_COLMAP_SfM.log",

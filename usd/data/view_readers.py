@@ -77,7 +77,7 @@ class OtherProgram(NamedTuple):
 
 
 OTHER_PROGRAMS = (
-    OtherProgram("*cameras*.xml", "Metashape"),
+    OtherProgram("*.xml", "ContextCapture (BlocksExchange)", text=r"<BlocksExchange\b"),
     OtherProgram("*.csv", "RealityCapture", text=r"(?i)^#?\s*name,.*heading,\s*pitch,\s*roll"),
     OtherProgram("*.sfm", "Meshroom"),
     OtherProgram("sfm_data.json", "OpenMVG"),
@@ -208,8 +208,10 @@ def _no_layout(path: Path, where: str) -> str:
     if path.suffix.lower() in ARCHIVES:
         return f"{where}: {path}: is an archive; expected the folder that it unpacks to"
     other = _other_program(path)
+    if path.is_file() and other:
+        return f"{where}: {path}: holds {other}"
     if path.is_file():
-        return f"{where}: {path}: {other or f'is not a file of cameras or views; expected {LAYOUTS}'}"
+        return f"{where}: {path}: is not a file of cameras or views; expected {LAYOUTS}"
     count = sum(1 for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if deeper := _further_in(path):
         return f"{where}: {path}: {deeper}"
