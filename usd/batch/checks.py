@@ -27,12 +27,12 @@ def check_task(task: Task) -> None:
     Nothing is written to the task's folder, and no model is fetched: a sentence is read where the model is on this
     disk.
     """
-    planned = check_options(task)
+    planned = parsed_stages(task)
     if not task.is_picture:
         check_sentence(planned)
 
 
-def check_options(task: Task) -> "list[Plan]":
+def parsed_stages(task: Task) -> "list[Plan]":
     """Return the stages of a task, parsed. Raises ``ConfigError`` for options that its recipe does not have."""
     from usd.app.stages import plans
 

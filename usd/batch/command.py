@@ -17,7 +17,7 @@ from pathlib import Path
 
 from usd.app.experiment import folder_name, short_path
 from usd.batch import Result, Task
-from usd.batch.checks import check_options
+from usd.batch.checks import parsed_stages
 from usd.batch.launchers import Cluster, Launcher, Local, Share, cards
 from usd.batch.names import object_name
 from usd.batch.scheduler import run_all
@@ -153,7 +153,7 @@ def run_batch(args: argparse.Namespace, overrides: list[str]) -> list[Result]:
     """All objects; then the table and the sheet."""
     check(args, overrides)
     tasks = tasks_of(args, overrides)
-    check_options(tasks[0])  # all have the same, but for their sources
+    parsed_stages(tasks[0])  # all have the same, but for their sources
     out = Path(tasks[0].folder).parent
     try:
         out.mkdir(parents=True, exist_ok=True)
