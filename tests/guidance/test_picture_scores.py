@@ -74,5 +74,5 @@ def test_a_share_outside_its_range_is_refused_and_one_that_nothing_reads_is_note
     with pytest.raises(ConfigError, match="own_share"):
         parse(UsdGuidance.Config, {"own_share": 1.5}, "system.guidance")
     given = {"own_share": 0.5, "unconditional": "prior"}
-    notes = list(unread_options(parse(PictureOptions, given, "g"), given, "system.guidance."))
+    notes = list(unread_options(parse(PictureOptions, given, "g"), given, at="system.guidance."))
     assert notes == ["note: system.guidance.own_share: is not read where unconditional is prior"]
