@@ -233,24 +233,17 @@ def _play(task: Task) -> Result:
     return Result(task.name, "done", 1.0, 1)
 
 
+def command_line(folder, out, *more):
+    """Return the words of a batch of one picture of the folder, whose results go to a folder in it."""
+    given = [folder / "good.png", "--config", TINY, "--key", "description", "--out", folder / out, *more]
+    return [str(word) for word in given]
+
+
 def test_a_sheet_that_cannot_be_written_leaves_the_table(tmp_path, monkeypatch, capsys):
     save_disc(tmp_path / "good.png", 8)
     monkeypatch.setattr(command, "launcher", lambda args: Local(1, [], _play))
     (tmp_path / "out" / "sheet.png").mkdir(parents=True)
-    assert (
-        command.main(
-            [
-                str(tmp_path / "good.png"),
-                "--config",
-                str(TINY),
-                "--key",
-                "description",
-                "--out",
-                str(tmp_path / "out"),
-            ]
-        )
-        == 0
-    )
+    assert command.main(command_line(tmp_path, "out")) == 0
     assert "note: no sheet: " in capsys.readouterr().out
     assert (tmp_path / "out" / "summary.csv").is_file()
 
@@ -258,18 +251,7 @@ def test_a_sheet_that_cannot_be_written_leaves_the_table(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("out", ["a?b", "con:", "x. "])
 def test_an_output_folder_that_runs_would_call_otherwise_is_refused(tmp_path, capsys, out):
     save_disc(tmp_path / "good.png", 8)
-    argv = [
-        str(tmp_path / "good.png"),
-        "--config",
-        str(TINY),
-        "--key",
-        "description",
-        "--out",
-        str(tmp_path / out),
-        "--local",
-        "1",
-    ]
-    assert command.main(argv) == 2
+    assert command.main(command_line(tmp_path, out, "--local", "1")) == 2
     assert "cannot be the name of a folder of runs" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from types import ModuleType
 
 @dataclass(frozen=True)
 class Deferral:
-    """What of a package is known without running its first lines: the modules that define some of its names.
+    """A package whose first lines wait: ``parts`` are names that it has, and the modules that define them.
 
     ``first`` is a module below it that is imported with it, where its modules import each other and so depend on an
     order. Where ``in_order`` is said, the package alone knows the order, and a module below it that is imported by

@@ -52,7 +52,7 @@ def _disable(fn: object, recursive: bool, options: Mapping[str, object]) -> Func
 
 
 class _AsLoaded(type):
-    """Of a class that may not be loaded: what is not loaded has no instances."""
+    """Metaclass of a stand-in for a class of the compiler: nothing is its instance while the compiler is not loaded."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         there = _loaded("eval_frame")

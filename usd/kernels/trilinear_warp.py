@@ -151,7 +151,7 @@ def _walk(part: str, shape: torch.Size, rows: Tensor, places: Tensor, values: Te
 if TYPE_CHECKING:
 
     class SampleContext(FunctionCtx):
-        """What the forward pass keeps for the backward one."""
+        """The context of autograd that ``_Sample`` keeps shapes and tensors in, for type checkers."""
 
         shape: torch.Size
         saved_tensors: tuple[Tensor, ...]

@@ -88,7 +88,7 @@ class EncodingConfig:
 
 
 class Encoding(torch.nn.Module):
-    """What points become: ``n_output`` numbers each."""
+    """Base class of encodings of points: modules that return ``n_output`` numbers for each."""
 
     n_output: int
     config: EncodingConfig
